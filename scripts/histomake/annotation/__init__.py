@@ -1,0 +1,1 @@
+"""Annotations of every format in one geometry."""

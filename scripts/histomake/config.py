@@ -1,0 +1,320 @@
+"""Owns the configuration: the only place that knows the keys of config.yaml, their defaults, units and reasons.
+
+Light on purpose: every Snakemake job, local or remote, parses this module, so it imports pydantic and nothing heavy.
+A job is re-run when the dump of its own section changes; this module's code is therefore left out of code digests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from histomake.errors import ConfigError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=60)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values cannot change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain, key-sorted values: the form in which a rule's params see this section."""
+        return _sorted(self.model_dump(mode="json"))
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+class Convert(Section):
+    """Slide to OME-Zarr. JPEG and lossless JPEG 2000 tiles are always copied, never re-encoded."""
+
+    codec: Literal["jpeg", "jpegxl", "zstd"] = Field(
+        "jpeg",
+        description="Codec for sources whose tiles cannot be copied; zstd is lossless and about 10 times larger.",
+    )
+    quality: int = Field(90, ge=1, le=100, description="Quality of re-encoded JPEG or JPEG XL tiles (1-100).")
+    tile_px: int = Field(256, ge=64, le=2048, multiple_of=16, description="Tile edge of re-encoded levels, in pixels.")
+    shard_px: int = Field(
+        8192, ge=256, description="Edge of one shard file, in pixels: larger means fewer files per slide."
+    )
+    store: Literal["directory", "zip"] = Field(
+        "directory",
+        description="directory: a folder of shards; zip: one file per slide, for file systems short of inodes.",
+    )
+    keep_label_image: bool = Field(
+        False, description="Copy the scanner's label photograph; off because it usually shows the patient's name."
+    )
+
+
+class Tissue(Section):
+    """Presegmentation of tissue, on a low-resolution reading of the slide."""
+
+    mpp: float = Field(
+        8.0, gt=0.5, le=64, description="Working resolution in µm per pixel; never in pixels, so scanners agree."
+    )
+    mode: Literal["brightfield", "fluorescence"] = Field(
+        "brightfield",
+        description="brightfield refuses dark-background slides with a reason; fluorescence finds bright tissue.",
+    )
+    channel: Literal["saturation", "red", "grey"] = Field(
+        "saturation",
+        description="What is thresholded: saturation (H&E, IHC), red (as histo-fetch) or grey (as PathFlowAI).",
+    )
+    threshold: Literal["otsu"] | float = Field(
+        "otsu", description="otsu, or a fixed value on the 0-255 scale of the channel."
+    )
+    blur_um: float = Field(16.0, ge=0, description="Gaussian sigma before thresholding, in µm.")
+    close_um: float = Field(32.0, ge=0, description="Gaps up to this width are closed, in µm.")
+    min_area_um2: float = Field(
+        20_000.0, ge=0, description="Tissue pieces below this area are dropped as specks, in µm²."
+    )
+    max_hole_um2: float = Field(20_000.0, ge=0, description="Holes below this area are filled, in µm².")
+    grow_um: float = Field(0.0, ge=-500, le=500, description="Grow (positive) or shrink (negative) the mask, in µm.")
+
+
+class Quality(Section):
+    """Artefacts inside tissue: pen, out-of-focus areas, folds."""
+
+    blur_sharpness: float = Field(
+        0.25,
+        ge=0,
+        description="Tissue whose local sharpness is below this share of the slide's median is out of focus.",
+    )
+    blur_mpp: float = Field(2.0, gt=0, le=16, description="Resolution at which sharpness is measured, in µm per pixel.")
+    pen: bool = Field(True, description="Look for pen ink by colour.")
+    fold: bool = Field(True, description="Look for folds: tissue both darker and more saturated than the rest.")
+    max_share: Share = Field(0.5, description="A patch with more than this share of an artefact is excluded for it.")
+
+
+class Annotations(Section):
+    """Where annotation names become the classes a task learns."""
+
+    classes: dict[str, Name] = Field(
+        default_factory=dict, description="Annotation name or mask value → class; several names may share a class."
+    )
+    ignore: list[str] = Field(default_factory=list, description="Annotation names to leave out without an error.")
+    class_property: str | None = Field(
+        None,
+        description="GeoJSON property that holds the class, dots for nesting; default: QuPath's, then label, name, class.",
+    )
+    max_file_mb: float = Field(
+        500.0, gt=0, description="Larger annotation files are refused, in MB: memory stays bounded."
+    )
+
+
+class Grid(Section):
+    """One patch grid: a magnification and how it is walked."""
+
+    size: int = Field(256, ge=16, le=4096, description="Patch edge in pixels at this grid's mpp.")
+    mpp: float = Field(0.5, gt=0.05, le=64, description="Resolution of the patches in µm per pixel.")
+    stride: int | None = Field(None, ge=8, description="Step in pixels at this grid's mpp; default: size, no overlap.")
+    min_tissue: Share = Field(0.5, description="Patches with a smaller share of tissue are excluded as background.")
+    border: Literal["drop", "pad"] = Field(
+        "pad", description="Cells over the slide's edge: pad keeps them (white outside), drop excludes them as edge."
+    )
+    roi: list[Name] = Field(
+        default_factory=list,
+        description="Classes that bound the region of interest; patches whose centre lies outside are excluded.",
+    )
+
+
+class Split(Section):
+    """Patient-level folds. A patient is never in two roles of one fold."""
+
+    folds: int = Field(
+        1, ge=1, le=20, description="1: one train/val/test split; more: cross-validation, each fold tested once."
+    )
+    test: Share = Field(0.25, description="Share of patients held out for testing when folds is 1.")
+    val: Share = Field(0.2, description="Share of the remaining patients that chooses checkpoints and thresholds.")
+    stratify: list[str] = Field(
+        default_factory=list, description="Sheet columns balanced over the folds: a label, the site."
+    )
+
+
+class Target(Section):
+    """What a task learns, per patch or per slide."""
+
+    source: Literal["annotation", "sheet", "mask"] = Field(
+        "annotation",
+        description="annotation: area shares of the patch; sheet: a label column; mask: the label of every pixel.",
+    )
+    classes: list[Name] = Field(
+        default_factory=list, description="Classes in output order; two or more for classification."
+    )
+    column: str | None = Field(None, description="Label column of the sheet, when source is sheet.")
+    min_area: Share = Field(
+        0.5,
+        description="A patch takes a class when at least this share is annotated so; patches below it for every class are unlabelled.",
+    )
+
+    @model_validator(mode="after")
+    def _column_with_sheet(self) -> Target:
+        if (self.source == "sheet") != (self.column is not None):
+            raise ValueError("column belongs to source: sheet, and only to it")
+        return self
+
+
+class Model(Section):
+    """The network."""
+
+    name: str = Field(
+        "resnet18", description="A timm model for classification and regression; an architecture for segmentation."
+    )
+    encoder: str | None = Field(None, description="Encoder of a segmentation model; default: resnet18.")
+    pretrained: bool | str = Field(
+        False, description="true: timm's hub (needs network); a path: a local safetensors file; false: random weights."
+    )
+    dropout: Share = Field(0.0, description="Dropout before the last layer.")
+
+
+class Augment(Section):
+    """Random changes of a training patch; image and mask change together."""
+
+    flip: bool = Field(True, description="Flips and quarter turns: tissue has no up.")
+    brightness: float = Field(0.15, ge=0, le=1, description="Brightness and contrast jitter, as a share.")
+    saturation: float = Field(0.15, ge=0, le=1, description="Saturation jitter, as a share.")
+    hue: float = Field(0.03, ge=0, le=0.5, description="Hue jitter, as a share of the colour circle.")
+
+
+class Train(Section):
+    """The training loop."""
+
+    steps: int = Field(1000, ge=1, description="Optimiser steps: length does not depend on how many patches exist.")
+    batch: int = Field(32, ge=1, description="Patches per step.")
+    learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay.")
+    validate_every: int = Field(200, ge=1, description="Steps between validations; the best checkpoint is kept.")
+    validate_patches: int = Field(
+        1024, ge=1, description="At most this many validation patches, drawn once with the seed."
+    )
+    balance: Literal["class", "slide", "area"] = Field(
+        "class", description="How patches are drawn: equal classes, equal slides, or as they come by area."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the GPU has it, else fp16; fp32 on CPU."
+    )
+    workers: int | None = Field(None, ge=0, description="Loader processes; default: the rule's threads less one.")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="Minutes between resumable checkpoints: the most a killed job loses."
+    )
+    max_read_errors: int = Field(
+        0, ge=0, description="Unreadable patches tolerated before training stops; never replaced by white."
+    )
+
+
+class Predict(Section):
+    """Prediction, always in eval mode."""
+
+    batch: int = Field(64, ge=1, description="Patches per forward pass; does not change the result.")
+    aggregate: Literal["mean", "max", "top10"] = Field(
+        "mean", description="How patch scores become slide and patient scores."
+    )
+
+
+class Task(Section):
+    """One thing to learn: a grid, a target, a network and how it is trained."""
+
+    kind: Literal["classification", "regression", "segmentation"] = Field(
+        "classification", description="What the network outputs."
+    )
+    grid: Name = Field(description="The grid whose patches are used; a name under grids.")
+    target: Target = Field(default_factory=Target, description="What is learned.")
+    split: Split = Field(default_factory=Split, description="How patients are divided.")
+    model: Model = Field(default_factory=Model, description="The network.")
+    augment: Augment = Field(default_factory=Augment, description="Random changes of training patches.")
+    train: Train = Field(default_factory=Train, description="The training loop.")
+    predict: Predict = Field(default_factory=Predict, description="Prediction.")
+
+
+class Explain(Section):
+    """Pictures of what a model saw."""
+
+    embed_patches: int = Field(
+        5000, ge=10, description="Patches in the embedding, at most, drawn evenly from the test slides."
+    )
+    umap_neighbors: int = Field(15, ge=2, description="UMAP n_neighbors: small shows detail, large shows the whole.")
+    shap_patches: int = Field(16, ge=1, le=64, description="Patches explained by SHAP.")
+    shap_background: int = Field(
+        32, ge=2, le=256, description="Training patches that stand for 'nothing special' in SHAP."
+    )
+    overlay_mpp: float = Field(8.0, gt=0.5, description="Resolution of overlays in µm per pixel.")
+
+
+class Config(Section):
+    """config.yaml."""
+
+    sheet: str = Field(
+        "config/slides.tsv", description="The slide sheet, a TSV; relative paths start where snakemake runs."
+    )
+    results: str = Field("results", description="Folder for everything the workflow writes.")
+    seed: int = Field(0, ge=0, description="Every random choice starts here.")
+    on_bad_slide: Literal["quarantine", "fail"] = Field(
+        "quarantine", description="quarantine: record the reason and go on with the others; fail: stop the run."
+    )
+    max_quarantined: Share = Field(
+        0.2, description="Share of the cohort that may be in quarantine before the run stops."
+    )
+    convert: Convert = Field(default_factory=Convert, description="Slide to OME-Zarr.")
+    tissue: Tissue = Field(default_factory=Tissue, description="Tissue presegmentation.")
+    quality: Quality = Field(default_factory=Quality, description="Artefacts.")
+    annotations: Annotations = Field(default_factory=Annotations, description="Annotation classes.")
+    grids: dict[Name, Grid] = Field(default_factory=lambda: {"x20": Grid()}, description="Patch grids by name.")
+    tasks: dict[Name, Task] = Field(default_factory=dict, description="Tasks by name.")
+    explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
+
+    @field_validator("grids")
+    @classmethod
+    def _some_grid(cls, grids: dict[str, Grid]) -> dict[str, Grid]:
+        if not grids:
+            raise ValueError("at least one grid is needed")
+        return grids
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Config:
+        known = set(self.annotations.classes.values())
+        problems = []
+        for name, task in self.tasks.items():
+            if task.grid not in self.grids:
+                problems.append(f"tasks.{name}.grid: {task.grid!r} is not under grids ({', '.join(self.grids)})")
+            if task.target.source != "sheet":
+                problems += [
+                    f"tasks.{name}.target.classes: {c!r} is no value of annotations.classes"
+                    for c in task.target.classes
+                    if c not in known
+                ]
+        for name, grid in self.grids.items():
+            problems += [
+                f"grids.{name}.roi: {c!r} is no value of annotations.classes" for c in grid.roi if c not in known
+            ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def class_names(self) -> list[str]:
+        """Annotation classes in a fixed order: the order of the ``area_<class>`` columns."""
+        return sorted(set(self.annotations.classes.values()))
+
+
+def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml") -> Config:
+    """Validate raw YAML values, or raise one ConfigError that lists every offending key."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top level)'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{origin} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
+
+
+def load_config(path: Path | str) -> Config:
+    """Read and validate a config.yaml."""
+    return parse_config(yaml.safe_load(Path(path).read_text()) or {}, origin=str(path))

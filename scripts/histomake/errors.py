@@ -1,0 +1,53 @@
+"""Owns the typed failures: what went wrong, with which slide and file, and what to do about it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class HistomakeError(Exception):
+    """A failure a user can act on; its message is complete and needs no traceback."""
+
+
+class ConfigError(HistomakeError):
+    """The configuration or the slide sheet is wrong; lists every offender, not only the first."""
+
+
+class Reason(StrEnum):
+    """Why a slide is in quarantine. The values are stored in manifests and tables: never rename one."""
+
+    UNREADABLE = "unreadable"
+    UNSUPPORTED = "unsupported"
+    TRUNCATED = "truncated"
+    DAMAGED_TILES = "damaged_tiles"
+    NO_MPP = "no_mpp"
+    IMPLAUSIBLE_SIZE = "implausible_size"
+    CHECKSUM = "checksum"
+    NO_TISSUE = "no_tissue"
+    FLUORESCENCE = "fluorescence"
+    BAD_ANNOTATION = "bad_annotation"
+
+
+class SlideError(HistomakeError):
+    """One slide cannot be used. The workflow records it as data and lets every other slide finish."""
+
+    def __init__(self, reason: Reason, *, slide_id: str, path: Path | str, detail: str, remedy: str) -> None:
+        self.reason = reason
+        self.slide_id = slide_id
+        self.path = str(path)
+        self.detail = detail
+        self.remedy = remedy
+        super().__init__(f"slide {slide_id} ({path}): {detail}. {remedy}")
+
+    def as_record(self) -> dict[str, Any]:
+        """The quarantine entry that stands in place of the stage's result."""
+        return {
+            "status": "quarantined",
+            "slide_id": self.slide_id,
+            "reason": str(self.reason),
+            "path": self.path,
+            "detail": self.detail,
+            "remedy": self.remedy,
+        }

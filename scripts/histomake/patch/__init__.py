@@ -1,0 +1,1 @@
+"""Patches: grid, table, sampler, augmentation."""

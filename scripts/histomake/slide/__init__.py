@@ -1,0 +1,1 @@
+"""The gigapixel image: sources, store, reader, conversion."""

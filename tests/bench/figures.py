@@ -1,0 +1,34 @@
+"""Owns the shape of a benchmark figure and how a list of them is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure beside its bar.
+
+    ``value`` is a ratio or an amount in ``unit``; ``bar`` reads like ``<= 2.0``; ``ok`` says whether it was met.
+    """
+
+    figure: str
+    value: float
+    bar: str
+    ok: bool
+    unit: str = ""
+    note: str = ""
+
+
+def show(figures: Iterable[Figure]) -> str:
+    """A table for people, then one JSON line per figure for machines."""
+    rows = list(figures)
+    width = max((len(f.figure) for f in rows), default=6)
+    lines = [f"{'figure':<{width}}  {'value':>12}  {'bar':>10}  ok"]
+    for f in rows:
+        lines.append(
+            f"{f.figure:<{width}}  {f.value:>12.4g}  {f.bar:>10}  {'yes' if f.ok else 'NO '}  {f.unit}  {f.note}".rstrip()
+        )
+    return "\n".join([*lines, "", *(json.dumps(asdict(f)) for f in rows)])

@@ -1,0 +1,17 @@
+"""Owns what every test shares: the library on the path and the committed real slides."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of committed, openly licensed slides and annotations."""
+    return ROOT / "tests" / "data"
