@@ -6,6 +6,7 @@ A job is re-run when the dump of its own section changes; this module's code is 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +80,9 @@ class Tissue(Section):
         20_000.0, ge=0, description="Tissue pieces below this area are dropped as specks, in µm²."
     )
     max_hole_um2: float = Field(20_000.0, ge=0, description="Holes below this area are filled, in µm².")
+    ink: bool = Field(
+        True, description="Leave pen ink out of the tissue; switch off for blue or green stains (trichrome, alcian blue)."
+    )
     grow_um: float = Field(0.0, ge=-500, le=500, description="Grow (positive) or shrink (negative) the mask, in µm.")
 
 
@@ -109,6 +113,13 @@ class Annotations(Section):
     )
     max_file_mb: float = Field(
         500.0, gt=0, description="Larger annotation files are refused, in MB: memory stays bounded."
+    )
+    cell_part: Literal["cell", "nucleus"] = Field(
+        "cell", description="Which outline of a QuPath cell object is taken, where it has both."
+    )
+    max_outside: Share = Field(
+        0.02,
+        description="Annotated area that may lie off the slide and is clipped; more means a wrong scale or offset.",
     )
 
 
@@ -236,6 +247,119 @@ class Task(Section):
     predict: Predict = Field(default_factory=Predict, description="Prediction.")
 
 
+    def fitting(self) -> dict[str, Any]:
+        """What a trained model depends on: neither how it is used afterwards nor how its slides were chosen."""
+        return {key: value for key, value in self.dump().items() if key not in ("predict", "split")}
+
+
+class CascadeNetwork(Section):
+    """The network of a RADHicaL cascade; every level has its own weights."""
+
+    name: str = Field(
+        "radhical",
+        description="radhical: the paper's net, 145,123 parameters; else a segmentation-models-pytorch architecture.",
+    )
+    encoder: str = Field("resnet18", description="Encoder of a segmentation-models-pytorch architecture.")
+    border: Literal["context", "zeros"] = Field(
+        "context",
+        description="What the paper's net sees beyond its 32-pixel patch: context, the real pixels, so that a whole "
+        "image is evaluated at once; zeros, as in the paper, which costs a network pass for every pixel.",
+    )
+
+
+class CascadeTrain(Section):
+    """Samples and training of every level of a cascade."""
+
+    per_class: int = Field(500, ge=1, description="Points drawn per slide and class (paper: 500).")
+    background: int = Field(150, ge=1, description="Background points per slide at the finest level (paper: 150).")
+    complete: bool = Field(
+        True,
+        description="false: annotation is incomplete, so background is drawn only where no dark pixel is near, and "
+        "predictions that touch no annotation are not counted as errors.",
+    )
+    steps: int = Field(700, ge=1, description="Optimiser steps per level.")
+    batch: int = Field(16, ge=1, description="Points per step.")
+    lattice: int = Field(
+        8,
+        ge=1,
+        le=32,
+        description="A point brings lattice x lattice pixels, 8 apart, that share most of their computation; 1: the "
+        "point alone, as in the paper.",
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
+    colour: float = Field(0.1, ge=0, le=1, description="Standard deviation of the channels' random gain and offset.")
+
+
+class CascadeSearch(Section):
+    """How thresholds are chosen on validation patients."""
+
+    max_f_loss: Share = Field(
+        0.01, description="The cheapest thresholds are taken whose validation F lies at most this far below dense."
+    )
+    min_saving: Share = Field(
+        0.0,
+        description="Least share of pixel evaluations to save; where both cannot be had, this one wins.",
+    )
+    candidates: int = Field(
+        32, ge=2, le=300, description="Values tried per threshold, spread over what the networks answer (paper: 32)."
+    )
+    joint: int = Field(192, ge=0, description="Threshold sets tried in the joint search; 0: coordinate-wise only.")
+
+
+class CascadeBaselines(Section):
+    """What a cascade is measured against, on the test slides."""
+
+    naive_pixels: int = Field(
+        4096, ge=1, description="Pixels per slide evaluated patch by patch; the naive time is scaled up from them."
+    )
+    repeats: int = Field(3, ge=1, description="Timed repetitions of dense and cascade; the median counts.")
+
+
+class Radhical(Section):
+    """A RADHicaL cascade: a network per magnification, the low ones decide where the high ones must look."""
+
+    mpp: float = Field(0.5, gt=0.05, le=64, description="Resolution of level 1, the finest, in µm per pixel.")
+    scales: list[float] = Field(
+        default_factory=lambda: [1.0, 0.5, 0.25, 0.1],
+        description="Scale of every level relative to mpp, finest first; the first is 1.",
+    )
+    objects: list[Name] = Field(
+        default_factory=list,
+        description="Annotation classes that are nuclei; default: everything drawn, or every non-zero mask value.",
+    )
+    split: Split = Field(default_factory=Split, description="How patients are divided.")
+    network: CascadeNetwork = Field(default_factory=CascadeNetwork, description="The network.")
+    train: CascadeTrain = Field(default_factory=CascadeTrain, description="Samples and training.")
+    search: CascadeSearch = Field(default_factory=CascadeSearch, description="Choice of thresholds.")
+    thresholds: list[tuple[Share, Share]] | None = Field(
+        None,
+        description="(lower, upper) per level, finest first, in place of a search; level 1 has only the lower: the cut.",
+    )
+    block_px: int = Field(
+        128,
+        ge=32,
+        le=1024,
+        multiple_of=32,
+        description="Edge in pixels of the blocks that are computed or skipped; smaller skips more, but costs more.",
+    )
+    baselines: CascadeBaselines = Field(default_factory=CascadeBaselines, description="Baselines.")
+
+    @field_validator("scales")
+    @classmethod
+    def _falling(cls, scales: list[float]) -> list[float]:
+        if scales[:1] != [1.0] or any(b >= a or b <= 0 for a, b in pairwise(scales)):
+            raise ValueError("scales start at 1 and fall from there, for example [1, 0.5, 0.25, 0.1]")
+        return scales
+
+    @model_validator(mode="after")
+    def _fit(self) -> Radhical:
+        if self.thresholds is not None and len(self.thresholds) != len(self.scales):
+            raise ValueError(f"thresholds has {len(self.thresholds)} pairs for {len(self.scales)} levels")
+        if self.network.border == "zeros" and self.train.lattice != 1:
+            raise ValueError("network.border: zeros sees single patches, so it needs train.lattice: 1")
+        return self
+
+
 class Explain(Section):
     """Pictures of what a model saw."""
 
@@ -270,6 +394,7 @@ class Config(Section):
     annotations: Annotations = Field(default_factory=Annotations, description="Annotation classes.")
     grids: dict[Name, Grid] = Field(default_factory=lambda: {"x20": Grid()}, description="Patch grids by name.")
     tasks: dict[Name, Task] = Field(default_factory=dict, description="Tasks by name.")
+    radhical: dict[Name, Radhical] = Field(default_factory=dict, description="Nucleus cascades by name.")
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
 
     @field_validator("grids")

@@ -1,0 +1,81 @@
+# The project's face to its developers. Users need `make demo`, `make env` and `make profiles`; the rest is for us.
+SHELL := /bin/bash -o pipefail
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SNAKEMAKE := $(VENV)/bin/snakemake
+CORES ?= 2
+# A uv already on the machine is used; otherwise one is put into .tools.
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+export PYTHONPATH := scripts
+
+.PHONY: env envs lock docs demo report test lint bench cluster-test gpu-test profiles view radhical shell clean
+
+env: $(VENV)/lock.sha256
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet uv
+
+$(VENV)/lock.sha256: requirements.txt .python-version | $(filter .tools/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV)
+	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements.txt
+	sha256sum requirements.txt > $@
+
+# After a change of pyproject.toml: resolve anew, with hashes and without any index address.
+lock: | $(filter .tools/bin/uv,$(UV))
+	$(UV) pip compile --quiet pyproject.toml --group dev --python-version 3.12 --generate-hashes \
+		--no-emit-index-url --no-header --output-file requirements.txt
+	$(MAKE) env envs
+
+envs: env
+	$(PYTHON) envs/generate.py
+
+docs: env
+	$(PYTHON) -m histomake document
+
+demo: env
+	$(PYTHON) -m tests.demo demo
+	$(SNAKEMAKE) --cores $(CORES) --resources gpu=1 --configfile config/demo/config.yaml
+	@$(MAKE) --no-print-directory report CONFIG=config/demo/config.yaml RESULTS=results/demo
+
+# The report is written again only when the catalog, the last thing a run makes, is newer.
+CONFIG ?= config/config.yaml
+RESULTS ?= results
+report: env
+	@if [ ! $(RESULTS)/report.html -nt $(RESULTS)/catalog.duckdb ]; then \
+		$(SNAKEMAKE) --quiet --configfile $(CONFIG) --report $(RESULTS)/report.html; fi
+	@echo "report: $(RESULTS)/report.html"
+
+test: env
+	$(PYTHON) -m pytest
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/snakefmt --check Snakefile rules
+	$(SNAKEMAKE) --lint --configfile tests/workflow/lint.yaml
+
+bench: env
+	$(PYTHON) -m tests.bench $(BENCH)
+
+gpu-test: env
+	$(PYTHON) -m pytest tests/gpu
+
+cluster-test: env
+	tests/cluster/run
+
+profiles:
+	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake"; mkdir -p "$$folder"; \
+	for profile in profiles/slurm; do \
+		name="$$(basename $$profile)"; \
+		if [ -e "$$folder/$$name" ] && [ ! -L "$$folder/$$name" ]; then \
+			echo "$$folder/$$name exists and is no link: move it away first" >&2; exit 1; fi; \
+		ln -sfn "$(CURDIR)/$$profile" "$$folder/$$name"; \
+		echo "snakemake --profile $$name uses $(CURDIR)/$$profile"; done
+
+shell: env
+	@$(PYTHON) -c 'import duckdb, sys; duckdb.connect(sys.argv[1], read_only=True).sql(sys.argv[2]).show()' \
+		$(RESULTS)/catalog.duckdb "$(or $(SQL),SHOW TABLES)"
+
+clean:
+	rm -rf demo results/demo .pytest_cache .ruff_cache .hypothesis

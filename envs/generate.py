@@ -1,0 +1,71 @@
+"""Owns the conda environment files: each is a part of the one lock, so conda users run the versions we test.
+
+`python envs/generate.py` writes them; a test fails when they differ from the lock.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LEARNING = frozenset(
+    "segmentation-models-pytorch shap tensorboard timm torch torchmetrics torchstain torchvision umap-learn".split()
+)
+"""Direct dependencies that only the learning rules need."""
+WORKFLOW = frozenset("snakemake snakemake-executor-plugin-slurm".split())
+"""Direct dependencies that run the workflow and are never needed inside a rule's environment."""
+
+HEADER = "# Made by envs/generate.py from requirements.txt; do not edit.\n"
+
+
+def direct_dependencies() -> set[str]:
+    """Names in pyproject's dependencies, without versions and extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {re.split(r"[\[<>=!~ ;]", item)[0] for item in project["dependencies"]}
+
+
+def read_lock(text: str) -> tuple[dict[str, str], dict[str, set[str]]]:
+    """Pins by package, and for each package the packages that asked for it (from the lock's `via` comments)."""
+    pins: dict[str, str] = {}
+    parents: dict[str, set[str]] = {}
+    name = ""
+    for line in text.splitlines():
+        if pin := re.match(r"([a-z0-9][a-z0-9._-]*)==([^ ]+)", line):
+            name = pin[1]
+            pins[name], parents[name] = pin[2], set()
+        elif via := re.match(r"\s+#\s+(?:via\s+)?([a-z0-9][a-z0-9._-]*)(?:\s|$)", line):
+            parents[name].add(via[1])
+    return pins, parents
+
+
+def closure(roots: set[str], parents: dict[str, set[str]]) -> list[str]:
+    """The roots and everything they need, sorted."""
+    wanted = set(roots)
+    while more := {p for p, by in parents.items() if p not in wanted and by & wanted}:
+        wanted |= more
+    return sorted(wanted)
+
+
+def environment(name: str, packages: list[str], pins: dict[str, str]) -> str:
+    """A conda environment file."""
+    lines = "".join(f"      - {package}=={pins[package]}\n" for package in packages)
+    return (
+        f"{HEADER}name: histomake-{name}\nchannels:\n  - conda-forge\n  - nodefaults\n"
+        f"dependencies:\n  - python=3.12\n  - pip\n  - pip:\n{lines}"
+    )
+
+
+def environments() -> dict[str, str]:
+    """Content of every environment file, by file name."""
+    pins, parents = read_lock((ROOT / "requirements.txt").read_text())
+    direct = direct_dependencies() - WORKFLOW
+    rooms = {"slides": direct - LEARNING, "learning": direct}
+    return {f"{name}.yaml": environment(name, closure(roots, parents), pins) for name, roots in rooms.items()}
+
+
+if __name__ == "__main__":
+    for file, content in environments().items():
+        (ROOT / "envs" / file).write_text(content)

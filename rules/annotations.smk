@@ -1,0 +1,26 @@
+# Annotations of every format to one geometry, in level-0 pixels, as GeoJSON that QuPath opens.
+
+
+rule annotate:
+    input:
+        manifest="<results>/slides/{slide}.json",
+        annotation=ancient(annotation_path),
+    output:
+        record="<results>/annotations/{slide}.json",
+        geojson="<results>/annotations/{slide}.geojson",
+    params:
+        annotation=annotation_fingerprint,
+        cfg=CONFIG.annotations.dump(),
+        code=code("annotate.py"),
+    log:
+        "<logs>/annotate/{slide}.log",
+    benchmark:
+        "<benchmarks>/annotate/{slide}.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=gigapixel_memory(2000, 8000),
+        runtime=minutes(15),
+    script:
+        "../scripts/annotate.py"

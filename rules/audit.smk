@@ -1,0 +1,47 @@
+# What a run is asked for, where each result came from, and what is said when the run ends.
+from histomake import runs
+
+
+def final_outputs(wildcards):
+    """Everything `snakemake` makes when no target is named."""
+    return [
+        LAYOUT.catalog,
+        LAYOUT.lineage,
+        *(LAYOUT.metrics(name) for name in CONFIG.tasks),
+        *interpretation_outputs(),
+        *radhical_outputs(),
+    ]
+
+
+rule lineage:
+    input:
+        catalog="<results>/catalog.duckdb",
+        metrics=collect("<results>/metrics/{task}.json", task=CONFIG.tasks),
+    output:
+        lineage="<results>/audit/lineage.parquet",
+    params:
+        code=code("lineage.py"),
+    log:
+        "<logs>/lineage.log",
+    benchmark:
+        "<benchmarks>/lineage.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=minutes(30),
+    script:
+        "../scripts/lineage.py"
+
+
+onstart:
+    print(runs.preflight(LAYOUT, SLIDES, FINGERPRINTS), file=sys.stderr)
+
+
+onsuccess:
+    runs.finish(LAYOUT, CONFIG, snakemake_log=log, succeeded=True)
+
+
+onerror:
+    runs.finish(LAYOUT, CONFIG, snakemake_log=log, succeeded=False)

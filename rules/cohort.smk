@@ -1,0 +1,48 @@
+# Who is trained on and who is tested on, and whether enough of the cohort is left.
+
+
+rule split:
+    input:
+        manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
+    output:
+        split="<results>/splits/{task}.parquet",
+    params:
+        roles=lambda wildcards: [[a.fold, a.slide_id, a.patient_id, a.role] for a in ROLES[wildcards.task]],
+        code=code("split.py"),
+    log:
+        "<logs>/split/{task}.log",
+    benchmark:
+        "<benchmarks>/split/{task}.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=minutes(10),
+    script:
+        "../scripts/split.py"
+
+
+rule quarantine:
+    input:
+        manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
+        annotations=collect("<results>/annotations/{slide}.json", slide=SLIDES),
+        tissue=collect("<results>/tissue/{slide}.json", slide=SLIDES),
+        quality=collect("<results>/quality/{slide}.json", slide=SLIDES),
+    output:
+        entries="<results>/quarantine.json",
+    params:
+        max_share=0.0 if CONFIG.on_bad_slide == "fail" else CONFIG.max_quarantined,
+        code=code("quarantine.py"),
+    log:
+        "<logs>/quarantine.log",
+    benchmark:
+        "<benchmarks>/quarantine.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=minutes(10),
+    script:
+        "../scripts/quarantine.py"

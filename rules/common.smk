@@ -1,0 +1,101 @@
+# The sheet, the typed configuration, and the named functions with which rules ask for inputs and params.
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+SCRIPTS = Path(workflow.basedir) / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from histomake import cohort, provenance
+from histomake.config import parse_config
+from histomake.errors import HistomakeError
+from histomake.layout import Layout
+from histomake.sheet import SLIDE_ID, read_sheet
+
+try:
+    CONFIG = parse_config(config)
+    SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=workflow.is_main_process)
+    ROLES = {name: cohort.assign_task(SLIDES.values(), task, seed=CONFIG.seed, name=name) for name, task in CONFIG.tasks.items()}
+except HistomakeError as error:
+    raise WorkflowError(str(error)) from None
+
+LAYOUT = Layout(Path(CONFIG.results))
+FINGERPRINTS = provenance.Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
+
+
+def slide(wildcards):
+    """The sheet's row of the job's slide."""
+    try:
+        return SLIDES[wildcards.slide]
+    except KeyError:
+        raise WorkflowError(f"no slide {wildcards.slide!r} in {CONFIG.sheet}") from None
+
+
+def slide_path(wildcards):
+    return slide(wildcards).path
+
+
+def annotation_path(wildcards):
+    return slide(wildcards).annotation or []
+
+
+def fingerprint(wildcards):
+    """Which bytes the slide has; the job runs again when it changes."""
+    return FINGERPRINTS.of(slide(wildcards).path)
+
+
+def annotation_fingerprint(wildcards):
+    path = slide(wildcards).annotation
+    return FINGERPRINTS.of(path) if path else None
+
+
+def code(script):
+    """Which code the rule's script runs; the job runs again when it changes."""
+    return provenance.code_digest(SCRIPTS / script)
+
+
+def task(wildcards):
+    return CONFIG.tasks[wildcards.task]
+
+
+def folds(task_name):
+    return range(CONFIG.tasks[task_name].split.folds)
+
+
+def slides_in(task_name, fold, *roles):
+    """Ids of the slides with one of the roles in a fold, sorted."""
+    return [a.slide_id for a in ROLES[task_name] if a.fold == int(fold) and a.role in roles]
+
+
+def entry(task_name, slide_id):
+    """What a script must know of a slide besides its files."""
+    row = SLIDES[slide_id]
+    return [row.slide_id, row.patient_id, dict(sorted(row.labels.items()))]
+
+
+def fitted(wildcards):
+    """The slides a fold's model is made with, by role: part of the model's identity."""
+    return {
+        role: [entry(wildcards.task, s) for s in slides_in(wildcards.task, wildcards.fold, role)] for role in cohort.FITTED
+    }
+
+
+def prediction_paths(task_name, *roles):
+    return [
+        LAYOUT.prediction(task_name, fold, s) for fold in folds(task_name) for s in slides_in(task_name, fold, *roles)
+    ]
+
+
+def gigapixel_memory(base_mb, per_file_gb_mb):
+    """Memory that grows with the slide file and with every attempt (a·size + b, doubled on retry)."""
+
+    def memory(wildcards, input, attempt):
+        return int((base_mb + per_file_gb_mb * input.size_mb / 1000) * 2 ** (attempt - 1))
+
+    return memory
+
+
+def minutes(base):
+    """Run time in minutes that doubles with every attempt."""
+    return lambda wildcards, attempt: base * 2 ** (attempt - 1)

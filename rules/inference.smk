@@ -1,0 +1,55 @@
+# Predictions of slides the model has not seen, and how good they are.
+
+
+rule predict:
+    input:
+        manifest="<results>/slides/{slide}.json",
+        table=lambda wildcards: LAYOUT.table(task(wildcards).grid, wildcards.slide),
+        annotation="<results>/annotations/{slide}.json",
+        weights="<results>/models/{task}/fold{fold}/model.safetensors",
+        description="<results>/models/{task}/fold{fold}/model.json",
+    output:
+        predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
+    params:
+        cfg=lambda wildcards: task(wildcards).predict.dump(),
+        entry=lambda wildcards: entry(wildcards.task, wildcards.slide),
+        code=code("predict.py"),
+    log:
+        "<logs>/predict/{task}/fold{fold}/{slide}.log",
+    benchmark:
+        "<benchmarks>/predict/{task}/fold{fold}/{slide}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=minutes(60),
+    script:
+        "../scripts/predict.py"
+
+
+rule evaluate:
+    input:
+        predictions=lambda wildcards: prediction_paths(wildcards.task, "test"),
+        descriptions=lambda wildcards: [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)],
+        split=ancient("<results>/splits/{task}.parquet"),
+    output:
+        metrics="<results>/metrics/{task}.json",
+        table="<results>/metrics/{task}.parquet",
+    params:
+        cfg=lambda wildcards: task(wildcards).predict.dump(),
+        seed=CONFIG.seed,
+        code=code("evaluate.py"),
+    log:
+        "<logs>/evaluate/{task}.log",
+    benchmark:
+        "<benchmarks>/evaluate/{task}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=minutes(30),
+    script:
+        "../scripts/evaluate.py"

@@ -1,0 +1,61 @@
+# Patch tables per slide and magnification, and the cohort's catalog over them.
+
+
+rule tabulate:
+    input:
+        manifest="<results>/slides/{slide}.json",
+        tissue="<results>/tissue/{slide}.json",
+        mask="<results>/tissue/{slide}.png",
+        quality="<results>/quality/{slide}.json",
+        artefacts="<results>/quality/{slide}.png",
+        annotation="<results>/annotations/{slide}.json",
+        geojson="<results>/annotations/{slide}.geojson",
+    output:
+        table="<results>/patches/{grid}/{slide}.parquet",
+    params:
+        cfg=lambda wildcards: CONFIG.grids[wildcards.grid].dump(),
+        max_share=CONFIG.quality.max_share,
+        classes=CONFIG.class_names,
+        code=code("tabulate.py"),
+    log:
+        "<logs>/tabulate/{grid}/{slide}.log",
+    benchmark:
+        "<benchmarks>/tabulate/{grid}/{slide}.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=gigapixel_memory(2000, 0),
+        runtime=minutes(15),
+    script:
+        "../scripts/tabulate.py"
+
+
+rule catalog:
+    input:
+        manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
+        tissue=collect("<results>/tissue/{slide}.json", slide=SLIDES),
+        quality=collect("<results>/quality/{slide}.json", slide=SLIDES),
+        annotations=collect("<results>/annotations/{slide}.json", slide=SLIDES),
+        tables=collect("<results>/patches/{grid}/{slide}.parquet", slide=SLIDES, grid=CONFIG.grids),
+        splits=collect("<results>/splits/{task}.parquet", task=CONFIG.tasks),
+        predictions=[p for name in CONFIG.tasks for p in prediction_paths(name, "test", "predict")],
+    output:
+        catalog="<results>/catalog.duckdb",
+    params:
+        sheet=lambda wildcards: [
+            [s.slide_id, s.patient_id, s.site, dict(sorted(s.labels.items()))] for s in SLIDES.values()
+        ],
+        code=code("catalog.py"),
+    log:
+        "<logs>/catalog.log",
+    benchmark:
+        "<benchmarks>/catalog.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=minutes(60),
+    script:
+        "../scripts/catalog.py"

@@ -1,0 +1,26 @@
+# Slide files to OME-Zarr stores. The manifest is the tracked file; the store lies beside it.
+
+
+rule convert:
+    input:
+        slide=ancient(slide_path),
+    output:
+        manifest="<results>/slides/{slide}.json",
+    params:
+        slide=fingerprint,
+        mpp=lambda wildcards: slide(wildcards).mpp,
+        sha256=lambda wildcards: slide(wildcards).sha256,
+        cfg=CONFIG.convert.dump(),
+        code=code("convert.py"),
+    log:
+        "<logs>/convert/{slide}.log",
+    benchmark:
+        "<benchmarks>/convert/{slide}.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 2
+    resources:
+        mem_mb=gigapixel_memory(1500, 200),
+        runtime=minutes(30),
+    script:
+        "../scripts/convert.py"

@@ -1,0 +1,35 @@
+"""Rule annotate: a slide's annotation, of whatever format, to the canonical GeoJSON and its record."""
+
+from pathlib import Path
+
+from histomake.annotation.read import read_annotation
+from histomake.annotation.write import write_annotation, write_no_annotation
+from histomake.config import Annotations
+from histomake.files import read_json
+from histomake.job import job
+from histomake.quarantine import attempt, quarantined
+
+
+def main(snakemake):
+    record, geojson = snakemake.output.record, snakemake.output.geojson
+    manifest = read_json(snakemake.input.manifest)
+    source = snakemake.input.get("annotation")
+
+    def work():
+        annotation = read_annotation(
+            Path(source) if source else None,
+            Annotations.model_validate(snakemake.params.cfg),
+            slide_id=manifest["slide_id"],
+            width=manifest["width"],
+            height=manifest["height"],
+        )
+        return write_annotation(annotation, record=Path(record), geojson=Path(geojson))
+
+    with job(snakemake):
+        outcome = quarantined(manifest) or attempt("annotate", work)
+        if quarantined(outcome):
+            write_no_annotation(outcome, record=Path(record), geojson=Path(geojson))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,88 @@
+"""Owns reading label masks (NPY, PNG, TIFF, Zarr): rasters whose pixel values are classes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+from PIL import Image, UnidentifiedImageError
+
+from histomake.annotation.model import AnnotationProblem
+
+SUFFIXES = (".npy", ".png", ".tif", ".tiff", ".zarr")
+BAND = 1024  # raster rows looked at together
+MAX_VALUE = 65_535
+
+
+def open_mask(path: Path) -> Any:
+    """An array-like (y, x) of integer labels, memory-mapped or lazily read where the format allows.
+
+    Raises:
+        AnnotationProblem: unreadable, not two-dimensional, or not integer.
+    """
+    try:
+        values = _open(path)
+    except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError, KeyError) as error:
+        raise AnnotationProblem(
+            f"a label mask that cannot be read ({error})", "Save it as NPY, PNG, tiled TIFF or Zarr, one integer a pixel"
+        ) from None
+    if len(values.shape) != 2:
+        raise AnnotationProblem(f"a label mask must have two axes (y, x), this one has shape {tuple(values.shape)}")
+    if not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
+        raise AnnotationProblem(f"a label mask must hold integers, this one holds {values.dtype}")
+    return values
+
+
+def _open(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    if suffix == ".png":
+        with Image.open(path) as image:
+            return np.asarray(image)
+    if suffix == ".zarr":
+        found = zarr.open(path, mode="r")
+        return found["0"] if isinstance(found, zarr.Group) else found
+    opened = zarr.open(tifffile.imread(path, aszarr=True, level=0), mode="r")
+    return opened
+
+
+def scale_of(shape: tuple[int, int], *, width: int, height: int) -> int:
+    """How many level-0 pixels one mask pixel spans: the whole number that maps the mask's shape to the slide's.
+
+    A mask of a pyramid level may be rounded up or down at the far edges, as scanners do.
+
+    Raises:
+        AnnotationProblem: no whole number fits both axes.
+    """
+    factor = max(1, round(width / shape[1])) if shape[1] else 1
+    if all(
+        size in (math.floor(full / factor), math.ceil(full / factor))
+        for size, full in ((shape[0], height), (shape[1], width))
+    ):
+        return factor
+    turned = " It would fit with its axes swapped: save it as (y, x)." if shape == (width, height) else ""
+    raise AnnotationProblem(
+        f"the mask is {shape[1]} x {shape[0]} (w x h), the slide {width} x {height}: no whole scale joins them.{turned}",
+        "Draw the mask at the slide's full size or at a whole fraction of it",
+    )
+
+
+def count_values(values: Any) -> Counter[int]:
+    """Pixels per label, read in bands so that memory does not grow with the mask.
+
+    Raises:
+        AnnotationProblem: a label is negative or above 65,535.
+    """
+    counts: Counter[int] = Counter()
+    for top in range(0, values.shape[0], BAND):
+        found, pixels = np.unique(np.asarray(values[top : top + BAND]), return_counts=True)
+        counts.update(dict(zip(map(int, found), map(int, pixels), strict=True)))
+    if counts and (min(counts) < 0 or max(counts) > MAX_VALUE):
+        raise AnnotationProblem(f"labels run from {min(counts)} to {max(counts)}; 0 to {MAX_VALUE} are possible")
+    return counts

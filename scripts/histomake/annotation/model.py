@@ -1,0 +1,134 @@
+"""Owns what an annotation is once its file format is forgotten: classed regions, or a label image, of one slide."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import shapely
+import zarr
+
+from histomake.errors import Reason, SlideError
+from histomake.files import read_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REMEDY = "Correct or re-export the annotation, or empty the slide's annotation cell in the sheet"
+
+
+class AnnotationProblem(Exception):
+    """A format reader's complaint, before it is known which slide it belongs to."""
+
+    def __init__(self, detail: str, remedy: str = REMEDY) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.remedy = remedy
+
+
+class Drawn(NamedTuple):
+    """One shape as a format reader found it: the annotator's name for it and its geometry, valid or not."""
+
+    name: str
+    geometry: shapely.Geometry
+
+
+@dataclass(frozen=True)
+class LabelImage:
+    """A raster of labels over the slide, read piece by piece.
+
+    ``values`` is anything that slices like an array and has a 2-D ``shape`` (y, x); ``lookup`` turns its values into
+    class numbers (0: unlabelled, i + 1: ``class_names[i]``) and is None where they already are. One raster pixel
+    covers ``downsample`` x ``downsample`` level-0 pixels.
+    """
+
+    values: Any
+    downsample: int
+    lookup: NDArray[np.uint8] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in raster pixels."""
+        return self.values.shape[0], self.values.shape[1]
+
+    def read(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
+        """Class numbers of a part of the raster, uint8 (y, x)."""
+        part = np.asarray(self.values[rows, columns])
+        return part.astype(np.uint8) if self.lookup is None else self.lookup[part]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is drawn on one slide: regions in level-0 pixels, or a label image, never both.
+
+    ``regions`` are valid, non-empty Polygons or MultiPolygons inside the slide. Regions of different classes may
+    overlap: area shares count each class on its own, rasters let the smaller region win.
+    """
+
+    class_names: tuple[str, ...]
+    regions: list[tuple[str, shapely.Geometry]]
+    label_image: LabelImage | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Annotation:
+        """Open a canonical annotation by its JSON record, as `histomake.annotation.write` leaves it.
+
+        Raises:
+            SlideError: the record is a quarantine entry.
+        """
+        path = Path(path)
+        record = read_json(path)
+        if record["status"] != "ok":
+            raise SlideError(
+                Reason(record["reason"]),
+                slide_id=record["slide_id"],
+                path=record["path"],
+                detail=record["detail"],
+                remedy=record["remedy"],
+            )
+        features = read_json(path.with_suffix(".geojson"))["features"]
+        geometries = shapely.from_geojson([_geometry_text(f) for f in features]) if features else []
+        regions = [
+            (f["properties"]["classification"]["name"], geometry) for f, geometry in zip(features, geometries, strict=True)
+        ]
+        labels = None
+        if record["label_image"]:
+            store = path.with_name(record["label_image"]["store"])
+            labels = LabelImage(zarr.open_array(store, mode="r"), record["label_image"]["downsample"])
+        return cls(tuple(record["class_names"]), regions, labels, record)
+
+    @cached_property
+    def union_by_class(self) -> dict[str, shapely.Geometry]:
+        """Per class, the union of its regions: overlapping drawings of one class count once."""
+        grouped: dict[str, list[shapely.Geometry]] = {}
+        for name, geometry in self.regions:
+            grouped.setdefault(name, []).append(geometry)
+        return {name: polygonal(shapely.union_all(members)) for name, members in grouped.items()}
+
+    @cached_property
+    def draw_order(self) -> list[int]:
+        """Indices of regions from the largest to the smallest, so that what is drawn last stays visible."""
+        areas = shapely.area([geometry for _, geometry in self.regions])
+        return np.argsort(-areas, kind="stable").tolist()
+
+    @cached_property
+    def index(self) -> shapely.STRtree:
+        """Spatial index over ``regions`` in their own order."""
+        return shapely.STRtree([geometry for _, geometry in self.regions])
+
+
+def _geometry_text(feature: dict[str, Any]) -> str:
+    return json.dumps(feature["geometry"])
+
+
+def polygonal(geometry: shapely.Geometry) -> shapely.Geometry:
+    """The areal part of a geometry as one Polygon or MultiPolygon: points and lines have no area to share."""
+    if geometry.geom_type in ("Polygon", "MultiPolygon"):
+        return geometry
+    parts = [p for p in shapely.get_parts(geometry).tolist() if p.geom_type in ("Polygon", "MultiPolygon")]
+    return shapely.union_all(parts) if parts else shapely.Polygon()

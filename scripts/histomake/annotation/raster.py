@@ -1,0 +1,128 @@
+"""Owns annotations as numbers on a grid: label crops for segmentation and area shares for the patch table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from histomake.annotation.coverage import interval_weights, polygon_shares
+from histomake.annotation.model import Annotation, LabelImage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MASK_TILE = 4096  # raster pixels looked at together: bounds memory whatever the mask's size
+
+
+def rasterise(annotation: Annotation, x: int, y: int, size: int, scale: float) -> NDArray[np.uint8]:
+    """Class numbers of a square of the slide: 0 unlabelled, i + 1 ``annotation.class_names[i]``.
+
+    A pixel belongs to a region when its centre does. Where regions overlap the smaller one wins, so necrosis drawn
+    inside a tumour stays necrosis whatever the order in the file.
+
+    Args:
+        annotation: the slide's annotation.
+        x, y: top-left corner, level-0 pixels; may lie outside the slide.
+        size: edge of the result in pixels.
+        scale: level-0 pixels per pixel of the result.
+
+    Returns:
+        uint8 of shape (size, size).
+    """
+    if annotation.label_image is not None:
+        return _sample(annotation.label_image, x, y, size, scale)
+    labels = np.zeros((size, size), np.uint8)
+    if not annotation.regions:
+        return labels
+    frame = shapely.box(x, y, x + size * scale, y + size * scale)
+    touched = set(annotation.index.query(frame).tolist())
+    for i in (i for i in annotation.draw_order if i in touched):
+        name, geometry = annotation.regions[i]
+        labels[_inside(geometry, x, y, size, scale)] = annotation.class_names.index(name) + 1
+    return labels
+
+
+def _inside(geometry: shapely.Geometry, x: float, y: float, size: int, scale: float) -> NDArray[np.bool_]:
+    """Which pixel centres lie in a polygon: even-odd rule, scan line by scan line (Foley et al., 1990, ch. 3.6)."""
+    points, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(geometry)), return_index=True)
+    points = (points - [x, y]) / scale - 0.5  # pixel centres now have whole coordinates
+    same = ring[1:] == ring[:-1]
+    (x0, y0), (x1, y1) = points[:-1][same].T, points[1:][same].T
+    top = np.clip(np.ceil(np.minimum(y0, y1)), 0, size).astype(np.int64)
+    bottom = np.clip(np.ceil(np.maximum(y0, y1)), 0, size).astype(np.int64)
+    count = bottom - top
+    edge = np.repeat(np.arange(count.size), count)
+    row = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + top[edge]
+    crossing = x0[edge] + (row - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
+    first = np.clip(np.ceil(crossing), 0, size).astype(np.int64)
+    toggles = np.bincount(row * (size + 1) + first, minlength=size * (size + 1)).reshape(size, size + 1)
+    return (np.cumsum(toggles[:, :size], axis=1) & 1).astype(bool)
+
+
+def _sample(labels: LabelImage, x: int, y: int, size: int, scale: float) -> NDArray[np.uint8]:
+    """Nearest label of every pixel centre; unlabelled outside the raster."""
+    centres = (np.arange(size) + 0.5) * scale
+    rows = np.floor((y + centres) / labels.downsample).astype(np.int64)
+    columns = np.floor((x + centres) / labels.downsample).astype(np.int64)
+    height, width = labels.shape
+    result = np.zeros((size, size), np.uint8)
+    row_ok, column_ok = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    if row_ok.any() and column_ok.any():
+        rows, columns = rows[row_ok], columns[column_ok]
+        part = labels.read(slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        result[np.ix_(row_ok, column_ok)] = part[np.ix_(rows - rows[0], columns - columns[0])]
+    return result
+
+
+def area_shares(
+    annotation: Annotation, class_name: str, columns: NDArray, rows: NDArray, span: float
+) -> NDArray[np.float32]:
+    """Share of every grid cell annotated as ``class_name``; columns, rows, span in level-0 pixels.
+
+    Returns float32 of shape (rows, columns).
+    """
+    if annotation.label_image is not None:
+        number = annotation.class_names.index(class_name) + 1 if class_name in annotation.class_names else 0
+        return _label_shares(annotation.label_image, number, columns, rows, span)
+    return polygon_shares(annotation.union_by_class.get(class_name, shapely.Polygon()), columns, rows, span)
+
+
+def _label_shares(
+    labels: LabelImage, number: int, columns: NDArray, rows: NDArray, span: float
+) -> NDArray[np.float32]:
+    height, width = labels.shape
+    shares = np.zeros((rows.size, columns.size))
+    if number == 0:
+        return shares.astype(np.float32)
+    by_row = interval_weights(rows, span, height, labels.downsample).tocsc()
+    by_column = interval_weights(columns, span, width, labels.downsample).tocsc()
+    for top in range(0, height, MASK_TILE):
+        for left in range(0, width, MASK_TILE):
+            down, across = slice(top, min(top + MASK_TILE, height)), slice(left, min(left + MASK_TILE, width))
+            found = labels.read(down, across) == number
+            if found.any():
+                shares += (by_column[:, across] @ (by_row[:, down] @ found.astype(np.float32)).T).T
+    return np.clip(shares, 0, 1).astype(np.float32)
+
+
+def labels_at(annotation: Annotation, names: list[str], x: NDArray, y: NDArray) -> NDArray[np.bool_]:
+    """Whether each point (level-0 pixels, shape (n,)) lies in a region of one of the named classes."""
+    if annotation.label_image is not None:
+        wanted = [annotation.class_names.index(n) + 1 for n in names if n in annotation.class_names]
+        return np.isin(_labels_of_points(annotation.label_image, x, y), wanted)
+    region = shapely.union_all([annotation.union_by_class[n] for n in names if n in annotation.union_by_class])
+    shapely.prepare(region)
+    return shapely.contains_xy(region, x, y)
+
+
+def _labels_of_points(labels: LabelImage, x: NDArray, y: NDArray) -> NDArray[np.uint8]:
+    row = np.floor(y / labels.downsample).astype(np.int64)
+    column = np.floor(x / labels.downsample).astype(np.int64)
+    height, width = labels.shape
+    found = np.zeros(row.size, np.uint8)
+    for r in np.unique(row[(row >= 0) & (row < height)]):
+        here = (row == r) & (column >= 0) & (column < width)
+        found[here] = labels.read(slice(r, r + 1), slice(0, width))[0, column[here]]
+    return found

@@ -1,0 +1,187 @@
+"""Owns turning any annotation file into checked, classed geometry of one slide."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from histomake.annotation.geojson import read_geojson
+from histomake.annotation.mask import SUFFIXES, count_values, open_mask, scale_of
+from histomake.annotation.model import Annotation, AnnotationProblem, Drawn, LabelImage, polygonal
+from histomake.annotation.xml_formats import read_xml
+from histomake.config import Annotations
+from histomake.errors import Reason, SlideError
+
+KNOWN = ".xml, .annotations, .geojson, .json, " + ", ".join(SUFFIXES)
+
+
+def read_annotation(
+    path: Path | None, config: Annotations, *, slide_id: str, width: int, height: int
+) -> Annotation:
+    """Read, name, repair and check the annotation of a slide of ``width`` x ``height`` level-0 pixels.
+
+    ``path`` None means the slide has no annotation, which is no error and gives an annotation without regions.
+
+    Raises:
+        SlideError: BAD_ANNOTATION, saying which file, what is wrong with it and what to do.
+    """
+    class_names = tuple(sorted(set(config.classes.values())))
+    record: dict[str, Any] = {
+        "status": "ok",
+        "slide_id": slide_id,
+        "source": None if path is None else path.name,
+        "format": "none",
+        "width": width,
+        "height": height,
+        "class_names": list(class_names),
+        "label_image": None,
+    }
+    if path is None:
+        return Annotation(class_names, [], None, record)
+    try:
+        _check_file(path, config)
+        if path.suffix.lower() in SUFFIXES:
+            return _from_mask(path, config, class_names, record)
+        return _from_shapes(path, config, class_names, record)
+    except AnnotationProblem as problem:
+        raise SlideError(
+            Reason.BAD_ANNOTATION, slide_id=slide_id, path=path, detail=problem.detail, remedy=problem.remedy
+        ) from None
+
+
+def _check_file(path: Path, config: Annotations) -> None:
+    if not path.exists():
+        raise AnnotationProblem("the annotation file does not exist", "Correct its path in the sheet")
+    size_mb = path.stat().st_size / 1e6
+    lazily_read = path.suffix.lower() in (".npy", ".tif", ".tiff", ".zarr")
+    if size_mb > config.max_file_mb and not lazily_read:
+        raise AnnotationProblem(
+            f"{size_mb:.0f} MB is above annotations.max_file_mb ({config.max_file_mb:g})",
+            "Raise the limit if the job has the memory (about ten times the file), or export without measurements",
+        )
+
+
+def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], record: dict[str, Any]) -> Annotation:
+    skipped: Counter[str] = Counter()
+    suffix = path.suffix.lower()
+    if suffix in (".xml", ".annotations"):
+        kind, drawn = read_xml(path, skipped)
+    elif suffix in (".geojson", ".json"):
+        kind, drawn = read_geojson(path, config, skipped)
+    else:
+        raise AnnotationProblem(f"unknown annotation format {path.suffix!r}", f"Known are {KNOWN}")
+    if not drawn:
+        without_area = f" ({sum(skipped.values())} shapes without area)" if skipped else ""
+        raise AnnotationProblem(f"the annotation holds no region{without_area}")
+    _check_names(Counter(d.name for d in drawn), config, "names")
+    ignored = Counter(d.name for d in drawn if d.name in config.ignore)
+    kept = [d for d in drawn if d.name not in config.ignore]
+    regions, repairs = _repair(kept, config)
+    outside = _check_bounds(regions, config, width=record["width"], height=record["height"])
+    regions, clipped = _clip(regions, width=record["width"], height=record["height"])
+    area: Counter[str] = Counter()
+    for name, geometry in regions:
+        area[name] += geometry.area
+    record |= {
+        "format": kind,
+        "regions": dict(Counter(name for name, _ in regions)),
+        "area_px": {name: round(value, 1) for name, value in area.items()},
+        "ignored": dict(ignored),
+        "skipped": dict(skipped),
+        "clipped": clipped,
+        "outside_share": round(outside, 6),
+        **repairs,
+    }
+    return Annotation(class_names, regions, None, record)
+
+
+def _check_names(found: Counter[str], config: Annotations, what: str) -> None:
+    unknown = {name: n for name, n in sorted(found.items()) if name not in config.classes and name not in config.ignore}
+    if unknown:
+        listed = ", ".join(f"{name!r} ({n})" for name, n in unknown.items())
+        raise AnnotationProblem(
+            f"{what} that annotations.classes does not map: {listed}",
+            "Map them under annotations.classes or list them under annotations.ignore",
+        )
+
+
+def _repair(drawn: list[Drawn], config: Annotations) -> tuple[list[tuple[str, shapely.Geometry]], dict[str, int]]:
+    """Make every geometry valid and areal. A self-crossing outline becomes the area that it encloses."""
+    regions, repaired, degenerate = [], 0, 0
+    for name, geometry in drawn:
+        valid = geometry
+        if not geometry.is_valid:
+            valid, repaired = shapely.make_valid(geometry), repaired + 1
+        valid = polygonal(valid)
+        if valid.is_empty or valid.area == 0:
+            degenerate += 1
+        else:
+            regions.append((config.classes[name], valid))
+    if drawn and not regions:
+        raise AnnotationProblem(f"none of its {len(drawn)} regions has an area")
+    return regions, {"repaired": repaired, "degenerate": degenerate}
+
+
+def _check_bounds(
+    regions: list[tuple[str, shapely.Geometry]], config: Annotations, *, width: int, height: int
+) -> float:
+    """Share of the annotated area that lies off the slide; above ``max_outside`` the file is for another image.
+
+    An offset (MRXS bounds), a coordinate system in µm or at another level, and swapped axes all show up here.
+    """
+    geometries = [geometry for _, geometry in regions]
+    if not geometries:
+        return 0.0
+    total = shapely.area(geometries).sum()
+    inside = shapely.area(shapely.clip_by_rect(geometries, 0, 0, width, height)).sum()
+    outside = max(0.0, float(1 - inside / total))
+    if outside > config.max_outside:
+        x0, y0, x1, y1 = shapely.total_bounds(geometries)
+        beyond = {"left": -x0, "top": -y0, "right": x1 - width, "bottom": y1 - height}
+        listed = ", ".join(f"{by:.0f} px beyond the {side}" for side, by in beyond.items() if by > 0)
+        raise AnnotationProblem(
+            f"{outside:.1%} of the annotated area lies outside the slide of {width} x {height} px: {listed}",
+            "Look for a wrong scale, offset or slide; annotations.max_outside sets how much is clipped without asking",
+        )
+    return outside
+
+
+def _clip(
+    regions: list[tuple[str, shapely.Geometry]], *, width: int, height: int
+) -> tuple[list[tuple[str, shapely.Geometry]], int]:
+    slide = shapely.box(0, 0, width, height)
+    kept, clipped = [], 0
+    for name, geometry in regions:
+        if not slide.contains(geometry):
+            geometry, clipped = polygonal(geometry.intersection(slide)), clipped + 1
+        if not geometry.is_empty:
+            kept.append((name, geometry))
+    return kept, clipped
+
+
+def _from_mask(path: Path, config: Annotations, class_names: tuple[str, ...], record: dict[str, Any]) -> Annotation:
+    values = open_mask(path)
+    downsample = scale_of(values.shape, width=record["width"], height=record["height"])
+    counts = count_values(values)
+    labels = Counter({str(value): n for value, n in counts.items() if value != 0 or "0" in config.classes})
+    if not labels:
+        raise AnnotationProblem("the label mask is empty: every pixel is 0")
+    _check_names(labels, config, "mask values")
+    lookup = np.zeros(1 << 16, np.uint8)
+    area: Counter[str] = Counter()
+    for value, n in labels.items():
+        if value in config.classes:
+            name = config.classes[value]
+            lookup[int(value)] = class_names.index(name) + 1
+            area[name] += n * downsample**2
+    record |= {
+        "format": f"mask{path.suffix.lower()}",
+        "regions": {},
+        "area_px": dict(area),
+        "ignored": {value: n for value, n in labels.items() if value in config.ignore},
+    }
+    return Annotation(class_names, [], LabelImage(values, downsample, lookup), record)

@@ -1,0 +1,80 @@
+"""Owns the canonical annotation on disk: GeoJSON that QuPath opens, a Zarr of class numbers for masks, a record."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import shapely
+import zarr
+
+from histomake.annotation.model import Annotation, LabelImage
+from histomake.files import atomic_directory, atomic_file, write_json
+
+CHUNK = 1024
+GOLDEN_TURN = 0.381966  # neighbouring class numbers get hues far apart
+
+
+def write_annotation(annotation: Annotation, *, record: Path | str, geojson: Path | str) -> dict[str, Any]:
+    """Write the GeoJSON, for a mask ``{slide}.labels.zarr`` beside the record, and last the record.
+
+    Returns:
+        The record as written.
+    """
+    record_path, content = Path(record), dict(annotation.record)
+    store = record_path.with_name(f"{record_path.stem}.labels.zarr")
+    if annotation.label_image is not None:
+        _write_labels(annotation.label_image, store)
+        height, width = annotation.label_image.shape
+        downsample = annotation.label_image.downsample
+        content["label_image"] = {"store": store.name, "downsample": downsample, "width": width, "height": height}
+    else:
+        shutil.rmtree(store, ignore_errors=True)
+    write_geojson(annotation, geojson)
+    write_json(record_path, content)
+    return content
+
+
+def write_no_annotation(outcome: dict[str, Any], *, record: Path | str, geojson: Path | str) -> None:
+    """Write a quarantine entry and the empty GeoJSON that stands in place of the slide's annotation."""
+    write_geojson(Annotation((), []), geojson)
+    write_json(record, outcome)
+
+
+def write_geojson(annotation: Annotation, path: Path | str) -> None:
+    """Write the regions as a QuPath FeatureCollection in level-0 pixels, rounded to a hundredth of a pixel."""
+    colours = {name: _colour(i) for i, name in enumerate(annotation.class_names)}
+    with atomic_file(path) as aside, aside.open("w") as stream:
+        stream.write('{"type": "FeatureCollection", "features": [')
+        for i, (name, geometry) in enumerate(annotation.regions):
+            stream.write(",\n" if i else "\n")
+            json.dump(_feature(name, geometry, colours[name]), stream)
+        stream.write("\n]}\n")
+
+
+def _feature(name: str, geometry: shapely.Geometry, colour: list[int]) -> dict[str, Any]:
+    # Rounding may push two vertices onto each other; set_precision keeps the geometry valid where plain rounding may not.
+    rounded = shapely.set_precision(geometry, 0.01)
+    return {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(geometry if rounded.is_empty else rounded)),
+        "properties": {"objectType": "annotation", "classification": {"name": name, "color": colour}},
+    }
+
+
+def _colour(index: int) -> list[int]:
+    return [round(255 * c) for c in colorsys.hsv_to_rgb(index * GOLDEN_TURN % 1, 0.75, 0.9)]
+
+
+def _write_labels(labels: LabelImage, store: Path) -> None:
+    height, width = labels.shape
+    with atomic_directory(store) as aside:
+        array = zarr.create_array(aside, shape=(height, width), chunks=(CHUNK, CHUNK), dtype="uint8", overwrite=True)
+        for top in range(0, height, CHUNK):
+            for left in range(0, width, CHUNK):
+                rows = slice(top, min(top + CHUNK, height))
+                columns = slice(left, min(left + CHUNK, width))
+                array[rows, columns] = labels.read(rows, columns)

@@ -1,0 +1,138 @@
+"""Owns reading XML annotations: ASAP, and the shared dialect of Aperio ImageScope and HALO.
+
+Files are streamed, so memory follows the largest region and not the file; entities and DTDs are refused (defusedxml).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+import shapely
+from defusedxml import ElementTree
+from defusedxml.common import DefusedXmlException
+
+from histomake.annotation.model import AnnotationProblem, Drawn
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+ASAP_AREAS = ("Polygon", "Spline", "Rectangle")
+# ImageScope numbers its region types, HALO names them. Arrows, rulers, pins and text have no area.
+AREAS = {"0": "polygon", "1": "rectangle", "2": "ellipse", "polygon": "polygon", "freehand": "polygon"}
+AREAS |= {"rectangle": "rectangle", "ellipse": "ellipse"}
+ELLIPSE_SEGMENTS = 32  # per quarter: the polygon's area is 0.04 % below the ellipse's
+
+
+def read_xml(path: Path, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
+    """All areal shapes of an annotation XML file, in level-0 pixels, and the format's name.
+
+    Shapes without area (points, rulers, arrows) are counted in ``skipped``.
+
+    Raises:
+        AnnotationProblem: not XML, unsafe XML, an unknown dialect, or a coordinate that is no number.
+    """
+    try:
+        events = ElementTree.iterparse(path, events=("start", "end"), forbid_dtd=True)
+        _, root = next(events)
+        if root.tag == "ASAP_Annotations":
+            return "asap", list(_asap(events, skipped))
+        if root.tag == "Annotations":
+            drawn = list(_layers(events, skipped))
+            return _dialect(skipped), drawn
+    except DefusedXmlException as error:
+        raise AnnotationProblem(
+            f"XML with a DTD or entities is refused because it can exhaust memory or read other files ({error!r})",
+            "Export the annotation again; annotation programs never write a DTD",
+        ) from None
+    except (ParseError, StopIteration) as error:
+        raise AnnotationProblem(f"not well-formed XML ({error})") from None
+    raise AnnotationProblem(f"XML of an unknown kind: its root is <{root.tag}>, not ASAP_Annotations or Annotations")
+
+
+def _asap(events: Iterator[tuple[str, Element]], skipped: Counter[str]) -> Iterator[Drawn]:
+    """ASAP: the class is the group the annotation belongs to ("None" when it has none)."""
+    for event, element in events:
+        if event != "end" or element.tag != "Annotation":
+            continue
+        kind = element.get("Type", "Polygon")
+        if kind in ASAP_AREAS:
+            vertices = sorted(element.iter("Coordinate"), key=lambda c: float(c.get("Order", 0)))
+            yield Drawn(element.get("PartOfGroup", "None"), _ring(_points(vertices)))
+        else:
+            skipped[kind] += 1
+        element.clear()
+
+
+def _layers(events: Iterator[tuple[str, Element]], skipped: Counter[str]) -> Iterator[Drawn]:
+    """ImageScope and HALO: the class is the layer's name; negative regions are cut out of their own layer."""
+    layer: dict[str, str] = {}
+    positive: list[Drawn] = []
+    negative: list[shapely.Geometry] = []
+    for event, element in events:
+        if event == "start" and element.tag == "Annotation":
+            layer, positive, negative = dict(element.attrib), [], []
+        elif event == "end" and element.tag == "Region":
+            shape = _region(element, skipped)
+            if shape is not None and element.get("NegativeROA", "0") == "1":
+                negative.append(shape)
+            elif shape is not None:
+                positive.append(Drawn(_layer_name(layer, element), shape))
+            element.clear()
+        elif event == "end" and element.tag == "Annotation":
+            yield from _cut_out(positive, negative)
+
+
+def _dialect(skipped: Counter[str]) -> str:
+    return "halo" if skipped.pop("<V>", 0) else "aperio"
+
+
+def _layer_name(layer: dict[str, str], region: Element) -> str:
+    """ImageScope leaves a layer's name empty unless someone types one; the region's own text is next best."""
+    return layer.get("Name") or region.get("Text") or f"layer {layer.get('Id', '?')}"
+
+
+def _region(region: Element, skipped: Counter[str]) -> shapely.Geometry | None:
+    kind = AREAS.get(region.get("Type", "0").lower())
+    halo = list(region.iter("V"))
+    skipped["<V>"] += len(halo)
+    points = _points(halo or list(region.iter("Vertex")))
+    if kind is None:
+        skipped[f"region type {region.get('Type')}"] += 1
+        return None
+    if kind == "ellipse" and len(points) >= 2:
+        x0, y0, x1, y1 = *points.min(axis=0), *points.max(axis=0)
+        circle = shapely.Point(0, 0).buffer(1, quad_segs=ELLIPSE_SEGMENTS)
+        return shapely.transform(circle, lambda p: p * [(x1 - x0) / 2, (y1 - y0) / 2] + [(x0 + x1) / 2, (y0 + y1) / 2])
+    if kind == "rectangle" and len(points) == 2:
+        return shapely.box(*points.min(axis=0), *points.max(axis=0))
+    return _ring(points)
+
+
+def _points(elements: list[Element]) -> np.ndarray:
+    try:
+        points = np.array([(float(e.attrib["X"]), float(e.attrib["Y"])) for e in elements]).reshape(-1, 2)
+    except (KeyError, ValueError):
+        # ASAP follows the desktop's locale on some systems and then writes decimal commas.
+        raise AnnotationProblem("a vertex whose X or Y is missing or not a number (decimal comma?)") from None
+    if not np.isfinite(points).all():
+        raise AnnotationProblem("a vertex whose X or Y is not finite")
+    return points
+
+
+def _ring(points: np.ndarray) -> shapely.Polygon:
+    """A polygon through the points; fewer than three make an empty one, which the caller counts as degenerate."""
+    return shapely.Polygon(points) if len(points) >= 3 else shapely.Polygon()
+
+
+def _cut_out(positive: list[Drawn], negative: list[shapely.Geometry]) -> Iterator[Drawn]:
+    if not negative:
+        yield from positive
+        return
+    hole = shapely.union_all(shapely.make_valid(negative))
+    for drawn in positive:
+        yield Drawn(drawn.name, shapely.make_valid(drawn.geometry).difference(hole))

@@ -1,0 +1,94 @@
+"""Owns what is generated from the configuration models: the JSON schema and the key tables of config/README.md."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from histomake.config import Config, Section
+
+BEGIN = "<!-- keys: begin, made by `make docs` -->"
+END = "<!-- keys: end -->"
+
+
+def schema() -> str:
+    """The JSON schema of config.yaml, for editors that complete and check YAML."""
+    return json.dumps(Config.model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def key_tables() -> str:
+    """One Markdown table per section: key, type, default, what and why."""
+    lines: list[str] = []
+    pending: list[tuple[str, type[Section]]] = [("", Config)]
+    while pending:
+        prefix, section = pending.pop(0)
+        lines += [f"### {prefix.rstrip('.') or 'Top level'}", ""]
+        if section is not Config:
+            lines += [(section.__doc__ or "").strip(), ""]
+        lines += ["| key | values | default | what and why |", "|---|---|---|---|"]
+        for name, field in section.model_fields.items():
+            inner = _section_of(field.annotation)
+            if inner is not None:
+                mapping = typing.get_origin(field.annotation) is dict
+                pending.append((f"{prefix}{name}.{'<name>.' if mapping else ''}", inner))
+            lines.append(f"| `{name}` | {_values(field)} | {_default(field)} | {field.description} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def _values(field: FieldInfo) -> str:
+    """What may stand there, in a user's words."""
+    annotation = field.annotation
+    if _section_of(annotation) is not None:
+        return "by name" if typing.get_origin(annotation) is dict else "section"
+    return _type_words(annotation).replace("|", "\\|")
+
+
+def _type_words(annotation: Any) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(map(str, args))
+    if origin is typing.Annotated:
+        return _type_words(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_words(a) for a in args if a is not type(None))
+    if origin in (list, tuple):
+        return f"list of {_type_words(args[0])}"
+    if origin is dict:
+        return f"{_type_words(args[0])}: {_type_words(args[1])}"
+    return {str: "text", int: "integer", float: "number", bool: "true, false"}.get(annotation, str(annotation))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if _section_of(field.annotation) is not None:
+        return "see below"
+    value = field.get_default(call_default_factory=True)
+    return "none" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def with_tables(readme: str) -> str:
+    """``readme`` with the key tables between its two marks renewed."""
+    head, _, rest = readme.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n\n{key_tables()}\n{END}{tail}"
+
+
+def write_documents(folder: Path) -> None:
+    """Renew ``config.schema.json`` and ``README.md`` in the config folder."""
+    (folder / "config.schema.json").write_text(schema())
+    readme = folder / "README.md"
+    readme.write_text(with_tables(readme.read_text()))

@@ -1,0 +1,74 @@
+"""Owns where everything lies under the results folder, for the code that is not a rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one results folder; the rules' output patterns say the same."""
+
+    results: Path
+
+    def manifest(self, slide: str) -> Path:
+        """The slide's manifest; its store lies beside it."""
+        return self.results / "slides" / f"{slide}.json"
+
+    def tissue(self, slide: str) -> Path:
+        """The record of the tissue mask."""
+        return self.results / "tissue" / f"{slide}.json"
+
+    def quality(self, slide: str) -> Path:
+        """The record of the artefact map."""
+        return self.results / "quality" / f"{slide}.json"
+
+    def annotation(self, slide: str) -> Path:
+        """The record of the annotation."""
+        return self.results / "annotations" / f"{slide}.json"
+
+    def table(self, grid: str, slide: str) -> Path:
+        """The slide's patch table."""
+        return self.results / "patches" / grid / f"{slide}.parquet"
+
+    def split(self, task: str) -> Path:
+        """The task's roles of slides."""
+        return self.results / "splits" / f"{task}.parquet"
+
+    def model(self, task: str, fold: int) -> Path:
+        """The folder of a trained model."""
+        return self.results / "models" / task / f"fold{fold}"
+
+    def prediction(self, task: str, fold: int, slide: str) -> Path:
+        """The slide's predictions."""
+        return self.results / "predictions" / task / f"fold{fold}" / f"{slide}.parquet"
+
+    def metrics(self, task: str) -> Path:
+        """The task's metrics."""
+        return self.results / "metrics" / f"{task}.json"
+
+    @property
+    def quarantine(self) -> Path:
+        """The slides that were lost, and why."""
+        return self.results / "quarantine.json"
+
+    @property
+    def lineage(self) -> Path:
+        """Where every output came from."""
+        return self.results / "audit" / "lineage.parquet"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per run of the workflow."""
+        return self.results / "audit" / "runs"
+
+    @property
+    def catalog(self) -> Path:
+        """The cohort's database."""
+        return self.results / "catalog.duckdb"
+
+    @property
+    def fingerprints(self) -> Path:
+        """The memory of slide fingerprints."""
+        return self.results / "audit" / "fingerprints.json"

@@ -1,0 +1,104 @@
+"""Owns the chain from a result back to the slide's bytes, as told by the sidecars."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from histomake.errors import HistomakeError
+from histomake.files import atomic_file, read_json, sha256_file
+from histomake.job import SIDECAR
+from histomake.layout import Layout
+
+SCHEMA = pa.schema(
+    [
+        ("output", pa.string()),
+        ("sha256", pa.string()),
+        ("rule", pa.string()),
+        ("slide_id", pa.string()),
+        ("inputs", pa.list_(pa.string())),
+        ("params", pa.string()),
+        ("commit", pa.string()),
+        ("host", pa.string()),
+        ("slurm_job", pa.string()),
+        ("started", pa.string()),
+        ("seconds", pa.float64()),
+        ("log", pa.string()),
+    ]
+)
+
+
+def walk(roots: Iterable[Path | str]) -> Iterator[dict[str, Any]]:
+    """The sidecars of ``roots`` and of everything they were made from, each once, roots first.
+
+    An output without a sidecar of its own is described by that of the first output of its job, which every rule that
+    reads the one also reads.
+    """
+    pending, seen = deque(map(str, roots)), set()
+    while pending:
+        path = pending.popleft()
+        if path in seen:
+            continue
+        seen.add(path)
+        sidecar = Path(f"{path}{SIDECAR}")
+        if sidecar.is_file():
+            content = read_json(sidecar)
+            yield content
+            pending.extend(content["inputs"])
+
+
+def write_lineage(sidecars: Iterable[dict[str, Any]], path: Path | str, *, batch: int = 10_000) -> None:
+    """Write one row per output: its digest, how it was made and from what. Memory stays bounded."""
+    with atomic_file(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
+        rows: list[dict[str, Any]] = []
+        for sidecar in sidecars:
+            rows += _rows(sidecar)
+            if len(rows) >= batch:
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def _rows(sidecar: dict[str, Any]) -> list[dict[str, Any]]:
+    shared = {
+        "rule": sidecar["rule"],
+        "slide_id": sidecar["wildcards"].get("slide"),
+        "inputs": sorted(sidecar["inputs"]),
+        "params": json.dumps(sidecar["params"], sort_keys=True),
+        "commit": sidecar["git"].get("commit"),
+        "host": sidecar["machine"]["host"],
+        "slurm_job": sidecar["machine"]["slurm_job"],
+        "started": sidecar["started"],
+        "seconds": sidecar["seconds"],
+        "log": next(iter(sidecar["log"]), None),
+    }
+    return [{"output": path, "sha256": digest, **shared} for path, digest in sidecar["outputs"].items()]
+
+
+def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tuple[Path, dict[str, Any]]:
+    """The prediction of one patch, and the file it stands in; the first fold that tested the slide."""
+    for folder in sorted((layout.results / "predictions" / task).glob("fold*")):
+        path = folder / f"{slide}.parquet"
+        if path.is_file():
+            rows = pq.read_table(path, filters=[("patch_id", "=", patch_id)]).to_pylist()
+            if rows:
+                return path, rows[0]
+    raise HistomakeError(f"no prediction of task {task} for patch {patch_id} of slide {slide} under {layout.results}")
+
+
+def altered(sidecars: Iterable[dict[str, Any]]) -> list[str]:
+    """Every output whose bytes are no longer those its sidecar states, or that is gone."""
+    problems = []
+    for sidecar in sidecars:
+        for path, digest in sidecar["outputs"].items():
+            if not Path(path).is_file():
+                problems.append(f"{path}: missing")
+            elif sha256_file(path) != digest:
+                problems.append(f"{path}: its bytes are not those that rule {sidecar['rule']} wrote")
+    return problems

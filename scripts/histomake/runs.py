@@ -1,0 +1,93 @@
+"""Owns what is said and kept of a whole run: the preflight summary, the closing lines, a chained record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from histomake import provenance
+from histomake.config import Config
+from histomake.files import atomic_directory, read_json, sha256_file
+from histomake.layout import Layout
+from histomake.sheet import Slide
+
+RECORD = "run.json"
+
+
+def preflight(layout: Layout, slides: Mapping[str, Slide], fingerprints: provenance.Fingerprints) -> str:
+    """One line on the cohort: how many slides are new, changed, in quarantine, unchanged."""
+    counts = Counter(_state(layout, slide, fingerprints) for slide in slides.values())
+    words = ", ".join(f"{counts[state]:,} {state}" for state in ("new", "changed", "quarantined", "unchanged"))
+    return f"cohort: {len(slides):,} slides: {words}"
+
+
+def _state(layout: Layout, slide: Slide, fingerprints: provenance.Fingerprints) -> str:
+    manifest = layout.manifest(slide.slide_id)
+    try:
+        sidecar = read_json(f"{manifest}.meta.json")
+        status = read_json(manifest)["status"]
+    except (OSError, ValueError, KeyError):
+        return "new"
+    if sidecar["params"].get("slide") != fingerprints.of(slide.path):
+        return "changed"
+    return "quarantined" if status != "ok" else "unchanged"
+
+
+def finish(layout: Layout, config: Config, *, snakemake_log: str, succeeded: bool) -> None:
+    """Keep the run's record and say, as the last lines, what is missing and why."""
+    keep_record(layout, config, snakemake_log=snakemake_log, succeeded=succeeded)
+    entries = read_json(layout.quarantine) if layout.quarantine.is_file() else []
+    if entries:
+        print(f"\n{len(entries)} slide(s) in quarantine; all others are done:", file=sys.stderr)
+    for entry in entries:
+        print(f"  {entry['slide_id']} ({entry['reason']}): {entry['detail']}. {entry['remedy']}", file=sys.stderr)
+
+
+def keep_record(layout: Layout, config: Config, *, snakemake_log: str, succeeded: bool) -> Path:
+    """Write ``audit/runs/<time>/``: configuration, sheet, code state, Snakemake's log.
+
+    Each record carries the sha256 of the one before, so that none can be altered or removed unnoticed.
+    """
+    folder = layout.runs
+    previous = max(folder.glob(f"*/{RECORD}"), default=None)
+    started = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%fZ")
+    with atomic_directory(folder / started) as aside:
+        (aside / "config.json").write_text(json.dumps(config.dump(), indent=1, ensure_ascii=False))
+        shutil.copyfile(config.sheet, aside / "slides.tsv")
+        if Path(snakemake_log).is_file():
+            shutil.copyfile(snakemake_log, aside / "snakemake.log")
+        files = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
+        record = {
+            "finished": started,
+            "succeeded": succeeded,
+            "command": sys.argv,
+            "git": provenance.git_state(),
+            "packages": provenance.package_versions(),
+            "machine": provenance.machine(),
+            "files": files,
+            "previous": {"run": previous.parent.name, "sha256": sha256_file(previous)} if previous else None,
+        }
+        (aside / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return folder / started
+
+
+def broken_links(layout: Layout) -> list[str]:
+    """Every run record that was altered or lost, judged by the chain of digests."""
+    problems, previous = [], None
+    for path in sorted(layout.runs.glob(f"*/{RECORD}")):
+        content = path.read_bytes()
+        record = json.loads(content)
+        if record["previous"] != previous:
+            problems.append(f"{path}: the record before it was altered or removed")
+        for name, digest in record["files"].items():
+            file = path.with_name(name)
+            if not file.is_file() or sha256_file(file) != digest:
+                problems.append(f"{file}: altered or removed since the run")
+        previous = {"run": path.parent.name, "sha256": hashlib.sha256(content).hexdigest()}
+    return problems

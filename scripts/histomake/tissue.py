@@ -1,0 +1,262 @@
+"""Owns presegmentation: where on a slide there is tissue, from one low-resolution reading of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from histomake.config import Tissue
+from histomake.errors import Reason, SlideError
+from histomake.files import atomic_file, read_json, write_json
+from histomake.ink import find_ink
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+    Bools = NDArray[np.bool_]
+
+# Otsu splits any picture, an empty one too: tissue must stand out from glass by at least this, on the 0-255 scale.
+MIN_CONTRAST = 6.0
+# Glass is bright and grey; anything else that is common is not taken for it.
+GLASS_MIN, GLASS_MAX_CHROMA = 180, 30
+# What a scanner did not visit is filled with (nearly) black.
+PADDING_MAX = 24
+# A piece thinner than this all along and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
+LINE_WIDTH_UM, LINE_LENGTH_UM = 60.0, 3000.0
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Where tissue is.
+
+    ``mask`` is bool (h, w); one of its pixels spans ``downsample_x`` x ``downsample_y`` level-0 pixels. ``record``
+    says how it was made and what came out (area in mm², components, coverage of the slide).
+    """
+
+    mask: Bools
+    downsample_x: float
+    downsample_y: float
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, png: Path | str, json: Path | str) -> None:
+        """Write the mask as a 1-bit PNG, then the record."""
+        save_bits(self.mask, png)
+        write_json(json, self.record)
+
+    @classmethod
+    def load(cls, png: Path | str, json: Path | str) -> TissueMask:
+        """Read what `save` wrote."""
+        record = read_json(json)
+        with Image.open(png) as image:
+            mask = np.asarray(image.convert("1"), bool)
+        return cls(mask, record["downsample_x"], record["downsample_y"], record)
+
+
+def save_bits(mask: Bools, png: Path | str) -> None:
+    """Write a bool image as a 1-bit PNG."""
+    with atomic_file(png) as aside:
+        Image.fromarray(mask).save(aside, format="PNG", optimize=True)
+
+
+def save_no_tissue(outcome: dict[str, Any], png: Path | str, json: Path | str) -> None:
+    """Write a quarantine entry and the empty mask that stands in place of a slide's tissue."""
+    save_bits(np.zeros((1, 1), bool), png)
+    write_json(json, outcome)
+
+
+def presegment(
+    reader: SlideReader,
+    config: Tissue,
+    *,
+    slide_id: str,
+    segment: Callable[[NDArray[np.uint8]], Bools] | None = None,
+) -> TissueMask:
+    """Find tissue: blur, threshold, morphology, specks, holes, growth.
+
+    Glass is first balanced to white, ink and unscanned areas are taken out, and only then is the threshold chosen
+    (Otsu, 1979), so that neither a tinted scanner nor a pen shifts it.
+
+    Args:
+        reader: the slide.
+        config: the section ``tissue``.
+        slide_id: for the error message.
+        segment: takes the RGB image at ``config.mpp`` (h, w, 3) and returns tissue, bool (h, w), in place of the
+            threshold; the cleaning after it is the same.
+
+    Raises:
+        SlideError: NO_TISSUE, or FLUORESCENCE when the background is dark and ``mode`` is brightfield.
+    """
+    mpp = max(config.mpp, reader.mpp)
+    image = reader.read_whole(mpp)
+    if config.mode == "brightfield":
+        _refuse_fluorescence(image, slide_id)
+        padding = _padding(image)
+        image = _whiten(image, padding)
+        ink = find_ink(image, mpp) & ~padding if config.ink else np.zeros(image.shape[:2], bool)
+    else:
+        padding = ink = np.zeros(image.shape[:2], bool)
+    if segment is None:
+        found, threshold = _threshold(image, padding | ink, config, mpp)
+    else:
+        found, threshold = segment(image), None
+    mask = _clean(found & ~padding & ~ink, config, mpp) & ~ink
+    if not mask.any():
+        raise SlideError(
+            Reason.NO_TISSUE,
+            slide_id=slide_id,
+            path=getattr(reader, "path", slide_id),
+            detail=f"no tissue above {config.min_area_um2:g} µm² was found (threshold {threshold})",
+            remedy="Look at the slide; if tissue is there, lower tissue.threshold or tissue.min_area_um2",
+        )
+    record = {
+        "status": "ok",
+        "slide_id": slide_id,
+        "mpp": mpp,
+        "method": _method(config, segment),
+        "threshold": threshold,
+        "ink_mm2": round(float(ink.sum()) * mpp**2 / 1e6, 4),
+        **describe(mask, mpp),
+        "downsample_x": mpp / reader.mpp,
+        "downsample_y": mpp / reader.mpp,
+    }
+    return TissueMask(mask, mpp / reader.mpp, mpp / reader.mpp, record)
+
+
+def describe(mask: Bools, mpp: float) -> dict[str, Any]:
+    """Area in mm², number of connected pieces and share of the slide of a mask at ``mpp`` µm per pixel."""
+    components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
+    return {
+        "area_mm2": round(float(mask.sum()) * mpp**2 / 1e6, 4),
+        "components": int(components),
+        "coverage": round(float(mask.mean()), 6),
+    }
+
+
+def _method(config: Tissue, segment: Callable[..., Any] | None) -> str:
+    if segment is not None:
+        return "model"
+    channel = "intensity" if config.mode == "fluorescence" else config.channel
+    return f"{channel}, {'otsu' if config.threshold == 'otsu' else 'fixed'}"
+
+
+def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str) -> None:
+    """Brightfield needs light somewhere: a dark picture without any white in it is fluorescence."""
+    brightest = image.max(axis=2)
+    white = (image.min(axis=2) > GLASS_MIN - 30).mean()
+    if np.median(brightest) < 80 and white < 0.005:
+        raise SlideError(
+            Reason.FLUORESCENCE,
+            slide_id=slide_id,
+            path=slide_id,
+            detail="its background is dark and nothing in it is white, as in fluorescence",
+            remedy="Set tissue.mode: fluorescence for a cohort of such slides, or take it out of the sheet",
+        )
+
+
+def _padding(image: NDArray[np.uint8]) -> Bools:
+    """Unscanned black that reaches the picture's border, and its blurred rim."""
+    dark = (image.max(axis=2) <= PADDING_MAX).astype(np.uint8)
+    if not dark.any():
+        return dark.astype(bool)
+    _, labels = cv2.connectedComponents(dark, connectivity=4)
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    padding = np.isin(labels, np.unique(border[border > 0])).astype(np.uint8)
+    return cv2.dilate(padding, np.ones((5, 5), np.uint8)).astype(bool)
+
+
+def _whiten(image: NDArray[np.uint8], padding: Bools) -> NDArray[np.uint8]:
+    """Scale the channels so that glass becomes white; unscanned areas become glass.
+
+    Glass is the commonest bright, nearly grey level. A slide without any is left as it is.
+    """
+    glass = (image.min(axis=2) >= GLASS_MIN) & (np.ptp(image, axis=2) <= GLASS_MAX_CHROMA) & ~padding
+    if glass.mean() > 0.01:
+        level = np.bincount(image[..., 1][glass], minlength=256).argmax()
+        near = glass & (np.abs(image[..., 1].astype(np.int16) - int(level)) <= 3)
+        white = np.median(image[near], axis=0)
+    else:
+        white = np.array([255.0, 255.0, 255.0])
+    tables = [np.clip(np.arange(256) * 255.0 / w + 0.5, 0, 255).astype(np.uint8) for w in white]
+    balanced = cv2.merge([cv2.LUT(image[..., c], tables[c]) for c in range(3)])
+    balanced[padding] = 255
+    return balanced
+
+
+def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:
+    """The channel that is thresholded, high where tissue is."""
+    if config.mode == "fluorescence":
+        return image.max(axis=2)
+    if config.channel == "saturation":
+        # max - min, not divided by the brightness as in HSV: the quotient turns noise in dark pixels into colour.
+        return np.ptp(image, axis=2)
+    if config.channel == "red":
+        return 255 - image[..., 0]
+    return 255 - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: float) -> tuple[Bools, float]:
+    signal = _signal(image, config)
+    if config.blur_um > 0:
+        signal = cv2.GaussianBlur(signal, (0, 0), config.blur_um / mpp)
+    if config.threshold != "otsu":
+        fixed = float(config.threshold)
+        return (signal >= fixed) & ~excluded, fixed
+    usable = signal[~excluded]
+    if usable.size == 0:
+        return np.zeros_like(excluded), 0.0
+    otsu, _ = cv2.threshold(usable.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    threshold = max(float(otsu), _glass_level(usable) + MIN_CONTRAST)
+    return (signal > threshold) & ~excluded, threshold
+
+
+def _glass_level(signal: NDArray[np.uint8]) -> float:
+    """The signal of glass with its noise: the commonest low level plus three robust standard deviations."""
+    low = signal[signal <= np.median(signal)]
+    mode = float(np.bincount(low).argmax())
+    return mode + 3 * 1.4826 * float(np.median(np.abs(low - mode)))
+
+
+def _clean(mask: Bools, config: Tissue, mpp: float) -> Bools:
+    """Close gaps, drop specks and lines, fill holes, grow or shrink."""
+    cleaned = mask.astype(np.uint8)
+    if radius := round(config.close_um / 2 / mpp):
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        cleaned = cv2.morphologyEx(cleaned, cv2.MORPH_CLOSE, kernel)
+    cleaned = _without_specks_and_lines(cleaned, config.min_area_um2, mpp)
+    cleaned = _without_holes(cleaned, config.max_hole_um2 / mpp**2)
+    if config.grow_um > 0:
+        return cv2.distanceTransform(1 - cleaned, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= config.grow_um / mpp
+    if config.grow_um < 0:
+        return cv2.distanceTransform(cleaned, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > -config.grow_um / mpp
+    return cleaned.astype(bool)
+
+
+def _without_specks_and_lines(mask: NDArray[np.uint8], min_area_um2: float, mpp: float) -> NDArray[np.uint8]:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA] * mpp**2
+    length = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) * mpp
+    keep = area >= min_area_um2
+    for piece in np.flatnonzero(keep & (length > LINE_LENGTH_UM)):
+        x, y, w, h = stats[piece, :4]
+        inside = np.pad((labels[y : y + h, x : x + w] == piece).astype(np.uint8), 1)
+        keep[piece] = 2 * cv2.distanceTransform(inside, cv2.DIST_L2, 3).max() * mpp > LINE_WIDTH_UM
+    keep[0] = False
+    return keep[labels].astype(np.uint8) if count > 1 else np.zeros_like(mask)
+
+
+def _without_holes(mask: NDArray[np.uint8], max_hole_px: float) -> NDArray[np.uint8]:
+    """Fill background pieces up to a size; pieces that reach the picture's border are no holes."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
+    x, y, w, h, area = stats.T
+    touches = (x == 0) | (y == 0) | (x + w == mask.shape[1]) | (y + h == mask.shape[0])
+    fill = (area <= max_hole_px) & ~touches
+    fill[0] = False
+    return mask | fill[labels].astype(np.uint8)

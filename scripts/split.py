@@ -1,0 +1,35 @@
+"""Rule split: the roles of all slides in every fold, checked for leaks."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from histomake.cohort import Assignment, leaks
+from histomake.errors import HistomakeError
+from histomake.files import atomic_file, read_json
+from histomake.job import job
+
+
+def main(snakemake):
+    with job(snakemake):
+        roles = [Assignment(*row) for row in snakemake.params.roles]
+        manifests = [read_json(path) for path in snakemake.input.manifests]
+        found = leaks(roles, {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"})
+        if found:
+            raise HistomakeError(
+                f"task {snakemake.wildcards.task}: slides leak between roles:\n  "
+                + "\n  ".join(found)
+                + "\nRemove the duplicates from the sheet, or give the slides the same patient_id"
+            )
+        table = pa.table(
+            {
+                "fold": pa.array([a.fold for a in roles], pa.int16()),
+                "slide_id": [a.slide_id for a in roles],
+                "patient_id": [a.patient_id for a in roles],
+                "role": [a.role for a in roles],
+            }
+        )
+        with atomic_file(snakemake.output.split) as aside:
+            pq.write_table(table, aside, compression="zstd")
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,44 @@
+"""Rule train: the model of one task and fold."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from histomake.config import Task
+from histomake.files import sha256_file
+from histomake.job import job
+from histomake.layout import Layout
+from histomake.learn.data import SlideEntry
+from histomake.learn.train import train
+
+
+def state_folder(snakemake, layout):
+    """Where checkpoints lie: outside what Snakemake wipes, and one folder per identity, so none is resumed wrongly."""
+    identity = {**dict(snakemake.params.items()), "tables": [sha256_file(path) for path in snakemake.input.tables]}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return layout.results / "state" / snakemake.wildcards.task / f"fold{snakemake.wildcards.fold}" / digest
+
+
+def main(snakemake):
+    output = Path(snakemake.output.weights).parent
+    layout = Layout(output.parents[2])
+    task = Task.model_validate(snakemake.params.cfg)
+    slides = {
+        role: [SlideEntry.at(layout, task.grid, *entry) for entry in entries]
+        for role, entries in snakemake.params.cohort.items()
+    }
+    with job(snakemake):
+        train(
+            task,
+            train=slides["train"],
+            val=slides["val"],
+            class_names=snakemake.params.classes,
+            output=output,
+            state=state_folder(snakemake, layout),
+            seed=snakemake.params.seed,
+            threads=snakemake.threads,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

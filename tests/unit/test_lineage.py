@@ -1,0 +1,108 @@
+"""What the audit promises: a result's chain can be walked, and an altered link shows."""
+
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+from histomake import runs
+from histomake.config import parse_config
+from histomake.errors import HistomakeError
+from histomake.job import job
+from histomake.layout import Layout
+from histomake.lineage import altered, walk, write_lineage
+from histomake.quarantine import check_loss, collect
+
+
+class Named(list):
+    """A list with named items, as Snakemake gives to scripts."""
+
+    def __init__(self, **items):
+        super().__init__(items.values())
+        self._items = items
+
+    def items(self):
+        return self._items.items()
+
+
+def make(rule, output, inputs, text):
+    """Run a pretended rule that writes ``text``."""
+    snakemake = SimpleNamespace(
+        rule=rule,
+        input=Named(**{f"i{n}": str(p) for n, p in enumerate(inputs)}),
+        output=Named(out=str(output)),
+        params=Named(cfg={"a": 1}),
+        wildcards=Named(slide="s1"),
+        log=[],
+        threads=1,
+    )
+    with job(snakemake):
+        output.write_text(text)
+
+
+@pytest.fixture
+def chain(tmp_path):
+    slide, store, table = (tmp_path / name for name in ("s1.svs", "s1.json", "s1.parquet"))
+    slide.write_text("pixels")
+    make("convert", store, [slide], "store")
+    make("tabulate", table, [store], "table")
+    return slide, store, table
+
+
+def test_the_chain_leads_from_a_result_to_the_slide(chain, tmp_path):
+    slide, store, table = chain
+    sidecars = list(walk([table]))
+    assert [s["rule"] for s in sidecars] == ["tabulate", "convert"]
+    assert list(sidecars[1]["inputs"]) == [str(slide)]
+    write_lineage(sidecars, tmp_path / "lineage.parquet")
+    rows = pq.read_table(tmp_path / "lineage.parquet").to_pylist()
+    assert [(r["output"], r["rule"], r["slide_id"]) for r in rows] == [
+        (str(table), "tabulate", "s1"),
+        (str(store), "convert", "s1"),
+    ]
+
+
+def test_an_altered_and_a_missing_output_are_both_named(chain):
+    _, store, table = chain
+    sidecars = list(walk([table]))
+    assert altered(sidecars) == []
+    store.write_text("tampered")
+    table.unlink()
+    problems = altered(sidecars)
+    assert problems == [f"{table}: missing", f"{store}: its bytes are not those that rule convert wrote"]
+
+
+def test_a_failing_job_leaves_no_sidecar(tmp_path):
+    output = tmp_path / "x"
+    snakemake = SimpleNamespace(rule="r", input=Named(), output=Named(o=str(output)), log=[str(tmp_path / "l.log")])
+    with pytest.raises(SystemExit), job(snakemake):
+        raise HistomakeError("slide s1: no mpp; give one in the sheet")
+    assert not (tmp_path / "x.meta.json").exists()
+    log = (tmp_path / "l.log").read_text()
+    assert "give one in the sheet" in log
+    assert "Traceback" not in log
+
+
+def test_a_run_record_that_was_altered_or_removed_shows(tmp_path):
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text("slide_id\tpath\tpatient_id\n")
+    layout, config = Layout(tmp_path / "results"), parse_config({"sheet": str(sheet)})
+    kept = [runs.keep_record(layout, config, snakemake_log="", succeeded=True) for _ in range(3)]
+    assert runs.broken_links(layout) == []
+    (kept[0] / "slides.tsv").write_text("other")
+    assert runs.broken_links(layout) == [f"{kept[0] / 'slides.tsv'}: altered or removed since the run"]
+    record = kept[1] / runs.RECORD
+    record.write_text(record.read_text().replace("true", "false"))
+    assert any("was altered or removed" in problem for problem in runs.broken_links(layout))
+
+
+def test_a_slide_is_quarantined_once_for_its_first_reason():
+    ok = {"status": "ok", "slide_id": "a"}
+    bad = {"status": "quarantined", "slide_id": "b", "reason": "no_mpp", "detail": "no mpp", "remedy": "give one"}
+    assert collect([ok, bad, {**bad, "reason": "no_tissue"}]) == [bad]
+
+
+def test_losing_too_many_slides_stops_the_run_and_names_them():
+    bad = {"status": "quarantined", "slide_id": "b", "reason": "no_mpp", "detail": "no mpp", "remedy": "give one"}
+    check_loss([bad], slides=5, max_share=0.2)
+    with pytest.raises(HistomakeError, match=r"1 of 4 slides .*\n  b \(no_mpp\): no mpp. give one"):
+        check_loss([bad], slides=4, max_share=0.2)
