@@ -306,6 +306,20 @@ class CascadeSearch(Section):
     joint: int = Field(192, ge=0, description="Threshold sets tried in the joint search; 0: coordinate-wise only.")
 
 
+class CascadeThresholds(Section):
+    """Thresholds of a cascade, on the probabilities p0 (nothing), p1 (nucleus; mixed), p2 (wholly nucleus)."""
+
+    cut: Share = Field(description="A level-1 pixel is nucleus when its p1 is above this.")
+    lower: list[Share] = Field(
+        description="Levels 2, 3, …: the next finer level is computed where p1 + p2 of this level is at least this; "
+        "0 sends on whatever is not certain."
+    )
+    upper: list[Share] = Field(
+        description="Levels 2, 3, …: accepted as nucleus where p2 is at least this, which wins over lower; 1: "
+        "practically never."
+    )
+
+
 class CascadeBaselines(Section):
     """What a cascade is measured against, on the test slides."""
 
@@ -331,10 +345,7 @@ class Radhical(Section):
     network: CascadeNetwork = Field(default_factory=CascadeNetwork, description="The network.")
     train: CascadeTrain = Field(default_factory=CascadeTrain, description="Samples and training.")
     search: CascadeSearch = Field(default_factory=CascadeSearch, description="Choice of thresholds.")
-    thresholds: list[tuple[Share, Share]] | None = Field(
-        None,
-        description="(lower, upper) per level, finest first, in place of a search; level 1 has only the lower: the cut.",
-    )
+    thresholds: CascadeThresholds | None = Field(None, description="Thresholds in place of a search.")
     block_px: int = Field(
         128,
         ge=32,
@@ -353,8 +364,9 @@ class Radhical(Section):
 
     @model_validator(mode="after")
     def _fit(self) -> Radhical:
-        if self.thresholds is not None and len(self.thresholds) != len(self.scales):
-            raise ValueError(f"thresholds has {len(self.thresholds)} pairs for {len(self.scales)} levels")
+        coarse = len(self.scales) - 1
+        if self.thresholds and {len(self.thresholds.lower), len(self.thresholds.upper)} != {coarse}:
+            raise ValueError(f"thresholds.lower and thresholds.upper need {coarse} values: levels 2 to {coarse + 1}")
         if self.network.border == "zeros" and self.train.lattice != 1:
             raise ValueError("network.border: zeros sees single patches, so it needs train.lattice: 1")
         return self
