@@ -74,14 +74,16 @@ class Tissue(Section):
     threshold: Literal["otsu"] | float = Field(
         "otsu", description="otsu, or a fixed value on the 0-255 scale of the channel."
     )
-    blur_um: float = Field(16.0, ge=0, description="Gaussian sigma before thresholding, in µm.")
+    blur_um: float = Field(
+        8.0, ge=0, description="Gaussian sigma before thresholding, in µm; more would wash out thin strands."
+    )
     close_um: float = Field(32.0, ge=0, description="Gaps up to this width are closed, in µm.")
     min_area_um2: float = Field(
-        20_000.0, ge=0, description="Tissue pieces below this area are dropped as specks, in µm²."
+        10_000.0, ge=0, description="Tissue pieces below this area are dropped as specks, in µm²."
     )
-    max_hole_um2: float = Field(20_000.0, ge=0, description="Holes below this area are filled, in µm².")
+    max_hole_um2: float = Field(10_000.0, ge=0, description="Holes below this area are filled, in µm².")
     ink: bool = Field(
-        True, description="Leave pen ink out of the tissue; switch off for blue or green stains (trichrome, alcian blue)."
+        True, description="Leave pen ink out of the tissue; switch off for blue or green stains (trichrome)."
     )
     grow_um: float = Field(0.0, ge=-500, le=500, description="Grow (positive) or shrink (negative) the mask, in µm.")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import shapely
 
-from histomake.annotation.model import AnnotationProblem, Drawn
+from histomake.annotation.model import AnnotationError, Drawn
 from histomake.config import Annotations
 
 AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
@@ -24,12 +24,12 @@ def read_geojson(path: Path, config: Annotations, skipped: Counter[str]) -> tupl
     ``skipped``.
 
     Raises:
-        AnnotationProblem: not JSON, not GeoJSON, or a geometry that cannot be read.
+        AnnotationError: not JSON, not GeoJSON, or a geometry that cannot be read.
     """
     try:
         content = json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AnnotationProblem(f"not JSON ({error})") from None
+        raise AnnotationError(f"not JSON ({error})") from None
     drawn, qupath = [], False
     for feature in _features(content):
         properties = feature.get("properties") or {}
@@ -51,7 +51,7 @@ def _features(content: Any) -> Iterator[dict[str, Any]]:
     if kind == "Feature":
         members = [content]
     if not isinstance(members, list) or not all(isinstance(m, dict) and m.get("type") == "Feature" for m in members):
-        raise AnnotationProblem("JSON, but neither a GeoJSON FeatureCollection, a Feature nor a list of Features")
+        raise AnnotationError("JSON, but neither a GeoJSON FeatureCollection, a Feature nor a list of Features")
     yield from members
 
 
@@ -59,7 +59,7 @@ def _shape(geometry: dict[str, Any]) -> shapely.Geometry:
     try:
         return shapely.force_2d(shapely.from_geojson(json.dumps(geometry)))
     except (shapely.errors.GEOSException, ValueError) as error:
-        raise AnnotationProblem(f"a {geometry.get('type')} that cannot be read ({error})") from None
+        raise AnnotationError(f"a {geometry.get('type')} that cannot be read ({error})") from None
 
 
 def _name(properties: dict[str, Any], class_property: str | None) -> str:

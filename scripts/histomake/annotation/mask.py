@@ -12,7 +12,7 @@ import tifffile
 import zarr
 from PIL import Image, UnidentifiedImageError
 
-from histomake.annotation.model import AnnotationProblem
+from histomake.annotation.model import AnnotationError
 
 SUFFIXES = (".npy", ".png", ".tif", ".tiff", ".zarr")
 BAND = 1024  # raster rows looked at together
@@ -23,18 +23,19 @@ def open_mask(path: Path) -> Any:
     """An array-like (y, x) of integer labels, memory-mapped or lazily read where the format allows.
 
     Raises:
-        AnnotationProblem: unreadable, not two-dimensional, or not integer.
+        AnnotationError: unreadable, not two-dimensional, or not integer.
     """
     try:
         values = _open(path)
     except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError, KeyError) as error:
-        raise AnnotationProblem(
-            f"a label mask that cannot be read ({error})", "Save it as NPY, PNG, tiled TIFF or Zarr, one integer a pixel"
+        raise AnnotationError(
+            f"a label mask that cannot be read ({error})",
+            "Save it as NPY, PNG, tiled TIFF or Zarr, one integer a pixel",
         ) from None
     if len(values.shape) != 2:
-        raise AnnotationProblem(f"a label mask must have two axes (y, x), this one has shape {tuple(values.shape)}")
+        raise AnnotationError(f"a label mask must have two axes (y, x), this one has shape {tuple(values.shape)}")
     if not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
-        raise AnnotationProblem(f"a label mask must hold integers, this one holds {values.dtype}")
+        raise AnnotationError(f"a label mask must hold integers, this one holds {values.dtype}")
     return values
 
 
@@ -48,8 +49,7 @@ def _open(path: Path) -> Any:
     if suffix == ".zarr":
         found = zarr.open(path, mode="r")
         return found["0"] if isinstance(found, zarr.Group) else found
-    opened = zarr.open(tifffile.imread(path, aszarr=True, level=0), mode="r")
-    return opened
+    return zarr.open(tifffile.imread(path, aszarr=True, level=0), mode="r")
 
 
 def scale_of(shape: tuple[int, int], *, width: int, height: int) -> int:
@@ -58,7 +58,7 @@ def scale_of(shape: tuple[int, int], *, width: int, height: int) -> int:
     A mask of a pyramid level may be rounded up or down at the far edges, as scanners do.
 
     Raises:
-        AnnotationProblem: no whole number fits both axes.
+        AnnotationError: no whole number fits both axes.
     """
     factor = max(1, round(width / shape[1])) if shape[1] else 1
     if all(
@@ -67,8 +67,8 @@ def scale_of(shape: tuple[int, int], *, width: int, height: int) -> int:
     ):
         return factor
     turned = " It would fit with its axes swapped: save it as (y, x)." if shape == (width, height) else ""
-    raise AnnotationProblem(
-        f"the mask is {shape[1]} x {shape[0]} (w x h), the slide {width} x {height}: no whole scale joins them.{turned}",
+    raise AnnotationError(
+        f"the mask is {shape[1]} x {shape[0]} (w x h), the slide {width} x {height}: no whole scale fits.{turned}",
         "Draw the mask at the slide's full size or at a whole fraction of it",
     )
 
@@ -77,12 +77,12 @@ def count_values(values: Any) -> Counter[int]:
     """Pixels per label, read in bands so that memory does not grow with the mask.
 
     Raises:
-        AnnotationProblem: a label is negative or above 65,535.
+        AnnotationError: a label is negative or above 65,535.
     """
     counts: Counter[int] = Counter()
     for top in range(0, values.shape[0], BAND):
         found, pixels = np.unique(np.asarray(values[top : top + BAND]), return_counts=True)
         counts.update(dict(zip(map(int, found), map(int, pixels), strict=True)))
     if counts and (min(counts) < 0 or max(counts) > MAX_VALUE):
-        raise AnnotationProblem(f"labels run from {min(counts)} to {max(counts)}; 0 to {MAX_VALUE} are possible")
+        raise AnnotationError(f"labels run from {min(counts)} to {max(counts)}; 0 to {MAX_VALUE} are possible")
     return counts

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REMEDY = "Correct or re-export the annotation, or empty the slide's annotation cell in the sheet"
 
 
-class AnnotationProblem(Exception):
+class AnnotationError(Exception):
     """A format reader's complaint, before it is known which slide it belongs to."""
 
     def __init__(self, detail: str, remedy: str = REMEDY) -> None:
@@ -94,7 +94,8 @@ class Annotation:
         features = read_json(path.with_suffix(".geojson"))["features"]
         geometries = shapely.from_geojson([_geometry_text(f) for f in features]) if features else []
         regions = [
-            (f["properties"]["classification"]["name"], geometry) for f, geometry in zip(features, geometries, strict=True)
+            (f["properties"]["classification"]["name"], geometry)
+            for f, geometry in zip(features, geometries, strict=True)
         ]
         labels = None
         if record["label_image"]:

@@ -89,9 +89,7 @@ def area_shares(
     return polygon_shares(annotation.union_by_class.get(class_name, shapely.Polygon()), columns, rows, span)
 
 
-def _label_shares(
-    labels: LabelImage, number: int, columns: NDArray, rows: NDArray, span: float
-) -> NDArray[np.float32]:
+def _label_shares(labels: LabelImage, number: int, columns: NDArray, rows: NDArray, span: float) -> NDArray[np.float32]:
     height, width = labels.shape
     shares = np.zeros((rows.size, columns.size))
     if number == 0:

@@ -11,7 +11,7 @@ import shapely
 
 from histomake.annotation.geojson import read_geojson
 from histomake.annotation.mask import SUFFIXES, count_values, open_mask, scale_of
-from histomake.annotation.model import Annotation, AnnotationProblem, Drawn, LabelImage, polygonal
+from histomake.annotation.model import Annotation, AnnotationError, Drawn, LabelImage, polygonal
 from histomake.annotation.xml_formats import read_xml
 from histomake.config import Annotations
 from histomake.errors import Reason, SlideError
@@ -19,9 +19,7 @@ from histomake.errors import Reason, SlideError
 KNOWN = ".xml, .annotations, .geojson, .json, " + ", ".join(SUFFIXES)
 
 
-def read_annotation(
-    path: Path | None, config: Annotations, *, slide_id: str, width: int, height: int
-) -> Annotation:
+def read_annotation(path: Path | None, config: Annotations, *, slide_id: str, width: int, height: int) -> Annotation:
     """Read, name, repair and check the annotation of a slide of ``width`` x ``height`` level-0 pixels.
 
     ``path`` None means the slide has no annotation, which is no error and gives an annotation without regions.
@@ -47,7 +45,7 @@ def read_annotation(
         if path.suffix.lower() in SUFFIXES:
             return _from_mask(path, config, class_names, record)
         return _from_shapes(path, config, class_names, record)
-    except AnnotationProblem as problem:
+    except AnnotationError as problem:
         raise SlideError(
             Reason.BAD_ANNOTATION, slide_id=slide_id, path=path, detail=problem.detail, remedy=problem.remedy
         ) from None
@@ -55,11 +53,11 @@ def read_annotation(
 
 def _check_file(path: Path, config: Annotations) -> None:
     if not path.exists():
-        raise AnnotationProblem("the annotation file does not exist", "Correct its path in the sheet")
+        raise AnnotationError("the annotation file does not exist", "Correct its path in the sheet")
     size_mb = path.stat().st_size / 1e6
     lazily_read = path.suffix.lower() in (".npy", ".tif", ".tiff", ".zarr")
     if size_mb > config.max_file_mb and not lazily_read:
-        raise AnnotationProblem(
+        raise AnnotationError(
             f"{size_mb:.0f} MB is above annotations.max_file_mb ({config.max_file_mb:g})",
             "Raise the limit if the job has the memory (about ten times the file), or export without measurements",
         )
@@ -73,10 +71,10 @@ def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], 
     elif suffix in (".geojson", ".json"):
         kind, drawn = read_geojson(path, config, skipped)
     else:
-        raise AnnotationProblem(f"unknown annotation format {path.suffix!r}", f"Known are {KNOWN}")
+        raise AnnotationError(f"unknown annotation format {path.suffix!r}", f"Known are {KNOWN}")
     if not drawn:
         without_area = f" ({sum(skipped.values())} shapes without area)" if skipped else ""
-        raise AnnotationProblem(f"the annotation holds no region{without_area}")
+        raise AnnotationError(f"the annotation holds no region{without_area}")
     _check_names(Counter(d.name for d in drawn), config, "names")
     ignored = Counter(d.name for d in drawn if d.name in config.ignore)
     kept = [d for d in drawn if d.name not in config.ignore]
@@ -103,7 +101,7 @@ def _check_names(found: Counter[str], config: Annotations, what: str) -> None:
     unknown = {name: n for name, n in sorted(found.items()) if name not in config.classes and name not in config.ignore}
     if unknown:
         listed = ", ".join(f"{name!r} ({n})" for name, n in unknown.items())
-        raise AnnotationProblem(
+        raise AnnotationError(
             f"{what} that annotations.classes does not map: {listed}",
             "Map them under annotations.classes or list them under annotations.ignore",
         )
@@ -122,7 +120,7 @@ def _repair(drawn: list[Drawn], config: Annotations) -> tuple[list[tuple[str, sh
         else:
             regions.append((config.classes[name], valid))
     if drawn and not regions:
-        raise AnnotationProblem(f"none of its {len(drawn)} regions has an area")
+        raise AnnotationError(f"none of its {len(drawn)} regions has an area")
     return regions, {"repaired": repaired, "degenerate": degenerate}
 
 
@@ -143,7 +141,7 @@ def _check_bounds(
         x0, y0, x1, y1 = shapely.total_bounds(geometries)
         beyond = {"left": -x0, "top": -y0, "right": x1 - width, "bottom": y1 - height}
         listed = ", ".join(f"{by:.0f} px beyond the {side}" for side, by in beyond.items() if by > 0)
-        raise AnnotationProblem(
+        raise AnnotationError(
             f"{outside:.1%} of the annotated area lies outside the slide of {width} x {height} px: {listed}",
             "Look for a wrong scale, offset or slide; annotations.max_outside sets how much is clipped without asking",
         )
@@ -169,7 +167,7 @@ def _from_mask(path: Path, config: Annotations, class_names: tuple[str, ...], re
     counts = count_values(values)
     labels = Counter({str(value): n for value, n in counts.items() if value != 0 or "0" in config.classes})
     if not labels:
-        raise AnnotationProblem("the label mask is empty: every pixel is 0")
+        raise AnnotationError("the label mask is empty: every pixel is 0")
     _check_names(labels, config, "mask values")
     lookup = np.zeros(1 << 16, np.uint8)
     area: Counter[str] = Counter()

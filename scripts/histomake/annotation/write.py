@@ -56,7 +56,7 @@ def write_geojson(annotation: Annotation, path: Path | str) -> None:
 
 
 def _feature(name: str, geometry: shapely.Geometry, colour: list[int]) -> dict[str, Any]:
-    # Rounding may push two vertices onto each other; set_precision keeps the geometry valid where plain rounding may not.
+    # Plain rounding can push vertices over each other; set_precision keeps the geometry valid.
     rounded = shapely.set_precision(geometry, 0.01)
     return {
         "type": "Feature",

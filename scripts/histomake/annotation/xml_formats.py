@@ -16,7 +16,7 @@ import shapely
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from histomake.annotation.model import AnnotationProblem, Drawn
+from histomake.annotation.model import AnnotationError, Drawn
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -34,7 +34,7 @@ def read_xml(path: Path, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
     Shapes without area (points, rulers, arrows) are counted in ``skipped``.
 
     Raises:
-        AnnotationProblem: not XML, unsafe XML, an unknown dialect, or a coordinate that is no number.
+        AnnotationError: not XML, unsafe XML, an unknown dialect, or a coordinate that is no number.
     """
     try:
         events = ElementTree.iterparse(path, events=("start", "end"), forbid_dtd=True)
@@ -45,13 +45,13 @@ def read_xml(path: Path, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
             drawn = list(_layers(events, skipped))
             return _dialect(skipped), drawn
     except DefusedXmlException as error:
-        raise AnnotationProblem(
+        raise AnnotationError(
             f"XML with a DTD or entities is refused because it can exhaust memory or read other files ({error!r})",
             "Export the annotation again; annotation programs never write a DTD",
         ) from None
     except (ParseError, StopIteration) as error:
-        raise AnnotationProblem(f"not well-formed XML ({error})") from None
-    raise AnnotationProblem(f"XML of an unknown kind: its root is <{root.tag}>, not ASAP_Annotations or Annotations")
+        raise AnnotationError(f"not well-formed XML ({error})") from None
+    raise AnnotationError(f"XML of an unknown kind: its root is <{root.tag}>, not ASAP_Annotations or Annotations")
 
 
 def _asap(events: Iterator[tuple[str, Element]], skipped: Counter[str]) -> Iterator[Drawn]:
@@ -118,9 +118,9 @@ def _points(elements: list[Element]) -> np.ndarray:
         points = np.array([(float(e.attrib["X"]), float(e.attrib["Y"])) for e in elements]).reshape(-1, 2)
     except (KeyError, ValueError):
         # ASAP follows the desktop's locale on some systems and then writes decimal commas.
-        raise AnnotationProblem("a vertex whose X or Y is missing or not a number (decimal comma?)") from None
+        raise AnnotationError("a vertex whose X or Y is missing or not a number (decimal comma?)") from None
     if not np.isfinite(points).all():
-        raise AnnotationProblem("a vertex whose X or Y is not finite")
+        raise AnnotationError("a vertex whose X or Y is not finite")
     return points
 
 
