@@ -1,0 +1,462 @@
+"""Owns turning a slide file into a store: encoded tiles copied where possible, encoded again where not."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import dask
+import numpy as np
+
+from histomake import config as settings
+from histomake.errors import Reason, SlideError
+from histomake.files import HASH_BLOCK, atomic_directory, atomic_file
+from histomake.slide.codec import TileCoding
+from histomake.slide.reader import SlideReader
+from histomake.slide.source import Resolution, open_source, quarantining, resolve_mpp
+from histomake.slide.sources.base import (
+    DamagedTilesError,
+    FileBytes,
+    Source,
+    SourceLevel,
+    TileBytes,
+)
+from histomake.slide.store import FILL, Level, LevelWriter, dump_json, image_metadata
+
+PYRAMID_TOP_PX = 1024
+"""Halving stops when a level's longer side is at most this."""
+
+EXTEND_ABOVE_PX = 4096
+"""A slide that has a pyramid gets further levels only when its coarsest one is longer than this."""
+
+HALVINGS = 3
+"""Levels made from one decoded block: fewer decodes and less repeated JPEG loss than halving level by level."""
+
+BLOCK_TILES = 1 << HALVINGS
+BLOCK_BYTES = 1 << 27
+"""Largest decoded block: wide strips, decoded whole, get flatter blocks and fewer halvings."""
+
+BLOCKS_PER_THREAD = 4
+
+Read = Callable[[int, int, int, int], np.ndarray]
+
+
+def convert(
+    source: Path | str,
+    store: Path | str,
+    *,
+    slide_id: str,
+    config: settings.Convert,
+    mpp: float | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Convert one slide; the store appears whole or not at all. Returns the manifest.
+
+    ``mpp`` is the sheet's override in µm per pixel. With ``config.store: zip`` the store is one file,
+    ``<store>.zip``. SlideError when the slide cannot be used; OSError when the disk is full.
+    """
+    source, store = Path(source), Path(store)
+    started = time.perf_counter()
+    with open_source(source, slide_id=slide_id) as slide, quarantining(slide_id, source):
+        resolution = resolve_mpp(slide.info, mpp, slide_id=slide_id, path=source)
+        opened = time.perf_counter()
+        with _SourceHash(slide, slide_id) as source_hash, atomic_directory(store) as aside:
+            writing = _Writing(slide, aside, config, threads, slide_id, resolution)
+            writing.write()
+            written = time.perf_counter()
+            sha256 = source_hash.result()
+        store = _pack(store) if config.store == "zip" else store
+    done = time.perf_counter()
+    seconds = {"open": opened - started, "tiles": written - opened, "commit": done - written, "total": done - started}
+    return _manifest(writing, store, sha256=sha256, seconds=seconds)
+
+
+def plan_levels(source: Sequence[SourceLevel], config: settings.Convert) -> list[Level]:
+    """The levels of the store: those of the source, then halvings of the coarsest where a pyramid is missing."""
+    levels = [_layout(level, source[0], f"{i}", config) for i, level in enumerate(source)]
+    longest = max(levels[-1].width, levels[-1].height)
+    if len(levels) > 1 and longest <= EXTEND_ABOVE_PX:
+        return levels
+    while max(levels[-1].width, levels[-1].height) > PYRAMID_TOP_PX:
+        last = levels[-1]
+        half = SourceLevel(-(-last.width // 2), -(-last.height // 2), config.tile_px, config.tile_px)
+        layout = _layout(half, source[0], f"{len(levels)}", config)
+        levels.append(replace(layout, downsample=last.downsample * 2))
+    return levels
+
+
+def _layout(level: SourceLevel, finest: SourceLevel, path: str, config: settings.Convert) -> Level:
+    copied = level.coding is not None
+    tile_width, tile_height = (level.tile_width, level.tile_height) if copied else (config.tile_px, config.tile_px)
+    quality = None if config.codec == "zstd" else config.quality
+    layout = Level(
+        path=path,
+        width=level.width,
+        height=level.height,
+        tile_width=tile_width,
+        tile_height=tile_height,
+        shard_rows=1,
+        shard_columns=1,
+        downsample=downsample_between(finest, level),
+        coding=level.coding or TileCoding(config.codec, quality=quality),
+    )
+    rows, columns = layout.grid
+    return replace(
+        layout,
+        shard_rows=_shard_tiles(rows, config.shard_px // tile_height),
+        shard_columns=_shard_tiles(columns, config.shard_px // tile_width),
+    )
+
+
+def _shard_tiles(grid: int, wanted: int) -> int:
+    """Tiles along a shard: a multiple of a block's tiles, so that a block never straddles two bands of shards."""
+    wanted = max(BLOCK_TILES, wanted // BLOCK_TILES * BLOCK_TILES)
+    return min(wanted, -(-grid // BLOCK_TILES) * BLOCK_TILES)
+
+
+def downsample_between(finest: SourceLevel, level: SourceLevel) -> float:
+    """How many finest pixels a pixel of ``level`` spans along each side.
+
+    Scanners shrink by whole factors and drop or add the last partial pixel, so width / width gives figures such as
+    16.0018, which shift the far edge by whole pixels: a whole factor that explains both sides to a pixel wins.
+    """
+    ratios = finest.width / level.width, finest.height / level.height
+    factor = round(sum(ratios) / 2)
+    sides = ((finest.width, level.width), (finest.height, level.height))
+    if factor >= 1 and all(abs(full / factor - part) < 1 for full, part in sides):
+        return float(factor)
+    return sum(ratios) / 2
+
+
+class _SourceHash:
+    """sha256 of the source's bytes, computed in a thread beside the copy: the blocks are in the page cache.
+
+    A folder's hash is that of its sorted (relative path, sha256) list, as files.sha256_tree has it.
+    """
+
+    def __init__(self, slide: Source, slide_id: str) -> None:
+        self._slide, self._slide_id = slide, slide_id
+        self._stop = threading.Event()
+        self._hashes: dict[str, str] = {}
+        self._error: OSError | None = None
+        self._before = self._stamps()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        return [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in self._slide.files)]
+
+    def _run(self) -> None:
+        try:
+            for path in self._slide.files:
+                root = self._slide.path if self._slide.path.is_dir() else self._slide.path.parent
+                self._hashes[path.relative_to(root).as_posix()] = self._hash(path)
+        except OSError as error:
+            self._error = error
+
+    def _hash(self, path: Path) -> str:
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(HASH_BLOCK))
+        with path.open("rb", buffering=0) as stream:
+            while not self._stop.is_set() and (count := stream.readinto(buffer)):
+                digest.update(buffer[:count])
+        return digest.hexdigest()
+
+    def __enter__(self) -> _SourceHash:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def result(self) -> str:
+        """The hash; SlideError when the slide changed while it was read."""
+        self._thread.join()
+        if self._error is not None or self._stamps() != self._before:
+            raise SlideError(
+                Reason.UNREADABLE,
+                slide_id=self._slide_id,
+                path=self._slide.path,
+                detail=f"the slide changed or vanished while it was read ({self._error or 'new size or time'})",
+                remedy="Wait until the scanner has finished writing it",
+            )
+        if list(self._hashes) == [self._slide.path.name]:
+            return self._hashes[self._slide.path.name]
+        lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(self._hashes.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Encoded neighbours of one row of tiles: columns, sizes in bytes, and the bytes back to back."""
+
+    row: int
+    columns: np.ndarray
+    sizes: np.ndarray
+    data: bytes
+
+
+class _Writing:
+    """One store being filled, level after level."""
+
+    def __init__(
+        self,
+        slide: Source,
+        store: Path,
+        config: settings.Convert,
+        threads: int,
+        slide_id: str,
+        resolution: Resolution,
+    ) -> None:
+        self.slide, self.store, self.config, self.threads = slide, store, config, threads
+        self.slide_id, self.resolution = slide_id, resolution
+        self.levels = plan_levels(slide.info.levels, config)
+        self.empty_tiles = [0] * len(self.levels)
+        self.written = 0
+
+    def write(self) -> None:
+        """Fill the store and write its metadata."""
+        originals = self.slide.info.levels
+        for index, original in enumerate(originals):
+            if original.coding is not None:
+                self.empty_tiles[index] = copy_tiles(self.slide.tile_bytes(index), self.store, self.levels[index])
+                self._finish(index + 1)
+                continue
+            last = len(self.levels) if index + 1 == len(originals) else index + 1
+            self._encode(partial(self.slide.read, index), original, index, self.levels[index:last], halved=0)
+        while self.written < len(self.levels):
+            # Pixels of the level above come from its stored tiles, through the same reader as everyone's.
+            with SlideReader(self.store, slide_id=self.slide_id) as reader:
+                base = self.written - 1
+                stored = SourceLevel(self.levels[base].width, self.levels[base].height, 1, 1)
+                read = partial(reader.read_level, base)
+                self._encode(read, stored, self.written, self.levels[self.written :], halved=1)
+
+    def _encode(self, read: Read, base: SourceLevel, first: int, levels: list[Level], *, halved: int) -> None:
+        """Write as many of ``levels`` as one decoding of ``base`` yields; ``first`` is the index of the first."""
+        width, height, halvings = _block_size(base, self.config.tile_px)
+        levels = levels[: halvings + 1 - halved]
+        blocks = list(_blocks(base.width, base.height, width, height))
+        counts = [0] * len(levels)
+        writers = [LevelWriter(self.store, level) for level in levels]
+        with ExitStack() as stack:
+            for writer in writers:
+                stack.enter_context(writer)
+            batch = self.threads * BLOCKS_PER_THREAD
+            for start in range(0, len(blocks), batch):
+                tasks = [
+                    dask.delayed(_encode_block)(read, box, levels, halved) for box in blocks[start : start + batch]
+                ]
+                scheduler = "threads" if self.threads > 1 else "synchronous"
+                for encoded in dask.compute(*tasks, scheduler=scheduler, num_workers=self.threads):
+                    for i, rows in enumerate(encoded):
+                        for row in rows:
+                            counts[i] += len(row.columns)
+                            writers[i].append(row.row, row.columns, row.sizes, row.data)
+        for i, level in enumerate(levels):
+            self.empty_tiles[first + i] = level.grid[0] * level.grid[1] - counts[i]
+        self._finish(first + len(levels))
+
+    def _finish(self, written: int) -> None:
+        """Write the metadata of the levels there are."""
+        self.written = written
+        levels = self.levels[:written]
+        for level in levels:
+            dump_json(self.store / level.path / "zarr.json", level.metadata())
+        mpp = self.resolution.x, self.resolution.y
+        attributes = {
+            "slide_id": self.slide_id,
+            "mpp": self.resolution.mpp,
+            "mpp_source": self.resolution.origin,
+            "downsamples": [level.downsample for level in levels],
+        }
+        metadata = image_metadata(levels, name=self.slide_id, mpp=mpp, attributes=attributes)
+        dump_json(self.store / "zarr.json", metadata)
+
+
+def _block_size(base: SourceLevel, tile_px: int) -> tuple[int, int, int]:
+    """Width, height and number of halvings of the blocks in which ``base`` is decoded."""
+    width = max(tile_px * BLOCK_TILES, -(-base.tile_width // (tile_px * BLOCK_TILES)) * tile_px * BLOCK_TILES)
+    halvings = HALVINGS
+    while halvings and width * (tile_px << halvings) * 3 > BLOCK_BYTES:
+        halvings -= 1
+    return width, tile_px << halvings, halvings
+
+
+def _blocks(width: int, height: int, step_x: int, step_y: int) -> Iterator[tuple[int, int, int, int]]:
+    for y in range(0, height, step_y):
+        for x in range(0, width, step_x):
+            yield x, y, min(step_x, width - x), min(step_y, height - y)
+
+
+def _encode_block(read: Read, box: tuple[int, int, int, int], levels: list[Level], halved: int) -> list[list[_Row]]:
+    """Decode one block and encode its tiles for each of ``levels``, each half the size of the one before."""
+    x, y, _, _ = box
+    pixels = read(*box)
+    encoded = []
+    for step, level in enumerate(levels, start=halved):
+        if step:
+            pixels = halve(pixels)
+        encoded.append(_encode_tiles(pixels, level, (x >> step) // level.tile_width, (y >> step) // level.tile_height))
+    return encoded
+
+
+def halve(pixels: np.ndarray) -> np.ndarray:
+    """Half the size by 2 x 2 means; an odd last row or column is repeated first, so sizes round up."""
+    height, width = pixels.shape[:2]
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    size = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _encode_tiles(pixels: np.ndarray, level: Level, first_column: int, first_row: int) -> list[_Row]:
+    """Encode a block's tiles; all-white ones are left out, since white is the store's fill value."""
+    rows = []
+    for i, top in enumerate(range(0, pixels.shape[0], level.tile_height)):
+        columns, parts = [], []
+        for j, left in enumerate(range(0, pixels.shape[1], level.tile_width)):
+            tile = pixels[top : top + level.tile_height, left : left + level.tile_width]
+            if tile.min() == FILL:
+                continue
+            missing = level.tile_height - tile.shape[0], level.tile_width - tile.shape[1]
+            if any(missing):
+                tile = np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+            columns.append(first_column + j)
+            parts.append(level.coding.encode(tile))
+        if columns:
+            rows.extend(_split_by_shard(first_row + i, np.array(columns), parts, level))
+    return rows
+
+
+def _split_by_shard(row: int, columns: np.ndarray, parts: list[bytes], level: Level) -> Iterator[_Row]:
+    for shard in np.unique(columns // level.shard_columns):
+        chosen = np.flatnonzero(columns // level.shard_columns == shard)
+        tiles = [parts[i] for i in chosen]
+        yield _Row(row, columns[chosen], np.array([len(t) for t in tiles]), b"".join(tiles))
+
+
+def copy_tiles(tiles: TileBytes, store: Path, level: Level) -> int:
+    """Copy the encoded tiles of a level as they are; returns how many the source leaves empty.
+
+    Tiles are read in file order, whole runs at a time, a band of shards being written side by side.
+    DamagedTilesError when tiles do not begin, or end, as the others do.
+    """
+    file = FileBytes(tiles.path)
+    check = _StreamCheck(level.coding.codec)
+    try:
+        with LevelWriter(store, level) as writer:
+            for row in range(level.grid[0]):
+                for start in range(0, level.grid[1], level.shard_columns):
+                    columns = start + np.flatnonzero(tiles.counts[row, start : start + level.shard_columns])
+                    if len(columns):
+                        sizes = tiles.counts[row, columns]
+                        data = _read_run(file, tiles.offsets[row, columns], sizes)
+                        check.add(row, columns, sizes, data)
+                        writer.append(row, columns, sizes, data)
+    finally:
+        file.close()
+    check.finish()
+    return int(np.count_nonzero(tiles.counts == 0))
+
+
+def _read_run(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray) -> bytes:
+    """The bytes of several tiles back to back, with one read for each stretch that is contiguous in the file."""
+    breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1
+    starts, ends = [0, *breaks.tolist()], [*breaks.tolist(), len(offsets)]
+    parts = [file.read(int(offsets[a]), int(sizes[a:b].sum())) for a, b in zip(starts, ends, strict=True)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _StreamCheck:
+    """Finds tiles whose first or last bytes are not those of the codec, without decoding any."""
+
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+        self._bad: list[tuple[int, int]] = []
+        self._unended: list[tuple[int, int]] = []
+        self._total = 0
+
+    def add(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes) -> None:
+        """Look at tiles that lie back to back in ``data``."""
+        view = np.frombuffer(data, np.uint8)
+        ends = np.cumsum(sizes).astype(np.int64)
+        starts = ends - sizes.astype(np.int64)
+        self._total += len(columns)
+        head = view[starts].astype(np.uint16) << 8 | view[np.minimum(starts + 1, len(view) - 1)]
+        good = (0xFFD8,) if self._codec == "jpeg" else (0xFF4F, 0x0000)
+        self._bad += [(row, int(c)) for c in columns[~np.isin(head, good)]]
+        tail = view[np.maximum(ends - 2, 0)].astype(np.uint16) << 8 | view[ends - 1]
+        for i in np.flatnonzero(tail != 0xFFD9):
+            if b"\xff\xd9" not in data[max(int(starts[i]), int(ends[i]) - 64) : int(ends[i])]:
+                self._unended.append((row, int(columns[i])))
+
+    def finish(self) -> None:
+        """Raise DamagedTilesError when something was found; a writer that never ends its tiles is believed."""
+        bad = self._bad + (self._unended if len(self._unended) < self._total / 2 else [])
+        if bad:
+            listed = ", ".join(f"row {r} column {c}" for r, c in sorted(set(bad))[:5])
+            raise DamagedTilesError(f"{len(set(bad))} of {self._total} tiles are no {self._codec} streams: {listed}")
+
+
+def _pack(store: Path) -> Path:
+    """Turn a directory store into one uncompressed zip beside it."""
+    packed = store.with_name(f"{store.name}.zip")
+    with atomic_file(packed) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        # OME-Zarr zip files begin with the group's metadata, so that a reader finds it at once.
+        for file in sorted(store.rglob("*"), key=lambda p: (p.name != "zarr.json", p)):
+            if file.is_file():
+                archive.write(file, file.relative_to(store).as_posix())
+    shutil.rmtree(store)
+    return packed
+
+
+def _manifest(writing: _Writing, store: Path, *, sha256: str, seconds: dict[str, float]) -> dict[str, Any]:
+    info, resolution, finest = writing.slide.info, writing.resolution, writing.levels[0]
+    files = [p for p in store.rglob("*") if p.is_file()] if store.is_dir() else [store]
+    originals = [level.coding is not None for level in info.levels]
+    passthrough = originals + [False] * (len(writing.levels) - len(originals))
+    levels = [
+        {
+            "path": level.path,
+            "width": level.width,
+            "height": level.height,
+            "downsample": level.downsample,
+            "mpp": resolution.mpp * level.downsample,
+            "codec": level.coding.codec,
+            "passthrough": copied,
+            "empty_tiles": empty,
+        }
+        for level, copied, empty in zip(writing.levels, passthrough, writing.empty_tiles, strict=True)
+    ]
+    return {
+        "status": "ok",
+        "slide_id": writing.slide_id,
+        "store": store.name,
+        "width": finest.width,
+        "height": finest.height,
+        "mpp": resolution.mpp,
+        "mpp_x": resolution.x,
+        "mpp_y": resolution.y,
+        "mpp_source": resolution.origin,
+        "levels": levels,
+        "bounds": None if info.bounds is None else dict(zip(("x", "y", "width", "height"), info.bounds, strict=True)),
+        "sha256": sha256,
+        "bytes_in": sum(p.stat().st_size for p in writing.slide.files),
+        "bytes_out": sum(p.stat().st_size for p in files),
+        "files": len(files),
+        "vendor": info.vendor,
+        "format": info.family,
+        "properties": info.properties,
+        "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
+    }

@@ -1,0 +1,81 @@
+"""Owns reading and splicing JPEG streams at marker level, without decoding a pixel."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+SOI = b"\xff\xd8"
+EOI = b"\xff\xd9"
+# APP14 "Adobe", version 100, no flags, transform 0: the three components are R, G, B and are not to be converted.
+ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+
+_STANDALONE = {0x01, *range(0xD0, 0xD8)}
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = {0xC0, 0xC1}
+
+
+class JpegStreamError(ValueError):
+    """The bytes are not a JPEG stream that can be understood."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The frame header (SOF) of a JPEG stream (ITU T.81, B.2.2)."""
+
+    width: int
+    height: int
+    components: int
+    precision: int
+    sequential: bool
+    sampling: tuple[tuple[int, int], ...]
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether any component has fewer samples than another."""
+        return len(set(self.sampling)) > 1
+
+
+def read_frame(stream: bytes) -> Frame:
+    """The frame header of ``stream``; JpegStreamError where there is none."""
+    position = 2
+    if stream[:2] != SOI:
+        raise JpegStreamError("no start-of-image marker")
+    while position + 4 <= len(stream):
+        if stream[position] != 0xFF:
+            raise JpegStreamError(f"no marker at byte {position}")
+        marker = stream[position + 1]
+        if marker == 0xFF or marker in _STANDALONE:
+            position += 1 if marker == 0xFF else 2
+            continue
+        (length,) = struct.unpack_from(">H", stream, position + 2)
+        if marker in _FRAMES:
+            return _parse_frame(stream[position + 4 : position + 2 + length], sequential=marker in _SEQUENTIAL)
+        if marker in (0xDA, 0xD9) or length < 2:
+            break
+        position += 2 + length
+    raise JpegStreamError("no frame header")
+
+
+def _parse_frame(body: bytes, *, sequential: bool) -> Frame:
+    if len(body) < 6 or len(body) < 6 + 3 * body[5]:
+        raise JpegStreamError("frame header is cut short")
+    precision, height, width, components = struct.unpack_from(">BHHB", body)
+    sampling = tuple((body[7 + 3 * i] >> 4, body[7 + 3 * i] & 15) for i in range(components))
+    return Frame(width, height, components, precision, sequential, sampling)
+
+
+def stream_head(tables: bytes | None, *, rgb: bool) -> bytes:
+    """What replaces the start-of-image marker of a tile to make it an ordinary, self-contained JPEG file.
+
+    Tiles of a TIFF are abbreviated streams: their quantisation and Huffman ``tables`` are stored once, in a tag.
+    Where the components are RGB, the Adobe marker says so, or every ordinary decoder, nvJPEG among them, would
+    take them for YCbCr and convert the colours a second time.
+    """
+    shared = tables[2:-2] if tables and tables[:2] == SOI and tables[-2:] == EOI else b""
+    return SOI + (ADOBE_RGB if rgb else b"") + shared
+
+
+def complete(tile: bytes, head: bytes) -> bytes:
+    """``tile`` as a self-contained JPEG file, with the ``head`` of ``stream_head``."""
+    return head + tile[2:]

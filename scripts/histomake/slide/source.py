@@ -1,0 +1,115 @@
+"""Owns opening a slide of any family, chosen by content, and deciding its resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import openslide
+
+from histomake.errors import Reason, SlideError
+from histomake.slide.sources.base import (
+    PARSE_ERRORS,
+    DamagedTilesError,
+    ImplausibleSlideError,
+    Source,
+    SourceInfo,
+    TruncatedSlideError,
+    UnsupportedSlideError,
+)
+from histomake.slide.sources.plain import NpySource, PictureSource
+from histomake.slide.sources.tiff import TiffSource
+from histomake.slide.sources.vendor import OpenSlideSource
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
+NPY_MAGIC = b"\x93NUMPY"
+OWN_TIFF_VENDORS = (None, "aperio", "generic-tiff")
+
+VENDOR_MPP = (0.05, 100.0)
+"""Believable µm per pixel from a vendor's own field: overview scans go far beyond diagnostic resolution."""
+
+TAG_MPP = (0.05, 20.0)
+"""Believable µm per pixel from TIFF resolution tags, which software fills with print resolutions and zeros."""
+
+_REASONS = {
+    UnsupportedSlideError: (Reason.UNSUPPORTED, "Export the slide to a pyramidal 8-bit RGB TIFF"),
+    TruncatedSlideError: (Reason.TRUNCATED, "Copy the file again from the scanner and compare checksums"),
+    ImplausibleSlideError: (Reason.IMPLAUSIBLE_SIZE, "The header is damaged or forged; copy the file again"),
+    DamagedTilesError: (Reason.DAMAGED_TILES, "Copy the file again from the scanner, or scan the glass again"),
+}
+
+
+@contextmanager
+def quarantining(slide_id: str, path: Path) -> Iterator[None]:
+    """Turn what a source raises about its own file into a SlideError for the slide."""
+    try:
+        yield
+    except tuple(_REASONS) as error:
+        reason, remedy = _REASONS[type(error)]
+        raise SlideError(reason, slide_id=slide_id, path=path, detail=str(error), remedy=remedy) from error
+
+
+def open_source(path: Path | str, *, slide_id: str) -> Source:
+    """Open a slide file or DICOM folder. SlideError when it cannot be read; the file's suffix is not trusted."""
+    path = Path(path)
+    with quarantining(slide_id, path):
+        try:
+            return _family(path)(path)
+        except PARSE_ERRORS as error:
+            raise SlideError(
+                Reason.UNREADABLE,
+                slide_id=slide_id,
+                path=path,
+                detail=f"the file cannot be read ({type(error).__name__}: {error})",
+                remedy="Check that the file is a slide and is whole",
+            ) from error
+
+
+def _family(path: Path) -> type[Source]:
+    with path.open("rb") as stream:
+        head = stream.read(132)
+    if not head:
+        raise TruncatedSlideError("the file is empty")
+    if head.startswith(NPY_MAGIC):
+        return NpySource
+    vendor = openslide.OpenSlide.detect_format(path)
+    if head.startswith(TIFF_MAGIC) and vendor in OWN_TIFF_VENDORS:
+        return TiffSource
+    if vendor is not None:
+        return OpenSlideSource
+    if head.startswith(PICTURE_MAGIC):
+        return PictureSource
+    raise UnsupportedSlideError(f"the content is of no known slide format (it begins with {head[:8]!r})")
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """µm per level-0 pixel along x and y, and where the figure comes from: sheet, vendor or tiff_tags."""
+
+    x: float
+    y: float
+    origin: str
+
+    @property
+    def mpp(self) -> float:
+        """The one figure used everywhere: the mean of both axes."""
+        return (self.x + self.y) / 2
+
+
+def resolve_mpp(info: SourceInfo, sheet_mpp: float | None, *, slide_id: str, path: Path) -> Resolution:
+    """Sheet, then vendor metadata, then TIFF resolution tags within bounds; else SlideError NO_MPP."""
+    if sheet_mpp is not None:
+        return Resolution(sheet_mpp, sheet_mpp, "sheet")
+    refused = []
+    for origin, mpp, (low, high) in (("vendor", info.vendor_mpp, VENDOR_MPP), ("tiff_tags", info.tag_mpp, TAG_MPP)):
+        if mpp is None:
+            continue
+        if all(low <= value <= high for value in mpp):
+            return Resolution(*mpp, origin)
+        refused.append(f"{origin} claims {mpp[0]:.4g} µm per pixel")
+    detail = "no usable mpp" + (f": {', '.join(refused)}" if refused else "; the file does not state one")
+    remedy = "Give one in the sheet's mpp column"
+    raise SlideError(Reason.NO_MPP, slide_id=slide_id, path=path, detail=detail, remedy=remedy)

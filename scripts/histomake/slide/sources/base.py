@@ -1,0 +1,179 @@
+"""Owns the interface between slide files and the converter: levels, encoded tiles, decoded regions."""
+
+from __future__ import annotations
+
+import os
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from histomake.slide.codec import TileCoding
+
+# What parsers raise on malformed input. Disk-full and friends come from writing and are never caught with these.
+PARSE_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+)
+
+MAX_SIDE_PX = 2_000_000
+"""Longest believable side of a level: 0.1 µm per pixel over a 200 mm slide."""
+
+WHITE = 255
+
+
+class UnsupportedSlideError(Exception):
+    """The file is whole, but of a kind that is not handled; the message says which."""
+
+
+class TruncatedSlideError(Exception):
+    """The file ends before the data its header promises."""
+
+
+class ImplausibleSlideError(Exception):
+    """The header claims a size no slide has."""
+
+
+class DamagedTilesError(Exception):
+    """Some tiles cannot be what their header says."""
+
+
+@dataclass(frozen=True)
+class TileBytes:
+    """Where the encoded tiles of a level lie: byte ranges of one file, as (rows, columns) arrays; 0 bytes: absent."""
+
+    path: Path
+    offsets: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class SourceLevel:
+    """One resolution of a slide. ``coding`` is None when the tiles have to be decoded and encoded again."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    coding: TileCoding | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return -(-self.height // self.tile_height), -(-self.width // self.tile_width)
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a slide file says about itself."""
+
+    family: str
+    vendor: str
+    levels: tuple[SourceLevel, ...]
+    vendor_mpp: tuple[float, float] | None = None
+    tag_mpp: tuple[float, float] | None = None
+    bounds: tuple[int, int, int, int] | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """An open slide file. Every method may be called from several threads at once."""
+
+    info: SourceInfo
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that holds a part of the slide, sorted."""
+        return [self.path]
+
+    def tile_bytes(self, level: int) -> TileBytes:
+        """Byte ranges of the encoded tiles of a level that has a ``coding``."""
+        raise NotImplementedError(f"{self.info.family} has no encoded tiles on level {level}")
+
+    @abstractmethod
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Pixels of ``level``, which must lie inside it: uint8 (height, width, 3). DamagedTilesError on bad data."""
+
+    def associated(self) -> dict[str, Callable[[], np.ndarray]]:
+        """Readers of the label, macro and thumbnail images: name → function returning uint8 (h, w, 3)."""
+        return {}
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_size(width: int, height: int) -> None:
+    """ImplausibleSlideError unless a level of this size can exist."""
+    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+        raise ImplausibleSlideError(f"the header claims {width} x {height} px")
+
+
+def to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """uint8 RGB (h, w, 3) from grey (h, w), (h, w, 1), RGB or RGBA; transparency becomes white."""
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype != np.uint8:
+        raise UnsupportedSlideError(f"pixels are {pixels.dtype}, only 8-bit images are supported")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise UnsupportedSlideError(f"array of shape {pixels.shape} is neither grey, RGB nor RGBA")
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if pixels.shape[2] == 4:
+        return over_white(pixels)
+    return pixels
+
+
+def over_white(rgba: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:
+    """Lay RGBA pixels (h, w, 4) over white."""
+    alpha = rgba[:, :, 3:4]
+    if int(alpha.min(initial=WHITE)) == WHITE:
+        return np.ascontiguousarray(rgba[:, :, :3])
+    colour = rgba[:, :, :3].astype(np.uint16)
+    if not premultiplied:
+        colour = (colour * alpha + 127) // 255
+    return (colour + (WHITE - alpha.astype(np.uint16))).clip(0, WHITE).astype(np.uint8)
+
+
+class FileBytes:
+    """A file opened once and read at any position by any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly ``count`` bytes from ``offset``, or TruncatedSlideError."""
+        data = os.pread(self._descriptor, count, offset)
+        if len(data) != count:
+            raise TruncatedSlideError(f"{self.path.name} ends at byte {self.size}, before {offset + count}")
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)

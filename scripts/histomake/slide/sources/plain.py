@@ -1,0 +1,82 @@
+"""Owns plain images as slides: NPY arrays, PNG and JPEG files, one level, no resolution of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from histomake.slide.sources.base import (
+    PARSE_ERRORS,
+    ImplausibleSlideError,
+    Source,
+    SourceInfo,
+    SourceLevel,
+    TruncatedSlideError,
+    UnsupportedSlideError,
+    check_size,
+    to_rgb,
+)
+
+MAX_PICTURE_PX = 1 << 29
+"""Largest PNG or JPEG: these formats are decoded in one piece, 1.6 GB of RGB at this size."""
+
+BLOCK_PX = 2048
+
+
+class NpySource(Source):
+    """A NumPy array file, (y, x), (y, x, 1), RGB or RGBA, uint8 or bool, read through a memory map."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            self._array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            if "mmap length is greater than file size" in str(error):
+                raise TruncatedSlideError("the array is longer than the file") from error
+            raise
+        if self._array.ndim not in (2, 3):
+            raise UnsupportedSlideError(f"array of shape {self._array.shape} is no image")
+        height, width = self._array.shape[:2]
+        check_size(width, height)
+        to_rgb(self._array[:1, :1])
+        level = SourceLevel(width, height, min(BLOCK_PX, width), min(BLOCK_PX, height))
+        self.info = SourceInfo("plain", "npy", (level,))
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Pixels: uint8 (height, width, 3)."""
+        return to_rgb(np.array(self._array[y : y + height, x : x + width]))
+
+    def close(self) -> None:
+        """Nothing to release: the map goes with the array."""
+
+
+class PictureSource(Source):
+    """A PNG or JPEG file, decoded once, when its first pixels are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with Image.open(path) as image:
+            width, height = image.size
+            vendor = str(image.format).lower()
+        if width * height > MAX_PICTURE_PX:
+            raise ImplausibleSlideError(f"a {vendor} of {width} x {height} px must be decoded in one piece")
+        self._pixels = self._load()
+        level = SourceLevel(width, height, min(BLOCK_PX, width), min(BLOCK_PX, height))
+        self.info = SourceInfo("plain", vendor, (level,))
+
+    def _load(self) -> np.ndarray:
+        try:
+            with Image.open(self.path) as image:
+                mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+                return to_rgb(np.asarray(image.convert(mode)))
+        except PARSE_ERRORS as error:
+            raise TruncatedSlideError(f"the picture cannot be decoded to its end: {error}") from error
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Pixels: uint8 (height, width, 3)."""
+        return self._pixels[y : y + height, x : x + width]
+
+    def close(self) -> None:
+        """Nothing to release: the pixels go with the object."""

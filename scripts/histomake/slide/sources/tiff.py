@@ -1,0 +1,306 @@
+"""Owns TIFF slides: Aperio SVS, OME-TIFF and generic TIFF, tiled or striped, parsed by tifffile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from defusedxml import ElementTree
+
+from histomake.slide.codec import TileCoding
+from histomake.slide.jpeg import SOI, read_frame
+from histomake.slide.jpeg2000 import CODESTREAM, read_codestream
+from histomake.slide.sources.base import (
+    PARSE_ERRORS,
+    DamagedTilesError,
+    FileBytes,
+    ImplausibleSlideError,
+    Source,
+    SourceInfo,
+    SourceLevel,
+    TileBytes,
+    TruncatedSlideError,
+    UnsupportedSlideError,
+    check_size,
+    to_rgb,
+)
+
+JPEG = 7
+APERIO_JP2_YCBCR = 33003
+JPEG2000 = (33003, 33004, 33005, 34712)
+PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR = 2, 6
+MAX_SEGMENT_BYTES = 1 << 29
+"""Largest strip or tile decoded in one piece: one-strip files beyond this would not fit a job's memory."""
+
+MICRONS_PER_UNIT = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+# Aperio's other fields name the operator, the site, the barcode or the date, and can point to a patient.
+APERIO_KEPT = ("AppMag", "MPP", "StripeWidth", "Parmset", "ICC Profile", "OriginalWidth", "OriginalHeight")
+
+
+class TiffSource(Source):
+    """A TIFF slide. Level pixels come through tifffile's segment decoders, in any number of threads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file = FileBytes(path)
+        try:
+            self._tiff = tifffile.TiffFile(path)
+            self._levels = [_Segments(pages, self._file.size) for pages in _baseline_pages(self._tiff)]
+            self.info = self._describe()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _describe(self) -> SourceInfo:
+        first = self._tiff.pages.first
+        levels = tuple(
+            SourceLevel(
+                s.width, s.height, s.tile_width, s.tile_height, _copyable(s, self._file, aperio=self._tiff.is_svs)
+            )
+            for s in self._levels
+        )
+        vendor, mpp, properties = "generic-tiff", None, {}
+        if self._tiff.is_svs:
+            vendor, (mpp, properties) = "aperio", _aperio(first.description)
+        elif self._tiff.is_ome:
+            vendor, mpp = "ome-tiff", _ome_mpp(self._tiff.ome_metadata or "")
+        return SourceInfo(
+            family="tiff",
+            vendor=vendor,
+            levels=levels,
+            vendor_mpp=mpp,
+            tag_mpp=_tag_mpp(first),
+            properties=properties,
+        )
+
+    def tile_bytes(self, level: int) -> TileBytes:
+        """Byte ranges of the tiles, straight from the TileOffsets and TileByteCounts tags."""
+        segments = self._levels[level]
+        page, _ = segments.planes[0]
+        grid = segments.grid
+        return TileBytes(
+            self.path,
+            np.asarray(page.dataoffsets, np.uint64).reshape(grid),
+            np.asarray(page.databytecounts, np.uint64).reshape(grid),
+        )
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Pixels of ``level``: uint8 (height, width, 3)."""
+        segments = self._levels[level]
+        channels = [self._read_plane(segments, plane, x, y, width, height) for plane in range(len(segments.planes))]
+        return to_rgb(channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2))
+
+    def _read_plane(self, segments: _Segments, plane: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        page, first = segments.planes[plane]
+        samples = page.samplesperpixel if page.planarconfig == 1 else 1
+        out = np.full((height, width, samples), 255, np.uint8)
+        for row, column in segments.touching(x, y, width, height):
+            index = first + row * segments.grid[1] + column
+            pixels = self._decode(page, index, row, column)
+            if pixels is None:
+                continue
+            left, top = column * segments.tile_width, row * segments.tile_height
+            x0, y0 = max(x, left), max(y, top)
+            x1, y1 = min(x + width, left + pixels.shape[1]), min(y + height, top + pixels.shape[0])
+            out[y0 - y : y1 - y, x0 - x : x1 - x] = pixels[y0 - top : y1 - top, x0 - left : x1 - left]
+        return out
+
+    def _decode(self, page: tifffile.TiffPage, index: int, row: int, column: int) -> np.ndarray | None:
+        count = page.databytecounts[index]
+        if not count:
+            return None
+        data = self._file.read(page.dataoffsets[index], count)
+        try:
+            pixels, *_ = page.decode(data, index, jpegtables=page.jpegtables)
+        except PARSE_ERRORS as error:
+            raise DamagedTilesError(f"tile (row {row}, column {column}) cannot be decoded: {error}") from error
+        if pixels is None:
+            return None
+        if self._tiff.is_svs and page.compression == APERIO_JP2_YCBCR and _is_plain_ycbcr(data):
+            pixels = imagecodecs.ycbcr2rgb(pixels) if hasattr(imagecodecs, "ycbcr2rgb") else pixels
+        return pixels[0]
+
+    def associated(self) -> dict[str, Callable[[], np.ndarray]]:
+        """Thumbnail, label and macro of an SVS, which tifffile keeps as series of their own."""
+        if not self._tiff.is_svs:
+            return {}
+        return {
+            series.name.lower(): lambda series=series: to_rgb(series.asarray())
+            for series in self._tiff.series[1:]
+            if series.name in ("Thumbnail", "Label", "Macro")
+        }
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tiff.close()
+        self._file.close()
+
+
+@dataclass(init=False)
+class _Segments:
+    """The tiles or strips of one level: ``planes`` are (page, index of the plane's first segment)."""
+
+    def __init__(self, pages: list[tifffile.TiffPage], file_size: int) -> None:
+        page = pages[0]
+        self.width, self.height = int(page.imagewidth), int(page.imagelength)
+        check_size(self.width, self.height)
+        self.tiled = bool(page.is_tiled)
+        self.tile_width = int(page.tilewidth) if self.tiled else self.width
+        self.tile_height = int(page.tilelength) if self.tiled else min(int(page.rowsperstrip), self.height)
+        check_size(self.tile_width, self.tile_height)
+        self.grid = -(-self.height // self.tile_height), -(-self.width // self.tile_width)
+        self.planes = self._planes(pages)
+        self._check(file_size)
+
+    def _planes(self, pages: list[tifffile.TiffPage]) -> list[tuple[tifffile.TiffPage, int]]:
+        if len(pages) == 1 and pages[0].planarconfig == 2:
+            step = self.grid[0] * self.grid[1]
+            return [(pages[0], plane * step) for plane in range(pages[0].samplesperpixel)]
+        return [(page, 0) for page in pages]
+
+    def _check(self, file_size: int) -> None:
+        expected = self.grid[0] * self.grid[1]
+        for page, first in self.planes:
+            if page.bitspersample != 8:
+                raise UnsupportedSlideError(f"{page.bitspersample} bits per sample, only 8 are supported")
+            if min(len(page.dataoffsets), len(page.databytecounts)) < first + expected:
+                raise ImplausibleSlideError(
+                    f"{self.width} x {self.height} px need {expected} tiles, the header lists {len(page.dataoffsets)}"
+                )
+            if self.tile_width * self.tile_height * page.samplesperpixel > MAX_SEGMENT_BYTES:
+                raise UnsupportedSlideError(
+                    f"one strip or tile holds {self.tile_width} x {self.tile_height} px; it cannot be decoded in parts"
+                )
+            offsets, counts = np.asarray(page.dataoffsets, np.float64), np.asarray(page.databytecounts, np.float64)
+            end = float(np.max((offsets + counts)[counts > 0], initial=0))
+            if end > file_size:
+                raise TruncatedSlideError(f"the file has {file_size} bytes, its tiles end at byte {end:.0f}")
+
+    def touching(self, x: int, y: int, width: int, height: int) -> Iterator[tuple[int, int]]:
+        """(row, column) of every tile that a box of level pixels touches."""
+        for row in range(y // self.tile_height, (y + height - 1) // self.tile_height + 1):
+            for column in range(x // self.tile_width, (x + width - 1) // self.tile_width + 1):
+                yield row, column
+
+
+def _baseline_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
+    """Pages of each level of the first series, finest first; one page, or three single-channel pages, a level."""
+    series = tiff.series[0]
+    if series.axes not in ("YX", "YXS", "SYX", "CYX") or (series.axes == "CYX" and series.shape[0] not in (1, 3)):
+        raise UnsupportedSlideError(
+            f"axes {series.axes} of shape {series.shape}: only one plane of grey, RGB or three channels is supported"
+        )
+    levels = []
+    for level in series.levels:
+        pages = [page.aspage() for page in level.pages if page is not None]
+        if not pages:
+            raise TruncatedSlideError("a level has no pages")
+        levels.append(pages)
+    return sorted(levels, key=lambda pages: -int(pages[0].imagewidth))
+
+
+def _copyable(segments: _Segments, file: FileBytes, *, aperio: bool) -> TileCoding | None:
+    page, _ = segments.planes[0]
+    if not segments.tiled or len(segments.planes) > 1 or page.samplesperpixel != 3:
+        return None
+    corners = _corner_tiles(segments, page, file)
+    if page.compression == JPEG:
+        return _copyable_jpeg(segments, page, corners)
+    if page.compression in JPEG2000:
+        return _copyable_jpeg2000(segments, page, corners, aperio=aperio)
+    return None
+
+
+def _corner_tiles(segments: _Segments, page: tifffile.TiffPage, file: FileBytes) -> list[bytes]:
+    """First present tile and the tiles of the far corners: those a writer may have cropped to the image."""
+    rows, columns = segments.grid
+    last = rows * columns - 1
+    first = next((i for i, count in enumerate(page.databytecounts[: last + 1]) if count), 0)
+    indices = {first, columns - 1, last + 1 - columns, last}
+    return [file.read(page.dataoffsets[i], page.databytecounts[i]) for i in sorted(indices) if page.databytecounts[i]]
+
+
+def _copyable_jpeg(segments: _Segments, page: tifffile.TiffPage, corners: list[bytes]) -> TileCoding | None:
+    colour = {PHOTOMETRIC_RGB: "RGB", PHOTOMETRIC_YCBCR: "YCBCR"}.get(int(page.photometric))
+    size = (segments.tile_width, segments.tile_height)
+    for tile in corners:
+        if not tile.startswith(SOI):
+            raise DamagedTilesError("a corner tile is not a JPEG stream")
+        frame = read_frame(tile)
+        if (frame.width, frame.height) != size or frame.components != 3 or not frame.sequential or frame.precision != 8:
+            return None
+        # A JFIF marker says YCbCr, whatever the TIFF tag claims; Aperio's RGB tiles have none.
+        if b"JFIF\0" in tile[:32]:
+            colour = "YCBCR"
+    return TileCoding("jpeg", colour, page.jpegtables) if colour and corners else None
+
+
+def _copyable_jpeg2000(
+    segments: _Segments, page: tifffile.TiffPage, corners: list[bytes], *, aperio: bool
+) -> TileCoding | None:
+    size = (segments.tile_width, segments.tile_height)
+    for tile in corners:
+        stream = read_codestream(tile)
+        if (stream.width, stream.height) != size or stream.components != 3 or stream.precision != 8:
+            return None
+        if aperio and page.compression == APERIO_JP2_YCBCR and _is_plain_ycbcr(tile):
+            return None
+    return TileCoding("jpeg2k") if corners else None
+
+
+def _is_plain_ycbcr(tile: bytes) -> bool:
+    """Whether decoding an Aperio 33003 tile yields YCbCr: neither subsampled (openjpeg converts) nor transformed."""
+    if CODESTREAM not in tile[:4096]:
+        return False
+    stream = read_codestream(tile)
+    return not stream.subsampled and not stream.colour_transform
+
+
+def _aperio(description: str) -> tuple[tuple[float, float] | None, dict[str, str]]:
+    fields = dict(part.split("=", 1) for part in description.split("|")[1:] if "=" in part)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    mpp = _positive(fields.get("MPP"))
+    kept = {f"aperio.{key}": fields[key] for key in APERIO_KEPT if key in fields}
+    return ((mpp, mpp) if mpp else None), kept
+
+
+def _ome_mpp(xml: str) -> tuple[float, float] | None:
+    pixels = next((e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels")), None)
+    if pixels is None:
+        return None
+    sizes = []
+    for axis in "XY":
+        size = _positive(pixels.get(f"PhysicalSize{axis}"))
+        unit = MICRONS_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        if size is None or unit is None:
+            return None
+        sizes.append(size * unit)
+    return sizes[0], sizes[1]
+
+
+def _tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    unit = {2: 25_400.0, 3: 10_000.0}.get(_tag(page, "ResolutionUnit"))
+    sizes = []
+    for name in ("XResolution", "YResolution"):
+        value = _tag(page, name)
+        if unit is None or not isinstance(value, tuple) or len(value) != 2 or not value[0] or not value[1]:
+            return None
+        sizes.append(unit * value[1] / value[0])
+    return sizes[0], sizes[1]
+
+
+def _tag(page: tifffile.TiffPage, name: str) -> Any:
+    tag = page.tags.get(name)
+    return None if tag is None else tag.value
+
+
+def _positive(text: str | None) -> float | None:
+    match = re.match(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?)", text or "")
+    value = float(match[1]) if match else 0.0
+    return value if value > 0 else None

@@ -1,0 +1,94 @@
+"""Owns the slides that only OpenSlide parses: NDPI, MRXS, SCN, BIF, VMS, Philips and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from histomake.slide.sources.base import DamagedTilesError, Source, SourceInfo, SourceLevel, check_size, over_white
+
+BLOCK_PX = 2048
+FOLDER_VENDORS = ("mirax", "hamamatsu")
+# Everything else a vendor writes may name the patient, the operator or the day.
+KEPT = (
+    "openslide.objective-power",
+    "openslide.bounds-x",
+    "openslide.bounds-y",
+    "openslide.bounds-width",
+    "openslide.bounds-height",
+    "openslide.icc-size",
+    "tiff.Make",
+    "tiff.Model",
+    "tiff.Software",
+)
+
+
+class OpenSlideSource(Source):
+    """A slide behind OpenSlide; coordinates are OpenSlide's, so the empty margin around ``bounds`` is kept."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._slide = openslide.OpenSlide(path)
+        properties = dict(self._slide.properties)
+        for width, height in self._slide.level_dimensions:
+            check_size(width, height)
+        self.info = SourceInfo(
+            family="openslide",
+            vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
+            levels=tuple(
+                SourceLevel(w, h, min(BLOCK_PX, w), min(BLOCK_PX, h)) for w, h in self._slide.level_dimensions
+            ),
+            vendor_mpp=_mpp(properties),
+            bounds=_bounds(properties),
+            properties={key: properties[key] for key in KEPT if key in properties},
+        )
+
+    @property
+    def files(self) -> list[Path]:
+        """The slide file and, for MRXS and VMS, the files of its companions."""
+        companion = self.path.with_suffix("")
+        if self.path.suffix.lower() == ".mrxs" and companion.is_dir():
+            return [self.path, *sorted(p for p in companion.rglob("*") if p.is_file())]
+        return [self.path]
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Pixels of ``level``, laid over white: uint8 (height, width, 3)."""
+        downsample = self._slide.level_downsamples[level]
+        # OpenSlide takes level-0 coordinates and divides by its own downsample: half a pixel keeps rounding away.
+        origin = (int(np.ceil(x * downsample)), int(np.ceil(y * downsample)))
+        try:
+            region = self._slide.read_region(origin, level, (width, height))
+        except openslide.OpenSlideError as error:
+            self._slide = openslide.OpenSlide(self.path)  # an OpenSlide handle is dead after its first error
+            raise DamagedTilesError(f"level {level} at ({x}, {y}) cannot be decoded: {error}") from error
+        return over_white(np.asarray(region))
+
+    def associated(self) -> dict[str, Callable[[], np.ndarray]]:
+        """Label, macro and thumbnail images."""
+        return {
+            name: lambda name=name: over_white(np.asarray(self._slide.associated_images[name]))
+            for name in self._slide.associated_images
+            if name in ("label", "macro", "thumbnail")
+        }
+
+    def close(self) -> None:
+        """Close the slide."""
+        self._slide.close()
+
+
+def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:
+    try:
+        return float(properties[openslide.PROPERTY_NAME_MPP_X]), float(properties[openslide.PROPERTY_NAME_MPP_Y])
+    except (KeyError, ValueError):
+        return None
+
+
+def _bounds(properties: dict[str, str]) -> tuple[int, int, int, int] | None:
+    try:
+        x, y, width, height = (int(properties[f"openslide.bounds-{part}"]) for part in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return None
+    return x, y, width, height

@@ -1,0 +1,328 @@
+"""Owns the slide store: an OME-Zarr 0.5 image whose shards are files of encoded tiles, written and read as bytes.
+
+A shard holds its tiles back to back, in any order, then an index of (offset, nbytes) uint64 pairs in C order
+(2^64 - 1 twice for an absent tile), then the crc32c of that index (Zarr v3 ``sharding_indexed``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from histomake.slide.codec import TileCoding
+
+ABSENT = 2**64 - 1
+CRC_BYTES = 4
+FILL = 255
+OPEN_SHARDS = 256
+"""Shards a process keeps open, over all its slides: well under the usual limit of 1024 descriptors."""
+
+
+class StoreError(Exception):
+    """The store is not what its metadata says."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a store. ``shard_rows`` x ``shard_columns`` tiles make a shard; sizes are in its own pixels."""
+
+    path: str
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    shard_rows: int
+    shard_columns: int
+    downsample: float
+    coding: TileCoding
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return -(-self.height // self.tile_height), -(-self.width // self.tile_width)
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """Rows and columns of shards."""
+        rows, columns = self.grid
+        return -(-rows // self.shard_rows), -(-columns // self.shard_columns)
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Shape of a decoded tile."""
+        return self.tile_height, self.tile_width, 3
+
+    def shard_key(self, row: int, column: int) -> str:
+        """Path of a shard inside the store."""
+        return f"{self.path}/c/0/{row}/{column}"
+
+    def metadata(self) -> dict[str, Any]:
+        """The level's zarr.json."""
+        chunk = [3, self.tile_height, self.tile_width]
+        shard = [3, self.tile_height * self.shard_rows, self.tile_width * self.shard_columns]
+        sharding = {
+            "chunk_shape": chunk,
+            "codecs": self.coding.to_zarr(),
+            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [3, self.height, self.width],
+            "data_type": "uint8",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": FILL,
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "attributes": {},
+            "dimension_names": ["c", "y", "x"],
+        }
+
+    @classmethod
+    def from_metadata(cls, path: str, metadata: dict[str, Any], downsample: float) -> Level:
+        """Read back a level's zarr.json."""
+        _, height, width = metadata["shape"]
+        _, shard_height, shard_width = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        sharding = metadata["codecs"][0]["configuration"]
+        _, tile_height, tile_width = sharding["chunk_shape"]
+        return cls(
+            path=path,
+            width=width,
+            height=height,
+            tile_width=tile_width,
+            tile_height=tile_height,
+            shard_rows=shard_height // tile_height,
+            shard_columns=shard_width // tile_width,
+            downsample=downsample,
+            coding=TileCoding.from_zarr(sharding["codecs"]),
+        )
+
+
+class ShardWriter:
+    """One shard file in the making; tiles are appended, the index comes with ``close``."""
+
+    def __init__(self, path: Path, rows: int, columns: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self._index = np.full((rows, columns, 2), ABSENT, np.uint64)
+        self._end = 0
+
+    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
+        """Append tiles of one row: ``data`` is their bytes back to back, ``sizes`` their lengths."""
+        sizes = sizes.astype(np.uint64)
+        ends = np.cumsum(sizes)
+        self._index[row, columns, 0] = self._end + (ends - sizes)
+        self._index[row, columns, 1] = sizes
+        _write_all(self._descriptor, data)
+        self._end += int(ends[-1])
+
+    def close(self) -> None:
+        """Write the index and close the file."""
+        index = self._index.astype("<u8").tobytes()
+        try:
+            _write_all(self._descriptor, index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file as it is; it is no shard."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+class LevelWriter:
+    """Writes the tiles of one level into its shards, one band of shards after another, top to bottom."""
+
+    def __init__(self, store: Path, level: Level) -> None:
+        self.level = level
+        self._store = store
+        self._band = -1
+        self._open: dict[int, ShardWriter] = {}
+
+    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
+        """Append tiles of one row that lie in one shard; a lower band of shards closes the one above."""
+        band, inner = divmod(row, self.level.shard_rows)
+        if band != self._band:
+            self._close_band()
+            self._band = band
+        shard = int(columns[0]) // self.level.shard_columns
+        if shard not in self._open:
+            path = self._store / self.level.shard_key(band, shard)
+            self._open[shard] = ShardWriter(path, self.level.shard_rows, self.level.shard_columns)
+        self._open[shard].append(inner, columns - shard * self.level.shard_columns, sizes, data)
+
+    def _close_band(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> LevelWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._close_band()
+        for shard in self._open.values():
+            shard.abandon()
+
+
+def image_metadata(
+    levels: Sequence[Level], *, name: str, mpp: tuple[float, float], attributes: dict[str, Any]
+) -> dict[str, Any]:
+    """The group's zarr.json: OME-Zarr 0.5 multiscales in micrometres, RGB channels, and our own ``attributes``.
+
+    Levels share their top-left corner, while OME-Zarr places a pixel at its centre: hence the translations.
+    """
+    datasets = []
+    for level in levels:
+        scale = [mpp[1] * level.downsample, mpp[0] * level.downsample]
+        shift = [(s - m) / 2 for s, m in zip(scale, (mpp[1], mpp[0]), strict=True)]
+        transforms = [{"type": "scale", "scale": [1.0, *scale]}, {"type": "translation", "translation": [0.0, *shift]}]
+        datasets.append({"path": level.path, "coordinateTransformations": transforms})
+    axes = [{"name": "c", "type": "channel"}]
+    axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+    ome = {
+        "version": "0.5",
+        "multiscales": [{"name": name, "axes": axes, "datasets": datasets, "type": "area"}],
+        "omero": {"name": name, "channels": [_channel(n, c) for n, c in _CHANNELS], "rdefs": {"model": "color"}},
+    }
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, "histomake": attributes}}
+
+
+_CHANNELS = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
+
+
+def _channel(label: str, colour: str) -> dict[str, Any]:
+    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+    return {"label": label, "color": colour, "active": True, "window": window}
+
+
+def dump_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a zarr.json inside a store that is still aside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1))
+
+
+class _Shard:
+    """An open shard: positional reads and the index in memory. Closed when the last user lets go of it."""
+
+    def __init__(self, path: Path, start: int, size: int, rows: int, columns: int) -> None:
+        self._descriptor = -1
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self._start = start
+        size = size if size >= 0 else os.fstat(self._descriptor).st_size
+        length = rows * columns * 16
+        tail = os.pread(self._descriptor, length + CRC_BYTES, start + max(0, size - length - CRC_BYTES))
+        index, crc = tail[:length], tail[length:]
+        if len(tail) != length + CRC_BYTES or google_crc32c.value(index) != int.from_bytes(crc, "little"):
+            raise StoreError(f"the index of {path} is damaged")
+        self.index = np.frombuffer(index, "<u8").reshape(rows * columns, 2).tolist()
+
+    def read(self, tile: int) -> bytes | None:
+        """Encoded bytes of a tile, or None where there is none."""
+        offset, count = self.index[tile]
+        if count == ABSENT:
+            return None
+        data = os.pread(self._descriptor, count, self._start + offset)
+        if len(data) != count:
+            raise StoreError("a shard ends before its last tile")
+        return data
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _open_shard(opening: int, path: Path, start: int, size: int, rows: int, columns: int) -> _Shard:
+    return _Shard(path, start, size, rows, columns)
+
+
+class Store:
+    """An existing store, directory or zip, read as encoded tiles.
+
+    Threads may share it: reads are positional. So may processes after a fork: nothing depends on a file position.
+    """
+
+    _openings = iter(range(2**63))
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._zip = _zip_entries(self.path) if self.path.is_file() else None
+        self._opening = next(Store._openings)  # a store replaced on disk and opened anew shares no cached shard
+        group = self._json("zarr.json")
+        try:
+            self.attributes: dict[str, Any] = group["attributes"]["histomake"]
+            datasets = group["attributes"]["ome"]["multiscales"][0]["datasets"]
+            self.levels = [
+                Level.from_metadata(d["path"], self._json(f"{d['path']}/zarr.json"), float(downsample))
+                for d, downsample in zip(datasets, self.attributes["downsamples"], strict=True)
+            ]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise StoreError(f"{self.path} is no histomake store: {error!r}") from error
+
+    def _json(self, key: str) -> dict[str, Any]:
+        try:
+            if self._zip is None:
+                return json.loads((self.path / key).read_bytes())
+            start, size = self._zip[key]
+            with self.path.open("rb") as stream:
+                stream.seek(start)
+                return json.loads(stream.read(size))
+        except (OSError, KeyError, ValueError) as error:
+            raise StoreError(f"{self.path} has no readable {key}: {error}") from error
+
+    def tile(self, level: int, row: int, column: int) -> bytes | None:
+        """Encoded bytes of one tile, or None where the slide has none there (white)."""
+        layout = self.levels[level]
+        shard_row, inner_row = divmod(row, layout.shard_rows)
+        shard_column, inner_column = divmod(column, layout.shard_columns)
+        shard = self._shard(layout, shard_row, shard_column)
+        return None if shard is None else shard.read(inner_row * layout.shard_columns + inner_column)
+
+    def _shard(self, layout: Level, row: int, column: int) -> _Shard | None:
+        key = layout.shard_key(row, column)
+        path, start, size = self.path / key, 0, -1
+        if self._zip is not None:
+            if key not in self._zip:
+                return None
+            path, (start, size) = self.path, self._zip[key]
+        try:
+            return _open_shard(self._opening, path, start, size, layout.shard_rows, layout.shard_columns)
+        except FileNotFoundError:
+            return None
+
+
+def _zip_entries(path: Path) -> dict[str, tuple[int, int]]:
+    """Byte range of every member of an uncompressed zip."""
+    entries = {}
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
+            for item in archive.infolist():
+                if item.compress_type != zipfile.ZIP_STORED:
+                    raise StoreError(f"{path} is compressed; a store must not be")
+                stream.seek(item.header_offset + 26)
+                name, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
+                entries[item.filename] = (item.header_offset + 30 + name + extra, item.file_size)
+    except zipfile.BadZipFile as error:
+        raise StoreError(f"{path} is no zip store: {error}") from error
+    return entries
