@@ -97,7 +97,7 @@ def presegment(
     mpp = max(config.mpp, reader.mpp)
     image = reader.read_whole(mpp)
     if config.mode == "brightfield":
-        _refuse_fluorescence(image, slide_id)
+        _refuse_fluorescence(image, slide_id, reader.path)
         padding = _padding(image)
         image = _whiten(image, padding)
         ink = find_ink(image, mpp) & ~padding if config.ink else np.zeros(image.shape[:2], bool)
@@ -112,7 +112,7 @@ def presegment(
         raise SlideError(
             Reason.NO_TISSUE,
             slide_id=slide_id,
-            path=getattr(reader, "path", slide_id),
+            path=reader.path,
             detail=f"no tissue above {config.min_area_um2:g} µm² was found (threshold {threshold})",
             remedy="Look at the slide; if tissue is there, lower tissue.threshold or tissue.min_area_um2",
         )
@@ -147,7 +147,7 @@ def _method(config: Tissue, segment: Callable[..., Any] | None) -> str:
     return f"{channel}, {'otsu' if config.threshold == 'otsu' else 'fixed'}"
 
 
-def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str) -> None:
+def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str, path: Path) -> None:
     """Brightfield needs light somewhere: a dark picture without any white in it is fluorescence."""
     brightest = image.max(axis=2)
     white = (image.min(axis=2) > GLASS_MIN - 30).mean()
@@ -155,7 +155,7 @@ def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str) -> None:
         raise SlideError(
             Reason.FLUORESCENCE,
             slide_id=slide_id,
-            path=slide_id,
+            path=path,
             detail="its background is dark and nothing in it is white, as in fluorescence",
             remedy="Set tissue.mode: fluorescence for a cohort of such slides, or take it out of the sheet",
         )

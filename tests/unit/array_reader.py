@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ class ArrayReader:
     def __init__(self, image: np.ndarray, mpp: float) -> None:
         self.image = image
         self.mpp = mpp
+        self.path = Path("memory")
         self.height, self.width = image.shape[:2]
 
     def read(self, x: int, y: int, size: int | tuple[int, int], mpp: float) -> np.ndarray:
