@@ -12,10 +12,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 LEARNING = frozenset(
-    "segmentation-models-pytorch shap tensorboard timm torch torchmetrics torchstain torchvision umap-learn".split()
+    [
+        "segmentation-models-pytorch",
+        "shap",
+        "tensorboard",
+        "timm",
+        "torch",
+        "torchmetrics",
+        "torchstain",
+        "torchvision",
+        "umap-learn",
+    ]
 )
 """Direct dependencies that only the learning rules need."""
-WORKFLOW = frozenset("snakemake snakemake-executor-plugin-slurm".split())
+WORKFLOW = frozenset(["snakemake", "snakemake-executor-plugin-slurm"])
 """Direct dependencies that run the workflow and are never needed inside a rule's environment."""
 
 HEADER = "# Made by envs/generate.py from requirements.txt; do not edit.\n"
