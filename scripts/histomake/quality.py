@@ -12,7 +12,7 @@ from PIL import Image
 
 from histomake.config import Quality
 from histomake.files import atomic_file, read_json, write_json
-from histomake.ink import find_ink
+from histomake.glass import find_ink, find_padding, whiten
 from histomake.tissue import TissueMask
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> Artefact
     """
     mpp = tissue.record["mpp"]
     image = reader.read_whole(mpp)
+    padding = find_padding(image)
+    image = whiten(image, padding)
     labels = np.zeros(tissue.mask.shape, np.uint8)
     sharpness, blurred = _blur(reader, tissue, config)
     labels[blurred] = BLUR

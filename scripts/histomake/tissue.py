@@ -14,7 +14,7 @@ from PIL import Image
 from histomake.config import Tissue
 from histomake.errors import Reason, SlideError
 from histomake.files import atomic_file, read_json, write_json
-from histomake.ink import find_ink
+from histomake.glass import find_ink, find_padding, whiten
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
 
 # Otsu splits any picture, an empty one too: tissue must stand out from glass by at least this, on the 0-255 scale.
-MIN_CONTRAST = 6.0
-# Glass is bright and grey; anything else that is common is not taken for it.
-GLASS_MIN, GLASS_MAX_CHROMA = 180, 30
-# What a scanner did not visit is filled with (nearly) black.
-PADDING_MAX = 24
+MIN_CONTRAST = 4.0
+# Light that fluorescence does not have.
+WHITE_MIN = 150
 # A piece thinner than this all along and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
 LINE_WIDTH_UM, LINE_LENGTH_UM = 60.0, 3000.0
 
@@ -98,8 +96,8 @@ def presegment(
     image = reader.read_whole(mpp)
     if config.mode == "brightfield":
         _refuse_fluorescence(image, slide_id, reader.path)
-        padding = _padding(image)
-        image = _whiten(image, padding)
+        padding = find_padding(image)
+        image = whiten(image, padding)
         ink = find_ink(image, mpp) & ~padding if config.ink else np.zeros(image.shape[:2], bool)
     else:
         padding = ink = np.zeros(image.shape[:2], bool)
@@ -150,7 +148,7 @@ def _method(config: Tissue, segment: Callable[..., Any] | None) -> str:
 def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str, path: Path) -> None:
     """Brightfield needs light somewhere: a dark picture without any white in it is fluorescence."""
     brightest = image.max(axis=2)
-    white = (image.min(axis=2) > GLASS_MIN - 30).mean()
+    white = (image.min(axis=2) > WHITE_MIN).mean()
     if np.median(brightest) < 80 and white < 0.005:
         raise SlideError(
             Reason.FLUORESCENCE,
@@ -159,35 +157,6 @@ def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str, path: Path) ->
             detail="its background is dark and nothing in it is white, as in fluorescence",
             remedy="Set tissue.mode: fluorescence for a cohort of such slides, or take it out of the sheet",
         )
-
-
-def _padding(image: NDArray[np.uint8]) -> Bools:
-    """Unscanned black that reaches the picture's border, and its blurred rim."""
-    dark = (image.max(axis=2) <= PADDING_MAX).astype(np.uint8)
-    if not dark.any():
-        return dark.astype(bool)
-    _, labels = cv2.connectedComponents(dark, connectivity=4)
-    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    padding = np.isin(labels, np.unique(border[border > 0])).astype(np.uint8)
-    return cv2.dilate(padding, np.ones((5, 5), np.uint8)).astype(bool)
-
-
-def _whiten(image: NDArray[np.uint8], padding: Bools) -> NDArray[np.uint8]:
-    """Scale the channels so that glass becomes white; unscanned areas become glass.
-
-    Glass is the commonest bright, nearly grey level. A slide without any is left as it is.
-    """
-    glass = (image.min(axis=2) >= GLASS_MIN) & (np.ptp(image, axis=2) <= GLASS_MAX_CHROMA) & ~padding
-    if glass.mean() > 0.01:
-        level = np.bincount(image[..., 1][glass], minlength=256).argmax()
-        near = glass & (np.abs(image[..., 1].astype(np.int16) - int(level)) <= 3)
-        white = np.median(image[near], axis=0)
-    else:
-        white = np.array([255.0, 255.0, 255.0])
-    tables = [np.clip(np.arange(256) * 255.0 / w + 0.5, 0, 255).astype(np.uint8) for w in white]
-    balanced = cv2.merge([cv2.LUT(image[..., c], tables[c]) for c in range(3)])
-    balanced[padding] = 255
-    return balanced
 
 
 def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:
@@ -203,9 +172,9 @@ def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:
 
 
 def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: float) -> tuple[Bools, float]:
-    signal = _signal(image, config)
-    if config.blur_um > 0:
-        signal = cv2.GaussianBlur(signal, (0, 0), config.blur_um / mpp)
+    # Blurred before the channel is taken: max - min of noisy channels would be colour where there is none.
+    smooth = cv2.GaussianBlur(image, (0, 0), config.blur_um / mpp) if config.blur_um > 0 else image
+    signal = _signal(smooth, config)
     if config.threshold != "otsu":
         fixed = float(config.threshold)
         return (signal >= fixed) & ~excluded, fixed

@@ -1,4 +1,4 @@
-"""Owns recognising pen ink by its colour: marks on the glass that are not tissue."""
+"""Owns what is seen on a slide besides tissue: the glass itself, unscanned padding, and pen ink."""
 
 from __future__ import annotations
 
@@ -10,12 +10,45 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Glass is bright and, tinted or not, far less coloured than stain.
+GLASS_MIN, GLASS_MAX_CHROMA = 170, 60
+# What a scanner did not visit is filled with (nearly) black.
+PADDING_MAX = 24
 # Pen tips are a third of a millimetre and wider; margin dye on tissue edges and pigment are finer.
 STROKE_UM = 100.0
 # The pale rim of a stroke reaches this far from its saturated middle.
 RIM_UM = 150.0
 # Ink on more than this share of all coloured glass is a stain (trichrome, alcian blue), not a pen.
 MAX_SHARE = 0.6
+
+
+def find_padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Unscanned black that reaches the picture's border, with its blurred rim; image RGB uint8, result bool (h, w)."""
+    dark = (image.max(axis=2) <= PADDING_MAX).astype(np.uint8)
+    if not dark.any():
+        return dark.astype(bool)
+    _, labels = cv2.connectedComponents(dark, connectivity=4)
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    padding = np.isin(labels, np.unique(border[border > 0])).astype(np.uint8)
+    return cv2.dilate(padding, np.ones((5, 5), np.uint8)).astype(bool)
+
+
+def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Scale the channels so that glass becomes white, and fill unscanned padding with white.
+
+    Glass is taken from the upper end of the bright pixels, not from the commonest level: a slide filled with pale
+    tissue has little of it. A slide without any is left as it is. Image and result: RGB uint8 (h, w, 3).
+    """
+    glass = (image.min(axis=2) >= GLASS_MIN) & (np.ptp(image, axis=2) <= GLASS_MAX_CHROMA) & ~padding
+    white = np.array([255.0, 255.0, 255.0])
+    if glass.mean() > 0.01:
+        bright = image[glass]
+        level = np.percentile(bright[:, 1], 90)
+        white = np.median(bright[np.abs(bright[:, 1] - level) <= 4], axis=0)
+    tables = [np.clip(np.arange(256) * 255.0 / w + 0.5, 0, 255).astype(np.uint8) for w in white]
+    balanced = cv2.merge([cv2.LUT(image[..., c], tables[c]) for c in range(3)])
+    balanced[padding] = 255
+    return balanced
 
 
 def find_ink(image: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
