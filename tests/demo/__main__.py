@@ -1,0 +1,29 @@
+"""Owns the command ``python -m tests.demo FOLDER [--small]``: build the demo cohort unless it is already there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tests.demo.cohort import COHORT, SMALL, build_cohort
+
+
+def main() -> None:
+    """Write ``slides/``, ``annotations/`` and ``slides.tsv`` into FOLDER; the same bytes every time."""
+    parser = argparse.ArgumentParser(prog="python -m tests.demo", description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--small", action="store_true", help="five slides of about 2,000 pixels, for the tests")
+    arguments = parser.parse_args()
+    slides = SMALL if arguments.small else COHORT
+    stamp = arguments.folder / ".recipe.json"
+    recipe = json.dumps({"folder": str(arguments.folder), "slides": [repr(slide) for slide in slides]})
+    if stamp.exists() and stamp.read_text() == recipe:
+        return
+    sheet = build_cohort(arguments.folder, slides, untouched=not arguments.small)
+    stamp.write_text(recipe)
+    print(f"demo cohort: {sheet}")
+
+
+if __name__ == "__main__":
+    main()

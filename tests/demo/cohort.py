@@ -1,0 +1,132 @@
+"""Owns the demo cohort: which slides it has, of which patients, and what is wrong with two of them."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tests.demo import annotations, formats
+from tests.demo.tissue import Sources, Stain, compose, load_sources
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+UNTOUCHED = "CMU-1-Small-Region"
+SEED = 20180416
+WORKERS = 2
+GLASS = {"north": (244, 243, 245), "south": (238, 239, 234)}
+DENSITY = {"north": 1.0, "south": 0.88}
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One composed slide of the cohort; ``sheet_mpp`` is what the sheet says, ``flaw`` what is wrong with the file."""
+
+    slide_id: str
+    patient: int
+    site: str
+    width: int
+    height: int
+    mpp: float
+    suffix: str
+    annotation: str
+    sheet_mpp: bool = False
+    flaw: str = ""
+
+
+COHORT = [
+    Slide("P01-A", 1, "north", 4096, 4608, 0.499, ".svs", ".asap.xml"),
+    Slide("P01-B", 1, "north", 5120, 3584, 0.499, ".svs", ".aperio.xml"),
+    Slide("P02-A", 2, "north", 4608, 4096, 0.499, ".svs", ".asap.xml"),
+    Slide("P03-A", 3, "north", 5888, 3584, 0.499, ".svs", ".aperio.xml"),
+    Slide("P04-A", 4, "south", 4608, 4608, 0.454, ".tiff", ".geojson"),
+    Slide("P05-A", 5, "south", 5120, 4096, 0.454, ".tiff", "_mask.npy"),
+    Slide("P05-B", 5, "south", 4096, 4096, 0.454, ".ome.tiff", ".geojson"),
+    Slide("P06-A", 6, "south", 4352, 4864, 0.454, ".ome.tiff", ".geojson"),
+    Slide("P07-A", 7, "north", 4096, 4096, 0.499, ".npy", "_mask.npy", sheet_mpp=True),
+    Slide("P08-A", 8, "north", 4864, 4352, 0.499, ".svs", ".asap.xml"),
+    Slide("P09-A", 9, "south", 5376, 3840, 0.454, ".tiff", ".geojson"),
+    Slide("P10-A", 10, "south", 4096, 5120, 0.454, ".ome.tiff", ".geojson"),
+    Slide("P08-B", 8, "north", 4096, 4096, 0.499, ".svs", ".asap.xml", flaw="truncated"),
+    Slide("P10-B", 10, "south", 4096, 4096, 0.454, ".tiff", ".geojson", flaw="no mpp"),
+]
+SMALL = [
+    Slide("P01-A", 1, "north", 2304, 2048, 0.499, ".svs", ".asap.xml"),
+    Slide("P02-A", 2, "north", 2048, 2048, 0.499, ".svs", ".aperio.xml"),
+    Slide("P03.B", 3, "south", 2048, 2304, 0.454, ".ome.tiff", ".geojson"),
+    Slide("P04-A", 4, "south", 2048, 2048, 0.499, ".npy", "_mask.npy", sheet_mpp=True),
+    Slide("P04-B", 4, "south", 2048, 2048, 0.454, ".tiff", ".geojson", flaw="no mpp"),
+]
+
+
+def stain_of(patient: int, site: str) -> Stain:
+    """The patient's stain around the laboratory's: density within ±12 %, balance of the channels within ±6 %."""
+    rng = np.random.default_rng([SEED, 1, patient])
+    gain = DENSITY[site] * rng.uniform(0.88, 1.12) * rng.uniform(0.94, 1.06, 3)
+    return Stain(gain=tuple(gain.tolist()), glass=GLASS[site])
+
+
+@cache
+def sources() -> Sources:
+    """The raw tissue, read once per process."""
+    return load_sources(DATA)
+
+
+def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
+    """Write one slide and its annotation; returns its row of the sheet."""
+    cv2.setNumThreads(1)
+    picture = compose(
+        np.random.default_rng([SEED, 2, number]),
+        sources(),
+        stain=stain_of(slide.patient, slide.site),
+        mpp=slide.mpp,
+        width=slide.width,
+        height=slide.height,
+    )
+    path = folder / "slides" / f"{slide.slide_id}{slide.suffix}"
+    formats.WRITERS[slide.suffix](path, picture.pixels, mpp=None if slide.flaw == "no mpp" else slide.mpp)
+    if slide.flaw == "truncated":
+        with path.open("r+b") as stream:
+            stream.truncate(path.stat().st_size * 2 // 5)
+    annotation = folder / "annotations" / f"{slide.slide_id}{slide.annotation}"
+    annotations.WRITERS[slide.annotation](annotation, picture.mask, mpp=slide.mpp)
+    return {
+        "slide_id": slide.slide_id,
+        "path": str(path),
+        "patient_id": f"P{slide.patient:02d}",
+        "site": slide.site,
+        "annotation": str(annotation),
+        "mpp": str(slide.mpp) if slide.sheet_mpp else "",
+    }
+
+
+def build_untouched(folder: Path) -> dict[str, str]:
+    """Copy the one slide that is shown as its scanner wrote it; nobody annotated it."""
+    path = folder / "slides" / f"{UNTOUCHED}.svs"
+    shutil.copyfile(DATA / "slides" / path.name, path)
+    return {"slide_id": UNTOUCHED, "path": str(path), "patient_id": "CMU-1", "site": "cmu", "annotation": "", "mpp": ""}
+
+
+def build_cohort(folder: Path, slides: list[Slide], *, untouched: bool) -> Path:
+    """Write the cohort and, last of all, its sheet; returns the sheet."""
+    for name in ("slides", "annotations"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(build_slide, s, number, folder) for number, s in enumerate(slides)]
+        rows = [job.result() for job in jobs]
+    if untouched:
+        rows.append(build_untouched(folder))
+    sheet = folder / "slides.tsv"
+    aside = sheet.with_suffix(".partial")
+    with aside.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: row["slide_id"]))
+    aside.replace(sheet)
+    return sheet
