@@ -1,0 +1,94 @@
+"""Owns which patch is drawn at which step: weights over all usable patches, and a counter-based random stream.
+
+A draw is a pure function of (seed, worker, step), so a run can be repeated, resumed at any step and audited
+without keeping any generator state. "Worker" is one training process (a GPU), never a loader process: how many
+processes load patches must not change what is trained. After histo-fetch, with its defects left behind: weights
+may follow slide, area or class, and positions are looked up, not searched for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Balance = Literal["class", "slide", "area"]
+
+DRAW, AUGMENT, ORDER, MODEL = range(4)
+"""Independent random streams of one (seed, worker, step)."""
+
+
+def counter_rng(seed: int, *, worker: int = 0, step: int = 0, stream: int = DRAW) -> np.random.Generator:
+    """A generator fixed by its arguments alone: Philox with key (seed, worker) and counter (·, ·, stream, step).
+
+    Two different (stream, step) never overlap: each owns 2¹²⁸ blocks (Salmon et al., SC 2011).
+    """
+    key = np.array([seed, worker], dtype=np.uint64)
+    counter = np.array([0, 0, stream, step], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def balance_weights(
+    *, slide: np.ndarray, group: np.ndarray, balance: Balance, shares: Mapping[int, float] | None = None
+) -> np.ndarray:
+    """Probability of each patch, float64 (n,), summing to 1.
+
+    ``slide`` int (n,) and ``group`` int (n,) name each patch's slide and class (-1: none). "area" draws patches as
+    they come (every patch covers the same area), "slide" gives each slide the same total, "class" each class the
+    same total or the share given for it in ``shares``; patches without a class are then never drawn.
+    """
+    if balance == "area":
+        return np.full(len(slide), 1.0 / len(slide))
+    keys = slide if balance == "slide" else group
+    wanted = keys >= 0
+    present, inverse, counts = np.unique(keys[wanted], return_inverse=True, return_counts=True)
+    share = np.array([(shares or {}).get(int(key), 0.0 if shares else 1.0) for key in present])
+    if share.sum() <= 0:
+        raise ValueError("no patch has a class with a positive share")
+    weights = np.zeros(len(keys))
+    weights[wanted] = (share / share.sum() / counts)[inverse]
+    return weights
+
+
+def mix_containing(weights: np.ndarray, *, contains: np.ndarray, share: float) -> np.ndarray:
+    """Weights under which ``share`` of the draws must contain a structure: ``contains`` is bool (n,)."""
+    if not contains.any():
+        raise ValueError("no patch contains the structure that is to be drawn on purpose")
+    return (1.0 - share) * weights + share * contains / contains.sum()
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws patches with replacement, by inverse-CDF sampling over ``cumulative`` float64 (n,)."""
+
+    cumulative: np.ndarray
+    seed: int
+
+    @classmethod
+    def from_weights(cls, weights: np.ndarray, *, seed: int) -> Sampler:
+        """A sampler over ``weights`` float (n,) ≥ 0, not necessarily normalised."""
+        cumulative = np.cumsum(weights, dtype=np.float64)
+        if not len(cumulative) or not np.isfinite(cumulative[-1]) or cumulative[-1] <= 0:
+            raise ValueError("the sampler has no patch with a positive weight")
+        return cls(cumulative / cumulative[-1], seed)
+
+    def draw(self, step: int, count: int, *, worker: int = 0) -> np.ndarray:
+        """Indices int64 (count,) of the patches of one batch."""
+        return self.locate(counter_rng(self.seed, worker=worker, step=step).random(count))
+
+    def redraw(self, step: int, *, worker: int, slot: int, attempt: int) -> int:
+        """One index in place of the ``slot``-th draw of a batch whose patch could not be read."""
+        seed = np.random.SeedSequence([self.seed, slot, attempt]).generate_state(1, np.uint64)[0]
+        return int(self.locate(counter_rng(int(seed), worker=worker, step=step).random(1))[0])
+
+    def locate(self, uniform: np.ndarray) -> np.ndarray:
+        """Indices int64 of the patches that own the points ``uniform`` in [0, 1) of the cumulative weights."""
+        return np.searchsorted(self.cumulative, uniform, side="right").astype(np.int64)
+
+
+def choose(count: int, size: int, *, seed: int) -> np.ndarray:
+    """``min(count, size)`` different indices below ``size``, sorted: a fixed subset, such as for validation."""
+    order = counter_rng(seed, stream=ORDER).permutation(size)
+    return np.sort(order[:count])

@@ -1,0 +1,74 @@
+"""Owns a cohort of tiny real stores for tests of learning: two textures, drawn regions, patch tables on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import shapely
+from histomake.annotation.model import Annotation
+from histomake.annotation.write import write_annotation
+from histomake.config import Convert, Grid
+from histomake.files import write_json
+from histomake.layout import Layout
+from histomake.learn.data import SlideEntry
+from histomake.patch.table import empty_table, tabulate, write_table
+from histomake.quality import ArtefactMap
+from histomake.slide.convert import convert
+from histomake.tissue import TissueMask
+
+CLASSES = ["smooth", "speckled"]
+GRID_NAME = "tiny"
+SIDE = 512
+MPP = 1.0
+DOWNSAMPLE = 16
+
+
+def paint(seed: int) -> tuple[np.ndarray, list[tuple[str, shapely.Geometry]]]:
+    """A slide uint8 (SIDE, SIDE, 3): pink, with a darker speckled part right of a seeded border; and its regions."""
+    rng = np.random.default_rng(seed)
+    border = int(rng.integers(SIDE // 4, 3 * SIDE // 4)) // 64 * 64
+    image = rng.normal((200, 150, 190), 6, (SIDE, SIDE, 3))
+    speckles = rng.random((SIDE // 4, SIDE // 4)).repeat(4, 0).repeat(4, 1) < 0.3
+    speckles[:, :border] = False
+    image[speckles] = rng.normal((110, 70, 150), 10, (int(speckles.sum()), 3))
+    regions = [("smooth", shapely.box(0, 0, border, SIDE)), ("speckled", shapely.box(border, 0, SIDE, SIDE))]
+    return np.clip(image, 0, 255).astype(np.uint8), regions
+
+
+def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient_id: str | None = None) -> SlideEntry:
+    """Convert, annotate and tabulate one painted slide under ``layout``; the left eighth is glass."""
+    image, regions = paint(seed)
+    source = layout.results / "source" / f"{slide_id}.npy"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    np.save(source, image)
+    store = layout.results / "slides" / f"{slide_id}.zarr"
+    manifest = convert(source, store, slide_id=slide_id, config=Convert(codec="zstd", shard_px=512), mpp=MPP)
+    write_json(layout.manifest(slide_id), manifest)
+    record = {"status": "ok", "slide_id": slide_id, "class_names": CLASSES, "label_image": None}
+    annotation = Annotation(tuple(CLASSES), regions, record=record)
+    path = layout.annotation(slide_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_annotation(annotation, record=path, geojson=path.with_suffix(".geojson"))
+    mask = np.ones((SIDE // DOWNSAMPLE,) * 2, bool)
+    mask[:, : mask.shape[1] // 8] = False
+    tissue = TissueMask(mask, DOWNSAMPLE, DOWNSAMPLE)
+    artefacts = ArtefactMap(np.zeros_like(mask, np.uint8))
+    table = tabulate(manifest, tissue, artefacts, annotation, grid, CLASSES, grid_name=GRID_NAME, max_share=0.5)
+    write_table(table, layout.table(GRID_NAME, slide_id))
+    return SlideEntry.at(layout, GRID_NAME, slide_id, patient_id or f"patient-{slide_id}", {})
+
+
+def build_quarantined(layout: Layout, slide_id: str, *, grid: Grid) -> SlideEntry:
+    """A slide that could not be read: a quarantine entry in place of a manifest, and an empty table."""
+    outcome = {"status": "quarantined", "slide_id": slide_id, "reason": "unreadable", "path": "gone.svs"}
+    outcome |= {"detail": "not a slide", "remedy": "Scan it again"}
+    write_json(layout.manifest(slide_id), outcome)
+    write_table(empty_table(outcome, grid, CLASSES, grid_name=GRID_NAME), layout.table(GRID_NAME, slide_id))
+    return SlideEntry.at(layout, GRID_NAME, slide_id, f"patient-{slide_id}", {})
+
+
+def build_cohort(root: Path, slides: int, *, size: int = 64) -> list[SlideEntry]:
+    """``slides`` painted slides of as many patients, with a grid of ``size`` px patches at MPP."""
+    grid = Grid(size=size, mpp=MPP)
+    return [build_slide(Layout(root), f"s{i}", seed=i, grid=grid) for i in range(slides)]

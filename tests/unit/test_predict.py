@@ -1,0 +1,115 @@
+"""Owns the tests of prediction: complete, in eval mode, and refusing what is not a model."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from histomake.config import Grid, Task
+from histomake.errors import HistomakeError
+from histomake.files import read_json, write_json
+from histomake.layout import Layout
+from histomake.learn.predict import load_model, predict_slide
+from histomake.learn.train import train
+from histomake.patch.table import read_table
+from safetensors.torch import load_file, save_file
+from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined, build_slide
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """A small trained model and the slides it has not seen."""
+    root = tmp_path_factory.mktemp("trained")
+    entries = build_cohort(root, 4)
+    options = {"steps": 30, "batch": 8, "validate_every": 30, "workers": 0, "learning_rate": 1e-3}
+    task = Task(grid=GRID_NAME, target={"classes": CLASSES}, model={"name": "resnet10t"}, train=options)
+    places = {"output": root / "model", "state": root / "state"}
+    train(task, train=entries[:2], val=entries[2:3], class_names=CLASSES, **places, seed=0, threads=1)
+    return root / "model", entries[3]
+
+
+def test_every_tissue_patch_gets_a_score_and_no_other(trained) -> None:
+    model, entry = trained
+    table = predict_slide(load_model(model), entry, batch=16, threads=1)
+    patches, _ = read_table(entry.table)
+    usable = patches.filter([str(e) == "" for e in patches["excluded"].to_pylist()])
+    assert table["patch_id"].to_pylist() == usable["patch_id"].to_pylist()
+    assert table["x"].to_pylist() == usable["x"].to_pylist()
+    scores = np.stack([table[f"score_{name}"].to_numpy() for name in CLASSES], axis=1)
+    assert scores.sum(1) == pytest.approx(np.ones(len(scores)), abs=1e-5)
+
+
+def test_unseen_slide_is_told_apart(trained) -> None:
+    model, entry = trained
+    table = predict_slide(load_model(model), entry, batch=16, threads=1)
+    right = [p == t for p, t in zip(table["predicted"].to_pylist(), table["label"].to_pylist(), strict=True)]
+    assert np.mean(right) > 0.9
+
+
+def test_scores_do_not_depend_on_the_batch(trained) -> None:
+    model, entry = trained
+    one, many = (predict_slide(load_model(model), entry, batch=batch, threads=1) for batch in (1, 32))
+    for name in CLASSES:
+        assert one[f"score_{name}"].to_numpy() == pytest.approx(many[f"score_{name}"].to_numpy(), abs=1e-5)
+
+
+def test_scores_do_not_depend_on_which_patches_share_a_batch(trained) -> None:
+    predictor = load_model(trained[0])
+    images = torch.randint(0, 255, (6, 64, 64, 3), dtype=torch.uint8)
+    together, reversed_ = predictor.scores(images), predictor.scores(images.flip(0))[::-1]
+    assert together == pytest.approx(reversed_, abs=1e-5)
+
+
+def test_threshold_of_the_model_decides(trained) -> None:
+    predictor = load_model(trained[0])
+    predictor.description["threshold"] = 0.7
+    assert predictor.decide(np.array([[0.4, 0.6], [0.2, 0.8]])).tolist() == [0, 1]
+
+
+def test_embedding_has_one_vector_per_patch(trained) -> None:
+    vectors = load_model(trained[0]).embed(torch.zeros(3, 64, 64, 3, dtype=torch.uint8))
+    assert vectors.shape == (3, 512)
+
+
+def test_quarantined_slide_gets_an_empty_table_of_the_same_schema(trained, tmp_path: Path) -> None:
+    model, entry = trained
+    lost = build_quarantined(Layout(tmp_path), "lost", grid=Grid(size=64, mpp=1.0))
+    predictor = load_model(model)
+    empty = predict_slide(predictor, lost, batch=8, threads=1)
+    assert empty.num_rows == 0
+    assert empty.schema == predict_slide(predictor, entry, batch=8, threads=1).schema
+
+
+def test_another_grid_is_refused(trained, tmp_path: Path) -> None:
+    other = build_slide(Layout(tmp_path), "other", seed=9, grid=Grid(size=32, mpp=2.0))
+    with pytest.raises(HistomakeError, match="32 px at 2"):
+        predict_slide(load_model(trained[0]), other, batch=8, threads=1)
+
+
+def test_pickled_weights_are_refused(trained, tmp_path: Path) -> None:
+    model = shutil.copytree(trained[0], tmp_path / "model")
+    (model / "model.safetensors").write_bytes(pickle.dumps({"weights": [1, 2, 3]}))
+    with pytest.raises(HistomakeError, match="pickled weights are refused"):
+        load_model(model)
+
+
+def test_weights_of_another_architecture_are_refused(trained, tmp_path: Path) -> None:
+    model = shutil.copytree(trained[0], tmp_path / "model")
+    description = read_json(model / "model.json")
+    description["architecture"]["name"] = "resnet18"
+    write_json(model / "model.json", description)
+    with pytest.raises(HistomakeError, match="another architecture"):
+        load_model(model)
+
+
+def test_model_with_a_missing_tensor_is_refused(trained, tmp_path: Path) -> None:
+    model = shutil.copytree(trained[0], tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights.pop("conv1.0.weight")
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(HistomakeError, match="another architecture"):
+        load_model(model)

@@ -1,0 +1,219 @@
+"""Owns the tests of the training loop: it learns, resumes bit for bit, and stops with a reason."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from histomake.config import Grid, Task
+from histomake.errors import HistomakeError
+from histomake.layout import Layout
+from histomake.learn.checkpoint import load_state, save_state
+from histomake.learn.data import PatchReader, TrainingBatches, index_patches
+from histomake.learn.train import train
+from histomake.patch.sampler import Sampler
+from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined
+
+KILLED = Path(__file__).with_name("train_killed.py")
+KILLS = 2
+"""In every test run; `make bench` kills ten times."""
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("cohort")
+    return root, build_cohort(root, 4)
+
+
+def make_task(**settings) -> Task:
+    options = {"steps": 12, "batch": 8, "validate_every": 6, "workers": 0, "learning_rate": 1e-3}
+    return Task.model_validate(
+        {
+            "grid": GRID_NAME,
+            "target": {"classes": CLASSES},
+            "model": {"name": "resnet10t"},
+            **{key: value for key, value in settings.items() if key != "train"},
+            "train": options | settings.get("train", {}),
+        }
+    )
+
+
+def fit(task: Task, entries, output: Path, *, val=None, seed: int = 7) -> dict:
+    return train(
+        task,
+        train=entries[:2],
+        val=entries[2:3] if val is None else val,
+        class_names=CLASSES,
+        output=output,
+        state=output.with_name(f"{output.name}.state"),
+        seed=seed,
+        threads=1,
+    )
+
+
+def test_model_learns_and_is_described(cohort, tmp_path: Path) -> None:
+    described = fit(make_task(train={"steps": 40, "validate_every": 20}), cohort[1], tmp_path / "model")
+    assert described["metrics"]["auroc"] > 0.95
+    assert described == json.loads((tmp_path / "model/model.json").read_text())
+    assert described["class_names"] == CLASSES
+    assert described["grid"] == {"name": GRID_NAME, "size": 64, "mpp": 1.0}
+    assert 0 < described["threshold"] < 1
+    with open(tmp_path / "model/history.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["step"]) for row in rows] == [20, 40]
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert not (tmp_path / "model.state/state.safetensors").exists()
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(cohort, tmp_path: Path) -> None:
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        fit(make_task(train={"steps": 4, "validate_every": 4}), cohort[1], tmp_path / name, seed=seed)
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in "abc"}
+    assert weights["a"] == weights["b"]
+    assert weights["a"] != weights["c"]
+
+
+def test_loader_processes_do_not_change_the_weights(cohort, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        options = {"steps": 4, "validate_every": 4, "workers": workers}
+        fit(make_task(train=options), cohort[1], tmp_path / str(workers))
+    assert (tmp_path / "0/model.safetensors").read_bytes() == (tmp_path / "2/model.safetensors").read_bytes()
+
+
+def start(root: Path, task: Task, output: Path) -> subprocess.Popen:
+    task_file = output.with_name("task.json")
+    task_file.write_text(json.dumps(task.dump()))
+    return subprocess.Popen([sys.executable, str(KILLED), str(root), str(task_file), str(output)])
+
+
+def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> int:
+    """Wait until the run has saved a state later than ``step``; returns that state's step."""
+    while process.poll() is None:
+        state = load_state(folder)
+        if state is not None and state["step"] > step:
+            return state["step"]
+        time.sleep(0.02)
+    raise AssertionError(f"the run ended with {process.returncode} before a state after step {step} was seen")
+
+
+@pytest.mark.timeout(300)
+def test_run_killed_at_random_moments_ends_with_the_weights_of_an_uninterrupted_one(cohort, tmp_path: Path) -> None:
+    root, entries = cohort
+    task = make_task(train={"steps": 60, "validate_every": 7, "checkpoint_minutes": 1e-5})
+    fit(task, entries, tmp_path / "whole")
+    chance, step = random.Random(1), 0
+    for _ in range(KILLS):
+        process = start(root, task, tmp_path / "killed")
+        wait_for_step(process, tmp_path / "killed.state", step)
+        time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        step = load_state(tmp_path / "killed.state")["step"]
+        assert not (tmp_path / "killed/model.safetensors").exists()
+    fit(task, entries, tmp_path / "killed")
+    for file in ("model.safetensors", "model.json"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.timeout(120)
+def test_sigterm_saves_the_state_and_ends_the_run(cohort, tmp_path: Path) -> None:
+    task = make_task(train={"steps": 5000, "validate_every": 5000, "checkpoint_minutes": 0.001})
+    process = start(cohort[0], task, tmp_path / "model")
+    saved = wait_for_step(process, tmp_path / "model.state", 0)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    assert load_state(tmp_path / "model.state")["step"] > saved
+
+
+def test_state_of_another_configuration_is_not_continued(cohort, tmp_path: Path, caplog) -> None:
+    fit(make_task(train={"steps": 4, "validate_every": 4}), cohort[1], tmp_path / "fresh")
+    folder = tmp_path / "model.state"
+    folder.mkdir()
+    save_state(folder, {"identity": "another", "step": 3})
+    fit(make_task(train={"steps": 4, "validate_every": 4}), cohort[1], tmp_path / "model")
+    assert "another configuration" in caplog.text
+    assert (tmp_path / "fresh/model.safetensors").read_bytes() == (tmp_path / "model/model.safetensors").read_bytes()
+
+
+def test_state_survives_the_disk_bit_for_bit(tmp_path: Path) -> None:
+    state = {
+        "network": {"w": torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last), "n": torch.tensor(3)},
+        "groups": [{"lr": 0.1 + 0.2, "betas": (0.9, 0.999), "fused": None}],
+        "by_number": {0: {"step": torch.tensor(1.0)}, 1: {}},
+        "history": [{"loss": float("nan")}],
+    }
+    save_state(tmp_path, state)
+    loaded = load_state(tmp_path)
+    assert torch.equal(loaded["network"]["w"], state["network"]["w"])
+    assert loaded["groups"] == [{"lr": 0.1 + 0.2, "betas": [0.9, 0.999], "fused": None}]
+    assert list(loaded["by_number"]) == [0, 1]
+    assert np.isnan(loaded["history"][0]["loss"])
+
+
+def test_damaged_state_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(HistomakeError, match="delete it"):
+        load_state(tmp_path)
+
+
+def test_class_without_training_patches_stops_the_run_naming_it(cohort, tmp_path: Path) -> None:
+    task = make_task(target={"classes": [*CLASSES, "absent"]})
+    with pytest.raises(KeyError, match="area_absent"):
+        fit(task, cohort[1], tmp_path / "model")
+
+
+def test_slides_in_quarantine_contribute_no_patch(cohort, tmp_path: Path) -> None:
+    lost = build_quarantined(Layout(tmp_path), "lost", grid=Grid(size=64, mpp=1.0))
+    alone = index_patches(cohort[1][:1], make_task())
+    both = index_patches([cohort[1][0], lost], make_task())
+    assert len(both) == len(alone) > 0
+
+
+def test_cohort_without_usable_patches_is_an_error(tmp_path: Path) -> None:
+    lost = build_quarantined(Layout(tmp_path), "lost", grid=Grid(size=64, mpp=1.0))
+    with pytest.raises(HistomakeError, match="usable patch"):
+        index_patches([lost], make_task())
+
+
+class _Unreadable(PatchReader):
+    """A reader that fails on some patches, as on damaged tiles."""
+
+    def __init__(self, patches, bad: set[int]) -> None:
+        super().__init__(patches)
+        self.bad = bad
+
+    def read(self, index):
+        pixels, errors = super().read(index)
+        errors |= {slot: f"patch {i} is damaged" for slot, i in enumerate(index.tolist()) if i in self.bad}
+        return pixels, errors
+
+
+def test_unreadable_patches_are_counted_and_drawn_anew_never_blank(cohort) -> None:
+    patches = index_patches(cohort[1][:1], make_task())
+    sampler = Sampler.from_weights(np.ones(len(patches)), seed=0)
+    bad = set(sampler.draw(0, 8)[:2].tolist())
+    batches = TrainingBatches(_Unreadable(patches, bad), sampler, make_task(), worker=0, max_read_errors=1000)
+    batch = batches[0]
+    assert len(batch.read_errors) >= 2
+    assert not bad & set(batch.index.tolist())
+    expected, _ = PatchReader(patches).read(batch.index.numpy())
+    assert np.array_equal(batch.images.numpy(), expected)
+
+
+def test_vanished_slide_stops_training_naming_slide_and_place(tmp_path: Path) -> None:
+    import shutil
+
+    entries = build_cohort(tmp_path / "cohort", 3)
+    shutil.rmtree(tmp_path / "cohort/slides/s0.zarr")
+    with pytest.raises(HistomakeError, match=r"slide s0 patch at x=\d+ y=\d+"):
+        fit(make_task(train={"validate_every": 12}), entries, tmp_path / "model")
