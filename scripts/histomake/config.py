@@ -72,7 +72,7 @@ class Tissue(Section):
         description="What is thresholded: saturation (H&E, IHC), red (as histo-fetch) or grey (as PathFlowAI).",
     )
     threshold: Literal["otsu"] | float = Field(
-        "otsu", description="otsu, or a fixed value on the 0-255 scale of the channel."
+        "otsu", description="otsu (on the channel's square root, so that pale tissue is kept), or a fixed value of 0-255."
     )
     blur_um: float = Field(
         8.0, ge=0, description="Gaussian sigma before thresholding, in µm; more would wash out thin strands."
@@ -94,11 +94,12 @@ class Quality(Section):
     blur_sharpness: float = Field(
         0.25,
         ge=0,
-        description="Tissue whose local sharpness is below this share of the slide's median is out of focus.",
+        description="Tissue whose local sharpness is below this share of the slide's median (or, in a slide blurred "
+        "all over, of what is usual) is out of focus.",
     )
     blur_mpp: float = Field(2.0, gt=0, le=16, description="Resolution at which sharpness is measured, in µm per pixel.")
     pen: bool = Field(True, description="Look for pen ink by colour.")
-    fold: bool = Field(True, description="Look for folds: tissue both darker and more saturated than the rest.")
+    fold: bool = Field(True, description="Look for folds: tissue far denser than tissue of its colour usually is.")
     max_share: Share = Field(0.5, description="A patch with more than this share of an artefact is excluded for it.")
 
 

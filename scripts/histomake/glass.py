@@ -86,13 +86,12 @@ def _colours(image: NDArray[np.uint8]) -> list[tuple[NDArray[np.bool_], NDArray[
         low8, high8 = low * 256 / 360, high * 256 / 360
         return (hue >= low8) & (hue <= high8)
 
-    green = between(75, 200)
-    blue = between(200, 252)
-    red = between(0, 14) | between(346, 360)
+    # Ink on dark tissue is dark itself: there little chroma is left, but its saturation stays.
+    green, blue, red = between(75, 200), between(200, 252), between(0, 14) | between(346, 360)
     return [
-        (green & (chroma > 50), green & (chroma > 20)),
-        (blue & (chroma > 70) & (saturation > 115), blue & (chroma > 30) & (saturation > 50)),
-        (red & (chroma > 130) & (saturation > 185), red & (chroma > 70) & (saturation > 120)),
+        (green & ((chroma > 50) | ((chroma > 20) & (saturation > 100))), green & (chroma > 20)),
+        (blue & (chroma > 40) & (saturation > 160), blue & (chroma > 30) & (saturation > 90)),
+        (red & (chroma > 60) & (saturation > 205), red & (chroma > 50) & (saturation > 150)),
         ((value < 75) & (chroma < 28), (value < 130) & (chroma < 35)),
     ]
 

@@ -30,7 +30,10 @@ MARGIN = 8  # pixels that the filters look past a tile
 FOCUS_UM = 100.0  # sharpness is an average over a window this wide: a few cells
 MIN_ARTEFACT_UM2 = 10_000.0
 # In-focus tissue has at least this fine-to-coarse energy; below it a wholly blurred slide gives itself away.
-TYPICAL_SHARPNESS = 0.5
+TYPICAL_SHARPNESS = 2.0
+# A fold holds half as much stain again as its colour usually does, and clearly more than tissue varies.
+MIN_FOLD_EXCESS, FOLD_SPREADS = 0.4, 2.5
+FOLD_WIDTH_UM, FOLD_SMOOTH_UM, COLOUR_BINS = 40.0, 10.0, 16
 
 
 @dataclass(frozen=True)
@@ -69,31 +72,35 @@ def save_no_quality(outcome: dict[str, Any], png: Path | str, json: Path | str) 
 def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> ArtefactMap:
     """Mark pen, blur and folds at the tissue mask's scale; where they overlap, pen wins over fold over blur.
 
-    Pen is also marked beside tissue, because the tissue mask leaves ink out. Shares in the record are of tissue
-    (for pen: of tissue and ink together).
+    Pen is also marked beside tissue, because the tissue mask leaves ink out. Shares in the record are of tissue and
+    ink together. Pen and folds are brightfield notions: a fluorescence slide is judged for focus alone. A slide
+    coarser than twice ``blur_mpp`` shows no cells and is not judged for focus: its ``sharpness`` is null.
     """
     mpp = tissue.record["mpp"]
-    image = reader.read_whole(mpp)
-    padding = find_padding(image)
-    image = whiten(image, padding)
     labels = np.zeros(tissue.mask.shape, np.uint8)
-    sharpness, blurred = _blur(reader, tissue, config)
-    labels[blurred] = BLUR
-    if config.fold:
-        labels[_folds(image, tissue.mask, mpp)] = FOLD
-    if config.pen:
-        labels[find_ink(image, mpp)] = PEN
+    sharpness = None
+    if reader.mpp <= 2 * config.blur_mpp:
+        sharpness, blurred = _blur(reader, tissue, config)
+        labels[blurred] = BLUR
+    if tissue.record["mode"] == "brightfield":
+        image = reader.read_whole(mpp)
+        padding = find_padding(image)
+        image = whiten(image, padding)
+        if config.fold:
+            labels[_folds(image, tissue.mask, mpp)] = FOLD
+        if config.pen:
+            labels[find_ink(image, mpp) & ~padding] = PEN
     return ArtefactMap(labels, _record(tissue, labels, sharpness))
 
 
-def _record(tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float) -> dict[str, Any]:
+def _record(tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float | None) -> dict[str, Any]:
     on_tissue = tissue.mask | (labels == PEN)
     shares = {name: round(float((labels[on_tissue] == label).mean()), 6) for label, name in NAMES.items()}
     return {
         "status": "ok",
         "slide_id": tissue.record["slide_id"],
         "mpp": tissue.record["mpp"],
-        "sharpness": round(sharpness, 4),
+        "sharpness": None if sharpness is None else round(sharpness, 4),
         "shares": shares,
         "clean_share": round(1 - sum(shares.values()), 6),
     }
@@ -103,9 +110,8 @@ def _blur(reader: SlideReader, tissue: TissueMask, config: Quality) -> tuple[flo
     """Median sharpness of the slide's tissue, and where it is out of focus."""
     fine, coarse = _energies(reader, tissue, config.blur_mpp)
     window = max(1, round(FOCUS_UM / tissue.record["mpp"])) | 1
-    weight = cv2.blur(tissue.mask.astype(np.float32), (window, window))
     fine, coarse = (cv2.blur(np.where(tissue.mask, e, 0), (window, window)) for e in (fine, coarse))
-    sharpness = np.divide(fine, coarse, out=np.zeros_like(fine), where=(coarse > 0) & (weight > 0))
+    sharpness = np.divide(fine, coarse, out=np.zeros_like(fine), where=coarse > 0)
     median = float(np.median(sharpness[tissue.mask]))
     blurred = tissue.mask & (sharpness < config.blur_sharpness * max(median, TYPICAL_SHARPNESS))
     return median, _without_specks(blurred, MIN_ARTEFACT_UM2 / tissue.record["mpp"] ** 2)
@@ -148,15 +154,37 @@ def _tile_energies(
 
 
 def _folds(image: NDArray[np.uint8], mask: Bools, mpp: float) -> Bools:
-    """Tissue lying double: both darker and more saturated than the slide's tissue (Bautista and Yagi, 2010)."""
-    smooth = cv2.GaussianBlur(image, (0, 0), max(0.5, 10.0 / mpp))
-    hsv = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV).astype(np.float32) / 255
-    shift = hsv[..., 1] - hsv[..., 2]
-    inside = shift[mask]
-    median = np.median(inside)
-    spread = 1.4826 * np.median(np.abs(inside - median))
-    found = mask & (shift > median + 3 * spread) & (hsv[..., 2] < 0.75 * np.median(hsv[..., 2][mask]))
-    return _without_specks(found, MIN_ARTEFACT_UM2 / mpp**2)
+    """Tissue lying double: of the colour of its slide's tissue, but far denser than that colour usually is.
+
+    Two layers add their optical densities: the stain's direction stays, the amount doubles. Thresholds on darkness
+    and saturation alone (Palokangas et al., 2007) take epidermis or lymphoid tissue for folds, because these are
+    dense too; they are dense in a colour of their own. Thin dark lines (keratin, cell borders) are opened away.
+    """
+    excess, spread = _density_excess(cv2.GaussianBlur(image, (0, 0), max(0.5, FOLD_SMOOTH_UM / mpp)), mask)
+    limit = max(MIN_FOLD_EXCESS, FOLD_SPREADS * spread)
+    radius = max(1, round(FOLD_WIDTH_UM / 2 / mpp))
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    core = cv2.morphologyEx((excess > limit).astype(np.uint8), cv2.MORPH_OPEN, disk).astype(bool)
+    core = _without_specks(core, MIN_ARTEFACT_UM2 / mpp**2)
+    near = cv2.dilate(core.astype(np.uint8), disk).astype(bool)
+    return core | (near & (excess > limit / 2))
+
+
+def _density_excess(image: NDArray[np.uint8], mask: Bools) -> tuple[NDArray[np.float32], float]:
+    """Log ratio of each tissue pixel's optical density to the median density of its own colour, and its spread.
+
+    Colour is the ratio of red to green optical density, which orders haematoxylin before eosin, in bins that hold
+    equally many pixels.
+    """
+    density = -np.log((image[mask].astype(np.float32) + 1) / 256)
+    colour = density[:, 0] / np.maximum(density[:, 1], 0.02)
+    amount = np.log(np.maximum(density.sum(axis=1), 0.02))
+    bins = np.searchsorted(np.quantile(colour, np.linspace(0, 1, COLOUR_BINS + 1)[1:-1]), colour)
+    usual = np.array([np.median(amount[bins == i]) if (bins == i).any() else 0 for i in range(COLOUR_BINS)])
+    deviation = amount - usual[bins]
+    excess = np.zeros(mask.shape, np.float32)
+    excess[mask] = deviation
+    return excess, 1.4826 * float(np.median(np.abs(deviation)))
 
 
 def _without_specks(mask: Bools, min_px: float) -> Bools:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Otsu splits any picture, an empty one too: tissue must stand out from glass by at least this, on the 0-255 scale.
 MIN_CONTRAST = 4.0
+ROOT = np.sqrt(np.arange(256) * 255.0).round().astype(np.uint8)
 # Light that fluorescence does not have.
 WHITE_MIN = 150
 # A piece thinner than this all along and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
@@ -118,6 +119,7 @@ def presegment(
         "status": "ok",
         "slide_id": slide_id,
         "mpp": mpp,
+        "mode": config.mode,
         "method": _method(config, segment),
         "threshold": threshold,
         "ink_mm2": round(float(ink.sum()) * mpp**2 / 1e6, 4),
@@ -181,8 +183,10 @@ def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: f
     usable = signal[~excluded]
     if usable.size == 0:
         return np.zeros_like(excluded), 0.0
-    otsu, _ = cv2.threshold(usable.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    threshold = max(float(otsu), _glass_level(usable) + MIN_CONTRAST)
+    # On the square root of the signal, dense and pale tissue lie close together and far from glass; on the signal
+    # itself Otsu cuts between them, and a lymph node costs its slide the stroma and fat around it.
+    root, _ = cv2.threshold(cv2.LUT(usable.reshape(-1, 1), ROOT), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    threshold = max(round(float(root) ** 2 / 255, 1), _glass_level(usable) + MIN_CONTRAST)
     return (signal > threshold) & ~excluded, threshold
 
 
