@@ -72,7 +72,8 @@ class Tissue(Section):
         description="What is thresholded: saturation (H&E, IHC), red (as histo-fetch) or grey (as PathFlowAI).",
     )
     threshold: Literal["otsu"] | float = Field(
-        "otsu", description="otsu (on the channel's square root, so that pale tissue is kept), or a fixed value of 0-255."
+        "otsu",
+        description="otsu (on the channel's square root, so that pale tissue is kept), or a fixed value of 0-255.",
     )
     blur_um: float = Field(
         8.0, ge=0, description="Gaussian sigma before thresholding, in µm; more would wash out thin strands."
@@ -112,7 +113,8 @@ class Annotations(Section):
     ignore: list[str] = Field(default_factory=list, description="Annotation names to leave out without an error.")
     class_property: str | None = Field(
         None,
-        description="GeoJSON property that holds the class, dots for nesting; default: QuPath's, then label, name, class.",
+        description="GeoJSON property that holds the class, dots for nesting; default: QuPath's, else label, name, "
+        "class.",
     )
     max_file_mb: float = Field(
         500.0, gt=0, description="Larger annotation files are refused, in MB: memory stays bounded."
