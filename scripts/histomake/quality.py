@@ -34,6 +34,7 @@ TYPICAL_SHARPNESS = 2.0
 # A fold holds half as much stain again as its colour usually does, and clearly more than tissue varies.
 MIN_FOLD_EXCESS, FOLD_SPREADS = 0.4, 2.5
 FOLD_WIDTH_UM, FOLD_SMOOTH_UM, COLOUR_BINS = 40.0, 10.0, 16
+DENSE_QUANTILE = 0.6
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> Artefact
         image = reader.read_whole(mpp)
         padding = find_padding(image)
         image = whiten(image, padding)
-        if config.fold:
+        if config.fold and mpp <= FOLD_WIDTH_UM / 2:
             labels[_folds(image, tissue.mask, mpp)] = FOLD
         if config.pen:
             labels[find_ink(image, mpp) & ~padding] = PEN
@@ -160,18 +161,20 @@ def _folds(image: NDArray[np.uint8], mask: Bools, mpp: float) -> Bools:
     and saturation alone (Palokangas et al., 2007) take epidermis or lymphoid tissue for folds, because these are
     dense too; they are dense in a colour of their own. Thin dark lines (keratin, cell borders) are opened away.
     """
-    excess, spread = _density_excess(cv2.GaussianBlur(image, (0, 0), max(0.5, FOLD_SMOOTH_UM / mpp)), mask)
+    excess, dense, spread = _density_excess(cv2.GaussianBlur(image, (0, 0), max(0.5, FOLD_SMOOTH_UM / mpp)), mask)
     limit = max(MIN_FOLD_EXCESS, FOLD_SPREADS * spread)
     radius = max(1, round(FOLD_WIDTH_UM / 2 / mpp))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    core = cv2.morphologyEx((excess > limit).astype(np.uint8), cv2.MORPH_OPEN, disk).astype(bool)
+    core = cv2.morphologyEx(((excess > limit) & dense).astype(np.uint8), cv2.MORPH_OPEN, disk).astype(bool)
     core = _without_specks(core, MIN_ARTEFACT_UM2 / mpp**2)
     near = cv2.dilate(core.astype(np.uint8), disk).astype(bool)
     return core | (near & (excess > limit / 2))
 
 
-def _density_excess(image: NDArray[np.uint8], mask: Bools) -> tuple[NDArray[np.float32], float]:
+def _density_excess(image: NDArray[np.uint8], mask: Bools) -> tuple[NDArray[np.float32], Bools, float]:
     """Log ratio of each tissue pixel's optical density to the median density of its own colour, and its spread.
+
+    Also which pixels are in the denser part of the slide: muscle beside fat is dense for its colour, yet no fold.
 
     Colour is the ratio of red to green optical density, which orders haematoxylin before eosin, in bins that hold
     equally many pixels.
@@ -184,7 +187,9 @@ def _density_excess(image: NDArray[np.uint8], mask: Bools) -> tuple[NDArray[np.f
     deviation = amount - usual[bins]
     excess = np.zeros(mask.shape, np.float32)
     excess[mask] = deviation
-    return excess, 1.4826 * float(np.median(np.abs(deviation)))
+    dense = np.zeros(mask.shape, bool)
+    dense[mask] = amount > np.quantile(amount, DENSE_QUANTILE)
+    return excess, dense, 1.4826 * float(np.median(np.abs(deviation)))
 
 
 def _without_specks(mask: Bools, min_px: float) -> Bools:
