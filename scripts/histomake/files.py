@@ -8,11 +8,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 HASH_BLOCK = 1 << 22
+SYNC_THREADS = 8
+RENAME_ATTEMPTS = 5
 
 
 def _aside(path: Path) -> Path:
@@ -61,20 +64,37 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = _aside(target), _aside(target)
+    aside = _aside(target)
+    leftovers = [aside]
     try:
         aside.mkdir()
         yield aside
-        for file in aside.rglob("*"):
-            if file.is_file():
-                sync_file(file)
-        if target.exists():
-            target.rename(old)
-        aside.rename(target)
+        _sync_tree(aside)
+        _take_place(aside, target, leftovers)
         sync_directory(target.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        for path in leftovers:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync_tree(path: Path) -> None:
+    """Push every file of a tree to the disk, several at once: the disk's journal then commits them together."""
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        list(pool.map(sync_file, (p for p in path.rglob("*") if p.is_file())))
+
+
+def _take_place(aside: Path, target: Path, leftovers: list[Path]) -> None:
+    """Rename ``aside`` to ``target``, and what is there to a leftover: of two runs at once, the later one stays."""
+    for attempt in range(RENAME_ATTEMPTS):
+        leftovers.append(_aside(target))
+        with suppress(FileNotFoundError):
+            target.rename(leftovers[-1])
+        try:
+            aside.rename(target)
+            return
+        except OSError:
+            if attempt + 1 == RENAME_ATTEMPTS or not target.exists():
+                raise
 
 
 def write_json(path: Path | str, content: Any) -> None:

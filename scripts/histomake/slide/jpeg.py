@@ -65,6 +65,30 @@ def _parse_frame(body: bytes, *, sequential: bool) -> Frame:
     return Frame(width, height, components, precision, sequential, sampling)
 
 
+def first_rows(stream: bytes, rows: int) -> bytes:
+    """``stream`` changed to end after at least ``rows`` rows, which decode to what they were; or as it is.
+
+    A baseline scan is coded top to bottom, so a decoder told of a smaller height stops early and spares the rest.
+    Only streams of one interleaved scan qualify. Where chroma has half the rows, decoders interpolate it from the
+    row below as well: hence two rows more.
+    """
+    position, height_at, mcu_rows, components = 2, 0, 8, 0
+    while position + 4 <= len(stream) and stream[position] == 0xFF:
+        marker = stream[position + 1]
+        if marker in _SEQUENTIAL:
+            height_at, components = position + 5, stream[position + 9]
+            mcu_rows = 8 * max(stream[position + 11 + 3 * i] & 15 for i in range(components))
+        elif marker == 0xDA:
+            if not height_at or stream[position + 4] != components:
+                return stream
+            wanted = -(-(rows + (2 if mcu_rows > 8 else 0)) // mcu_rows) * mcu_rows
+            if wanted >= int.from_bytes(stream[height_at : height_at + 2]):
+                return stream
+            return b"".join((stream[:height_at], wanted.to_bytes(2), stream[height_at + 2 :]))
+        position += 2 + (stream[position + 2] << 8 | stream[position + 3])
+    return stream
+
+
 def stream_head(tables: bytes | None, *, rgb: bool) -> bytes:
     """What replaces the start-of-image marker of a tile to make it an ordinary, self-contained JPEG file.
 

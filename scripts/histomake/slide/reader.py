@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from histomake.files import read_json
 from histomake.slide.codec import TileDecodeError
 from histomake.slide.store import FILL, Level, Store, StoreError
 from histomake.types import Level0Pixels, Mpp
+
+# Loader workers are forked, and OpenCV's own thread pool does not survive a fork; the caller has threads enough.
+cv2.setNumThreads(1)
 
 SAME_SCALE = 0.01
 """Scales closer than this share count as equal: scanners round their mpp."""
@@ -61,10 +65,18 @@ class SlideReader:
             remedy="Delete the store to have it converted again; if that fails too, the slide file is damaged",
         )
 
-    def level_for(self, mpp: Mpp) -> int:
+    def level_for(self, mpp: Mpp | float) -> int:
         """The coarsest level that is at least as fine as ``mpp``."""
         wanted = mpp / self.mpp * (1 + SAME_SCALE)
         return max((i for i, level in enumerate(self.levels) if level.downsample <= wanted), default=0)
+
+    def _plan(self, mpp: Mpp | float) -> _Plan:
+        index = self.level_for(mpp)
+        level = self.levels[index]
+        scale = mpp / self.mpp / level.downsample
+        factors = level.coding.reductions(level.tile_shape)
+        reduction = next((f for f in factors if f <= scale * (1 + SAME_SCALE)), 1)
+        return _Plan(index, reduction, level.downsample * reduction, scale / reduction)
 
     def read(
         self, x: Level0Pixels | int, y: Level0Pixels | int, size: int | tuple[int, int], mpp: Mpp | float
@@ -73,17 +85,16 @@ class SlideReader:
 
         ``x``, ``y``: its top-left corner in level-0 pixels, which may lie outside the slide; what lies outside is
         white. ``size``: its edge, or (width, height), in pixels at ``mpp`` µm per pixel. The patch shows the
-        level-0 box from x to x + size * mpp / self.mpp.
+        level-0 box from x to x + size * mpp / self.mpp, moved by at most half a pixel of the level it is read from.
+        Scales that differ by less than 1 % are not resampled.
         """
         width, height = (size, size) if isinstance(size, int) else size
-        index = self.level_for(Mpp(mpp))
-        level = self.levels[index]
-        scale = mpp / self.mpp / level.downsample
-        if abs(scale - 1) <= SAME_SCALE:
-            left, top = round(x / level.downsample), round(y / level.downsample)
-            return self.read_level(index, left, top, width, height)
-        left, top = x / level.downsample, y / level.downsample
-        return self._resampled(index, left, top, width, height, scale)
+        plan = self._plan(mpp)
+        left, top = round(x / plan.downsample), round(y / plan.downsample)
+        if abs(plan.scale - 1) <= SAME_SCALE:
+            return self._region(plan.level, plan.reduction, left, top, width, height)
+        box = max(1, round(width * plan.scale)), max(1, round(height * plan.scale))
+        return _resize(self._region(plan.level, plan.reduction, left, top, *box), width, height)
 
     def read_many(
         self, positions: Sequence[tuple[int, int]], size: int | tuple[int, int], mpp: Mpp | float
@@ -96,70 +107,84 @@ class SlideReader:
         return out
 
     def read_whole(self, mpp: Mpp | float) -> np.ndarray:
-        """The whole slide at ``mpp``: uint8 RGB (ceil(height * self.mpp / mpp), ceil(width * self.mpp / mpp), 3)."""
+        """The whole slide at ``mpp``: uint8 RGB (ceil(height * self.mpp / mpp), ceil(width * self.mpp / mpp), 3).
+
+        Read in strips, so memory is that of the result and one strip.
+        """
         factor = self.mpp / mpp
         width, height = math.ceil(self.width * factor - 1e-9), math.ceil(self.height * factor - 1e-9)
-        level = self.levels[self.level_for(Mpp(mpp))]
-        scale = 1 / factor / level.downsample
-        rows = max(1, int(STRIP_BYTES / (level.width * 3 * max(scale, 1e-9))))
+        plan = self._plan(mpp)
+        columns = max(1, round(width * plan.scale))
+        rows = max(1, int(STRIP_BYTES / (columns * 3 * plan.scale)))
         out = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, rows):
-            count = min(rows, height - top)
-            index = self.level_for(Mpp(mpp))
-            out[top : top + count] = self._resampled(index, 0.0, top * scale, width, count, scale)
+            bottom = min(top + rows, height)
+            first, last = round(top * plan.scale), max(round(top * plan.scale) + 1, round(bottom * plan.scale))
+            strip = self._region(plan.level, plan.reduction, 0, first, columns, last - first)
+            out[top:bottom] = _resize(strip, width, bottom - top)
         return out
-
-    def _resampled(self, index: int, left: float, top: float, width: int, height: int, scale: float) -> np.ndarray:
-        """Area average (or, when enlarging, linear interpolation) of a box of level pixels."""
-        right, bottom = left + width * scale, top + height * scale
-        x0, y0 = math.floor(left + 1e-6), math.floor(top + 1e-6)
-        x1, y1 = math.ceil(right - 1e-6), math.ceil(bottom - 1e-6)
-        region = self.read_level(index, x0, y0, x1 - x0, y1 - y0)
-        if region.shape[:2] == (round(height * scale), round(width * scale)) and abs(left - x0) + abs(top - y0) < 1e-3:
-            return cv2.resize(region, (width, height), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR)
-        return _average_box(region, left - x0, top - y0, width, height, scale)
 
     def read_level(self, index: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Pixels of one level as they are: uint8 RGB (height, width, 3), white outside the slide and in empty tiles."""
+        return self._region(index, 1, x, y, width, height)
+
+    def _region(self, index: int, reduction: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Pixels of a level that its decoder has shrunk ``reduction``-fold; x, y and sizes are in shrunk pixels."""
         level = self.levels[index]
-        out = np.full((height, width, 3), FILL, np.uint8)
-        th, tw = level.tile_height, level.tile_width
-        right, bottom = min(x + width, level.width), min(y + height, level.height)
+        th, tw = level.tile_height // reduction, level.tile_width // reduction
+        right, bottom = min(x + width, level.width // reduction), min(y + height, level.height // reduction)
+        inside = x >= 0 and y >= 0 and x + width == right and y + height == bottom
+        out = np.empty((height, width, 3), np.uint8) if inside else np.full((height, width, 3), FILL, np.uint8)
         for row in range(max(y, 0) // th, -(-bottom // th)):
+            y0, y1 = max(y, row * th), min(bottom, row * th + th)
             for column in range(max(x, 0) // tw, -(-right // tw)):
-                tile = self.tile(index, row, column)
+                x0, x1 = max(x, column * tw), min(right, column * tw + tw)
+                tile = self._tile(index, row, column, reduction, y1 - row * th)
+                part = out[y0 - y : y1 - y, x0 - x : x1 - x]
                 if tile is None:
-                    continue
-                left, top = column * tw, row * th
-                x0, y0, x1, y1 = max(x, left), max(y, top), min(right, left + tw), min(bottom, top + th)
-                out[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+                    part[:] = FILL
+                else:
+                    part[:] = tile[y0 - row * th : y1 - row * th, x0 - column * tw : x1 - column * tw]
         return out
 
-    def tile(self, index: int, row: int, column: int) -> np.ndarray | None:
-        """One decoded tile, uint8 RGB (tile_height, tile_width, 3), or None where the slide is empty."""
+    def _tile(self, index: int, row: int, column: int, reduction: int, rows: int) -> np.ndarray | None:
+        """The first ``rows`` rows, or more, of a tile decoded at 1 / ``reduction``; None where the slide is empty."""
         level = self.levels[index]
         try:
             data = self._store.tile(index, row, column)
-            return None if data is None else level.coding.decode(data, level.tile_shape)
+            if data is None:
+                return None
+            if reduction > 1:
+                return level.coding.decode_reduced(data, level.tile_shape, reduction)
+            return level.coding.decode(data, level.tile_shape, rows=rows)
         except (StoreError, TileDecodeError) as error:
             raise self._error(f"level {index}, tile row {row}, column {column}: {error}") from error
 
+    def encoded_tiles(self, index: int, tiles: Iterable[tuple[int, int]]) -> list[bytes | None]:
+        """Tiles (row, column) of a JPEG level as complete JPEG files, for decoding elsewhere; None where empty."""
+        coding = self.levels[index].coding
+        if coding.codec != "jpeg":
+            raise ValueError(f"level {index} of {self.path} holds {coding.codec} tiles, no JPEG")
+        found = [self._store.tile(index, row, column) for row, column in tiles]
+        return [None if data is None else coding.as_file(data) for data in found]
 
-def _average_box(region: np.ndarray, dx: float, dy: float, width: int, height: int, scale: float) -> np.ndarray:
-    """Exact area average over boxes that start between pixels, as two sparse matrix products."""
-    rows = _weights(region.shape[0], dy, height, scale)
-    columns = _weights(region.shape[1], dx, width, scale)
-    lines = (rows @ region.reshape(region.shape[0], -1).astype(np.float32)).reshape(height, region.shape[1], 3)
-    return np.clip(np.einsum("hwc,ow->hoc", lines, columns, optimize=True) + 0.5, 0, 255).astype(np.uint8)
+
+@dataclass(frozen=True)
+class _Plan:
+    """From which level a resolution is read, how far its decoder shrinks it, and what scaling is left."""
+
+    level: int
+    reduction: int
+    downsample: float
+    scale: float
 
 
-def _weights(source: int, start: float, count: int, scale: float) -> np.ndarray:
-    """(count, source) shares of each source pixel in each output pixel; rows sum to 1."""
-    edges = start + np.arange(count + 1) * scale
-    pixels = np.arange(source)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    overlap = np.clip(overlap, 0, None).astype(np.float32)
-    return overlap / overlap.sum(axis=1, keepdims=True)
+def _resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Area average, or linear interpolation where the result is larger."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    shrinking = pixels.shape[0] >= height and pixels.shape[1] >= width
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
 def _reopen(path: Path, slide_id: str) -> SlideReader:

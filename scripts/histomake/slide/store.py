@@ -253,8 +253,9 @@ class _Shard:
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
-def _open_shard(opening: int, path: Path, start: int, size: int, rows: int, columns: int) -> _Shard:
-    return _Shard(path, start, size, rows, columns)
+def _open_shard(store: Store, level: int, row: int, column: int) -> _Shard | None:
+    """Shards of all open stores, the least used leaving first; None for a shard whose tiles are all empty."""
+    return store.open_shard(level, row, column)
 
 
 class Store:
@@ -263,12 +264,9 @@ class Store:
     Threads may share it: reads are positional. So may processes after a fork: nothing depends on a file position.
     """
 
-    _openings = iter(range(2**63))
-
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._zip = _zip_entries(self.path) if self.path.is_file() else None
-        self._opening = next(Store._openings)  # a store replaced on disk and opened anew shares no cached shard
         group = self._json("zarr.json")
         try:
             self.attributes: dict[str, Any] = group["attributes"]["histomake"]
@@ -296,10 +294,12 @@ class Store:
         layout = self.levels[level]
         shard_row, inner_row = divmod(row, layout.shard_rows)
         shard_column, inner_column = divmod(column, layout.shard_columns)
-        shard = self._shard(layout, shard_row, shard_column)
+        shard = _open_shard(self, level, shard_row, shard_column)
         return None if shard is None else shard.read(inner_row * layout.shard_columns + inner_column)
 
-    def _shard(self, layout: Level, row: int, column: int) -> _Shard | None:
+    def open_shard(self, level: int, row: int, column: int) -> _Shard | None:
+        """Open a shard past the cache, or None where there is none."""
+        layout = self.levels[level]
         key = layout.shard_key(row, column)
         path, start, size = self.path / key, 0, -1
         if self._zip is not None:
@@ -307,7 +307,7 @@ class Store:
                 return None
             path, (start, size) = self.path, self._zip[key]
         try:
-            return _open_shard(self._opening, path, start, size, layout.shard_rows, layout.shard_columns)
+            return _Shard(path, start, size, layout.shard_rows, layout.shard_columns)
         except FileNotFoundError:
             return None
 
