@@ -1,0 +1,1 @@
+"""RADHicaL: low magnifications decide where high ones must look."""

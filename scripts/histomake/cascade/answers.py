@@ -1,0 +1,106 @@
+"""Owns where a cascade's probabilities come from: networks reading a slide block by block, or maps computed before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import batched
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from histomake.cascade.levels import Level, Window, read_window
+from histomake.cascade.net import PixelNetwork, probabilities
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+GPU_BATCH = 16
+CPU_BATCH = 1
+"""Blocks per pass on a CPU: one fills its cores, and larger activations fall out of its caches."""
+
+READERS = 2
+
+
+def best_device() -> torch.device:
+    """The GPU when there is one; its convolutions in full float32, so that dense equals patch-wise there too."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda")
+
+
+@dataclass(frozen=True)
+class NetworkAnswers:
+    """Probabilities from the networks of a cascade, in eval mode.
+
+    Every block is computed at the full ``block`` x ``block`` size and, on a GPU, in batches of one size: a pixel's
+    probability is then the same bit for bit whoever else is computed, so a simulated cascade equals a deployed one.
+    """
+
+    reader: SlideReader
+    networks: Mapping[int, PixelNetwork]
+    block: int
+    device: torch.device
+
+    def of(self, level: Level, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
+        """p1 and p2 of the pixels of each window (blocks of the level's grid): float32 (2, height, width)."""
+        net = self.networks[level.number]
+        batch = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+        # Two batches are read ahead while one is computed; decoding releases the interpreter lock.
+        with ThreadPoolExecutor(READERS) as pool:
+            ahead: list[tuple[tuple[Window, ...], list]] = []
+            for group in batched(windows, batch):
+                ahead.append((group, [pool.submit(self._read, net, level, w) for w in group]))
+                if len(ahead) > READERS:
+                    yield from self._compute(net, *ahead.pop(0), batch)
+            for group, pending in ahead:
+                yield from self._compute(net, group, pending, batch)
+
+    def _read(self, net: PixelNetwork, level: Level, window: Window) -> NDArray[np.uint8]:
+        full = Window(window.y, window.x, self.block, self.block)
+        pixels = read_window(self.reader, level, full.grown(net.centre, net.field - 1 - net.centre))
+        return np.ascontiguousarray(pixels)
+
+    @torch.inference_mode()
+    def _compute(
+        self, net: PixelNetwork, group: Sequence[Window], pending: list, batch: int
+    ) -> Iterator[NDArray[np.float32]]:
+        pixels = np.stack([p.result() for p in pending])
+        if len(group) < batch:
+            pixels = np.concatenate([pixels, np.zeros((batch - len(group), *pixels.shape[1:]), np.uint8)])
+        p = probabilities(net.dense(torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)))
+        p = p[: len(group), 1:].cpu().numpy()
+        for values, window in zip(p, group, strict=True):
+            yield values[:, : window.height, : window.width]
+
+
+@dataclass(frozen=True)
+class StoredAnswers:
+    """Probabilities computed before, over whole levels: level number → p1 and p2, (2, height, width)."""
+
+    maps: Mapping[int, NDArray[np.float32]]
+
+    def of(self, level: Level, windows: Sequence[Window]) -> Iterable[NDArray[np.float32]]:
+        """The stored maps' pixels in each window."""
+        return (self.maps[level.number][:, *window.slices] for window in windows)
+
+
+@torch.inference_mode()
+def patch_by_patch(
+    reader: SlideReader, level: Level, net: PixelNetwork, pixels: Sequence[tuple[int, int]], *, batch: int
+) -> NDArray[np.float32]:
+    """Probabilities (n, 3) of single (y, x) pixels, one patch each: the naive way, and the definition of the answer."""
+    before, after = net.centre, net.field - 1 - net.centre
+    answers = []
+    for group in batched(pixels, batch):
+        patches = np.stack([read_window(reader, level, Window(y, x, 1, 1).grown(before, after)) for y, x in group])
+        logits = net(torch.from_numpy(patches).to(net.mean.device).permute(0, 3, 1, 2))
+        answers.append(probabilities(logits)[:, :, 0, 0].cpu().numpy())
+    return np.concatenate(answers)

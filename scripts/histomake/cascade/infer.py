@@ -1,0 +1,178 @@
+"""Owns running a trained cascade on one slide, and what it leaves behind: labels, probabilities, states, objects."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import zarr
+
+from histomake.cascade.answers import NetworkAnswers
+from histomake.cascade.levels import Level, Window, levels_of
+from histomake.cascade.net import PixelNetwork, multiply_adds
+from histomake.cascade.objects import (
+    NUCLEI,
+    TILE_PX,
+    Pieces,
+    find_pieces,
+    measure_nuclei,
+    without_holes,
+    write_objects,
+)
+from histomake.cascade.run import ACCEPTED, LevelCost, LevelMap, costs, nuclei, pixel_evaluations, run_cascade
+from histomake.cascade.train import load_network
+from histomake.config import CascadeThresholds, Radhical
+from histomake.errors import ConfigError
+from histomake.files import atomic_directory
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+log = logging.getLogger(__name__)
+
+CHUNK = 512
+
+
+def slide_levels(manifest: Mapping[str, Any], config: Radhical) -> list[Level]:
+    """The cascade's levels on a slide, finest first."""
+    return levels_of(
+        width=manifest["width"],
+        height=manifest["height"],
+        mpp=manifest["mpp"],
+        finest_mpp=config.mpp,
+        scales=config.scales,
+    )
+
+
+def load_networks(folders: Sequence[Path], config: Radhical, device: torch.device) -> dict[int, PixelNetwork]:
+    """The networks of all levels, by level number; ``folders`` finest first.
+
+    Raises:
+        ConfigError: there is not one model per level.
+        HistomakeError: a level was never trained.
+    """
+    if len(folders) != len(config.scales):
+        raise ConfigError(f"a cascade of {len(config.scales)} levels needs as many models, not {len(folders)}")
+    return {number: load_network(folder, device) for number, folder in enumerate(folders, start=1)}
+
+
+def whole_maps(answers: NetworkAnswers, levels: Sequence[Level]) -> dict[int, NDArray[np.float32]]:
+    """p1 and p2 of every pixel of every level, by level number: what the threshold search works on."""
+    everything = CascadeThresholds(cut=0.5, lower=[], upper=[])
+    return {level.number: run_cascade([level], answers, everything, block=answers.block)[0].p for level in levels}
+
+
+def mask_pieces(finest: LevelMap, *, cut: float, tile: int = TILE_PX) -> Pieces:
+    """The nuclei of a finished cascade as connected pieces: thresholded, with what was accepted, holes filled."""
+    level = finest.level
+    filled = without_holes(lambda window: nuclei(finest, window, cut=cut), level, tile=tile)
+    return find_pieces(filled, level, connectivity=NUCLEI, tile=tile)
+
+
+def whole_labels(finest: LevelMap, *, cut: float) -> NDArray[np.int64]:
+    """`mask_pieces` as one array (height, width), for slides small enough to be compared with annotation."""
+    level = finest.level
+    edge = max(level.height, level.width)
+    return mask_pieces(finest, cut=cut, tile=edge).labels(Window(0, 0, level.height, level.width))
+
+
+def segment_slide(
+    reader: SlideReader,
+    levels: Sequence[Level],
+    answers: NetworkAnswers,
+    thresholds: CascadeThresholds,
+    *,
+    store: Path,
+    geojson: Path,
+) -> dict[str, Any]:
+    """Run the cascade over a slide of any size; write ``store`` (a Zarr group) and ``geojson``; return the record.
+
+    The group has ``labels`` (uint32, nucleus numbers), ``probability`` (uint8, 255 is 1; rejected pixels 0, accepted
+    255) and ``state1``, ``state2`` … (uint8: 0 rejected, 1 computed, 2 accepted), all (y, x) of their level.
+    """
+    started = time.perf_counter()
+    # The maps of a large slide are sparse files next to the result, where there is room for it.
+    store.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{store.name}.", dir=store.parent))
+    try:
+        maps = run_cascade(levels, answers, thresholds, block=answers.block, folder=folder)
+        computed = time.perf_counter()
+        pieces = mask_pieces(maps[-1], cut=thresholds.cut)
+        found = measure_nuclei(pieces)
+        scale = levels[0].mpp / reader.mpp
+        with atomic_directory(store) as aside:
+            group = _write_maps(aside, maps, pieces, scale)
+            write_objects(geojson, found, group["labels"], group["probability"], scale=scale, mpp=levels[0].mpp)
+        shares = costs(maps)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "status": "ok",
+        "slide_id": reader.slide_id,
+        "store": store.name,
+        "thresholds": thresholds.dump(),
+        "nuclei": len(found),
+        "seconds": {"cascade": computed - started, "total": time.perf_counter() - started},
+        **cost_record(shares, answers),
+    }
+
+
+def cost_record(shares: Sequence[LevelCost], answers: NetworkAnswers) -> dict[str, Any]:
+    """Shares per level, pixel evaluations and multiply-adds of a run, beside those of the naive and dense ways."""
+    finest = shares[0].pixels
+    evaluations = pixel_evaluations(shares)
+    per_block = {n: multiply_adds(net, block=answers.block) for n, net in answers.networks.items()}
+    dense_blocks = per_block[1] * math.ceil(finest / answers.block**2)
+    return {
+        "levels": [
+            {
+                "level": c.number,
+                "pixels": c.pixels,
+                "computed": c.computed / c.pixels,
+                "accepted": c.accepted / c.pixels,
+                "rejected": c.rejected / c.pixels,
+                "blocks": c.blocks,
+            }
+            for c in shares
+        ],
+        "pixel_evaluations": evaluations,
+        "saved": 1 - evaluations / finest,
+        "multiply_adds": {
+            "naive": multiply_adds(answers.networks[1], block=1) * finest,
+            "dense": dense_blocks,
+            "cascade": sum(per_block[c.number] * c.blocks for c in shares),
+        },
+    }
+
+
+def _write_maps(folder: Path, maps: Sequence[LevelMap], pieces: Pieces, scale: float) -> zarr.Group:
+    """Fill a new Zarr group with the label image, the probabilities and every level's states."""
+    group = zarr.open_group(folder, mode="w")
+    finest = maps[-1]
+    level = finest.level
+    group.attrs.update({"mpp": level.mpp, "level0_pixels_per_pixel": scale, "axes": ["y", "x"]})
+    shape = (level.height, level.width)
+    labels = group.create_array("labels", shape=shape, chunks=(CHUNK, CHUNK), dtype="uint32")
+    probability = group.create_array("probability", shape=shape, chunks=(CHUNK, CHUNK), dtype="uint8")
+    for tile in pieces.offsets:
+        here = tile.slices
+        labels[here] = pieces.labels(tile).astype(np.uint32)
+        p = np.where(finest.state[here] == ACCEPTED, 1, finest.p[0][here])
+        probability[here] = np.round(255 * p).astype(np.uint8)
+    for m in maps:
+        state = group.create_array(
+            f"state{m.level.number}", shape=(m.level.height, m.level.width), chunks=(CHUNK, CHUNK), dtype="uint8"
+        )
+        for tile in m.level.blocks(TILE_PX):
+            state[tile.slices] = m.state[tile.slices]
+    return group

@@ -1,0 +1,138 @@
+"""Owns the levels of a cascade on one slide: their grids, how they lie on each other, and reading their pixels.
+
+Positions here are (y, x) pixels of one level's grid; pixel i of a level covers ``[i * mpp, (i + 1) * mpp)`` micrometres
+from the slide's top or left edge, so grids of all levels share that edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from histomake.types import Level0Pixels, Mpp
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+
+class Window(NamedTuple):
+    """A rectangle of one level's pixels; may reach over the slide's edges."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The rectangle as an index of a (y, x) array."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+    def grown(self, before: int, after: int) -> Window:
+        """The rectangle with ``before`` pixels more above and left, and ``after`` more below and right."""
+        return Window(self.y - before, self.x - before, self.height + before + after, self.width + before + after)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One magnification of one slide; level 1 is the finest."""
+
+    number: int
+    mpp: Mpp
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the whole grid."""
+        return self.height * self.width
+
+    def blocks(self, edge: int) -> Iterator[Window]:
+        """The grid in square blocks, row by row, those at the far edges cut to the slide."""
+        for y in range(0, self.height, edge):
+            for x in range(0, self.width, edge):
+                yield Window(y, x, min(edge, self.height - y), min(edge, self.width - x))
+
+
+def levels_of(*, width: int, height: int, mpp: Mpp, finest_mpp: Mpp, scales: Sequence[float]) -> list[Level]:
+    """Levels of a slide of ``width`` x ``height`` level-0 pixels at ``mpp``, finest first; partial pixels count."""
+    levels = []
+    for number, scale in enumerate(scales, start=1):
+        ratio = mpp * scale / finest_mpp
+        size = [max(1, math.ceil(edge * ratio - 1e-6)) for edge in (height, width)]
+        levels.append(Level(number, Mpp(finest_mpp / scale), *size))
+    return levels
+
+
+def mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:
+    """Indices ``start`` to ``start + length`` of an axis of ``size``, continued by mirroring (… 1 0 | 0 1 2 …)."""
+    index = np.arange(start, start + length) % (2 * size)
+    return np.where(index < size, index, 2 * size - 1 - index)
+
+
+def read_window(reader: SlideReader, level: Level, window: Window) -> NDArray[np.uint8]:
+    """Pixels (height, width, 3) of a window; beyond the slide its mirror image, as in the paper."""
+    rows, columns = (
+        mirrored(window.y, window.height, level.height),
+        mirrored(window.x, window.width, level.width),
+    )
+    y, x = int(rows.min()), int(columns.min())
+    size = int(columns.max()) - x + 1, int(rows.max()) - y + 1
+    scale = level.mpp / reader.mpp
+    pixels = reader.read(Level0Pixels(round(x * scale)), Level0Pixels(round(y * scale)), size, level.mpp)
+    if size == (window.width, window.height) and (rows[0], columns[0]) == (y, x):
+        return pixels
+    return pixels[np.ix_(rows - y, columns - x)]
+
+
+def upsample(
+    coarse: NDArray[np.float32], *, ratio: float, window: Window, region: Window, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Bilinear values of a coarse map at the pixels of a finer level.
+
+    Pixel centres stand for their values; beyond the outermost centres the value stays constant. The result for a pixel
+    depends on its position alone, never on the window it is asked in.
+
+    Args:
+        coarse: (channels, h, w), the part ``region`` of the coarse map that `support` names.
+        ratio: coarse mpp / fine mpp.
+        window: the fine pixels wanted.
+        region: where ``coarse`` lies in the coarse grid.
+        size: (height, width) of the whole coarse grid.
+
+    Returns:
+        float32 (channels, window.height, window.width).
+    """
+    y0, y1, wy = _neighbours(window.y, window.height, ratio, size[0])
+    x0, x1, wx = _neighbours(window.x, window.width, ratio, size[1])
+    columns = coarse[:, :, x0 - region.x] * (1 - wx) + coarse[:, :, x1 - region.x] * wx
+    rows = columns[:, y0 - region.y] * (1 - wy)[:, None]
+    rows += columns[:, y1 - region.y] * wy[:, None]
+    return rows
+
+
+def support(window: Window, *, ratio: float, size: tuple[int, int]) -> Window:
+    """The part of a coarse grid of ``size`` (height, width) that `upsample` needs for a window of a finer one."""
+    y0, y1, _ = _neighbours(window.y, window.height, ratio, size[0])
+    x0, x1, _ = _neighbours(window.x, window.width, ratio, size[1])
+    return Window(int(y0[0]), int(x0[0]), int(y1[-1] - y0[0]) + 1, int(x1[-1] - x0[0]) + 1)
+
+
+def nearest(start: int, length: int, *, ratio: float, size: int) -> NDArray[np.intp]:
+    """Along one axis: the coarse pixels in which the centres of fine pixels lie."""
+    return np.minimum(((np.arange(start, start + length) + 0.5) / ratio).astype(np.intp), size - 1)
+
+
+def _neighbours(
+    start: int, length: int, ratio: float, size: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Along one axis: the two coarse pixels between whose centres each fine pixel lies, and the second's weight."""
+    place = np.clip((np.arange(start, start + length) + 0.5) / ratio - 0.5, 0, size - 1)
+    first = place.astype(np.intp)
+    return first, np.minimum(first + 1, size - 1), (place - first).astype(np.float32)

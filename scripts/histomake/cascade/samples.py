@@ -1,0 +1,256 @@
+"""Owns what the networks of a cascade are trained on: which points of which slides, their classes, and their crops.
+
+Points are drawn per slide as in RADHicaL. Level 1: nucleus, the ring around nuclei (hard negatives), background.
+Coarser levels: nothing, mixed, wholly nucleus, by the share of the pixel that is annotated. Only coordinates are kept;
+crops are read from the store when a step needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from histomake.cascade.levels import Level, Window, mirrored, read_window
+from histomake.cascade.truth import Truth
+from histomake.config import CascadeTrain
+from histomake.errors import HistomakeError
+from histomake.patch.sampler import counter_rng
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+NOTHING, NUCLEUS, WHOLE = 0, 1, 2
+"""Classes of a network; NUCLEUS means *mixed* above level 1, and WHOLE exists only there."""
+
+BACKGROUND, INSIDE, THIRD, IGNORED = 0, 1, 2, -1
+"""Kinds of points: THIRD is the ring around nuclei at level 1, and wholly nucleus above it."""
+
+RING_PX = 3
+WHOLLY = 0.99
+FRAME_PX = 2048
+FRAMES = 8
+CACHED_PX = 3_000_000
+"""A level of a slide that is not larger is read once and kept while training."""
+
+DARK_PERCENTILES = (5, 50)
+DARK = 0.3
+DARK_AREA_PX = 100
+SAFE_WINDOW_PX = 50
+
+
+class Field(NamedTuple):
+    """One annotated slide to learn from: its levels, its truth, and a reader of its store."""
+
+    slide_id: str
+    reader: SlideReader
+    levels: Sequence[Level]
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Points:
+    """Drawn points of one level, as parallel arrays of length n: which field, which pixel of the level, which kind."""
+
+    field: NDArray[np.int32]
+    y: NDArray[np.int32]
+    x: NDArray[np.int32]
+    kind: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+def class_of(kind: NDArray[np.int8], level: int) -> NDArray[np.int64]:
+    """The network's class for every kind of point; IGNORED stays."""
+    return np.where(kind == THIRD, NOTHING if level == 1 else WHOLE, kind).astype(np.int64)
+
+
+def kind_shares(config: CascadeTrain, level: int) -> NDArray[np.float32]:
+    """Shares of the kinds (background, inside, third) in a drawn sample."""
+    wanted = np.array([config.background if level == 1 else config.per_class, config.per_class, config.per_class])
+    return (wanted / wanted.sum()).astype(np.float32)
+
+
+def kinds(truth: Truth, level: Level, window: Window) -> NDArray[np.int8]:
+    """Kind of every pixel of a window, int8 (height, width), as if annotation were complete.
+
+    The paper rounds the covered share to hundredths and so loses .99 itself; here wholly means above .99, and
+    everything covered below that is mixed.
+    """
+    if level.number > 1:
+        share = truth.coverage(level, window)
+        return np.where(share > WHOLLY, THIRD, np.where(share > 0, INSIDE, BACKGROUND)).astype(np.int8)
+    mask = (truth.labels(window.grown(RING_PX, RING_PX)) > 0).astype(np.uint8)
+    near = cv2.dilate(mask, np.ones((3, 3), np.uint8), iterations=RING_PX)
+    inner = (slice(RING_PX, -RING_PX), slice(RING_PX, -RING_PX))
+    return np.where(mask[inner] > 0, INSIDE, np.where(near[inner] > 0, THIRD, BACKGROUND)).astype(np.int8)
+
+
+def safe_background(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where an incompletely annotated image surely holds no nucleus: no dark pixel in the 50 x 50 window around.
+
+    Dark: below .3 of the red channel stretched between its 5th and 50th percentiles (on uint8, as the paper's code had
+    it, only the very darkest 5 % passed), in pieces of at least 100 pixels, holes filled.
+
+    Args:
+        pixels: (h, w, 3) at level 1.
+    """
+    red = pixels[..., 0].astype(np.float32)
+    low, high = np.percentile(red, DARK_PERCENTILES)
+    dark = ndimage.binary_fill_holes((red - low) / max(high - low, 1e-6) < DARK)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(dark.astype(np.uint8))
+    large = np.zeros(count, bool)
+    large[1:] = stats[1:, cv2.CC_STAT_AREA] >= DARK_AREA_PX
+    return cv2.dilate(large[labels].astype(np.uint8), np.ones((SAFE_WINDOW_PX, SAFE_WINDOW_PX), np.uint8)) == 0
+
+
+def draw_points(fields: Sequence[Field], number: int, config: CascadeTrain, *, seed: int) -> Points:
+    """Points of level ``number`` of all fields: at most ``per_class`` (background at level 1: ``background``) a slide.
+
+    Raises:
+        HistomakeError: a class of the level has no point in any slide.
+    """
+    drawn = []
+    for index, field in enumerate(fields):
+        found = _candidates(field, field.levels[number - 1], config, counter_rng(seed, worker=number, step=index))
+        rng = counter_rng(seed, worker=number, step=index, stream=1)
+        for kind, places in found.items():
+            limit = config.background if number == 1 and kind == BACKGROUND else config.per_class
+            chosen = places[rng.permutation(len(places))[:limit]]
+            drawn.append((np.full(len(chosen), index), chosen[:, 0], chosen[:, 1], np.full(len(chosen), kind)))
+    columns = [np.concatenate(c) for c in zip(*drawn, strict=True)]
+    points = Points(*(c.astype(np.int32) for c in columns[:3]), columns[3].astype(np.int8))
+    missing = [k for k in (BACKGROUND, INSIDE) if not (points.kind == k).any()]
+    if missing:
+        names = {BACKGROUND: "background", INSIDE: "nuclei"}
+        slides = ", ".join(f.slide_id for f in fields)
+        raise HistomakeError(
+            f"level {number} has no {' and no '.join(names[k] for k in missing)} in the training slides ({slides}); "
+            "annotate slides that have both"
+        )
+    return points
+
+
+def _candidates(
+    field: Field, level: Level, config: CascadeTrain, rng: np.random.Generator
+) -> dict[int, NDArray[np.int64]]:
+    """Every usable point of a slide's frames, by kind: int (n, 2) of (y, x)."""
+    found: dict[int, list[NDArray[np.int64]]] = {BACKGROUND: [], INSIDE: [], THIRD: []}
+    for window in _frames(field, level, config, rng):
+        kind = kinds(field.truth, level, window)
+        if not config.complete:
+            kind[(kind == BACKGROUND) & ~_safe(field, level, window)] = IGNORED
+        for value, places in found.items():
+            places.append(np.argwhere(kind == value) + np.array(window[:2]))
+    return {value: np.concatenate(places) for value, places in found.items()}
+
+
+def _frames(field: Field, level: Level, config: CascadeTrain, rng: np.random.Generator) -> list[Window]:
+    """Parts of a slide to look for points in, so that a gigapixel slide is not rasterised whole.
+
+    Up to FRAMES with nuclei and, where annotation is complete, as many without.
+    """
+    factor = level.mpp / field.levels[0].mpp
+    filled, empty = [], []
+    blocks = list(level.blocks(max(1, int(FRAME_PX / factor))))
+    for i in rng.permutation(len(blocks)):
+        window = blocks[i]
+        target = filled if field.truth.coverage(level, window).any() else empty
+        if len(target) < FRAMES:
+            target.append(window)
+        if len(filled) == FRAMES and (len(empty) == FRAMES or not config.complete):
+            break
+    return filled + empty if config.complete else filled
+
+
+def _safe(field: Field, level: Level, window: Window) -> NDArray[np.bool_]:
+    """`safe_background` of a window, decided at level 1 whatever the level."""
+    finest = field.levels[0]
+    factor = level.mpp / finest.mpp
+    wide = Window(*(round(v * factor) for v in window))
+    safe = safe_background(read_window(field.reader, finest, wide)).astype(np.float32)
+    return cv2.resize(safe, (window.width, window.height), interpolation=cv2.INTER_AREA) >= 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a training crop lies around its point: ``edge`` pixels, labelled at ``places`` along both axes.
+
+    The point stands at the middle place. The crop is read symmetric, so that it can be turned and flipped.
+    """
+
+    edge: int
+    places: range
+
+    @property
+    def middle(self) -> int:
+        """Index, in the crop, of the point."""
+        return self.places[len(self.places) // 2]
+
+    @property
+    def read_edge(self) -> int:
+        """Edge of the symmetric crop to read; the network gets its first ``edge`` rows and columns."""
+        return self.places[0] + self.places[-1] + 1
+
+
+def read_batch(
+    fields: Sequence[Field],
+    points: Points,
+    chosen: NDArray[np.int64],
+    number: int,
+    layout: Layout,
+    *,
+    complete: bool,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
+    """Crops (n, edge, edge, 3) around the chosen points, turned and flipped at random, and their kinds (n, m, m)."""
+    m = len(layout.places)
+    crops = np.empty((len(chosen), layout.edge, layout.edge, 3), np.uint8)
+    labels = np.empty((len(chosen), m, m), np.int8)
+    for crop, label, i in zip(crops, labels, chosen, strict=True):
+        field = fields[points.field[i]]
+        level = field.levels[number - 1]
+        y, x = int(points.y[i]) - layout.middle, int(points.x[i]) - layout.middle
+        pixels = _read(field.reader, level, Window(y, x, layout.read_edge, layout.read_edge))
+        kind = _lattice(field, level, y, x, layout, complete=complete)
+        kind[m // 2, m // 2] = points.kind[i]
+        turns, flip = int(rng.integers(4)), slice(None, None, -1 if rng.integers(2) else 1)
+        crop[:] = np.rot90(pixels, turns)[:, flip][: layout.edge, : layout.edge]
+        label[:] = np.rot90(kind, turns)[:, flip]
+    return crops, labels
+
+
+def _lattice(field: Field, level: Level, y: int, x: int, layout: Layout, *, complete: bool) -> NDArray[np.int8]:
+    """Kinds at the places of a crop with its corner at (y, x); off the slide, or unknown, IGNORED."""
+    places = layout.places
+    span = places[-1] - places[0] + 1
+    window = Window(y + places[0], x + places[0], span, span)
+    grid = kinds(field.truth, level, window)[:: places.step, :: places.step].copy()
+    rows, columns = (np.arange(start, start + span, places.step) for start in window[:2])
+    grid[(rows < 0) | (rows >= level.height)] = IGNORED
+    grid[:, (columns < 0) | (columns >= level.width)] = IGNORED
+    if not complete:
+        grid[grid == BACKGROUND] = IGNORED
+    return grid
+
+
+def _read(reader: SlideReader, level: Level, window: Window) -> NDArray[np.uint8]:
+    """`read_window`, from memory where the level is small."""
+    if level.pixels > CACHED_PX:
+        return read_window(reader, level, window)
+    rows = mirrored(window.y, window.height, level.height)
+    columns = mirrored(window.x, window.width, level.width)
+    return _whole(reader, level)[np.ix_(rows, columns)]
+
+
+@lru_cache(maxsize=128)
+def _whole(reader: SlideReader, level: Level) -> NDArray[np.uint8]:
+    return read_window(reader, level, Window(0, 0, level.height, level.width))

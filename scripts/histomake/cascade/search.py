@@ -1,0 +1,246 @@
+"""Owns the choice of thresholds on validation patients, as a Pareto front of cost against F.
+
+Validation maps of all levels are computed once; then `run_cascade`, the deployed cascade itself, is asked over many
+thresholds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from histomake.cascade.answers import StoredAnswers
+from histomake.cascade.evaluate import score
+from histomake.cascade.infer import whole_labels
+from histomake.cascade.levels import Level
+from histomake.cascade.run import costs, pixel_evaluations, run_cascade
+from histomake.config import CascadeSearch, CascadeThresholds
+from histomake.errors import ConfigError, HistomakeError
+from histomake.patch.sampler import counter_rng
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+SUB_SAMPLE = 50_000
+MUTATED = 3
+NEIGHBOURHOOD = 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """One validation slide: its levels, its maps of all levels, and its annotated nuclei (h, w) at level 1."""
+
+    slide_id: str
+    patient_id: str
+    levels: Sequence[Level]
+    answers: StoredAnswers
+    truth: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one set of thresholds gives: mean F over validation slides, and pixel evaluations as a share of naive."""
+
+    f: float
+    cost: float
+    thresholds: CascadeThresholds
+    method: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The chosen thresholds, the dense network's own cut and F, which rule decided, and every complete trial."""
+
+    chosen: Trial
+    dense: Trial
+    rule: str
+    trials: list[Trial]
+
+    def table(self) -> pd.DataFrame:
+        """One row per trial: F, cost, thresholds, whether it is on the Pareto front, whether it was chosen."""
+        front = {id(t) for t in pareto_front(self.trials)}
+        rows = []
+        for trial in self.trials:
+            row: dict[str, Any] = {"method": trial.method, "f": trial.f, "cost": trial.cost, "saved": 1 - trial.cost}
+            row["cut"] = trial.thresholds.cut
+            pairs = zip(trial.thresholds.lower, trial.thresholds.upper, strict=True)
+            for level, (lower, upper) in enumerate(pairs, start=2):
+                row |= {f"lower{level}": lower, f"upper{level}": upper}
+            rows.append(row | {"on_front": id(trial) in front, "chosen": trial is self.chosen})
+        return pd.DataFrame(rows).sort_values(["cost", "f"], ignore_index=True)
+
+
+def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
+    """Trials than which none is both cheaper (or as cheap) and better, cheapest first."""
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (t.cost, -t.f)):
+        if not front or trial.f > front[-1].f:
+            front.append(trial)
+    return front
+
+
+def check_disjoint(val: Iterable[str], test: Iterable[str]) -> None:
+    """Refuse thresholds chosen on patients they will be judged on."""
+    shared = sorted(set(val) & set(test))
+    if shared:
+        raise ConfigError(f"patients both in validation and in test: {', '.join(shared)}; correct the sheet's split")
+
+
+class Simulator:
+    """Scores thresholds on the validation slides, remembering what was asked before."""
+
+    def __init__(self, cases: Sequence[Case], *, complete: bool) -> None:
+        self.cases = [case for case in cases if case.truth.any()]
+        if not self.cases:
+            raise HistomakeError("no validation slide has an annotated nucleus: thresholds cannot be chosen")
+        self.complete = complete
+        self.depth = len(cases[0].levels)
+        self._known: dict[tuple[float, ...], Trial] = {}
+
+    def trial(self, values: Sequence[float], *, levels: int, method: str) -> Trial:
+        """Thresholds in the order cut, upper 2, lower 2, upper 3, … of a cascade of the finest ``levels`` levels."""
+        used = tuple(map(float, values[: 2 * levels - 1]))
+        if used not in self._known:
+            thresholds = CascadeThresholds(cut=used[0], upper=list(used[1::2]), lower=list(used[2::2]))
+            f, cost = np.mean([self._one(case, thresholds, levels) for case in self.cases], axis=0)
+            self._known[used] = Trial(float(f), float(cost), thresholds, method)
+        return self._known[used]
+
+    def _one(self, case: Case, thresholds: CascadeThresholds, levels: int) -> tuple[float, float]:
+        finest = case.levels[0]
+        maps = run_cascade(case.levels[:levels], case.answers, thresholds, block=max(finest.height, finest.width))
+        scores = score(whole_labels(maps[-1], cut=thresholds.cut), case.truth, complete=self.complete)
+        return (scores.pixel_f if self.complete else scores.f), pixel_evaluations(costs(maps)) / finest.pixels
+
+
+def search_thresholds(cases: Sequence[Case], config: CascadeSearch, *, complete: bool, seed: int) -> SearchResult:
+    """Coordinate-wise search as in the paper, then a joint one around its front, then the configured rule.
+
+    F is the mean over slides of pixel F, or, where annotation is incomplete, of RADHicaL's F.
+    """
+    simulator = Simulator(cases, complete=complete)
+    candidates = _candidates(simulator, config.candidates)
+    dense, start = _by_coordinate(simulator, candidates, config)
+    depth = simulator.depth
+    trials = [simulator.trial(start, levels=depth, method="coordinate")]
+    trials += _jointly(simulator, candidates, start, config, seed)
+    best = {id(t): t for t in trials}
+    trials = list(best.values())
+    chosen, rule = choose(trials, dense, config)
+    log.info("dense F %.4f; chosen F %.4f at %.1f %% of the naive cost", dense.f, chosen.f, 100 * chosen.cost)
+    return SearchResult(chosen, dense, rule, trials)
+
+
+def choose(trials: Sequence[Trial], dense: Trial, config: CascadeSearch) -> tuple[Trial, str]:
+    """The cheapest trial within ``max_f_loss`` of dense; where it saves too little, the best with ``min_saving``."""
+    near = [t for t in trials if t.f >= dense.f - config.max_f_loss]
+    if near:
+        cheapest = min(near, key=lambda t: (t.cost, -t.f))
+        if 1 - cheapest.cost >= config.min_saving:
+            return cheapest, "max_f_loss"
+    saving = [t for t in trials if 1 - t.cost >= config.min_saving]
+    if saving:
+        return max(saving, key=lambda t: (t.f, -t.cost)), "min_saving"
+    log.warning("no thresholds save %.0f %%; the cheapest are taken", 100 * config.min_saving)
+    return min(trials, key=lambda t: (t.cost, -t.f)), "cheapest"
+
+
+def _candidates(simulator: Simulator, number: int) -> list[NDArray[np.float64]]:
+    """Values to try for cut, upper 2, lower 2, …: half evenly over [0, 1], half where probabilities change fastest."""
+    even = np.linspace(0, 1, max(2, number - number // 2))
+    quantiles = np.linspace(0, 1, number // 2 + 2)[1:-1]
+    found = []
+    for position in range(2 * simulator.depth - 1):
+        level = (position + 1) // 2 + 1
+        kind: Literal["p1", "p2", "sum"] = "p1" if position == 0 else "p2" if position % 2 else "sum"
+        values = np.concatenate([_values(case, level, kind) for case in simulator.cases])
+        spread = np.quantile(values, quantiles) if values.size else []
+        found.append(np.unique(np.round(np.concatenate([even, spread]), 4)))
+    return found
+
+
+def _values(case: Case, level: int, kind: Literal["p1", "p2", "sum"]) -> NDArray[np.float32]:
+    """Probabilities of a level that are not next to nothing, at most SUB_SAMPLE of them."""
+    p = case.answers.maps[level]
+    values = (p[0] if kind == "p1" else p[1] if kind == "p2" else p[0] + p[1]).ravel()
+    values = values[:: max(1, values.size // SUB_SAMPLE)]
+    return values[values > 1e-3]
+
+
+def _by_coordinate(
+    simulator: Simulator, candidates: Sequence[NDArray[np.float64]], config: CascadeSearch
+) -> tuple[Trial, list[float]]:
+    """RADHicaL's order: cut, then upper and lower of level 2, of level 3 …, coarser levels letting everything through.
+
+    Where the paper chose by eye, here each threshold may use up an equal part of ``max_f_loss``.
+    """
+    levels = simulator.depth
+    values = [0.5] + [1.0, 0.0] * (levels - 1)
+    cuts = [simulator.trial([c], levels=1, method="coordinate") for c in candidates[0]]
+    dense = max(cuts, key=lambda t: t.f)
+    values[0] = dense.thresholds.cut
+    for position in range(1, len(values)):
+        depth = (position + 1) // 2 + 1
+        budget = config.max_f_loss * position / (len(values) - 1)
+
+        def with_value(value: float, position: int = position, depth: int = depth) -> Trial:
+            tried = [*values[:position], value, *values[position + 1 :]]
+            return simulator.trial(tried, levels=depth, method="coordinate")
+
+        tried = {float(v): with_value(v) for v in (*candidates[position], values[position])}
+        near = {v: t for v, t in tried.items() if t.f >= dense.f - budget}
+        if near:
+            values[position] = min(near, key=lambda v: (near[v].cost, -near[v].f))
+        else:
+            values[position] = max(tried, key=lambda v: tried[v].f)
+    return dense, values
+
+
+def _jointly(
+    simulator: Simulator,
+    candidates: Sequence[NDArray[np.float64]],
+    start: Sequence[float],
+    config: CascadeSearch,
+    seed: int,
+) -> list[Trial]:
+    """All thresholds at once: each step changes one to three of a random member of the front found so far."""
+    rng = counter_rng(seed, stream=1)
+    levels = simulator.depth
+    trials = [simulator.trial(start, levels=levels, method="coordinate")]
+    for _ in range(config.joint):
+        front = pareto_front(trials)
+        values = _flat(front[rng.integers(len(front))].thresholds)
+        for position in rng.choice(len(values), size=min(len(values), rng.integers(1, MUTATED + 1)), replace=False):
+            grid = candidates[position]
+            here = int(np.searchsorted(grid, values[position])) + int(rng.integers(-NEIGHBOURHOOD, NEIGHBOURHOOD + 1))
+            values[position] = float(grid[np.clip(here, 0, len(grid) - 1)])
+        trials.append(simulator.trial(values, levels=levels, method="joint"))
+    return trials
+
+
+def _flat(thresholds: CascadeThresholds) -> list[float]:
+    """The order of `Simulator.trial`: cut, upper 2, lower 2, upper 3, …"""
+    pairs = zip(thresholds.upper, thresholds.lower, strict=True)
+    return [thresholds.cut, *(value for pair in pairs for value in pair)]
+
+
+def search_record(result: SearchResult) -> dict[str, Any]:
+    """The outcome as JSON."""
+    return {
+        "thresholds": result.chosen.thresholds.dump(),
+        "dense_cut": result.dense.thresholds.cut,
+        "rule": result.rule,
+        "validation": {
+            "dense": {"f": result.dense.f},
+            "cascade": {"f": result.chosen.f, "cost": result.chosen.cost, "saved": 1 - result.chosen.cost},
+            "trials": len(result.trials),
+            "front": [asdict(t) | {"thresholds": t.thresholds.dump()} for t in pareto_front(result.trials)],
+        },
+    }

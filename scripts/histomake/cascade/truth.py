@@ -1,0 +1,147 @@
+"""Owns what is known of a slide's nuclei: which level-1 pixels belong to which annotated nucleus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import shapely
+
+from histomake.annotation.mask import SUFFIXES, open_mask, scale_of
+from histomake.annotation.model import AnnotationError
+from histomake.annotation.read import read_annotation
+from histomake.cascade.levels import Level, Window
+from histomake.config import Annotations
+from histomake.errors import Reason, SlideError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class MaskNuclei:
+    """Nuclei from a mask image: every non-zero value is a nucleus; a mask of one value only is told apart by touch."""
+
+    values: Any
+    downsample: float
+    binary: bool
+
+    def labels(self, level: Level, scale: float, window: Window) -> NDArray[np.int32]:
+        """Nucleus numbers of a window of level 1; 0 is none."""
+        out = np.zeros((window.height, window.width), np.int32)
+        rows, columns = (
+            ((np.arange(start, start + length) + 0.5) * scale / self.downsample).astype(int)
+            for start, length in ((window.y, window.height), (window.x, window.width))
+        )
+        inside_y = (rows >= 0) & (rows < self.values.shape[0]) & (np.arange(window.height) + window.y >= 0)
+        inside_x = (columns >= 0) & (columns < self.values.shape[1]) & (np.arange(window.width) + window.x >= 0)
+        if not (inside_y.any() and inside_x.any()):
+            return out
+        rows, columns = rows[inside_y], columns[inside_x]
+        part = np.asarray(self.values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).astype(np.int32)
+        out[np.ix_(inside_y, inside_x)] = part[np.ix_(rows - rows[0], columns - columns[0])]
+        return cv2.connectedComponents((out > 0).astype(np.uint8))[1] if self.binary else out
+
+
+@dataclass(frozen=True)
+class DrawnNuclei:
+    """Nuclei from polygons in level-0 pixels; the smaller wins where two overlap."""
+
+    polygons: list[shapely.Polygon]
+
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree(self.polygons)
+
+    def labels(self, level: Level, scale: float, window: Window) -> NDArray[np.int32]:
+        """Nucleus numbers of a window of level 1; 0 is none."""
+        out = np.zeros((window.height, window.width), np.int32)
+        x, y = window.x * scale, window.y * scale
+        box = shapely.box(x, y, x + window.width * scale, y + window.height * scale)
+        found = self._tree.query(box, predicate="intersects")
+        for i in sorted(found.tolist(), key=lambda i: -self.polygons[i].area):
+            polygon = self.polygons[i]
+            fill = np.zeros(out.shape, np.uint8)
+            rings = [polygon.exterior, *polygon.interiors]
+            # A pixel's centre lies half a pixel inside it; cv2 takes fixed-point coordinates of centres.
+            points = [
+                np.round(((np.asarray(r.coords) - (x, y)) / scale - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+                for r in rings
+            ]
+            cv2.fillPoly(fill, points, 1, shift=SUBPIXEL_BITS)
+            out[fill > 0] = i + 1
+        return out
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The annotated nuclei of one slide, on the grid of level 1."""
+
+    nuclei: MaskNuclei | DrawnNuclei
+    level: Level
+    scale: float
+    """Level-0 pixels per level-1 pixel."""
+
+    def labels(self, window: Window) -> NDArray[np.int32]:
+        """Nucleus numbers, int32 (height, width); 0 is none, also beyond the slide."""
+        return self.nuclei.labels(self.level, self.scale, window)
+
+    def whole(self) -> NDArray[np.int32]:
+        """Nucleus numbers of the whole slide."""
+        return self.labels(Window(0, 0, self.level.height, self.level.width))
+
+    def coverage(self, level: Level, window: Window) -> NDArray[np.float32]:
+        """Share of each pixel of a level's window that is nucleus (the paper's averaging box)."""
+        factor = level.mpp / self.level.mpp
+        if factor == 1:
+            return (self.labels(window) > 0).astype(np.float32)
+        y, x = round(window.y * factor), round(window.x * factor)
+        size = round(window.height * factor), round(window.width * factor)
+        mask = (self.labels(Window(y, x, *size)) > 0).astype(np.float32)
+        return cv2.resize(mask, (window.width, window.height), interpolation=cv2.INTER_AREA)
+
+
+def open_truth(
+    path: Path | str, annotations: Annotations, objects: list[str], *, slide_id: str, level: Level, manifest: dict
+) -> Truth:
+    """The nuclei of a slide, from a label mask or from any annotation format the workflow reads.
+
+    Args:
+        objects: annotation classes that are nuclei; empty: all.
+        level: level 1 of the slide.
+        manifest: of the slide.
+
+    Raises:
+        SlideError: the annotation cannot be read or does not fit the slide.
+    """
+    path, width, height = Path(path), manifest["width"], manifest["height"]
+    scale = level.mpp / manifest["mpp"]
+    if path.suffix.lower() not in SUFFIXES:
+        read = read_annotation(path, annotations, slide_id=slide_id, width=width, height=height)
+        parts = [shapely.get_parts(g) for name, g in read.regions if not objects or name in objects]
+        polygons = [p for p in (np.concatenate(parts).tolist() if parts else []) if p.geom_type == "Polygon"]
+        return Truth(DrawnNuclei(polygons), level, scale)
+    try:
+        values = open_mask(path)
+        downsample = scale_of(values.shape, width=width, height=height)
+    except AnnotationError as problem:
+        raise SlideError(
+            Reason.BAD_ANNOTATION, slide_id=slide_id, path=path, detail=problem.detail, remedy=problem.remedy
+        ) from None
+    return Truth(MaskNuclei(values, downsample, binary=_binary(values)), level, scale)
+
+
+def _binary(values: Any) -> bool:
+    """Whether a mask has a single non-zero value; read in bands."""
+    seen: set[int] = set()
+    for top in range(0, values.shape[0], 1024):
+        seen.update(np.unique(np.asarray(values[top : top + 1024])).tolist())
+        if len(seen - {0}) > 1:
+            return False
+    return True
