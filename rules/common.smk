@@ -5,7 +5,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+sys.path.append(str(SCRIPTS))
 
 from histomake import cohort, provenance
 from histomake.config import parse_config
@@ -68,8 +68,8 @@ def slides_in(task_name, fold, *roles):
     return [a.slide_id for a in ROLES[task_name] if a.fold == int(fold) and a.role in roles]
 
 
-def entry(task_name, slide_id):
-    """What a script must know of a slide besides its files."""
+def entry(slide_id):
+    """What a script must know of a slide besides its files: id, patient, labels."""
     row = SLIDES[slide_id]
     return [row.slide_id, row.patient_id, dict(sorted(row.labels.items()))]
 
@@ -77,7 +77,7 @@ def entry(task_name, slide_id):
 def fitted(wildcards):
     """The slides a fold's model is made with, by role: part of the model's identity."""
     return {
-        role: [entry(wildcards.task, s) for s in slides_in(wildcards.task, wildcards.fold, role)] for role in cohort.FITTED
+        role: [entry(s) for s in slides_in(wildcards.task, wildcards.fold, role)] for role in cohort.FITTED
     }
 
 
@@ -85,6 +85,11 @@ def prediction_paths(task_name, *roles):
     return [
         LAYOUT.prediction(task_name, fold, s) for fold in folds(task_name) for s in slides_in(task_name, fold, *roles)
     ]
+
+
+def entries(task_name, *roles):
+    """What a script must know of the slide of every prediction file, in the order of prediction_paths."""
+    return [entry(s) for fold in folds(task_name) for s in slides_in(task_name, fold, *roles)]
 
 
 def gigapixel_memory(base_mb, per_file_gb_mb):

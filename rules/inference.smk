@@ -12,7 +12,7 @@ rule predict:
         predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
     params:
         cfg=lambda wildcards: task(wildcards).predict.dump(),
-        entry=lambda wildcards: entry(wildcards.task, wildcards.slide),
+        entry=lambda wildcards: entry(wildcards.slide),
         code=code("predict.py"),
     log:
         "<logs>/predict/{task}/fold{fold}/{slide}.log",
@@ -38,7 +38,10 @@ rule evaluate:
         metrics="<results>/metrics/{task}.json",
         table="<results>/metrics/{task}.parquet",
     params:
-        cfg=lambda wildcards: task(wildcards).predict.dump(),
+        kind=lambda wildcards: task(wildcards).kind,
+        target=lambda wildcards: task(wildcards).target.dump(),
+        aggregate=lambda wildcards: task(wildcards).predict.aggregate,
+        slides=lambda wildcards: entries(wildcards.task, "test"),
         seed=CONFIG.seed,
         code=code("evaluate.py"),
     log:

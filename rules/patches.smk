@@ -16,7 +16,7 @@ rule tabulate:
         cfg=lambda wildcards: CONFIG.grids[wildcards.grid].dump(),
         max_share=CONFIG.quality.max_share,
         classes=CONFIG.class_names,
-        code=code("tabulate.py"),
+        code=code("tabulate_patches.py"),
     log:
         "<logs>/tabulate/{grid}/{slide}.log",
     benchmark:
@@ -28,7 +28,7 @@ rule tabulate:
         mem_mb=gigapixel_memory(2000, 0),
         runtime=minutes(15),
     script:
-        "../scripts/tabulate.py"
+        "../scripts/tabulate_patches.py"
 
 
 rule catalog:
@@ -46,6 +46,8 @@ rule catalog:
         sheet=lambda wildcards: [
             [s.slide_id, s.patient_id, s.site, dict(sorted(s.labels.items()))] for s in SLIDES.values()
         ],
+        grids=list(CONFIG.grids),
+        tasks=list(CONFIG.tasks),
         code=code("catalog.py"),
     log:
         "<logs>/catalog.log",

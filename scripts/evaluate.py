@@ -1,0 +1,40 @@
+"""Rule evaluate: how good the predictions of a task's test slides are."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from histomake.config import Target
+from histomake.files import atomic_file, read_json, write_json
+from histomake.job import job
+from histomake.metrics import SlidePrediction, evaluate
+
+
+def fold_of(path):
+    """The fold a model's or a prediction's folder is named after."""
+    return int(Path(path).parent.name.removeprefix("fold"))
+
+
+def main(snakemake):
+    given, params = snakemake.input, snakemake.params
+    with job(snakemake):
+        models = {fold_of(path): read_json(path) for path in given.descriptions}
+        predictions = []
+        for path, (slide_id, patient_id, labels) in zip(given.predictions, params.slides, strict=True):
+            fold = fold_of(path)
+            thresholds = {key: models[fold][key] for key in ("threshold", "slide_thresholds")}
+            table = pq.read_table(path)
+            predictions.append(SlidePrediction(slide_id, patient_id, fold, table, labels=labels, **thresholds))
+        found = evaluate(
+            predictions,
+            kind=params.kind,
+            target=Target.model_validate(params.target),
+            aggregate=params.aggregate,
+            seed=params.seed,
+        )
+        with atomic_file(snakemake.output.table) as aside:
+            pq.write_table(found.table(), aside, compression="zstd")
+        write_json(snakemake.output.metrics, found.record)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,157 @@
+"""The re-run contract: a job runs again exactly when its slide, its settings or its code changed."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+PER_SLIDE = {"convert", "annotate", "presegment", "quality", "tabulate"}
+MODULES_TO_RULES = {
+    "tissue.py": {"presegment", "quality", "tabulate"},
+    "slide/convert.py": {"convert"},
+    "metrics.py": {"evaluate"},
+    "cohort.py": {"split"},
+}
+
+
+def rules(jobs):
+    return {job.rule for job in jobs}
+
+
+def slides_of(jobs, names=PER_SLIDE):
+    return {job.slide for job in jobs if job.rule in names}
+
+
+def test_touching_and_relinking_slides_runs_nothing(workshop):
+    for file in (workshop.folder / "demo").rglob("*"):
+        os.utime(file)
+    slide = workshop.slide_file("P02-A")
+    moved = slide.with_name("elsewhere.svs")
+    slide.rename(moved)
+    slide.symlink_to(moved)
+    assert workshop.planned() == set()
+
+
+def test_a_replaced_slide_runs_its_own_jobs_and_the_aggregates_whatever_its_date(workshop):
+    slide = workshop.slide_file("P02-A")
+    content = bytearray(slide.read_bytes())
+    content[-1] ^= 1
+    slide.write_bytes(content)
+    os.utime(slide, (1_000_000_000, 1_000_000_000))
+    jobs = workshop.planned()
+    assert slides_of(jobs) == {"P02-A"}
+    assert {"convert", "annotate", "presegment", "quality", "tabulate", "split", "quarantine", "catalog"} <= rules(jobs)
+
+
+def test_a_replaced_slide_that_was_only_tested_trains_nothing(workshop):
+    import pyarrow.parquet as pq
+
+    roles = pq.read_table(workshop.results / "splits" / "tissue_kind.parquet").to_pylist()
+    tested = next(r["slide_id"] for r in roles if r["role"] == "test" and r["slide_id"] != "P04-B")
+    with open(workshop.slide_file(tested), "r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x7f")
+    jobs = workshop.planned()
+    assert "train" not in rules(jobs)
+    assert slides_of(jobs, {"predict"}) == {tested}
+    assert "evaluate" in rules(jobs)
+
+
+@pytest.mark.parametrize(("module", "own"), MODULES_TO_RULES.items())
+def test_an_edited_module_runs_the_rules_that_import_it_and_what_follows(workshop, module, own):
+    file = workshop.folder / "scripts" / "histomake" / module
+    file.write_text(file.read_text() + "\nEDITED = True\n")
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    jobs = workshop.planned()
+    assert own <= rules(jobs)
+    before = {"convert": set(), "presegment": {"convert", "annotate"}, "evaluate": PER_SLIDE | {"train", "predict"}}
+    first = next((rule for rule in before if rule in own), None)
+    assert not rules(jobs) & before.get(first, PER_SLIDE | {"train", "predict", "evaluate"})
+
+
+def test_a_changed_tissue_setting_runs_tissue_and_what_follows(workshop):
+    workshop.write_config(tissue={"close_um": 48.0})
+    jobs = workshop.planned()
+    assert {"presegment", "quality", "tabulate", "train", "predict", "evaluate", "catalog"} <= rules(jobs)
+    assert not {"convert", "annotate"} & rules(jobs)
+
+
+def test_a_changed_prediction_setting_trains_nothing(workshop):
+    content = yaml.safe_load(workshop.config.read_text())
+    content["tasks"]["tissue_kind"]["predict"] = {"batch": 16}
+    workshop.config.write_text(yaml.safe_dump(content))
+    jobs = workshop.planned()
+    assert "predict" in rules(jobs)
+    assert not (PER_SLIDE | {"train", "split"}) & rules(jobs)
+
+
+def test_the_order_of_keys_and_rows_does_not_matter(workshop):
+    content = yaml.safe_load(workshop.config.read_text())
+    content["annotations"]["classes"] = dict(reversed(content["annotations"]["classes"].items()))
+    workshop.config.write_text(yaml.safe_dump(dict(reversed(content.items())), sort_keys=False))
+    header, *rows = workshop.rows()
+    workshop.write_rows([header, *reversed(rows)])
+    assert workshop.planned() == set()
+
+
+def add_slide(workshop, *, split):
+    """Give the sheet a new patient's slide, a copy of another one's with one byte changed."""
+    header, *rows = workshop.rows()
+    columns = header.split("\t")
+    if "split" not in columns:
+        columns, rows = [*columns, "split"], [row + "\t" for row in rows]
+    slide = workshop.slide_file("P01-A")
+    copy = slide.with_name(f"P09-A{slide.suffix}")
+    copy.write_bytes(slide.read_bytes() + b"\0")
+    new = dict(zip(columns, next(r for r in rows if r.startswith("P01-A\t")).split("\t"), strict=True))
+    relative = Path(new["path"]).with_name(copy.name)
+    new |= {"slide_id": "P09-A", "patient_id": "patient-09", "path": str(relative), "split": split}
+    workshop.write_rows(["\t".join(columns), *rows, "\t".join(new[c] for c in columns)])
+
+
+def test_an_added_slide_runs_its_own_jobs_and_the_aggregates(workshop):
+    add_slide(workshop, split="")
+    jobs = workshop.planned()
+    assert slides_of(jobs) == {"P09-A"}
+    assert {"split", "quarantine", "catalog", "lineage"} <= rules(jobs)
+
+
+def test_an_added_slide_that_is_only_to_be_predicted_trains_nothing(workshop):
+    add_slide(workshop, split="predict")
+    jobs = workshop.planned()
+    assert slides_of(jobs) == {"P09-A"}
+    assert slides_of(jobs, {"predict"}) == {"P09-A"}
+    assert not {"train", "evaluate"} & rules(jobs)
+
+
+def test_a_fresh_clone_over_old_results_runs_nothing(workshop):
+    for name in ("Snakefile", "rules", "scripts", "config", "envs", "profiles"):
+        target = workshop.folder / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    workshop.copy_code()
+    assert workshop.planned() == set()
+
+
+def test_a_deleted_product_is_made_again_from_what_is_there(workshop):
+    mask = workshop.results / "tissue" / "P01-A.png"
+    content = mask.read_bytes()
+    mask.unlink()
+    jobs = workshop.planned()
+    mask.write_bytes(content)
+    assert slides_of(jobs) <= {"P01-A"}
+    assert "convert" not in rules(jobs)
+
+
+def test_every_mistake_is_listed_before_any_job_starts(workshop):
+    header, *rows = workshop.rows()
+    fields = dict(zip(header.split("\t"), rows[0].split("\t"), strict=True))
+    broken = rows[0].replace(fields["path"], "nowhere.svs")
+    workshop.write_rows([header, broken, *rows[1:], rows[1]])
+    done = workshop.snakemake(check=False)
+    assert done.returncode != 0
+    message = done.stdout + done.stderr
+    assert "no file nowhere.svs" in message
+    assert "is given 2 times" in message
+    assert "Traceback" not in message

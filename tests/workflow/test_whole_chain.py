@@ -1,0 +1,77 @@
+"""The whole chain on the small cohort: every stage's product is there and says something true."""
+
+import json
+
+import duckdb
+import pyarrow.parquet as pq
+
+
+def test_every_usable_slide_has_a_store_a_mask_and_tables(finished):
+    manifests = {
+        p.stem: json.loads(p.read_text()) for p in (finished.results / "slides").glob("*.json") if ".meta" not in p.name
+    }
+    usable = {slide for slide, manifest in manifests.items() if manifest["status"] == "ok"}
+    assert usable == {"P01-A", "P02-A", "P03.B", "P04-A"}
+    for slide in usable:
+        assert (finished.results / "slides" / manifests[slide]["store"]).exists()
+        for grid in ("x10", "x5"):
+            table = pq.read_table(finished.results / "patches" / grid / f"{slide}.parquet")
+            kept = [e == "" for e in table["excluded"].to_pylist()]
+            assert any(kept)
+            assert not all(kept)
+
+
+def test_the_slide_without_mpp_is_in_quarantine_and_named_at_the_end_of_the_run(finished):
+    entries = json.loads((finished.results / "quarantine.json").read_text())
+    assert [(e["slide_id"], e["reason"]) for e in entries] == [("P04-B", "no_mpp")]
+    closing = finished.first_run.stderr[-3000:]
+    assert "P04-B (no_mpp)" in closing
+    assert "sheet" in entries[0]["remedy"]
+    empty = pq.read_table(finished.results / "patches" / "x10" / "P04-B.parquet")
+    full = pq.read_table(finished.results / "patches" / "x10" / "P01-A.parquet")
+    assert empty.num_rows == 0
+    assert empty.schema.equals(full.schema)
+
+
+def test_the_catalog_says_why_patches_are_missing(finished):
+    with duckdb.connect(finished.results / "catalog.duckdb", read_only=True) as catalog:
+        counts = dict(catalog.sql("SELECT excluded::VARCHAR, count(*) FROM patches_x10 GROUP BY 1").fetchall())
+        assert counts[""] > 0
+        assert counts["background"] > 0
+        slides = catalog.sql("SELECT count(*) FROM slides").fetchone()[0]
+        assert slides == 5
+
+
+def test_no_patient_is_in_two_roles(finished):
+    rows = pq.read_table(finished.results / "splits" / "tissue_kind.parquet").to_pylist()
+    roles = {}
+    for row in rows:
+        roles.setdefault(row["patient_id"], set()).add(row["role"])
+    assert all(len(r) == 1 for r in roles.values())
+
+
+def test_predictions_are_measured_with_intervals_by_patient(finished):
+    metrics = json.loads((finished.results / "metrics" / "tissue_kind.json").read_text())
+    assert metrics["bootstraps"] == 1000
+    table = pq.read_table(finished.results / "metrics" / "tissue_kind.parquet").to_pylist()
+    measured = {(row["level"], row["metric"]) for row in table}
+    assert {("patch", m) for m in ("auroc", "accuracy", "sensitivity", "specificity")} <= measured
+
+
+def test_every_output_can_be_traced_to_its_slide(finished):
+    rows = pq.read_table(finished.results / "audit" / "lineage.parquet").to_pylist()
+    rules = {row["rule"] for row in rows}
+    assert {"convert", "presegment", "tabulate", "train", "predict", "evaluate", "catalog"} <= rules
+    converted = {row["slide_id"] for row in rows if row["rule"] == "convert"}
+    assert len(converted) == 5
+    assert all(len(row["sha256"]) == 64 for row in rows)
+
+
+def test_a_finished_run_has_nothing_left_to_do(workshop):
+    assert workshop.planned() == set()
+
+
+def test_the_report_holds_the_pictures(finished):
+    finished.snakemake("--report", "report.html")
+    text = (finished.folder / "report.html").read_text()
+    assert "tissue_kind" in text
