@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 SOI = b"\xff\xd8"
 EOI = b"\xff\xd9"
 # APP14 "Adobe", version 100, no flags, transform 0: the three components are R, G, B and are not to be converted.
 ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
+APP0, APP14, SOS = 0xE0, 0xEE, 0xDA
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = {0xC0, 0xC1}
@@ -36,11 +39,11 @@ class Frame:
         return len(set(self.sampling)) > 1
 
 
-def read_frame(stream: bytes) -> Frame:
-    """The frame header of ``stream``; JpegStreamError where there is none."""
-    position = 2
+def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of the payload of every marker segment up to the scan."""
     if stream[:2] != SOI:
         raise JpegStreamError("no start-of-image marker")
+    position = 2
     while position + 4 <= len(stream):
         if stream[position] != 0xFF:
             raise JpegStreamError(f"no marker at byte {position}")
@@ -49,12 +52,30 @@ def read_frame(stream: bytes) -> Frame:
             position += 1 if marker == 0xFF else 2
             continue
         (length,) = struct.unpack_from(">H", stream, position + 2)
-        if marker in _FRAMES:
-            return _parse_frame(stream[position + 4 : position + 2 + length], sequential=marker in _SEQUENTIAL)
-        if marker in (0xDA, 0xD9) or length < 2:
-            break
+        yield marker, position + 4, position + 2 + length
+        if marker == SOS or length < 2:
+            return
         position += 2 + length
+
+
+def read_frame(stream: bytes) -> Frame:
+    """The frame header of ``stream``; JpegStreamError where there is none."""
+    for marker, start, end in _segments(stream):
+        if marker in _FRAMES:
+            return _parse_frame(stream[start:end], sequential=marker in _SEQUENTIAL)
     raise JpegStreamError("no frame header")
+
+
+def stated_colour(stream: bytes) -> Literal["RGB", "YCBCR"] | None:
+    """What the stream itself says its three components are, by a JFIF or Adobe marker; None where it does not."""
+    stated: Literal["RGB", "YCBCR"] | None = None
+    for marker, start, end in _segments(stream):
+        payload = stream[start:end]
+        if marker == APP0 and payload.startswith(b"JFIF\0"):
+            return "YCBCR"
+        if marker == APP14 and payload.startswith(b"Adobe") and len(payload) >= 12:
+            stated = "RGB" if payload[11] == 0 else "YCBCR"
+    return stated
 
 
 def _parse_frame(body: bytes, *, sequential: bool) -> Frame:
@@ -72,20 +93,20 @@ def first_rows(stream: bytes, rows: int) -> bytes:
     Only streams of one interleaved scan qualify. Where chroma has half the rows, decoders interpolate it from the
     row below as well: hence two rows more.
     """
-    position, height_at, mcu_rows, components = 2, 0, 8, 0
-    while position + 4 <= len(stream) and stream[position] == 0xFF:
-        marker = stream[position + 1]
+    height_at, mcu_rows, components = 0, 8, 0
+    for marker, start, _ in _segments(stream):
         if marker in _SEQUENTIAL:
-            height_at, components = position + 5, stream[position + 9]
-            mcu_rows = 8 * max(stream[position + 11 + 3 * i] & 15 for i in range(components))
-        elif marker == 0xDA:
-            if not height_at or stream[position + 4] != components:
-                return stream
+            height_at, components = start + 1, stream[start + 5]
+            mcu_rows = 8 * max(stream[start + 7 + 3 * i] & 15 for i in range(components))
+        elif marker == SOS:
             wanted = -(-(rows + (2 if mcu_rows > 8 else 0)) // mcu_rows) * mcu_rows
-            if wanted >= int.from_bytes(stream[height_at : height_at + 2]):
+            if (
+                not height_at
+                or stream[start] != components
+                or wanted >= int.from_bytes(stream[height_at : height_at + 2])
+            ):
                 return stream
             return b"".join((stream[:height_at], wanted.to_bytes(2), stream[height_at + 2 :]))
-        position += 2 + (stream[position + 2] << 8 | stream[position + 3])
     return stream
 
 

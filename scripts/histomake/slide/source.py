@@ -19,6 +19,7 @@ from histomake.slide.sources.base import (
     TruncatedSlideError,
     UnsupportedSlideError,
 )
+from histomake.slide.sources.dicom import DicomSource
 from histomake.slide.sources.plain import NpySource, PictureSource
 from histomake.slide.sources.tiff import TiffSource
 from histomake.slide.sources.vendor import OpenSlideSource
@@ -69,12 +70,16 @@ def open_source(path: Path | str, *, slide_id: str) -> Source:
 
 
 def _family(path: Path) -> type[Source]:
+    if path.is_dir():
+        return DicomSource
     with path.open("rb") as stream:
         head = stream.read(132)
     if not head:
         raise TruncatedSlideError("the file is empty")
     if head.startswith(NPY_MAGIC):
         return NpySource
+    if head.endswith(b"DICM"):
+        return DicomSource
     vendor = openslide.OpenSlide.detect_format(path)
     if head.startswith(TIFF_MAGIC) and vendor in OWN_TIFF_VENDORS:
         return TiffSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,6 +157,21 @@ def over_white(rgba: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:
     if not premultiplied:
         colour = (colour * alpha + 127) // 255
     return (colour + (WHITE - alpha.astype(np.uint16))).clip(0, WHITE).astype(np.uint8)
+
+
+def touching(x: int, y: int, width: int, height: int, tile_width: int, tile_height: int) -> Iterator[tuple[int, int]]:
+    """(row, column) of every tile that a box of level pixels touches."""
+    for row in range(y // tile_height, (y + height - 1) // tile_height + 1):
+        for column in range(x // tile_width, (x + width - 1) // tile_width + 1):
+            yield row, column
+
+
+def paste(out: np.ndarray, tile: np.ndarray, left: int, top: int) -> None:
+    """Copy the part of ``tile`` that falls into ``out`` when its corner is put at (left, top), which may be outside."""
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(left + tile.shape[1], out.shape[1]), min(top + tile.shape[0], out.shape[0])
+    if x1 > x0 and y1 > y0:
+        out[y0:y1, x0:x1] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
 
 
 class FileBytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import tifffile
 from defusedxml import ElementTree
 
 from histomake.slide.codec import TileCoding
-from histomake.slide.jpeg import SOI, read_frame
+from histomake.slide.jpeg import SOI, read_frame, stated_colour
 from histomake.slide.jpeg2000 import CODESTREAM, read_codestream
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
@@ -28,7 +28,9 @@ from histomake.slide.sources.base import (
     TruncatedSlideError,
     UnsupportedSlideError,
     check_size,
+    paste,
     to_rgb,
+    touching,
 )
 
 JPEG = 7
@@ -100,15 +102,10 @@ class TiffSource(Source):
         page, first = segments.planes[plane]
         samples = page.samplesperpixel if page.planarconfig == 1 else 1
         out = np.full((height, width, samples), 255, np.uint8)
-        for row, column in segments.touching(x, y, width, height):
-            index = first + row * segments.grid[1] + column
-            pixels = self._decode(page, index, row, column)
-            if pixels is None:
-                continue
-            left, top = column * segments.tile_width, row * segments.tile_height
-            x0, y0 = max(x, left), max(y, top)
-            x1, y1 = min(x + width, left + pixels.shape[1]), min(y + height, top + pixels.shape[0])
-            out[y0 - y : y1 - y, x0 - x : x1 - x] = pixels[y0 - top : y1 - top, x0 - left : x1 - left]
+        for row, column in touching(x, y, width, height, segments.tile_width, segments.tile_height):
+            pixels = self._decode(page, first + row * segments.grid[1] + column, row, column)
+            if pixels is not None:
+                paste(out, pixels, column * segments.tile_width - x, row * segments.tile_height - y)
         return out
 
     def _decode(self, page: tifffile.TiffPage, index: int, row: int, column: int) -> np.ndarray | None:
@@ -182,12 +179,6 @@ class _Segments:
             if end > file_size:
                 raise TruncatedSlideError(f"the file has {file_size} bytes, its tiles end at byte {end:.0f}")
 
-    def touching(self, x: int, y: int, width: int, height: int) -> Iterator[tuple[int, int]]:
-        """(row, column) of every tile that a box of level pixels touches."""
-        for row in range(y // self.tile_height, (y + height - 1) // self.tile_height + 1):
-            for column in range(x // self.tile_width, (x + width - 1) // self.tile_width + 1):
-                yield row, column
-
 
 def _baseline_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
     """Pages of each level of the first series, finest first; one page, or three single-channel pages, a level."""
@@ -235,9 +226,8 @@ def _copyable_jpeg(segments: _Segments, page: tifffile.TiffPage, corners: list[b
         frame = read_frame(tile)
         if (frame.width, frame.height) != size or frame.components != 3 or not frame.sequential or frame.precision != 8:
             return None
-        # A JFIF marker says YCbCr, whatever the TIFF tag claims; Aperio's RGB tiles have none.
-        if b"JFIF\0" in tile[:32]:
-            colour = "YCBCR"
+        # A JFIF or Adobe marker knows better than the TIFF tag; Aperio's RGB tiles have neither.
+        colour = stated_colour(tile) or colour
     return TileCoding("jpeg", colour, page.jpegtables) if colour and corners else None
 
 
