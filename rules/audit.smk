@@ -9,7 +9,6 @@ def final_outputs(wildcards):
         LAYOUT.lineage,
         *(LAYOUT.metrics(name) for name in CONFIG.tasks),
         *interpretation_outputs(),
-        *radhical_outputs(),
     ]
 
 
@@ -40,8 +39,8 @@ onstart:
 
 
 onsuccess:
-    runs.finish(LAYOUT, CONFIG, snakemake_log=log, succeeded=True)
+    runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=True)
 
 
 onerror:
-    runs.finish(LAYOUT, CONFIG, snakemake_log=log, succeeded=False)
+    runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=False)

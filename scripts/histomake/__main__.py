@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from histomake.errors import HistomakeError
+from histomake.layout import Layout
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -19,12 +20,69 @@ def document(_: argparse.Namespace) -> int:
     return 0
 
 
+def trace(options: argparse.Namespace) -> int:
+    """Print the chain from one patch's prediction to its slide's bytes; with --verify, check every link."""
+    from histomake.lineage import altered, describe, prediction_row, walk
+
+    path, row = prediction_row(Layout(options.results), options.task, options.slide, options.patch_id)
+    chain = list(walk([path]))
+    print(describe(path, row, chain, slide=options.slide))
+    if not options.verify:
+        return 0
+    return _judge(altered(chain) + _altered_store(options.results, options.slide), what=f"{len(chain)} steps")
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Hash stores against their manifests, slides against their stores, and the run records against each other."""
+    from histomake.runs import broken_links
+
+    layout = Layout(options.results)
+    slides = options.slide or sorted(p.stem for p in layout.manifest("x").parent.glob("*.json") if _is_manifest(p))
+    problems = [problem for slide in slides for problem in _altered_store(options.results, slide)]
+    return _judge(problems + broken_links(layout), what=f"{len(slides)} slides")
+
+
+def _is_manifest(path: Path) -> bool:
+    return not path.name.endswith(".meta.json")
+
+
+def _altered_store(results: Path, slide: str) -> list[str]:
+    from histomake.files import read_json
+    from histomake.slide.verify import verify_slide
+
+    manifest = Layout(results).manifest(slide)
+    if not manifest.is_file():
+        return [f"{manifest}: missing"]
+    source = next(iter(read_json(f"{manifest}.meta.json")["inputs"]), None)
+    return verify_slide(manifest, source=Path(source) if source else None)
+
+
+def _judge(problems: list[str], *, what: str) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{what}: {len(problems)} problem(s)" if problems else f"{what}: every digest holds")
+    return 1 if problems else 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     main = argparse.ArgumentParser(prog="python -m histomake", description=__doc__)
     commands = main.add_subparsers(required=True, metavar="command")
-    command = commands.add_parser("document", help=document.__doc__)
-    command.set_defaults(run=document)
+    added = {
+        function.__name__: commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        for function in (document, trace, verify)
+    }
+    for name in ("trace", "verify"):
+        added[name].add_argument(
+            "--results", type=Path, default=Path("results"), help="results folder (default: results)"
+        )
+    added["trace"].add_argument("task")
+    added["trace"].add_argument("slide")
+    added["trace"].add_argument("patch_id", type=int)
+    added["trace"].add_argument("--verify", action="store_true", help="hash every file of the chain again")
+    added["verify"].add_argument("slide", nargs="*", help="slides to check (default: all)")
+    for name, function in (("document", document), ("trace", trace), ("verify", verify)):
+        added[name].set_defaults(run=function)
     return main
 
 

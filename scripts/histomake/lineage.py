@@ -92,6 +92,34 @@ def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tupl
     raise HistomakeError(f"no prediction of task {task} for patch {patch_id} of slide {slide} under {layout.results}")
 
 
+def describe(path: Path, row: dict[str, Any], chain: list[dict[str, Any]], *, slide: str) -> str:
+    """The chain in words, prediction first: what was made, from what, by which code, where and when."""
+    lines = [f"{path}: " + ", ".join(f"{key} {value}" for key, value in row.items())]
+    for sidecar in chain:
+        # A model's chain holds every slide it was fitted on; they are counted, and only this slide's steps are told.
+        if sidecar["wildcards"].get("slide", slide) != slide:
+            continue
+        machine, git = sidecar["machine"], sidecar["git"]
+        lines += ["", f"{sidecar['rule']} {' '.join(f'{k}={v}' for k, v in sidecar['wildcards'].items())}".rstrip()]
+        lines += [f"  made      {output}  sha256 {digest}" for output, digest in sidecar["outputs"].items()]
+        lines += [f"  from      {source}" for source in list(sidecar["inputs"])[:6]]
+        if len(sidecar["inputs"]) > 6:
+            lines.append(f"  from      … {len(sidecar['inputs']) - 6} more files")
+        code = f"{git.get('commit', 'unknown')}{' (modified)' if git.get('modified') else ''}"
+        lines.append(f"  code      {code}, digest {sidecar['params'].get('code')}")
+        lines.append(f"  settings  {json.dumps(sidecar['params'].get('cfg'), sort_keys=True)}")
+        job_id = f", Slurm job {machine['slurm_job']}" if machine["slurm_job"] else ""
+        lines.append(f"  ran       {sidecar['started']} on {machine['host']}{job_id}, {sidecar['seconds']} s")
+        lines.append(f"  log       {next(iter(sidecar['log']), None)}")
+        if sidecar["rule"] == "convert":
+            lines.append(f"  slide     sha256 {_source_digest(sidecar)}")
+    return "\n".join(lines)
+
+
+def _source_digest(sidecar: dict[str, Any]) -> str:
+    return read_json(next(iter(sidecar["outputs"])))["sha256"]
+
+
 def altered(sidecars: Iterable[dict[str, Any]]) -> list[str]:
     """Every output whose bytes are no longer those its sidecar states, or that is gone."""
     problems = []

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,9 +39,9 @@ def _state(layout: Layout, slide: Slide, fingerprints: provenance.Fingerprints) 
     return "quarantined" if status != "ok" else "unchanged"
 
 
-def finish(layout: Layout, config: Config, *, snakemake_log: str, succeeded: bool) -> None:
+def finish(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> None:
     """Keep the run's record and say, as the last lines, what is missing and why."""
-    keep_record(layout, config, snakemake_log=snakemake_log, succeeded=succeeded)
+    keep_record(layout, config, snakemake_logs=snakemake_logs, succeeded=succeeded)
     entries = read_json(layout.quarantine) if layout.quarantine.is_file() else []
     if entries:
         print(f"\n{len(entries)} slide(s) in quarantine; all others are done:", file=sys.stderr)
@@ -49,7 +49,7 @@ def finish(layout: Layout, config: Config, *, snakemake_log: str, succeeded: boo
         print(f"  {entry['slide_id']} ({entry['reason']}): {entry['detail']}. {entry['remedy']}", file=sys.stderr)
 
 
-def keep_record(layout: Layout, config: Config, *, snakemake_log: str, succeeded: bool) -> Path:
+def keep_record(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> Path:
     """Write ``audit/runs/<time>/``: configuration, sheet, code state, Snakemake's log.
 
     Each record carries the sha256 of the one before, so that none can be altered or removed unnoticed.
@@ -60,8 +60,9 @@ def keep_record(layout: Layout, config: Config, *, snakemake_log: str, succeeded
     with atomic_directory(folder / started) as aside:
         (aside / "config.json").write_text(json.dumps(config.dump(), indent=1, ensure_ascii=False))
         shutil.copyfile(config.sheet, aside / "slides.tsv")
-        if Path(snakemake_log).is_file():
-            shutil.copyfile(snakemake_log, aside / "snakemake.log")
+        for number, path in enumerate(map(Path, snakemake_logs)):
+            if path.is_file():
+                shutil.copyfile(path, aside / f"snakemake-{number}.log")
         files = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
         record = {
             "finished": started,

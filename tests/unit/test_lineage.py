@@ -86,7 +86,7 @@ def test_a_run_record_that_was_altered_or_removed_shows(tmp_path):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("slide_id\tpath\tpatient_id\n")
     layout, config = Layout(tmp_path / "results"), parse_config({"sheet": str(sheet)})
-    kept = [runs.keep_record(layout, config, snakemake_log="", succeeded=True) for _ in range(3)]
+    kept = [runs.keep_record(layout, config, snakemake_logs=[], succeeded=True) for _ in range(3)]
     assert runs.broken_links(layout) == []
     (kept[0] / "slides.tsv").write_text("other")
     assert runs.broken_links(layout) == [f"{kept[0] / 'slides.tsv'}: altered or removed since the run"]
