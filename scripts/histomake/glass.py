@@ -18,6 +18,8 @@ PADDING_MAX = 24
 STROKE_UM = 100.0
 # The pale rim of a stroke reaches this far from its saturated middle.
 RIM_UM = 150.0
+# Its last soft edge has no colour of its own left.
+EDGE_UM = 24.0
 # Ink on more than this share of all coloured glass is a stain (trichrome, alcian blue), not a pen.
 MAX_SHARE = 0.6
 
@@ -55,7 +57,7 @@ def find_ink(image: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     """Pixels covered by pen ink: green, blue, black or saturated red strokes.
 
     Seeds are pixels of a colour that haematoxylin, eosin and DAB do not take, in strokes at least ``STROKE_UM``
-    wide; each seed then grows into the paler pixels of its own colour around it.
+    wide; they then grow into the paler pixels around them.
 
     Args:
         image: RGB, uint8 (h, w, 3), white-balanced if the glass is tinted.
@@ -64,21 +66,20 @@ def find_ink(image: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     Returns:
         bool (h, w).
     """
-    ink = np.zeros(image.shape[:2], bool)
-    for strong, weak in _colours(image):
-        seed = _disk(strong, cv2.MORPH_OPEN, STROKE_UM / 2 / mpp)
-        if seed.any():
-            near = _disk(seed, cv2.MORPH_DILATE, RIM_UM / mpp)
-            ink |= seed | (near & (strong | weak))
-    if ink.any():
-        coloured = np.ptp(image, axis=2) > 30
-        if (ink & coloured).sum() > MAX_SHARE * max(1, coloured.sum()):
-            return np.zeros_like(ink)
+    strong, weak = _ink_coloured(image)
+    seed = _disk(strong, cv2.MORPH_OPEN, STROKE_UM / 2 / mpp)
+    if not seed.any():
+        return seed
+    near = _disk(seed, cv2.MORPH_DILATE, RIM_UM / mpp)
+    ink = _disk(seed | (near & (strong | weak)), cv2.MORPH_DILATE, EDGE_UM / mpp)
+    coloured = np.ptp(image, axis=2) > 30
+    if (ink & coloured).sum() > MAX_SHARE * max(1, coloured.sum()):
+        return np.zeros_like(ink)
     return ink
 
 
-def _colours(image: NDArray[np.uint8]) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Strong and weak masks of each ink colour."""
+def _ink_coloured(image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which pixels have a colour that only ink has, and which could be its pale rim."""
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
     chroma = np.ptp(image, axis=2)
 
@@ -88,12 +89,15 @@ def _colours(image: NDArray[np.uint8]) -> list[tuple[NDArray[np.bool_], NDArray[
 
     # Ink on dark tissue is dark itself: there little chroma is left, but its saturation stays.
     green, blue, red = between(75, 200), between(200, 252), between(0, 14) | between(346, 360)
-    return [
-        (green & ((chroma > 50) | ((chroma > 20) & (saturation > 100))), green & (chroma > 20)),
-        (blue & (chroma > 40) & (saturation > 160), blue & (chroma > 30) & (saturation > 90)),
-        (red & (chroma > 60) & (saturation > 205), red & (chroma > 50) & (saturation > 150)),
-        ((value < 75) & (chroma < 28), (value < 130) & (chroma < 35)),
-    ]
+    strong = green & ((chroma > 50) | ((chroma > 20) & (saturation > 100)))
+    strong |= blue & (chroma > 40) & (saturation > 160)
+    strong |= red & (chroma > 60) & (saturation > 190)
+    strong |= (value < 75) & (chroma < 28)
+    weak = green & (chroma > 20)
+    weak |= blue & (chroma > 30) & (saturation > 90)
+    weak |= red & (chroma > 50) & (saturation > 150)
+    weak |= (value < 130) & (chroma < 35)
+    return strong, weak
 
 
 def _disk(mask: NDArray[np.bool_], operation: int, radius_px: float) -> NDArray[np.bool_]:

@@ -1,0 +1,151 @@
+"""Owns the proof of the catalog: it answers which slides and patches exist and why others do not."""
+
+from __future__ import annotations
+
+import json
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from histomake.catalog import build_catalog
+from histomake.config import Grid
+from histomake.patch.table import REASONS, empty_table, schema, write_table
+
+GRID = Grid()
+CLASSES = ["stroma", "tumor"]
+BAD = {
+    "status": "quarantined",
+    "slide_id": "s3",
+    "stage": "presegment",
+    "reason": "no_tissue",
+    "path": "o'hara.svs",
+    "detail": "no tissue",
+    "remedy": "look",
+}
+
+
+def patch_table(kept, background):
+    n = kept + background
+    columns = [np.arange(n, dtype=np.uint32), *(np.arange(n, dtype=np.int32),) * 2]
+    columns += [np.ones(n, np.float32), np.full(n, 0.25, np.float32), np.zeros(n, np.float32)]
+    excluded = pa.array(np.repeat([0, REASONS.index("background")], [kept, background]).astype(np.int8))
+    reason = pa.DictionaryArray.from_arrays(excluded, pa.array(REASONS))
+    return pa.Table.from_arrays([*map(pa.array, columns), reason], schema=schema(CLASSES))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Three slides, of which s3 has no tissue, with one task predicted in two folds."""
+
+    def record(stage, slide, content):
+        path = tmp_path / stage / f"{slide}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"status": "ok", "slide_id": slide} | content))
+        return path
+
+    slides = ("s1", "s2.b", "s3")
+    tissue = {"area_mm2": 5.0, "components": 2, "coverage": 0.3}
+    quality = {"sharpness": 3.5, "shares": {"pen": 0.0, "blur": 0.1, "fold": 0.0}}
+    drawn = {"format": "asap", "source": "a.xml", "regions": {"tumor": 4}, "area_px": {"tumor": 99.0}}
+    paths = {
+        "manifests": [record("slides", s, {"width": 10, "height": 20, "mpp": 0.5, "sha256": s}) for s in slides],
+        "tissue": [record("tissue", s, BAD if s == "s3" else tissue) for s in slides],
+        "quality": [record("quality", s, BAD if s == "s3" else quality) for s in slides],
+        "annotations": [record("annotations", s, drawn if s == "s1" else {"format": "none"}) for s in slides],
+    }
+    tables = [tmp_path / "patches" / f"{s}.parquet" for s in slides]
+    for path, table in zip(tables, (patch_table(3, 5), patch_table(2, 0), None), strict=True):
+        write_table(table if table is not None else empty_table(BAD, GRID, CLASSES, grid_name="x20"), path)
+    split = tmp_path / "grade.parquet"
+    pq.write_table(
+        pa.table(
+            {
+                "fold": pa.array([0, 0, 1, 1], pa.int16()),
+                "slide_id": ["s1", "s2.b"] * 2,
+                "patient_id": ["p1", "p2"] * 2,
+                "role": ["train", "test", "test", "train"],
+            }
+        ),
+        split,
+    )
+    predictions = []
+    for fold, slide in ((0, "s2.b"), (1, "s1")):
+        predictions.append(tmp_path / "predictions" / "grade" / f"fold{fold}" / f"{slide}.parquet")
+        predictions[-1].parent.mkdir(parents=True)
+        scores = {"patch_id": pa.array([7], pa.uint32()), "score_tumor": pa.array([0.5], pa.float32())}
+        pq.write_table(pa.table(scores), predictions[-1])
+    paths |= {"tables": {"x20": tables}, "splits": {"grade": split}, "predictions": {"grade": predictions}}
+    sheet = [("s1", "p1", "north", {"grade": "2"}), ("s2.b", "p2", None, {"grade": "3"}), ("s3", "p3", None, {})]
+    build_catalog(tmp_path / "catalog.duckdb", **paths, sheet=sheet)
+    return tmp_path
+
+
+@pytest.fixture
+def base(results):
+    with duckdb.connect(results / "catalog.duckdb", read_only=True) as connection:
+        yield connection
+
+
+def test_exclusions_are_a_query(base):
+    counts = base.execute("SELECT excluded, count(*) FROM patches_x20 GROUP BY 1").fetchall()
+    assert dict(counts) == {"": 5, "background": 5}
+
+
+def test_patches_know_their_slide_even_when_its_name_has_dots(base):
+    counts = base.execute("SELECT slide_id, count(*) FROM patches_x20 GROUP BY 1 ORDER BY 1").fetchall()
+    assert counts == [("s1", 8), ("s2.b", 2)]
+
+
+def test_kept_patches_have_a_view(base):
+    assert base.execute("SELECT count(*) FROM patches_x20_kept").fetchone() == (5,)
+
+
+def test_slides_join_sheet_manifest_tissue_and_quality(base):
+    wanted = "slide_id, patient_id, site, label_grade, mpp, tissue_area_mm2, blur_share, sharpness"
+    rows = base.execute(f"SELECT {wanted} FROM slides ORDER BY slide_id").fetchall()
+    assert rows[0] == ("s1", "p1", "north", "2", 0.5, 5.0, 0.1, 3.5)
+    assert rows[2] == ("s3", "p3", None, None, 0.5, None, None, None)
+
+
+def test_the_quarantine_names_slide_stage_and_reason(base):
+    assert base.execute("FROM quarantine").fetchall() == [
+        ("s3", "presegment", "no_tissue", "o'hara.svs", "no tissue", "look")
+    ]
+
+
+def test_annotations_are_listed_by_class(base):
+    rows = base.execute("SELECT slide_id, class, regions, area_px FROM annotations").fetchall()
+    assert rows == [("s1", "tumor", 4, 99.0)]
+
+
+def test_class_balance_is_given_per_task_fold_and_role(base):
+    rows = base.execute("SELECT fold, role, class, slides, patches, patch_areas FROM class_balance_x20").fetchall()
+    assert rows == [
+        (0, "test", "stroma", 1, 2, 0.5),
+        (0, "train", "stroma", 1, 3, 0.75),
+        (1, "test", "stroma", 1, 3, 0.75),
+        (1, "train", "stroma", 1, 2, 0.5),
+    ]
+
+
+def test_predictions_know_their_fold_and_slide(base):
+    rows = base.execute("SELECT fold, slide_id, patch_id, score_tumor FROM predictions_grade ORDER BY 1").fetchall()
+    assert rows == [(0, "s2.b", 7, 0.5), (1, "s1", 7, 0.5)]
+
+
+def test_the_old_catalog_stays_when_a_build_fails(results):
+    before = (results / "catalog.duckdb").read_bytes()
+    nothing = {"manifests": [], "tissue": [], "quality": [], "annotations": [], "splits": {}, "predictions": {}}
+    with pytest.raises(duckdb.IOException):
+        build_catalog(results / "catalog.duckdb", **nothing, tables={"x20": [results / "absent.parquet"]})
+    assert (results / "catalog.duckdb").read_bytes() == before
+    assert not list(results.glob(".*"))
+
+
+def test_a_cohort_without_slides_still_has_its_tables(tmp_path):
+    nothing = {"manifests": [], "tissue": [], "quality": [], "annotations": [], "splits": {}, "predictions": {}}
+    build_catalog(tmp_path / "c.duckdb", **nothing, tables={})
+    with duckdb.connect(tmp_path / "c.duckdb", read_only=True) as base:
+        assert {name for (name,) in base.execute("SHOW TABLES").fetchall()} >= {"slides", "quarantine", "splits"}

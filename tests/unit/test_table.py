@@ -1,0 +1,172 @@
+"""Owns the proof of the patch table: a row for every cell, the right reason for every patch left out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import shapely
+from histomake.annotation.model import Annotation, LabelImage
+from histomake.config import Grid
+from histomake.patch.grid import cells, span
+from histomake.patch.table import empty_table, read_table, schema, tabulate, write_table
+from histomake.quality import BLUR, FOLD, PEN, ArtefactMap
+from histomake.tissue import TissueMask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MPP, SCALE = 0.5, 16  # the masks' pixels are 16 level-0 pixels wide: 8 µm
+MANIFEST = {"status": "ok", "slide_id": "s1", "sha256": "ab" * 32, "width": 4096, "height": 2048, "mpp": MPP}
+PLAIN = Grid(size=256, mpp=MPP)
+TUMOUR = shapely.box(0, 0, 1024, 1024)
+
+
+def masks(tissue=slice(None), **artefacts):
+    """A slide whose columns (in mask pixels) are tissue or an artefact."""
+    mask = np.zeros((128, 256), bool)
+    mask[:, tissue] = True
+    labels = np.zeros(mask.shape, np.uint8)
+    for name, columns in artefacts.items():
+        labels[:, columns] = {"pen": PEN, "blur": BLUR, "fold": FOLD}[name]
+    return TissueMask(mask & (labels != PEN), SCALE, SCALE), ArtefactMap(labels)
+
+
+def make(grid=PLAIN, annotation=None, class_names=(), max_share=0.5, **columns):
+    tissue, artefacts = masks(**columns)
+    annotation = annotation or Annotation((), [])
+    return tabulate(MANIFEST, tissue, artefacts, annotation, grid, class_names, grid_name="x20", max_share=max_share)
+
+
+def reasons(table):
+    return np.array(table["excluded"].cast(pa.string()).to_pylist())
+
+
+def test_every_cell_has_a_row_in_the_agreed_schema():
+    table = make(class_names=["stroma", "tumor"])
+    x, y = cells(4096, 2048, MPP, PLAIN)
+    assert table.schema.remove_metadata() == schema(["stroma", "tumor"])
+    assert table["patch_id"].to_pylist() == list(range(128))
+    np.testing.assert_array_equal(table["x"], x)
+    np.testing.assert_array_equal(table["y"], y)
+
+
+def test_patches_with_too_little_tissue_are_background():
+    table = make(tissue=slice(0, 24))  # one and a half columns of patches
+    tissue = table["tissue"].to_numpy().reshape(8, 16)
+    np.testing.assert_allclose(tissue[0, :3], [1, 0.5, 0])
+    assert (reasons(table).reshape(8, 16)[0, :3] == ["", "", "background"]).all()
+
+
+def test_exactly_the_required_tissue_is_enough():
+    third = Grid(size=192, mpp=MPP, min_tissue=1 / 3)
+    table = make(third, tissue=slice(0, 4))  # 64 of 192 pixels
+    assert reasons(table)[0] == ""
+
+
+@pytest.mark.parametrize("artefact", ["blur", "fold", "pen"])
+def test_a_patch_mostly_under_an_artefact_is_excluded_for_it(artefact):
+    table = make(**{artefact: slice(0, 25)})  # all of patch 0, nine sixteenths of patch 1
+    assert (reasons(table).reshape(8, 16)[0, :3] == [artefact, artefact, ""]).all()
+
+
+def test_the_artefact_share_is_of_the_patchs_tissue():
+    half = make(tissue=slice(0, 8), blur=slice(0, 5))  # half the patch is tissue, five eighths of that blurred
+    assert reasons(half)[0] == "blur"
+    assert reasons(make(tissue=slice(0, 8), blur=slice(0, 4)))[0] == ""
+
+
+def test_tissue_hidden_by_a_pen_is_excluded_for_the_pen_and_not_as_background():
+    table = make(tissue=slice(0, 16), pen=slice(4, 16))
+    assert table["tissue"][0].as_py() == 0.25
+    assert reasons(table)[0] == "pen"
+
+
+def test_a_patch_spoilt_twice_gets_one_reason_the_first_in_order():
+    tissue, artefacts = masks()
+    artefacts.labels[:, :8], artefacts.labels[:, 8:16] = FOLD, BLUR
+    table = tabulate(MANIFEST, tissue, artefacts, Annotation((), []), PLAIN, [], grid_name="x20", max_share=0.25)
+    assert reasons(table)[0] == "fold"
+
+
+@pytest.mark.parametrize(("border", "expected"), [("pad", ""), ("drop", "edge")])
+def test_the_border_policy_decides_about_cells_over_the_edge(border, expected):
+    grid = Grid(size=320, mpp=MPP, border=border, min_tissue=0.1)
+    table = make(grid)  # 12.8 by 6.4 patches
+    picture = reasons(table).reshape(7, 13)
+    assert (picture[:-1, :-1] == "").all()
+    assert (picture[-1] == expected).all()
+    assert (picture[:, -1] == expected).all()
+
+
+def test_patches_whose_centre_is_outside_the_region_of_interest_are_left_out():
+    grid = Grid(size=256, mpp=MPP, roi=["tumor"])
+    table = make(grid, Annotation(("tumor",), [("tumor", shapely.box(0, 0, 300, 2048))]), ["tumor"])
+    assert (reasons(table).reshape(8, 16)[:, :3] == ["", "outside_roi", "outside_roi"]).all()
+
+
+def test_areas_are_shares_of_the_patch_per_class():
+    annotation = Annotation(("stroma", "tumor"), [("tumor", TUMOUR), ("stroma", shapely.box(0, 0, 128, 256))])
+    table = make(Grid(size=512, mpp=MPP), annotation, ["stroma", "tumor"])
+    np.testing.assert_allclose(table["area_tumor"].to_numpy()[:3], [1, 1, 0])
+    assert table["area_stroma"][0].as_py() == pytest.approx(128 * 256 / 512**2)
+
+
+def test_a_class_that_a_slide_lacks_is_zero_everywhere():
+    table = make(annotation=Annotation(("tumor",), [("tumor", TUMOUR)]), class_names=["necrosis", "tumor"])
+    assert not table["area_necrosis"].to_numpy().any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(256, 0.5, None), (224, 1.0, 100), (300, 0.7, None), (64, 2.0, 48)]),
+    st.sampled_from(["polygon", "mask"]),
+)
+def test_areas_agree_with_shapely_to_a_hundredth_of_a_patch(seed, walk, kind):
+    size, mpp, stride = walk
+    grid, rng = Grid(size=size, mpp=mpp, stride=stride), np.random.default_rng(seed)
+    if kind == "polygon":
+        points = rng.uniform(0, [4096, 2048], (rng.integers(3, 12), 2))
+        truth = shapely.MultiPoint(points).convex_hull.buffer(50).intersection(shapely.box(0, 0, 4096, 2048))
+        annotation = Annotation(("tumor",), [("tumor", truth)])
+    else:
+        values = (rng.random((16, 32)) > 0.6).astype(np.uint8)
+        truth = shapely.union_all(
+            [shapely.box(x * 128, y * 128, x * 128 + 128, y * 128 + 128) for y, x in np.argwhere(values)]
+        )
+        annotation = Annotation(("tumor",), [], LabelImage(values, 128))
+    table = make(grid, annotation, ["tumor"])
+    length = span(grid, MPP)
+    for row in rng.choice(table.num_rows, min(25, table.num_rows), replace=False):
+        x, y = table["x"][row].as_py(), table["y"][row].as_py()
+        expected = truth.intersection(shapely.box(x, y, x + length, y + length)).area / length**2
+        assert table["area_tumor"][row].as_py() == pytest.approx(expected, abs=1e-4)
+
+
+def test_bands_of_a_large_grid_join_without_a_seam(monkeypatch):
+    annotation = Annotation(("tumor",), [("tumor", shapely.box(100, 100, 3000, 1500))])
+    whole = make(annotation=annotation, class_names=["tumor"], tissue=slice(10, 200))
+    monkeypatch.setattr("histomake.patch.table.BAND_CELLS", 20)
+    assert make(annotation=annotation, class_names=["tumor"], tissue=slice(10, 200)).equals(whole)
+
+
+def test_the_file_carries_slide_grid_and_fingerprint(tmp_path):
+    table = make(class_names=["tumor"], blur=slice(0, 16))
+    write_table(table, tmp_path / "s1.parquet")
+    read, metadata = read_table(tmp_path / "s1.parquet")
+    assert read.equals(table)
+    assert reasons(read)[0] == "blur"
+    assert metadata == MANIFEST | {"grid": PLAIN.dump(), "grid_name": "x20"}
+
+
+def test_a_quarantined_slide_has_an_empty_table_of_the_same_schema(tmp_path):
+    outcome = {"status": "quarantined", "slide_id": "s1", "reason": "no_tissue", "detail": "none", "path": "p"}
+    write_table(empty_table(outcome, PLAIN, ["tumor"], grid_name="x20"), tmp_path / "s1.parquet")
+    table, metadata = read_table(tmp_path / "s1.parquet")
+    assert table.num_rows == 0
+    assert table.schema.remove_metadata() == make(class_names=["tumor"]).schema.remove_metadata()
+    assert metadata["status"] == "quarantined"
+    assert metadata["reason"] == "no_tissue"
+    assert json.dumps(metadata)

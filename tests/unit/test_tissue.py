@@ -1,0 +1,204 @@
+"""Owns the proof of presegmentation: the same tissue is found whatever the stain, the scanner or a pen did."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import openslide
+import pytest
+from array_reader import ArrayReader
+from histomake.config import Tissue
+from histomake.errors import Reason, SlideError
+from histomake.tissue import TissueMask, presegment, save_no_tissue
+from PIL import Image
+from scenes import (
+    MPP,
+    cmu,
+    coverslip,
+    faint,
+    frozen,
+    glass,
+    immunostained,
+    inked,
+    large_piece,
+    stitched,
+    tinted,
+    two_pieces,
+    unscanned_border,
+)
+
+
+def find(image, mpp=MPP, **keys) -> TissueMask:
+    return presegment(ArrayReader(image, mpp), Tissue(**keys), slide_id="s1")
+
+
+def overlap(a, b) -> float:
+    """Intersection over union."""
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.fixture(scope="module")
+def plain() -> np.ndarray:
+    """The mask of the two pieces as they are; checked by eye to follow the tissue's outline."""
+    return find(two_pieces()).mask
+
+
+def test_two_pieces_of_known_size_are_found(plain):
+    found = find(two_pieces())
+    assert found.record["components"] == 2
+    assert found.record["area_mm2"] == pytest.approx(1.32, rel=0.05)
+    assert found.record["coverage"] == pytest.approx(plain.mean(), abs=1e-6)
+    assert found.mask.shape == (400, 400)
+    assert found.downsample_x == found.downsample_y == 4.0
+
+
+@pytest.mark.parametrize(
+    ("change", "least"),
+    [
+        (lambda s: stitched(s), 0.98),
+        (lambda s: tinted(s), 0.98),
+        (lambda s: coverslip(s), 0.99),
+        (lambda s: two_pieces(frozen(cmu())), 0.95),
+        (lambda s: two_pieces(faint(cmu(), 0.3)), 0.94),
+        (lambda s: two_pieces(faint(cmu(), 0.15)), 0.75),
+        (lambda s: two_pieces(immunostained(cmu())), 0.85),
+        (lambda s: stitched(two_pieces(faint(cmu(), 0.3))), 0.90),
+    ],
+    ids=["stitching", "tint", "coverslip", "frozen", "faint", "very faint", "IHC", "faint and stitched"],
+)
+def test_the_tissue_is_found_whatever_happened_to_the_slide(plain, change, least):
+    assert overlap(find(change(two_pieces())).mask, plain) >= least
+
+
+def test_an_unscanned_black_border_changes_nothing(plain):
+    found = find(unscanned_border(two_pieces(), 400))
+    assert not found.mask[:99].any()
+    np.testing.assert_array_equal(found.mask[100:-100, 100:-100], plain)
+
+
+@pytest.mark.parametrize("colour", ["green", "blue", "black", "red"])
+def test_ink_on_glass_is_not_tissue_and_does_not_move_the_threshold(plain, colour):
+    image, where = inked(two_pieces(), colour, (1300, 100), (1300, 600), opacity=0.92)
+    found = find(image)
+    stroke = cv2.resize(where.astype(np.uint8), plain.shape[::-1], interpolation=cv2.INTER_AREA) > 0
+    assert (found.mask & stroke).sum() < 0.02 * stroke.sum()
+    drawn_mm2 = 0.32 * 1.0 + np.pi * 0.16**2  # with its round ends
+    assert drawn_mm2 <= found.record["ink_mm2"] < 1.3 * drawn_mm2
+    assert overlap(found.mask, plain) > 0.99
+
+
+def test_ink_can_be_kept_for_blue_stains(plain):
+    image, _ = inked(two_pieces(), "blue", (1300, 100), (1300, 600), opacity=0.92)
+    assert find(image, ink=False).mask.sum() > plain.sum() * 1.15
+
+
+def test_the_channels_agree_on_ordinary_tissue(plain):
+    for channel in ("red", "grey"):
+        assert overlap(find(two_pieces(), channel=channel).mask, plain) > 0.85
+
+
+def test_a_fixed_threshold_is_taken_as_it_is():
+    found = find(two_pieces(), threshold=60)
+    assert found.record["threshold"] == 60
+    assert found.record["method"] == "saturation, fixed"
+    assert found.mask.sum() < find(two_pieces(), threshold=10).mask.sum()
+
+
+def test_lengths_are_microns_so_the_resolution_of_the_slide_does_not_matter(plain):
+    half = cv2.resize(two_pieces(), (800, 800), interpolation=cv2.INTER_AREA)
+    assert overlap(find(half, mpp=2 * MPP).mask, plain) > 0.97
+
+
+def test_growing_and_shrinking_move_the_outline_by_microns(plain):
+    disc = glass(800, 800)
+    cv2.circle(disc, (400, 400), 200, (200, 90, 160), -1)
+    radii = [np.sqrt(find(disc, grow_um=um).mask.sum() / np.pi) * 8 for um in (-80, 0, 80)]
+    assert radii[0] == pytest.approx(radii[1] - 80, abs=6)
+    assert radii[2] == pytest.approx(radii[1] + 80, abs=6)
+
+
+def test_specks_are_dropped_and_small_holes_filled():
+    slide = glass(800, 800)
+    cv2.circle(slide, (300, 300), 200, (200, 90, 160), -1)
+    cv2.circle(slide, (300, 300), 15, (243, 243, 243), -1)  # a hole of 2,800 µm²
+    cv2.circle(slide, (700, 700), 12, (200, 90, 160), -1)  # a speck of 1,800 µm²
+    found = find(slide)
+    assert found.record["components"] == 1
+    assert found.mask[75, 75]
+    assert not find(slide, max_hole_um2=500).mask[75, 75]
+    assert find(slide, min_area_um2=500).record["components"] == 2
+
+
+def test_a_model_can_take_the_place_of_the_threshold():
+    def left_half(image):
+        found = np.zeros(image.shape[:2], bool)
+        found[:, : image.shape[1] // 2] = True
+        return found
+
+    found = presegment(ArrayReader(two_pieces(), MPP), Tissue(), slide_id="s1", segment=left_half)
+    assert found.record["method"] == "model"
+    assert found.mask[:, :198].all()
+    assert not found.mask[:, 202:].any()
+
+
+# Slides that are refused
+
+
+def test_empty_glass_is_refused_and_not_split_by_otsu():
+    for image in (glass(1600, 1600), stitched(glass(1600, 1600)), coverslip(glass(1600, 1600))):
+        with pytest.raises(SlideError) as caught:
+            find(image)
+        assert caught.value.reason is Reason.NO_TISSUE
+        assert "tissue.threshold" in caught.value.remedy
+
+
+def test_fluorescence_is_refused_with_what_to_set():
+    dark = np.zeros((800, 800, 3), np.uint8)
+    cv2.circle(dark, (400, 400), 200, (0, 0, 180), -1)
+    with pytest.raises(SlideError) as caught:
+        find(dark)
+    assert caught.value.reason is Reason.FLUORESCENCE
+    assert "tissue.mode: fluorescence" in caught.value.remedy
+
+
+def test_fluorescence_mode_finds_what_shines():
+    dark = np.random.default_rng(0).integers(0, 12, (800, 800, 3), np.uint8)
+    cv2.circle(dark, (400, 400), 200, (0, 0, 180), -1)
+    found = find(dark, mode="fluorescence")
+    assert found.record["area_mm2"] == pytest.approx(np.pi * 0.4**2, rel=0.1)
+    assert found.record["mode"] == "fluorescence"
+
+
+# Files
+
+
+def test_the_mask_is_a_one_bit_png_below_20_kb_that_comes_back(tmp_path):
+    found = find(large_piece())
+    found.save(tmp_path / "m.png", tmp_path / "m.json")
+    with Image.open(tmp_path / "m.png") as image:
+        assert image.mode == "1"
+    assert (tmp_path / "m.png").stat().st_size < 20_000
+    loaded = TissueMask.load(tmp_path / "m.png", tmp_path / "m.json")
+    np.testing.assert_array_equal(loaded.mask, found.mask)
+    assert loaded.record == found.record
+    assert loaded.downsample_x == found.downsample_x
+
+
+def test_a_quarantined_slide_leaves_an_empty_mask_and_its_reason(tmp_path):
+    error = SlideError(Reason.NO_TISSUE, slide_id="s1", path="p", detail="d", remedy="r")
+    save_no_tissue(error.as_record(), tmp_path / "m.png", tmp_path / "m.json")
+    assert (tmp_path / "m.png").is_file()
+    assert '"no_tissue"' in (tmp_path / "m.json").read_text()
+
+
+# Real slides
+
+
+def test_the_real_skin_is_followed_and_its_dust_left_out(data):
+    with openslide.OpenSlide(data / "slides/CMU-1-Small-Region.svs") as slide:
+        image = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
+    found = find(image, mpp=0.499)
+    assert found.record["components"] == 1
+    assert found.record["area_mm2"] == pytest.approx(0.66, rel=0.1)
+    assert found.mask[66, 25], "the thin strand on the left is tissue"
+    assert not found.mask[38, 130], "the speck of dust on the right is not"
