@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,6 +18,9 @@ Codec = Literal["jpeg", "jpeg2k", "jpegxl", "zstd"]
 
 TRANSPOSE = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
 ZSTD_LEVEL = 3
+SUBSAMPLING = "422"
+"""Chroma of re-encoded tiles, as most scanners have it: 6 % more bytes than 4:2:0, and stains keep their edges."""
+
 WORTHWHILE = 0.85
 """Share of a tile's rows above which sparing the others costs more than it saves."""
 
@@ -92,7 +96,7 @@ class TileCoding:
                 tile = imagecodecs.jpegxl_decode(data)
             else:
                 tile = np.frombuffer(imagecodecs.zstd_decode(data), np.uint8).reshape(shape)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, IndexError, struct.error) as error:
             raise TileDecodeError(str(error)) from error
         least = shape[0] if rows is None else rows
         if not least <= tile.shape[0] <= shape[0] or tile.shape[1:] != shape[1:] or tile.dtype != np.uint8:
@@ -125,7 +129,9 @@ class TileCoding:
         """Encode a uint8 (height, width, 3) tile."""
         tile = np.ascontiguousarray(tile)
         if self.codec == "jpeg":
-            return imagecodecs.jpeg8_encode(tile, level=self.quality, colorspace="RGB", outcolorspace=self.colour)
+            return imagecodecs.jpeg8_encode(
+                tile, level=self.quality, colorspace="RGB", outcolorspace=self.colour, subsampling=SUBSAMPLING
+            )
         if self.codec == "jpegxl":
             return imagecodecs.jpegxl_encode(tile, level=self.quality, numthreads=1)
         if self.codec == "zstd":

@@ -8,6 +8,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +21,12 @@ import numpy as np
 
 from histomake import config as settings
 from histomake.errors import Reason, SlideError
-from histomake.files import HASH_BLOCK, atomic_directory, atomic_file
+from histomake.files import HASH_BLOCK, atomic_directory, atomic_file, sha256_file
 from histomake.slide.codec import TileCoding
 from histomake.slide.reader import SlideReader
-from histomake.slide.source import Resolution, open_source, quarantining, resolve_mpp
+from histomake.slide.source import Resolution, combined_sha256, named_files, open_source, quarantining, resolve_mpp
 from histomake.slide.sources.base import (
+    PARSE_ERRORS,
     DamagedTilesError,
     FileBytes,
     Source,
@@ -48,6 +50,9 @@ BLOCK_BYTES = 1 << 27
 
 BLOCKS_PER_THREAD = 4
 
+SHOWS_LABEL = ("label", "macro")
+"""Associated images with the glass's label on them, and the patient's name on that."""
+
 Read = Callable[[int, int, int, int], np.ndarray]
 
 
@@ -70,15 +75,23 @@ def convert(
     with open_source(source, slide_id=slide_id) as slide, quarantining(slide_id, source):
         resolution = resolve_mpp(slide.info, mpp, slide_id=slide_id, path=source)
         opened = time.perf_counter()
-        with _SourceHash(slide, slide_id) as source_hash, atomic_directory(store) as aside:
-            writing = _Writing(slide, aside, config, threads, slide_id, resolution)
+        with (
+            _SourceHash(slide, slide_id) as source_hash,
+            atomic_directory(store) as aside,
+            _Writing(slide, aside, config, threads, slide_id, resolution) as writing,
+        ):
             writing.write()
             written = time.perf_counter()
-            sha256 = source_hash.result()
-        store = _pack(store) if config.store == "zip" else store
+            sha256, checksums = source_hash.result(), writing.checksums()
+        packed = store.with_name(f"{store.name}.zip")
+        if config.store == "zip":
+            _pack(store, packed)
+            store, checksums = packed, {packed.name: sha256_file(packed)}
+        else:
+            packed.unlink(missing_ok=True)  # of an earlier run with the other setting
     done = time.perf_counter()
     seconds = {"open": opened - started, "tiles": written - opened, "commit": done - written, "total": done - started}
-    return _manifest(writing, store, sha256=sha256, seconds=seconds)
+    return _manifest(writing, store, sha256=sha256, checksums=checksums, seconds=seconds)
 
 
 def plan_levels(source: Sequence[SourceLevel], config: settings.Convert) -> list[Level]:
@@ -139,29 +152,18 @@ def downsample_between(finest: SourceLevel, level: SourceLevel) -> float:
 
 
 class _SourceHash:
-    """sha256 of the source's bytes, computed in a thread beside the copy: the blocks are in the page cache.
-
-    A folder's hash is that of its sorted (relative path, sha256) list, as files.sha256_tree has it.
-    """
+    """sha256 of the source's bytes, computed in a thread beside the copy, which has just read them into the cache."""
 
     def __init__(self, slide: Source, slide_id: str) -> None:
         self._slide, self._slide_id = slide, slide_id
-        self._stop = threading.Event()
-        self._hashes: dict[str, str] = {}
-        self._error: OSError | None = None
+        self._files = named_files(slide.path, slide.files)
         self._before = self._stamps()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._hashes = {name: self._pool.submit(self._hash, path) for name, path in self._files.items()}
 
     def _stamps(self) -> list[tuple[int, int]]:
-        return [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in self._slide.files)]
-
-    def _run(self) -> None:
-        try:
-            for path in self._slide.files:
-                root = self._slide.path if self._slide.path.is_dir() else self._slide.path.parent
-                self._hashes[path.relative_to(root).as_posix()] = self._hash(path)
-        except OSError as error:
-            self._error = error
+        return [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in self._files.values())]
 
     def _hash(self, path: Path) -> str:
         digest = hashlib.sha256()
@@ -172,28 +174,28 @@ class _SourceHash:
         return digest.hexdigest()
 
     def __enter__(self) -> _SourceHash:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
 
     def result(self) -> str:
         """The hash; SlideError when the slide changed while it was read."""
-        self._thread.join()
-        if self._error is not None or self._stamps() != self._before:
-            raise SlideError(
-                Reason.UNREADABLE,
-                slide_id=self._slide_id,
-                path=self._slide.path,
-                detail=f"the slide changed or vanished while it was read ({self._error or 'new size or time'})",
-                remedy="Wait until the scanner has finished writing it",
-            )
-        if list(self._hashes) == [self._slide.path.name]:
-            return self._hashes[self._slide.path.name]
-        lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(self._hashes.items()))
-        return hashlib.sha256(lines.encode()).hexdigest()
+        try:
+            hashes = {name: future.result() for name, future in self._hashes.items()}
+            if self._stamps() == self._before:
+                return combined_sha256(hashes)
+            detail = "its size or time changed"
+        except OSError as error:
+            detail = str(error)
+        raise SlideError(
+            Reason.UNREADABLE,
+            slide_id=self._slide_id,
+            path=self._slide.path,
+            detail=f"the slide changed while it was read: {detail}",
+            remedy="Wait until the scanner or the copy has finished writing it",
+        )
 
 
 @dataclass(frozen=True)
@@ -223,13 +225,33 @@ class _Writing:
         self.levels = plan_levels(slide.info.levels, config)
         self.empty_tiles = [0] * len(self.levels)
         self.written = 0
+        self.associated: dict[str, str] = {}
+        # Shards are hashed as they are closed, while their bytes are still in the cache.
+        self._hashing = ThreadPoolExecutor(1)
+        self._hashes: dict[str, Future[str]] = {}
+
+    def __enter__(self) -> _Writing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hashing.shutdown(cancel_futures=True)
+
+    def _closed(self, path: Path) -> None:
+        self._hashes[path.relative_to(self.store).as_posix()] = self._hashing.submit(sha256_file, path)
+
+    def checksums(self) -> dict[str, str]:
+        """sha256 of every file of the store, by its path inside it."""
+        for path in self.store.rglob("zarr.json"):
+            self._closed(path)
+        return {key: future.result() for key, future in sorted(self._hashes.items())}
 
     def write(self) -> None:
         """Fill the store and write its metadata."""
         originals = self.slide.info.levels
         for index, original in enumerate(originals):
             if original.coding is not None:
-                self.empty_tiles[index] = copy_tiles(self.slide.tile_bytes(index), self.store, self.levels[index])
+                writer = LevelWriter(self.store, self.levels[index], self._closed)
+                self.empty_tiles[index] = copy_tiles(self.slide.tile_bytes(index), writer)
                 self._finish(index + 1)
                 continue
             last = len(self.levels) if index + 1 == len(originals) else index + 1
@@ -241,6 +263,25 @@ class _Writing:
                 stored = SourceLevel(self.levels[base].width, self.levels[base].height, 1, 1)
                 read = partial(reader.read_level, base)
                 self._encode(read, stored, self.written, self.levels[self.written :], halved=1)
+        for name, read in self.slide.associated().items():
+            self.associated[name] = self._add_associated(name, read)
+
+    def _add_associated(self, name: str, read: Callable[[], np.ndarray]) -> str:
+        """Store a small image beside the levels; returns what became of it."""
+        if name in SHOWS_LABEL and not self.config.keep_label_image:
+            return "left out: it may show the patient's name"
+        try:
+            pixels = read()
+        except (*PARSE_ERRORS, DamagedTilesError) as error:
+            return f"left out: it cannot be read ({error})"
+        picture = SourceLevel(pixels.shape[1], pixels.shape[0], self.config.tile_px, self.config.tile_px)
+        level = _layout(picture, picture, f"associated/{name}", self.config)
+        with LevelWriter(self.store, level, self._closed) as writer:
+            for row in _encode_tiles(pixels, level, 0, 0):
+                writer.append(row.row, row.columns, row.sizes, row.data)
+        dump_json(self.store / level.path / "zarr.json", level.metadata())
+        dump_json(self.store / "associated" / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {}})
+        return "stored"
 
     def _encode(self, read: Read, base: SourceLevel, first: int, levels: list[Level], *, halved: int) -> None:
         """Write as many of ``levels`` as one decoding of ``base`` yields; ``first`` is the index of the first."""
@@ -248,7 +289,7 @@ class _Writing:
         levels = levels[: halvings + 1 - halved]
         blocks = list(_blocks(base.width, base.height, width, height))
         counts = [0] * len(levels)
-        writers = [LevelWriter(self.store, level) for level in levels]
+        writers = [LevelWriter(self.store, level, self._closed) for level in levels]
         with ExitStack() as stack:
             for writer in writers:
                 stack.enter_context(writer)
@@ -346,16 +387,17 @@ def _split_by_shard(row: int, columns: np.ndarray, parts: list[bytes], level: Le
         yield _Row(row, columns[chosen], np.array([len(t) for t in tiles]), b"".join(tiles))
 
 
-def copy_tiles(tiles: TileBytes, store: Path, level: Level) -> int:
+def copy_tiles(tiles: TileBytes, writer: LevelWriter) -> int:
     """Copy the encoded tiles of a level as they are; returns how many the source leaves empty.
 
     Tiles are read in file order, whole runs at a time, a band of shards being written side by side.
     DamagedTilesError when tiles do not begin, or end, as the others do.
     """
+    level = writer.level
     file = FileBytes(tiles.path)
     check = _StreamCheck(level.coding.codec)
     try:
-        with LevelWriter(store, level) as writer:
+        with writer:
             for row in range(level.grid[0]):
                 for start in range(0, level.grid[1], level.shard_columns):
                     columns = start + np.flatnonzero(tiles.counts[row, start : start + level.shard_columns])
@@ -409,19 +451,19 @@ class _StreamCheck:
             raise DamagedTilesError(f"{len(set(bad))} of {self._total} tiles are no {self._codec} streams: {listed}")
 
 
-def _pack(store: Path) -> Path:
-    """Turn a directory store into one uncompressed zip beside it."""
-    packed = store.with_name(f"{store.name}.zip")
+def _pack(store: Path, packed: Path) -> None:
+    """Turn a directory store into one uncompressed zip."""
     with atomic_file(packed) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         # OME-Zarr zip files begin with the group's metadata, so that a reader finds it at once.
         for file in sorted(store.rglob("*"), key=lambda p: (p.name != "zarr.json", p)):
             if file.is_file():
                 archive.write(file, file.relative_to(store).as_posix())
     shutil.rmtree(store)
-    return packed
 
 
-def _manifest(writing: _Writing, store: Path, *, sha256: str, seconds: dict[str, float]) -> dict[str, Any]:
+def _manifest(
+    writing: _Writing, store: Path, *, sha256: str, checksums: dict[str, str], seconds: dict[str, float]
+) -> dict[str, Any]:
     info, resolution, finest = writing.slide.info, writing.resolution, writing.levels[0]
     files = [p for p in store.rglob("*") if p.is_file()] if store.is_dir() else [store]
     originals = [level.coding is not None for level in info.levels]
@@ -451,7 +493,9 @@ def _manifest(writing: _Writing, store: Path, *, sha256: str, seconds: dict[str,
         "mpp_source": resolution.origin,
         "levels": levels,
         "bounds": None if info.bounds is None else dict(zip(("x", "y", "width", "height"), info.bounds, strict=True)),
+        "associated": writing.associated,
         "sha256": sha256,
+        "checksums": checksums,
         "bytes_in": sum(p.stat().st_size for p in writing.slide.files),
         "bytes_out": sum(p.stat().st_size for p in files),
         "files": len(files),

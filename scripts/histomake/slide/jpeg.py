@@ -100,11 +100,8 @@ def first_rows(stream: bytes, rows: int) -> bytes:
             mcu_rows = 8 * max(stream[start + 7 + 3 * i] & 15 for i in range(components))
         elif marker == SOS:
             wanted = -(-(rows + (2 if mcu_rows > 8 else 0)) // mcu_rows) * mcu_rows
-            if (
-                not height_at
-                or stream[start] != components
-                or wanted >= int.from_bytes(stream[height_at : height_at + 2])
-            ):
+            height = int.from_bytes(stream[height_at : height_at + 2])
+            if not height_at or stream[start] != components or wanted >= height:
                 return stream
             return b"".join((stream[:height_at], wanted.to_bytes(2), stream[height_at + 2 :]))
     return stream

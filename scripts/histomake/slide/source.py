@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,23 @@ def _family(path: Path) -> type[Source]:
     if head.startswith(PICTURE_MAGIC):
         return PictureSource
     raise UnsupportedSlideError(f"the content is of no known slide format (it begins with {head[:8]!r})")
+
+
+def named_files(path: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """The files of a slide by their path relative to its folder: the names under which they are hashed."""
+    root = path if path.is_dir() else path.parent
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def combined_sha256(hashes: dict[str, str]) -> str:
+    """The hash of a slide from those of its files: that of its only file, or of the sorted (name, hash) list.
+
+    For a folder this is what files.sha256_tree gives.
+    """
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

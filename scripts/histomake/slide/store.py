@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -113,6 +113,7 @@ class ShardWriter:
     """One shard file in the making; tiles are appended, the index comes with ``close``."""
 
     def __init__(self, path: Path, rows: int, columns: int) -> None:
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._index = np.full((rows, columns, 2), ABSENT, np.uint64)
@@ -127,13 +128,14 @@ class ShardWriter:
         _write_all(self._descriptor, data)
         self._end += int(ends[-1])
 
-    def close(self) -> None:
-        """Write the index and close the file."""
+    def close(self) -> Path:
+        """Write the index and close the file; returns its path."""
         index = self._index.astype("<u8").tobytes()
         try:
             _write_all(self._descriptor, index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
         finally:
             self.abandon()
+        return self.path
 
     def abandon(self) -> None:
         """Close the file as it is; it is no shard."""
@@ -149,11 +151,15 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 class LevelWriter:
-    """Writes the tiles of one level into its shards, one band of shards after another, top to bottom."""
+    """Writes the tiles of one level into its shards, one band of shards after another, top to bottom.
 
-    def __init__(self, store: Path, level: Level) -> None:
+    ``closed`` is told the path of every finished shard.
+    """
+
+    def __init__(self, store: Path, level: Level, closed: Callable[[Path], None]) -> None:
         self.level = level
         self._store = store
+        self._closed = closed
         self._band = -1
         self._open: dict[int, ShardWriter] = {}
 
@@ -171,7 +177,7 @@ class LevelWriter:
 
     def _close_band(self) -> None:
         while self._open:
-            self._open.popitem()[1].close()
+            self._closed(self._open.popitem()[1].close())
 
     def __enter__(self) -> LevelWriter:
         return self

@@ -184,9 +184,11 @@ class FileBytes:
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly ``count`` bytes from ``offset``, or TruncatedSlideError."""
+        if offset + count > self.size:
+            raise TruncatedSlideError(f"{self.path.name} has {self.size} bytes, byte {offset + count} is needed")
         data = os.pread(self._descriptor, count, offset)
         if len(data) != count:
-            raise TruncatedSlideError(f"{self.path.name} ends at byte {self.size}, before {offset + count}")
+            raise TruncatedSlideError(f"{self.path.name} became shorter while it was read")
         return data
 
     def close(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
+import cv2
 import numpy as np
 import tifffile
 from defusedxml import ElementTree
@@ -36,7 +37,9 @@ from histomake.slide.sources.base import (
 JPEG = 7
 APERIO_JP2_YCBCR = 33003
 JPEG2000 = (33003, 33004, 33005, 34712)
-PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR = 2, 6
+PHOTOMETRIC_GREY, PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR = 1, 2, 6
+BIG_TIFF = 43
+MAX_DIRECTORIES = 10_000
 MAX_SEGMENT_BYTES = 1 << 29
 """Largest strip or tile decoded in one piece: one-strip files beyond this would not fit a job's memory."""
 
@@ -52,6 +55,7 @@ class TiffSource(Source):
         super().__init__(path)
         self._file = FileBytes(path)
         try:
+            _check_directories(self._file)
             self._tiff = tifffile.TiffFile(path)
             self._levels = [_Segments(pages, self._file.size) for pages in _baseline_pages(self._tiff)]
             self.info = self._describe()
@@ -120,17 +124,17 @@ class TiffSource(Source):
         if pixels is None:
             return None
         if self._tiff.is_svs and page.compression == APERIO_JP2_YCBCR and _is_plain_ycbcr(data):
-            pixels = imagecodecs.ycbcr2rgb(pixels) if hasattr(imagecodecs, "ycbcr2rgb") else pixels
+            return cv2.cvtColor(np.ascontiguousarray(pixels[0][:, :, [0, 2, 1]]), cv2.COLOR_YCrCb2RGB)
         return pixels[0]
 
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Thumbnail, label and macro of an SVS, which tifffile keeps as series of their own."""
+        """Thumbnail, label and macro of an SVS: its striped pages."""
         if not self._tiff.is_svs:
             return {}
         return {
-            series.name.lower(): lambda series=series: to_rgb(series.asarray())
-            for series in self._tiff.series[1:]
-            if series.name in ("Thumbnail", "Label", "Macro")
+            _aperio_kind(page): lambda page=page: to_rgb(page.asarray())
+            for page in self._tiff.pages
+            if not page.is_tiled
         }
 
     def close(self) -> None:
@@ -164,6 +168,8 @@ class _Segments:
     def _check(self, file_size: int) -> None:
         expected = self.grid[0] * self.grid[1]
         for page, first in self.planes:
+            if int(page.photometric) not in (PHOTOMETRIC_GREY, PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR):
+                raise UnsupportedSlideError(f"photometric interpretation {page.photometric!r} is neither grey nor RGB")
             if page.bitspersample != 8:
                 raise UnsupportedSlideError(f"{page.bitspersample} bits per sample, only 8 are supported")
             if min(len(page.dataoffsets), len(page.databytecounts)) < first + expected:
@@ -180,8 +186,36 @@ class _Segments:
                 raise TruncatedSlideError(f"the file has {file_size} bytes, its tiles end at byte {end:.0f}")
 
 
+def _check_directories(file: FileBytes) -> None:
+    """Walk the chain of directories: TruncatedSlideError when one lies past the end of the file.
+
+    tifffile merely logs that and goes on with the directories it found.
+    """
+    order = "<" if file.read(0, 2) == b"II" else ">"
+    big = struct.unpack(order + "H", file.read(2, 2))[0] == BIG_TIFF
+    pointer, counter, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+    step, width = struct.calcsize(pointer), struct.calcsize(counter)
+    position, seen = 8 if big else 4, set()
+    while offset := struct.unpack(order + pointer, file.read(position, step))[0]:
+        if offset in seen or len(seen) > MAX_DIRECTORIES:
+            raise ImplausibleSlideError("the directories of the file form a loop")
+        seen.add(offset)
+        (entries,) = struct.unpack(order + counter, file.read(offset, width))
+        position = offset + width + entries * entry
+
+
+def _aperio_kind(page: tifffile.TiffPage) -> str:
+    """What a striped page of an SVS shows: its description's second line begins with its name, or it is a thumbnail."""
+    line = (page.description or "").partition("\n")[2].strip().lower()
+    return next((kind for kind in ("label", "macro") if line.startswith(kind)), "thumbnail")
+
+
 def _baseline_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
-    """Pages of each level of the first series, finest first; one page, or three single-channel pages, a level."""
+    """Pages of each level, finest first; one page, or three single-channel pages, a level."""
+    if tiff.is_svs:
+        # By what Aperio's levels are, tiled pages, and not by their order: some writers leave the thumbnail out.
+        pages = [page for page in tiff.pages if page.is_tiled]
+        return sorted(([page] for page in pages), key=lambda level: -int(level[0].imagewidth))
     series = tiff.series[0]
     if series.axes not in ("YX", "YXS", "SYX", "CYX") or (series.axes == "CYX" and series.shape[0] not in (1, 3)):
         raise UnsupportedSlideError(
@@ -192,6 +226,8 @@ def _baseline_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
         pages = [page.aspage() for page in level.pages if page is not None]
         if not pages:
             raise TruncatedSlideError("a level has no pages")
+        if any(page.parent is not tiff for page in pages):
+            raise UnsupportedSlideError("its OME-XML spreads the image over several files")
         levels.append(pages)
     return sorted(levels, key=lambda pages: -int(pages[0].imagewidth))
 

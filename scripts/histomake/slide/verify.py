@@ -1,0 +1,56 @@
+"""Owns checking a store, byte by byte, against its manifest, and a manifest against its slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from histomake.errors import SlideError
+from histomake.files import read_json, sha256_file
+from histomake.slide.source import combined_sha256, named_files, open_source
+
+
+def verify_slide(manifest: Path | str, source: Path | str | None = None) -> list[str]:
+    """Hash a slide's store again, and its source file or folder when given; returns what does not agree.
+
+    Each problem names the slide, the file and what is wrong with it. A quarantined slide has no store, so none.
+    """
+    manifest = Path(manifest)
+    record = read_json(manifest)
+    if record["status"] != "ok":
+        return []
+    problems = _store_problems(manifest.parent / record["store"], record["checksums"])
+    if source is not None:
+        problems += _source_problems(Path(source), record)
+    return [f"slide {record['slide_id']}: {problem}" for problem in problems]
+
+
+def _store_problems(store: Path, checksums: dict[str, str]) -> list[str]:
+    if not store.exists():
+        return [f"{store} is missing"]
+    root = store if store.is_dir() else store.parent
+    problems = []
+    for name, expected in checksums.items():
+        file = root / name
+        if not file.is_file():
+            problems.append(f"{file} is missing")
+        elif sha256_file(file) != expected:
+            problems.append(f"{file} has changed since it was written")
+    if store.is_dir():
+        found = {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()}
+        problems += [f"{store / name} was not written by the conversion" for name in sorted(found - set(checksums))]
+    return problems
+
+
+def _source_problems(source: Path, record: dict[str, Any]) -> list[str]:
+    if not source.exists():
+        return [f"{source} is missing"]
+    try:
+        with open_source(source, slide_id=record["slide_id"]) as slide:
+            files = named_files(source, slide.files)
+    except SlideError as error:
+        return [f"{source}: {error.detail}"]
+    actual = combined_sha256({name: sha256_file(path) for name, path in files.items()})
+    if actual == record["sha256"]:
+        return []
+    return [f"{source} has sha256 {actual}; the store was made from {record['sha256']}"]
