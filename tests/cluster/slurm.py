@@ -1,4 +1,4 @@
-"""Owns a real Slurm on this machine: two nodes, a `cpu` and a `gpu` partition, all in one folder, stopped as started."""
+"""Owns a real Slurm on this machine: two nodes, a `cpu` and a `gpu` partition, all in one folder."""
 
 from __future__ import annotations
 
@@ -176,7 +176,8 @@ class Cluster:
         host, folder = socket.gethostname(), self.folder
         storage = (
             f"AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n"
-            f"AccountingStoragePort={PORTS['dbd']}\nAccountingStoragePass={folder}/run/munge.socket\nJobAcctGatherType=jobacct_gather/linux\nJobAcctGatherFrequency=1\n"
+            f"AccountingStoragePort={PORTS['dbd']}\nAccountingStoragePass={folder}/run/munge.socket\n"
+            "AccountingStoreFlags=job_comment\nJobAcctGatherType=jobacct_gather/linux\nJobAcctGatherFrequency=1\n"
             if self.accounting
             else "AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none\n"
         )

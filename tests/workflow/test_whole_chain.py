@@ -38,8 +38,8 @@ def test_the_catalog_says_why_patches_are_missing(finished):
         counts = dict(catalog.sql("SELECT excluded::VARCHAR, count(*) FROM patches_x10 GROUP BY 1").fetchall())
         assert counts[""] > 0
         assert counts["background"] > 0
-        slides = catalog.sql("SELECT count(*) FROM slides").fetchone()[0]
-        assert slides == 5
+        slides = catalog.sql("SELECT count(*) FROM slides").fetchall()
+        assert slides == [(5,)]
 
 
 def test_no_patient_is_in_two_roles(finished):
