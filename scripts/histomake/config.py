@@ -84,7 +84,7 @@ class Tissue(Section):
     min_area_um2: float = Field(
         10_000.0, ge=0, description="Tissue pieces below this area are dropped as specks, in µm²."
     )
-    max_hole_um2: float = Field(10_000.0, ge=0, description="Holes below this area are filled, in µm².")
+    max_hole_um2: float = Field(20_000.0, ge=0, description="Holes below this area are filled, in µm².")
     ink: bool = Field(
         True, description="Leave pen ink out of the tissue; switch off for blue or green stains (trichrome)."
     )

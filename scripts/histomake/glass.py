@@ -24,9 +24,24 @@ EDGE_UM = 24.0
 MAX_SHARE = 0.6
 
 
+def channel_extremes(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Smallest and largest channel of every pixel, uint8 (h, w) each.
+
+    Tens of times faster than numpy's min and max over an axis of three.
+    """
+    red, green, blue = cv2.split(image)
+    return cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+
+
+def chroma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Largest less smallest channel: colourfulness that, unlike HSV saturation, does not blow up noise in the dark."""
+    low, high = channel_extremes(image)
+    return high - low
+
+
 def find_padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Unscanned black that reaches the picture's border, with its blurred rim; image RGB uint8, result bool (h, w)."""
-    dark = (image.max(axis=2) <= PADDING_MAX).astype(np.uint8)
+    dark = (channel_extremes(image)[1] <= PADDING_MAX).astype(np.uint8)
     if not dark.any():
         return dark.astype(bool)
     _, labels = cv2.connectedComponents(dark, connectivity=4)
@@ -41,10 +56,12 @@ def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.u
     Glass is taken from the upper end of the bright pixels, not from the commonest level: a slide filled with pale
     tissue has little of it. A slide without any is left as it is. Image and result: RGB uint8 (h, w, 3).
     """
-    glass = (image.min(axis=2) >= GLASS_MIN) & (np.ptp(image, axis=2) <= GLASS_MAX_CHROMA) & ~padding
+    sample = image[::2, ::2]
+    low, high = channel_extremes(sample)
+    glass = (low >= GLASS_MIN) & (high - low <= GLASS_MAX_CHROMA) & ~padding[::2, ::2]
     white = np.array([255.0, 255.0, 255.0])
     if glass.mean() > 0.01:
-        bright = image[glass]
+        bright = sample[glass]
         level = np.percentile(bright[:, 1], 90)
         white = np.median(bright[np.abs(bright[:, 1] - level) <= 4], axis=0)
     tables = [np.clip(np.arange(256) * 255.0 / w + 0.5, 0, 255).astype(np.uint8) for w in white]
@@ -72,7 +89,7 @@ def find_ink(image: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
         return seed
     near = _disk(seed, cv2.MORPH_DILATE, RIM_UM / mpp)
     ink = _disk(seed | (near & (strong | weak)), cv2.MORPH_DILATE, EDGE_UM / mpp)
-    coloured = np.ptp(image, axis=2) > 30
+    coloured = chroma(image) > 30
     if (ink & coloured).sum() > MAX_SHARE * max(1, coloured.sum()):
         return np.zeros_like(ink)
     return ink
@@ -81,7 +98,7 @@ def find_ink(image: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
 def _ink_coloured(image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which pixels have a colour that only ink has, and which could be its pale rim."""
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
-    chroma = np.ptp(image, axis=2)
+    colour = chroma(image)
 
     def between(low: float, high: float) -> NDArray[np.bool_]:
         low8, high8 = low * 256 / 360, high * 256 / 360
@@ -89,14 +106,14 @@ def _ink_coloured(image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[
 
     # Ink on dark tissue is dark itself: there little chroma is left, but its saturation stays.
     green, blue, red = between(75, 200), between(200, 252), between(0, 14) | between(346, 360)
-    strong = green & ((chroma > 50) | ((chroma > 20) & (saturation > 100)))
-    strong |= blue & (chroma > 40) & (saturation > 160)
-    strong |= red & (chroma > 60) & (saturation > 190)
-    strong |= (value < 75) & (chroma < 28)
-    weak = green & (chroma > 20)
-    weak |= blue & (chroma > 30) & (saturation > 90)
-    weak |= red & (chroma > 50) & (saturation > 150)
-    weak |= (value < 130) & (chroma < 35)
+    strong = green & ((colour > 50) | ((colour > 20) & (saturation > 100)))
+    strong |= blue & (colour > 40) & (saturation > 160)
+    strong |= red & (colour > 60) & (saturation > 190)
+    strong |= (value < 75) & (colour < 28)
+    weak = green & (colour > 20)
+    weak |= blue & (colour > 30) & (saturation > 90)
+    weak |= red & (colour > 50) & (saturation > 150)
+    weak |= (value < 130) & (colour < 35)
     return strong, weak
 
 

@@ -7,7 +7,7 @@ Measured when they were built, on CMU-1 at 2 µm (share of the mark's area found
     focus lost by sigma  1.5 µm 0.71, 2 µm 0.77, 4 µm 0.72, 10 µm 0.67 (5 discs each, all hit; their rims missed)
     folds                60 µm wide 0.57, 100 µm 0.69, 160 µm 0.70 (4 strips each, all hit; thin-on-thin tissue missed)
 
-The tests hold floors under these.
+`make bench BENCH=tissue` counts all of them; the tests hold floors under some.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_clean_tissue_is_clean():
 
 @pytest.mark.parametrize("colour", INKS)
 def test_pens_of_every_colour_are_found_on_glass_and_on_tissue(colour):
-    found = [rates(*inked(large_piece(), colour, *stroke, opacity=0.92), PEN) for stroke in STROKES]
+    found = [rates(*inked(large_piece(), colour, *stroke, opacity=0.92), PEN) for stroke in STROKES[:2]]
     hits, false = np.transpose(found)
     assert np.all(hits > 0.9), "a stroke was missed"
     assert np.all(false < 0.01)
@@ -77,9 +77,9 @@ def test_pale_blue_ink_is_missed():
 
 @pytest.mark.parametrize("sigma_um", [2, 4, 10])
 def test_areas_out_of_focus_are_found(sigma_um):
-    found = [rates(*defocused(large_piece(), disc, 180, sigma_um), BLUR) for disc in DISCS]
+    found = [rates(*defocused(large_piece(), disc, 180, sigma_um), BLUR) for disc in DISCS[:3]]
     hits, false = np.transpose(found)
-    assert np.count_nonzero(hits > 0.5) == len(DISCS), "a disc was missed"
+    assert np.all(hits > 0.5), "a disc was missed"
     assert hits.mean() > 0.65
     assert np.all(false < 0.005)
 
@@ -97,7 +97,7 @@ def test_a_slight_loss_of_focus_is_left_alone():
 
 @pytest.mark.parametrize(("width_um", "least"), [(60, 0.3), (100, 0.45)])
 def test_folds_are_found_in_most_of_their_area(width_um, least):
-    found = [rates(*folded(large_piece(), *stroke, width=width_um // 2), FOLD) for stroke in STROKES]
+    found = [rates(*folded(large_piece(), *stroke, width=width_um // 2), FOLD) for stroke in STROKES[:2]]
     hits, false = np.transpose(found)
     assert hits.mean() > least
     assert np.all(false < 0.01)
