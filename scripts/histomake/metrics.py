@@ -1,72 +1,32 @@
 """Owns what is reported about predictions: metrics per patch, slide and patient, with intervals by patient.
 
-Every metric is a function of sums over patients (confusion counts, score histograms, calibration bins, moments).
-A bootstrap sample is a count of how often each patient was drawn (Efron & Tibshirani 1993, ch. 8: resample the unit
-that is independent), so all samples are one matrix product and 1000 of them take about a second.
+Every metric is a function of sums over patients. A bootstrap sample is a count of how often each patient was drawn
+(Efron & Tibshirani 1993, ch. 8: resample the unit that is independent), so all samples are one matrix product and a
+thousand of them take about a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from histomake.config import Target
+from histomake import measure
+from histomake.config import Target, outputs_of
 from histomake.errors import HistomakeError
-from histomake.learn.score import pool_scores
-from histomake.learn.target import UNLABELLED, slide_class
+from histomake.learn.predict import JOINER
+from histomake.learn.score import decide, pool_scores
+from histomake.learn.target import UNLABELLED, is_known, slide_target
 from histomake.patch.sampler import ORDER, counter_rng
 
 BOOTSTRAPS = 1000
 INTERVAL = (2.5, 97.5)
-SCORE_BINS = 2048
-CALIBRATION_BINS = 15
-LEVELS = ("patch", "slide", "patient")
 
-MetricRow = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SlidePrediction:
-    """What one fold's model said about one test slide. threshold: of patches; slide_thresholds: by aggregation."""
-
-    slide_id: str
-    patient_id: str
-    fold: int
-    table: pa.Table
-    threshold: float = 0.5
-    slide_thresholds: dict[str, float] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Items:
-    """Things that were classified at one level, n of them, all labelled.
-
-    score: float64 (n, classes); label, predicted: int64 (n,); patient: int64 (n,), position among the patients.
-    """
-
-    score: np.ndarray
-    label: np.ndarray
-    predicted: np.ndarray
-    patient: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """record: nested plain values for JSON; rows: one metric each, for Parquet; items: by level, for figures."""
-
-    record: dict[str, Any]
-    rows: list[MetricRow]
-    items: dict[str, Items]
-
-    def table(self) -> pa.Table:
-        """The rows: level, class, metric, value, low, high, se, samples."""
-        return pa.Table.from_pylist(self.rows, schema=ROW_SCHEMA)
-
+Values = dict[tuple[str, str], np.ndarray]
+"""Metrics by (class, name), each (1 + bootstraps,): the data's value first. Class "" is the whole."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -82,6 +42,51 @@ ROW_SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class SlidePrediction:
+    """What one fold's model said about one test slide. threshold: of patches; slide_thresholds: by aggregation."""
+
+    slide_id: str
+    patient_id: str
+    fold: int
+    table: pa.Table
+    threshold: float | list[float] = 0.5
+    slide_thresholds: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Things that were judged at one level, n of them, all with a known truth.
+
+    score: float64 (n, outputs), for segmentation (n, outputs, 3) pixel counts tp, fp, fn; target: int64 (n,), or
+    (n, outputs) for several labels and regression; predicted: like target, empty where nothing is decided;
+    patient: int64 (n,), position among the patients.
+    """
+
+    score: np.ndarray
+    target: np.ndarray
+    predicted: np.ndarray
+    patient: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.patient)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """record: nested plain values for JSON; rows: one metric each; items: by level, for figures."""
+
+    record: dict[str, Any]
+    rows: list[dict[str, Any]]
+    items: dict[str, Items]
+    classes: list[str]
+
+    def table(self) -> pa.Table:
+        """The rows: level, class, metric, value, low, high, se, samples."""
+        return pa.Table.from_pylist(self.rows, schema=ROW_SCHEMA)
+
+
 def evaluate(
     predictions: Sequence[SlidePrediction],
     *,
@@ -91,110 +96,135 @@ def evaluate(
     seed: int,
     bootstraps: int = BOOTSTRAPS,
 ) -> Evaluation:
-    """Measure predictions of test slides against their labels, at patch, slide and patient level.
+    """Measure predictions of test slides against their truth, at patch, slide and patient level.
 
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
-    is null. Raises HistomakeError when nothing is labelled.
+    is null. Raises HistomakeError when no truth is known.
     """
-    patients = sorted({p.patient_id for p in predictions})
-    by_level = classification_items(predictions, target, patients, aggregation=aggregate)
-    if not any(len(items.label) for items in by_level.values()):
+    patients = sorted({prediction.patient_id for prediction in predictions})
+    classes = outputs_of(kind, target)
+    gather = _segmentation_items if kind == "segmentation" else _score_items
+    by_level = gather(predictions, kind, target, patients, aggregate)
+    if not any(len(items) for items in by_level.values()):
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
-    rows: list[MetricRow] = []
+    rows: list[dict[str, Any]] = []
     for level, items in by_level.items():
-        if len(items.label):
+        if len(items):
             weights = patient_weights(items.patient, len(patients), seed=seed, bootstraps=bootstraps)
-            found = classification_metrics(items, target.classes, weights)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found = level_metrics(level, items, kind, target, weights)
             rows += [{"level": level, **summarise(*key, values)} for key, values in found.items()]
     record = {
         "kind": kind,
-        "classes": list(target.classes),
+        "classes": classes,
         "seed": seed,
         "bootstraps": bootstraps,
         "aggregate": aggregate,
         "interval_percent": list(INTERVAL),
         "patients": len(patients),
         "slides": len(predictions),
-        "levels": {level: _level_record(level, items, target.classes, rows) for level, items in by_level.items()},
+        "levels": {level: _level_record(level, items, classes, rows) for level, items in by_level.items()},
     }
-    return Evaluation(record, rows, by_level)
+    return Evaluation(record, rows, by_level, classes)
 
 
-def _level_record(level: str, items: Items, classes: Sequence[str], rows: list[MetricRow]) -> dict[str, Any]:
-    confusion = _confusion(items, len(classes), np.ones((1, items.patient.max(initial=0) + 1)))[0]
+def _level_record(level: str, items: Items, classes: list[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
     metrics: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["level"] == level:
             content = {key: row[key] for key in ("value", "low", "high", "se", "samples")}
             metrics.setdefault(row["class"] or "all", {})[row["metric"]] = content
-    return {
-        "count": len(items.label),
-        "patients": len(np.unique(items.patient)),
-        "per_class": {name: int((items.label == i).sum()) for i, name in enumerate(classes)},
-        "confusion": confusion.astype(int).tolist(),
-        "metrics": metrics,
-    }
+    record = {"count": len(items), "patients": len(np.unique(items.patient)), "metrics": metrics}
+    if items.target.ndim == 1 and items.predicted.ndim == 1 and len(items.predicted):
+        one = np.ones((1, items.patient.max() + 1))
+        confusion = measure.confusion_counts(items.target, items.predicted, items.patient, one, classes=len(classes))
+        record["confusion"] = confusion[0].astype(int).tolist()
+        record["per_class"] = {name: int((items.target == i).sum()) for i, name in enumerate(classes)}
+    return record
 
 
-def classification_items(
-    predictions: Sequence[SlidePrediction], target: Target, patients: Sequence[str], *, aggregation: str
+def _score_items(
+    predictions: Sequence[SlidePrediction], kind: str, target: Target, patients: Sequence[str], aggregation: str
 ) -> dict[str, Items]:
-    """Labelled patches, slides and patients with their scores and decisions."""
-    names, position = target.classes, {p: i for i, p in enumerate(patients)}
+    """Patches, slides and patients of known truth, with their scores and decisions."""
+    names, position = outputs_of(kind, target), {patient: i for i, patient in enumerate(patients)}
     patches, slides = [], []
     for prediction in predictions:
-        table = prediction.table
+        table, patient = prediction.table, position[prediction.patient_id]
         score = np.stack([table[f"score_{name}"].to_numpy() for name in names], axis=1).astype(np.float64)
-        label = label_index(table, names)
-        patient = position[prediction.patient_id]
-        known = label != UNLABELLED
-        decided = decide(score[known], prediction.threshold)
-        patches.append((score[known], label[known], decided, np.full(int(known.sum()), patient)))
+        truth = patch_truth(table, kind, target)
+        known = is_known(truth)
+        decided = _decided(score[known], prediction.threshold, kind, target)
+        patches.append((score[known], truth[known], decided, np.full(int(known.sum()), patient)))
         if len(score):
-            pooled = pool_scores(score, aggregation)
-            truth = slide_class(target, prediction.labels, label, slide_id=prediction.slide_id)
-            slides.append((pooled, truth, prediction.slide_thresholds.get(aggregation, prediction.threshold), patient))
+            pooled = pool_scores(score, aggregation, table["tissue"].to_numpy())
+            whole = slide_target(kind, target, prediction.labels, truth, slide_id=prediction.slide_id)
+            threshold = prediction.slide_thresholds.get(aggregation, prediction.threshold)
+            slides.append((pooled, whole, threshold, patient))
+    slides = [slide for slide in slides if is_known(slide[1][None])[0]]
+    of_patients = [[slide for slide in slides if slide[3] == patient] for patient in range(len(patients))]
     return {
         "patch": _stack(patches, len(names)),
-        "slide": _aggregated(slides, len(names), by_patient=False),
-        "patient": _aggregated(slides, len(names), by_patient=True),
+        "slide": _stack([_pooled([slide], kind, target) for slide in slides], len(names)),
+        "patient": _stack([_pooled(group, kind, target) for group in of_patients if group], len(names)),
     }
 
 
-def _stack(parts: list[tuple[np.ndarray, ...]], classes: int) -> Items:
-    if not parts:
-        nothing = np.zeros(0, np.int64)
-        return Items(np.zeros((0, classes)), nothing, nothing, nothing)
-    return Items(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _aggregated(slides: list[tuple[np.ndarray, int, float, int]], classes: int, *, by_patient: bool) -> Items:
-    """Slides as items, or patients: the mean of their labelled slides' scores, and the highest of their classes."""
-    labelled = [slide for slide in slides if slide[1] != UNLABELLED]
-    groups: dict[int, list[tuple[np.ndarray, int, float, int]]] = {}
-    for i, slide in enumerate(labelled):
-        groups.setdefault(slide[3] if by_patient else i, []).append(slide)
-    parts = []
-    for members in groups.values():
-        score = np.mean([m[0] for m in members], axis=0, keepdims=True)
-        threshold = float(np.mean([m[2] for m in members]))
-        label = np.array([max(m[1] for m in members)])
-        parts.append((score, label, decide(score, threshold), np.array([members[0][3]])))
-    return _stack(parts, classes)
-
-
-def label_index(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """The label column as int64 positions in ``names``; UNLABELLED where null."""
+def patch_truth(table: pa.Table, kind: str, target: Target) -> np.ndarray:
+    """The truth in a prediction table, shaped and typed as patch targets are."""
+    names = outputs_of(kind, target)
+    if kind == "regression":
+        columns = [table[f"target_{name}"].to_numpy(zero_copy_only=False) for name in names]
+        return np.stack(columns, axis=1).astype(np.float64)
+    labels = table["label"].combine_chunks().cast(pa.string()).to_pylist() if table.num_rows else []
+    if target.multi_label:
+        rows = [[np.nan] * len(names) if v is None else [n in v.split(JOINER) for n in names] for v in labels]
+        return np.array(rows, np.float64).reshape(-1, len(names))
     numbers = {name: i for i, name in enumerate(names)}
-    column = table["label"].combine_chunks().dictionary_decode() if table.num_rows else pa.array([], pa.string())
-    return np.array([numbers.get(value, UNLABELLED) for value in column.to_pylist()], np.int64)
+    return np.array([numbers.get(value, UNLABELLED) for value in labels], np.int64)
 
 
-def decide(score: np.ndarray, threshold: float) -> np.ndarray:
-    """Class int64 (n,): of two, the second from the threshold up; of more, the largest."""
-    if score.shape[1] == 2:
-        return (score[:, 1] >= threshold).astype(np.int64)
-    return score.argmax(axis=1)
+def _decided(score: np.ndarray, threshold: float | list[float], kind: str, target: Target) -> np.ndarray:
+    if kind == "regression":
+        return np.zeros((len(score), 0))
+    return decide(score, threshold, multi_label=target.multi_label)
+
+
+def _pooled(slides: list[tuple], kind: str, target: Target) -> tuple[np.ndarray, ...]:
+    """Slides of one patient as one item: mean score and threshold; every class that any has, the highest, or mean."""
+    score = np.mean([slide[0] for slide in slides], axis=0)[None]
+    truth = np.stack([slide[1] for slide in slides])
+    truth = np.nanmean(truth, axis=0) if kind == "regression" else truth.max(axis=0)
+    threshold = np.mean([slide[2] for slide in slides], axis=0)
+    return score, truth[None], _decided(score, threshold, kind, target), np.array([slides[0][3]])
+
+
+def _stack(parts: Iterable[tuple[np.ndarray, ...]], outputs: int) -> Items:
+    columns = list(zip(*parts, strict=True))
+    if not columns:
+        nothing = np.zeros(0, np.int64)
+        return Items(np.zeros((0, outputs)), nothing, nothing, nothing)
+    return Items(*(np.concatenate(column) for column in columns))
+
+
+def _segmentation_items(
+    predictions: Sequence[SlidePrediction], kind: str, target: Target, patients: Sequence[str], _aggregation: str
+) -> dict[str, Items]:
+    """Pixel counts tp, fp, fn of each output: of all patches together, of each slide, of each patient."""
+    names, position = outputs_of(kind, target), {patient: i for i, patient in enumerate(patients)}
+    counts = []
+    for prediction in predictions:
+        table = prediction.table
+        columns = [[table[f"{count}_{name}"].to_numpy() for count in ("tp", "fp", "fn")] for name in names]
+        counts.append(np.array(columns, np.int64).reshape(len(names), 3, -1).sum(axis=2))
+    patient = np.array([position[prediction.patient_id] for prediction in predictions], np.int64)
+    slides = np.array(counts).reshape(-1, len(names), 3)
+    seen = slides[:, :, [0, 2]].sum((1, 2)) > 0
+    slides, patient = slides[seen], patient[seen]
+    pooled = np.stack([slides[patient == p].sum(0) for p in np.unique(patient)]) if seen.any() else slides
+    nothing = np.zeros(0, np.int64)
+    by_slide = Items(slides, nothing, nothing, patient)
+    return {"pixel": by_slide, "slide": by_slide, "patient": Items(pooled, nothing, nothing, np.unique(patient))}
 
 
 def patient_weights(patient: np.ndarray, patients: int, *, seed: int, bootstraps: int) -> np.ndarray:
@@ -210,7 +240,7 @@ def patient_weights(patient: np.ndarray, patients: int, *, seed: int, bootstraps
     return weights
 
 
-def summarise(class_name: str, metric: str, values: np.ndarray) -> MetricRow:
+def summarise(class_name: str, metric: str, values: np.ndarray) -> dict[str, Any]:
     """Value and interval from ``values`` (1 + bootstraps,): the data's first. Undefined values are left out."""
     defined = values[1:][np.isfinite(values[1:])]
     low, high = np.percentile(defined, INTERVAL) if len(defined) else (np.nan, np.nan)
@@ -220,108 +250,71 @@ def summarise(class_name: str, metric: str, values: np.ndarray) -> MetricRow:
     return {"class": class_name, "metric": metric, **plain, "samples": len(defined)}
 
 
-def classification_metrics(
-    items: Items, classes: Sequence[str], weights: np.ndarray
-) -> dict[tuple[str, str], np.ndarray]:
-    """Metrics by (class, name), each float64 (1 + bootstraps,); class "" is the whole.
+def level_metrics(level: str, items: Items, kind: str, target: Target, weights: np.ndarray) -> Values:
+    """All metrics of one level's items."""
+    names = outputs_of(kind, target)
+    if kind == "segmentation":
+        pool = measure.overlaps if level == "pixel" else measure.mean_overlaps
+        return _by_class(names, [pool(items.score[:, i], items.patient, weights) for i in range(len(names))])
+    if kind == "regression":
+        return _by_class(names, [_regression(items, i, weights) for i in range(len(names))])
+    if target.multi_label:
+        return _by_class(names, [_one_label(items, i, weights) for i in range(len(names))])
+    return _classification(items, names, weights)
 
-    With two classes the whole is about the second, the positive one; with more it is the mean over classes.
-    """
-    confusion = _confusion(items, len(classes), weights)
-    found: dict[tuple[str, str], np.ndarray] = {}
-    for i, name in enumerate(classes):
-        for metric, values in _one_class(items, i, confusion, weights).items():
-            found[name, metric] = values
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for metric in dict.fromkeys(metric for _, metric in found):
-            each = [found[name, metric] for name in classes]
-            found["", metric] = each[1] if len(classes) == 2 else np.mean(each, axis=0)
-        total = confusion.sum((1, 2))
-        recall = np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(2)
-        found["", "accuracy"] = np.trace(confusion, axis1=1, axis2=2) / total
-        found["", "balanced_accuracy"] = recall.mean(1)
-        found["", "mcc"] = matthews(confusion)
-        found["", "ece"] = calibration_error(calibration_bins(items, weights))
+
+def _by_class(names: Sequence[str], each: list[dict[str, np.ndarray]]) -> Values:
+    """Metrics of every class, and their mean over the classes where they are defined."""
+    found: Values = {(name, key): values for name, one in zip(names, each, strict=True) for key, values in one.items()}
+    for key in each[0]:
+        stacked = np.ma.masked_invalid([one[key] for one in each])
+        found["", key] = stacked.mean(axis=0).filled(np.nan)
     return found
 
 
-def _one_class(items: Items, i: int, confusion: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Class ``i`` against the rest."""
-    hit = confusion[:, i, i]
-    true, called, total = confusion[:, i].sum(1), confusion[:, :, i].sum(1), confusion.sum((1, 2))
-    positive, negative = score_histograms(items.score[:, i], items.label == i, items.patient, weights)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "auroc": area_under_roc(positive, negative),
-            "auprc": average_precision(positive, negative),
-            "sensitivity": hit / true,
-            "specificity": (total - true - called + hit) / (total - true),
-            "f1": 2 * hit / (true + called),
-        }
+def _classification(items: Items, names: Sequence[str], weights: np.ndarray) -> Values:
+    """With two classes the whole is about the second, the positive one; with more it is the mean over classes."""
+    confusion = measure.confusion_counts(items.target, items.predicted, items.patient, weights, classes=len(names))
+    each = []
+    for i in range(len(names)):
+        histograms = measure.score_histograms(items.score[:, i], items.target == i, items.patient, weights)
+        each.append(_areas(*histograms) | measure.rates(confusion, i))
+    found = _by_class(names, each)
+    if len(names) == 2:
+        found |= {("", key): values for key, values in each[1].items()}
+    found |= {("", key): values for key, values in measure.overall(confusion).items()}
+    right = items.score.argmax(1) == items.target
+    bins = measure.calibration_sums(items.score.max(1), right, items.patient, weights)
+    found["", "ece"] = measure.calibration_error(bins)
+    return found
 
 
-def _confusion(items: Items, classes: int, weights: np.ndarray) -> np.ndarray:
-    """Weighted counts (samples, true class, predicted class)."""
-    cell = (items.patient * classes + items.label) * classes + items.predicted
-    counts = np.bincount(cell, minlength=weights.shape[1] * classes**2).reshape(weights.shape[1], -1)
-    return (weights @ counts).reshape(-1, classes, classes)
+def _areas(positive: np.ndarray, negative: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "auroc": measure.area_under_roc(positive, negative),
+        "auprc": measure.average_precision(positive, negative),
+    }
 
 
-def score_histograms(
-    score: np.ndarray, positive: np.ndarray, patient: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted counts of positives and of negatives over ascending scores, each (samples, bins).
-
-    One bin per distinct score up to SCORE_BINS of them, and quantile bins beyond: what shares a bin counts as a tie,
-    which moves an area by less than one part in SCORE_BINS.
-    """
-    edges = np.unique(score)
-    if len(edges) > SCORE_BINS:
-        edges = np.unique(np.quantile(score, np.linspace(0, 1, SCORE_BINS), method="lower"))
-    bins = np.searchsorted(edges, score, side="right") - 1
-    cell = patient * len(edges) + bins
-    size = weights.shape[1] * len(edges)
-    pos, neg = (np.bincount(cell[chosen], minlength=size).reshape(-1, len(edges)) for chosen in (positive, ~positive))
-    return weights @ pos, weights @ neg
-
-
-def area_under_roc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Probability that a positive scores above a negative, ties half (Mann-Whitney U / nm); inputs (samples, bins)."""
-    below = np.cumsum(negative, axis=1) - negative
-    pairs = (positive * (below + negative / 2)).sum(1)
-    return pairs / (positive.sum(1) * negative.sum(1))
+def _one_label(items: Items, i: int, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """One of several labels, present or absent."""
+    known = ~np.isnan(items.target[:, i])
+    score, patient = items.score[known, i], items.patient[known]
+    truth, called = items.target[known, i] > 0.5, items.predicted[known, i].astype(np.int64)
+    confusion = measure.confusion_counts(truth.astype(np.int64), called, patient, weights, classes=2)
+    confidence = np.maximum(score, 1 - score)
+    bins = measure.calibration_sums(confidence, (score > 0.5) == truth, patient, weights)
+    areas = _areas(*measure.score_histograms(score, truth, patient, weights))
+    return {
+        **areas,
+        **measure.rates(confusion, 1),
+        **measure.overall(confusion),
+        "ece": measure.calibration_error(bins),
+    }
 
 
-def average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Area under the precision-recall steps, Σ (Rᵢ − Rᵢ₋₁) Pᵢ; inputs (samples, bins) by ascending score."""
-    hits = np.cumsum(positive[:, ::-1], axis=1)
-    called = hits + np.cumsum(negative[:, ::-1], axis=1)
-    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-    return (positive[:, ::-1] * precision).sum(1) / positive.sum(1)
-
-
-def matthews(confusion: np.ndarray) -> np.ndarray:
-    """Matthews correlation for any number of classes (Gorodkin 2004) of (samples, true, predicted)."""
-    total = confusion.sum((1, 2))
-    right = np.trace(confusion, axis1=1, axis2=2)
-    true, called = confusion.sum(2), confusion.sum(1)
-    numerator = right * total - (true * called).sum(1)
-    return numerator / np.sqrt((total**2 - (called**2).sum(1)) * (total**2 - (true**2).sum(1)))
-
-
-def calibration_bins(items: Items, weights: np.ndarray) -> np.ndarray:
-    """Count, sum of confidence and number right per confidence bin, (samples, 3, CALIBRATION_BINS).
-
-    Confidence is the largest class score (Guo et al. 2017).
-    """
-    confidence = items.score.max(1)
-    right = items.score.argmax(1) == items.label
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    cell, size = items.patient * CALIBRATION_BINS + bins, weights.shape[1] * CALIBRATION_BINS
-    sums = [np.bincount(cell, weights=w, minlength=size) for w in (None, confidence, right)]
-    return np.stack([weights @ s.reshape(-1, CALIBRATION_BINS) for s in sums], axis=1)
-
-
-def calibration_error(bins: np.ndarray) -> np.ndarray:
-    """Expected calibration error (Naeini et al. 2015): mean |accuracy − confidence| over bins, by their counts."""
-    return np.abs(bins[:, 2] - bins[:, 1]).sum(1) / bins[:, 0].sum(1)
+def _regression(items: Items, i: int, weights: np.ndarray) -> dict[str, np.ndarray]:
+    known = ~np.isnan(items.target[:, i])
+    return measure.regression_errors(
+        items.score[known, i], items.target[known, i].astype(np.float64), items.patient[known], weights
+    )

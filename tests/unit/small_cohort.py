@@ -45,7 +45,7 @@ def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient
     store = layout.results / "slides" / f"{slide_id}.zarr"
     manifest = convert(source, store, slide_id=slide_id, config=Convert(codec="zstd", shard_px=512), mpp=MPP)
     write_json(layout.manifest(slide_id), manifest)
-    record = {"status": "ok", "slide_id": slide_id, "class_names": CLASSES, "label_image": None}
+    record = {"status": "ok", "slide_id": slide_id, "class_names": CLASSES, "label_image": None, "format": "geojson"}
     annotation = Annotation(tuple(CLASSES), regions, record=record)
     path = layout.annotation(slide_id)
     path.parent.mkdir(parents=True, exist_ok=True)

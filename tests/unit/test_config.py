@@ -33,7 +33,7 @@ def test_key_order_does_not_change_a_dump():
 
 
 def test_training_does_not_depend_on_prediction_or_split_settings():
-    raw = {"tasks": {"t": {"grid": "x20", "target": {"source": "sheet", "column": "label"}}}}
+    raw = {"tasks": {"t": {"grid": "x20", "target": {"source": "sheet", "column": "label", "classes": ["a", "b"]}}}}
     plain = parse_config(raw).tasks["t"]
     raw["tasks"]["t"] |= {"predict": {"batch": 7}, "split": {"test": 0.5}}
     assert parse_config(raw).tasks["t"].fitting() == plain.fitting()

@@ -24,7 +24,7 @@ def prediction(
         slide_id=f"s{slide}",
         patient_id=f"p{patient}",
         fold=0,
-        table=pa.table({**columns, "label": labels}),
+        table=pa.table({**columns, "tissue": np.ones(len(label), np.float32), "label": labels}),
         threshold=threshold,
         slide_thresholds={"mean": threshold},
     )
@@ -62,14 +62,14 @@ def test_binary_metrics_equal_sklearn(seed: int) -> None:
     items = evaluation.items["patch"]
     score, predicted = items.score[:, 1], items.predicted
     expected = {
-        "auroc": reference.roc_auc_score(items.label, score),
-        "auprc": reference.average_precision_score(items.label, score),
-        "accuracy": reference.accuracy_score(items.label, predicted),
-        "balanced_accuracy": reference.balanced_accuracy_score(items.label, predicted),
-        "sensitivity": reference.recall_score(items.label, predicted),
-        "specificity": reference.recall_score(items.label, predicted, pos_label=0),
-        "f1": reference.f1_score(items.label, predicted),
-        "mcc": reference.matthews_corrcoef(items.label, predicted),
+        "auroc": reference.roc_auc_score(items.target, score),
+        "auprc": reference.average_precision_score(items.target, score),
+        "accuracy": reference.accuracy_score(items.target, predicted),
+        "balanced_accuracy": reference.balanced_accuracy_score(items.target, predicted),
+        "sensitivity": reference.recall_score(items.target, predicted),
+        "specificity": reference.recall_score(items.target, predicted, pos_label=0),
+        "f1": reference.f1_score(items.target, predicted),
+        "mcc": reference.matthews_corrcoef(items.target, predicted),
     }
     for name, value in expected.items():
         assert metric(evaluation, "patch", name) == pytest.approx(value, abs=1e-9), name
@@ -79,12 +79,12 @@ def test_multiclass_metrics_equal_sklearn() -> None:
     names = ["c0", "c1", "c2"]
     evaluation = run(cohort(1, classes=3), names, bootstraps=10)
     items = evaluation.items["patch"]
-    auroc = reference.roc_auc_score(items.label, items.score, multi_class="ovr", average="macro")
+    auroc = reference.roc_auc_score(items.target, items.score, multi_class="ovr", average="macro")
     assert metric(evaluation, "patch", "auroc") == pytest.approx(auroc, abs=1e-6)
     assert metric(evaluation, "patch", "mcc") == pytest.approx(
-        reference.matthews_corrcoef(items.label, items.predicted)
+        reference.matthews_corrcoef(items.target, items.predicted)
     )
-    f1 = reference.f1_score(items.label, items.predicted, average="macro")
+    f1 = reference.f1_score(items.target, items.predicted, average="macro")
     assert metric(evaluation, "patch", "f1") == pytest.approx(f1)
 
 
@@ -92,10 +92,10 @@ def test_areas_of_many_distinct_scores_stay_within_a_thousandth() -> None:
     evaluation = run(cohort(2, patches=5000), bootstraps=10)
     items = evaluation.items["patch"]
     assert metric(evaluation, "patch", "auroc") == pytest.approx(
-        reference.roc_auc_score(items.label, items.score[:, 1]), abs=1e-3
+        reference.roc_auc_score(items.target, items.score[:, 1]), abs=1e-3
     )
     assert metric(evaluation, "patch", "auprc") == pytest.approx(
-        reference.average_precision_score(items.label, items.score[:, 1]), abs=1e-3
+        reference.average_precision_score(items.target, items.score[:, 1]), abs=1e-3
     )
 
 
@@ -147,13 +147,13 @@ def test_metric_of_a_single_class_is_null() -> None:
 def test_slide_label_is_that_of_most_annotated_patches() -> None:
     label = np.array([1, 1, 0, -1, -1])
     items = run([prediction(0, 0, np.full((5, 2), 0.5), label)], bootstraps=2).items["slide"]
-    assert items.label.tolist() == [1]
+    assert items.target.tolist() == [1]
 
 
 def test_patients_pool_their_slides() -> None:
     evaluation = run(cohort(0, slides=8), bootstraps=5)
-    assert len(evaluation.items["slide"].label) == 8
-    assert len(evaluation.items["patient"].label) == 4
+    assert len(evaluation.items["slide"]) == 8
+    assert len(evaluation.items["patient"]) == 4
 
 
 def test_nothing_labelled_is_an_error() -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from histomake.config import Grid, Task
+from histomake.config import Grid, Model, Task
 from histomake.errors import HistomakeError
 from histomake.layout import Layout
+from histomake.learn.batches import TrainingBatches
 from histomake.learn.checkpoint import load_state, save_state
-from histomake.learn.data import PatchReader, TrainingBatches, index_patches
-from histomake.learn.train import train
+from histomake.learn.reading import PatchReader
+from histomake.learn.train import check_classes, known_patches, train
 from histomake.patch.sampler import Sampler
 from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined
 
@@ -167,46 +168,57 @@ def test_damaged_state_is_refused_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_class_without_training_patches_stops_the_run_naming_it(cohort, tmp_path: Path) -> None:
-    task = make_task(target={"classes": [*CLASSES, "absent"]})
-    with pytest.raises(KeyError, match="area_absent"):
-        fit(task, cohort[1], tmp_path / "model")
+    patches = known_patches(cohort[1][:2], make_task())
+    with pytest.raises(HistomakeError, match=r"no training patch has class speckled .*s0, s1"):
+        check_classes(patches.take(patches.target == 0), patches, make_task())
+
+
+def test_class_without_validation_patches_is_only_warned_about(cohort, caplog) -> None:
+    patches = known_patches(cohort[1][:2], make_task())
+    check_classes(patches, patches.take(patches.target == 0), make_task())
+    assert "no validation patch has class speckled" in caplog.text
+
+
+def test_class_that_no_annotation_knows_is_named(cohort, tmp_path: Path) -> None:
+    with pytest.raises(HistomakeError, match="no annotation class is called absent"):
+        fit(make_task(target={"classes": [*CLASSES, "absent"]}), cohort[1], tmp_path / "model")
 
 
 def test_slides_in_quarantine_contribute_no_patch(cohort, tmp_path: Path) -> None:
     lost = build_quarantined(Layout(tmp_path), "lost", grid=Grid(size=64, mpp=1.0))
-    alone = index_patches(cohort[1][:1], make_task())
-    both = index_patches([cohort[1][0], lost], make_task())
+    alone = known_patches(cohort[1][:1], make_task())
+    both = known_patches([cohort[1][0], lost], make_task())
     assert len(both) == len(alone) > 0
 
 
 def test_cohort_without_usable_patches_is_an_error(tmp_path: Path) -> None:
     lost = build_quarantined(Layout(tmp_path), "lost", grid=Grid(size=64, mpp=1.0))
     with pytest.raises(HistomakeError, match="usable patch"):
-        index_patches([lost], make_task())
+        known_patches([lost], make_task())
 
 
 class _Unreadable(PatchReader):
     """A reader that fails on some patches, as on damaged tiles."""
 
     def __init__(self, patches, bad: set[int]) -> None:
-        super().__init__(patches)
+        super().__init__(patches, Model())
         self.bad = bad
 
-    def read(self, index):
-        pixels, errors = super().read(index)
+    def read(self, index, x, y):
+        pixels, errors = super().read(index, x, y)
         errors |= {slot: f"patch {i} is damaged" for slot, i in enumerate(index.tolist()) if i in self.bad}
         return pixels, errors
 
 
 def test_unreadable_patches_are_counted_and_drawn_anew_never_blank(cohort) -> None:
-    patches = index_patches(cohort[1][:1], make_task())
+    patches = known_patches(cohort[1][:1], make_task())
     sampler = Sampler.from_weights(np.ones(len(patches)), seed=0)
     bad = set(sampler.draw(0, 8)[:2].tolist())
-    batches = TrainingBatches(_Unreadable(patches, bad), sampler, make_task(), worker=0, max_read_errors=1000)
-    batch = batches[0]
+    task = make_task(train={"max_read_errors": 1000})
+    batch = TrainingBatches(_Unreadable(patches, bad), sampler, task, worker=0)[0]
     assert len(batch.read_errors) >= 2
     assert not bad & set(batch.index.tolist())
-    expected, _ = PatchReader(patches).read(batch.index.numpy())
+    expected, _ = PatchReader(patches, Model()).read(batch.index, batch.x, batch.y)
     assert np.array_equal(batch.images.numpy(), expected)
 
 

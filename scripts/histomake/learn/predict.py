@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,28 +10,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from histomake.config import Model, Target, Task
 from histomake.errors import HistomakeError
 from histomake.files import read_json
-from histomake.learn.data import (
-    FixedBatches,
-    PatchIndex,
-    PatchReader,
-    SlideEntry,
-    index_patches,
-    load_batches,
-    usable_patches,
-)
+from histomake.learn.batches import FixedBatches, load_batches
+from histomake.learn.data import PatchIndex, SlideEntry, index_patches, usable_patches
+from histomake.learn.reading import PatchReader
 from histomake.learn.runtime import Runtime, choose_runtime
-from histomake.learn.target import UNLABELLED
-from histomake.learn.train import standardise
-from histomake.model.build import build_model
+from histomake.learn.score import activate, decide
+from histomake.learn.target import UNLABELLED, is_known
+from histomake.learn.trainer import advise_on_memory, standardise, to_unit
+from histomake.model import build, transfer
+from histomake.patch.stain import StainNormaliser
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+JOINER = "+"
+"""Between the classes of a patch that has several."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,11 @@ class Predictor:
     network: nn.Module
     description: dict[str, Any]
     runtime: Runtime
+    stain: StainNormaliser | None = None
 
     @property
     def class_names(self) -> list[str]:
+        """Names of the outputs, in order."""
         return self.description["class_names"]
 
     @property
@@ -52,101 +51,162 @@ class Predictor:
             kind=self.description["kind"],
             grid=self.description["grid"]["name"],
             target=Target(**self.description["target"]),
+            model=Model(**{**self.description["architecture"], "pretrained": False}),
         )
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (n, h, w, 3) → the network's float input (n, 3, h, w) on its device."""
-        pixels = images.to(self.runtime.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        return standardise(pixels, self.description["normalisation"])
+        """uint8 (n, h, w, 3 · views) → the network's float input (n, 3 · views, h, w) on its device."""
+        return standardise(to_unit(images, self.runtime.device), self.description["normalisation"])
 
     @torch.inference_mode()
-    def scores(self, images: Tensor) -> np.ndarray:
-        """Class probabilities float32 (n, classes) of uint8 patches (n, h, w, 3)."""
+    def probabilities(self, images: Tensor, *, flips: bool = False) -> Tensor:
+        """Scores (n, outputs), for segmentation (n, outputs, h, w), of uint8 patches, on the network's device.
+
+        ``flips``: averaged over the eight flips and quarter turns of each patch.
+        """
+        inputs = self.normalise(images)
+        variants = [(turns, mirror) for turns in range(4) for mirror in (False, True)] if flips else [(0, False)]
+        total = None
+        for turns, mirror in variants:
+            scores = self._forward(_turned(inputs, turns, mirror=mirror))
+            scores = _turned_back(scores, turns, mirror=mirror) if scores.ndim == 4 else scores
+            total = scores if total is None else total + scores
+        return total / len(variants)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
         with self.runtime.autocast():
-            logits = self.network(self.normalise(images))
-        return torch.softmax(logits.float(), 1).cpu().numpy()
+            logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        return activate(logits, self.description["kind"], self.task.target)
+
+    def scores(self, images: Tensor, *, flips: bool = False) -> np.ndarray:
+        """The same, as float32 in main memory."""
+        return self.probabilities(images, flips=flips).float().cpu().numpy()
 
     @torch.inference_mode()
     def embed(self, images: Tensor) -> np.ndarray:
-        """The vector before the last layer, float32 (n, features), of uint8 patches (n, h, w, 3)."""
-        features = self.network.forward_features(self.normalise(images))
-        return self.network.forward_head(features, pre_logits=True).float().cpu().numpy()
+        """The vector before the last layer, float32 (n, features), of uint8 patches (n, h, w, 3 · views)."""
+        return build.embed(self.network, self.normalise(images)).float().cpu().numpy()
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
-        """Class index int64 (n,): of two, the second from the threshold up; of more, the largest."""
-        if scores.shape[1] == 2:
-            return (scores[:, 1] >= self.description["threshold"]).astype(np.int64)
-        return scores.argmax(axis=1)
+        """Class index int64 (n,): of two, the second from the threshold up; of more, the largest.
+
+        With several labels bool (n, classes), each class by its own threshold.
+        """
+        return decide(scores, self.description["threshold"], multi_label=self.description["target"]["multi_label"])
+
+
+def _turned(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
+    turned = torch.rot90(images, turns, (2, 3))
+    return turned.flip(3) if mirror else turned
+
+
+def _turned_back(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
+    return torch.rot90(images.flip(3) if mirror else images, -turns, (2, 3))
 
 
 def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") -> Predictor:
     """Load model.safetensors and model.json, in eval mode. Raises HistomakeError for any other kind of file."""
     description = read_json(model_dir / "model.json")
-    path = model_dir / "model.safetensors"
+    path = model_dir / transfer.WEIGHTS
     architecture = Model(**{**description["architecture"], "pretrained": False})
-    network = build_model(architecture, outputs=len(description["class_names"]), size=int(description["grid"]["size"]))
-    try:
-        network.load_state_dict(load_file(path))
-    except SafetensorError as error:
-        raise HistomakeError(f"{path} is not a safetensors file ({error}); pickled weights are refused") from error
-    except RuntimeError as error:
-        raise HistomakeError(f"{path} holds the weights of another architecture than model.json: {error}") from error
+    outputs, size = len(description["class_names"]), int(description["grid"]["size"])
+    network = build.build_model(architecture, kind=description["kind"], outputs=outputs, size=size)
+    transfer.load_weights(network, transfer.read_weights(path), origin=path)
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device, memory_format=torch.channels_last).eval()
-    return Predictor(network, description, runtime)
+    reference = description["stain"]
+    stain = StainNormaliser.from_reference(architecture.stain, reference) if reference else None
+    return Predictor(network, description, runtime, stain)
 
 
-def predict_slide(predictor: Predictor, entry: SlideEntry, *, batch: int, threads: int) -> pa.Table:
-    """Scores of every tissue patch of a slide.
+def predict_slide(
+    predictor: Predictor, entry: SlideEntry, *, batch: int, threads: int, flips: bool = False
+) -> pa.Table:
+    """Scores of every tissue patch of a slide: classification and regression.
 
-    Columns: patch_id uint32; x, y int32 (level 0); score_<class> float32; predicted, label dictionary strings
-    (label null where unlabelled). Raises HistomakeError if the table was made for another grid.
+    Columns: patch_id uint32; x, y int32 (level 0); tissue, score_<output> float32; predicted, label dictionary
+    strings (null where nothing is decided or known; several classes joined by "+"); target_<output> float32 for
+    regression. Raises HistomakeError if the table was made for another grid or a patch cannot be read.
     """
-    table, _ = usable_patches(entry)
-    if not table.num_rows:
-        return empty_predictions(predictor.class_names)
-    patches = index_patches([entry], predictor.task)
-    _check_grid(predictor, patches, entry)
-    dataset = FixedBatches(PatchReader(patches), batch=batch)
+    patches = slide_patches(predictor, entry)
+    if patches is None:
+        return prediction_schema(predictor).empty_table()
     scores = np.zeros((len(patches), len(predictor.class_names)), np.float32)
-    for loaded in load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1)):
-        if loaded.read_errors:
-            raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
-        scores[loaded.index.numpy()] = predictor.scores(loaded.images)
+    reader = PatchReader(patches, predictor.task.model, stain=predictor.stain)
+    for index, found in predict_batches(predictor, reader, batch=batch, threads=threads, flips=flips):
+        scores[index] = found
     return _table(predictor, patches, scores)
 
 
-def empty_predictions(class_names: list[str]) -> pa.Table:
-    """The predictions of a slide in quarantine: no rows, the same schema."""
-    return prediction_schema(class_names).empty_table()
-
-
-def prediction_schema(class_names: list[str]) -> pa.Schema:
-    """Columns of a prediction table."""
-    scores = [pa.field(f"score_{name}", pa.float32()) for name in class_names]
-    place = [pa.field("patch_id", pa.uint32()), pa.field("x", pa.int32()), pa.field("y", pa.int32())]
-    return pa.schema([*place, *scores, pa.field("predicted", DICTIONARY), pa.field("label", DICTIONARY)])
-
-
-def _check_grid(predictor: Predictor, patches: PatchIndex, entry: SlideEntry) -> None:
+def slide_patches(predictor: Predictor, entry: SlideEntry) -> PatchIndex | None:
+    """The slide's patches that can be predicted; None for a slide in quarantine or without any."""
+    table, _ = usable_patches(entry)
+    if not table.num_rows:
+        return None
+    patches = index_patches([entry], kind=predictor.description["kind"], target=predictor.task.target)
     grid = predictor.description["grid"]
     if (patches.size, patches.mpp) != (grid["size"], grid["mpp"]):
         raise HistomakeError(
             f"slide {entry.slide_id}: {entry.table} has patches of {patches.size} px at {patches.mpp} µm/px, the model "
             f"was trained on {grid['size']} px at {grid['mpp']}; tabulate the slide with grid {grid['name']}"
         )
+    return patches
+
+
+def predict_batches(
+    predictor: Predictor, reader: PatchReader, *, batch: int, threads: int, flips: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions int64 (n,) in the reader's index and their scores, batch by batch."""
+    dataset = FixedBatches(reader, batch=batch)
+    for loaded in load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1)):
+        if loaded.read_errors:
+            raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
+        with advise_on_memory(batch):
+            yield loaded.index, predictor.scores(loaded.images, flips=flips)
+
+
+def prediction_schema(predictor: Predictor) -> pa.Schema:
+    """Columns of a prediction table of this model."""
+    names = predictor.class_names
+    columns = [("patch_id", pa.uint32()), ("x", pa.int32()), ("y", pa.int32()), ("tissue", pa.float32())]
+    columns += [(f"score_{name}", pa.float32()) for name in names]
+    columns += [("predicted", DICTIONARY), ("label", DICTIONARY)]
+    if predictor.description["kind"] == "regression":
+        columns += [(f"target_{name}", pa.float32()) for name in names]
+    if predictor.description["kind"] == "segmentation":
+        columns += [(f"{count}_{name}", pa.int32()) for name in names for count in ("tp", "fp", "fn")]
+    return pa.schema(columns)
+
+
+def place_columns(patches: PatchIndex) -> dict[str, np.ndarray]:
+    """The columns that say which patch a row is about."""
+    return {"patch_id": patches.patch_id, "x": patches.x, "y": patches.y, "tissue": patches.tissue}
 
 
 def _table(predictor: Predictor, patches: PatchIndex, scores: np.ndarray) -> pa.Table:
     names = predictor.class_names
-    columns = {"patch_id": patches.patch_id, "x": patches.x, "y": patches.y}
+    columns: dict[str, Any] = place_columns(patches)
     columns |= {f"score_{name}": scores[:, i] for i, name in enumerate(names)}
-    columns["predicted"] = _dictionary(predictor.decide(scores), names)
-    columns["label"] = _dictionary(patches.target, names)
-    return pa.table(columns, schema=prediction_schema(names))
+    if predictor.description["kind"] == "regression":
+        columns["predicted"] = columns["label"] = pa.nulls(len(patches), DICTIONARY)
+        columns |= {f"target_{name}": _nullable(patches.target[:, i]) for i, name in enumerate(names)}
+    else:
+        columns["predicted"] = dictionary(predictor.decide(scores), names)
+        known = is_known(patches.target)
+        target = patches.target > 0.5 if patches.target.dtype.kind == "f" else patches.target
+        columns["label"] = dictionary(target, names, known=known)
+    return pa.table(columns, schema=prediction_schema(predictor))
 
 
-def _dictionary(index: np.ndarray, names: list[str]) -> pa.DictionaryArray:
-    """Names by index; null where UNLABELLED."""
-    codes = pa.array(index.astype(np.int32), mask=index == UNLABELLED)
+def _nullable(values: np.ndarray) -> pa.Array:
+    return pa.array(values, pa.float32(), mask=np.isnan(values))
+
+
+def dictionary(found: np.ndarray, names: list[str], *, known: np.ndarray | None = None) -> pa.Array:
+    """Class names of ``found``, int64 (n,) or, for several labels, bool (n, classes); null where not ``known``."""
+    if found.ndim == 2:
+        joined = [JOINER.join(name for name, has in zip(names, row, strict=True) if has) for row in found]
+        mask = None if known is None else ~known
+        return pa.array(np.array(joined, dtype=object), pa.string(), mask=mask).cast(DICTIONARY)
+    codes = pa.array(found.astype(np.int32), mask=found == UNLABELLED)
     return pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string()))

@@ -13,37 +13,68 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from histomake.config import Augment
 
-LUMA = np.array([0.299, 0.587, 0.114])
 # Chroma plane orthogonal to grey (YIQ, ITU-R BT.601): a hue change is a rotation within it.
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 
+# Optical densities of haematoxylin, eosin and DAB in red, green and blue (Ruifrok & Johnston 2001).
+HED_TO_OD = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+OD_TO_HED = np.linalg.inv(HED_TO_OD)
+DARKEST = 1 / 255
+
+LATTICE = 8
+"""Points per edge of the elastic displacement lattice (histo-fetch)."""
+
 
 @dataclass(frozen=True)
 class Parameters:
-    """Changes of n samples. Turns: int64 (n,) quarter turns; flip: bool (n,); colour: float32 (n, 3, 4)."""
+    """Changes of n samples; what is switched off is None.
+
+    turns: int64 (n,), quarter turns; flip: bool (n,); colour: float32 (n, 3, 4) on RGB; density: float32 (n, 3, 4)
+    on optical density; angle: float32 (n,), radians; lattice: float32 (n, 2, LATTICE, LATTICE), displacements in
+    half patches; sigma: float32 (n,), pixels; blur_radius: pixels that the widest possible blur reaches.
+    """
 
     turns: Tensor
     flip: Tensor
     colour: Tensor
+    density: Tensor | None = None
+    angle: Tensor | None = None
+    lattice: Tensor | None = None
+    sigma: Tensor | None = None
+    blur_radius: int = 0
 
 
 def draw_parameters(config: Augment, count: int, rng: np.random.Generator) -> Parameters:
     """Draw the changes of ``count`` samples. Every setting consumes randomness, so switching one off moves no other."""
     turns = rng.integers(0, 4, count)
     flip = rng.random(count) < 0.5
-    jitter = rng.uniform(-1.0, 1.0, (count, 4))
+    colour = colour_matrices(config, rng.uniform(-1, 1, (count, 4)))
+    density = density_matrices(config.hed, rng.uniform(-1, 1, (count, 3, 2)))
+    angle = np.deg2rad(config.rotate) * rng.uniform(-1, 1, count)
+    lattice = _lattice(config.elastic, rng.normal(size=(count, 2, LATTICE, LATTICE)))
+    sigma = config.blur * rng.random(count)
     if not config.flip:
         turns, flip = np.zeros_like(turns), np.zeros_like(flip)
     return Parameters(
         turns=torch.from_numpy(turns),
         flip=torch.from_numpy(flip),
-        colour=torch.from_numpy(colour_matrices(config, jitter).astype(np.float32)),
+        colour=_float(colour),
+        density=_float(density) if config.hed else None,
+        angle=_float(angle) if config.rotate else None,
+        lattice=_float(lattice) if config.elastic else None,
+        sigma=_float(sigma) if config.blur else None,
+        blur_radius=math.ceil(3 * config.blur),
     )
+
+
+def _float(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def colour_matrices(config: Augment, jitter: np.ndarray) -> np.ndarray:
@@ -66,14 +97,41 @@ def colour_matrices(config: Augment, jitter: np.ndarray) -> np.ndarray:
     return np.concatenate([matrix, offset], axis=2)
 
 
+def density_matrices(strength: float, jitter: np.ndarray) -> np.ndarray:
+    """Affine maps of optical density, float64 (n, 3, 4), from ``jitter`` in [-1, 1] (n, 3, 2).
+
+    Each stain's density is scaled and shifted on its own (Tellez et al. 2018, eq. 1); the shift is a fifth of the
+    strength, because it also tints the glass.
+    """
+    scale = 1 + strength * jitter[:, :, 0]
+    shift = strength / 5 * jitter[:, :, 1]
+    # Densities are row vectors: od · OD_TO_HED · diag(scale) · HED_TO_OD; transposed here to act on columns.
+    matrix = np.einsum("ij,nj,jk->nki", OD_TO_HED, scale, HED_TO_OD)
+    return np.concatenate([matrix, (shift @ HED_TO_OD)[:, :, None]], axis=2)
+
+
+def _lattice(strength: float, noise: np.ndarray) -> np.ndarray:
+    """Displacements with a fixed border, so that no patch shows what lies outside it (histo-fetch)."""
+    displacement = 2 * strength * noise
+    displacement[:, :, [0, -1]] = 0
+    displacement[:, :, :, [0, -1]] = 0
+    return displacement
+
+
 def apply(images: Tensor, parameters: Parameters, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Change ``images`` float (n, 3, h, h) in [0, 1] and, alike, ``masks`` int64 (n, h, h); square patches."""
+    """Change ``images`` float (n, 3k, h, h) in [0, 1] and, alike, ``masks`` int64 (n, h, h).
+
+    Patches are square. Several views of one place come as groups of three channels and change alike.
+    """
     images = _turn(images, parameters)
     if masks is not None:
         masks = _turn(masks[:, None], parameters)[:, 0]
-    colour = parameters.colour.to(images.device, images.dtype)
-    changed = torch.einsum("nij,njhw->nihw", colour[:, :, :3], images) + colour[:, :, 3, None, None]
-    return changed.clamp_(0, 1).contiguous(memory_format=torch.channels_last), masks
+    if parameters.angle is not None or parameters.lattice is not None:
+        images, masks = _resample(images, masks, parameters)
+    images = _recolour(images, parameters)
+    if parameters.sigma is not None:
+        images = _blur(images, parameters.sigma.to(images.device), parameters.blur_radius)
+    return images.contiguous(memory_format=torch.channels_last), masks
 
 
 def _turn(batch: Tensor, parameters: Parameters) -> Tensor:
@@ -82,7 +140,51 @@ def _turn(batch: Tensor, parameters: Parameters) -> Tensor:
     for turns in range(4):
         for flip in (False, True):
             chosen = torch.nonzero((parameters.turns == turns) & (parameters.flip == flip))[:, 0].to(batch.device)
-            if len(chosen):
+            if len(chosen) and (turns or flip):
                 turned = torch.rot90(batch[chosen], turns, (2, 3))
                 result[chosen] = turned.flip(3) if flip else turned
     return result
+
+
+def _resample(images: Tensor, masks: Tensor | None, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
+    """Rotate and bend in one resampling, mirrored at the border; masks take the nearest label."""
+    count, _, height, width = images.shape
+    angle = torch.zeros(count) if parameters.angle is None else parameters.angle
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
+    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1).to(images.device)
+    grid = F.affine_grid(theta, [count, 1, height, width], align_corners=False)
+    if parameters.lattice is not None:
+        lattice = parameters.lattice.to(images.device)
+        bend = F.interpolate(lattice, (height, width), mode="bilinear", align_corners=True)
+        grid = grid + bend.permute(0, 2, 3, 1)
+    options = {"padding_mode": "reflection", "align_corners": False}
+    if masks is not None:
+        masks = F.grid_sample(masks[:, None].float(), grid, mode="nearest", **options)[:, 0].round().long()
+    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", **options), masks
+
+
+def _recolour(images: Tensor, parameters: Parameters) -> Tensor:
+    count, channels, height, width = images.shape
+    views = images.reshape(count, channels // 3, 3, height, width)
+    if parameters.density is not None:
+        density = -torch.log10(views.clamp(min=DARKEST))
+        views = torch.pow(10, -_map_channels(parameters.density, density))
+    return _map_channels(parameters.colour, views).clamp(0, 1).reshape(images.shape)
+
+
+def _map_channels(maps: Tensor, views: Tensor) -> Tensor:
+    """Apply affine maps (n, 3, 4) to the channels of (n, views, 3, h, w)."""
+    maps = maps.to(views.device, views.dtype)
+    return torch.einsum("nij,nkjhw->nkihw", maps[:, :, :3], views) + maps[:, None, :, 3, None, None]
+
+
+def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Gaussian blur of each sample by its own sigma (n,), along one axis after the other, mirrored at the border."""
+    count, channels, height, width = images.shape
+    distance = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    stacked = images.reshape(1, count * channels, height, width)
+    padded = F.pad(stacked, (radius, radius, radius, radius), mode="reflect")
+    rows = F.conv2d(padded, kernel[:, None, :, None], groups=count * channels)
+    return F.conv2d(rows, kernel[:, None, None, :], groups=count * channels).reshape(images.shape)

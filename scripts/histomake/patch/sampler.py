@@ -16,7 +16,7 @@ import numpy as np
 
 Balance = Literal["class", "slide", "area"]
 
-DRAW, AUGMENT, ORDER, MODEL = range(4)
+DRAW, AUGMENT, ORDER, MODEL, PLACE = range(5)
 """Independent random streams of one (seed, worker, step)."""
 
 

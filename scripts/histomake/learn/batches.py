@@ -1,0 +1,193 @@
+"""Owns batches: what one step of one training process sees, prepared ahead by loader processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from histomake.annotation.raster import rasterise
+from histomake.config import Task
+from histomake.learn.reading import MaskReader, PatchReader
+from histomake.learn.target import dominant_class
+from histomake.patch import augment
+from histomake.patch.augment import Parameters
+from histomake.patch.positions import TissueLattice, move
+from histomake.patch.sampler import AUGMENT, PLACE, Sampler, counter_rng
+from histomake.patch.table import read_table
+
+PREFETCH = 4
+"""Batches that each loader process keeps ready."""
+
+SHARE_SIDE = 64
+"""Edge of the raster on which a moved patch's annotated shares are counted."""
+
+
+@dataclass
+class Batch:
+    """One batch of n. images: uint8 (n, h, w, 3 · views); target: (n, …), of pixels (n, h, w); index, x, y: int64.
+
+    ``index`` points into the PatchIndex; x and y are level-0 px, which differ from the index's for moved patches.
+    """
+
+    step: int
+    images: Tensor
+    target: Tensor
+    index: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    parameters: Parameters | None
+    read_errors: list[str]
+
+    def pin_memory(self) -> Batch:
+        """Called by DataLoader: page-locked memory is copied to the GPU while it computes."""
+        self.images, self.target = self.images.pin_memory(), self.target.pin_memory()
+        return self
+
+
+class TrainingBatches(Dataset):
+    """Batch number ``step`` of one training process, as a pure function of the sampler's seed and ``step``."""
+
+    def __init__(self, reader: PatchReader, sampler: Sampler, task: Task, *, worker: int) -> None:
+        self.reader, self.sampler, self.task, self.worker = reader, sampler, task, worker
+        self.patches = reader.patches
+        self.masks = MaskReader(self.patches, task.target) if task.kind == "segmentation" else None
+        self.places = RandomPlaces(reader, task) if task.train.positions == "random" else None
+
+    def __getitem__(self, step: int) -> Batch:
+        index = self.sampler.draw(step, self.task.train.batch, worker=self.worker)
+        x, y = self._places(step, index)
+        pixels, errors = self.reader.read(index, x, y)
+        messages = list(errors.values())
+        for slot in errors:
+            messages += self._replace(step, slot, index, x, y, pixels)
+        rng = counter_rng(self.sampler.seed, worker=self.worker, step=step, stream=AUGMENT)
+        return Batch(
+            step=step,
+            images=torch.from_numpy(pixels),
+            target=torch.from_numpy(self._targets(index, x, y)),
+            index=index,
+            x=x,
+            y=y,
+            parameters=augment.draw_parameters(self.task.augment, len(index), rng),
+            read_errors=messages,
+        )
+
+    def _places(self, step: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.places is None:
+            return self.patches.x[index].astype(np.int64), self.patches.y[index].astype(np.int64)
+        return self.places.draw(index, counter_rng(self.sampler.seed, worker=self.worker, step=step, stream=PLACE))
+
+    def _targets(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if self.masks is not None:
+            return self.masks.read(index, x, y)
+        if self.places is not None and self.task.kind == "regression" and self.task.target.source == "annotation":
+            return self.places.shares(index, x, y)
+        return self.patches.target[index]
+
+    def _replace(
+        self, step: int, slot: int, index: np.ndarray, x: np.ndarray, y: np.ndarray, pixels: np.ndarray
+    ) -> list[str]:
+        """Draw another patch for ``slot`` until one can be read; returns the further failures met on the way.
+
+        Gives up once more patches have failed than the run may lose: the loop stops at the count.
+        """
+        messages: list[str] = []
+        while len(messages) <= self.task.train.max_read_errors:
+            chosen = self.sampler.redraw(step, worker=self.worker, slot=slot, attempt=len(messages))
+            index[slot], x[slot], y[slot] = chosen, self.patches.x[chosen], self.patches.y[chosen]
+            one = slice(slot, slot + 1)
+            other, errors = self.reader.read(index[one], x[one], y[one])
+            if not errors:
+                pixels[slot] = other[0]
+                break
+            messages += errors.values()
+        return messages
+
+
+class RandomPlaces:
+    """Moves drawn patches off the grid and says what is annotated there."""
+
+    def __init__(self, reader: PatchReader, task: Task) -> None:
+        self.reader, self.task, self.patches = reader, task, reader.patches
+        self._lattices: dict[int, tuple[TissueLattice, float]] = {}
+
+    def draw(self, index: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Level-0 places int64 (n,), (n,) of patches ``index``; a patch whose class would change stays on the grid."""
+        patches = self.patches
+        x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
+        for slot, patch in enumerate(index):
+            lattice, min_tissue = self._lattice(int(patches.slide[patch]))
+            x[slot], y[slot] = move(lattice, int(x[slot]), int(y[slot]), min_tissue=min_tissue, rng=rng)
+        if self.task.kind == "classification" and self.task.target.source == "annotation":
+            changed = ~self._same_class(index, x, y)
+            x[changed], y[changed] = patches.x[index[changed]], patches.y[index[changed]]
+        return x, y
+
+    def _same_class(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        shares, target = self.shares(index, x, y), self.patches.target[index]
+        if self.task.target.multi_label:
+            return (((shares >= self.task.target.min_area) & (shares > 0)) == (target > 0.5)).all(axis=1)
+        return dominant_class(shares, min_area=self.task.target.min_area) == target
+
+    def shares(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Annotated share per class, float32 (n, classes), of patches at ``x``, ``y``."""
+        result = np.zeros((len(index), len(self.task.target.classes)), np.float32)
+        for slot, patch in enumerate(index):
+            slide = int(self.patches.slide[patch])
+            annotation = self.reader.pool.annotation(slide)
+            span = self.patches.size * self.patches.mpp / self.reader.pool.reader(slide).mpp
+            raster = rasterise(annotation, int(x[slot]), int(y[slot]), SHARE_SIDE, span / SHARE_SIDE)
+            counts = np.bincount(raster.ravel(), minlength=len(annotation.class_names) + 1) / raster.size
+            result[slot] = [counts[annotation.class_names.index(name) + 1] for name in self.task.target.classes]
+        return result
+
+    def _lattice(self, slide: int) -> tuple[TissueLattice, float]:
+        if slide not in self._lattices:
+            table, meta = read_table(self.patches.entries[slide].table)
+            self._lattices[slide] = TissueLattice(table), float(meta["grid"]["min_tissue"])
+        return self._lattices[slide]
+
+
+class FixedBatches(Dataset):
+    """The patches of an index in order, in batches: for validation and prediction."""
+
+    def __init__(self, reader: PatchReader, *, batch: int, masks: MaskReader | None = None) -> None:
+        self.reader, self.batch, self.masks = reader, batch, masks
+
+    def __len__(self) -> int:
+        return -(-len(self.reader.patches) // self.batch)
+
+    def __getitem__(self, step: int) -> Batch:
+        patches = self.reader.patches
+        index = np.arange(step * self.batch, min((step + 1) * self.batch, len(patches)))
+        x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
+        pixels, errors = self.reader.read(index, x, y)
+        target = patches.target[index] if self.masks is None else self.masks.read(index, x, y)
+        return Batch(
+            step=step,
+            images=torch.from_numpy(pixels),
+            target=torch.from_numpy(target),
+            index=index,
+            x=x,
+            y=y,
+            parameters=None,
+            read_errors=list(errors.values()),
+        )
+
+
+def load_batches(dataset: Dataset, steps: range, *, workers: int) -> Iterator[Batch]:
+    """Yield batches ``steps`` of ``dataset`` in order, prepared by ``workers`` processes ahead of their use."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)

@@ -1,0 +1,119 @@
+"""Owns reading patches in a loader process: open slides and annotations, pixels, label masks, failures."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from histomake.annotation.model import Annotation
+from histomake.annotation.raster import rasterise
+from histomake.config import BACKGROUND, Model, Target
+from histomake.errors import SlideError
+from histomake.learn.data import PatchIndex, SlideEntry
+from histomake.learn.target import UNLABELLED
+from histomake.patch.stain import StainNormaliser
+from histomake.slide.reader import SlideReader, open_slide
+
+log = logging.getLogger(__name__)
+
+MAX_OPEN_SLIDES = 64
+READ_FAILURES = (SlideError, OSError, ValueError)
+
+
+class SlidePool:
+    """Open slides and annotations of one process, the least recently used closed first; none is pickled."""
+
+    def __init__(self, entries: Sequence[SlideEntry]) -> None:
+        self.entries = tuple(entries)
+        self._readers: OrderedDict[int, SlideReader] = OrderedDict()
+        self._annotations: OrderedDict[int, Annotation] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"entries": self.entries, "_readers": OrderedDict(), "_annotations": OrderedDict()}
+
+    def reader(self, slide: int) -> SlideReader:
+        """The reader of the ``slide``-th entry."""
+        if slide not in self._readers:
+            if len(self._readers) >= MAX_OPEN_SLIDES:
+                self._readers.popitem(last=False)[1].close()
+            self._readers[slide] = open_slide(self.entries[slide].manifest)
+        self._readers.move_to_end(slide)
+        return self._readers[slide]
+
+    def annotation(self, slide: int) -> Annotation:
+        """The annotation of the ``slide``-th entry."""
+        if slide not in self._annotations:
+            if len(self._annotations) >= MAX_OPEN_SLIDES:
+                self._annotations.popitem(last=False)
+            self._annotations[slide] = Annotation.load(self.entries[slide].annotation)
+        self._annotations.move_to_end(slide)
+        return self._annotations[slide]
+
+
+class PatchReader:
+    """Reads patches, grouped by slide and walked in reading order so that neighbours share decoded tiles."""
+
+    def __init__(self, patches: PatchIndex, model: Model, *, stain: StainNormaliser | None = None) -> None:
+        self.patches = patches
+        self.scales = (1.0, *model.context)
+        self.stain = stain
+        self.pool = SlidePool(patches.entries)
+
+    def read(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """Pixels uint8 (n, size, size, 3 · views) of the slides of patches ``index`` at ``x``, ``y`` (level-0 px).
+
+        Failures come back as messages by position in ``index``; their pixels are not to be used.
+        """
+        patches = self.patches
+        pixels = np.zeros((len(index), patches.size, patches.size, 3 * len(self.scales)), np.uint8)
+        errors: dict[int, str] = {}
+        for slide in np.unique(patches.slide[index]):
+            slots = np.flatnonzero(patches.slide[index] == slide)
+            for slot in slots[np.lexsort((x[slots], y[slots]))]:
+                try:
+                    pixels[slot] = self._read_views(int(slide), int(x[slot]), int(y[slot]))
+                except READ_FAILURES as error:
+                    place = f"slide {patches.entries[slide].slide_id} patch at x={x[slot]} y={y[slot]}"
+                    errors[int(slot)] = f"{place}: {error}"
+        return pixels, errors
+
+    def _read_views(self, slide: int, x: int, y: int) -> np.ndarray:
+        """All views of one place, side by side as channels: the coarser ones have the same centre."""
+        reader, size, mpp = self.pool.reader(slide), self.patches.size, self.patches.mpp
+        views = []
+        for scale in self.scales:
+            margin = (scale - 1) * size * mpp / reader.mpp / 2
+            view = reader.read(round(x - margin), round(y - margin), size, mpp * scale)
+            views.append(view if self.stain is None else self.stain.apply(view))
+        return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
+
+
+class MaskReader:
+    """Label masks of patches, from drawn regions or label images."""
+
+    def __init__(self, patches: PatchIndex, target: Target) -> None:
+        self.patches, self.target = patches, target
+        self.pool = SlidePool(patches.entries)
+
+    def read(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """int64 (n, size, size): positions in the task's outputs, UNLABELLED where unknown."""
+        patches = self.patches
+        masks = [self._read(int(patches.slide[i]), int(x[slot]), int(y[slot])) for slot, i in enumerate(index)]
+        return np.stack(masks)
+
+    def _read(self, slide: int, x: int, y: int) -> np.ndarray:
+        annotation = self.pool.annotation(slide)
+        scale = self.patches.mpp / self.pool.reader(slide).mpp
+        return class_lookup(annotation, self.target)[rasterise(annotation, x, y, self.patches.size, scale)]
+
+
+def class_lookup(annotation: Annotation, target: Target) -> np.ndarray:
+    """int64 table from the numbers of ``rasterise`` to positions in the task's outputs."""
+    learned = [BACKGROUND, *target.classes] if target.unlabelled == "background" else list(target.classes)
+    other = 0 if target.unlabelled == "background" else UNLABELLED
+    numbers = [learned.index(name) if name in target.classes else other for name in annotation.class_names]
+    return np.array([other, *numbers], np.int64)

@@ -1,0 +1,141 @@
+"""Owns what a network takes over from another: local weights, frozen stages, learning rates per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from histomake.errors import HistomakeError
+
+ENCODER_PREFIXES = ("", "encoder.", "encoder.model.")
+"""Under which names one and the same encoder is found in timm and in segmentation-models-pytorch."""
+
+WEIGHTS = "model.safetensors"
+
+
+def weights_file(path: Path | str) -> Path:
+    """The safetensors file at ``path``, which may be the folder of a model trained by this workflow."""
+    path = Path(path)
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise HistomakeError(f"model.pretrained: there is no file {file}; train that model first or correct the path")
+    return file
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; HistomakeError for any other kind of file."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise HistomakeError(f"{path} is not a safetensors file ({error}); pickled weights are refused") from error
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], *, origin: Path) -> None:
+    """Give the network exactly these weights; HistomakeError when they are another architecture's."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise HistomakeError(f"{origin} holds the weights of another architecture: {error}") from error
+
+
+def transfer_encoder(network: nn.Module, weights: dict[str, Tensor], *, origin: Path) -> int:
+    """Copy the weights of everything before the last layer or decoder; returns how many tensors were taken.
+
+    All of them must be there and fit: a half-loaded network would train, only worse.
+    """
+    own = {name: value for name, value in network.state_dict().items() if not is_head(network, name)}
+    found = {name: source for name in own if (source := _find(name, weights)) is not None}
+    missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
+    unfit = [n for n, source in found.items() if weights[source].shape != own[n].shape]
+    if missing or unfit:
+        raise HistomakeError(
+            f"{origin} is of another architecture: {len(missing)} tensors of the encoder are missing from it "
+            f"({', '.join(missing[:3])}…), {len(unfit)} have another shape ({', '.join(unfit[:3])}…)"
+        )
+    network.load_state_dict({name: weights[source] for name, source in found.items()}, strict=False)
+    return len(found)
+
+
+def _find(name: str, weights: dict[str, Tensor]) -> str | None:
+    return next((prefix + _bare(name) for prefix in ENCODER_PREFIXES if prefix + _bare(name) in weights), None)
+
+
+def _bare(name: str) -> str:
+    """A parameter's name within its encoder."""
+    return name.removeprefix("encoder.").removeprefix("model.")
+
+
+def is_head(network: nn.Module, name: str) -> bool:
+    """Whether a parameter belongs to the last layer (classifiers) or to anything but the encoder (segmentation)."""
+    if hasattr(network, "encoder"):
+        return not name.startswith("encoder.")
+    classifier = getattr(network, "default_cfg", {}).get("classifier", "classifier")
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return any(name.startswith(f"{head}.") for head in heads)
+
+
+def parameter_stages(network: nn.Module) -> dict[str, int]:
+    """The stage of every parameter, 0 nearest to the input; the head or decoder is the last."""
+    names = [name for name, _ in network.named_parameters()]
+    if hasattr(network, "group_matcher"):
+        groups = group_parameters(network, network.group_matcher(coarse=True), reverse=True)
+        stages = {name: int(groups[name]) for name in names if not is_head(network, name)}
+    else:
+        stages = _stages_by_module(network, names)
+    order = {stage: i for i, stage in enumerate(sorted(set(stages.values())))}
+    return {name: order[stages[name]] if name in stages else len(order) for name in names}
+
+
+def _stages_by_module(network: nn.Module, names: Iterable[str]) -> dict[str, int]:
+    """Stages of a network that does not say: the encoder's modules in their order."""
+    modules: dict[str, int] = {}
+    encoder = [name for name in names if not is_head(network, name)]
+    return {name: modules.setdefault(_bare(name).split(".")[0], len(modules)) for name in encoder}
+
+
+def freeze_stages(network: nn.Module, count: int) -> None:
+    """Keep the weights of the first ``count`` stages as they are."""
+    stages = parameter_stages(network)
+    last = max(stages.values())
+    if count > last:
+        raise HistomakeError(f"model.frozen_stages: {count} would freeze the last of {last + 1} stages too")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(stages[name] >= count)
+
+
+def train_mode(network: nn.Module) -> None:
+    """Switch to training; layers whose weights are all frozen stay in eval mode, their batch statistics too."""
+    network.train()
+    for module in network.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+
+
+def parameter_groups(
+    network: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Optimiser groups: each stage at ``layer_decay`` of the next one's rate; norms and biases without decay."""
+    stages = parameter_stages(network)
+    last = max(stages.values())
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        stage, plain = stages[name] if layer_decay < 1 else last, parameter.ndim <= 1
+        group = groups.setdefault(
+            (stage, plain),
+            {
+                "params": [],
+                "lr": learning_rate * layer_decay ** (last - stage),
+                "weight_decay": 0.0 if plain else weight_decay,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
