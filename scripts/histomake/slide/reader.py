@@ -23,6 +23,9 @@ cv2.setNumThreads(1)
 SAME_SCALE = 0.01
 """Scales closer than this share count as equal: scanners round their mpp."""
 
+LEAST_REST = 2
+"""Smallest scaling left to averaging after the decoder's own."""
+
 STRIP_BYTES = 1 << 26
 """Decoded pixels held at once while a whole slide is reduced."""
 
@@ -75,7 +78,8 @@ class SlideReader:
         level = self.levels[index]
         scale = mpp / self.mpp / level.downsample
         factors = level.coding.reductions(level.tile_shape)
-        reduction = next((f for f in factors if f <= scale * (1 + SAME_SCALE)), 1)
+        # Means of means are means only where their boxes fit: the decoder shrinks all the way, or leaves a good rest.
+        reduction = next((f for f in factors if _same(scale, f) or scale / f >= LEAST_REST), 1)
         return _Plan(index, reduction, level.downsample * reduction, scale / reduction)
 
     def read(
@@ -91,10 +95,10 @@ class SlideReader:
         width, height = (size, size) if isinstance(size, int) else size
         plan = self._plan(mpp)
         left, top = round(x / plan.downsample), round(y / plan.downsample)
-        if abs(plan.scale - 1) <= SAME_SCALE:
+        if _same(plan.scale, 1):
             return self._region(plan.level, plan.reduction, left, top, width, height)
-        box = max(1, round(width * plan.scale)), max(1, round(height * plan.scale))
-        return _resize(self._region(plan.level, plan.reduction, left, top, *box), width, height)
+        box = math.ceil(width * plan.scale), math.ceil(height * plan.scale)
+        return _scaled(self._region(plan.level, plan.reduction, left, top, *box), width, height, plan.scale)
 
     def read_many(
         self, positions: Sequence[tuple[int, int]], size: int | tuple[int, int], mpp: Mpp | float
@@ -114,14 +118,14 @@ class SlideReader:
         factor = self.mpp / mpp
         width, height = math.ceil(self.width * factor - 1e-9), math.ceil(self.height * factor - 1e-9)
         plan = self._plan(mpp)
-        columns = max(1, round(width * plan.scale))
+        columns = math.ceil(width * plan.scale)
         rows = max(1, int(STRIP_BYTES / (columns * 3 * plan.scale)))
         out = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
-            first, last = round(top * plan.scale), max(round(top * plan.scale) + 1, round(bottom * plan.scale))
-            strip = self._region(plan.level, plan.reduction, 0, first, columns, last - first)
-            out[top:bottom] = _resize(strip, width, bottom - top)
+            count = math.ceil((bottom - top) * plan.scale)
+            strip = self._region(plan.level, plan.reduction, 0, round(top * plan.scale), columns, count)
+            out[top:bottom] = _scaled(strip, width, bottom - top, plan.scale)
         return out
 
     def read_level(self, index: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -179,12 +183,21 @@ class _Plan:
     scale: float
 
 
-def _resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Area average, or linear interpolation where the result is larger."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    shrinking = pixels.shape[0] >= height and pixels.shape[1] >= width
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+def _same(scale: float, other: float) -> bool:
+    return abs(scale / other - 1) <= SAME_SCALE
+
+
+def _scaled(pixels: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
+    """The first width x height pixels of ``pixels`` shrunk by ``scale``: means, or when enlarging, interpolation.
+
+    OpenCV is given the factor and not the size, which it would divide into another factor.
+    """
+    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    small = cv2.resize(pixels, None, fx=1 / scale, fy=1 / scale, interpolation=method)
+    missing = max(0, height - small.shape[0]), max(0, width - small.shape[1])
+    if any(missing):
+        small = np.pad(small, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    return small[:height, :width]
 
 
 def _reopen(path: Path, slide_id: str) -> SlideReader:

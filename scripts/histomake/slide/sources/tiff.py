@@ -212,24 +212,42 @@ def _aperio_kind(page: tifffile.TiffPage) -> str:
 
 def _baseline_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
     """Pages of each level, finest first; one page, or three single-channel pages, a level."""
-    if tiff.is_svs:
-        # By what Aperio's levels are, tiled pages, and not by their order: some writers leave the thumbnail out.
-        pages = [page for page in tiff.pages if page.is_tiled]
-        return sorted(([page] for page in pages), key=lambda level: -int(level[0].imagewidth))
+    levels = _ome_pages(tiff) if tiff.is_ome else [[page] for page in _pyramid_pages(tiff)]
+    return sorted(levels, key=lambda pages: -int(pages[0].imagewidth))
+
+
+def _ome_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
+    """Levels of the first OME image, its lower ones in SubIFDs."""
     series = tiff.series[0]
     if series.axes not in ("YX", "YXS", "SYX", "CYX") or (series.axes == "CYX" and series.shape[0] not in (1, 3)):
         raise UnsupportedSlideError(
             f"axes {series.axes} of shape {series.shape}: only one plane of grey, RGB or three channels is supported"
         )
-    levels = []
-    for level in series.levels:
-        pages = [page.aspage() for page in level.pages if page is not None]
-        if not pages:
-            raise TruncatedSlideError("a level has no pages")
-        if any(page.parent is not tiff for page in pages):
-            raise UnsupportedSlideError("its OME-XML spreads the image over several files")
-        levels.append(pages)
-    return sorted(levels, key=lambda pages: -int(pages[0].imagewidth))
+    levels = [[page.aspage() for page in level.pages if page is not None] for level in series.levels]
+    if not all(levels):
+        raise TruncatedSlideError("a level has no pages")
+    if any(page.parent is not tiff for pages in levels for page in pages):
+        raise UnsupportedSlideError("its OME-XML spreads the image over several files")
+    return levels
+
+
+def _pyramid_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """The first page and those that are smaller versions of it, by shape: not every writer marks them as such.
+
+    In an SVS only tiled pages are levels: the thumbnail, with the slide's shape, has strips.
+    """
+    first, *others = tiff.pages
+    others = [page for page in (*others, *(first.pages or ())) if page.is_tiled or not tiff.is_svs]
+    if any(page.shape == first.shape for page in others):
+        raise UnsupportedSlideError("several pages of the full size: a stack of planes is not supported")
+    return [first, *(page for page in others if page.dtype == first.dtype and _is_smaller(page, first))]
+
+
+def _is_smaller(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
+    if not 0 < page.imagewidth < first.imagewidth or page.samplesperpixel != first.samplesperpixel:
+        return False
+    factor = first.imagewidth / page.imagewidth
+    return abs(first.imagelength / factor - page.imagelength) <= 2
 
 
 def _copyable(segments: _Segments, file: FileBytes, *, aperio: bool) -> TileCoding | None:

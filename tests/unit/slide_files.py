@@ -1,0 +1,58 @@
+"""Owns the small slides that tests write for themselves: coordinate grids and pyramids whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+import tifffile
+from histomake.slide.reader import SlideReader
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
+"""Slides too large to commit; tests of them are skipped where they are not."""
+
+BLOCK = 16
+
+
+def grid(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """An RGB image whose every 16 px block is one colour that tells its place: see ``block_places``."""
+    rows, columns = np.mgrid[0:height, 0:width] // BLOCK
+    return np.stack([columns, rows, np.full_like(rows, 100 + seed)], axis=2).astype(np.uint8)
+
+
+def block_places(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of the blocks in an image made of ``grid``."""
+    return pixels[:, :, 0], pixels[:, :, 1]
+
+
+def expected_places(x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """What ``block_places`` finds in a crop of ``grid``."""
+    rows, columns = np.mgrid[y : y + height, x : x + width] // BLOCK
+    return columns.astype(np.uint8), rows.astype(np.uint8)
+
+
+def write_pyramid(path: Path, levels: list[np.ndarray], *, subifds: bool = False, **options: object) -> Path:
+    """A TIFF with ``levels``, finest first, as further pages or, as OME-TIFF has them, in SubIFDs."""
+    options = {"tile": (128, 128), "photometric": "rgb", **options}
+    with tifffile.TiffWriter(path, ome=subifds) as writer:
+        metadata = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 500.0, "PhysicalSizeYUnit": "nm"}
+        extra = {"subifds": len(levels) - 1, "metadata": metadata} if subifds else {"metadata": None}
+        writer.write(levels[0], resolution=(20_000, 20_000), resolutionunit="CENTIMETER", **extra, **options)
+        for level in levels[1:]:
+            writer.write(level, subfiletype=1, metadata=None, **options)
+    return path
+
+
+def openslide_level(path: Path, level: int = 0) -> np.ndarray:
+    """A whole level as OpenSlide shows it, over white: uint8 (h, w, 3)."""
+    with openslide.OpenSlide(path) as slide:
+        region = np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]))
+    alpha = region[:, :, 3:].astype(np.uint16)
+    return ((region[:, :, :3] * alpha + 255 * (255 - alpha)) // 255).astype(np.uint8)
+
+
+def crops(reader: SlideReader) -> np.ndarray:
+    """Forty patches at random places of a 2404 px slide; here, where a spawned process imports little to run it."""
+    places = np.random.default_rng(0).integers(0, 2200, (40, 2))
+    return reader.read_many([(int(x), int(y)) for x, y in places], 100, 0.499)

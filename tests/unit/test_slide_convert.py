@@ -1,0 +1,259 @@
+"""Owns the tests of conversion: what the store holds, who can read it, what the manifest says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dask.array
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from histomake.config import Convert
+from histomake.files import sha256_file, sha256_tree
+from histomake.slide.convert import convert, halve
+from histomake.slide.reader import SlideReader
+from histomake.slide.source import open_source
+from histomake.slide.store import Store
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
+from ome_zarr_models.v05 import Image
+from slide_files import grid, openslide_level, write_pyramid
+
+from tests.bench.slides import big_slide
+
+
+@pytest.fixture(scope="module")
+def svs(tmp_path_factory) -> Path:
+    return big_slide(tmp_path_factory.mktemp("svs"), 2404)
+
+
+@pytest.fixture(scope="module")
+def store(svs, tmp_path_factory) -> tuple[dict, Path]:
+    folder = tmp_path_factory.mktemp("store")
+    manifest = convert(svs, folder / "a.zarr", slide_id="a", config=Convert(shard_px=1024), threads=2)
+    return manifest, folder / "a.zarr"
+
+
+def test_every_tile_of_the_source_is_in_the_store_byte_for_byte(svs, store):
+    stored = Store(store[1])
+    with tifffile.TiffFile(svs) as tiff, svs.open("rb") as stream:
+        pages = [page for page in tiff.pages if page.is_tiled]
+        assert len(pages) == 3
+        for index, page in enumerate(pages):
+            columns = stored.levels[index].grid[1]
+            for i, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+                stream.seek(offset)
+                assert stored.tile(index, *divmod(i, columns)) == stream.read(count)
+
+
+def test_plain_zarr_and_dask_read_what_openslide_shows(svs, store):
+    truth = np.moveaxis(openslide_level(svs), -1, 0)
+    assert np.array_equal(zarr.open(store[1], mode="r")["0"][...], truth)
+    assert np.array_equal(dask.array.from_zarr(store[1], component="0").compute(), truth)
+
+
+def test_ome_zarr_reads_every_level(store):
+    (node, *_) = Reader(parse_url(store[1]))()
+    assert [level.shape for level in node.data] == [(3, 2404, 2404), (3, 601, 601), (3, 150, 150)]
+    assert int(node.data[2].compute().min()) < 255
+
+
+def test_the_metadata_is_valid_ome_zarr(store):
+    image = Image.from_zarr(zarr.open_group(store[1], mode="r"))
+    (multiscale,) = image.ome_attributes.multiscales
+    assert [(axis.name, axis.unit) for axis in multiscale.axes] == [
+        ("c", None),
+        ("y", "micrometer"),
+        ("x", "micrometer"),
+    ]
+    scales = [d.coordinateTransformations[0].scale for d in multiscale.datasets]
+    assert scales == [[1.0, 0.499 * d, 0.499 * d] for d in (1, 4, 16)]
+
+
+def test_levels_share_their_corner_and_not_their_first_pixels_centre(store):
+    image = Image.from_zarr(zarr.open_group(store[1], mode="r"))
+    for dataset in image.ome_attributes.multiscales[0].datasets:
+        scale, shift = (t.scale if t.type == "scale" else t.translation for t in dataset.coordinateTransformations)
+        assert shift[2] - scale[2] / 2 == pytest.approx(-0.499 / 2)
+
+
+def test_the_manifest_says_what_was_done(svs, store):
+    manifest, path = store
+    assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
+    assert manifest["sha256"] == sha256_file(svs)
+    assert manifest["bytes_in"] == svs.stat().st_size
+    assert manifest["bytes_out"] == sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    assert manifest["files"] == len(manifest["checksums"]) == sum(p.is_file() for p in path.rglob("*"))
+    assert [level["mpp"] for level in manifest["levels"]] == pytest.approx([0.499, 1.996, 7.984])
+    assert set(manifest["seconds"]) == {"open", "tiles", "commit", "total"}
+
+
+def test_a_store_is_hardly_larger_than_its_source(svs, tmp_path):
+    manifest = convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    assert manifest["bytes_out"] <= 1.02 * manifest["bytes_in"]
+
+
+def test_a_folder_is_hashed_as_a_tree(data, tmp_path):
+    source = data / "slides" / "CMU-1-Small-Region_dicom"
+    manifest = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    assert manifest["sha256"] == sha256_tree(source)
+
+
+@pytest.mark.parametrize("shard_px", [256, 512, 1000, 8192])
+def test_shards_of_any_size_hold_the_same_pixels(shard_px, svs, store, tmp_path):
+    convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert(shard_px=shard_px))
+    with SlideReader(tmp_path / "a.zarr") as ours, SlideReader(store[1]) as theirs:
+        assert np.array_equal(ours.read_level(0, 0, 0, 2404, 2404), theirs.read_level(0, 0, 0, 2404, 2404))
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "jpegxl", "zstd"])
+def test_every_codec_reads_alike_through_zarr_and_the_reader(codec, data, tmp_path):
+    truth = tifffile.imread(data / "slides" / "CMU-1-Small-Region.webp.tiff")[:700, -1100:, :3]
+    np.save(tmp_path / "a.npy", truth)
+    manifest = convert(
+        tmp_path / "a.npy", tmp_path / "a.zarr", slide_id="a", config=Convert(codec=codec), mpp=0.5, threads=2
+    )
+    with SlideReader(tmp_path / "a.zarr") as reader:
+        for index, level in enumerate(manifest["levels"]):
+            shown = reader.read_level(index, 0, 0, level["width"], level["height"])
+            assert np.array_equal(np.moveaxis(zarr.open(tmp_path / "a.zarr", mode="r")[str(index)][...], 0, -1), shown)
+        difference = np.abs(reader.read_level(0, 0, 0, 1100, 700).astype(int) - truth).mean()
+    assert difference == 0 if codec == "zstd" else 0 < difference < 2
+
+
+def test_a_source_without_a_pyramid_gets_one(data, tmp_path):
+    source = data / "slides" / "CMU-1-Small-Region.webp.tiff"
+    manifest = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert(codec="zstd"), mpp=0.5)
+    sizes = [(level["width"], level["height"], level["downsample"]) for level in manifest["levels"]]
+    assert sizes == [(2220, 2967, 1.0), (1110, 1484, 2.0), (555, 742, 4.0)]
+    with SlideReader(tmp_path / "a.zarr") as reader:
+        full, half = reader.read_level(0, 0, 0, 2220, 2967), reader.read_level(1, 0, 0, 1110, 1484)
+    assert np.array_equal(half, halve(full))
+
+
+def test_a_wide_pyramid_is_made_in_several_passes(tmp_path):
+    image = np.repeat(np.repeat(grid(1300, 40), 14, axis=1), 14, axis=0)
+    np.save(tmp_path / "a.npy", image)
+    manifest = convert(tmp_path / "a.npy", tmp_path / "a.zarr", slide_id="a", config=Convert(codec="zstd"), mpp=0.5)
+    assert [level["width"] for level in manifest["levels"]] == [18200, 9100, 4550, 2275, 1138, 569]
+    expected = image
+    with SlideReader(tmp_path / "a.zarr") as reader:
+        for index, level in enumerate(manifest["levels"]):
+            shown = reader.read_level(index, 0, 0, level["width"], level["height"])
+            assert np.abs(shown.astype(int) - expected).max() <= 1
+            expected = halve(expected)
+
+
+def test_the_number_of_threads_changes_no_byte(data, tmp_path):
+    source = data / "slides" / "CMU-1-Small-Region.webp.tiff"
+    trees = []
+    for threads in (1, 3):
+        path = tmp_path / str(threads) / "a.zarr"
+        convert(source, path, slide_id="a", config=Convert(tile_px=64, shard_px=1024), mpp=0.5, threads=threads)
+        trees.append(sha256_tree(path))
+    assert trees[0] == trees[1]
+
+
+def test_tiles_a_tiff_leaves_out_are_white_and_counted(tmp_path):
+    full = np.full((128, 128, 3), 40, np.uint8)
+    tiles = [full, None, full, full, full, full]
+    for compression in ("jpeg", "zlib"):
+        path = tmp_path / f"{compression}.tif"
+        tifffile.imwrite(
+            path,
+            iter(tiles),
+            shape=(256, 384, 3),
+            dtype=np.uint8,
+            tile=(128, 128),
+            photometric="rgb",
+            compression=compression,
+            metadata=None,
+        )
+        manifest = convert(path, tmp_path / "a.zarr", slide_id="a", config=Convert(tile_px=128), mpp=0.5)
+        with SlideReader(tmp_path / "a.zarr") as reader:
+            pixels = reader.read_level(0, 0, 0, 384, 256)
+        assert manifest["levels"][0]["empty_tiles"] == 1
+        assert pixels[:128, 128:256].min() == 255
+        assert abs(int(pixels[128:].mean()) - 40) <= 1
+
+
+def test_levels_keep_their_own_tile_sizes_and_tables(tmp_path):
+    path = tmp_path / "a.tif"
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    with tifffile.TiffWriter(path) as writer:
+        for step, (tile, level) in enumerate([(256, 95), (128, 40)]):
+            writer.write(
+                image[:: 1 << step, :: 1 << step],
+                tile=(tile, tile),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": level},
+                subfiletype=step,
+                metadata=None,
+            )
+    manifest = convert(path, tmp_path / "a.zarr", slide_id="a", config=Convert(), mpp=0.5)
+    assert [level["passthrough"] for level in manifest["levels"]] == [True, True]
+    with SlideReader(tmp_path / "a.zarr") as reader, tifffile.TiffFile(path) as tiff:
+        assert [level.tile_width for level in reader.levels] == [256, 128]
+        for index, page in enumerate(tiff.pages):
+            assert np.array_equal(reader.read_level(index, 0, 0, page.imagewidth, page.imagelength), page.asarray())
+
+
+def test_a_level_whose_edge_tiles_are_cropped_is_encoded_again(tmp_path):
+    image = grid(300, 200)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg", rowsperstrip=128, metadata=None)
+    manifest = convert(tmp_path / "a.tif", tmp_path / "a.zarr", slide_id="a", config=Convert(codec="zstd"), mpp=0.5)
+    assert [level["codec"] for level in manifest["levels"]] == ["zstd"]
+    with SlideReader(tmp_path / "a.zarr") as reader:
+        assert np.array_equal(reader.read_level(0, 0, 0, 300, 200), tifffile.imread(tmp_path / "a.tif"))
+
+
+def test_a_zip_store_is_one_file_that_zarr_and_the_reader_read(svs, store, tmp_path):
+    convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    manifest = convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert(store="zip"))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr.zip"] == [manifest["store"]]
+    with SlideReader(tmp_path / "a.zarr.zip") as ours, SlideReader(store[1]) as theirs:
+        assert np.array_equal(ours.read(500, 600, 700, 0.499), theirs.read(500, 600, 700, 0.499))
+    with zarr.storage.ZipStore(tmp_path / "a.zarr.zip", mode="r") as archive:
+        assert zarr.open_group(archive, mode="r")["2"][...].shape == (3, 150, 150)
+
+
+def test_going_back_from_zip_to_directory_leaves_one_store(svs, tmp_path):
+    for kind in ("zip", "directory"):
+        convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert(store=kind))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_the_label_stays_out_unless_asked_for(data, tmp_path):
+    source = data / "slides" / "CMU-1-Small-Region.svs"
+    without = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    assert sorted(p.name for p in (tmp_path / "a.zarr" / "associated").iterdir()) == ["thumbnail", "zarr.json"]
+    assert all(without["associated"][name].startswith("left out") for name in ("label", "macro"))
+    convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert(keep_label_image=True))
+    with open_source(source, slide_id="a") as slide:
+        label = slide.associated()["label"]()
+    kept = np.moveaxis(zarr.open(tmp_path / "a.zarr", mode="r")["associated/label"][...], 0, -1)
+    assert np.abs(kept.astype(int) - label).mean() < 4
+
+
+def test_operator_and_dates_are_not_copied(data, tmp_path):
+    source = data / "slides" / "CMU-1-Small-Region.svs"
+    manifest = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    text = json.dumps(manifest) + "".join(p.read_text() for p in (tmp_path / "a.zarr").rglob("zarr.json"))
+    assert manifest["properties"]["aperio.AppMag"] == "20"
+    for private in ("12/29/09", "b414003d", "CPAPERIOCS"):
+        assert private in source.read_bytes().decode("latin1")
+        assert private not in text
+
+
+def test_pixels_that_are_not_square_keep_both_spacings(tmp_path):
+    write_pyramid(tmp_path / "a.tif", [grid(300, 200)], compression="zlib", subifds=False)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        tiff.pages[0].tags["YResolution"].overwrite((25_000, 1))
+    manifest = convert(tmp_path / "a.tif", tmp_path / "a.zarr", slide_id="a", config=Convert())
+    assert (manifest["mpp_x"], manifest["mpp_y"], manifest["mpp"]) == pytest.approx((0.5, 0.4, 0.45))
+    image = Image.from_zarr(zarr.open_group(tmp_path / "a.zarr", mode="r"))
+    scale = image.ome_attributes.multiscales[0].datasets[0].coordinateTransformations[0].scale
+    assert scale == pytest.approx([1, 0.4, 0.5])

@@ -1,0 +1,298 @@
+"""Owns the tests of reading each slide family: pixels, places, levels, resolution, kinds of tile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+from histomake.config import Convert
+from histomake.errors import Reason, SlideError
+from histomake.slide.convert import convert, downsample_between
+from histomake.slide.reader import SlideReader
+from histomake.slide.source import open_source, resolve_mpp
+from histomake.slide.sources.base import SourceInfo, SourceLevel, over_white
+from PIL import Image
+from slide_files import SHARED, block_places, expected_places, grid, openslide_level, write_pyramid
+
+from tests.bench.slides import big_slide
+
+LOSSLESS = Convert(codec="zstd")
+GRIDS = ("zlib", "LZW", "JPEG-2000", "JPEG")
+
+
+def stored(
+    source: Path, folder: Path, config: Convert = LOSSLESS, mpp: float | None = None
+) -> tuple[dict, SlideReader]:
+    manifest = convert(source, folder / "slide.zarr", slide_id="slide", config=config, mpp=mpp)
+    return manifest, SlideReader(folder / manifest["store"])
+
+
+def grid_numbers(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of each 8 px block of the published synthetic grid, whose first 2 x 2 pixels hold them in bits."""
+    bits = (pixels[:512, :512].reshape(64, 8, 64, 8, 3)[:, :2, :, :2] > 127).transpose(0, 2, 1, 3, 4)
+    weights = np.array([[32, 16, 8], [4, 2, 1]])
+    y, x = ((bits[:, :, line] * weights).sum(axis=(2, 3)) for line in (0, 1))
+    return x, y
+
+
+@pytest.mark.parametrize("compression", GRIDS[:3])  # JPEG loses the bits in the grid's single pixels
+def test_every_block_of_the_published_grid_lies_where_its_number_says(compression, data, tmp_path):
+    name = f"XYC_-compression_{compression}_-tilex_128_-tiley_128_-pyramid-scale_2_-merge.ome.tiff"
+    _, reader = stored(data / "slides" / "synthetic_grid" / name, tmp_path, mpp=0.5)
+    x, y = grid_numbers(reader.read(0, 0, 512, 0.5))
+    columns, rows = np.meshgrid(range(64), range(64))
+    assert np.array_equal(x, columns)
+    assert np.array_equal(y, rows)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_published_grid_reads_as_its_png_does(name, data, tmp_path):
+    folder = data / "slides" / "synthetic_grid"
+    _, reader = stored(
+        folder / f"XYC_-compression_{name}_-tilex_128_-tiley_128_-pyramid-scale_2_-merge.ome.tiff", tmp_path, mpp=0.5
+    )
+    truth = np.asarray(Image.open(folder / "XYC.png"))
+    difference = np.abs(reader.read(0, 0, 512, 0.5).astype(int) - truth)
+    # The JPEG file's TIFF tag says RGB, its streams YCbCr: believing the tag, the difference would be 56.
+    assert difference.mean() <= (15 if name == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("subifds", [False, True], ids=["pages", "subifds"])
+def test_every_level_of_a_pyramid_is_read_at_its_own_place(subifds, tmp_path):
+    sizes = [(1000, 700), (500, 350), (125, 87)]
+    path = write_pyramid(
+        tmp_path / "pyramid.tif", [grid(w, h, i) for i, (w, h) in enumerate(sizes)], subifds=subifds, compression="zlib"
+    )
+    manifest, reader = stored(path, tmp_path)
+    assert [(level["width"], level["height"], level["downsample"]) for level in manifest["levels"]] == [
+        (1000, 700, 1.0),
+        (500, 350, 2.0),
+        (125, 87, 8.0),
+    ]
+    for downsample, (x, y, size) in {1: (333, 141, 300), 2: (400, 100, 150), 8: (80, 160, 60)}.items():
+        patch = reader.read(x, y, size, 0.5 * downsample)
+        for found, wanted in zip(
+            block_places(patch), expected_places(x // downsample, y // downsample, size, size), strict=True
+        ):
+            assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "lzw", "predictor": True},
+        {"compression": "zlib"},
+        {"compression": "webp", "compressionargs": {"lossless": True}},
+        {"compression": "jpeg2000"},
+        {"compression": None, "tile": None, "rowsperstrip": 64},
+        {"compression": "lzw", "tile": None, "rowsperstrip": 7},
+        {"compression": "zlib", "tile": None, "rowsperstrip": 700},
+        {"planarconfig": "separate", "compression": "zlib"},
+        {"bigtiff": True, "compression": "zlib"},
+        {"byteorder": ">", "compression": "lzw"},
+    ],
+    ids=str,
+)
+def test_lossless_tiffs_of_every_layout_keep_every_pixel(options, tmp_path):
+    image = cv2.resize(grid(600, 400), (900, 700), interpolation=cv2.INTER_LINEAR)
+    options = {"tile": (128, 128), "photometric": "rgb", "metadata": None, **options}
+    opening = {key: options.pop(key) for key in ("bigtiff", "byteorder") if key in options}
+    written = np.moveaxis(image, -1, 0) if options.get("planarconfig") == "separate" else image
+    with tifffile.TiffWriter(tmp_path / "a.tif", **opening) as writer:
+        writer.write(written, **options)
+    _, reader = stored(tmp_path / "a.tif", tmp_path, mpp=0.5)
+    assert np.array_equal(reader.read_level(0, 0, 0, 900, 700), image)
+
+
+@pytest.mark.parametrize("tile", [(128, 128), None], ids=["tiled", "striped"])
+def test_a_jpeg_tiff_reads_as_tifffile_reads_it(tile, tmp_path):
+    image = grid(600, 400)
+    layout = {"tile": tile} if tile else {"rowsperstrip": 64}
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg", metadata=None, **layout)
+    manifest, reader = stored(tmp_path / "a.tif", tmp_path, mpp=0.5)
+    assert np.array_equal(reader.read_level(0, 0, 0, 600, 400), tifffile.imread(tmp_path / "a.tif"))
+    assert manifest["levels"][0]["passthrough"] is (tile is not None)
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (300, 400, 1), (300, 400, 3), (300, 400, 4)], ids=str)
+def test_arrays_of_every_shape_are_slides(shape, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    manifest, reader = stored(tmp_path / "a.npy", tmp_path, mpp=0.5)
+    pixels = reader.read_level(0, 0, 0, 400, 300)
+    wanted = over_white(array) if shape[-1:] == (4,) else np.broadcast_to(array.reshape(300, 400, -1), (300, 400, 3))
+    assert np.array_equal(pixels, wanted)
+    assert manifest["mpp_source"] == "sheet"
+
+
+def test_transparent_pixels_become_white(tmp_path):
+    rgba = np.zeros((64, 64, 4), np.uint8)
+    rgba[:, 32:, 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    _, reader = stored(tmp_path / "a.png", tmp_path, mpp=0.5)
+    assert reader.read_level(0, 0, 0, 64, 64)[0, [0, 40], 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("colour", ["RGB", "YCBCR"])
+def test_svs_levels_are_copied_and_show_what_openslide_shows(colour, tmp_path):
+    source = big_slide(tmp_path, 2404, colour=colour)
+    manifest, reader = stored(source, tmp_path)
+    assert [level["downsample"] for level in manifest["levels"]] == [1.0, 4.0, 16.0]
+    for index, level in enumerate(manifest["levels"]):
+        assert level["passthrough"]
+        shown = reader.read_level(index, 0, 0, level["width"], level["height"])
+        assert np.array_equal(shown, openslide_level(source, index))
+
+
+def test_the_real_svs_shows_what_openslide_shows(data, tmp_path):
+    source = data / "slides" / "CMU-1-Small-Region.svs"
+    manifest, reader = stored(source, tmp_path)
+    assert np.array_equal(reader.read_level(0, 0, 0, 2220, 2967), openslide_level(source))
+    assert (manifest["mpp"], manifest["mpp_source"], manifest["vendor"]) == (0.499, "vendor", "aperio")
+
+
+def test_an_svs_without_a_thumbnail_keeps_its_second_level(tmp_path):
+    levels = [grid(800, 600), grid(400, 300), grid(200, 150)]
+    write_pyramid(tmp_path / "a.svs", levels, compression="jpeg", description="Aperio Image Library v1|MPP = 0.25")
+    manifest, _ = stored(tmp_path / "a.svs", tmp_path)
+    assert [level["width"] for level in manifest["levels"]] == [800, 400, 200]
+    assert manifest["mpp"] == 0.25
+
+
+@pytest.mark.parametrize(("code", "copied"), [(33003, False), (33005, True)])
+def test_aperio_jpeg2000_is_copied_when_its_components_are_rgb(code, copied, tmp_path):
+    image = cv2.GaussianBlur(grid(256, 256), (0, 0), 3)
+    pixels = image if copied else cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[:, :, [0, 2, 1]]
+    tiles = [
+        imagecodecs.jpeg2k_encode(
+            np.ascontiguousarray(pixels[y : y + 128, x : x + 128]), codecformat="J2K", mct=False, reversible=True
+        )
+        for y in (0, 128)
+        for x in (0, 128)
+    ]
+    with tifffile.TiffWriter(tmp_path / "a.svs") as writer:
+        writer.write(
+            iter(tiles),
+            shape=image.shape,
+            dtype=np.uint8,
+            tile=(128, 128),
+            photometric="rgb",
+            compression=code,
+            description="Aperio Image Library v1|MPP = 0.25",
+            metadata=None,
+        )
+    manifest, reader = stored(tmp_path / "a.svs", tmp_path)
+    assert manifest["levels"][0]["passthrough"] is copied
+    assert np.abs(reader.read_level(0, 0, 0, 256, 256).astype(int) - image).max() <= (0 if copied else 2)
+
+
+@pytest.mark.parametrize("one_file", [False, True], ids=["folder", "file"])
+def test_a_dicom_slide_shows_what_its_svs_shows(one_file, data, tmp_path):
+    source = data / "slides" / "CMU-1-Small-Region_dicom"
+    source = max(source.iterdir(), key=lambda p: p.stat().st_size) if one_file else source
+    manifest, reader = stored(source, tmp_path)
+    assert np.array_equal(
+        reader.read_level(0, 0, 0, 2220, 2967), openslide_level(data / "slides" / "CMU-1-Small-Region.svs")
+    )
+    assert manifest["levels"][0]["passthrough"]
+    assert manifest["mpp"] == pytest.approx(0.499)
+
+
+def test_a_dicom_slide_shows_what_openslide_shows(data, tmp_path):
+    source = data / "slides" / "camelyon-lowres.dcm"
+    manifest, reader = stored(source, tmp_path)
+    difference = np.abs(reader.read_level(0, 0, 0, 1152, 700).astype(int) - openslide_level(source))
+    assert difference.max() == 0
+    assert manifest["mpp"] == pytest.approx(28.97, abs=0.01)
+
+
+def test_frames_in_any_order_find_their_places(data, tmp_path):
+    source = max((data / "slides" / "CMU-1-Small-Region_dicom").iterdir(), key=lambda p: p.stat().st_size)
+    dataset = pydicom.dcmread(source)
+    columns = -(-dataset.TotalPixelMatrixColumns // dataset.Columns)
+    frames = list(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=dataset.NumberOfFrames))
+    order = np.random.default_rng(0).permutation(len(frames))[:-3]
+    dataset.DimensionOrganizationType = "TILED_SPARSE"
+    dataset.NumberOfFrames = len(order)
+    dataset.PerFrameFunctionalGroupsSequence = [_place(int(i), columns, dataset) for i in order]
+    dataset.PixelData = pydicom.encaps.encapsulate([frames[i] for i in order])
+    dataset.save_as(tmp_path / "sparse.dcm")
+    manifest, reader = stored(tmp_path / "sparse.dcm", tmp_path)
+    truth = openslide_level(data / "slides" / "CMU-1-Small-Region.svs")
+    for index in range(len(frames)):
+        row, column = divmod(index, columns)
+        box = slice(row * 240, row * 240 + 240), slice(column * 240, column * 240 + 240)
+        shown = reader.read_level(0, 0, 0, 2220, 2967)[box] if index < 3 else None
+        if shown is not None:
+            assert np.array_equal(shown, truth[box] if index in order else np.full_like(shown, 255))
+    assert manifest["levels"][0]["empty_tiles"] == 3
+
+
+def _place(index: int, columns: int, dataset: pydicom.Dataset) -> pydicom.Dataset:
+    position = pydicom.Dataset()
+    position.ColumnPositionInTotalImagePixelMatrix = index % columns * dataset.Columns + 1
+    position.RowPositionInTotalImagePixelMatrix = index // columns * dataset.Rows + 1
+    group = pydicom.Dataset()
+    group.PlanePositionSlideSequence = [position]
+    return group
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the NDPI slide is not committed")
+def test_ndpi_shows_what_openslide_shows(tmp_path):
+    source = SHARED / "fluorescence-DAPI.ndpi"
+    manifest, reader = stored(source, tmp_path)
+    for index, level in enumerate(manifest["levels"]):
+        shown = reader.read_level(index, 0, 0, level["width"], level["height"])
+        assert np.array_equal(shown, openslide_level(source, index))
+    assert (manifest["vendor"], round(manifest["mpp"], 4)) == ("hamamatsu", 0.2282)
+
+
+def test_the_suffix_is_not_believed(data, tmp_path):
+    path = tmp_path / "slide.npy"
+    path.write_bytes((data / "slides" / "CMU-1-Small-Region.svs").read_bytes())
+    with open_source(path, slide_id="a") as slide:
+        assert slide.info.vendor == "aperio"
+
+
+@pytest.mark.parametrize(
+    ("full", "part", "expected"),
+    [
+        ((46_001, 32_914), (2875, 2057), 16.0),
+        ((46_001, 32_914), (2876, 2058), 16.0),
+        ((1000, 1000), (1000, 1000), 1.0),
+        ((1000, 800), (400, 320), 2.5),
+        ((100_000, 100_000), (6000, 6000), 100 / 6),
+    ],
+)
+def test_a_downsample_is_whole_when_rounding_explains_the_sizes(full, part, expected):
+    assert downsample_between(SourceLevel(*full, 1, 1), SourceLevel(*part, 1, 1)) == pytest.approx(expected, rel=1e-9)
+
+
+def info(**fields: object) -> SourceInfo:
+    return SourceInfo("tiff", "generic-tiff", (), **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sheet", "mpp", "origin"),
+    [
+        ({"vendor_mpp": (0.25, 0.25), "tag_mpp": (0.5, 0.5)}, 0.3, 0.3, "sheet"),
+        ({"vendor_mpp": (0.25, 0.25), "tag_mpp": (0.5, 0.5)}, None, 0.25, "vendor"),
+        ({"vendor_mpp": (0.0, 0.0), "tag_mpp": (0.5, 0.5)}, None, 0.5, "tiff_tags"),
+        ({"tag_mpp": (0.5, 0.6)}, None, 0.55, "tiff_tags"),
+    ],
+)
+def test_the_first_believable_resolution_wins(fields, sheet, mpp, origin):
+    resolution = resolve_mpp(info(**fields), sheet, slide_id="a", path=Path("a.svs"))
+    assert (resolution.mpp, resolution.origin) == (pytest.approx(mpp), origin)
+
+
+@pytest.mark.parametrize("tag_mpp", [None, (0.00499, 0.00499), (20.1, 20.1), (352.8, 352.8)])
+def test_a_slide_without_a_believable_resolution_is_refused(tag_mpp):
+    with pytest.raises(SlideError, match="mpp column") as caught:
+        resolve_mpp(info(tag_mpp=tag_mpp), None, slide_id="a", path=Path("a.tif"))
+    assert caught.value.reason is Reason.NO_MPP
