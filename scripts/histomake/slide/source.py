@@ -21,12 +21,12 @@ from histomake.slide.sources.base import (
     UnsupportedSlideError,
 )
 from histomake.slide.sources.dicom import DicomSource
-from histomake.slide.sources.plain import NpySource, PictureSource
+from histomake.slide.sources.plain import PNG_MAGIC, NpySource, PictureSource
 from histomake.slide.sources.tiff import TiffSource
 from histomake.slide.sources.vendor import OpenSlideSource
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
+PICTURE_MAGIC = (PNG_MAGIC, b"\xff\xd8\xff")
 NPY_MAGIC = b"\x93NUMPY"
 OWN_TIFF_VENDORS = (None, "aperio", "generic-tiff")
 

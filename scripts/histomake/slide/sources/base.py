@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
+from pydicom.errors import InvalidDicomError
 
 from histomake.slide.codec import TileCoding
 
@@ -26,7 +29,11 @@ PARSE_ERRORS = (
     RuntimeError,
     AssertionError,
     MemoryError,
+    SyntaxError,  # of XML
     struct.error,
+    TokenError,  # of NumPy headers
+    zlib.error,
+    InvalidDicomError,
 )
 
 MAX_SIDE_PX = 2_000_000
@@ -132,17 +139,18 @@ def check_size(width: int, height: int) -> None:
 
 
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """uint8 RGB (h, w, 3) from grey (h, w), (h, w, 1), RGB or RGBA; transparency becomes white."""
+    """uint8 RGB (h, w, 3) from grey (h, w) or (h, w, 1), grey and alpha, RGB or RGBA; transparency becomes white."""
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype != np.uint8:
         raise UnsupportedSlideError(f"pixels are {pixels.dtype}, only 8-bit images are supported")
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        raise UnsupportedSlideError(f"array of shape {pixels.shape} is neither grey, RGB nor RGBA")
-    if pixels.shape[2] == 1:
-        return np.repeat(pixels, 3, axis=2)
+    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4:
+        raise UnsupportedSlideError(f"array of shape {pixels.shape} is neither grey nor RGB, with or without alpha")
+    if pixels.shape[2] < 3:
+        grey = np.repeat(pixels[:, :, :1], 3, axis=2)
+        pixels = grey if pixels.shape[2] == 1 else np.concatenate([grey, pixels[:, :, 1:]], axis=2)
     if pixels.shape[2] == 4:
         return over_white(pixels)
     return pixels

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
-from PIL import Image
 
+from histomake.slide.jpeg import EOI, read_frame
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
     ImplausibleSlideError,
@@ -18,6 +20,10 @@ from histomake.slide.sources.base import (
     check_size,
     to_rgb,
 )
+
+PNG_MAGIC = b"\x89PNG"
+IHDR_AT = 16
+TRAILER_BYTES = 1 << 16
 
 MAX_PICTURE_PX = 1 << 29
 """Largest PNG or JPEG: these formats are decoded in one piece, 1.6 GB of RGB at this size."""
@@ -53,26 +59,23 @@ class NpySource(Source):
 
 
 class PictureSource(Source):
-    """A PNG or JPEG file, decoded once, when its first pixels are asked for."""
+    """A PNG or JPEG file, decoded once, in one piece."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        with Image.open(path) as image:
-            width, height = image.size
-            vendor = str(image.format).lower()
+        data = path.read_bytes()
+        vendor = "png" if data.startswith(PNG_MAGIC) else "jpeg"
+        width, height = _png_size(data) if vendor == "png" else _jpeg_size(data)
+        check_size(width, height)
         if width * height > MAX_PICTURE_PX:
-            raise ImplausibleSlideError(f"a {vendor} of {width} x {height} px must be decoded in one piece")
-        self._pixels = self._load()
-        level = SourceLevel(width, height, min(BLOCK_PX, width), min(BLOCK_PX, height))
-        self.info = SourceInfo("plain", vendor, (level,))
-
-    def _load(self) -> np.ndarray:
+            raise ImplausibleSlideError(f"a {vendor} of {width} x {height} px would have to be decoded in one piece")
         try:
-            with Image.open(self.path) as image:
-                mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
-                return to_rgb(np.asarray(image.convert(mode)))
+            pixels = imagecodecs.png_decode(data) if vendor == "png" else imagecodecs.jpeg8_decode(data)
         except PARSE_ERRORS as error:
             raise TruncatedSlideError(f"the picture cannot be decoded to its end: {error}") from error
+        self._pixels = to_rgb(pixels)
+        level = SourceLevel(width, height, min(BLOCK_PX, width), min(BLOCK_PX, height))
+        self.info = SourceInfo("plain", vendor, (level,))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Pixels: uint8 (height, width, 3)."""
@@ -80,3 +83,17 @@ class PictureSource(Source):
 
     def close(self) -> None:
         """Nothing to release: the pixels go with the object."""
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", data, IHDR_AT)
+    return width, height
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    frame = read_frame(data)
+    if frame.components not in (1, 3) or frame.precision != 8:
+        raise UnsupportedSlideError(f"a JPEG of {frame.components} components, {frame.precision} bits each")
+    if EOI not in data[-TRAILER_BYTES:]:
+        raise TruncatedSlideError("the JPEG has no end")  # decoders would paint the rest grey
+    return frame.width, frame.height

@@ -315,9 +315,10 @@ def _aperio(description: str) -> tuple[tuple[float, float] | None, dict[str, str
 
 
 def _ome_mpp(xml: str) -> tuple[float, float] | None:
-    pixels = next((e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels")), None)
-    if pixels is None:
-        return None
+    try:
+        pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels"))
+    except (ElementTree.ParseError, StopIteration):
+        return None  # the pixels may be whole all the same
     sizes = []
     for axis in "XY":
         size = _positive(pixels.get(f"PhysicalSize{axis}"))
