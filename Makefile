@@ -53,7 +53,7 @@ lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/snakefmt --check Snakefile rules
-	$(SNAKEMAKE) --lint --configfile tests/workflow/lint.yaml
+	$(SNAKEMAKE) --lint
 
 bench: env
 	$(PYTHON) -m tests.bench $(BENCH)

@@ -1,15 +1,4 @@
 # What a run is asked for, where each result came from, and what is said when the run ends.
-from histomake import runs
-
-
-def final_outputs(wildcards):
-    """Everything `snakemake` makes when no target is named."""
-    return [
-        LAYOUT.catalog,
-        LAYOUT.lineage,
-        *(LAYOUT.metrics(name) for name in CONFIG.tasks),
-        *interpretation_outputs(),
-    ]
 
 
 rule lineage:

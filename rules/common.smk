@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from histomake import cohort, provenance
+from histomake import cohort, provenance, runs
 from histomake.config import parse_config
 from histomake.errors import HistomakeError
 from histomake.layout import Layout
@@ -81,6 +81,11 @@ def fitted(wildcards):
     }
 
 
+def fitted_slides(wildcards):
+    """Ids of the slides a fold's model is made with."""
+    return slides_in(wildcards.task, wildcards.fold, *cohort.FITTED)
+
+
 def prediction_paths(task_name, *roles):
     return [
         LAYOUT.prediction(task_name, fold, s) for fold in folds(task_name) for s in slides_in(task_name, fold, *roles)
@@ -104,3 +109,13 @@ def gigapixel_memory(base_mb, per_file_gb_mb):
 def minutes(base):
     """Run time in minutes that doubles with every attempt."""
     return lambda wildcards, attempt: base * 2 ** (attempt - 1)
+
+
+def final_outputs(wildcards):
+    """Everything `snakemake` makes when no target is named."""
+    return [
+        LAYOUT.catalog,
+        LAYOUT.lineage,
+        *(LAYOUT.metrics(name) for name in CONFIG.tasks),
+        *interpretation_outputs(),
+    ]

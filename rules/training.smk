@@ -1,10 +1,6 @@
 # Models, one per task and fold, from patches read on the fly.
 
 
-def fitted_slides(wildcards):
-    return slides_in(wildcards.task, wildcards.fold, *cohort.FITTED)
-
-
 # The split and the quarantine record must exist and have passed their gates, yet a new slide that is only to be
 # predicted must not train anew: which slides a model is fitted on is a param, and their tables are inputs.
 rule train:
