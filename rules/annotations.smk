@@ -8,10 +8,6 @@ rule annotate:
     output:
         record="<results>/annotations/{slide}.json",
         geojson="<results>/annotations/{slide}.geojson",
-    params:
-        annotation=annotation_fingerprint,
-        cfg=CONFIG.annotations.dump(),
-        code=code("annotate.py"),
     log:
         "<logs>/annotate/{slide}.log",
     benchmark:
@@ -22,5 +18,9 @@ rule annotate:
     resources:
         mem_mb=gigapixel_memory(2000, 8000),
         runtime=minutes(15),
+    params:
+        annotation=annotation_fingerprint,
+        cfg=CONFIG.annotations.dump(),
+        code=code("annotate.py"),
     script:
         "../scripts/annotate.py"

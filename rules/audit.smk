@@ -7,8 +7,6 @@ rule lineage:
         metrics=collect("<results>/metrics/{task}.json", task=CONFIG.tasks),
     output:
         lineage="<results>/audit/lineage.parquet",
-    params:
-        code=code("lineage.py"),
     log:
         "<logs>/lineage.log",
     benchmark:
@@ -19,6 +17,8 @@ rule lineage:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=minutes(30),
+    params:
+        code=code("lineage.py"),
     script:
         "../scripts/lineage.py"
 

@@ -6,9 +6,6 @@ rule split:
         manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
     output:
         split="<results>/splits/{task}.parquet",
-    params:
-        roles=lambda wildcards: [[a.fold, a.slide_id, a.patient_id, a.role] for a in ROLES[wildcards.task]],
-        code=code("split.py"),
     log:
         "<logs>/split/{task}.log",
     benchmark:
@@ -19,6 +16,9 @@ rule split:
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=minutes(10),
+    params:
+        roles=lambda wildcards: [[a.fold, a.slide_id, a.patient_id, a.role] for a in ROLES[wildcards.task]],
+        code=code("split.py"),
     script:
         "../scripts/split.py"
 
@@ -31,9 +31,6 @@ rule quarantine:
         quality=collect("<results>/quality/{slide}.json", slide=SLIDES),
     output:
         entries="<results>/quarantine.json",
-    params:
-        max_share=0.0 if CONFIG.on_bad_slide == "fail" else CONFIG.max_quarantined,
-        code=code("quarantine.py"),
     log:
         "<logs>/quarantine.log",
     benchmark:
@@ -44,5 +41,8 @@ rule quarantine:
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=minutes(10),
+    params:
+        max_share=0.0 if CONFIG.on_bad_slide == "fail" else CONFIG.max_quarantined,
+        code=code("quarantine.py"),
     script:
         "../scripts/quarantine.py"

@@ -16,7 +16,10 @@ from histomake.sheet import SLIDE_ID, read_sheet
 try:
     CONFIG = parse_config(config)
     SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=workflow.is_main_process)
-    ROLES = {name: cohort.assign_task(SLIDES.values(), task, seed=CONFIG.seed, name=name) for name, task in CONFIG.tasks.items()}
+    ROLES = {
+        name: cohort.assign_task(SLIDES.values(), task, seed=CONFIG.seed, name=name)
+        for name, task in CONFIG.tasks.items()
+    }
 except HistomakeError as error:
     raise WorkflowError(str(error)) from None
 
@@ -76,14 +79,12 @@ def entry(slide_id):
 
 def fitted(wildcards):
     """The slides a fold's model is made with, by role: part of the model's identity."""
-    return {
-        role: [entry(s) for s in slides_in(wildcards.task, wildcards.fold, role)] for role in cohort.FITTED
-    }
+    return {role: [entry(s) for s in slides_in(wildcards.task, wildcards.fold, role)] for role in cohort.FITTED}
 
 
 def fitted_slides(wildcards):
-    """Ids of the slides a fold's model is made with."""
-    return slides_in(wildcards.task, wildcards.fold, *cohort.FITTED)
+    """Ids of the slides a fold's model is made with, in the order of `fitted`."""
+    return [slide_id for entries in fitted(wildcards).values() for slide_id, _, _ in entries]
 
 
 def prediction_paths(task_name, *roles):

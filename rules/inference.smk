@@ -10,10 +10,6 @@ rule predict:
         description="<results>/models/{task}/fold{fold}/model.json",
     output:
         predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
-    params:
-        cfg=lambda wildcards: task(wildcards).predict.dump(),
-        entry=lambda wildcards: entry(wildcards.slide),
-        code=code("predict.py"),
     log:
         "<logs>/predict/{task}/fold{fold}/{slide}.log",
     benchmark:
@@ -25,6 +21,10 @@ rule predict:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=minutes(60),
+    params:
+        cfg=lambda wildcards: task(wildcards).predict.dump(),
+        entry=lambda wildcards: entry(wildcards.slide),
+        code=code("predict.py"),
     script:
         "../scripts/predict.py"
 
@@ -37,13 +37,6 @@ rule evaluate:
     output:
         metrics="<results>/metrics/{task}.json",
         table="<results>/metrics/{task}.parquet",
-    params:
-        kind=lambda wildcards: task(wildcards).kind,
-        target=lambda wildcards: task(wildcards).target.dump(),
-        aggregate=lambda wildcards: task(wildcards).predict.aggregate,
-        slides=lambda wildcards: entries(wildcards.task, "test"),
-        seed=CONFIG.seed,
-        code=code("evaluate.py"),
     log:
         "<logs>/evaluate/{task}.log",
     benchmark:
@@ -54,5 +47,12 @@ rule evaluate:
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=minutes(30),
+    params:
+        kind=lambda wildcards: task(wildcards).kind,
+        target=lambda wildcards: task(wildcards).target.dump(),
+        aggregate=lambda wildcards: task(wildcards).predict.aggregate,
+        slides=lambda wildcards: entries(wildcards.task, "test"),
+        seed=CONFIG.seed,
+        code=code("evaluate.py"),
     script:
         "../scripts/evaluate.py"

@@ -12,11 +12,6 @@ rule tabulate:
         geojson="<results>/annotations/{slide}.geojson",
     output:
         table="<results>/patches/{grid}/{slide}.parquet",
-    params:
-        cfg=lambda wildcards: CONFIG.grids[wildcards.grid].dump(),
-        max_share=CONFIG.quality.max_share,
-        classes=CONFIG.class_names,
-        code=code("tabulate_patches.py"),
     log:
         "<logs>/tabulate/{grid}/{slide}.log",
     benchmark:
@@ -27,6 +22,11 @@ rule tabulate:
     resources:
         mem_mb=gigapixel_memory(2000, 0),
         runtime=minutes(15),
+    params:
+        cfg=lambda wildcards: CONFIG.grids[wildcards.grid].dump(),
+        max_share=CONFIG.quality.max_share,
+        classes=CONFIG.class_names,
+        code=code("tabulate_patches.py"),
     script:
         "../scripts/tabulate_patches.py"
 
@@ -42,13 +42,6 @@ rule catalog:
         predictions=[p for name in CONFIG.tasks for p in prediction_paths(name, "test", "predict")],
     output:
         catalog="<results>/catalog.duckdb",
-    params:
-        sheet=lambda wildcards: [
-            [s.slide_id, s.patient_id, s.site, dict(sorted(s.labels.items()))] for s in SLIDES.values()
-        ],
-        grids=list(CONFIG.grids),
-        tasks=list(CONFIG.tasks),
-        code=code("catalog.py"),
     log:
         "<logs>/catalog.log",
     benchmark:
@@ -59,5 +52,12 @@ rule catalog:
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=minutes(60),
+    params:
+        sheet=lambda wildcards: [
+            [s.slide_id, s.patient_id, s.site, dict(sorted(s.labels.items()))] for s in SLIDES.values()
+        ],
+        grids=list(CONFIG.grids),
+        tasks=list(CONFIG.tasks),
+        code=code("catalog.py"),
     script:
         "../scripts/catalog.py"

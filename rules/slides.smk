@@ -6,12 +6,6 @@ rule convert:
         slide=ancient(slide_path),
     output:
         manifest="<results>/slides/{slide}.json",
-    params:
-        slide=fingerprint,
-        mpp=lambda wildcards: slide(wildcards).mpp,
-        sha256=lambda wildcards: slide(wildcards).sha256,
-        cfg=CONFIG.convert.dump(),
-        code=code("convert.py"),
     log:
         "<logs>/convert/{slide}.log",
     benchmark:
@@ -22,5 +16,11 @@ rule convert:
     resources:
         mem_mb=gigapixel_memory(1500, 200),
         runtime=minutes(30),
+    params:
+        slide=fingerprint,
+        mpp=lambda wildcards: slide(wildcards).mpp,
+        sha256=lambda wildcards: slide(wildcards).sha256,
+        cfg=CONFIG.convert.dump(),
+        code=code("convert.py"),
     script:
         "../scripts/convert.py"

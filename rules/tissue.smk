@@ -7,9 +7,6 @@ rule presegment:
     output:
         record="<results>/tissue/{slide}.json",
         mask="<results>/tissue/{slide}.png",
-    params:
-        cfg=CONFIG.tissue.dump(),
-        code=code("presegment.py"),
     log:
         "<logs>/presegment/{slide}.log",
     benchmark:
@@ -20,6 +17,9 @@ rule presegment:
     resources:
         mem_mb=gigapixel_memory(2000, 0),
         runtime=minutes(10),
+    params:
+        cfg=CONFIG.tissue.dump(),
+        code=code("presegment.py"),
     script:
         "../scripts/presegment.py"
 
@@ -32,9 +32,6 @@ rule quality:
     output:
         record="<results>/quality/{slide}.json",
         map="<results>/quality/{slide}.png",
-    params:
-        cfg=CONFIG.quality.dump(),
-        code=code("quality.py"),
     log:
         "<logs>/quality/{slide}.log",
     benchmark:
@@ -45,5 +42,8 @@ rule quality:
     resources:
         mem_mb=gigapixel_memory(2000, 0),
         runtime=minutes(10),
+    params:
+        cfg=CONFIG.quality.dump(),
+        code=code("quality.py"),
     script:
         "../scripts/quality.py"

@@ -1,9 +1,10 @@
 # Models, one per task and fold, from patches read on the fly.
 
 
-# The split and the quarantine record must exist and have passed their gates, yet a new slide that is only to be
-# predicted must not train anew: which slides a model is fitted on is a param, and their tables are inputs.
-rule train:
+# The slides a model is made with. One small file stands for their thousands, so that the jobs behind the model stay
+# cheap to plan. The split and the quarantine record must exist and have passed their gates, yet a new slide that is
+# only to be predicted must not train anew: who is enrolled is a param.
+rule enrol:
     input:
         manifests=lambda wildcards: [LAYOUT.manifest(s) for s in fitted_slides(wildcards)],
         tables=lambda wildcards: [LAYOUT.table(task(wildcards).grid, s) for s in fitted_slides(wildcards)],
@@ -11,15 +12,31 @@ rule train:
         split=ancient("<results>/splits/{task}.parquet"),
         quarantine=ancient("<results>/quarantine.json"),
     output:
+        cohort="<results>/models/{task}/fold{fold}.cohort.json",
+    log:
+        "<logs>/enrol/{task}/fold{fold}.log",
+    benchmark:
+        "<benchmarks>/enrol/{task}/fold{fold}.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=minutes(10),
+    params:
+        slides=fitted,
+        code=code("enrol.py"),
+    script:
+        "../scripts/enrol.py"
+
+
+rule train:
+    input:
+        cohort="<results>/models/{task}/fold{fold}.cohort.json",
+    output:
         weights="<results>/models/{task}/fold{fold}/model.safetensors",
         description="<results>/models/{task}/fold{fold}/model.json",
         history="<results>/models/{task}/fold{fold}/history.csv",
-    params:
-        cfg=lambda wildcards: task(wildcards).fitting(),
-        classes=CONFIG.class_names,
-        seed=CONFIG.seed,
-        cohort=fitted,
-        code=code("train.py"),
     log:
         "<logs>/train/{task}/fold{fold}.log",
     benchmark:
@@ -31,5 +48,10 @@ rule train:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=minutes(24 * 60),
+    params:
+        cfg=lambda wildcards: task(wildcards).fitting(),
+        classes=CONFIG.class_names,
+        seed=CONFIG.seed,
+        code=code("train.py"),
     script:
         "../scripts/train.py"

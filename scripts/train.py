@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from histomake.config import Task
-from histomake.files import sha256_file
+from histomake.files import read_json
 from histomake.job import job
 from histomake.layout import Layout
 from histomake.learn.data import SlideEntry
@@ -14,7 +14,7 @@ from histomake.learn.train import train
 
 def state_folder(snakemake, layout):
     """Where checkpoints lie: outside what Snakemake wipes, and one folder per identity, so none is resumed wrongly."""
-    identity = {**dict(snakemake.params.items()), "tables": [sha256_file(path) for path in snakemake.input.tables]}
+    identity = {**dict(snakemake.params.items()), "cohort": read_json(snakemake.input.cohort)}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return layout.results / "state" / snakemake.wildcards.task / f"fold{snakemake.wildcards.fold}" / digest
 
@@ -23,10 +23,10 @@ def main(snakemake):
     output = Path(snakemake.output.weights).parent
     layout = Layout(output.parents[2])
     task = Task.model_validate(snakemake.params.cfg)
-    slides = {
-        role: [SlideEntry.at(layout, task.grid, *entry) for entry in entries]
-        for role, entries in snakemake.params.cohort.items()
-    }
+    slides = {"train": [], "val": []}
+    for entry in read_json(snakemake.input.cohort):
+        place = SlideEntry.at(layout, task.grid, entry["slide_id"], entry["patient_id"], entry["labels"])
+        slides[entry["role"]].append(place)
     with job(snakemake):
         train(
             task,
