@@ -15,7 +15,7 @@ def main(snakemake):
         found = leaks(roles, {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"})
         if found:
             raise HistomakeError(
-                f"task {snakemake.wildcards.task}: slides leak between roles:\n  "
+                f"{snakemake.output.split}: slides leak between roles:\n  "
                 + "\n  ".join(found)
                 + "\nRemove the duplicates from the sheet, or give the slides the same patient_id"
             )

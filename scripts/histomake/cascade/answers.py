@@ -26,8 +26,9 @@ CPU_BATCH = 1
 READERS = 2
 
 
-def best_device() -> torch.device:
+def best_device(threads: int) -> torch.device:
     """The GPU when there is one; its convolutions in full float32, so that dense equals patch-wise there too."""
+    torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.conv.fp32_precision = "ieee"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import zarr
 
-from histomake.cascade.answers import NetworkAnswers
-from histomake.cascade.levels import Level, Window, levels_of
+from histomake.cascade.answers import NetworkAnswers, best_device
+from histomake.cascade.levels import Level, Window, slide_levels
 from histomake.cascade.net import PixelNetwork, multiply_adds
 from histomake.cascade.objects import (
     NUCLEI,
@@ -31,39 +29,39 @@ from histomake.cascade.run import ACCEPTED, LevelCost, LevelMap, costs, nuclei, 
 from histomake.cascade.train import load_network
 from histomake.config import CascadeThresholds, Radhical
 from histomake.errors import ConfigError
-from histomake.files import atomic_directory
+from histomake.files import atomic_directory, read_json
+from histomake.slide.reader import SlideReader, open_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histomake.slide.reader import SlideReader
-
-log = logging.getLogger(__name__)
-
 CHUNK = 512
 
 
-def slide_levels(manifest: Mapping[str, Any], config: Radhical) -> list[Level]:
-    """The cascade's levels on a slide, finest first."""
-    return levels_of(
-        width=manifest["width"],
-        height=manifest["height"],
-        mpp=manifest["mpp"],
-        finest_mpp=config.mpp,
-        scales=config.scales,
-    )
-
-
-def load_networks(folders: Sequence[Path], config: Radhical, device: torch.device) -> dict[int, PixelNetwork]:
-    """The networks of all levels, by level number; ``folders`` finest first.
+def load_networks(weights: Sequence[Path | str], config: Radhical, *, threads: int) -> dict[int, PixelNetwork]:
+    """The networks of all levels, by level number, on the best device; weight files finest level first.
 
     Raises:
         ConfigError: there is not one model per level.
         HistomakeError: a level was never trained.
     """
-    if len(folders) != len(config.scales):
-        raise ConfigError(f"a cascade of {len(config.scales)} levels needs as many models, not {len(folders)}")
-    return {number: load_network(folder, device) for number, folder in enumerate(folders, start=1)}
+    if len(weights) != len(config.scales):
+        raise ConfigError(f"a cascade of {len(config.scales)} levels needs as many models, not {len(weights)}")
+    device = best_device(threads)
+    return {number: load_network(Path(path).parent, device) for number, path in enumerate(weights, start=1)}
+
+
+def answers_of(reader: SlideReader, networks: dict[int, PixelNetwork], config: Radhical) -> NetworkAnswers:
+    """What the networks say of a slide."""
+    return NetworkAnswers(reader, networks, config.block_px, networks[1].mean.device)
+
+
+def open_answers(
+    manifest: Path | str, weights: Sequence[Path | str], config: Radhical, *, threads: int
+) -> tuple[list[Level], NetworkAnswers]:
+    """A slide's levels, finest first, and the trained networks on it."""
+    networks = load_networks(weights, config, threads=threads)
+    return slide_levels(read_json(manifest), config), answers_of(open_slide(manifest), networks, config)
 
 
 def whole_maps(answers: NetworkAnswers, levels: Sequence[Level]) -> dict[int, NDArray[np.float32]]:

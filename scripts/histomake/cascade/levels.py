@@ -7,12 +7,13 @@ from the slide's top or left edge, so grids of all levels share that edge.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from histomake.config import Radhical
 from histomake.types import Level0Pixels, Mpp
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ def levels_of(*, width: int, height: int, mpp: Mpp, finest_mpp: Mpp, scales: Seq
         size = [max(1, math.ceil(edge * ratio - 1e-6)) for edge in (height, width)]
         levels.append(Level(number, Mpp(finest_mpp / scale), *size))
     return levels
+
+
+def slide_levels(manifest: Mapping[str, Any], config: Radhical) -> list[Level]:
+    """The cascade's levels on a slide, finest first."""
+    return levels_of(
+        width=manifest["width"],
+        height=manifest["height"],
+        mpp=manifest["mpp"],
+        finest_mpp=config.mpp,
+        scales=config.scales,
+    )
 
 
 def mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:

@@ -189,6 +189,11 @@ def write_objects(
         stream.write("\n]}\n")
 
 
+def write_no_objects(path: Path) -> None:
+    """Write the empty FeatureCollection that stands in place of a slide's nuclei."""
+    write_objects(path, [], None, None, scale=1, mpp=1)
+
+
 def _features(
     nuclei: list[Nucleus], labels: Any, probability: Any, scale: float, mpp: float
 ) -> Iterator[dict[str, Any]]:

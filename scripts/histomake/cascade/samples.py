@@ -7,25 +7,29 @@ crops are read from the store when a step needs them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-from histomake.cascade.levels import Level, Window, mirrored, read_window
-from histomake.cascade.truth import Truth
-from histomake.config import CascadeTrain
+from histomake.cascade.levels import Level, Window, mirrored, read_window, slide_levels
+from histomake.cascade.truth import Truth, open_truth
+from histomake.config import Annotations, CascadeTrain, Radhical
 from histomake.errors import HistomakeError
+from histomake.files import read_json
 from histomake.patch.sampler import counter_rng
+from histomake.slide.reader import SlideReader, open_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histomake.slide.reader import SlideReader
+log = logging.getLogger(__name__)
 
 NOTHING, NUCLEUS, WHOLE = 0, 1, 2
 """Classes of a network; NUCLEUS means *mixed* above level 1, and WHOLE exists only there."""
@@ -53,6 +57,29 @@ class Field(NamedTuple):
     reader: SlideReader
     levels: Sequence[Level]
     truth: Truth
+
+
+def open_fields(slides: Sequence[tuple[Path, Path]], annotations: Annotations, config: Radhical) -> list[Field]:
+    """The annotated slides, from (manifest, annotation) pairs; quarantined ones are left out with a warning.
+
+    Raises:
+        HistomakeError: none is left.
+        SlideError: an annotation cannot be read.
+    """
+    fields = []
+    for manifest, annotation in slides:
+        content = read_json(manifest)
+        if content["status"] != "ok":
+            log.warning("slide %s is in quarantine and left out: %s", content["slide_id"], content["detail"])
+            continue
+        levels = slide_levels(content, config)
+        truth = open_truth(
+            annotation, annotations, config.objects, slide_id=content["slide_id"], level=levels[0], manifest=content
+        )
+        fields.append(Field(content["slide_id"], open_slide(manifest), levels, truth))
+    if not fields:
+        raise HistomakeError("every annotated slide of this step is in quarantine; see the quarantine record")
+    return fields
 
 
 @dataclass(frozen=True)

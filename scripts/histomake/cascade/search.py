@@ -7,8 +7,9 @@ thresholds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +20,8 @@ from histomake.cascade.evaluate import score
 from histomake.cascade.infer import whole_labels
 from histomake.cascade.levels import Level
 from histomake.cascade.run import costs, pixel_evaluations, run_cascade
-from histomake.config import CascadeSearch, CascadeThresholds
+from histomake.cascade.samples import Field
+from histomake.config import CascadeSearch, CascadeThresholds, Radhical
 from histomake.errors import ConfigError, HistomakeError
 from histomake.patch.sampler import counter_rng
 
@@ -118,6 +120,29 @@ class Simulator:
         maps = run_cascade(case.levels[:levels], case.answers, thresholds, block=max(finest.height, finest.width))
         scores = score(whole_labels(maps[-1], cut=thresholds.cut), case.truth, complete=self.complete)
         return (scores.pixel_f if self.complete else scores.f), pixel_evaluations(costs(maps)) / finest.pixels
+
+
+def open_cases(fields: Sequence[Field], maps: Iterable[Path | str], patients: Mapping[str, str]) -> list[Case]:
+    """Validation slides with the maps computed for them; ``maps`` are files named by slide id."""
+    by_slide = {Path(path).stem: path for path in maps}
+    cases = []
+    for field in fields:
+        with np.load(by_slide[field.slide_id], allow_pickle=False) as stored:
+            answers = StoredAnswers({level.number: stored[f"level{level.number}"] for level in field.levels})
+        cases.append(Case(field.slide_id, patients[field.slide_id], field.levels, answers, field.truth.whole()))
+    return cases
+
+
+def find_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> SearchResult:
+    """The thresholds the configuration gives, scored on the validation slides, or else those of a search."""
+    if config.thresholds is None:
+        return search_thresholds(cases, config.search, complete=config.train.complete, seed=seed)
+    simulator = Simulator(cases, complete=config.train.complete)
+    cuts = [
+        simulator.trial([c], levels=1, method="coordinate") for c in _candidates(simulator, config.search.candidates)[0]
+    ]
+    given = simulator.trial(_flat(config.thresholds), levels=simulator.depth, method="given")
+    return SearchResult(given, max(cuts, key=lambda t: t.f), "given", [given])
 
 
 def search_thresholds(cases: Sequence[Case], config: CascadeSearch, *, complete: bool, seed: int) -> SearchResult:

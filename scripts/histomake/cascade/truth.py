@@ -21,8 +21,6 @@ from histomake.errors import Reason, SlideError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUBPIXEL_BITS = 4
-
 
 @dataclass(frozen=True)
 class MaskNuclei:
@@ -66,17 +64,21 @@ class DrawnNuclei:
         box = shapely.box(x, y, x + window.width * scale, y + window.height * scale)
         found = self._tree.query(box, predicate="intersects")
         for i in sorted(found.tolist(), key=lambda i: -self.polygons[i].area):
-            polygon = self.polygons[i]
-            fill = np.zeros(out.shape, np.uint8)
-            rings = [polygon.exterior, *polygon.interiors]
-            # A pixel's centre lies half a pixel inside it; cv2 takes fixed-point coordinates of centres.
-            points = [
-                np.round(((np.asarray(r.coords) - (x, y)) / scale - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
-                for r in rings
-            ]
-            cv2.fillPoly(fill, points, 1, shift=SUBPIXEL_BITS)
-            out[fill > 0] = i + 1
+            rows, columns = _reach(self.polygons[i], window, scale)
+            centre_x, centre_y = np.meshgrid(
+                (np.arange(columns.start, columns.stop) + window.x + 0.5) * scale,
+                (np.arange(rows.start, rows.stop) + window.y + 0.5) * scale,
+            )
+            out[rows, columns][shapely.contains_xy(self.polygons[i], centre_x, centre_y)] = i + 1
         return out
+
+
+def _reach(polygon: shapely.Polygon, window: Window, scale: float) -> tuple[slice, slice]:
+    """The part of a window that a polygon's bounding box touches."""
+    x0, y0, x1, y1 = (v / scale for v in polygon.bounds)
+    rows = slice(max(0, int(y0) - window.y), max(0, min(window.height, int(y1) + 1 - window.y)))
+    columns = slice(max(0, int(x0) - window.x), max(0, min(window.width, int(x1) + 1 - window.x)))
+    return rows, columns
 
 
 @dataclass(frozen=True)

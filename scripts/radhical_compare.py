@@ -1,0 +1,55 @@
+"""Rule radhical_compare: naive, dense and cascade on the test slides, and the bars they are held to."""
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+from histomake.cascade.compare import compare_slide, summarise, table
+from histomake.cascade.infer import answers_of, load_networks
+from histomake.cascade.samples import open_fields
+from histomake.config import Annotations, CascadeThresholds, Radhical
+from histomake.files import atomic_file, read_json, write_json
+from histomake.job import job
+from histomake.quarantine import quarantined
+from histomake.tissue import TissueMask
+
+
+def main(snakemake):
+    config = Radhical.model_validate(snakemake.params.cfg)
+    found = read_json(snakemake.input.thresholds)
+    tissue = {
+        Path(record).stem: (mask, record)
+        for mask, record in zip(snakemake.input.masks, snakemake.input.tissue, strict=True)
+    }
+    slides = list(zip(snakemake.input.manifests, snakemake.input.annotations, strict=True))
+    with job(snakemake):
+        networks = load_networks(snakemake.input.weights, config, threads=snakemake.threads)
+        records = []
+        for field in open_fields(slides, Annotations.model_validate(snakemake.params.annotations), config):
+            mask, record = tissue[field.slide_id]
+            records.append(
+                compare_slide(
+                    field.levels,
+                    answers_of(field.reader, networks, config),
+                    CascadeThresholds.model_validate(found["thresholds"]),
+                    dense_cut=found["dense_cut"],
+                    truth=field.truth.whole(),
+                    tissue=None if quarantined(read_json(record)) else TissueMask.load(mask, record),
+                    complete=config.train.complete,
+                    config=config.baselines,
+                    seed=snakemake.params.seed,
+                )
+            )
+        summary = summarise(records)
+        write_json(snakemake.output.metrics, {**summary, "validation": found["validation"], "slides": records})
+        with atomic_file(snakemake.output.slides) as aside:
+            pd.json_normalize(records).to_parquet(aside)
+        with atomic_file(snakemake.output.bars) as aside:
+            pd.DataFrame(summary["bars"]).to_html(aside, index=False, border=0)
+        with atomic_file(snakemake.output.table) as aside:
+            aside.write_text(table(summary) + "\n")
+        logging.getLogger("histomake").info("cascade %s\n%s", snakemake.wildcards.cascade, table(summary))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

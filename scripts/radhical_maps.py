@@ -1,0 +1,25 @@
+"""Rule radhical_maps: the probabilities of all levels everywhere on a validation slide."""
+
+import numpy as np
+from histomake.cascade.infer import open_answers, whole_maps
+from histomake.config import Radhical
+from histomake.files import atomic_file, read_json
+from histomake.job import job
+from histomake.quarantine import quarantined
+
+
+def main(snakemake):
+    config = Radhical.model_validate({**snakemake.params.cfg, "block_px": snakemake.params.block})
+    maps = {}
+    with job(snakemake):
+        if not quarantined(read_json(snakemake.input.manifest)):
+            levels, answers = open_answers(
+                snakemake.input.manifest, snakemake.input.weights, config, threads=snakemake.threads
+            )
+            maps = {f"level{number}": p for number, p in whole_maps(answers, levels).items()}
+        with atomic_file(snakemake.output.maps) as aside, aside.open("wb") as stream:
+            np.savez(stream, **maps)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,28 @@
+"""Rule radhical_search: a cascade's thresholds, from its validation patients."""
+
+from histomake.cascade.figures import draw_front
+from histomake.cascade.samples import open_fields
+from histomake.cascade.search import check_disjoint, find_thresholds, open_cases, search_record
+from histomake.config import Annotations, Radhical
+from histomake.files import atomic_file, write_json
+from histomake.job import job
+
+
+def main(snakemake):
+    config = Radhical.model_validate(snakemake.params.cfg)
+    patients = {slide_id: patient for slide_id, patient, _ in snakemake.params.cohort}
+    slides = list(zip(snakemake.input.manifests, snakemake.input.annotations, strict=True))
+    with job(snakemake):
+        check_disjoint(patients.values(), snakemake.params.test)
+        fields = open_fields(slides, Annotations.model_validate(snakemake.params.annotations), config)
+        cases = open_cases(fields, snakemake.input.maps, patients)
+        result = find_thresholds(cases, config, seed=snakemake.params.seed)
+        table = result.table()
+        with atomic_file(snakemake.output.trials) as aside:
+            table.to_parquet(aside)
+        draw_front(table, result.dense.f, snakemake.output.front)
+        write_json(snakemake.output.thresholds, search_record(result))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

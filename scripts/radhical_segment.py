@@ -1,0 +1,37 @@
+"""Rule radhical_segment: the nuclei of one slide, found by the cascade, and what every level did."""
+
+from pathlib import Path
+
+from histomake.cascade.figures import draw_levels, draw_nothing
+from histomake.cascade.infer import open_answers, segment_slide
+from histomake.cascade.objects import write_no_objects
+from histomake.config import CascadeThresholds, Radhical
+from histomake.files import read_json, write_json
+from histomake.job import job
+from histomake.quarantine import attempt, quarantined
+
+
+def main(snakemake):
+    config = Radhical.model_validate({**snakemake.params.cfg, "block_px": snakemake.params.block})
+    record, geojson = Path(snakemake.output.record), Path(snakemake.output.geojson)
+    store = record.with_suffix(".zarr")
+
+    def work():
+        levels, answers = open_answers(
+            snakemake.input.manifest, snakemake.input.weights, config, threads=snakemake.threads
+        )
+        thresholds = CascadeThresholds.model_validate(read_json(snakemake.input.thresholds)["thresholds"])
+        found = segment_slide(answers.reader, levels, answers, thresholds, store=store, geojson=geojson)
+        draw_levels(answers.reader, store, found, Path(snakemake.output.levels))
+        return found
+
+    with job(snakemake):
+        outcome = quarantined(read_json(snakemake.input.manifest)) or attempt("radhical", work)
+        if quarantined(outcome):
+            write_no_objects(geojson)
+            draw_nothing(outcome, Path(snakemake.output.levels))
+        write_json(record, outcome)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,118 @@
+"""Owns the nuclei example's slides: real images, and mosaics of them on glass where a cascade has something to skip.
+
+``python -m tests.demo.nuclei FOLDER [--images DIR]`` writes mosaics and ``slides.tsv`` into FOLDER; the same bytes
+every time. Every image is one patient with one role, and lies in the mosaics of that role only; test images also stand
+alone in the sheet, so that they can be scored one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+DATA = Path(__file__).resolve().parent.parent / "data" / "nuclei"
+MPP = 0.5
+SEED = 2018
+ROLES = ("train", "val", "train", "test", "train", "train", "val", "test", "train", "train", "test", "train")
+"""Roles dealt in turn to the images of a stain: 7 of 12 to training, 2 to validation, 3 to testing."""
+
+COLUMNS, MOST = 4, 16
+TISSUE = 0.18
+GLASS = (243, 242, 245)
+GLASS_NOISE = 1.5
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image, its label mask, its role, and the size it has in a mosaic."""
+
+    path: Path
+    labels: Path
+    role: str
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def stain(path: Path) -> str:
+    """pink (H&E), pale (purple nuclei on glass) or purple, by colour: the three kinds of images in the collection."""
+    pixels = np.asarray(Image.open(path).convert("RGB"), np.float32)
+    red, green, _ = pixels.reshape(-1, 3).mean(0)
+    if green < 125 and red > 180:
+        return "pink"
+    return "pale" if np.percentile(pixels[..., 1], 90) > 200 else "purple"
+
+
+def deal(folder: Path) -> list[Picture]:
+    """All images of a folder with their roles; every role gets its share of every stain."""
+    kinds: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.png")):
+        kinds.setdefault(stain(path), []).append(path)
+    return [
+        Picture(path, path.with_name(f"{path.stem}_labels.tif"), ROLES[i % len(ROLES)])
+        for _, paths in sorted(kinds.items())
+        for i, path in enumerate(paths)
+    ]
+
+
+def compose(pictures: list[Picture], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A slide with the images side by side on glass, TISSUE of its area, and its instance labels."""
+    tiles = [np.asarray(Image.open(p.path).convert("RGB")) for p in pictures]
+    height, width = tiles[0].shape[:2]
+    rows = -(-len(tiles) // COLUMNS)
+    columns = min(COLUMNS, len(tiles))
+    edge = int(np.sqrt(len(tiles) * height * width / TISSUE))
+    edge = max(edge, rows * height, columns * width)
+    slide = np.clip(rng.normal(GLASS, GLASS_NOISE, (edge, edge, 3)).round(), 0, 255).astype(np.uint8)
+    labels = np.zeros((edge, edge), np.uint16)
+    top, left = (edge - rows * height) // 2, (edge - columns * width) // 2
+    for i, (picture, tile) in enumerate(zip(pictures, tiles, strict=True)):
+        y, x = top + i // COLUMNS * height, left + i % COLUMNS * width
+        slide[y : y + height, x : x + width] = tile
+        nuclei = tifffile.imread(picture.labels).astype(np.uint16)
+        labels[y : y + height, x : x + width] = np.where(nuclei > 0, nuclei + labels.max(), 0)
+    return slide, labels
+
+
+def build(folder: Path, images: Path) -> Path:
+    """Write the mosaics and the sheet; returns the sheet's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(SEED)
+    pictures = deal(images)
+    rows = [(p.name, p.path, p.name, p.labels, p.role) for p in pictures if p.role == "test"]
+    for role in ("train", "val", "test"):
+        members = [p for p in pictures if p.role == role]
+        parts = -(-len(members) // MOST)
+        for number in range(parts):
+            name = f"mosaic-{role}-{number + 1}"
+            slide, labels = compose(members[number::parts], rng)
+            Image.fromarray(slide).save(folder / f"{name}.png", compress_level=3)
+            tifffile.imwrite(folder / f"{name}_labels.tif", labels, compression="zlib", tile=(256, 256))
+            rows.append((name, folder / f"{name}.png", name, folder / f"{name}_labels.tif", role))
+    sheet = folder / "slides.tsv"
+    with sheet.open("w", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerow(("slide_id", "path", "patient_id", "annotation", "mpp", "split"))
+        writer.writerows((i, path, patient, labels, MPP, role) for i, path, patient, labels, role in rows)
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--images", type=Path, default=DATA.relative_to(Path.cwd()) if DATA.is_relative_to(Path.cwd()) else DATA
+    )
+    arguments = parser.parse_args()
+    print(build(arguments.folder, arguments.images))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Owns a small slide for tests of the cascade: dark discs on bright glass, their truth, and networks for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from array_reader import ArrayReader
+from histomake.cascade.levels import Level, levels_of
+from histomake.cascade.net import RadhicalNet
+from histomake.cascade.truth import MaskNuclei, Truth
+
+SCALES = (1.0, 0.5, 0.25, 0.1)
+MPP = 0.5
+
+
+class DiscReader(ArrayReader):
+    """An `ArrayReader` that counts what is read."""
+
+    slide_id = "discs"
+
+    def __init__(self, image: np.ndarray) -> None:
+        super().__init__(image, MPP)
+        self.reads: list[tuple[int, int, float]] = []
+
+    def read(self, x, y, size, mpp):
+        self.reads.append((x, y, mpp))
+        return super().read(x, y, size, mpp)
+
+
+def discs(height: int, width: int, *, number: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """An image (h, w, 3) of dark discs in its upper left quarter, and their numbers (h, w)."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((height, width), np.int32)
+    y, x = np.mgrid[:height, :width]
+    for i in range(number):
+        cy, cx, radius = rng.uniform(8, height / 2), rng.uniform(8, width / 2), rng.uniform(5, 9)
+        labels[((y - cy) ** 2 + (x - cx) ** 2 < radius**2) & (labels == 0)] = i + 1
+    image = np.where(labels[..., None] > 0, (90, 40, 120), (240, 238, 242)) + rng.normal(0, 4, (height, width, 3))
+    return np.clip(image, 0, 255).astype(np.uint8), labels
+
+
+def levels(height: int, width: int) -> list[Level]:
+    """The default levels of a slide at 0.5 µm/px."""
+    return levels_of(width=width, height=height, mpp=MPP, finest_mpp=MPP, scales=SCALES)
+
+
+def truth_of(labels: np.ndarray) -> Truth:
+    """The discs as truth."""
+    return Truth(MaskNuclei(labels, 1, binary=False), levels(*labels.shape)[0], 1.0)
+
+
+def random_networks(seed: int = 0) -> dict[int, RadhicalNet]:
+    """Untrained networks whose answers are spread over [0, 1]."""
+    torch.manual_seed(seed)
+    networks = {number: RadhicalNet().eval() for number in range(1, len(SCALES) + 1)}
+    for net in networks.values():
+        torch.nn.init.normal_(net.answer.weight, std=1.0)
+    return networks

@@ -1,0 +1,116 @@
+"""Threshold search: the rule, the front, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cascade_slide import discs, levels, truth_of
+from histomake.cascade.answers import StoredAnswers
+from histomake.cascade.search import (
+    Case,
+    Trial,
+    check_disjoint,
+    choose,
+    find_thresholds,
+    pareto_front,
+    search_record,
+    search_thresholds,
+)
+from histomake.config import CascadeSearch, CascadeThresholds, Radhical
+from histomake.errors import ConfigError, HistomakeError
+from scipy import ndimage
+
+SOME = CascadeThresholds(cut=0.5, lower=[0.1] * 3, upper=[0.9] * 3)
+
+
+def trial(f, cost):
+    return Trial(f, cost, SOME, "joint")
+
+
+def case_of(labels, *, seed=0):
+    """A slide whose maps are its truth, blurred and noisy: what good networks would say."""
+    rng = np.random.default_rng(seed)
+    truth, grids = truth_of(labels), levels(*labels.shape)
+    maps = {}
+    for level in grids:
+        share = truth.coverage(level, next(level.blocks(max(level.height, level.width))))
+        noise = ndimage.gaussian_filter(rng.normal(0, 0.3, share.shape), 1)
+        share = np.clip(ndimage.gaussian_filter(share, 0.7) + noise, 0, 1)
+        p2 = share**4 if level.number > 1 else np.zeros_like(share)
+        p1 = (share if level.number == 1 else np.sqrt(share)) - p2
+        maps[level.number] = np.stack([np.clip(p1, 0, 1), p2]).astype(np.float32)
+    return Case("discs", "patient", grids, StoredAnswers(maps), labels)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [case_of(discs(128, 128, seed=s)[1], seed=s) for s in range(2)]
+
+
+def test_the_front_holds_what_nothing_beats():
+    trials = [trial(0.5, 0.1), trial(0.4, 0.2), trial(0.8, 0.3), trial(0.8, 0.5), trial(0.9, 0.9), trial(0.45, 0.1)]
+    assert [(t.f, t.cost) for t in pareto_front(trials)] == [(0.5, 0.1), (0.8, 0.3), (0.9, 0.9)]
+
+
+def test_the_cheapest_within_the_allowed_loss_is_chosen():
+    trials = [trial(0.80, 0.1), trial(0.88, 0.2), trial(0.89, 0.4), trial(0.90, 0.9)]
+    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_f_loss=0.02))
+    assert (chosen.cost, rule) == (0.2, "max_f_loss")
+
+
+def test_a_saving_that_must_be_had_wins_over_the_allowed_loss():
+    trials = [trial(0.80, 0.1), trial(0.82, 0.12), trial(0.88, 0.2), trial(0.90, 0.9)]
+    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_f_loss=0.02, min_saving=0.85))
+    assert (chosen.cost, rule) == (0.12, "min_saving")
+    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_f_loss=0, min_saving=0.95))
+    assert (chosen.cost, rule) == (0.1, "cheapest")
+
+
+def test_the_search_saves_much_and_loses_little(cases):
+    result = search_thresholds(cases, CascadeSearch(max_f_loss=0.01, candidates=12, joint=30), complete=True, seed=0)
+    assert result.dense.f > 0.8
+    assert result.chosen.f >= result.dense.f - 0.01
+    assert result.chosen.cost < 0.6
+    table = result.table()
+    assert table.chosen.sum() == 1
+    assert table.on_front.any()
+    assert search_record(result)["thresholds"] == result.chosen.thresholds.dump()
+
+
+def test_the_search_is_repeatable_and_the_joint_one_only_adds(cases):
+    few = search_thresholds(cases[:1], CascadeSearch(candidates=6, joint=10), complete=True, seed=3)
+    again = search_thresholds(cases[:1], CascadeSearch(candidates=6, joint=10), complete=True, seed=3)
+    assert [t.thresholds for t in few.trials] == [t.thresholds for t in again.trials]
+    alone = search_thresholds(cases[:1], CascadeSearch(candidates=6, joint=0), complete=True, seed=3)
+    assert few.chosen.cost <= alone.chosen.cost
+
+
+def test_given_thresholds_are_scored_and_taken(cases):
+    result = find_thresholds(cases, Radhical(thresholds=SOME), seed=0)
+    assert (result.chosen.thresholds, result.rule) == (SOME, "given")
+    assert 0 < result.chosen.f <= 1
+
+
+def test_validation_patients_that_are_test_patients_are_refused():
+    check_disjoint(["a", "b"], ["c"])
+    with pytest.raises(ConfigError, match="both in validation and in test: b, c"):
+        check_disjoint(["a", "b", "c"], ["c", "b"])
+
+
+def test_validation_without_a_nucleus_is_refused():
+    empty = case_of(np.zeros((64, 64), np.int32))
+    with pytest.raises(HistomakeError, match="no validation slide has an annotated nucleus"):
+        search_thresholds([empty], CascadeSearch(), complete=True, seed=0)
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [
+        {"cut": 1.2, "lower": [0] * 3, "upper": [1] * 3},
+        {"cut": 0.5, "lower": [0] * 3, "upper": [1, 1, -0.1]},
+        {"cut": 0.5, "lower": [0] * 2, "upper": [1] * 3},
+    ],
+)
+def test_thresholds_outside_0_to_1_or_for_other_levels_are_refused(thresholds):
+    with pytest.raises(ValueError, match="thresholds"):
+        Radhical.model_validate({"thresholds": thresholds})

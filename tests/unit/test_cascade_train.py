@@ -1,0 +1,181 @@
+"""Training a level, running the cascade on a slide, comparing the three ways: what is written and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import zarr
+from cascade_slide import DiscReader, discs, levels, random_networks, truth_of
+from histomake.cascade.answers import NetworkAnswers, StoredAnswers
+from histomake.cascade.compare import HALF_TISSUE, IMAGES, SLIDES, compare_slide, summarise, table
+from histomake.cascade.figures import draw_front, draw_levels
+from histomake.cascade.infer import load_networks, segment_slide, whole_labels, whole_maps
+from histomake.cascade.run import run_cascade
+from histomake.cascade.samples import Field
+from histomake.cascade.search import Case, search_thresholds
+from histomake.cascade.train import load_network, train_level
+from histomake.config import CascadeBaselines, CascadeNetwork, CascadeSearch, CascadeThresholds, CascadeTrain, Radhical
+from histomake.errors import ConfigError, HistomakeError
+from histomake.tissue import TissueMask
+from PIL import Image
+
+CPU = torch.device("cpu")
+THRESHOLDS = CascadeThresholds(cut=0.5, lower=[0.3] * 3, upper=[0.95] * 3)
+
+
+def field(seed):
+    image, labels = discs(144, 160, seed=seed)
+    return Field(f"discs{seed}", DiscReader(image), levels(144, 160), truth_of(labels))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a level-1 model that has learned to find discs, and its description."""
+    folder = tmp_path_factory.mktemp("level1")
+    config = CascadeTrain(steps=60, batch=4, lattice=6)
+    description = train_level(
+        [field(0), field(1)], 1, network=CascadeNetwork(), config=config, output=folder, seed=0, threads=1
+    )
+    return folder, description
+
+
+def test_a_level_learns_to_find_discs(trained):
+    folder, description = trained
+    net = load_network(folder, CPU)
+    unseen = field(2)
+    answers = NetworkAnswers(unseen.reader, {1: net}, 64, CPU)
+    finest = run_cascade(unseen.levels[:1], answers, THRESHOLDS, block=64)[0]
+    found, truth = whole_labels(finest, cut=0.5) > 0, unseen.truth.whole() > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
+    assert (description["parameters"], description["field"]) == (145_123, 67)
+
+
+def test_every_point_a_level_saw_is_on_record(trained):
+    folder, description = trained
+    points = pq.read_table(folder / "points.parquet").to_pandas()
+    assert len(points) == sum(description["points"].values())
+    assert set(points.slide_id) == {"discs0", "discs1"}
+    assert (folder / "history.csv").read_text().startswith("step,loss,accuracy")
+
+
+def test_training_is_repeatable(tmp_path):
+    config = CascadeTrain(steps=3, batch=2, lattice=2)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        train_level([field(0)], 2, network=CascadeNetwork(), config=config, output=tmp_path / name, seed=1, threads=1)
+    a, b = (load_network(tmp_path / name, CPU).state_dict() for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_missing_level_is_named(tmp_path):
+    with pytest.raises(HistomakeError, match=r"no trained level in .*level1"):
+        load_networks([tmp_path / f"level{n}" / "model.safetensors" for n in range(1, 5)], Radhical(), threads=1)
+    with pytest.raises(ConfigError, match="4 levels needs as many models, not 3"):
+        load_networks([tmp_path / "m"] * 3, Radhical(), threads=1)
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    """A segmented slide: its field, its store, its GeoJSON and its record."""
+    folder = tmp_path_factory.mktemp("segmented")
+    one = field(3)
+    answers = NetworkAnswers(one.reader, random_networks(), 64, CPU)
+    chosen = CascadeThresholds(cut=0.4, lower=[0.2] * 3, upper=[0.7] * 3)
+    store, geojson = folder / "s.zarr", folder / "s.geojson"
+    return (
+        one,
+        answers,
+        chosen,
+        store,
+        geojson,
+        segment_slide(one.reader, one.levels, answers, chosen, store=store, geojson=geojson),
+    )
+
+
+def test_the_label_image_is_the_cascades_mask_and_the_geojson_its_objects(segmented):
+    one, answers, chosen, store, geojson, record = segmented
+    group = zarr.open_group(store, mode="r")
+    maps = run_cascade(one.levels, answers, chosen, block=64)
+    np.testing.assert_array_equal(group["labels"][:], whole_labels(maps[-1], cut=chosen.cut))
+    features = json.loads(geojson.read_text())["features"]
+    assert len(features) == record["nuclei"] == group["labels"][:].max()
+    assert sorted(p.name for p in store.parent.iterdir()) == ["s.geojson", "s.zarr"]
+
+
+def test_the_shares_of_every_level_add_up_and_give_the_saving(segmented):
+    one, _, _, store, _, record = segmented
+    group = zarr.open_group(store, mode="r")
+    computed = 0
+    for level in record["levels"]:
+        assert level["computed"] + level["accepted"] + level["rejected"] == pytest.approx(1)
+        state = group[f"state{level['level']}"][:]
+        assert (state == 1).mean() == pytest.approx(level["computed"])
+        computed += (state == 1).sum()
+    assert record["saved"] == pytest.approx(1 - computed / one.levels[0].pixels)
+
+
+def test_the_picture_of_the_levels_is_drawn(segmented, tmp_path):
+    one, _, _, store, _, record = segmented
+    draw_levels(one.reader, store, record, tmp_path / "levels.png")
+    with Image.open(tmp_path / "levels.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_the_pareto_figure_is_drawn(tmp_path):
+    one = field(4)
+    answers = NetworkAnswers(one.reader, random_networks(), 64, CPU)
+    case = Case("s", "p", one.levels, StoredAnswers(whole_maps(answers, one.levels)), one.truth.whole())
+    result = search_thresholds([case], CascadeSearch(candidates=4, joint=5), complete=True, seed=0)
+    draw_front(result.table(), result.dense.f, tmp_path / "front.png")
+    with Image.open(tmp_path / "front.png") as picture:
+        assert picture.size[0] > 800
+
+
+def compared(one, tissue, networks=None):
+    return compare_slide(
+        one.levels,
+        NetworkAnswers(one.reader, networks or random_networks(), 64, CPU),
+        THRESHOLDS,
+        dense_cut=0.5,
+        truth=one.truth.whole(),
+        tissue=tissue,
+        complete=True,
+        config=CascadeBaselines(naive_pixels=16, repeats=1),
+        seed=0,
+    )
+
+
+def test_naive_dense_and_cascade_are_compared_in_one_run():
+    one = field(5)
+    mask = np.zeros((18, 20), bool)
+    mask[:9, :10] = True
+    record = compared(one, TissueMask(mask, 8.0, 8.0))
+    assert record["dense_difference"] <= 1e-5
+    assert record["simulated_identical"]
+    assert record["tissue"] == pytest.approx(0.25)
+    assert record["tissue"] <= HALF_TISSUE
+    assert record["seconds"]["naive"] > record["seconds"]["dense"] > 0
+    summary = summarise([record, {**compared(one, None), "slide_id": "image"}])
+    assert set(summary["groups"]) == {SLIDES, IMAGES}
+    figures = {b["figure"] for b in summary["bars"]}
+    assert {"whole slides: pixel evaluations saved vs naive", "images: pixel Dice, dense"} <= figures
+    assert "multiply-adds saved" in table(summary)
+
+
+def test_a_failed_bar_says_so():
+    one = field(6)
+    record = compared(one, None)
+    worse = replace_scores(record, dense=0.9, cascade=0.8)
+    bars = {b["figure"]: b for b in summarise([worse])["bars"]}
+    assert not bars["images: pixel F lost vs dense"]["ok"]
+    assert bars["images: pixel Dice, dense"]["ok"]
+    assert "NO" in table(summarise([worse]))
+
+
+def replace_scores(record, **pixel_f):
+    scores = {way: {**s, "pixel_f": pixel_f.get(way, s["pixel_f"])} for way, s in record["scores"].items()}
+    return {**record, "scores": scores}

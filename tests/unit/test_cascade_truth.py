@@ -1,0 +1,83 @@
+"""What is annotated: label masks and polygons give the same nuclei on the cascade's grid."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import shapely
+import tifffile
+from cascade_slide import discs, levels
+from histomake.cascade.levels import Window, levels_of
+from histomake.cascade.truth import open_truth
+from histomake.config import Annotations
+from histomake.errors import Reason, SlideError
+
+MANIFEST = {"width": 120, "height": 100, "mpp": 0.5}
+
+
+def opened(path, level=None, annotations=None):
+    level = level or levels(100, 120)[0]
+    return open_truth(path, annotations or Annotations(), [], slide_id="s", level=level, manifest=MANIFEST)
+
+
+def test_instance_numbers_of_a_mask_are_kept(tmp_path):
+    _, labels = discs(100, 120)
+    tifffile.imwrite(tmp_path / "m.tif", labels.astype(np.uint16), compression="zlib")
+    truth = opened(tmp_path / "m.tif")
+    np.testing.assert_array_equal(truth.whole(), labels)
+    window = Window(-5, 100, 30, 40)
+    expected = np.pad(labels, ((5, 0), (0, 20)))[:30, 100:140]
+    np.testing.assert_array_equal(truth.labels(window), expected)
+
+
+def test_a_mask_of_one_value_is_told_apart_by_touch(tmp_path):
+    mask = np.zeros((100, 120), np.uint8)
+    mask[10:20, 10:20] = mask[40:50, 60:70] = 255
+    tifffile.imwrite(tmp_path / "m.tif", mask)
+    assert sorted(np.unique(opened(tmp_path / "m.tif").whole()).tolist()) == [0, 1, 2]
+
+
+def test_an_empty_mask_is_a_slide_without_nuclei(tmp_path):
+    tifffile.imwrite(tmp_path / "m.tif", np.zeros((100, 120), np.uint16))
+    assert not opened(tmp_path / "m.tif").whole().any()
+
+
+def test_a_mask_of_another_size_is_refused_with_the_slides_name(tmp_path):
+    tifffile.imwrite(tmp_path / "m.tif", np.zeros((77, 120), np.uint16))
+    with pytest.raises(SlideError, match="slide s") as caught:
+        opened(tmp_path / "m.tif")
+    assert caught.value.reason == Reason.BAD_ANNOTATION
+
+
+def test_polygons_give_the_pixels_whose_centres_they_hold(tmp_path):
+    shapes = [shapely.box(10, 10, 30, 25), shapely.box(50, 40, 52, 42)]
+    features = [
+        {"type": "Feature", "geometry": json.loads(shapely.to_geojson(s)), "properties": {"name": "n"}} for s in shapes
+    ]
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    truth = opened(tmp_path / "a.geojson", annotations=Annotations(classes={"n": "nucleus"}))
+    expected = np.zeros((100, 120), np.int32)
+    expected[10:25, 10:30], expected[40:42, 50:52] = 1, 2
+    np.testing.assert_array_equal(truth.whole(), expected)
+    np.testing.assert_array_equal(truth.labels(Window(20, 20, 30, 40)), expected[20:50, 20:60])
+
+
+def test_truth_follows_the_cascades_resolution(tmp_path):
+    labels = np.zeros((100, 120), np.uint16)
+    labels[20:40, 40:60] = 3
+    tifffile.imwrite(tmp_path / "m.tif", labels)
+    (level,) = levels_of(width=120, height=100, mpp=0.5, finest_mpp=1.0, scales=(1,))
+    whole = opened(tmp_path / "m.tif", level).whole()
+    assert whole.shape == (50, 60)
+    np.testing.assert_array_equal(np.argwhere(whole)[[0, -1]], [[10, 20], [19, 29]])
+
+
+def test_coverage_is_the_share_of_the_box(tmp_path):
+    labels = np.zeros((100, 120), np.uint16)
+    labels[0:10, 0:5] = 1
+    tifffile.imwrite(tmp_path / "m.tif", labels)
+    coarse = levels(100, 120)[3]
+    share = opened(tmp_path / "m.tif").coverage(coarse, Window(0, 0, 2, 2))
+    np.testing.assert_allclose(share, [[0.5, 0], [0, 0]])
