@@ -4,14 +4,10 @@ from dataclasses import replace
 CASCADE = "<results>/radhical/{cascade}"
 
 # Without annotation there is nothing to learn from or to be measured against: such slides are only segmented.
-cascade_rows = [
-    s if s.annotation else replace(s, split="predict") for s in SLIDES.values()
-]
+cascade_rows = [s if s.annotation else replace(s, split="predict") for s in SLIDES.values()]
 try:
     CASCADE_ROLES = {
-        name: cohort.assign(
-            cascade_rows, settings.split, seed=CONFIG.seed, task=f"radhical.{name}"
-        )
+        name: cohort.assign(cascade_rows, settings.split, seed=CONFIG.seed, task=f"radhical.{name}")
         for name, settings in CONFIG.radhical.items()
     }
 except HistomakeError as error:
@@ -33,15 +29,11 @@ def cascade_slides(name, *roles):
 
 
 def cascade_manifests(role):
-    return lambda wildcards: [
-        LAYOUT.manifest(s) for s in cascade_slides(wildcards.cascade, role)
-    ]
+    return lambda wildcards: [LAYOUT.manifest(s) for s in cascade_slides(wildcards.cascade, role)]
 
 
 def cascade_annotations(role):
-    return lambda wildcards: [
-        SLIDES[s].annotation for s in cascade_slides(wildcards.cascade, role)
-    ]
+    return lambda wildcards: [SLIDES[s].annotation for s in cascade_slides(wildcards.cascade, role)]
 
 
 def cascade_cohort(role):
@@ -54,14 +46,7 @@ def cascade_cohort(role):
 
 def cascade_weights(wildcards):
     levels = range(1, len(cascade(wildcards).scales) + 1)
-    return [
-        LAYOUT.results
-        / "radhical"
-        / wildcards.cascade
-        / f"level{n}"
-        / "model.safetensors"
-        for n in levels
-    ]
+    return [LAYOUT.results / "radhical" / wildcards.cascade / f"level{n}" / "model.safetensors" for n in levels]
 
 
 def in_cascade(pattern, *roles):
@@ -107,10 +92,7 @@ rule radhical_split:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=minutes(10),
     params:
-        roles=lambda wildcards: [
-            [a.fold, a.slide_id, a.patient_id, a.role]
-            for a in CASCADE_ROLES[wildcards.cascade]
-        ],
+        roles=lambda wildcards: [[a.fold, a.slide_id, a.patient_id, a.role] for a in CASCADE_ROLES[wildcards.cascade]],
         code=code("split.py"),
     script:
         "../scripts/split.py"
@@ -200,9 +182,7 @@ rule radhical_search:
         cfg=lambda wildcards: cascade(wildcards).dump(),
         annotations=CONFIG.annotations.dump(),
         cohort=cascade_cohort("val"),
-        test=lambda wildcards: sorted(
-            {SLIDES[s].patient_id for s in cascade_slides(wildcards.cascade, "test")}
-        ),
+        test=lambda wildcards: sorted({SLIDES[s].patient_id for s in cascade_slides(wildcards.cascade, "test")}),
         seed=CONFIG.seed,
         code=code("radhical_search.py"),
     script:
@@ -246,12 +226,9 @@ rule radhical_segment:
 rule radhical_compare:
     input:
         manifests=cascade_manifests("test"),
-        tissue=lambda wildcards: [
-            LAYOUT.tissue(s) for s in cascade_slides(wildcards.cascade, "test")
-        ],
+        tissue=lambda wildcards: [LAYOUT.tissue(s) for s in cascade_slides(wildcards.cascade, "test")],
         masks=lambda wildcards: [
-            LAYOUT.tissue(s).with_suffix(".png")
-            for s in cascade_slides(wildcards.cascade, "test")
+            LAYOUT.tissue(s).with_suffix(".png") for s in cascade_slides(wildcards.cascade, "test")
         ],
         annotations=ancient(cascade_annotations("test")),
         weights=cascade_weights,
