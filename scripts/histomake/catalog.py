@@ -70,6 +70,7 @@ def build_catalog(
         with duckdb.connect(aside, config=settings) as base:
             # Keeping files in order would buffer them whole; rows carry slide and position instead.
             base.execute("SET preserve_insertion_order = false")
+            base.execute("SET enable_progress_bar = false")
             base.execute(f"CREATE TYPE slide AS ENUM ({_literals(sorted(stages['convert']))})")
             base.execute(f"CREATE TYPE exclusion AS ENUM ({_literals(REASONS)})")
             _add(base, "slides", _slides(stages, sheet))

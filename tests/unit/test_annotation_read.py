@@ -157,6 +157,19 @@ def test_a_bare_list_of_features_as_qupath_02_writes_it_is_read(tmp_path):
     assert len(read(path).regions) == 1
 
 
+def test_a_byte_order_mark_is_no_obstacle(tmp_path):
+    path = geojson(tmp_path / "a.geojson", feature(SQUARE, label="Tumor"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read(path).regions) == 1
+
+
+def test_points_and_features_without_geometry_are_counted(tmp_path):
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {}}
+    nothing = {"type": "Feature", "geometry": None, "properties": None}
+    path = geojson(tmp_path / "a.geojson", feature(SQUARE, label="Tumor"), point, nothing)
+    assert read(path).record["skipped"] == {"Point": 1, "no geometry": 1}
+
+
 def test_holes_and_multipolygons_keep_their_shape(tmp_path):
     shape = (shapely.box(0, 0, 100, 100) - shapely.box(20, 20, 40, 40)) | shapely.box(200, 200, 300, 300)
     member = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shape)), "properties": {"label": "Tumor"}}
@@ -272,6 +285,7 @@ def test_entities_and_dtds_are_refused(tmp_path, text):
         ("a.geojson", "{", "not JSON"),
         ("a.geojson", '{"a": 1}', "neither a GeoJSON"),
         ("a.geojson", '{"type": "FeatureCollection", "features": [1]}', "neither a GeoJSON"),
+        ("a.geojson", '{"type": "Topology", "features": []}', "its type is 'Topology'"),
         ("a.txt", "hello", "unknown annotation format '.txt'"),
     ],
 )
@@ -289,7 +303,8 @@ def test_decimal_commas_and_missing_coordinates_are_refused(tmp_path):
 def test_unreadable_coordinates_in_geojson_are_refused(tmp_path):
     broken = feature(SQUARE, label="Tumor")
     broken["geometry"]["coordinates"] = [[["a", "b"]]]
-    assert "a Polygon that cannot be read" in refusal(geojson(tmp_path / "a.geojson", broken))
+    message = refusal(geojson(tmp_path / "a.geojson", feature(SQUARE, label="Tumor"), broken))
+    assert "cannot be read in 1 features, the first of them 2" in message
 
 
 def test_a_file_above_the_limit_is_refused_before_it_is_read(tmp_path):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import shapely
-
+from histomake.annotation.features import ABSENT, Feature, geometries, parse_features
 from histomake.annotation.model import AnnotationError, Drawn
 from histomake.config import Annotations
 
@@ -20,46 +17,31 @@ UNCLASSIFIED = "unclassified"
 def read_geojson(path: Path, config: Annotations, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
     """All areal shapes of a GeoJSON file, in level-0 pixels, and the format's name.
 
-    Takes a FeatureCollection, one Feature, or QuPath 0.2's bare list of Features. Points and lines are counted in
-    ``skipped``.
+    Points, lines and features without geometry are counted in ``skipped``.
 
     Raises:
         AnnotationError: not JSON, not GeoJSON, or a geometry that cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AnnotationError(f"not JSON ({error})") from None
+        features = parse_features(path.read_bytes())
+        shapes = geometries(_outline(feature, config) for feature in features)
+    except ValueError as error:
+        raise AnnotationError(str(error)) from None
     drawn, qupath = [], False
-    for feature in _features(content):
-        properties = feature.get("properties") or {}
+    for feature, shape in zip(features, shapes, strict=True):
+        properties = feature.properties or {}
         qupath = qupath or "classification" in properties or "objectType" in properties
-        geometry = feature.get("geometry")
-        if config.cell_part == "nucleus":
-            geometry = feature.get("nucleusGeometry") or geometry
-        kind = (geometry or {}).get("type", "no geometry")
+        kind = "no geometry" if shape is None else shape.geom_type
         if kind in AREAS:
-            drawn.append(Drawn(_name(properties, config.class_property), _shape(geometry)))
+            drawn.append(Drawn(_name(properties, config.class_property), shape))
         else:
             skipped[kind] += 1
     return ("qupath" if qupath else "geojson"), drawn
 
 
-def _features(content: Any) -> Iterator[dict[str, Any]]:
-    kind = content.get("type") if isinstance(content, dict) else None
-    members = content if isinstance(content, list) else content.get("features") if kind == "FeatureCollection" else None
-    if kind == "Feature":
-        members = [content]
-    if not isinstance(members, list) or not all(isinstance(m, dict) and m.get("type") == "Feature" for m in members):
-        raise AnnotationError("JSON, but neither a GeoJSON FeatureCollection, a Feature nor a list of Features")
-    yield from members
-
-
-def _shape(geometry: dict[str, Any]) -> shapely.Geometry:
-    try:
-        return shapely.force_2d(shapely.from_geojson(json.dumps(geometry)))
-    except (shapely.errors.GEOSException, ValueError) as error:
-        raise AnnotationError(f"a {geometry.get('type')} that cannot be read ({error})") from None
+def _outline(feature: Feature, config: Annotations) -> Any:
+    wants_nucleus = config.cell_part == "nucleus" and bytes(feature.nucleus) != bytes(ABSENT)
+    return feature.nucleus if wants_nucleus else feature.geometry
 
 
 def _name(properties: dict[str, Any], class_property: str | None) -> str:

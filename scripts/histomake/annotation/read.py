@@ -59,7 +59,7 @@ def _check_file(path: Path, config: Annotations) -> None:
     if size_mb > config.max_file_mb and not lazily_read:
         raise AnnotationError(
             f"{size_mb:.0f} MB is above annotations.max_file_mb ({config.max_file_mb:g})",
-            "Raise the limit if the job has the memory (about ten times the file), or export without measurements",
+            "Raise the limit if the job has the memory (about five times the file), or export without measurements",
         )
 
 
@@ -109,19 +109,15 @@ def _check_names(found: Counter[str], config: Annotations, what: str) -> None:
 
 def _repair(drawn: list[Drawn], config: Annotations) -> tuple[list[tuple[str, shapely.Geometry]], dict[str, int]]:
     """Make every geometry valid and areal. A self-crossing outline becomes the area that it encloses."""
-    regions, repaired, degenerate = [], 0, 0
-    for name, geometry in drawn:
-        valid = geometry
-        if not geometry.is_valid:
-            valid, repaired = shapely.make_valid(geometry), repaired + 1
-        valid = polygonal(valid)
-        if valid.is_empty or valid.area == 0:
-            degenerate += 1
-        else:
-            regions.append((config.classes[name], valid))
+    shapes = np.array([d.geometry for d in drawn], dtype=object)
+    crossed = ~shapely.is_valid(shapes)
+    shapes[crossed] = shapely.make_valid(shapes[crossed])
+    areal = list(map(polygonal, shapes))
+    kept = shapely.area(areal) > 0
+    regions = [(config.classes[d.name], g) for d, g, keep in zip(drawn, areal, kept, strict=True) if keep]
     if drawn and not regions:
         raise AnnotationError(f"none of its {len(drawn)} regions has an area")
-    return regions, {"repaired": repaired, "degenerate": degenerate}
+    return regions, {"repaired": int(crossed.sum()), "degenerate": len(drawn) - len(regions)}
 
 
 def _check_bounds(
@@ -152,13 +148,10 @@ def _clip(
     regions: list[tuple[str, shapely.Geometry]], *, width: int, height: int
 ) -> tuple[list[tuple[str, shapely.Geometry]], int]:
     slide = shapely.box(0, 0, width, height)
-    kept, clipped = [], 0
-    for name, geometry in regions:
-        if not slide.contains(geometry):
-            geometry, clipped = polygonal(geometry.intersection(slide)), clipped + 1
-        if not geometry.is_empty:
-            kept.append((name, geometry))
-    return kept, clipped
+    x0, y0, x1, y1 = shapely.bounds([geometry for _, geometry in regions]).reshape(-1, 4).T
+    over = (x0 < 0) | (y0 < 0) | (x1 > width) | (y1 > height)
+    cut = ((name, polygonal(g.intersection(slide)) if o else g) for (name, g), o in zip(regions, over, strict=True))
+    return [(name, geometry) for name, geometry in cut if not geometry.is_empty], int(over.sum())
 
 
 def _from_mask(path: Path, config: Annotations, class_names: tuple[str, ...], record: dict[str, Any]) -> Annotation:

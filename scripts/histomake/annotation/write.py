@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import colorsys
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 import zarr
 
+from histomake.annotation.features import format_features
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.files import atomic_directory, atomic_file, write_json
 
@@ -46,23 +47,16 @@ def write_no_annotation(outcome: dict[str, Any], *, record: Path | str, geojson:
 
 def write_geojson(annotation: Annotation, path: Path | str) -> None:
     """Write the regions as a QuPath FeatureCollection in level-0 pixels, rounded to a hundredth of a pixel."""
-    colours = {name: _colour(i) for i, name in enumerate(annotation.class_names)}
-    with atomic_file(path) as aside, aside.open("w") as stream:
-        stream.write('{"type": "FeatureCollection", "features": [')
-        for i, (name, geometry) in enumerate(annotation.regions):
-            stream.write(",\n" if i else "\n")
-            json.dump(_feature(name, geometry, colours[name]), stream)
-        stream.write("\n]}\n")
-
-
-def _feature(name: str, geometry: shapely.Geometry, colour: list[int]) -> dict[str, Any]:
-    # Plain rounding can push vertices over each other; set_precision keeps the geometry valid.
-    rounded = shapely.set_precision(geometry, 0.01)
-    return {
-        "type": "Feature",
-        "geometry": json.loads(shapely.to_geojson(geometry if rounded.is_empty else rounded)),
-        "properties": {"objectType": "annotation", "classification": {"name": name, "color": colour}},
+    properties = {
+        name: {"objectType": "annotation", "classification": {"name": name, "color": _colour(i)}}
+        for i, name in enumerate(annotation.class_names)
     }
+    shapes = np.array([geometry for _, geometry in annotation.regions], dtype=object)
+    # Plain rounding can push vertices over each other; set_precision keeps geometries valid.
+    rounded = shapely.set_precision(shapes, 0.01)
+    rounded = np.where(shapely.is_empty(rounded), shapes, rounded)
+    with atomic_file(path) as aside:
+        aside.write_text(format_features(rounded, (properties[name] for name, _ in annotation.regions)))
 
 
 def _colour(index: int) -> list[int]:
