@@ -20,11 +20,11 @@ import numpy as np
 import tifffile
 
 REGION = Path(__file__).resolve().parent.parent / "data" / "slides" / "CMU-1-Small-Region.svs"
-TILE = 240
+TILE = 256
 QUALITY = 30
 DOWNSAMPLES = (1, 4, 16)
 MPP = 0.499
-DESCRIPTION = "Aperio Image Library v11.2.1 \n{w}x{h} [0,0 {w}x{h}] (240x240) JPEG/RGB Q=30|AppMag = 20|MPP = {mpp}"
+DESCRIPTION = "Aperio Image Library v11.2.1 \n{w}x{h} [0,0 {w}x{h}] ({t}x{t}) JPEG/RGB Q=30|AppMag = 20|MPP = {mpp}"
 _TABLE_MARKERS = (0xDB, 0xC4)
 
 
@@ -50,7 +50,7 @@ def big_slide(folder: Path, side: int, *, colour: str = "RGB") -> Path:
                 compressionargs={"outcolorspace": colour.lower()},
                 jpegtables=tables,
                 subsampling=(1, 1) if colour == "RGB" else (2, 2),
-                description=DESCRIPTION.format(w=edge, h=edge, mpp=MPP),
+                description=DESCRIPTION.format(w=edge, h=edge, t=TILE, mpp=MPP),
                 metadata=None,
             )
             if index == 0:

@@ -137,6 +137,8 @@ class SlideReader:
         level = self.levels[index]
         th, tw = level.tile_height // reduction, level.tile_width // reduction
         right, bottom = min(x + width, level.width // reduction), min(y + height, level.height // reduction)
+        if right <= x or bottom <= y:
+            return np.full((height, width, 3), FILL, np.uint8)
         inside = x >= 0 and y >= 0 and x + width == right and y + height == bottom
         out = np.empty((height, width, 3), np.uint8) if inside else np.full((height, width, 3), FILL, np.uint8)
         for row in range(max(y, 0) // th, -(-bottom // th)):
@@ -159,7 +161,7 @@ class SlideReader:
             if data is None:
                 return None
             if reduction > 1:
-                return level.coding.decode_reduced(data, level.tile_shape, reduction)
+                return level.coding.decode_reduced(data, level.tile_shape, reduction, rows=rows)
             return level.coding.decode(data, level.tile_shape, rows=rows)
         except (StoreError, TileDecodeError) as error:
             raise self._error(f"level {index}, tile row {row}, column {column}: {error}") from error

@@ -89,12 +89,9 @@ class TiffSource(Source):
         """Byte ranges of the tiles, straight from the TileOffsets and TileByteCounts tags."""
         segments = self._levels[level]
         page, _ = segments.planes[0]
-        grid = segments.grid
-        return TileBytes(
-            self.path,
-            np.asarray(page.dataoffsets, np.uint64).reshape(grid),
-            np.asarray(page.databytecounts, np.uint64).reshape(grid),
-        )
+        count = segments.grid[0] * segments.grid[1]
+        offsets, counts = (np.asarray(tag[:count], np.uint64) for tag in (page.dataoffsets, page.databytecounts))
+        return TileBytes(self.path, offsets.reshape(segments.grid), counts.reshape(segments.grid))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Pixels of ``level``: uint8 (height, width, 3)."""

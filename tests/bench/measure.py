@@ -1,0 +1,26 @@
+"""Owns how things are timed side by side: the same work, interleaved, medians of ratios."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+ROUNDS = 5
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def side_by_side(*works: Callable[[], object], rounds: int = ROUNDS) -> list[list[float]]:
+    """Seconds of each of ``works`` in each round; within a round they follow each other, so they share its noise."""
+    return [list(column) for column in zip(*([seconds(work) for work in works] for _ in range(rounds)), strict=True)]
+
+
+def ratio(slower: list[float], faster: list[float]) -> float:
+    """Median over the rounds of how many times longer the first took."""
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
