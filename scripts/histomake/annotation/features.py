@@ -67,11 +67,9 @@ def geometries(raw: Iterable[msgspec.Raw]) -> NDArray[np.object_]:
     """
     texts = [None if bytes(r) == b"null" else bytes(r) for r in raw]
     shapes = shapely.from_geojson(np.array(texts, dtype=object), on_invalid="ignore")
-    unread = [
-        i for i, (text, shape) in enumerate(zip(texts, shapes, strict=True)) if shape is None and text is not None
-    ]
+    unread = [i for i, text in enumerate(texts) if shapes[i] is None and text is not None]
     if unread:
-        raise ValueError(f"{len(unread)} geometries that cannot be read, the first in feature {unread[0] + 1}")
+        raise ValueError(f"geometry that cannot be read in {len(unread)} features, the first of them {unread[0] + 1}")
     return shapely.force_2d(shapes)
 
 
