@@ -1,4 +1,4 @@
-"""Rule predict: the scores of every tissue patch of one slide."""
+"""Rule predict: the scores of every tissue patch of one slide; for segmentation also its labels and outlines."""
 
 from pathlib import Path
 
@@ -9,15 +9,23 @@ from histomake.job import job
 from histomake.layout import Layout
 from histomake.learn.data import SlideEntry
 from histomake.learn.predict import load_model, predict_slide
+from histomake.learn.segment import segment_slide
 
 
 def main(snakemake):
     output = Path(snakemake.output.predictions)
     settings = Predict.model_validate(snakemake.params.cfg)
+    options = {"batch": settings.batch, "threads": snakemake.threads, "flips": settings.flips}
     with job(snakemake):
         predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
         entry = SlideEntry.at(Layout(output.parents[3]), predictor.task.grid, *snakemake.params.entry)
-        table = predict_slide(predictor, entry, batch=settings.batch, threads=snakemake.threads)
+        if predictor.task.kind == "segmentation":
+            labels, polygons = output.with_suffix(".labels.zarr"), output.with_suffix(".geojson")
+            table = segment_slide(
+                predictor, entry, labels=labels, polygons=polygons, overlap=settings.overlap, **options
+            )
+        else:
+            table = predict_slide(predictor, entry, **options)
         with atomic_file(output) as aside:
             pq.write_table(table, aside, compression="zstd")
 

@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("trained")
     entries = build_cohort(root, 4)
     options = {"steps": 30, "batch": 8, "validate_every": 30, "workers": 0, "learning_rate": 1e-3}
-    task = Task(grid=GRID_NAME, target={"classes": CLASSES}, model={"name": "resnet10t"}, train=options)
+    task = Task(grid=GRID_NAME, target={"classes": CLASSES}, model={"name": "test_resnet"}, train=options)
     places = {"output": root / "model", "state": root / "state"}
     train(task, train=entries[:2], val=entries[2:3], class_names=CLASSES, **places, seed=0, threads=1)
     return root / "model", entries[3]
@@ -72,7 +72,7 @@ def test_threshold_of_the_model_decides(trained) -> None:
 
 def test_embedding_has_one_vector_per_patch(trained) -> None:
     vectors = load_model(trained[0]).embed(torch.zeros(3, 64, 64, 3, dtype=torch.uint8))
-    assert vectors.shape == (3, 512)
+    assert vectors.shape == (3, 96)
 
 
 def test_quarantined_slide_gets_an_empty_table_of_the_same_schema(trained, tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
 import random
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import train_killed
 from histomake.config import Grid, Model, Task
 from histomake.errors import HistomakeError
 from histomake.layout import Layout
@@ -24,7 +27,6 @@ from histomake.learn.train import check_classes, known_patches, train
 from histomake.patch.sampler import Sampler
 from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined
 
-KILLED = Path(__file__).with_name("train_killed.py")
 KILLS = 2
 """In every test run; `make bench` kills ten times."""
 
@@ -41,7 +43,7 @@ def make_task(**settings) -> Task:
         {
             "grid": GRID_NAME,
             "target": {"classes": CLASSES},
-            "model": {"name": "resnet10t"},
+            "model": {"name": "test_resnet"},
             **{key: value for key, value in settings.items() if key != "train"},
             "train": options | settings.get("train", {}),
         }
@@ -90,26 +92,35 @@ def test_loader_processes_do_not_change_the_weights(cohort, tmp_path: Path) -> N
     assert (tmp_path / "0/model.safetensors").read_bytes() == (tmp_path / "2/model.safetensors").read_bytes()
 
 
-def start(root: Path, task: Task, output: Path) -> subprocess.Popen:
-    task_file = output.with_name("task.json")
-    task_file.write_text(json.dumps(task.dump()))
-    return subprocess.Popen([sys.executable, str(KILLED), str(root), str(task_file), str(output)])
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Task, Path], BaseProcess]:
+    """Trains in a process that can be killed; forked from a server that has imported everything, it starts at once."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([train_killed.__name__])
+
+    def run(root: Path, task: Task, output: Path) -> BaseProcess:
+        process = context.Process(target=train_killed.main, args=(root, task.dump(), output))
+        process.start()
+        return process
+
+    return run
 
 
-def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> int:
+def wait_for_step(process: BaseProcess, folder: Path, step: int) -> int:
     """Wait until the run has saved a state later than ``step``; returns that state's step."""
-    while process.poll() is None:
+    while process.is_alive():
         state = load_state(folder)
         if state is not None and state["step"] > step:
             return state["step"]
         time.sleep(0.02)
-    raise AssertionError(f"the run ended with {process.returncode} before a state after step {step} was seen")
+    raise AssertionError(f"the run ended with {process.exitcode} before a state after step {step} was seen")
 
 
 @pytest.mark.timeout(300)
-def test_run_killed_at_random_moments_ends_with_the_weights_of_an_uninterrupted_one(cohort, tmp_path: Path) -> None:
+def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(cohort, start, tmp_path: Path) -> None:
     root, entries = cohort
-    task = make_task(train={"steps": 60, "validate_every": 7, "checkpoint_minutes": 1e-5})
+    task = make_task(train={"steps": 60, "validate_every": 25, "checkpoint_minutes": 0.003})
     fit(task, entries, tmp_path / "whole")
     chance, step = random.Random(1), 0
     for _ in range(KILLS):
@@ -117,7 +128,7 @@ def test_run_killed_at_random_moments_ends_with_the_weights_of_an_uninterrupted_
         wait_for_step(process, tmp_path / "killed.state", step)
         time.sleep(chance.uniform(0, 0.3))
         process.kill()
-        process.wait()
+        process.join()
         step = load_state(tmp_path / "killed.state")["step"]
         assert not (tmp_path / "killed/model.safetensors").exists()
     fit(task, entries, tmp_path / "killed")
@@ -126,13 +137,14 @@ def test_run_killed_at_random_moments_ends_with_the_weights_of_an_uninterrupted_
 
 
 @pytest.mark.timeout(120)
-def test_sigterm_saves_the_state_and_ends_the_run(cohort, tmp_path: Path) -> None:
+def test_sigterm_saves_the_state_and_ends_the_run(cohort, start, tmp_path: Path) -> None:
     task = make_task(train={"steps": 5000, "validate_every": 5000, "checkpoint_minutes": 0.001})
     process = start(cohort[0], task, tmp_path / "model")
     saved = wait_for_step(process, tmp_path / "model.state", 0)
     time.sleep(0.3)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) != 0
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 1
     assert load_state(tmp_path / "model.state")["step"] > saved
 
 
