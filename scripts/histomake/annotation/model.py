@@ -112,10 +112,12 @@ class Annotation:
         return {name: polygonal(shapely.disjoint_subset_union_all(members)) for name, members in grouped.items()}
 
     @cached_property
-    def draw_order(self) -> list[int]:
-        """Indices of regions from the largest to the smallest, so that what is drawn last stays visible."""
+    def draw_rank(self) -> NDArray[np.intp]:
+        """Place of each region in drawing order, the largest first: what is drawn last stays visible."""
         areas = shapely.area([geometry for _, geometry in self.regions])
-        return np.argsort(-areas, kind="stable").tolist()
+        rank = np.empty(areas.size, np.intp)
+        rank[np.argsort(-areas, kind="stable")] = np.arange(areas.size)
+        return rank
 
     @cached_property
     def index(self) -> shapely.STRtree:

@@ -37,8 +37,8 @@ def rasterise(annotation: Annotation, x: int, y: int, size: int, scale: float) -
     if not annotation.regions:
         return labels
     frame = shapely.box(x, y, x + size * scale, y + size * scale)
-    touched = set(annotation.index.query(frame).tolist())
-    for i in (i for i in annotation.draw_order if i in touched):
+    touched = annotation.index.query(frame)
+    for i in touched[np.argsort(annotation.draw_rank[touched])]:
         name, geometry = annotation.regions[i]
         labels[_inside(geometry, x, y, size, scale)] = annotation.class_names.index(name) + 1
     return labels

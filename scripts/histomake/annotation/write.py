@@ -52,11 +52,11 @@ def write_geojson(annotation: Annotation, path: Path | str) -> None:
         for i, name in enumerate(annotation.class_names)
     }
     shapes = np.array([geometry for _, geometry in annotation.regions], dtype=object)
-    # Plain rounding can push vertices over each other; set_precision keeps geometries valid.
-    rounded = shapely.set_precision(shapes, 0.01)
-    rounded = np.where(shapely.is_empty(rounded), shapes, rounded)
+    rounded = shapely.transform(shapes, lambda points: points.round(2))
+    # Rounding can push vertices over each other; such a shape keeps all its digits.
+    shapes = np.where(shapely.is_valid(rounded) & ~shapely.is_empty(rounded), rounded, shapes)
     with atomic_file(path) as aside:
-        aside.write_text(format_features(rounded, (properties[name] for name, _ in annotation.regions)))
+        aside.write_text(format_features(shapes, (properties[name] for name, _ in annotation.regions)))
 
 
 def _colour(index: int) -> list[int]:
