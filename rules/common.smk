@@ -10,6 +10,7 @@ sys.path.append(str(SCRIPTS))
 from histomake import cohort, provenance, runs
 from histomake.config import parse_config
 from histomake.errors import HistomakeError
+from histomake.files import sha256_file
 from histomake.layout import Layout
 from histomake.sheet import SLIDE_ID, read_sheet
 
@@ -110,6 +111,62 @@ def gigapixel_memory(base_mb, per_file_gb_mb):
 def minutes(base):
     """Run time in minutes that doubles with every attempt."""
     return lambda wildcards, attempt: base * 2 ** (attempt - 1)
+
+
+VIEWS = ("prediction", "confidence", "truth", "tissue")
+
+# Views, maps and attributions are of patch classifiers with one class per patch.
+EXPLAINED = [
+    name
+    for name, settings in CONFIG.tasks.items()
+    if settings.kind == "classification" and not settings.target.multi_label
+]
+
+
+def explained_models():
+    """(task, fold) of every model that is looked into."""
+    return [(name, fold) for name in EXPLAINED for fold in folds(name)]
+
+
+def viewed_slides():
+    """(task, fold, slide) of every prediction that is drawn, sorted by slide."""
+    viewed = [(name, fold, s) for name, fold in explained_models() for s in slides_in(name, fold, "test", "predict")]
+    return sorted(viewed, key=lambda item: item[2])
+
+
+def paged_slides():
+    """Slides that have a page of their own."""
+    return sorted({s for _, _, s in viewed_slides()})
+
+
+def slide_tasks(wildcards):
+    """(task, fold, aggregation) of every prediction of a slide."""
+    return [[n, f, CONFIG.tasks[n].predict.aggregate] for n, f, s in viewed_slides() if s == wildcards.slide]
+
+
+def explained(wildcards):
+    """The slides a fold's model is explained on: those it was not made with and that may be looked into."""
+    return slides_in(wildcards.task, wildcards.fold, "test", "predict")
+
+
+def explained_predictions(wildcards):
+    return [LAYOUT.prediction(wildcards.task, wildcards.fold, s) for s in explained(wildcards)]
+
+
+def model_pictures(pattern):
+    """A picture of every model that is looked into."""
+    return [LAYOUT.results / pattern.format(task=name, fold=fold) for name, fold in explained_models()]
+
+
+def asset(path):
+    """Digest of a file of the library that is no Python; the job runs again when it changes."""
+    return sha256_file(SCRIPTS / path)
+
+
+def interpretation_outputs():
+    """Everything a person may open, asked for when no target is named."""
+    pages = [LAYOUT.results / "report" / "slides" / f"{s}.html" for s in paged_slides()]
+    return [LAYOUT.results / "report" / "index.html", *pages]
 
 
 def final_outputs(wildcards):

@@ -48,6 +48,10 @@ class Layout:
         """The task's metrics."""
         return self.results / "metrics" / f"{task}.json"
 
+    def view(self, task: str, fold: int, slide: str, view: str) -> Path:
+        """One picture of a slide."""
+        return self.results / "views" / task / f"fold{fold}" / slide / f"{view}.png"
+
     @property
     def quarantine(self) -> Path:
         """The slides that were lost, and why."""

@@ -1,0 +1,201 @@
+# What people look at: views of slides, what the model saw, and the report around it.
+
+
+rule views:
+    input:
+        manifest="<results>/slides/{slide}.json",
+        table=lambda wildcards: LAYOUT.table(task(wildcards).grid, wildcards.slide),
+        tissue="<results>/tissue/{slide}.json",
+        mask="<results>/tissue/{slide}.png",
+        quality="<results>/quality/{slide}.json",
+        artefacts="<results>/quality/{slide}.png",
+        annotation="<results>/annotations/{slide}.json",
+        geojson="<results>/annotations/{slide}.geojson",
+        description="<results>/models/{task}/fold{fold}/model.json",
+        predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
+    output:
+        **{
+            view: report(
+                f"<results>/views/{{task}}/fold{{fold}}/{{slide}}/{view}.png",
+                caption=f"report/{view}.rst",
+                category="Slides",
+                subcategory="{task}",
+                labels={"slide": "{slide}", "view": view},
+            )
+            for view in VIEWS
+        },
+    log:
+        "<logs>/views/{task}/fold{fold}/{slide}.log",
+    benchmark:
+        "<benchmarks>/views/{task}/fold{fold}/{slide}.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=gigapixel_memory(2000, 0),
+        runtime=minutes(10),
+    params:
+        mpp=CONFIG.explain.overlay_mpp,
+        code=code("views.py"),
+    script:
+        "../scripts/views.py"
+
+
+rule embed:
+    input:
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in explained(wildcards)],
+        tables=lambda wildcards: [LAYOUT.table(task(wildcards).grid, s) for s in explained(wildcards)],
+        predictions=explained_predictions,
+        weights="<results>/models/{task}/fold{fold}/model.safetensors",
+        description="<results>/models/{task}/fold{fold}/model.json",
+    output:
+        features="<results>/embeddings/{task}/fold{fold}/features.parquet",
+        page=report(
+            "<results>/embeddings/{task}/fold{fold}/map.html",
+            caption="report/embedding.rst",
+            category="Model",
+            subcategory="{task}",
+            labels={"what": "embedding, interactive", "fold": "{fold}"},
+        ),
+        mosaic=report(
+            "<results>/embeddings/{task}/fold{fold}/mosaic.png",
+            caption="report/mosaic.rst",
+            category="Model",
+            subcategory="{task}",
+            labels={"what": "embedding, mosaic", "fold": "{fold}"},
+        ),
+        record="<results>/embeddings/{task}/fold{fold}/separation.json",
+    log:
+        "<logs>/embed/{task}/fold{fold}.log",
+    benchmark:
+        "<benchmarks>/embed/{task}/fold{fold}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=minutes(60),
+    params:
+        cfg=CONFIG.explain.dump(),
+        slides=lambda wildcards: [entry(s) for s in explained(wildcards)],
+        sites=lambda wildcards: [SLIDES[s].site or "" for s in explained(wildcards)],
+        seed=CONFIG.seed,
+        code=code("embed.py"),
+        page=asset("histomake/explain/embedding_page.js"),
+    script:
+        "../scripts/embed.py"
+
+
+rule attribute:
+    input:
+        cohort="<results>/models/{task}/fold{fold}.cohort.json",
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in explained(wildcards)],
+        tables=lambda wildcards: [LAYOUT.table(task(wildcards).grid, s) for s in explained(wildcards)],
+        predictions=explained_predictions,
+        weights="<results>/models/{task}/fold{fold}/model.safetensors",
+        description="<results>/models/{task}/fold{fold}/model.json",
+    output:
+        panels=report(
+            "<results>/attributions/{task}/fold{fold}/panels.png",
+            caption="report/attribution.rst",
+            category="Model",
+            subcategory="{task}",
+            labels={"what": "attribution (SHAP)", "fold": "{fold}"},
+        ),
+        patches="<results>/attributions/{task}/fold{fold}/patches.parquet",
+        background="<results>/attributions/{task}/fold{fold}/background.parquet",
+        record="<results>/attributions/{task}/fold{fold}/checks.json",
+    log:
+        "<logs>/attribute/{task}/fold{fold}.log",
+    benchmark:
+        "<benchmarks>/attribute/{task}/fold{fold}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=minutes(60),
+    params:
+        cfg=CONFIG.explain.dump(),
+        slides=lambda wildcards: [entry(s) for s in explained(wildcards)],
+        seed=CONFIG.seed,
+        code=code("attribute.py"),
+    script:
+        "../scripts/attribute.py"
+
+
+rule slide_page:
+    input:
+        manifest="<results>/slides/{slide}.json",
+        annotation="<results>/annotations/{slide}.json",
+        tissue="<results>/tissue/{slide}.json",
+        quality="<results>/quality/{slide}.json",
+        predictions=lambda wildcards: [LAYOUT.prediction(n, f, wildcards.slide) for n, f, _ in slide_tasks(wildcards)],
+        descriptions=lambda wildcards: [LAYOUT.model(n, f) / "model.json" for n, f, _ in slide_tasks(wildcards)],
+        views=lambda wildcards: [
+            LAYOUT.view(n, f, wildcards.slide, view) for n, f, _ in slide_tasks(wildcards) for view in VIEWS
+        ],
+    output:
+        page=report(
+            "<results>/report/slides/{slide}.html",
+            caption="report/slide_page.rst",
+            category="Slides",
+            subcategory="Pages",
+            labels={"slide": "{slide}", "view": "page"},
+        ),
+    log:
+        "<logs>/slide_page/{slide}.log",
+    benchmark:
+        "<benchmarks>/slide_page/{slide}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=minutes(10),
+    params:
+        tasks=slide_tasks,
+        views=VIEWS,
+        patient=lambda wildcards: [
+            slide(wildcards).patient_id,
+            slide(wildcards).site or "",
+        ],
+        code=code("slide_page.py"),
+    script:
+        "../scripts/slide_page.py"
+
+
+# Compute times are read from whatever benchmark files there are: they change without a result having changed.
+rule front_page:
+    input:
+        catalog="<results>/catalog.duckdb",
+        quarantine="<results>/quarantine.json",
+        metrics=collect("<results>/metrics/{task}.json", task=CONFIG.tasks),
+        maps=model_pictures("embeddings/{task}/fold{fold}/mosaic.png"),
+        panels=model_pictures("attributions/{task}/fold{fold}/panels.png"),
+    output:
+        page=report(
+            "<results>/report/index.html",
+            caption="report/front_page.rst",
+            category="Front page",
+            labels={"what": "everything in one page"},
+        ),
+    log:
+        "<logs>/front_page.log",
+    benchmark:
+        "<benchmarks>/front_page.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=minutes(20),
+    params:
+        cfg=CONFIG.dump(),
+        sheet=[[s.slide_id, s.patient_id, s.site or ""] for s in SLIDES.values()],
+        pages=paged_slides(),
+        code=code("front_page.py"),
+    script:
+        "../scripts/front_page.py"

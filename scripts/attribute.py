@@ -1,0 +1,47 @@
+"""Rule attribute: which pixels speak for which class in patches worth a look, and whether the maps can be believed."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from histomake.explain.attribution import attribute
+from histomake.explain.attribution_page import panels
+from histomake.files import atomic_file, read_json, write_json
+from histomake.job import job
+from histomake.layout import Layout
+from histomake.learn.data import SlideEntry
+from histomake.learn.predict import load_model
+
+
+def main(snakemake):
+    out, params = snakemake.output, snakemake.params
+    with job(snakemake):
+        predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
+        layout, grid = Layout(Path(out.panels).parents[3]), predictor.task.grid
+        tested = [
+            (SlideEntry.at(layout, grid, *entry), pq.read_table(path))
+            for entry, path in zip(params.slides, snakemake.input.predictions, strict=True)
+        ]
+        training = [
+            SlideEntry.at(layout, grid, entry["slide_id"], entry["patient_id"], entry["labels"])
+            for entry in read_json(snakemake.input.cohort)
+            if entry["role"] == "train"
+        ]
+        found = attribute(
+            predictor=predictor,
+            tested=tested,
+            training=training,
+            patches=params.cfg["shap_patches"],
+            background=params.cfg["shap_background"],
+            seed=params.seed,
+        )
+        patch_um = predictor.description["grid"]["size"] * predictor.description["grid"]["mpp"]
+        for path, table in ((out.patches, found.table), (out.background, found.background)):
+            with atomic_file(path) as aside:
+                pq.write_table(table, aside, compression="zstd")
+        with atomic_file(out.panels) as aside:
+            panels(found, patch_um=patch_um).savefig(aside, format="png", dpi=110)
+        write_json(out.record, found.record)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,43 @@
+"""Rule embed: what a model sees in the patches of its test slides, as features, maps and a page to explore."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from histomake.explain.embedding import Source, embed
+from histomake.explain.embedding_page import mosaic, page
+from histomake.explain.views import write_png
+from histomake.files import atomic_file, write_json
+from histomake.job import job
+from histomake.layout import Layout
+from histomake.learn.data import SlideEntry
+from histomake.learn.predict import load_model
+
+
+def main(snakemake):
+    out, params, where = snakemake.output, snakemake.params, snakemake.wildcards
+    title = f"{where.task}, fold {where.fold}"
+    with job(snakemake):
+        predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
+        layout = Layout(Path(out.features).parents[3])
+        sources = [
+            Source(SlideEntry.at(layout, predictor.task.grid, *entry), site, pq.read_table(path))
+            for entry, site, path in zip(params.slides, params.sites, snakemake.input.predictions, strict=True)
+        ]
+        found = embed(
+            predictor=predictor,
+            sources=sources,
+            patches=params.cfg["embed_patches"],
+            neighbours=params.cfg["umap_neighbors"],
+            seed=params.seed,
+        )
+        with atomic_file(out.features) as aside:
+            pq.write_table(found.table, aside, compression="zstd")
+        with atomic_file(out.page) as aside:
+            aside.write_text(page(found, title=f"What the model sees: {title}"))
+        shown = f"Patches of {title}, laid out by what the model sees in them (UMAP)"
+        write_png(mosaic(found, title=shown), Path(out.mosaic))
+        write_json(out.record, found.record)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

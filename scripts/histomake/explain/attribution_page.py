@@ -1,0 +1,53 @@
+"""Owns how attributions are drawn: panels of patch and heatmaps, and the curves that check them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
+
+from histomake.explain.attribution import Attribution
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HEAT = "PuOr_r"
+"""Orange speaks for the class, violet against it: a pair that people with colour deficiencies can tell apart."""
+SMOOTH_SHARE = 0.012
+"""Sigma of the heatmap's smoothing, as a share of the patch: single pixels of a gradient are noise to the eye."""
+
+
+def panels(found: Attribution, *, patch_um: float) -> Figure:
+    """One row per patch: the patch, then one heatmap per class with its score; one colour scale per row."""
+    count, classes = len(found.pixels), len(found.classes)
+    figure = Figure(figsize=(2.5 * (classes + 1) + 1.2, 2.75 * count + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"Patches of {patch_um:g} µm; orange speaks for the class, violet against it", fontsize=9)
+    axes = figure.subplots(count, classes + 1, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for row, info in zip(range(count), found.table.to_pylist(), strict=True):
+        left = axes[row, 0]
+        left.imshow(found.pixels[row])
+        truth = info["label"] or "no label"
+        left.set_title(
+            f"{info['slide_id']}  ({info['x']}, {info['y']})\n{info['reason']}; annotated: {truth}", fontsize=7
+        )
+        smooth = [gaussian_filter(m, SMOOTH_SHARE * m.shape[0]) for m in found.maps[row]]
+        limit = float(np.percentile(np.abs(smooth), 99.5)) or 1.0
+        grey = found.pixels[row].mean(axis=2)
+        for axis, heat, name in zip(axes[row, 1:], smooth, found.classes, strict=True):
+            shown = _draw_heat(axis, grey, heat, limit)
+            called = "  (predicted)" if name == info["predicted"] else ""
+            axis.set_title(f"{name}: {info[f'score_{name}']:.3f}{called}", fontsize=8)
+        bar = figure.colorbar(shown, ax=axes[row, 1:].tolist(), shrink=0.8, ticks=[-limit, 0, limit])
+        bar.ax.set_yticklabels(["against", "0", "for"], fontsize=7)
+    return figure
+
+
+def _draw_heat(axis, grey: NDArray[np.floating], heat: NDArray[np.floating], limit: float):
+    axis.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    return axis.imshow(heat, cmap=HEAT, vmin=-limit, vmax=limit, alpha=0.72)

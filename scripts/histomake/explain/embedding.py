@@ -1,0 +1,234 @@
+"""Owns the embedding: what a trained model sees in patches, made into maps, and what those maps say about the cohort.
+
+The features are the vector before the last layer. They are laid out in two and three dimensions with UMAP (McInnes et
+al. 2018) and kept, so that slide-level models and other tools can use them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from sklearn.decomposition import PCA
+from sklearn.metrics import balanced_accuracy_score, silhouette_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+
+from histomake.errors import HistomakeError
+from histomake.explain.pixels import read_patches
+from histomake.learn.data import SlideEntry
+from histomake.learn.predict import Predictor
+from histomake.patch.table import read_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+THUMB_PX = 48
+PCA_DIMENSIONS = 50
+"""Features are first turned to their leading components: neighbours hardly change and are found ten times faster."""
+MEASURED = 4000
+"""Patches used for silhouettes and batch effects, which need all pairs of distances."""
+NEIGHBOURS = 15
+GROUPS = ("label", "predicted", "slide_id", "patient_id", "site")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One slide whose patches may be embedded: its files, its site, its predictions (as predict_slide makes them)."""
+
+    entry: SlideEntry
+    site: str
+    predictions: pa.Table
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """table: one row per patch (ids, label, scores, areas, map coordinates, features); thumbs: uint8 (n, px, px, 3)."""
+
+    table: pa.Table
+    thumbs: NDArray[np.uint8]
+    record: dict[str, Any]
+
+
+def embed(*, predictor: Predictor, sources: Sequence[Source], patches: int, neighbours: int, seed: int) -> Embedding:
+    """Embed up to ``patches`` patches, drawn evenly from the slides.
+
+    Raises HistomakeError when no slide has a patch, or when the model has no vector before its last layer.
+    """
+    rng = np.random.default_rng([seed, 3])
+    chosen = [np.sort(rows) for rows in draw_evenly([s.predictions.num_rows for s in sources], patches, rng)]
+    parts = [_embed_slide(predictor, s, rows) for s, rows in zip(sources, chosen, strict=True) if len(rows)]
+    if not parts:
+        raise HistomakeError(f"none of {len(sources)} slides has a predicted patch: there is nothing to embed")
+    features = np.concatenate([part[1] for part in parts])
+    plane, space = lay_out(features, neighbours=neighbours, seed=seed)
+    table = pa.concat_tables([part[0] for part in parts], promote_options="default")
+    table = _with_columns(table, plane, space, features)
+    record = {"patches": table.num_rows, "slides": len(parts), "features": features.shape[1]}
+    record |= describe(features, {name: table[name].to_pylist() for name in GROUPS}, seed=seed)
+    return Embedding(table, np.concatenate([part[2] for part in parts]), record)
+
+
+def draw_evenly(counts: Sequence[int], limit: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Rows to take of each of several tables: as even as their lengths allow, ``limit`` in all at most."""
+    quota = np.zeros(len(counts), np.int64)
+    left, room = limit, np.array(counts, np.int64)
+    while left > 0 and (room > quota).any():
+        open_ones = np.flatnonzero(room > quota)
+        share = max(1, left // len(open_ones))
+        added = np.minimum(room[open_ones] - quota[open_ones], share)[:left]
+        quota[open_ones[: len(added)]] += added
+        left -= int(added.sum())
+    return [rng.choice(count, take, replace=False) for count, take in zip(counts, quota, strict=True)]
+
+
+def _embed_slide(
+    predictor: Predictor, source: Source, rows: NDArray[np.int64]
+) -> tuple[pa.Table, NDArray[np.float32], NDArray[np.uint8]]:
+    predictions = source.predictions.take(rows)
+    patches, meta = read_table(source.entry.table)
+    features, thumbs = features_of(predictor, source.entry, predictions)
+    count = predictions.num_rows
+    columns = {
+        "slide_id": pa.array([source.entry.slide_id] * count),
+        "patient_id": pa.array([source.entry.patient_id] * count),
+        "site": pa.array([source.site] * count),
+    }
+    columns |= {name: predictions[name] for name in ("patch_id", "x", "y")}
+    columns |= {name: predictions[name].cast(pa.string()) for name in ("predicted", "label")}
+    columns |= {name: predictions[name] for name in predictions.column_names if name.startswith("score_")}
+    found = patches.take(predictions["patch_id"])
+    columns |= {name: found[name] for name in found.column_names if name == "tissue" or name.startswith("area_")}
+    log.info("slide %s: %d patches of grid %s embedded", source.entry.slide_id, count, meta["grid_name"])
+    return pa.table(columns), features, thumbs
+
+
+def features_of(
+    predictor: Predictor, entry: SlideEntry, predictions: pa.Table
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Features float32 (n, d) and thumbnails uint8 (n, THUMB_PX, THUMB_PX, 3) of a slide's patches."""
+    features, thumbs = [], []
+    for pixels in read_patches(predictor, entry, predictions["patch_id"].to_numpy()):
+        features.append(embed_pixels(predictor, pixels))
+        thumbs.append(shrink(pixels[..., :3]))
+    return np.concatenate(features), np.concatenate(thumbs)
+
+
+def embed_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Features float32 (n, d) of patches uint8 (n, h, w, 3 · views)."""
+    try:
+        return predictor.embed(torch.from_numpy(pixels))
+    except (AttributeError, NotImplementedError, TypeError) as error:
+        name = predictor.description["architecture"]["name"]
+        raise HistomakeError(
+            f"the model {name} gives no features before its last layer ({error}): it cannot be embedded"
+        ) from error
+
+
+def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Patches (n, h, w, 3) at THUMB_PX, area-averaged."""
+    small = torch.nn.functional.interpolate(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), size=(THUMB_PX, THUMB_PX), mode="area"
+    )
+    return small.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def lay_out(
+    features: NDArray[np.float32], *, neighbours: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """UMAP coordinates (n, 2) and (n, 3); one search for neighbours serves both.
+
+    With fewer patches than a neighbourhood needs, or without any difference between them, the leading principal
+    components stand in.
+    """
+    count = len(features)
+    components = leading_components(features)
+    if count < 8 or not np.ptp(components, axis=0).any():
+        return _padded(components, 2), _padded(components, 3)
+    from umap import UMAP  # compiles for seconds when imported
+    from umap.umap_ import nearest_neighbors
+
+    near = min(neighbours, count - 1)
+    knn = nearest_neighbors(components, near, "euclidean", {}, False, np.random.RandomState(seed))
+    maps = []
+    for dimensions in (2, 3):
+        layout = UMAP(
+            n_neighbors=near, n_components=dimensions, precomputed_knn=knn, init="pca", random_state=seed, n_jobs=1
+        )
+        maps.append(layout.fit_transform(components).astype(np.float32))
+    return maps[0], maps[1]
+
+
+def leading_components(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The features turned to their principal components, PCA_DIMENSIONS at most."""
+    dimensions = min(PCA_DIMENSIONS, *features.shape)
+    if len(features) < 2 or not np.ptp(features, axis=0).any():
+        return np.zeros((len(features), dimensions), np.float32)
+    solver = "randomized" if min(features.shape) > PCA_DIMENSIONS else "full"
+    return PCA(dimensions, svd_solver=solver, random_state=0).fit_transform(features).astype(np.float32)
+
+
+def _padded(values: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    kept = values[:, :columns]
+    return np.pad(kept, ((0, 0), (0, columns - kept.shape[1])))
+
+
+def _with_columns(
+    table: pa.Table, plane: NDArray[np.float32], space: NDArray[np.float32], features: NDArray[np.float32]
+) -> pa.Table:
+    columns = {"umap2_x": plane[:, 0], "umap2_y": plane[:, 1]}
+    columns |= {f"umap3_{axis}": space[:, i] for i, axis in enumerate("xyz")}
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+    return table.append_column("features", vectors)
+
+
+def describe(features: NDArray[np.float32], groups: Mapping[str, Sequence[str | None]], *, seed: int) -> dict[str, Any]:
+    """How separate groups of patches are, and how well site, patient and slide can be told from the features.
+
+    ``silhouette``: Rousseeuw 1987, on the principal components, −1 to 1. ``batch_effect``: balanced accuracy of
+    telling the group of a patch by its NEIGHBOURS nearest others (5-fold), beside chance: where it is much above
+    chance, the model sees the scanner or the laboratory.
+    """
+    components = leading_components(features)
+    if len(components) > MEASURED:
+        chosen = np.sort(np.random.default_rng([seed, 4]).choice(len(components), MEASURED, replace=False))
+        components = components[chosen]
+        groups = {name: [values[i] for i in chosen] for name, values in groups.items()}
+    silhouettes: dict[str, float] = {}
+    batch: dict[str, dict[str, float]] = {}
+    for name, values in groups.items():
+        codes, kept = _codes(values)
+        if len(np.unique(codes)) < 2:
+            continue
+        silhouettes[name] = round(float(silhouette_score(components[kept], codes)), 4)
+        if name in ("site", "patient_id", "slide_id"):
+            batch[name] = _told_apart(components[kept], codes)
+    return {"silhouette": silhouettes, "batch_effect": batch}
+
+
+def _codes(values: Sequence[str | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group numbers of the patches that have a group of at least 10, and which patches those are."""
+    names = np.array([value or "" for value in values])
+    _, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
+    kept = np.flatnonzero((names != "") & (counts[codes] >= 10))
+    return codes[kept], kept
+
+
+def _told_apart(components: NDArray[np.float32], codes: NDArray[np.int64]) -> dict[str, float]:
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    guessed = cross_val_predict(KNeighborsClassifier(min(NEIGHBOURS, len(codes) // 2)), components, codes, cv=folds)
+    groups = len(np.unique(codes))
+    return {
+        "balanced_accuracy": round(float(balanced_accuracy_score(codes, guessed)), 4),
+        "chance": round(1 / groups, 4),
+        "groups": groups,
+    }

@@ -1,0 +1,140 @@
+"""Owns how an embedding is shown: an interactive page that needs no network, and a mosaic of its patches."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from histomake import figures
+from histomake.explain.embedding import Embedding
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SCRIPT = Path(__file__).with_suffix(".js")
+CATEGORIES = ("label", "predicted", "outcome", "slide_id", "patient_id", "site")
+ATLAS_COLUMNS = 64
+ATLAS_ROWS = 64
+ATLAS_QUALITY = 70
+ATLAS_PX = 32
+MOSAIC_CELLS = 40
+
+
+def page(embedding: Embedding, *, title: str) -> str:
+    """A self-contained HTML page: turn, colour by any column, hover for the patch, lasso for a CSV."""
+    payload = json.dumps(_payload(embedding), separators=(",", ":")).replace("</", "<\\/")
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>{STYLE}</style></head><body>
+<header><h1>{html.escape(title)}</h1>
+<label>colour by <select id="colour"></select></label>
+<label><input type="radio" name="map" value="3" checked> 3-D</label>
+<label><input type="radio" name="map" value="2"> 2-D (lasso)</label>
+<button id="save" disabled>save selection as CSV</button> <span id="count"></span></header>
+<main id="plot"></main><aside id="card"><div id="thumb"></div><dl id="facts"></dl></aside>
+<script>{get_plotlyjs()}</script>
+<script id="data" type="application/json">{payload}</script>
+<script>{SCRIPT.read_text()}</script>
+</body></html>
+"""
+
+
+STYLE = """
+body { margin: 0; font: 15px system-ui, sans-serif; color: #222; height: 100vh; display: flex; flex-direction: column }
+header { padding: 8px 16px; display: flex; gap: 18px; align-items: baseline; border-bottom: 1px solid #ddd }
+h1 { font-size: 17px; margin: 0 }
+main { flex: 1; min-height: 0 }
+aside { position: fixed; right: 16px; top: 64px; padding: 10px; display: none }
+aside { background: #fff; border: 1px solid #ccc }
+#thumb { width: 160px; height: 160px; image-rendering: auto; background-repeat: no-repeat }
+dl { margin: 8px 0 0; display: grid; grid-template-columns: auto auto; gap: 2px 10px; font-size: 13px }
+dt { color: #666 } dd { margin: 0 }
+"""
+
+
+def _payload(embedding: Embedding) -> dict[str, Any]:
+    table = embedding.table
+    label, predicted = (table[name].to_pylist() for name in ("label", "predicted"))
+    outcome = [None if a is None else "right" if a == b else "wrong" for a, b in zip(label, predicted, strict=True)]
+    table = table.append_column("outcome", pa.array(outcome, pa.string()))
+    numbers = [n for n in table.column_names if n == "tissue" or n.startswith(("score_", "area_"))]
+    return {
+        "categories": {name: _category(table[name].to_pylist()) for name in CATEGORIES},
+        "numbers": {name: _floats(table[name].to_numpy()) for name in numbers},
+        "ids": {name: table[name].to_pylist() for name in ("patch_id", "x", "y")},
+        "plane": [_floats(table[f"umap2_{axis}"].to_numpy()) for axis in "xy"],
+        "space": [_floats(table[f"umap3_{axis}"].to_numpy()) for axis in "xyz"],
+        "palette": [f"rgb{colour}" for colour in figures.PALETTE],
+        "atlas": {
+            "px": ATLAS_PX,
+            "columns": ATLAS_COLUMNS,
+            "rows": ATLAS_ROWS,
+            "images": [_data_uri(atlas) for atlas in atlases(embedding.thumbs)],
+        },
+    }
+
+
+def _category(values: list[str | None]) -> dict[str, Any]:
+    names = sorted({value for value in values if value is not None})
+    number = {name: i for i, name in enumerate(names)}
+    return {"names": names, "codes": [number[v] if v is not None else -1 for v in values]}
+
+
+def _floats(values: NDArray) -> str:
+    """Little-endian float32, base64: a third of the size of the digits."""
+    return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
+
+
+def atlases(thumbs: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Thumbnails in sheets of ATLAS_COLUMNS x ATLAS_ROWS, in reading order; the last sheet is cut short."""
+    small = np.stack([np.asarray(Image.fromarray(t).resize((ATLAS_PX, ATLAS_PX))) for t in thumbs])
+    sheets = []
+    for start in range(0, len(small), ATLAS_COLUMNS * ATLAS_ROWS):
+        part = small[start : start + ATLAS_COLUMNS * ATLAS_ROWS]
+        rows = -(-len(part) // ATLAS_COLUMNS)
+        full = np.full((rows * ATLAS_COLUMNS, ATLAS_PX, ATLAS_PX, 3), 255, np.uint8)
+        full[: len(part)] = part
+        grid = full.reshape(rows, ATLAS_COLUMNS, ATLAS_PX, ATLAS_PX, 3).transpose(0, 2, 1, 3, 4)
+        sheets.append(np.ascontiguousarray(grid).reshape(rows * ATLAS_PX, ATLAS_COLUMNS * ATLAS_PX, 3))
+    return sheets
+
+
+def _data_uri(pixels: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=ATLAS_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def mosaic(embedding: Embedding, *, title: str) -> NDArray[np.uint8]:
+    """The 2-D map as a picture: each cell shows the patch nearest to its centre; its frame is the predicted class."""
+    table, thumbs = embedding.table, embedding.thumbs
+    place = np.stack([table["umap2_x"].to_numpy(), table["umap2_y"].to_numpy()], axis=1)
+    low, extent = place.min(axis=0), np.maximum(np.ptp(place, axis=0), 1e-6)
+    cells = max(1, min(MOSAIC_CELLS, int(2 * np.sqrt(len(place)))))
+    position = (place - low) / extent * cells
+    position[:, 1] = cells - position[:, 1]
+    cell = np.clip(position.astype(int), 0, cells - 1)
+    distance = np.abs(position - cell - 0.5).max(axis=1)
+    names = sorted({name[len("score_") :] for name in table.column_names if name.startswith("score_")})
+    order = [name[len("score_") :] for name in table.column_names if name.startswith("score_")]
+    colours = figures.class_colours(order)
+    predicted = table["predicted"].to_pylist()
+    px = thumbs.shape[1]
+    canvas = np.full((cells * px, cells * px, 3), 255, np.uint8)
+    for i in np.argsort(-distance, kind="stable"):
+        x, y = cell[i] * px
+        tile = thumbs[i].copy()
+        tile[:2] = tile[-2:] = colours[predicted[i]]
+        tile[:, :2] = tile[:, -2:] = colours[predicted[i]]
+        canvas[y : y + px, x : x + px] = tile
+    legend = {f"predicted {name}": colours[name] for name in names}
+    return figures.with_legend(canvas, title, legend)

@@ -1,0 +1,315 @@
+"""Owns what the report says of one task: who was used how, how good the model is, where it errs, what it looks at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from histomake import figures
+from histomake.config import Task
+from histomake.explain import page
+from histomake.explain.page import Html
+from histomake.files import read_json
+from histomake.layout import Layout
+from histomake.patch.table import read_table
+from histomake.slide.reader import open_slide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LEVELS = {"patch": "Patches", "slide": "Slides", "patient": "Patients"}
+SHOWN_METRICS = (
+    "auroc",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "auprc",
+    "f1",
+    "mcc",
+    "ece",
+)
+CALIBRATION_BINS = 10
+EXAMPLES = 8
+EXAMPLE_PX = 132
+COLOURS = [f"#{bytes(colour).hex()}" for colour in figures.PALETTE]
+
+
+@dataclass(frozen=True)
+class TestedPatches:
+    """The n labelled patches of all test slides; scores (n, classes), label and predicted as class numbers."""
+
+    classes: list[str]
+    slide_id: NDArray[np.object_]
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    scores: NDArray[np.float64]
+    label: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+
+def task_section(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
+    """Everything the report says of a task."""
+    metrics = read_json(layout.metrics(name))
+    parts: list[object] = [
+        page.tag(
+            "p", f"{task.kind} on grid {task.grid}: {task.model.name}, {task.train.steps} steps, {len(folds)} fold(s)."
+        ),
+        page.section("Who was used how", cohort_table(name, task, layout), level=3, anchor=f"{name}-split"),
+        page.section("How good it is", metrics_table(metrics), level=3, anchor=f"{name}-metrics"),
+    ]
+    if metrics["kind"] == "classification":
+        tested = tested_patches(name, layout, folds, metrics["classes"])
+        curves = [page.plot(figure, text) for figure, text in _plots(tested, metrics)]
+        parts.append(page.tag("div", *curves, class_="row"))
+        parts.append(page.section("Examples", *examples(tested, task, layout), level=3, anchor=f"{name}-examples"))
+    parts.append(page.section("Training", training(name, layout, folds), level=3, anchor=f"{name}-training"))
+    for fold in folds:
+        parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
+    return page.section(f"Task {name}", *parts, anchor=f"task-{name}")
+
+
+def cohort_table(name: str, task: Task, layout: Layout) -> Html:
+    """Slides, patients and usable patches per role, and the labelled patches per class."""
+    roles = pq.read_table(layout.split(name)).to_pylist()
+    rows = []
+    for fold, role in sorted({(r["fold"], r["role"]) for r in roles}):
+        members = [r for r in roles if (r["fold"], r["role"]) == (fold, role)]
+        counts: Counter[str] = Counter()
+        for member in members:
+            counts += class_balance(task, layout, member["slide_id"])
+        patients = len({m["patient_id"] for m in members})
+        per_class = [counts[c] for c in task.target.classes]
+        rows.append([fold, role, len(members), patients, counts["usable"], *per_class])
+    header = ["fold", "role", "slides", "patients", "usable patches", *task.target.classes]
+    return page.table(header, rows)
+
+
+def class_balance(task: Task, layout: Layout, slide_id: str) -> Counter[str]:
+    """Usable patches of a slide, and those annotated as each class by at least the target's ``min_area``."""
+    table, _ = read_table(layout.table(task.grid, slide_id))
+    usable = table.filter(pa.compute.equal(table["excluded"].cast(pa.string()), ""))
+    counts = Counter(usable=usable.num_rows)
+    if task.target.source == "annotation":
+        for name in task.target.classes:
+            counts[name] = int((usable[f"area_{name}"].to_numpy() >= task.target.min_area).sum())
+    return counts
+
+
+def metrics_table(metrics: dict[str, Any]) -> Html:
+    """Every metric of the whole with its interval, by level."""
+    rows = []
+    for level, record in metrics["levels"].items():
+        for metric in SHOWN_METRICS:
+            found = record["metrics"].get("all", {}).get(metric)
+            if found and found["value"] is not None:
+                rows.append([LEVELS.get(level, level), record["count"], metric, found["value"], _interval(found)])
+    low, high = metrics["interval_percent"]
+    note = f"Intervals: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} resamples of patients."
+    few = metrics["patients"] < 10
+    warning = page.tag("p", f"Only {metrics['patients']} test patients: read intervals with care.", class_="warn")
+    table = page.table(["level", "count", "metric", "value", "interval"], rows)
+    return page.join([*([warning] if few else []), table, page.tag("p", note)])
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return "–" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
+
+
+def tested_patches(name: str, layout: Layout, folds: Sequence[int], classes: list[str]) -> TestedPatches:
+    """Gather the labelled test patches of every fold."""
+    number = {c: i for i, c in enumerate(classes)}
+    parts = []
+    for row in pq.read_table(layout.split(name)).to_pylist():
+        if row["role"] != "test" or row["fold"] not in folds:
+            continue
+        table = pq.read_table(layout.prediction(name, row["fold"], row["slide_id"]))
+        table = table.filter(pa.compute.is_valid(table["label"]))
+        codes = [
+            np.array([number[v] for v in table[c].cast(pa.string()).to_pylist()], np.int64)
+            for c in ("label", "predicted")
+        ]
+        scores = np.stack([table[f"score_{c}"].to_numpy() for c in classes], axis=1).astype(np.float64)
+        ids = np.full(table.num_rows, row["slide_id"], object)
+        parts.append((ids, table["x"].to_numpy(), table["y"].to_numpy(), scores, *codes))
+    return TestedPatches(classes, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _plots(tested: TestedPatches, metrics: dict[str, Any]) -> list[tuple[Figure, str]]:
+    confusion = np.array(metrics["levels"]["patch"]["confusion"])
+    return [
+        (roc_figure(tested), "ROC of test patches"),
+        (calibration_figure(tested), "Calibration: of patches said to be x % sure, how many are right"),
+        (confusion_figure(confusion, tested.classes), "Confusion of test patches (share of the annotated class)"),
+    ]
+
+
+def roc_figure(tested: TestedPatches) -> Figure:
+    """ROC per class, one against the rest; of two classes only the second."""
+    figure = page.blank(3.7, 3.5)
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="0.75", lw=1)
+    for i, name in list(enumerate(tested.classes))[1 if len(tested.classes) == 2 else 0 :]:
+        positive = tested.label == i
+        if positive.any() and not positive.all():
+            false, true, _ = roc_curve(positive, tested.scores[:, i])
+            area = roc_auc_score(positive, tested.scores[:, i])
+            axis.plot(false, true, color=COLOURS[i % len(COLOURS)], lw=2, label=f"{name} {area:.3f}")
+    axis.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(title="AUROC", frameon=False, loc="lower right", fontsize=9)
+    return figure
+
+
+def calibration_figure(tested: TestedPatches) -> Figure:
+    """Share of right decisions by confidence, with the number of patches per bin."""
+    confidence, right = tested.scores.max(axis=1), tested.scores.argmax(axis=1) == tested.label
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    bins = np.clip(np.digitize(confidence, edges) - 1, 0, CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    filled = counts > 0
+    figure = page.blank(3.7, 3.5)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color="0.75", lw=1)
+    mean = np.bincount(bins, confidence, CALIBRATION_BINS)[filled] / counts[filled]
+    share = np.bincount(bins, right, CALIBRATION_BINS)[filled] / counts[filled]
+    upper.plot(mean, share, "o-", color=COLOURS[0])
+    upper.set(ylabel="share right", ylim=(-0.02, 1.05))
+    lower.bar(edges[:-1], counts, width=1 / CALIBRATION_BINS, align="edge", color="0.6")
+    lower.set(xlabel="confidence", ylabel="patches", xlim=(0, 1))
+    return figure
+
+
+def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Counts, coloured by their share of the annotated class."""
+    figure = page.blank(3.7, 3.5)
+    axis = figure.subplots()
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(confusion):
+        dark = share[row, column] > 0.6
+        axis.text(column, row, f"{count:,}", ha="center", va="center", color="white" if dark else "black")
+    axis.set_xticks(range(len(classes)), classes, rotation=30 if len(classes) > 3 else 0)
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set(xlabel="predicted", ylabel="annotated")
+    return figure
+
+
+def examples(tested: TestedPatches, task: Task, layout: Layout) -> list[Html]:
+    """Patches that were right and surely so per class, nearly wrong, and wrong, worst first."""
+    wrong = tested.label != tested.predicted
+    certainty = tested.scores.max(axis=1)
+    groups = {
+        f"{name}, right and most certain": np.flatnonzero(~wrong & (tested.label == i))
+        for i, name in enumerate(tested.classes)
+    }
+    chosen = {title: rows[np.argsort(-certainty[rows], kind="stable")] for title, rows in groups.items()}
+    right = np.flatnonzero(~wrong)
+    chosen["Right, least certain"] = right[np.argsort(certainty[right], kind="stable")]
+    missed = np.flatnonzero(wrong)
+    chosen["Wrong, most certain first"] = missed[np.argsort(-certainty[missed], kind="stable")]
+    rows = []
+    for title, members in chosen.items():
+        text = f"{title} ({len(members):,} in all)"
+        rows.append(page.tag("h4", text))
+        rows.append(_example_row(tested, members[:EXAMPLES], task, layout) if len(members) else page.tag("p", "None."))
+    return rows
+
+
+def _example_row(tested: TestedPatches, members: NDArray[np.int64], task: Task, layout: Layout) -> Html:
+    parts = []
+    for i in members:
+        meta = read_table(layout.table(task.grid, tested.slide_id[i]))[1]
+        grid = meta["grid"]
+        with open_slide(layout.manifest(tested.slide_id[i])) as reader:
+            size = min(grid["size"], 2 * EXAMPLE_PX)
+            pixels = reader.read(int(tested.x[i]), int(tested.y[i]), size, grid["mpp"] * grid["size"] / size)
+        score = ", ".join(f"{c} {s:.2f}" for c, s in zip(tested.classes, tested.scores[i], strict=True))
+        place = page.Html(f"{page.safe(tested.slide_id[i])} ({tested.x[i]}, {tested.y[i]})<br>{page.safe(score)}")
+        parts.append(page.picture(pixels, place, width=EXAMPLE_PX))
+    return page.tag("div", *parts, class_="row")
+
+
+def training(name: str, layout: Layout, folds: Sequence[int]) -> Html:
+    """Loss while training, and what was chosen on validation patients."""
+    figure = page.blank(5.2, 3)
+    axis = figure.subplots()
+    chosen = []
+    for fold in folds:
+        folder = layout.model(name, fold)
+        history = pyarrow.csv.read_csv(folder / "history.csv").to_pydict()
+        colour = COLOURS[fold % len(COLOURS)]
+        for column, style in (("loss", "-"), ("train_loss", "-"), ("val_loss", "--"), ("validation_loss", "--")):
+            pairs = [(s, v) for s, v in zip(history["step"], history.get(column, []), strict=False) if v is not None]
+            if pairs:
+                axis.plot(*zip(*pairs, strict=True), style, color=colour, lw=1.5, label=f"fold {fold}, {column}")
+        model = read_json(folder / "model.json")
+        chosen.append([fold, model.get("threshold"), len(model["class_names"]), model.get("seed")])
+    axis.set(xlabel="step", ylabel="loss")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
+    table = page.table(["fold", "threshold (validation)", "classes", "seed"], chosen)
+    return page.tag("div", page.plot(figure), table, class_="row")
+
+
+def _embedding(name: str, fold: int, layout: Layout) -> Html:
+    folder = layout.results / "embeddings" / name / f"fold{fold}"
+    if not (folder / "separation.json").is_file():
+        return Html("")
+    record = read_json(folder / "separation.json")
+    silhouettes = page.table(["grouped by", "silhouette"], sorted(record["silhouette"].items()))
+    batch = page.table(
+        ["told apart", "balanced accuracy", "chance", "groups"],
+        [[k, v["balanced_accuracy"], v["chance"], v["groups"]] for k, v in sorted(record["batch_effect"].items())],
+    )
+    text = (
+        f"{record['patches']:,} patches of {record['slides']} test slides, {record['features']} features each. "
+        "Site, patient or slide told apart far above chance means that the model sees the laboratory or the scanner."
+    )
+    target = f"../embeddings/{name}/fold{fold}/map.html"
+    parts = [
+        page.tag("p", text, " ", page.link("Open the interactive map", target)),
+        page.tag(
+            "div", page.picture(folder / "mosaic.png", width=620), page.tag("div", silhouettes, batch), class_="row"
+        ),
+    ]
+    return page.section(f"What the model sees (fold {fold})", *parts, level=3, anchor=f"{name}-embedding-{fold}")
+
+
+def _attribution(name: str, fold: int, layout: Layout) -> Html:
+    folder = layout.results / "attributions" / name / f"fold{fold}"
+    if not (folder / "checks.json").is_file():
+        return Html("")
+    record = read_json(folder / "checks.json")
+    weights = record["randomised_weights"]
+    rows = [
+        ["additivity error (median)", record["additivity_error"], "0: the map sums to what it explains"],
+        [
+            "deletion area, SHAP | random",
+            f"{record['deletion']:.3f} | {record['random_deletion']:.3f}",
+            "smaller is better",
+        ],
+        ["patches where SHAP deletes better", record["deletion_better"], "1"],
+        [
+            "insertion area, SHAP | random",
+            f"{record['insertion']:.3f} | {record['random_insertion']:.3f}",
+            "larger is better",
+        ],
+        ["patches where SHAP inserts better", record["insertion_better"], "1"],
+        ["agreement of two runs", weights["repeat"], "1"],
+        ["agreement with random weights", weights["random"], "0: else the map shows the image, not the model"],
+    ]
+    parts = [
+        page.table(["check", "value", "a trustworthy map has"], rows),
+        page.picture(folder / "panels.png", "Orange speaks for the class, violet against it"),
+    ]
+    return page.section(f"What it looks at (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")

@@ -1,0 +1,35 @@
+"""Rule slide_page: the page of one slide, for the pathologist."""
+
+from pathlib import Path
+
+from histomake.explain.slide_page import SlideTask, slide_page
+from histomake.files import atomic_file, read_json
+from histomake.job import job
+from histomake.layout import Layout
+
+
+def main(snakemake):
+    out, params = Path(snakemake.output.page), snakemake.params
+    layout, slide = Layout(out.parents[2]), snakemake.wildcards.slide
+    with job(snakemake):
+        tasks = [
+            SlideTask(
+                name=name,
+                fold=fold,
+                classes=read_json(layout.model(name, fold) / "model.json")["class_names"],
+                aggregate=aggregate,
+                predictions=layout.prediction(name, fold, slide),
+                views={view: layout.view(name, fold, slide, view) for view in params.views},
+            )
+            for name, fold, aggregate in params.tasks
+        ]
+        stages = ("manifest", "annotation", "tissue", "quality")
+        records = {stage: read_json(snakemake.input[stage]) for stage in stages}
+        patient, site = params.patient
+        content = slide_page(slide_id=slide, patient_id=patient, site=site, records=records, tasks=tasks)
+        with atomic_file(out) as aside:
+            aside.write_text(content)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
