@@ -42,6 +42,14 @@ def verify(options: argparse.Namespace) -> int:
     return _judge(problems + broken_links(layout), what=f"{len(slides)} slides")
 
 
+def crate(options: argparse.Namespace) -> int:
+    """Export the last run's provenance as an RO-Crate folder."""
+    from histomake.crate import write_crate
+
+    print(write_crate(Layout(options.results), REPOSITORY / "Snakefile", options.folder))
+    return 0
+
+
 def _is_manifest(path: Path) -> bool:
     return not path.name.endswith(".meta.json")
 
@@ -64,15 +72,18 @@ def _judge(problems: list[str], *, what: str) -> int:
     return 1 if problems else 0
 
 
+COMMANDS = (crate, document, trace, verify)
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     main = argparse.ArgumentParser(prog="python -m histomake", description=__doc__)
     commands = main.add_subparsers(required=True, metavar="command")
     added = {
         function.__name__: commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
-        for function in (document, trace, verify)
+        for function in COMMANDS
     }
-    for name in ("trace", "verify"):
+    for name in ("crate", "trace", "verify"):
         added[name].add_argument(
             "--results", type=Path, default=Path("results"), help="results folder (default: results)"
         )
@@ -81,8 +92,9 @@ def parser() -> argparse.ArgumentParser:
     added["trace"].add_argument("patch_id", type=int)
     added["trace"].add_argument("--verify", action="store_true", help="hash every file of the chain again")
     added["verify"].add_argument("slide", nargs="*", help="slides to check (default: all)")
-    for name, function in (("document", document), ("trace", trace), ("verify", verify)):
-        added[name].set_defaults(run=function)
+    added["crate"].add_argument("folder", type=Path, help="where to write it")
+    for function in COMMANDS:
+        added[function.__name__].set_defaults(run=function)
     return main
 
 
