@@ -32,6 +32,7 @@ include: "rules/patches.smk"
 include: "rules/cohort.smk"
 include: "rules/training.smk"
 include: "rules/inference.smk"
+include: "rules/radhical.smk"
 include: "rules/interpretation.smk"
 include: "rules/audit.smk"
 

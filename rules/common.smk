@@ -176,4 +176,5 @@ def final_outputs(wildcards):
         LAYOUT.lineage,
         *(LAYOUT.metrics(name) for name in CONFIG.tasks),
         *interpretation_outputs(),
+        *radhical_outputs(),
     ]

@@ -1,74 +1,11 @@
 # RADHicaL: a network per magnification; thresholds from validation patients; what the low ones leave to the high ones.
-from dataclasses import replace
-
-CASCADE = "<results>/radhical/{cascade}"
-
-# Without annotation there is nothing to learn from or to be measured against: such slides are only segmented.
-cascade_rows = [s if s.annotation else replace(s, split="predict") for s in SLIDES.values()]
-try:
-    CASCADE_ROLES = {
-        name: cohort.assign(cascade_rows, settings.split, seed=CONFIG.seed, task=f"radhical.{name}")
-        for name, settings in CONFIG.radhical.items()
-    }
-except HistomakeError as error:
-    raise WorkflowError(str(error)) from None
+include: "radhical_common.smk"
 
 
 wildcard_constraints:
     cascade="|".join(CONFIG.radhical) or "no-cascade",
+    patch_cascade="|".join(CONFIG.patch_cascades) or "no-cascade",
     level=r"\d+",
-
-
-def cascade(wildcards):
-    return CONFIG.radhical[wildcards.cascade]
-
-
-def cascade_slides(name, *roles):
-    """Ids of a cascade's slides with one of the roles."""
-    return [a.slide_id for a in CASCADE_ROLES[name] if a.role in roles]
-
-
-def cascade_manifests(role):
-    return lambda wildcards: [LAYOUT.manifest(s) for s in cascade_slides(wildcards.cascade, role)]
-
-
-def cascade_annotations(role):
-    return lambda wildcards: [SLIDES[s].annotation for s in cascade_slides(wildcards.cascade, role)]
-
-
-def cascade_cohort(role):
-    """Which patients and which annotation bytes a step works with: part of its identity."""
-    return lambda wildcards: [
-        [s, SLIDES[s].patient_id, FINGERPRINTS.of(SLIDES[s].annotation)]
-        for s in cascade_slides(wildcards.cascade, role)
-    ]
-
-
-def cascade_weights(wildcards):
-    levels = range(1, len(cascade(wildcards).scales) + 1)
-    return [LAYOUT.results / "radhical" / wildcards.cascade / f"level{n}" / "model.safetensors" for n in levels]
-
-
-def in_cascade(pattern, *roles):
-    """A file for each slide of a cascade with one of the roles."""
-    return lambda wildcards: [
-        LAYOUT.results / "radhical" / wildcards.cascade / pattern.format(slide=s)
-        for s in cascade_slides(wildcards.cascade, *roles)
-    ]
-
-
-def radhical_outputs():
-    """Everything the cascades are asked for when no target is named."""
-    wanted = []
-    for name in CONFIG.radhical:
-        folder = LAYOUT.results / "radhical" / name
-        wanted += [folder / "metrics.json", folder / "pareto.png"]
-        for s in cascade_slides(name, "test", "predict"):
-            wanted += [
-                folder / "slides" / f"{s}.geojson",
-                folder / "levels" / f"{s}.png",
-            ]
-    return wanted
 
 
 rule radhical:
@@ -262,3 +199,32 @@ rule radhical_compare:
         code=code("radhical_compare.py"),
     script:
         "../scripts/radhical_compare.py"
+
+
+rule patch_cascade:
+    input:
+        manifest="<results>/slides/{slide}.json",
+        tables=stage_paths(lambda wildcards, task: LAYOUT.table(CONFIG.tasks[task].grid, wildcards.slide)),
+        weights=stage_paths(lambda wildcards, task: LAYOUT.model(task, wildcards.fold) / "model.safetensors"),
+        descriptions=stage_paths(lambda wildcards, task: LAYOUT.model(task, wildcards.fold) / "model.json"),
+    output:
+        predictions="<results>/cascades/{patch_cascade}/fold{fold}/{slide}.parquet",
+        record="<results>/cascades/{patch_cascade}/fold{fold}/{slide}.json",
+    log:
+        "<logs>/patch_cascade/{patch_cascade}/fold{fold}/{slide}.log",
+    benchmark:
+        "<benchmarks>/patch_cascade/{patch_cascade}/fold{fold}/{slide}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=minutes(60),
+    params:
+        cfg=lambda wildcards: patch_cascade(wildcards).dump(),
+        batch=lambda wildcards: CONFIG.tasks[patch_cascade(wildcards).stages[-1].task].predict.batch,
+        entry=lambda wildcards: entry(wildcards.slide),
+        code=code("patch_cascade.py"),
+    script:
+        "../scripts/patch_cascade.py"

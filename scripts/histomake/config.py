@@ -77,6 +77,11 @@ class Tissue(Section):
         "otsu",
         description="otsu (on the channel's square root, so that pale tissue is kept), or a fixed value of 0-255.",
     )
+    model: str | None = Field(
+        None,
+        description="Folder of a trained segmentation model with a class named tissue, in place of the threshold; its "
+        "grid must have the mpp given here.",
+    )
     blur_um: float = Field(
         8.0, ge=0, description="Gaussian sigma before thresholding, in µm; more would wash out thin strands."
     )
@@ -541,6 +546,23 @@ class Radhical(Section):
         return {key: value for key, value in self.dump().items() if key in used}
 
 
+class CascadeStage(Section):
+    """One magnification of a patch cascade: a task, and what happens next to the patches it has scored."""
+
+    task: Name = Field(description="A classification task under tasks; its grid is the stage's magnification.")
+    lower: Share = Field(0.05, description="The next finer stage looks where this stage's score is at least this.")
+    upper: Share = Field(
+        1.0, description="Accepted without looking closer where this stage's score is at least this; 1: hardly ever."
+    )
+
+
+class PatchCascade(Section):
+    """Prediction of whole slides by classifiers of several magnifications: the coarse ones say where to look."""
+
+    class_name: Name = Field(description="The class that is looked for; every stage's task must have it.")
+    stages: list[CascadeStage] = Field(min_length=2, description="Stages, coarsest grid first.")
+
+
 class Explain(Section):
     """Pictures of what a model saw."""
 
@@ -576,6 +598,9 @@ class Config(Section):
     grids: dict[Name, Grid] = Field(default_factory=lambda: {"x20": Grid()}, description="Patch grids by name.")
     tasks: dict[Name, Task] = Field(default_factory=dict, description="Tasks by name.")
     radhical: dict[Name, Radhical] = Field(default_factory=dict, description="Nucleus cascades by name.")
+    patch_cascades: dict[Name, PatchCascade] = Field(
+        default_factory=dict, description="Cascades of classification tasks by name."
+    )
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
 
     @field_validator("grids")
@@ -598,6 +623,14 @@ class Config(Section):
                     for c in task.target.classes
                     if c not in known
                 ]
+        for name, cascade in self.patch_cascades.items():
+            problems += [
+                f"patch_cascades.{name}.stages: {s.task!r} is no classification task with class {cascade.class_name!r}"
+                for s in cascade.stages
+                if s.task not in self.tasks
+                or self.tasks[s.task].kind != "classification"
+                or cascade.class_name not in self.tasks[s.task].target.classes
+            ]
         for name, grid in self.grids.items():
             problems += [
                 f"grids.{name}.roi: {c!r} is no value of annotations.classes" for c in grid.roi if c not in known

@@ -1,0 +1,34 @@
+"""Rule patch_cascade: one slide predicted by classifiers of several magnifications, the coarse ones first."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from histomake.cascade.coarse import Stage, cascade_patches
+from histomake.config import PatchCascade
+from histomake.files import atomic_file, write_json
+from histomake.job import job
+from histomake.layout import Layout
+from histomake.learn.data import SlideEntry
+from histomake.learn.predict import load_model
+
+
+def main(snakemake):
+    output = Path(snakemake.output.predictions)
+    config = PatchCascade.model_validate(snakemake.params.cfg)
+    layout = Layout(output.parents[3])
+    stages = []
+    with job(snakemake):
+        for stage, weights in zip(config.stages, snakemake.input.weights, strict=True):
+            predictor = load_model(Path(weights).parent, threads=snakemake.threads)
+            entry = SlideEntry.at(layout, predictor.task.grid, *snakemake.params.entry)
+            stages.append(Stage(predictor, entry, stage.lower, stage.upper))
+        table, record = cascade_patches(
+            stages, config.class_name, batch=snakemake.params.batch, threads=snakemake.threads
+        )
+        with atomic_file(output) as aside:
+            pq.write_table(table, aside, compression="zstd")
+        write_json(snakemake.output.record, record)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
