@@ -46,6 +46,14 @@ report: env
 		$(SNAKEMAKE) --quiet --configfile $(CONFIG) --report $(RESULTS)/report.html; fi
 	@echo "report: $(RESULTS)/report.html"
 
+# Composes the slides, runs the cascade, prints what was measured against the bars.
+radhical: env
+	$(PYTHON) -m tests.demo.nuclei demo/nuclei
+	$(SNAKEMAKE) --cores $(CORES) --configfile config/examples/nuclei.yaml -- radhical
+	@$(SNAKEMAKE) --quiet all --configfile config/examples/nuclei.yaml --report results/nuclei/report.html -- radhical
+	@cat results/nuclei/radhical/*/table.txt
+	@echo "report: results/nuclei/report.html"
+
 test: env
 	$(PYTHON) -m pytest
 
