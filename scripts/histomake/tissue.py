@@ -104,14 +104,14 @@ def presegment(
         reader: the slide.
         config: the section ``tissue``.
         slide_id: for the error message.
-        segment: takes the RGB image at ``config.mpp`` (h, w, 3) and returns tissue, bool (h, w), in place of the
-            threshold; the cleaning after it is the same.
+        segment: takes the RGB image as scanned at ``config.mpp`` (h, w, 3) and returns tissue, bool (h, w), in place
+            of the threshold; the cleaning after it is the same.
 
     Raises:
         SlideError: NO_TISSUE, or FLUORESCENCE when the background is dark and ``mode`` is brightfield.
     """
     mpp = max(config.mpp, reader.mpp)
-    image = reader.read_whole(mpp)
+    raw = image = reader.read_whole(mpp)
     if config.mode == "brightfield":
         _refuse_fluorescence(image, slide_id, reader.path)
         padding = find_padding(image)
@@ -122,7 +122,7 @@ def presegment(
     if segment is None:
         found, threshold = _threshold(image, padding | ink, config, mpp)
     else:
-        found, threshold = segment(image), None
+        found, threshold = segment(raw), None
     mask = _clean(found & ~padding & ~ink, config, mpp) & ~ink
     if not mask.any():
         raise SlideError(

@@ -1,0 +1,36 @@
+"""Rule presegment: the tissue mask of one slide, found by a trained model.
+
+A script of its own, so that the ordinary rule neither loads torch nor runs again when learning code changes.
+"""
+
+from pathlib import Path
+
+from histomake.config import Tissue
+from histomake.files import read_json
+from histomake.job import job
+from histomake.learn.tissue_model import tissue_model
+from histomake.quarantine import attempt, quarantined
+from histomake.slide.reader import open_slide
+from histomake.tissue import presegment, save_no_tissue
+
+
+def main(snakemake):
+    manifest = read_json(snakemake.input.manifest)
+    mask, record = Path(snakemake.output.mask), Path(snakemake.output.record)
+    config = Tissue.model_validate(snakemake.params.cfg)
+
+    def work():
+        segment = tissue_model(Path(config.model), mpp=config.mpp, threads=snakemake.threads)
+        with open_slide(Path(snakemake.input.manifest)) as reader:
+            tissue = presegment(reader, config, slide_id=manifest["slide_id"], segment=segment)
+        tissue.save(mask, record)
+        return tissue.record
+
+    with job(snakemake):
+        outcome = quarantined(manifest) or attempt("presegment", work)
+        if quarantined(outcome):
+            save_no_tissue(outcome, mask, record)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

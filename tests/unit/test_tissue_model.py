@@ -1,0 +1,72 @@
+"""Owns the proof that a trained segmentation network can find tissue: seamless, at its own scale, else refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from array_reader import ArrayReader
+from histomake.config import Tissue
+from histomake.errors import ConfigError
+from histomake.learn import tissue_model
+from histomake.learn.predict import Predictor
+from histomake.learn.runtime import Runtime
+from histomake.tissue import presegment
+from scenes import MPP, two_pieces
+from torch import nn
+
+DESCRIPTION = {
+    "kind": "segmentation",
+    "class_names": ["background", "tissue"],
+    "grid": {"name": "x1", "size": 64, "mpp": 8.0},
+    "target": {"source": "mask", "classes": ["tissue"], "unlabelled": "background"},
+    "architecture": {"name": "unet"},
+    "normalisation": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
+}
+
+
+class Darkness(nn.Module):
+    """Tissue wherever green is below one half: a network whose right answer is known at every pixel."""
+
+    def forward(self, images):
+        green = images[:, 1:2]
+        return torch.cat([green - 0.5, 0.5 - green], dim=1) * 20
+
+
+@pytest.fixture
+def predictor():
+    return Predictor(Darkness().eval(), DESCRIPTION, Runtime(torch.device("cpu"), torch.float32))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (200, 333), (30, 70), (65, 128)])
+def test_every_pixel_is_decided_as_the_network_does_whatever_the_size(predictor, shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    found = tissue_model.find_tissue(predictor, image)
+    np.testing.assert_array_equal(found, image[..., 1] < 127.5)
+
+
+def test_presegmentation_cleans_what_the_network_found(predictor):
+    def segment(image):
+        return tissue_model.find_tissue(predictor, image)
+
+    found = presegment(ArrayReader(two_pieces(), MPP), Tissue(), slide_id="s1", segment=segment)
+    assert found.record["method"] == "model"
+    assert found.record["threshold"] is None
+    assert 0.2 < found.record["area_mm2"] < 1.4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "classification"}, "is a classification model"),
+        ({"class_names": ["background", "tumor"]}, "a class 'tissue' is needed"),
+        ({"grid": {"name": "x1", "size": 64, "mpp": 0.5}}, "trained at 0.5 µm/px"),
+    ],
+)
+def test_a_model_that_cannot_find_tissue_here_is_refused(monkeypatch, predictor, tmp_path, change, said):
+    other = Predictor(predictor.network, json.loads(json.dumps(DESCRIPTION | change)), predictor.runtime)
+    monkeypatch.setattr(tissue_model, "load_model", lambda *_, **__: other)
+    with pytest.raises(ConfigError, match=said):
+        tissue_model.tissue_model(tmp_path, mpp=8.0, threads=1)
