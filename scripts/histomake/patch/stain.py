@@ -16,6 +16,13 @@ REFERENCE = {
 OPTIONS = {"macenko": {"stains": False}, "reinhard": {}}
 
 
+GLASS = 200
+"""Pixels whose darkest channel is at least this are glass."""
+
+MIN_STAINED = 0.02
+"""Smallest share of stained pixels from which a patch's own stains can be told."""
+
+
 class StainNormaliser:
     """Macenko et al. 2009 or Reinhard et al. 2001, by torchstain."""
 
@@ -41,11 +48,11 @@ class StainNormaliser:
         return normaliser
 
     def apply(self, patch: np.ndarray) -> np.ndarray:
-        """One patch uint8 (h, w, 3) in the reference's colours; unchanged where too little of it is stained."""
-        try:
-            result = self._normaliser.normalize(patch, **OPTIONS[self.method])
-        except (np.linalg.LinAlgError, ValueError, IndexError):
-            # Macenko's plane is undefined on a patch without stain.
+        """One patch uint8 (h, w, 3) in the reference's colours; unchanged where too little of it is stained.
+
+        On glass neither method is defined: there is no plane of two stains and no spread of colours.
+        """
+        if (patch.min(axis=2) < GLASS).mean() < MIN_STAINED:
             return patch
-        image = np.asarray(result[0] if isinstance(result, tuple) else result)
-        return np.clip(np.nan_to_num(image, nan=255.0), 0, 255).astype(np.uint8)
+        result = self._normaliser.normalize(patch, **OPTIONS[self.method])
+        return np.asarray(result[0] if isinstance(result, tuple) else result, np.uint8)
