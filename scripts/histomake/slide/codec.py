@@ -25,7 +25,7 @@ WORTHWHILE = 0.85
 """Share of a tile's rows above which sparing the others costs more than it saves."""
 
 
-FEW = 0.65
+FEW = 0.55
 """Share of a shrunk tile's rows below which decoding just those rows, unshrunk, is the shorter way."""
 
 _IN_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

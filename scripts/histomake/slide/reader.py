@@ -166,6 +166,10 @@ class SlideReader:
         except (StoreError, TileDecodeError) as error:
             raise self._error(f"level {index}, tile row {row}, column {column}: {error}") from error
 
+    def tile(self, index: int, row: int, column: int) -> np.ndarray | None:
+        """One whole decoded tile: uint8 RGB (tile_height, tile_width, 3); None where the slide is empty."""
+        return self._tile(index, row, column, 1, self.levels[index].tile_height)
+
     def encoded_tiles(self, index: int, tiles: Iterable[tuple[int, int]]) -> list[bytes | None]:
         """Tiles (row, column) of a JPEG level as complete JPEG files, for decoding elsewhere; None where empty."""
         coding = self.levels[index].coding

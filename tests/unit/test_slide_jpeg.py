@@ -1,0 +1,102 @@
+"""Owns the tests of reading JPEG and JPEG 2000 headers without decoding."""
+
+from __future__ import annotations
+
+import imagecodecs
+import numpy as np
+import pytest
+from histomake.slide.jpeg import (
+    ADOBE_RGB,
+    JpegStreamError,
+    complete,
+    first_rows,
+    read_frame,
+    stated_colour,
+    stream_head,
+)
+from histomake.slide.jpeg2000 import Jpeg2000StreamError, read_codestream
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.bench.slides import abbreviate
+
+TEXTURE = np.random.default_rng(0).integers(0, 256, (16, 12, 3), dtype=np.uint8).repeat(12, 0).repeat(16, 1)
+SAMPLINGS = ("444", "422", "420", "411", "440")
+
+
+def encoded(sampling: str = "420", colour: str = "YCBCR", **options: object) -> bytes:
+    return bytes(
+        imagecodecs.jpeg8_encode(
+            TEXTURE, level=85, colorspace="RGB", outcolorspace=colour, subsampling=sampling, **options
+        )
+    )
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_frame_tells_size_components_and_subsampling(sampling):
+    frame = read_frame(encoded(sampling))
+    assert (frame.width, frame.height, frame.components, frame.precision) == (192, 192, 3, 8)
+    assert frame.sequential
+    assert frame.subsampled is (sampling != "444")
+
+
+@settings(deadline=None)
+@given(st.integers(1, 192), st.sampled_from(SAMPLINGS), st.booleans())
+def test_the_first_rows_decode_to_what_they_were(rows, sampling, optimize):
+    stream = encoded(sampling, optimize=optimize)
+    whole, part = imagecodecs.jpeg8_decode(stream), imagecodecs.jpeg8_decode(first_rows(stream, rows))
+    assert rows <= part.shape[0] <= 192
+    assert np.array_equal(part[:rows], whole[:rows])
+
+
+def test_few_rows_need_few_rows():
+    assert read_frame(first_rows(encoded("444"), 3)).height == 8
+    assert read_frame(first_rows(encoded("420"), 3)).height == 16
+
+
+@pytest.mark.parametrize(("colour", "stated"), [("RGB", "RGB"), ("YCBCR", "YCBCR")])
+def test_a_stream_states_its_colour(colour, stated):
+    assert stated_colour(encoded("444", colour)) == stated
+
+
+def test_an_abbreviated_stream_states_nothing():
+    assert stated_colour(abbreviate(encoded("444", "RGB"))[1]) is None
+
+
+@pytest.mark.parametrize("colour", ["RGB", "YCBCR"])
+def test_a_completed_tile_decodes_without_any_hint(colour):
+    whole = encoded("444", colour)
+    tables, tile = abbreviate(whole)
+    file = complete(tile, stream_head(tables, rgb=colour == "RGB"))
+    assert (ADOBE_RGB in file) is (colour == "RGB")
+    assert np.array_equal(imagecodecs.jpeg8_decode(file), imagecodecs.jpeg8_decode(whole))
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_jpeg_are_refused(junk):
+    with pytest.raises(JpegStreamError):
+        read_frame(junk)
+
+
+@given(st.integers(0, encoded().index(b"\xff\xc0") + 9))
+def test_a_header_cut_before_or_inside_the_frame_is_refused(length):
+    with pytest.raises(JpegStreamError):
+        read_frame(encoded()[:length])
+
+
+@pytest.mark.parametrize("mct", [False, True])
+@pytest.mark.parametrize("codecformat", ["J2K", "JP2"])
+def test_a_codestream_tells_size_and_colour_transform(mct, codecformat):
+    stream = bytes(imagecodecs.jpeg2k_encode(TEXTURE, codecformat=codecformat, mct=mct))
+    header = read_codestream(stream)
+    assert (header.width, header.height, header.components, header.precision) == (192, 192, 3, 8)
+    assert header.colour_transform is mct
+    assert not header.subsampled
+
+
+@given(st.binary(max_size=100))
+def test_bytes_that_are_no_codestream_are_refused(junk):
+    with pytest.raises(Jpeg2000StreamError):
+        read_codestream(junk)
+    with pytest.raises(Jpeg2000StreamError):
+        read_codestream(b"\xff\x4f\xff\x51" + junk[:30])

@@ -1,0 +1,90 @@
+"""Owns the tests of verification: any changed byte of a store or a slide is found and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from histomake.config import Convert
+from histomake.errors import Reason, SlideError
+from histomake.files import write_json
+from histomake.slide.convert import convert
+from histomake.slide.verify import verify_slide
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.bench.slides import big_slide
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    return big_slide(tmp_path_factory.mktemp("small"), 1204)
+
+
+@pytest.fixture(scope="module", params=["directory", "zip"])
+def manifest(request, small, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    record = convert(small, folder / "a.zarr", slide_id="a", config=Convert(store=request.param, shard_px=512))
+    write_json(folder / "a.json", record)
+    return folder / "a.json"
+
+
+def store_files(manifest: Path) -> list[Path]:
+    return sorted(p for p in manifest.parent.rglob("*") if p.is_file() and p != manifest)
+
+
+def test_a_whole_slide_has_no_problem(manifest, small):
+    assert verify_slide(manifest, small) == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+def test_one_flipped_byte_anywhere_is_found_and_named(manifest, which, where, change):
+    files = store_files(manifest)
+    file = files[int(which * len(files))]
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[int(where * len(flipped))] ^= change
+    file.write_bytes(flipped)
+    try:
+        assert verify_slide(manifest) == [f"slide a: {file} has changed since it was written"]
+    finally:
+        file.write_bytes(whole)
+
+
+def test_a_missing_and_a_foreign_file_are_named(small, tmp_path):
+    write_json(tmp_path / "a.json", convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()))
+    (tmp_path / "a.zarr" / "1" / "zarr.json").rename(tmp_path / "a.zarr" / "other.json")
+    missing, foreign = verify_slide(tmp_path / "a.json")
+    assert missing.endswith("1/zarr.json is missing")
+    assert foreign.endswith("other.json was not written by the conversion")
+
+
+def test_a_missing_store_is_a_problem(small, tmp_path):
+    write_json(tmp_path / "a.json", convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()))
+    (tmp_path / "a.zarr").rename(tmp_path / "moved.zarr")
+    assert verify_slide(tmp_path / "a.json") == [f"slide a: {tmp_path / 'a.zarr'} is missing"]
+
+
+def test_another_slide_is_not_the_source(manifest, small, tmp_path):
+    other = tmp_path / "other.svs"
+    content = bytearray(small.read_bytes())
+    content[-1] ^= 1
+    other.write_bytes(content)
+    (problem,) = verify_slide(manifest, other)
+    assert "the store was made from" in problem
+    assert verify_slide(manifest, tmp_path / "gone.svs") == [f"slide a: {tmp_path / 'gone.svs'} is missing"]
+    other.write_bytes(b"")
+    assert "empty" in verify_slide(manifest, other)[0]
+
+
+def test_a_dicom_folder_is_verified_as_a_whole(data, tmp_path):
+    source = data / "slides" / "CMU-1-Small-Region_dicom"
+    write_json(tmp_path / "a.json", convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert()))
+    assert verify_slide(tmp_path / "a.json", source) == []
+
+
+def test_a_quarantined_slide_has_nothing_to_verify(tmp_path):
+    error = SlideError(Reason.TRUNCATED, slide_id="a", path="a.svs", detail="cut", remedy="copy")
+    write_json(tmp_path / "a.json", error.as_record())
+    assert verify_slide(tmp_path / "a.json") == []
