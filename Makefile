@@ -8,7 +8,7 @@ CORES ?= 2
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 export PYTHONPATH := scripts
 
-.PHONY: env envs lock docs demo report test lint bench cluster-test gpu-test profiles view radhical shell clean
+.PHONY: env envs lock docs demo report test lint bench cluster-test gpu-test profiles view viewer radhical shell clean
 
 env: $(VENV)/lock.sha256
 
@@ -80,6 +80,20 @@ profiles:
 			echo "$$folder/$$name exists and is no link: move it away first" >&2; exit 1; fi; \
 		ln -sfn "$(CURDIR)/$$profile" "$$folder/$$name"; \
 		echo "snakemake --profile $$name uses $(CURDIR)/$$profile"; done
+
+# The viewer's one JavaScript library, vendored from npm at build time and known by its digest.
+OPENSEADRAGON := .tools/openseadragon/openseadragon.min.js
+$(OPENSEADRAGON):
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent openseadragon@6.1.1 && \
+		echo "b4ab2942f33b90e0448e4d20fc5ed14cee049f1f3ae49d70afd4b05e9a2f92d0  openseadragon-6.1.1.tgz" | sha256sum --check --quiet && \
+		tar -xzf openseadragon-6.1.1.tgz --strip-components=3 package/build/openseadragon/openseadragon.min.js && \
+		rm openseadragon-6.1.1.tgz && touch openseadragon.min.js
+
+viewer: $(OPENSEADRAGON)
+
+view: env viewer
+	$(PYTHON) -m histomake.viewer $(RESULTS)
 
 shell: env
 	@$(PYTHON) -c 'import duckdb, sys; duckdb.connect(sys.argv[1], read_only=True).sql(sys.argv[2]).show()' \

@@ -1,0 +1,1 @@
+"""The viewer: slides of a results folder in a browser, on this machine only."""

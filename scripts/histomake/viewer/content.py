@@ -1,0 +1,154 @@
+"""Owns what the viewer knows of a results folder: its slides, their levels and overlays, and the story of a patch."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from histomake.files import read_json
+from histomake.layout import Layout
+from histomake.patch.table import read_table
+from histomake.slide.reader import open_slide
+from histomake.slide.store import Level
+
+SIDECAR = ".meta.json"
+
+
+def slide_ids(layout: Layout) -> list[str]:
+    """Slides that have a manifest, in quarantine or not."""
+    names = sorted(path.name for path in layout.results.joinpath("slides").glob("*.json"))
+    return [name.removesuffix(".json") for name in names if not name.endswith(SIDECAR)]
+
+
+def slides(layout: Layout) -> list[dict[str, Any]]:
+    """One line per slide for the list: id, and either size and mpp or why it is in quarantine."""
+    rows = []
+    for slide in slide_ids(layout):
+        manifest = read_json(layout.manifest(slide))
+        kept = ("slide_id", "status", "width", "height", "mpp", "reason", "detail")
+        rows.append({key: manifest[key] for key in kept if key in manifest})
+    return rows
+
+
+def describe(layout: Layout, slide: str) -> dict[str, Any]:
+    """All the page needs to show a slide. Raises KeyError for an unknown one."""
+    if slide not in slide_ids(layout):
+        raise KeyError(slide)
+    manifest = read_json(layout.manifest(slide))
+    if manifest["status"] != "ok":
+        return {key: manifest[key] for key in ("slide_id", "status", "reason", "detail", "remedy")}
+    with open_slide(layout.manifest(slide)) as reader:
+        zipped = reader.path.is_file()
+        levels = [describe_level(level, zipped=zipped) for level in reader.levels]
+    found = {key: manifest[key] for key in ("slide_id", "status", "width", "height", "mpp", "sha256")}
+    found |= {"levels": levels, "store": f"files/slides/{manifest['store']}", "predictions": predictions(layout, slide)}
+    tissue = read_json(layout.tissue(slide)) if layout.tissue(slide).is_file() else {"status": "missing"}
+    if tissue["status"] == "ok":
+        scale = [tissue["downsample_x"], tissue["downsample_y"]]
+        found["tissue"] = {"image": f"files/tissue/{slide}.png", "downsample": scale}
+    if layout.annotation(slide).with_suffix(".geojson").is_file():
+        found["annotation"] = f"files/annotations/{slide}.geojson"
+    return found
+
+
+def describe_level(level: Level, *, zipped: bool) -> dict[str, Any]:
+    """A level's geometry; ``jpeg`` says how its tiles are made whole JPEG files, and is null where a browser cannot.
+
+    The shards of a zipped store are no files of their own, so their tiles come from the server.
+    """
+    sizes = ("path", "width", "height", "tile_width", "tile_height", "shard_rows", "shard_columns", "downsample")
+    found: dict[str, Any] = {name: getattr(level, name) for name in sizes}
+    coding = level.coding
+    tables = base64.b64encode(coding.tables).decode() if coding.tables else None
+    direct = coding.codec == "jpeg" and not zipped
+    found["jpeg"] = {"rgb": coding.colour == "RGB", "tables": tables} if direct else None
+    return found
+
+
+def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
+    """Tasks and folds that predicted a slide."""
+    found = []
+    for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.parquet")):
+        names = pq.read_schema(path).names
+        classes = [name.removeprefix("score_") for name in names if name.startswith("score_")]
+        fold = int(path.parent.name.removeprefix("fold"))
+        found.append({"task": path.parent.parent.name, "fold": fold, "classes": classes})
+    return found
+
+
+def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
+    """Every predicted patch of a slide as base64 columns: x, y int32 level-0 pixels, scores float32 (classes, n)."""
+    table = pq.read_table(prediction_path(layout, slide, task, fold))
+    classes = [name.removeprefix("score_") for name in table.column_names if name.startswith("score_")]
+    _, meta = read_table(layout.table(grid_of(layout, task, fold), slide))
+    scores = np.stack([table[f"score_{name}"].to_numpy() for name in classes])
+    return {
+        "classes": classes,
+        "span": meta["grid"]["size"] * meta["grid"]["mpp"] / meta["mpp"],
+        "count": table.num_rows,
+        "patch_id": _base64(table["patch_id"].to_numpy(), "<u4"),
+        "x": _base64(table["x"].to_numpy(), "<i4"),
+        "y": _base64(table["y"].to_numpy(), "<i4"),
+        "scores": _base64(scores, "<f4"),
+    }
+
+
+def _base64(values: np.ndarray, kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+
+
+def prediction_path(layout: Layout, slide: str, task: str, fold: int) -> Path:
+    """The predictions of a slide, or KeyError if the task's fold did not predict it."""
+    path = layout.prediction(task, fold, slide)
+    if {"task": task, "fold": fold} not in [{"task": p["task"], "fold": p["fold"]} for p in predictions(layout, slide)]:
+        raise KeyError(f"{task} fold {fold} has no predictions of {slide}")
+    return path
+
+
+def grid_of(layout: Layout, task: str, fold: int) -> str:
+    """The grid a model works on."""
+    return read_json(layout.model(task, fold) / "model.json")["grid"]["name"]
+
+
+def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> dict[str, Any]:
+    """The row of a patch in its table, its prediction, and where both come from."""
+    path = prediction_path(layout, slide, task, fold)
+    grid = grid_of(layout, task, fold)
+    table, meta = read_table(layout.table(grid, slide))
+    lineage = {
+        "slide sha256": meta["sha256"],
+        "grid": grid,
+        "patch table sha256": _made(layout.table(grid, slide)),
+        "weights sha256": _made(layout.model(task, fold) / "model.safetensors"),
+        "predictions sha256": _made(path),
+        "code": _sidecar(path).get("git", {}).get("commit"),
+    }
+    return {"table": _row(table, patch_id), "prediction": _row(pq.read_table(path), patch_id), "lineage": lineage}
+
+
+def _row(table: pa.Table, patch_id: int) -> dict[str, Any]:
+    rows = table.filter(pc.equal(table["patch_id"], patch_id)).to_pylist()
+    if not rows:
+        raise KeyError(patch_id)
+    return rows[0]
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """The sidecar that covers a file: its own, or that of the first output of the same job, in the same folder."""
+    for candidate in [Path(f"{path}{SIDECAR}"), *sorted(path.parent.glob(f"*{SIDECAR}"))]:
+        if candidate.is_file():
+            content = read_json(candidate)
+            if any(Path(output).name == path.name for output in content["outputs"]):
+                return content
+    return {}
+
+
+def _made(path: Path) -> str | None:
+    outputs = _sidecar(path).get("outputs", {})
+    return next((digest for output, digest in outputs.items() if Path(output).name == path.name), None)

@@ -1,0 +1,202 @@
+"""Owns the viewer's web server: loopback only, byte ranges of the results folder's files, nothing outside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import mimetypes
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import cv2
+import numpy as np
+
+from histomake.errors import HistomakeError
+from histomake.layout import Layout
+from histomake.slide.reader import SlideReader, open_slide
+from histomake.viewer import content
+
+log = logging.getLogger(__name__)
+
+ASSETS = Path(__file__).parent
+PAGES = {"viewer.html", "viewer.js", "store.js"}
+LOCAL_NAMES = {"127.0.0.1", "localhost"}
+BLOCK = 1 << 20
+RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+TILE_QUALITY = 90
+
+
+class RefusedError(Exception):
+    """A request that is answered with ``status`` and the message."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ViewerServer(ThreadingHTTPServer):
+    """Serves one results folder; readers of slides whose tiles a browser cannot decode are kept open."""
+
+    daemon_threads = True
+
+    def __init__(self, results: Path, *, port: int, openseadragon: Path) -> None:
+        self.layout = Layout(results.resolve())
+        self.openseadragon = openseadragon
+        self.readers: dict[str, SlideReader] = {}
+        super().__init__(("127.0.0.1", port), Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that hangs up in mid-answer, as it does when a tile is scrolled away, is no error."""
+        log.debug("connection of %s ended", client_address, exc_info=True)
+
+
+def serve(results: Path, *, port: int, openseadragon: Path) -> ViewerServer:
+    """A server for ``results``, bound to loopback; port 0 takes a free one. Raises HistomakeError if it cannot be."""
+    if not (results / "slides").is_dir():
+        raise HistomakeError(f"{results} holds no slides: give the results folder of a run")
+    if not openseadragon.is_file():
+        raise HistomakeError(f"{openseadragon} is missing: run `make view`, which fetches OpenSeadragon with npm")
+    try:
+        return ViewerServer(results, port=port, openseadragon=openseadragon)
+    except OSError as error:
+        raise HistomakeError(
+            f"port {port} on 127.0.0.1 cannot be used ({error}); choose another with --port"
+        ) from error
+
+
+def safe_path(root: Path, relative: str) -> Path:
+    """The file ``relative`` under ``root``; RefusedError for whatever lies or leads outside it, links included."""
+    hidden = "\0" in relative or any(part.startswith(".") for part in relative.split("/"))
+    if hidden or not (target := (root / relative).resolve()).is_relative_to(root):
+        raise RefusedError(HTTPStatus.FORBIDDEN, "outside the results folder")
+    if not target.is_file():
+        raise RefusedError(HTTPStatus.NOT_FOUND, "no such file")
+    return target
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """First and past-the-last byte that a Range header (RFC 9110, 14.1.2) asks for; None where it asks for all.
+
+    Only one range is understood. RefusedError when it lies outside the file.
+    """
+    match = RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.group(0) == "bytes=-":
+        return None
+    first, last = match.groups()
+    start = max(0, size - int(last)) if not first else int(first)
+    stop = size if not first or not last else min(int(last) + 1, size)
+    if start >= stop:
+        raise RefusedError(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"bytes */{size}")
+    return start, stop
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD."""
+
+    protocol_version = "HTTP/1.1"
+    server: ViewerServer
+
+    def do_GET(self) -> None:
+        """Route a request; every failure is answered, none kills the connection's thread."""
+        try:
+            if self.headers.get("Host", "").rpartition(":")[0] not in LOCAL_NAMES:
+                raise RefusedError(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are served")
+            self._route([unquote(part) for part in urlsplit(self.path).path.split("/") if part])
+        except RefusedError as refusal:
+            self._send(refusal.status, "text/plain", str(refusal).encode())
+        except (KeyError, ValueError) as error:
+            self._send(HTTPStatus.NOT_FOUND, "text/plain", f"not found: {error}".encode())
+        except HistomakeError as error:
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", str(error).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _route(self, parts: list[str]) -> None:
+        layout = self.server.layout
+        routes: dict[tuple[str, int], Callable[..., Any]] = {
+            ("slides", 1): lambda: content.slides(layout),
+            ("slides", 2): lambda slide: content.describe(layout, slide),
+            ("overlay", 4): lambda slide, task, fold: content.overlay(layout, slide, task, int(fold)),
+            ("patch", 5): lambda slide, task, fold, patch: content.patch(layout, slide, task, int(fold), int(patch)),
+        }
+        if not parts or parts[0] == "slide":
+            self._send_file(ASSETS / "viewer.html")
+        elif parts[0] == "files":
+            self._send_file(safe_path(layout.results, "/".join(parts[1:])))
+        elif parts[0] == "assets" and len(parts) == 2:
+            self._send_asset(parts[1])
+        elif parts[0] == "tile" and len(parts) == 5:
+            self._send_tile(parts[1], *(int(number) for number in parts[2:]))
+        elif parts[0] == "api" and (parts[1:2] and (parts[1], len(parts) - 1) in routes):
+            answer = routes[parts[1], len(parts) - 1](*parts[2:])
+            self._send(HTTPStatus.OK, "application/json", json.dumps(answer).encode())
+        else:
+            raise RefusedError(HTTPStatus.NOT_FOUND, "no such page")
+
+    def _send_asset(self, name: str) -> None:
+        if name == "openseadragon.js":
+            self._send_file(self.server.openseadragon)
+        elif name in PAGES:
+            self._send_file(ASSETS / name)
+        else:
+            raise RefusedError(HTTPStatus.NOT_FOUND, "no such asset")
+
+    def _send_file(self, path: Path) -> None:
+        """A file or the range of it that is asked for."""
+        size = path.stat().st_size
+        wanted = byte_range(self.headers.get("Range"), size)
+        start, stop = wanted or (0, size)
+        self.send_response(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK)
+        self.send_header("Content-Type", mimetypes.guess_type(path.name)[0] or "application/octet-stream")
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Cache-Control", "no-cache")
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        with path.open("rb") as stream:
+            stream.seek(start)
+            while start < stop:
+                block = stream.read(min(BLOCK, stop - start))
+                self.wfile.write(block)
+                start += len(block)
+
+    def _send_tile(self, slide: str, level: int, row: int, column: int) -> None:
+        """One decoded tile as JPEG, for codecs that browsers lack."""
+        if slide not in self.server.readers:
+            if slide not in content.slide_ids(self.server.layout):
+                raise KeyError(slide)
+            self.server.readers[slide] = open_slide(self.server.layout.manifest(slide))
+        reader = self.server.readers[slide]
+        if not 0 <= level < len(reader.levels):
+            raise KeyError(level)
+        rows, columns = reader.levels[level].grid
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise KeyError((row, column))
+        pixels = reader.tile(level, row, column)
+        if pixels is None:
+            pixels = np.full(reader.levels[level].tile_shape, 255, np.uint8)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, TILE_QUALITY]
+        encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)[1]
+        self._send(HTTPStatus.OK, "image/jpeg", encoded.tobytes())
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text") else kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name http.server gives
+        """Requests are of interest only when something goes wrong."""
+        log.debug(format, *args)

@@ -1,0 +1,114 @@
+"""Owns driving a headless Chromium from tests, over its debugging pipe: no driver, no further package."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Browser:
+    """One page of a headless Chromium, spoken to in the Chrome DevTools Protocol (NUL-separated JSON on fds 3, 4)."""
+
+    def __init__(self, width: int = 1400, height: int = 900) -> None:
+        self.profile = tempfile.TemporaryDirectory()
+        to_read, self._write = os.pipe()
+        self._read, to_write = os.pipe()
+        pipes = f'exec "$@" 3<&{to_read} 4>&{to_write}'
+        quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        driven = ["--remote-debugging-pipe", f"--user-data-dir={self.profile.name}", "--force-color-profile=srgb"]
+        command = ["bash", "-c", pipes, "chromium", CHROMIUM, *quiet, *driven, "about:blank"]
+        self._process = subprocess.Popen(command, pass_fds=(to_read, to_write), stderr=subprocess.DEVNULL)
+        os.close(to_read)
+        os.close(to_write)
+        self._numbers, self._buffer, self.requests = itertools.count(1), b"", []
+        targets = self.call("Target.getTargets")["targetInfos"]
+        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network"):
+            self.call(f"{domain}.enable")
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+
+    _session: str | None = None
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send one command and wait for its answer."""
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requests.append(answer["params"]["request"])
+            if answer.get("id") == number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']['message']}")
+                return answer["result"]
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            block = os.read(self._read, 1 << 16)
+            if not block:
+                raise RuntimeError("Chromium has gone")
+            self._buffer += block
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(line)
+
+    def open(self, url: str) -> None:
+        """Load a page; it may go on working afterwards."""
+        self.call("Page.navigate", url=url)
+
+    def value(self, expression: str) -> Any:
+        """What a JavaScript expression gives; promises are waited for."""
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 30) -> float:
+        """Wait until an expression is true; returns the seconds it took."""
+        started = time.monotonic()
+        while time.monotonic() - started < seconds:
+            if self.value(expression):
+                return time.monotonic() - started
+            time.sleep(0.02)
+        raise AssertionError(f"not true within {seconds} s: {expression}")
+
+    def click(self, x: float, y: float) -> None:
+        """Press and release the left mouse button."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def screenshot(self) -> bytes:
+        """What the window shows, as PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot")["data"])
+
+    def save(self, path: Path) -> None:
+        """Keep a screenshot."""
+        path.write_bytes(self.screenshot())
+
+    def close(self) -> None:
+        """End Chromium."""
+        self._process.terminate()
+        self._process.wait(20)
+        os.close(self._write)
+        os.close(self._read)
+        self.profile.cleanup()
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,279 @@
+"""The viewer: what its server gives and refuses, and what a real browser shows of a store."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from browser import CHROMIUM, Browser
+from histomake.config import Convert, Grid
+from histomake.errors import HistomakeError
+from histomake.files import write_json
+from histomake.layout import Layout
+from histomake.patch.table import METADATA_KEY
+from histomake.slide.convert import convert
+from histomake.viewer.__main__ import OPENSEADRAGON
+from histomake.viewer.server import RefusedError, byte_range, safe_path, serve
+from PIL import Image
+
+SLIDE = "P-01.a_b"
+SIZE = 3000
+MPP = 0.5
+SPAN = 256
+MARKED = 37
+"""The patch whose pixels are black on the white slide, by its patch_id."""
+
+
+def patch_positions() -> list[tuple[int, int]]:
+    columns = range(0, SIZE - SPAN + 1, SPAN)
+    return [(x, y) for y in columns for x in columns]
+
+
+def make_results(folder: Path, codec: str = "jpeg") -> Layout:
+    """A results folder with one white slide on which one patch is black, its table and predictions."""
+    layout, positions = Layout(folder), patch_positions()
+    pixels = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    x, y = positions[MARKED]
+    pixels[y : y + SPAN, x : x + SPAN] = 0
+    layout.manifest(SLIDE).parent.mkdir(parents=True)
+    source = folder / "slide.npy"
+    np.save(source, pixels)
+    settings = Convert(codec=codec, quality=95)
+    manifest = convert(source, folder / "slides" / f"{SLIDE}.zarr", slide_id=SLIDE, config=settings, mpp=MPP)
+    write_json(layout.manifest(SLIDE), manifest)
+    lost = {"status": "quarantined", "slide_id": "lost", "reason": "no_mpp", "detail": "no mpp", "remedy": "give one"}
+    write_json(layout.manifest("lost"), lost)
+    write_tables(layout, manifest["sha256"], positions)
+    return layout
+
+
+def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) -> None:
+    ids = np.arange(len(positions), dtype=np.uint32)
+    place = {"patch_id": ids, "x": np.array(positions, np.int32)[:, 0], "y": np.array(positions, np.int32)[:, 1]}
+    meta = {"slide_id": SLIDE, "sha256": sha256, "mpp": MPP, "grid": Grid(size=128, mpp=1.0).dump(), "status": "ok"}
+    table = pa.table({**place, "tissue": np.ones(len(ids), np.float32)})
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(meta).encode()})
+    layout.table("x10", SLIDE).parent.mkdir(parents=True)
+    pq.write_table(table, layout.table("x10", SLIDE))
+    score = (ids == MARKED).astype(np.float32)
+    predictions = pa.table({**place, "score_skin": 1 - score, "score_nuclei": score})
+    path = layout.prediction("kind", 0, SLIDE)
+    path.parent.mkdir(parents=True)
+    pq.write_table(predictions, path)
+    write_json(f"{path}.meta.json", {"outputs": {str(path): "f" * 64}, "git": {"commit": "abc"}})
+    write_json(layout.model("kind", 0) / "model.json", {"grid": {"name": "x10"}})
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Layout:
+    return make_results(tmp_path_factory.mktemp("viewer") / "results")
+
+
+@pytest.fixture
+def fetch(results, tmp_path):
+    """Ask a running server: fetch(path, **headers) → (status, headers, body)."""
+    library = tmp_path / "openseadragon.min.js"
+    library.write_text("// stands for the library")
+    server = serve(results.results, port=0, openseadragon=library)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def ask(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+
+    yield ask
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_byte_range_of_a_shard_is_served(fetch, results):
+    content = next(results.results.glob(f"slides/{SLIDE}.zarr/0/c/0/0/0")).read_bytes()
+    status, headers, body = fetch(f"/files/slides/{SLIDE}.zarr/0/c/0/0/0", Range="bytes=10-29")
+    assert (status, body) == (206, content[10:30])
+    assert headers["Content-Range"] == f"bytes 10-29/{len(content)}"
+    assert fetch(f"/files/slides/{SLIDE}.zarr/0/c/0/0/0", Range="bytes=-20")[2] == content[-20:]
+
+
+def test_a_range_past_the_end_is_refused(fetch):
+    assert fetch(f"/files/slides/{SLIDE}.json", Range="bytes=99999999-")[0] == 416
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("bytes=0-9", (0, 10)),
+        ("bytes=90-200", (90, 100)),
+        ("bytes=-30", (70, 100)),
+        ("bytes=5-", (5, 100)),
+    ],
+)
+def test_ranges_are_understood(header, expected):
+    assert byte_range(header, 100) == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/files/../secret.txt",
+        "/files/%2e%2e/secret.txt",
+        "/files/slides/..%2f..%2fsecret.txt",
+        "/files/%2Fetc/passwd",
+        "/files//etc/passwd",
+        "/files/slides/.hidden",
+        "/files/link",
+        "/assets/..%2fserver.py",
+        "/assets/server.py",
+        "/api/slides/..%2f..%2fsecret",
+        "/api/overlay/..%2fx/kind/0",
+        "/api/patch/" + SLIDE + "/..%2f..%2fkind/0/1",
+        "/tile/..%2fx/0/0/0",
+    ],
+)
+def test_nothing_outside_the_results_is_served(fetch, results, path):
+    secret = results.results.parent / "secret.txt"
+    secret.write_text("kept private")
+    (results.results / "slides" / ".hidden").write_text("kept private")
+    link = results.results / "link"
+    if not link.is_symlink():
+        link.symlink_to(secret)
+    status, _, body = fetch(path)
+    assert status in (403, 404)
+    assert b"private" not in body
+
+
+def test_a_null_byte_in_a_path_is_refused(results):
+    with pytest.raises(RefusedError):
+        safe_path(results.results, "slides/a\0b")
+
+
+def test_another_host_name_is_refused(fetch):
+    assert fetch("/api/slides", Host="evil.example:80")[0] == 403
+
+
+def test_a_results_folder_without_slides_is_named(tmp_path):
+    with pytest.raises(HistomakeError, match="holds no slides"):
+        serve(tmp_path, port=0, openseadragon=tmp_path)
+
+
+def test_the_list_tells_quarantined_slides_from_others(fetch):
+    found = {slide["slide_id"]: slide["status"] for slide in json.loads(fetch("/api/slides")[2])}
+    assert found == {SLIDE: "ok", "lost": "quarantined"}
+    assert json.loads(fetch("/api/slides/lost")[2])["remedy"] == "give one"
+
+
+def test_a_patch_comes_with_its_row_its_scores_and_its_lineage(fetch):
+    found = json.loads(fetch(f"/api/patch/{SLIDE}/kind/0/{MARKED}")[2])
+    assert found["table"]["patch_id"] == MARKED
+    assert found["prediction"]["score_nuclei"] == 1
+    assert found["lineage"]["predictions sha256"] == "f" * 64
+    assert len(found["lineage"]["slide sha256"]) == 64
+    assert fetch(f"/api/patch/{SLIDE}/kind/0/999999")[0] == 404
+
+
+def test_tiles_no_browser_decodes_come_as_jpeg(tmp_path):
+    layout = make_results(tmp_path / "results", codec="zstd")
+    library = tmp_path / "openseadragon.min.js"
+    library.write_text("")
+    server = serve(layout.results, port=0, openseadragon=library)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    x, y = patch_positions()[MARKED]
+    connection.request("GET", f"/tile/{SLIDE}/0/{y // 256}/{x // 256}")
+    pixels = np.asarray(Image.open(io.BytesIO(connection.getresponse().read())))
+    assert pixels.mean() < 5
+    connection.request("GET", f"/tile/{SLIDE}/0/9999/0")
+    assert connection.getresponse().status == 404
+    server.shutdown()
+    server.server_close()
+
+
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and OPENSEADRAGON.is_file()),
+    reason="needs Chromium (apt) and OpenSeadragon (make viewer)",
+)
+READY = (
+    "window.histomake?.overlay && histomake.viewer?.world.getItemCount() > 0 "
+    "&& histomake.viewer.world.getItemAt(0).getFullyLoaded()"
+)
+
+
+@pytest.fixture(scope="module")
+def page(results):
+    """A browser that shows the slide, and the server's address."""
+    server = serve(results.results, port=0, openseadragon=OPENSEADRAGON)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Browser() as browser:
+        browser.address = f"http://127.0.0.1:{server.server_port}"
+        browser.open(f"{browser.address}/slide/{SLIDE}")
+        browser.wait(READY)
+        yield browser
+    server.shutdown()
+    server.server_close()
+
+
+def shown(browser: Browser, **opacity: int) -> np.ndarray:
+    """The stage as pixels, with the overlays at the given opacities."""
+    for name in ("tissue", "annotation", "prediction"):
+        browser.value(f"document.getElementById('{name}').value = {opacity.get(name, 0)}")
+    browser.value("drawOverlay()")
+    browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    time.sleep(0.2)
+    return np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB")).astype(int)
+
+
+def box_of(mask: np.ndarray) -> list[int]:
+    rows, columns = np.flatnonzero(mask.sum(1) > 3), np.flatnonzero(mask.sum(0) > 3)
+    return [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
+
+
+STAGE = (slice(160, 830), slice(255, 1075))
+"""Part of the window that shows the slide and nothing else: no panels, no scale bar, no navigator."""
+
+
+@needs_browser
+def test_tiles_appear_and_the_overlay_lies_on_them_to_a_pixel(page):
+    bare, laid = shown(page)[STAGE], shown(page, prediction=100)[STAGE]
+    black = box_of((bare < 128).all(axis=2))
+    Image.fromarray(laid.astype("uint8")).save("/tmp/explain/laid.png")
+    orange = box_of(np.abs(laid - [230, 159, 0]).max(axis=2) < 12)
+    assert (bare > 240).all(axis=2).mean() > 0.5
+    assert np.abs(np.subtract(black, orange)).max() <= 1
+
+
+@needs_browser
+def test_a_click_shows_the_patch_under_it(page):
+    bare = shown(page)
+    top, bottom, left, right = box_of((bare[STAGE] < 64).all(axis=2))
+    page.click(STAGE[1].start + (left + right) / 2, STAGE[0].start + (top + bottom) / 2)
+    page.wait("document.getElementById('patch').textContent.includes('lineage')")
+    text = page.value("document.getElementById('patch').innerText")
+    assert f"patch_id\t{MARKED}" in text
+    assert "score_nuclei\t1" in text
+
+
+@needs_browser
+def test_only_the_visible_tiles_are_fetched(page):
+    page.open(f"{page.address}/slide/{SLIDE}")
+    page.wait(READY)
+    visible = page.value("histomake.viewer.world.getItemAt(0).lastDrawn.length")
+    tiles = sum(level["width"] * level["height"] // 65536 for level in page.value("histomake.slide.levels"))
+    fetched = page.value("histomake.store.fetched")
+    assert visible > 0
+    assert fetched < tiles / 2
+
+
+@needs_browser
+def test_a_quarantined_slide_says_why(page):
+    page.open(f"{page.address}/slide/lost")
+    page.wait("document.getElementById('message')?.textContent.includes('give one')")
