@@ -44,6 +44,40 @@ def write_pyramid(path: Path, levels: list[np.ndarray], *, subifds: bool = False
     return path
 
 
+def write_scn(path: Path, levels: list[np.ndarray], *, offset: tuple[int, int], canvas: tuple[int, int]) -> Path:
+    """A Leica SCN whose scanned area lies at ``offset`` on a larger, empty ``canvas`` (x, y in pixels of 0.5 µm)."""
+    places = [(level.shape[1], level.shape[0], ifd) for ifd, level in enumerate(levels)]
+    images = _scn_image(places, offset, places[0][:2]) + _scn_image([(64, 64, len(levels))], (0, 0), canvas)
+    description = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="u">'
+        f'<collection name="c" uuid="c" sizeX="{canvas[0] * 500}" sizeY="{canvas[1] * 500}"><barcode/>{images}'
+        "</collection></scn>"
+    )
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for index, level in enumerate([*levels, np.full((64, 64, 3), 200, np.uint8)]):
+            writer.write(
+                level,
+                tile=(64, 64),
+                photometric="rgb",
+                compression="jpeg",
+                description=description if index == 0 else None,
+                metadata=None,
+            )
+    return path
+
+
+def _scn_image(levels: list[tuple[int, int, int]], offset: tuple[int, int], size: tuple[int, int]) -> str:
+    dimensions = "".join(f'<dimension sizeX="{w}" sizeY="{h}" ifd="{i}" r="{i}"/>' for w, h, i in levels)
+    return (
+        f'<image name="i" uuid="{levels[0][2]}"><creationDate>2020-01-01</creationDate><device model="m" version="1"/>'
+        f'<pixels sizeX="{levels[0][0]}" sizeY="{levels[0][1]}">{dimensions}</pixels>'
+        f'<view sizeX="{size[0] * 500}" sizeY="{size[1] * 500}" offsetX="{offset[0] * 500}" '
+        f'offsetY="{offset[1] * 500}" spacingZ="0"/><scanSettings><objectiveSettings><objective>20</objective>'
+        "</objectiveSettings><illuminationSettings><numericalAperture>0.4</numericalAperture>"
+        "<illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings></image>"
+    )
+
+
 def openslide_level(path: Path, level: int = 0) -> np.ndarray:
     """A whole level as OpenSlide shows it, over white: uint8 (h, w, 3)."""
     with openslide.OpenSlide(path) as slide:

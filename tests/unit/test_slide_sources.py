@@ -17,7 +17,7 @@ from histomake.slide.reader import SlideReader
 from histomake.slide.source import open_source, resolve_mpp
 from histomake.slide.sources.base import SourceInfo, SourceLevel, over_white
 from PIL import Image
-from slide_files import SHARED, block_places, expected_places, grid, openslide_level, write_pyramid
+from slide_files import SHARED, block_places, expected_places, grid, openslide_level, write_pyramid, write_scn
 
 from tests.bench.slides import big_slide
 
@@ -250,6 +250,21 @@ def test_ndpi_shows_what_openslide_shows(tmp_path):
         shown = reader.read_level(index, 0, 0, level["width"], level["height"])
         assert np.array_equal(shown, openslide_level(source, index))
     assert (manifest["vendor"], round(manifest["mpp"], 4)) == ("hamamatsu", 0.2282)
+
+
+def test_the_empty_margin_around_a_scan_is_kept_and_costs_nothing(tmp_path):
+    """MRXS and SCN place the scan on a larger canvas: positions stay those of OpenSlide, and so of annotations."""
+    area = grid(768, 512, seed=90)
+    source = write_scn(tmp_path / "a.scn", [area, area[::4, ::4]], offset=(1024, 512), canvas=(4096, 3072))
+    manifest, reader = stored(source, tmp_path, mpp=0.5)
+    assert (manifest["width"], manifest["height"]) == (4096, 3072)
+    assert manifest["bounds"] == {"x": 1024, "y": 512, "width": 768, "height": 512}
+    assert manifest["levels"][0]["empty_tiles"] == 16 * 12 - 3 * 2
+    for index in (0, 1):
+        shown = reader.read_level(index, 0, 0, reader.levels[index].width, reader.levels[index].height)
+        assert np.array_equal(shown, openslide_level(source, index))
+    assert reader.read(900, 400, 100, 0.5).min() == 255
+    assert np.abs(reader.read(1024, 512, (768, 512), 0.5).astype(int) - area).mean() < 4
 
 
 def test_the_suffix_is_not_believed(data, tmp_path):

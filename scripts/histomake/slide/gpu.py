@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -39,7 +38,7 @@ def decode_tiles(
     for i, (row, column) in enumerate(tiles):
         tile = reader.tile(level, row, column)
         if tile is not None:
-            out[i] = torch.from_numpy(np.ascontiguousarray(tile)).permute(2, 0, 1).to(device)
+            out[i] = torch.tensor(tile, device=device).permute(2, 0, 1)
     return out
 
 
