@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 from histomake.config import Target
 from histomake.files import atomic_file, read_json, write_json
 from histomake.job import job
+from histomake.metric_figures import draw_figures
 from histomake.metrics import SlidePrediction, evaluate
 
 
@@ -24,13 +25,9 @@ def main(snakemake):
             thresholds = {key: models[fold][key] for key in ("threshold", "slide_thresholds")}
             table = pq.read_table(path)
             predictions.append(SlidePrediction(slide_id, patient_id, fold, table, labels=labels, **thresholds))
-        found = evaluate(
-            predictions,
-            kind=params.kind,
-            target=Target.model_validate(params.target),
-            aggregate=params.aggregate,
-            seed=params.seed,
-        )
+        task = {"kind": params.kind, "target": Target.model_validate(params.target)}
+        found = evaluate(predictions, **task, aggregate=params.aggregate, seed=params.seed)
+        draw_figures(found, **task, out=Path(snakemake.output.metrics).with_suffix(""))
         with atomic_file(snakemake.output.table) as aside:
             pq.write_table(found.table(), aside, compression="zstd")
         write_json(snakemake.output.metrics, found.record)

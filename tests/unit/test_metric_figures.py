@@ -1,0 +1,74 @@
+"""Owns the tests of evaluation figures: each kind of task gets its own, and they show what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from histomake import metric_figures
+from histomake.config import Target
+from histomake.metric_figures import draw_figures
+from histomake.metrics import SlidePrediction, evaluate
+from matplotlib.figure import Figure
+from PIL import Image
+
+NAMES = ["benign", "tumour"]
+
+
+def classified() -> list[SlidePrediction]:
+    rng = np.random.default_rng(0)
+    made = []
+    for slide in range(4):
+        label = rng.integers(0, 2, 100)
+        score = np.clip(rng.normal(0.3 + 0.4 * label, 0.2), 0, 1)
+        columns = {"score_benign": 1 - score, "score_tumour": score, "tissue": np.ones(100)}
+        labels = pa.array(np.array(NAMES)[label]).dictionary_encode()
+        made.append(SlidePrediction(f"s{slide}", f"p{slide}", 0, pa.table({**columns, "label": labels})))
+    return made
+
+
+def regressed() -> list[SlidePrediction]:
+    values = np.linspace(0, 1, 50)
+    table = pa.table({"score_grade": values, "target_grade": values + 0.1, "tissue": np.ones(50)})
+    return [SlidePrediction("s0", "p0", 0, table, labels={"grade": "1"})]
+
+
+def segmented() -> list[SlidePrediction]:
+    columns = {f"{key}_{name}": [10] for name in NAMES for key in ("tp", "fp", "fn")}
+    return [SlidePrediction(f"s{i}", f"p{i}", 0, pa.table(columns)) for i in range(3)]
+
+
+CASES = {
+    "classification": (classified, Target(classes=NAMES), {"roc", "precision_recall", "reliability", "confusion"}),
+    "regression": (regressed, Target(source="sheet", column="grade"), {"scatter"}),
+    "segmentation": (segmented, Target(source="mask", classes=NAMES), {"overlap"}),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_every_kind_of_task_gets_its_figures(kind: str, tmp_path: Path) -> None:
+    make, target, expected = CASES[kind]
+    evaluation = evaluate(make(), kind=kind, target=target, aggregate="mean", seed=0, bootstraps=20)
+    paths = draw_figures(evaluation, kind=kind, target=target, out=tmp_path)
+    assert {path.stem for path in paths} == expected
+    for path in paths:
+        assert np.asarray(Image.open(path).convert("L")).std() > 5
+
+
+def test_curves_carry_the_measured_area_and_its_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Figure] = {}
+    original = Figure.savefig
+
+    def keep(self: Figure, path: Path, **options: object) -> None:
+        drawn[Path(path).name.split(".")[1]] = self
+        original(self, path, **options)
+
+    monkeypatch.setattr(metric_figures.Figure, "savefig", keep)
+    target = Target(classes=NAMES)
+    evaluation = evaluate(classified(), kind="classification", target=target, aggregate="mean", seed=0, bootstraps=20)
+    draw_figures(evaluation, kind="classification", target=target, out=tmp_path)
+    row = evaluation.record["levels"]["patch"]["metrics"]["tumour"]["auroc"]
+    (label,) = drawn["roc"].axes[0].get_legend_handles_labels()[1]
+    assert label == f"tumour {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
