@@ -28,6 +28,11 @@ LAYOUT = Layout(Path(CONFIG.results))
 FINGERPRINTS = provenance.Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
 
 
+# With a model in place of thresholds, presegment runs another script, in the environment that has torch.
+TISSUE_MODEL = [f"{CONFIG.tissue.model}/{name}" for name in ("model.safetensors", "model.json") if CONFIG.tissue.model]
+PRESEGMENT = "presegment_model.py" if TISSUE_MODEL else "presegment.py"
+
+
 def slide(wildcards):
     """The sheet's row of the job's slide."""
     try:

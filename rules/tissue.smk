@@ -4,6 +4,7 @@
 rule presegment:
     input:
         manifest="<results>/slides/{slide}.json",
+        model=TISSUE_MODEL,
     output:
         record="<results>/tissue/{slide}.json",
         mask="<results>/tissue/{slide}.png",
@@ -12,16 +13,16 @@ rule presegment:
     benchmark:
         "<benchmarks>/presegment/{slide}.tsv"
     conda:
-        "../envs/slides.yaml"
+        "../envs/learning.yaml" if TISSUE_MODEL else "../envs/slides.yaml"
     threads: 1
     resources:
         mem_mb=gigapixel_memory(2000, 0),
         runtime=minutes(10),
     params:
         cfg=CONFIG.tissue.dump(),
-        code=code("presegment.py"),
+        code=code(PRESEGMENT),
     script:
-        "../scripts/presegment.py"
+        f"../scripts/{PRESEGMENT}"
 
 
 rule quality:
