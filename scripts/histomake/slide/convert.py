@@ -21,8 +21,9 @@ import numpy as np
 
 from histomake import config as settings
 from histomake.errors import Reason, SlideError
-from histomake.files import HASH_BLOCK, atomic_directory, atomic_file, sha256_file
+from histomake.files import HASH_BLOCK, SYNC_THREADS, atomic_directory, atomic_file, sha256_file, sync_file
 from histomake.slide.codec import TileCoding
+from histomake.slide.jpeg import EOI
 from histomake.slide.reader import SlideReader
 from histomake.slide.source import Resolution, combined_sha256, named_files, open_source, quarantining, resolve_mpp
 from histomake.slide.sources.base import (
@@ -49,6 +50,9 @@ BLOCK_BYTES = 1 << 27
 """Largest decoded block: wide strips, decoded whole, get flatter blocks and fewer halvings."""
 
 BLOCKS_PER_THREAD = 4
+
+TRAILER = 64
+"""Bytes at the end of a tile in which its end marker is looked for: some writers pad."""
 
 SHOWS_LABEL = ("label", "macro")
 """Associated images with the glass's label on them, and the patient's name on that."""
@@ -226,24 +230,27 @@ class _Writing:
         self.empty_tiles = [0] * len(self.levels)
         self.written = 0
         self.associated: dict[str, str] = {}
-        # Shards are hashed as they are closed, while their bytes are still in the cache.
-        self._hashing = ThreadPoolExecutor(1)
-        self._hashes: dict[str, Future[str]] = {}
+        self._hashes: dict[str, str] = {}
+        # Finished shards go to the disk while the next ones are written, so that little is left to wait for.
+        self._syncing = ThreadPoolExecutor(SYNC_THREADS)
+        self._synced: list[Future[None]] = []
 
     def __enter__(self) -> _Writing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hashing.shutdown(cancel_futures=True)
+        self._syncing.shutdown(cancel_futures=True)
 
-    def _closed(self, path: Path) -> None:
-        self._hashes[path.relative_to(self.store).as_posix()] = self._hashing.submit(sha256_file, path)
+    def _closed(self, path: Path, sha256: str) -> None:
+        self._hashes[path.relative_to(self.store).as_posix()] = sha256
+        self._synced.append(self._syncing.submit(sync_file, path))
 
     def checksums(self) -> dict[str, str]:
-        """sha256 of every file of the store, by its path inside it."""
-        for path in self.store.rglob("zarr.json"):
-            self._closed(path)
-        return {key: future.result() for key, future in sorted(self._hashes.items())}
+        """sha256 of every file of the store, by its path inside it; OSError where one did not reach the disk."""
+        for future in self._synced:
+            future.result()
+        metadata = {path.relative_to(self.store).as_posix(): path for path in self.store.rglob("zarr.json")}
+        return dict(sorted({**self._hashes, **{key: sha256_file(path) for key, path in metadata.items()}}.items()))
 
     def write(self) -> None:
         """Fill the store and write its metadata."""
@@ -396,6 +403,7 @@ def copy_tiles(tiles: TileBytes, writer: LevelWriter) -> int:
     level = writer.level
     file = FileBytes(tiles.path)
     check = _StreamCheck(level.coding.codec)
+    buffer = bytearray()
     try:
         with writer:
             for row in range(level.grid[0]):
@@ -403,7 +411,11 @@ def copy_tiles(tiles: TileBytes, writer: LevelWriter) -> int:
                     columns = start + np.flatnonzero(tiles.counts[row, start : start + level.shard_columns])
                     if len(columns):
                         sizes = tiles.counts[row, columns]
-                        data = _read_run(file, tiles.offsets[row, columns], sizes)
+                        total = int(sizes.sum())
+                        if total > len(buffer):
+                            buffer = bytearray(total)
+                        data = memoryview(buffer)[:total]
+                        _read_run(file, tiles.offsets[row, columns], sizes, data)
                         check.add(row, columns, sizes, data)
                         writer.append(row, columns, sizes, data)
     finally:
@@ -412,12 +424,14 @@ def copy_tiles(tiles: TileBytes, writer: LevelWriter) -> int:
     return int(np.count_nonzero(tiles.counts == 0))
 
 
-def _read_run(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray) -> bytes:
-    """The bytes of several tiles back to back, with one read for each stretch that is contiguous in the file."""
+def _read_run(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: memoryview) -> None:
+    """Fill ``out`` with several tiles back to back: one read for each stretch that is contiguous in the file."""
     breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1
-    starts, ends = [0, *breaks.tolist()], [*breaks.tolist(), len(offsets)]
-    parts = [file.read(int(offsets[a]), int(sizes[a:b].sum())) for a, b in zip(starts, ends, strict=True)]
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    position = 0
+    for first, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(offsets)], strict=True):
+        length = int(sizes[first:end].sum())
+        file.read_into(int(offsets[first]), out[position : position + length])
+        position += length
 
 
 class _StreamCheck:
@@ -429,7 +443,7 @@ class _StreamCheck:
         self._unended: list[tuple[int, int]] = []
         self._total = 0
 
-    def add(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes) -> None:
+    def add(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: memoryview) -> None:
         """Look at tiles that lie back to back in ``data``."""
         view = np.frombuffer(data, np.uint8)
         ends = np.cumsum(sizes).astype(np.int64)
@@ -440,7 +454,7 @@ class _StreamCheck:
         self._bad += [(row, int(c)) for c in columns[~np.isin(head, good)]]
         tail = view[np.maximum(ends - 2, 0)].astype(np.uint16) << 8 | view[ends - 1]
         for i in np.flatnonzero(tail != 0xFFD9):
-            if b"\xff\xd9" not in data[max(int(starts[i]), int(ends[i]) - 64) : int(ends[i])]:
+            if EOI not in bytes(data[max(int(starts[i]), int(ends[i]) - TRAILER) : int(ends[i])]):
                 self._unended.append((row, int(columns[i])))
 
     def finish(self) -> None:

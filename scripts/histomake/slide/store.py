@@ -6,6 +6,7 @@ A shard holds its tiles back to back, in any order, then an index of (offset, nb
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -117,6 +118,7 @@ class ShardWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._index = np.full((rows, columns, 2), ABSENT, np.uint64)
+        self._digest = hashlib.sha256()
         self._end = 0
 
     def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
@@ -125,17 +127,23 @@ class ShardWriter:
         ends = np.cumsum(sizes)
         self._index[row, columns, 0] = self._end + (ends - sizes)
         self._index[row, columns, 1] = sizes
-        _write_all(self._descriptor, data)
+        self._write(data)
         self._end += int(ends[-1])
 
-    def close(self) -> Path:
-        """Write the index and close the file; returns its path."""
+    def _write(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def close(self) -> str:
+        """Write the index and close the file; returns the file's sha256."""
         index = self._index.astype("<u8").tobytes()
         try:
-            _write_all(self._descriptor, index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
+            self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
         finally:
             self.abandon()
-        return self.path
+        return self._digest.hexdigest()
 
     def abandon(self) -> None:
         """Close the file as it is; it is no shard."""
@@ -144,19 +152,13 @@ class ShardWriter:
             self._descriptor = -1
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 class LevelWriter:
     """Writes the tiles of one level into its shards, one band of shards after another, top to bottom.
 
-    ``closed`` is told the path of every finished shard.
+    ``closed`` is told the path and the sha256 of every finished shard.
     """
 
-    def __init__(self, store: Path, level: Level, closed: Callable[[Path], None]) -> None:
+    def __init__(self, store: Path, level: Level, closed: Callable[[Path, str], None]) -> None:
         self.level = level
         self._store = store
         self._closed = closed
@@ -177,7 +179,8 @@ class LevelWriter:
 
     def _close_band(self) -> None:
         while self._open:
-            self._closed(self._open.popitem()[1].close())
+            shard = self._open.popitem()[1]
+            self._closed(shard.path, shard.close())
 
     def __enter__(self) -> LevelWriter:
         return self

@@ -192,12 +192,23 @@ class FileBytes:
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly ``count`` bytes from ``offset``, or TruncatedSlideError."""
+        self._check(offset, count)
+        data = bytearray(count)
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill ``out`` with the bytes from ``offset``, or TruncatedSlideError."""
+        self._check(offset, len(out))
+        while out:
+            count = os.preadv(self._descriptor, [out], offset)
+            if not count:
+                raise TruncatedSlideError(f"{self.path.name} became shorter while it was read")
+            offset, out = offset + count, out[count:]
+
+    def _check(self, offset: int, count: int) -> None:
         if offset + count > self.size:
             raise TruncatedSlideError(f"{self.path.name} has {self.size} bytes, byte {offset + count} is needed")
-        data = os.pread(self._descriptor, count, offset)
-        if len(data) != count:
-            raise TruncatedSlideError(f"{self.path.name} became shorter while it was read")
-        return data
 
     def close(self) -> None:
         """Close the file."""
