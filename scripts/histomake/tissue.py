@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 # Otsu splits any picture, an empty one too: tissue must stand out from glass by at least this, on the 0-255 scale.
 MIN_CONTRAST = 4.0
+# And what stands out by this much is tissue, even where all is tissue and Otsu would cut between nuclei and stroma.
+MAX_CONTRAST = 30.0
+# White-balanced glass, with the brightness steps of stitched scans, stays below this.
+GLASS_SIGNAL = 20
+# Otsu looks at the root of stain and the logarithm of light. So compressed, dense and pale (bright and dim) tissue lie
+# close together and far from glass; else Otsu cuts between them, and a lymph node costs its slide the stroma and fat.
 ROOT = np.sqrt(np.arange(256) * 255.0).round().astype(np.uint8)
+LOGARITHM = (np.log1p(np.arange(256)) * 255 / np.log(256)).round().astype(np.uint8)
 # Light that fluorescence does not have.
 WHITE_MIN = 150
 # A piece thinner than this all along and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
@@ -108,10 +115,19 @@ def presegment(
             of the threshold; the cleaning after it is the same.
 
     Raises:
-        SlideError: NO_TISSUE, or FLUORESCENCE when the background is dark and ``mode`` is brightfield.
+        SlideError: NO_TISSUE; FLUORESCENCE when the background is dark and ``mode`` is brightfield; UNSUPPORTED
+            when the slide is too coarse for the model in ``segment``.
     """
+    if segment is not None and reader.mpp > config.mpp:
+        raise SlideError(
+            Reason.UNSUPPORTED,
+            slide_id=slide_id,
+            path=reader.path,
+            detail=f"at {reader.mpp:g} µm/px it is coarser than the tissue model's {config.mpp:g}",
+            remedy="Scan it finer, or train the tissue model at a coarser mpp",
+        )
     mpp = max(config.mpp, reader.mpp)
-    raw = image = reader.read_whole(mpp)
+    raw = image = _read(reader, mpp)
     if config.mode == "brightfield":
         _refuse_fluorescence(image, slide_id, reader.path)
         padding = find_padding(image)
@@ -145,6 +161,16 @@ def presegment(
         "downsample_y": mpp / reader.mpp,
     }
     return TissueMask(mask, mpp / reader.mpp, mpp / reader.mpp, record)
+
+
+def _read(reader: SlideReader, mpp: float) -> NDArray[np.uint8]:
+    """The whole slide, without the white with which a reader pads a last row or column that reaches past it."""
+    image = reader.read_whole(mpp)
+    if image.shape[0] * mpp > reader.height * reader.mpp and image.shape[0] > 1:
+        image[-1] = image[-2]
+    if image.shape[1] * mpp > reader.width * reader.mpp and image.shape[1] > 1:
+        image[:, -1] = image[:, -2]
+    return image
 
 
 def describe(mask: Bools, mpp: float) -> dict[str, Any]:
@@ -199,18 +225,30 @@ def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: f
     usable = signal[~excluded]
     if usable.size == 0:
         return np.zeros_like(excluded), 0.0
-    # On the square root of the signal, dense and pale tissue lie close together and far from glass; on the signal
-    # itself Otsu cuts between them, and a lymph node costs its slide the stroma and fat around it.
-    root, _ = cv2.threshold(cv2.LUT(usable.reshape(-1, 1), ROOT), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    threshold = max(round(float(root) ** 2 / 255, 1), _glass_level(usable) + MIN_CONTRAST)
+    scale = LOGARITHM if config.mode == "fluorescence" else ROOT
+    scaled = cv2.LUT(usable.reshape(-1, 1), scale)
+    cut, _ = cv2.threshold(scaled, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    otsu = float(np.flatnonzero(scale <= cut)[-1])
+    empty = _empty_level(usable, config)
+    highest = np.inf if config.mode == "fluorescence" else empty + MAX_CONTRAST
+    threshold = min(max(otsu, empty + MIN_CONTRAST), highest)
     return (signal > threshold) & ~excluded, threshold
 
 
-def _glass_level(signal: NDArray[np.uint8]) -> float:
-    """The signal of glass with its noise: the commonest low level plus three robust standard deviations."""
-    low = signal[signal <= np.median(signal)]
-    mode = float(np.bincount(low).argmax())
-    return mode + 3 * 1.4826 * float(np.median(np.abs(low - mode)))
+def _empty_level(signal: NDArray[np.uint8], config: Tissue) -> float:
+    """Signal where there is no tissue: its commonest level there and three robust standard deviations of noise.
+
+    White balance has put glass near zero; a slide filled with tissue to its edges has none. Darkness in fluorescence
+    is the lowest signal there is.
+    """
+    if config.mode == "fluorescence":
+        return float(np.percentile(signal, 1))
+    glass = signal[signal <= GLASS_SIGNAL]
+    if glass.size < 0.01 * signal.size:
+        return 0.0
+    glass = glass[glass <= np.median(glass)]  # faint tissue is above
+    mode = float(np.bincount(glass).argmax())
+    return mode + 3 * 1.4826 * float(np.median(np.abs(glass - mode)))
 
 
 def _clean(mask: Bools, config: Tissue, mpp: float) -> Bools:

@@ -70,6 +70,10 @@ def test_the_tissue_is_found_whatever_happened_to_the_slide(plain, change, least
     assert overlap(find(change(two_pieces())).mask, plain) >= least
 
 
+def test_a_slide_filled_with_tissue_is_all_tissue():
+    assert find(cmu()[500:742, 230:420]).mask.mean() > 0.97
+
+
 def test_an_unscanned_black_border_changes_nothing(plain):
     found = find(unscanned_border(two_pieces(), 400))
     assert not found.mask[:99].any()
@@ -141,6 +145,12 @@ def test_a_model_can_take_the_place_of_the_threshold():
     assert not found.mask[:, 202:].any()
 
 
+def test_a_slide_coarser_than_the_model_is_refused():
+    with pytest.raises(SlideError) as caught:
+        presegment(ArrayReader(two_pieces(), 29.0), Tissue(), slide_id="s1", segment=lambda image: image[..., 0] > 0)
+    assert caught.value.reason is Reason.UNSUPPORTED
+
+
 # Slides that are refused
 
 
@@ -152,9 +162,10 @@ def test_empty_glass_is_refused_and_not_split_by_otsu():
         assert "tissue.threshold" in caught.value.remedy
 
 
-def test_fluorescence_is_refused_with_what_to_set():
-    dark = np.zeros((800, 800, 3), np.uint8)
-    cv2.circle(dark, (400, 400), 200, (0, 0, 180), -1)
+@pytest.mark.parametrize("side", [800, 402])
+def test_fluorescence_is_refused_with_what_to_set(side):
+    dark = np.zeros((side, side, 3), np.uint8)
+    cv2.circle(dark, (side // 2, side // 2), side // 4, (0, 0, 180), -1)
     with pytest.raises(SlideError) as caught:
         find(dark)
     assert caught.value.reason is Reason.FLUORESCENCE
