@@ -56,7 +56,7 @@ function draw() {
   const bare = { showticklabels: false, title: { text: "" }, zeroline: false };
   const layout = {
     margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: true, legend: { itemsizing: "constant", x: 0, y: 1 },
-    scene: { xaxis: bare, yaxis: bare, zaxis: bare }, xaxis: bare, yaxis: { ...bare, scaleanchor: "x" },
+    scene: { xaxis: bare, yaxis: bare, zaxis: bare, aspectmode: "cube" }, xaxis: bare, yaxis: { ...bare, scaleanchor: "x" },
     dragmode: dimensions() === 3 ? "orbit" : "lasso", uirevision: dimensions(),
   };
   Plotly.react(plot, traces(), layout, { responsive: true, displaylogo: false });

@@ -68,7 +68,7 @@ def _payload(embedding: Embedding) -> dict[str, Any]:
     table = table.append_column("outcome", pa.array(outcome, pa.string()))
     numbers = [n for n in table.column_names if n == "tissue" or n.startswith(("score_", "area_"))]
     return {
-        "categories": {name: _category(table[name].to_pylist()) for name in CATEGORIES},
+        "categories": {name: _category(table[name].to_pylist(), first=classes_of(table)) for name in CATEGORIES},
         "numbers": {name: _floats(table[name].to_numpy()) for name in numbers},
         "ids": {name: table[name].to_pylist() for name in ("patch_id", "x", "y")},
         "plane": [_floats(table[f"umap2_{axis}"].to_numpy()) for axis in "xy"],
@@ -83,8 +83,14 @@ def _payload(embedding: Embedding) -> dict[str, Any]:
     }
 
 
-def _category(values: list[str | None]) -> dict[str, Any]:
-    names = sorted({value for value in values if value is not None})
+def classes_of(table: pa.Table) -> list[str]:
+    """The model's classes in order: so a class has one colour in all pictures."""
+    return [name.removeprefix("score_") for name in table.column_names if name.startswith("score_")]
+
+
+def _category(values: list[str | None], *, first: list[str]) -> dict[str, Any]:
+    found = {value for value in values if value is not None}
+    names = [*first, *sorted(found - set(first))] if found & set(first) else sorted(found)
     number = {name: i for i, name in enumerate(names)}
     return {"names": names, "codes": [number[v] if v is not None else -1 for v in values]}
 
@@ -124,9 +130,7 @@ def mosaic(embedding: Embedding, *, title: str) -> NDArray[np.uint8]:
     position[:, 1] = cells - position[:, 1]
     cell = np.clip(position.astype(int), 0, cells - 1)
     distance = np.abs(position - cell - 0.5).max(axis=1)
-    names = sorted({name[len("score_") :] for name in table.column_names if name.startswith("score_")})
-    order = [name[len("score_") :] for name in table.column_names if name.startswith("score_")]
-    colours = figures.class_colours(order)
+    colours = figures.class_colours(classes_of(table))
     predicted = table["predicted"].to_pylist()
     px = thumbs.shape[1]
     canvas = np.full((cells * px, cells * px, 3), 255, np.uint8)
@@ -136,5 +140,5 @@ def mosaic(embedding: Embedding, *, title: str) -> NDArray[np.uint8]:
         tile[:2] = tile[-2:] = colours[predicted[i]]
         tile[:, :2] = tile[:, -2:] = colours[predicted[i]]
         canvas[y : y + px, x : x + px] = tile
-    legend = {f"predicted {name}": colours[name] for name in names}
+    legend = {f"predicted {name}": colour for name, colour in colours.items()}
     return figures.with_legend(canvas, title, legend)

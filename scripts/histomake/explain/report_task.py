@@ -39,7 +39,7 @@ SHOWN_METRICS = (
     "ece",
 )
 CALIBRATION_BINS = 10
-EXAMPLES = 8
+EXAMPLES = 7
 EXAMPLE_PX = 132
 COLOURS = [f"#{bytes(colour).hex()}" for colour in figures.PALETTE]
 

@@ -82,7 +82,7 @@ def _result(task: SlideTask, table: pa.Table) -> Html:
     if not table.num_rows:
         return page.tag("p", "No patch of this slide was predicted.", class_="warn")
     scores = table.select([f"score_{name}" for name in task.classes]).to_pandas().to_numpy()
-    pooled = pool_scores(scores, task.aggregate)
+    pooled = pool_scores(scores, task.aggregate, table["tissue"].to_numpy())
     counts = Counter(table["predicted"].cast(pa.string()).to_pylist())
     rows = [
         [name, counts[name], counts[name] / table.num_rows, float(pooled[i])] for i, name in enumerate(task.classes)

@@ -1,0 +1,137 @@
+"""The embedding: drawing patches, laying them out, what separates them, and the page that shows them."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from browser import CHROMIUM, Browser
+from histomake.errors import HistomakeError
+from histomake.explain import embedding, embedding_page
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def small_embedding(count: int = 12) -> embedding.Embedding:
+    rng = np.random.default_rng(0)
+    score = rng.random(count).astype(np.float32)
+    columns = {
+        "slide_id": ["</script><b>&"] * count,
+        "patient_id": ["P"] * count,
+        "site": ["north"] * count,
+        "patch_id": pa.array(range(count), pa.uint32()),
+        "x": pa.array(range(count), pa.int32()),
+        "y": pa.array(range(count), pa.int32()),
+        "predicted": ["b" if s > 0.5 else "a" for s in score],
+        "label": pa.array([None] + ["a"] * (count - 1), pa.string()),
+        "score_a": pa.array(1 - score),
+        "score_b": pa.array(score),
+        "tissue": pa.array(np.ones(count, np.float32)),
+    }
+    for name in ("umap2_x", "umap2_y", "umap3_x", "umap3_y", "umap3_z"):
+        columns[name] = pa.array(rng.normal(size=count).astype(np.float32))
+    thumbs = rng.integers(0, 255, (count, embedding.THUMB_PX, embedding.THUMB_PX, 3), dtype=np.uint8)
+    return embedding.Embedding(pa.table(columns), thumbs, {})
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 120))
+def test_patches_are_drawn_as_evenly_as_slides_allow(counts, limit):
+    drawn = embedding.draw_evenly(counts, limit, np.random.default_rng(0))
+    taken = [len(rows) for rows in drawn]
+    assert sum(taken) == min(limit, sum(counts))
+    assert all(len(set(rows.tolist())) == len(rows) for rows in drawn)
+    not_full = [t for t, c in zip(taken, counts, strict=True) if t < c]
+    assert not not_full or max(taken) - min(not_full) <= 1
+
+
+def test_the_layout_is_the_same_for_the_same_seed():
+    features = np.random.default_rng(1).normal(size=(40, 12)).astype(np.float32)
+    first, second = (embedding.lay_out(features, neighbours=10, seed=3) for _ in range(2))
+    assert (first[0] == second[0]).all()
+    assert first[0].shape == (60, 2)
+    assert first[1].shape == (60, 3)
+
+
+@pytest.mark.parametrize("features", [np.ones((1, 8)), np.ones((30, 8)), np.random.default_rng(0).normal(size=(4, 8))])
+def test_too_few_or_equal_patches_are_laid_out_all_the_same(features):
+    plane, space = embedding.lay_out(features.astype(np.float32), neighbours=15, seed=0)
+    assert plane.shape == (len(features), 2)
+    assert space.shape == (len(features), 3)
+    assert np.isfinite(plane).all()
+
+
+def test_a_site_the_features_betray_is_reported_and_one_they_hide_is_not():
+    rng = np.random.default_rng(2)
+    site = np.repeat([0, 1], 100)
+    betraying = rng.normal(size=(200, 10)) + 4 * site[:, None]
+    names = [["north", "south"][i] for i in site]
+    seen = embedding.describe(betraying.astype(np.float32), {"site": names}, seed=0)
+    hidden = embedding.describe(rng.normal(size=(200, 10)).astype(np.float32), {"site": names}, seed=0)
+    assert seen["batch_effect"]["site"]["balanced_accuracy"] > 0.95
+    assert seen["silhouette"]["site"] > 0.4
+    assert abs(hidden["batch_effect"]["site"]["balanced_accuracy"] - 0.5) < 0.15
+
+
+def test_groups_too_small_to_measure_are_left_out():
+    features = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    assert embedding.describe(features, {"site": ["a"] * 27 + ["b"] * 3}, seed=0) == {
+        "silhouette": {},
+        "batch_effect": {},
+    }
+
+
+def test_a_model_without_features_is_refused_with_its_name():
+    def fail(_):
+        raise AttributeError("no forward_head")
+
+    predictor = SimpleNamespace(embed=fail, description={"architecture": {"name": "strange"}})
+    with pytest.raises(HistomakeError, match="strange"):
+        embedding.embed_pixels(predictor, np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_the_page_needs_nothing_from_outside_and_escapes_ids():
+    text = embedding_page.page(small_embedding(), title="<task>")
+    assert "&lt;task&gt;" in text
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?https?:", text)
+    payload = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)[1]
+    content = json.loads(payload)
+    assert content["categories"]["slide_id"]["names"] == ["</script><b>&"]
+    assert content["categories"]["label"]["codes"][0] == -1
+
+
+def test_the_atlas_holds_every_thumbnail_at_its_place():
+    thumbs = np.zeros((70, 32, 32, 3), np.uint8)
+    thumbs[66] = 200
+    (sheet,) = embedding_page.atlases(thumbs)
+    assert sheet.shape == (2 * embedding_page.ATLAS_PX, 64 * embedding_page.ATLAS_PX, 3)
+    assert (sheet[32:64, 64:96] == 200).all()
+    assert sheet[:32].max() == 0
+
+
+def test_the_mosaic_shows_a_single_patch_too():
+    assert embedding_page.mosaic(small_embedding(1), title="one").shape[2] == 3
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt)")
+def test_the_page_shows_the_patch_under_the_pointer_and_saves_a_lasso(tmp_path):
+    found = small_embedding()
+    path = tmp_path / "map.html"
+    path.write_text(embedding_page.page(found, title="map"))
+    with Browser() as browser:
+        browser.open(path.as_uri())
+        browser.wait("document.getElementById('plot')?.data?.length > 0")
+        browser.value("document.querySelector('input[value=\"2\"]').click()")
+        browser.value("plot.emit('plotly_hover', {points: [{customdata: 5}]})")
+        assert "patch_id\n5" in browser.value("document.getElementById('facts').innerText")
+        assert "data:image/jpeg" in browser.value("document.getElementById('thumb').style.backgroundImage")
+        browser.value("plot.emit('plotly_selected', {points: [{customdata: 2}, {customdata: 7}]})")
+        assert browser.value("document.getElementById('save').disabled") is False
+        header, *lines = browser.value("csv()").strip().split("\n")
+        assert [line.split(",")[header.split(",").index("patch_id")] for line in lines] == ["2", "7"]
+        drawn = sum(len(trace) for trace in browser.value("plot.data.map((t) => Array.from(t.customdata))"))
+        assert drawn == found.table.num_rows
+        assert [r["url"] for r in browser.requests if r["url"].startswith("http")] == []

@@ -1,0 +1,142 @@
+"""Pictures of slides: where overlays land, how long the scale bar is, what is said when there is nothing to show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from histomake import figures
+from histomake.annotation.model import Annotation
+from histomake.explain import views
+from histomake.quality import ArtefactMap
+from histomake.tissue import TissueMask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SPAN = 256.0
+DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+
+
+class WhiteSlide:
+    """Stands for a reader: 4,000 x 3,000 level-0 pixels at 0.5 µm per pixel, all white."""
+
+    mpp, width, height = 0.5, 4000, 3000
+
+    def read_whole(self, mpp: float) -> np.ndarray:
+        factor = self.mpp / mpp
+        return np.full((int(np.ceil(self.height * factor)), int(np.ceil(self.width * factor)), 3), 255, np.uint8)
+
+
+def findings(predicted, label, scores=None, annotation=None) -> views.SlideFindings:
+    """Two patches in a row, of classes skin and nuclei."""
+    count = len(predicted)
+    scores = scores or [1.0 if name == "nuclei" else 0.0 for name in predicted]
+    table = pa.table(
+        {
+            "x": pa.array(np.arange(count) * 256, pa.int32()),
+            "y": pa.array(np.zeros(count), pa.int32()),
+            "score_skin": pa.array(1 - np.array(scores, np.float32)),
+            "score_nuclei": pa.array(np.array(scores, np.float32)),
+            "predicted": pa.array(predicted, pa.string()).cast(DICTIONARY),
+            "label": pa.array(label, pa.string()).cast(DICTIONARY),
+        }
+    )
+    mask = np.ones((30, 40), bool)
+    record = {"area_mm2": 3.0}
+    return views.SlideFindings(
+        reader=WhiteSlide(),
+        meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "mpp": 0.5},
+        predictions=table,
+        classes=["skin", "nuclei"],
+        threshold=0.5,
+        tissue=TissueMask(mask, 100.0, 100.0, record),
+        artefacts=ArtefactMap(np.zeros((30, 40), np.uint8), {"shares": {"pen": 0, "blur": 0, "fold": 0}}),
+        annotation=annotation or Annotation(("nuclei", "skin"), []),
+    )
+
+
+def colour_share(pixels: np.ndarray, colour: tuple[int, int, int], tolerance: int = 2) -> float:
+    return float((np.abs(pixels.astype(int) - colour).max(axis=2) <= tolerance).mean())
+
+
+@settings(deadline=None)
+@given(x=st.integers(0, 3000), y=st.integers(0, 2000), scale=st.floats(8.0, 60.0))
+def test_a_painted_patch_is_at_most_half_a_pixel_off(x, y, scale):
+    thumb = figures.Thumbnail(np.full((int(3300 / scale), int(4000 / scale), 3), 255, np.uint8), scale / 2, scale)
+    patches = figures.Patches(np.array([x]), np.array([y]), SPAN)
+    painted = figures.paint_patches(thumb, thumb.pixels, patches, np.zeros((1, 3), np.uint8), opacity=1.0)
+    rows, columns = np.flatnonzero((painted == 0).all(2).any(1)), np.flatnonzero((painted == 0).all(2).any(0))
+    found = [columns[0], columns[-1] + 1, rows[0], rows[-1] + 1]
+    limit = [thumb.pixels.shape[1], thumb.pixels.shape[1], thumb.pixels.shape[0], thumb.pixels.shape[0]]
+    exact = np.minimum(np.array([x, x + SPAN, y, y + SPAN]) / scale, limit)
+    assert np.abs(found - exact).max() <= 0.5 + 1e-9
+
+
+@given(st.floats(1e-2, 1e6))
+def test_a_round_length_fits_and_is_at_least_two_fifths_of_what_is_there(length):
+    found = figures.round_length(length)
+    assert 0.4 * length - 1e-9 <= found <= length * (1 + 1e-6)
+    assert f"{found:.0e}"[0] in "125"
+
+
+def test_the_scale_bar_is_as_long_as_it_says():
+    picture = figures.with_scale_bar(np.full((300, 600, 3), 255, np.uint8), 2.0)
+    bar = (picture[300 + 10] == figures.TEXT).all(axis=1)
+    assert np.flatnonzero(np.diff(bar.astype(int)))[0] + 1 == 100  # 200 µm at 2 µm/px
+    assert (picture[:300] == 255).all()
+
+
+def test_labels_of_a_coarser_mask_land_on_the_pixels_they_cover():
+    thumb = figures.Thumbnail(np.full((300, 400, 3), 255, np.uint8), 5.0, 10.0)
+    labels = np.zeros((30, 40), np.uint8)
+    labels[10:20, 5:15] = 1
+    painted = figures.paint_labels(thumb, thumb.pixels, labels, {1: (0, 0, 0)}, downsample=(100.0, 100.0))
+    changed = (painted != 255).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    assert abs(rows[0] - 100) <= 1
+    assert abs(rows[-1] - 199) <= 1
+    assert abs(columns[0] - 50) <= 1
+    assert abs(columns[-1] - 149) <= 1
+
+
+def test_first_colours_stay_apart_for_people_without_green_cones():
+    machado_2009 = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+    seen = (np.array(figures.PALETTE[:5]) / 255) ** 2.2 @ machado_2009.T
+    distances = np.linalg.norm(seen[:, None] - seen[None], axis=2)[np.triu_indices(5, 1)]
+    assert distances.min() > 0.1
+
+
+def test_errors_are_coloured_by_kind():
+    found = findings(["nuclei", "skin", "skin", "nuclei"], ["nuclei", "nuclei", "skin", "skin"])
+    thumb = figures.thumbnail(found.reader, 4.0)
+    picture = views.truth(found, thumb)
+    for colour in (figures.RIGHT, figures.MISSED, figures.FALSE_ALARM):
+        assert colour_share(picture, colour) > 0
+
+
+def test_a_slide_without_labels_says_so_instead_of_claiming_to_be_right():
+    found = findings(["nuclei", "skin"], [None, None])
+    _, title, legend = views._errors(found, figures.thumbnail(found.reader, 4.0))
+    assert "no patch of this slide has a label" in title
+    assert legend == {}
+
+
+def test_equal_predictions_and_a_slide_without_patches_are_drawn():
+    for found in (findings(["skin"] * 3, ["skin"] * 3, [0.5, 0.5, 0.5]), findings([], [])):
+        thumb = figures.thumbnail(found.reader, 4.0)
+        for paint in (views.prediction, views.confidence, views.truth, views.tissue):
+            assert paint(found, thumb).shape[2] == 3
+
+
+def test_every_view_of_a_quarantined_slide_is_a_card_with_the_reason(tmp_path):
+    out = {view: tmp_path / f"{view}.png" for view in views.VIEWS}
+    views.draw_quarantine({"slide_id": "S", "reason": "no_mpp", "detail": "none stated", "remedy": "give one"}, out)
+    assert all(path.stat().st_size > 500 for path in out.values())
+
+
+@pytest.mark.parametrize("width", [300, 900])
+def test_long_legends_are_broken_into_lines_and_not_cut(width):
+    entries = {f"a class with a long name {i}": figures.PALETTE[i] for i in range(6)}
+    picture = figures.with_legend(np.full((50, width, 3), 255, np.uint8), "title", entries)
+    for colour in entries.values():
+        assert colour_share(picture, colour, 0) > 0
