@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-import os
-import random
-import sys
 import time
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import train_killed
 from histomake.config import Grid, Model, Task
 from histomake.errors import HistomakeError
 from histomake.layout import Layout
@@ -26,6 +19,7 @@ from histomake.learn.reading import PatchReader
 from histomake.learn.train import check_classes, known_patches, train
 from histomake.patch.sampler import Sampler
 from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined
+from train_killed import kill_repeatedly, start, wait_for_step
 
 KILLS = 2
 """In every test run; `make bench` kills ten times."""
@@ -92,52 +86,20 @@ def test_loader_processes_do_not_change_the_weights(cohort, tmp_path: Path) -> N
     assert (tmp_path / "0/model.safetensors").read_bytes() == (tmp_path / "2/model.safetensors").read_bytes()
 
 
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Task, Path], BaseProcess]:
-    """Trains in a process that can be killed; forked from a server that has imported everything, it starts at once."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([train_killed.__name__])
-
-    def run(root: Path, task: Task, output: Path) -> BaseProcess:
-        process = context.Process(target=train_killed.main, args=(root, task.dump(), output))
-        process.start()
-        return process
-
-    return run
-
-
-def wait_for_step(process: BaseProcess, folder: Path, step: int) -> int:
-    """Wait until the run has saved a state later than ``step``; returns that state's step."""
-    while process.is_alive():
-        state = load_state(folder)
-        if state is not None and state["step"] > step:
-            return state["step"]
-        time.sleep(0.02)
-    raise AssertionError(f"the run ended with {process.exitcode} before a state after step {step} was seen")
-
-
 @pytest.mark.timeout(300)
-def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(cohort, start, tmp_path: Path) -> None:
+def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(cohort, tmp_path: Path) -> None:
     root, entries = cohort
     task = make_task(train={"steps": 60, "validate_every": 25, "checkpoint_minutes": 0.003})
     fit(task, entries, tmp_path / "whole")
-    chance, step = random.Random(1), 0
-    for _ in range(KILLS):
-        process = start(root, task, tmp_path / "killed")
-        wait_for_step(process, tmp_path / "killed.state", step)
-        time.sleep(chance.uniform(0, 0.3))
-        process.kill()
-        process.join()
-        step = load_state(tmp_path / "killed.state")["step"]
-        assert not (tmp_path / "killed/model.safetensors").exists()
+    assert kill_repeatedly(root, task, tmp_path / "killed", kills=KILLS) < 60
+    assert not (tmp_path / "killed/model.safetensors").exists()
     fit(task, entries, tmp_path / "killed")
     for file in ("model.safetensors", "model.json"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 @pytest.mark.timeout(120)
-def test_sigterm_saves_the_state_and_ends_the_run(cohort, start, tmp_path: Path) -> None:
+def test_sigterm_saves_the_state_and_ends_the_run(cohort, tmp_path: Path) -> None:
     task = make_task(train={"steps": 5000, "validate_every": 5000, "checkpoint_minutes": 0.001})
     process = start(cohort[0], task, tmp_path / "model")
     saved = wait_for_step(process, tmp_path / "model.state", 0)

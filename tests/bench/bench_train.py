@@ -1,0 +1,237 @@
+"""Owns the figures of training and prediction: waiting for data, the loader against OpenSlide, kills, memory, demo."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import openslide
+import shapely
+from histomake.annotation.model import Annotation
+from histomake.annotation.write import write_annotation
+from histomake.config import Convert, Grid, Task, Tissue
+from histomake.files import read_json, write_json
+from histomake.layout import Layout
+from histomake.learn.batches import Batch, TrainingBatches, load_batches
+from histomake.learn.data import SlideEntry
+from histomake.learn.reading import PatchReader
+from histomake.learn.train import known_patches
+from histomake.learn.trainer import Trainer
+from histomake.patch.sampler import Sampler
+from histomake.patch.table import tabulate, write_table
+from histomake.quality import ArtefactMap
+from histomake.slide.convert import convert
+from histomake.slide.reader import open_slide
+from histomake.tissue import presegment
+
+from tests.bench.figures import Figure
+from tests.bench.measure import ROUNDS, ratio, seconds, side_by_side
+from tests.bench.slides import MPP, big_slide
+from tests.workshop import ROOT, Workshop
+
+SIDE = 24_576
+SMALL_SIDE = 4_096
+GRID, CLASSES = "native", ["left", "right"]
+KILLS = 10
+LOADER_BATCHES = 16
+
+
+def run(work: Path) -> list[Figure]:
+    """The rows of issue 5's table that a machine without a GPU can show."""
+    entry = prepare(work / "train", SIDE)
+    return [
+        loader_throughput(work, entry),
+        data_wait(entry, work / "train/wait", threads=2, steps=2, rounds=3, bar=0.03),
+        memory_of_prediction(work, entry),
+        kills(work / "train/kills"),
+        *demo(work / "train/demo"),
+    ]
+
+
+def prepare(root: Path, side: int) -> SlideEntry:
+    """A converted, presegmented and tabulated slide of ``side`` px, annotated left and right; made once."""
+    layout, slide_id = Layout(root / str(side)), f"big{side}"
+    entry = SlideEntry.at(layout, GRID, slide_id, slide_id, {})
+    if entry.table.exists():
+        return entry
+    source = big_slide(root.parent / "slides", side)
+    store = layout.results / "slides" / f"{slide_id}.zarr"
+    manifest = convert(source, store, slide_id=slide_id, config=Convert(), threads=2)
+    write_json(entry.manifest, manifest)
+    halves = [shapely.box(0, 0, side // 2, side), shapely.box(side // 2, 0, side, side)]
+    record = {"status": "ok", "format": "geojson", "class_names": CLASSES, "label_image": None}
+    annotation = Annotation(tuple(CLASSES), list(zip(CLASSES, halves, strict=True)), record=record)
+    entry.annotation.parent.mkdir(parents=True, exist_ok=True)
+    write_annotation(annotation, record=entry.annotation, geojson=entry.annotation.with_suffix(".geojson"))
+    with open_slide(entry.manifest) as reader:
+        tissue = presegment(reader, Tissue(), slide_id=slide_id)
+    artefacts = ArtefactMap(np.zeros(tissue.mask.shape, np.uint8))
+    grid = Grid(size=256, mpp=MPP)
+    options = {"grid_name": GRID, "max_share": 0.5}
+    write_table(tabulate(manifest, tissue, artefacts, annotation, grid, CLASSES, **options), entry.table)
+    return entry
+
+
+def make_task(**sections) -> Task:
+    """Classification of the big slide's halves."""
+    return Task.model_validate({"grid": GRID, "target": {"classes": CLASSES}, **sections})
+
+
+class OpenSlideReader(PatchReader):
+    """The same loader over OpenSlide: patches come from the source file."""
+
+    def __init__(self, *arguments, source: Path) -> None:
+        super().__init__(*arguments)
+        self.source = source
+        self._slide: openslide.OpenSlide | None = None
+
+    def _read_views(self, _slide: int, x: int, y: int) -> np.ndarray:
+        if self._slide is None:
+            self._slide = openslide.OpenSlide(self.source)
+        region = self._slide.read_region((x, y), 0, (self.patches.size, self.patches.size))
+        return np.asarray(region.convert("RGB"))
+
+
+def loader_throughput(work: Path, entry: SlideEntry) -> Figure:
+    """Patches per second of two loader processes, 256 px on the grid, against the same loader over OpenSlide."""
+    task = make_task(train={"batch": 64})
+    patches = known_patches([entry], task)
+    sampler = Sampler.from_weights(np.ones(len(patches)), seed=0)
+    readers = (
+        OpenSlideReader(patches, task.model, source=big_slide(work / "slides", SIDE)),
+        PatchReader(patches, task.model),
+    )
+
+    def drain(reader: PatchReader) -> None:
+        for batch in load_batches(TrainingBatches(reader, sampler, task, worker=0), range(LOADER_BATCHES), workers=2):
+            if batch.read_errors:
+                raise RuntimeError(batch.read_errors[0])
+
+    peer, ours = side_by_side(*(lambda reader=reader: drain(reader) for reader in readers), rounds=ROUNDS)
+    gain = ratio(peer, ours)
+    speed = LOADER_BATCHES * 64 / statistics.median(ours)
+    note = f"{speed:.0f} patches/s"
+    return Figure("loader, 2 workers, 256 px on the grid, against OpenSlide", gain, ">= 1.5", gain >= 1.5, "x", note)
+
+
+def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, rounds: int, bar: float) -> Figure:
+    """Share by which ResNet-34 steps (256 px, batch 64) last longer than on the same batches ready in memory."""
+    task = make_task(model={"name": "resnet34"}, train={"batch": 64, "steps": 10_000})
+    patches = known_patches([entry], task)
+    trainer = Trainer(task, patches=patches, held_out=patches.take(np.arange(8)), state=state, seed=0, threads=threads)
+    waits = []
+    for number in range(rounds):
+        numbers = range(number * (steps + 1), (number + 1) * (steps + 1))
+        live = load_batches(trainer._dataset(), numbers, workers=trainer.workers)
+        ready: list[Batch] = []
+        trainer.train_step(_kept(live, ready))
+        fetched = seconds(lambda live=live, ready=ready: _steps(trainer, _kept(live, ready), steps))
+        preloaded = seconds(lambda ready=ready: _steps(trainer, iter(ready[1:]), steps))
+        waits.append(fetched / preloaded - 1)
+    wait = statistics.median(waits)
+    note = f"{preloaded / steps:.3f} s a step on {trainer.runtime.device.type}, rounds {[round(w, 4) for w in waits]}"
+    return Figure("data wait, ResNet-34, 256 px, batch 64", wait, f"<= {bar}", wait <= bar, "share of a step", note)
+
+
+def _kept(batches: Iterator[Batch], ready: list[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        ready.append(batch)
+        yield batch
+
+
+def _steps(trainer: Trainer, batches: Iterator[Batch], steps: int) -> None:
+    for _ in itertools.repeat(None, steps):
+        trainer.train_step(batches)
+    # Reading the losses waits for the device, so that its work is inside the time.
+    trainer.check_losses()
+
+
+def memory_of_prediction(work: Path, entry: SlideEntry) -> Figure:
+    """Peak memory of predicting the big slide over that of a slide of a thirty-sixth of its area."""
+    peaks = [_peak_megabytes(each, work / "train/memory") for each in (prepare(work / "train", SMALL_SIDE), entry)]
+    growth = peaks[1] / peaks[0]
+    note = f"{peaks[0]:.0f} MB at {SMALL_SIDE} px, {peaks[1]:.0f} MB at {SIDE} px"
+    return Figure("memory of prediction, 24k slide over 4k slide", growth, "<= 1.1", growth <= 1.1, "x", note)
+
+
+PREDICT = """
+import resource, sys
+from pathlib import Path
+from histomake.config import Task
+from histomake.layout import Layout
+from histomake.learn.data import SlideEntry
+from histomake.learn.predict import load_model, predict_slide
+model, results, slide = sys.argv[1:]
+entry = SlideEntry.at(Layout(Path(results)), "native", slide, slide, {})
+table = predict_slide(load_model(Path(model), threads=2), entry, batch=64, threads=1)
+assert table.num_rows, "no patch was predicted"
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def _peak_megabytes(entry: SlideEntry, folder: Path) -> float:
+    from histomake.learn.train import train
+
+    model = folder / "model"
+    if not (model / "model.json").exists():
+        task = make_task(model={"name": "test_resnet"}, train={"steps": 1, "batch": 8, "validate_patches": 8})
+        places = {"output": model, "state": folder / "state"}
+        train(task, train=[entry], val=[entry], class_names=CLASSES, **places, seed=0, threads=2)
+    results = entry.manifest.parents[1]
+    command = [sys.executable, "-c", PREDICT, str(model), str(results), entry.slide_id]
+    environment = {"PYTHONPATH": str(ROOT / "scripts"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def kills(folder: Path) -> Figure:
+    """Of ten runs' worth of SIGKILL at random moments: are the final weights those of an uninterrupted run?"""
+    sys.path.insert(0, str(ROOT / "tests/unit"))
+    import small_cohort
+    import train_killed
+
+    shutil.rmtree(folder, ignore_errors=True)
+    small_cohort.build_cohort(folder / "cohort", 3)
+    options = {"steps": 400, "batch": 8, "validate_every": 50, "workers": 0, "checkpoint_minutes": 0.003}
+    task = Task.model_validate(
+        {
+            "grid": small_cohort.GRID_NAME,
+            "target": {"classes": small_cohort.CLASSES},
+            "model": {"name": "test_resnet"},
+            "train": options,
+        }
+    )
+    train_killed.main(folder / "cohort", task.dump(), folder / "whole")
+    step = train_killed.kill_repeatedly(folder / "cohort", task, folder / "killed", kills=KILLS)
+    train_killed.main(folder / "cohort", task.dump(), folder / "killed")
+    files = [folder / name / "model.safetensors" for name in ("whole", "killed")]
+    equal = files[0].read_bytes() == files[1].read_bytes()
+    note = f"killed {KILLS} times, the last at step {step} of {options['steps']}"
+    return Figure("weights after SIGKILL equal the uninterrupted run's", float(equal), "= 1", equal, "", note)
+
+
+def demo(folder: Path) -> list[Figure]:
+    """Patch AUC of the demo's classifier and Dice of the segmentation example, on held-out patients."""
+    workshop = Workshop(folder)
+    workshop.copy_code()
+    command = [sys.executable, "-m", "tests.demo", "demo"]
+    subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, check=True)
+    wanted = (
+        ("demo", "results/demo/metrics/tissue_kind.json", "patch", "auroc", 0.97),
+        ("examples", "results/segmentation/metrics/tissue_map.json", "pixel", "dice", 0.85),
+    )
+    figures = []
+    for place, metrics, level, metric, bar in wanted:
+        name = "config.yaml" if place == "demo" else "segmentation.yaml"
+        workshop.config = folder / "config" / place / name
+        workshop.snakemake(metrics)
+        row = read_json(folder / metrics)["levels"][level]["metrics"]["all"][metric]
+        note = f"95 % interval {row['low']:.3f} to {row['high']:.3f}, by patient"
+        figures.append(Figure(f"demo, {level} {metric}", row["value"], f">= {bar}", row["value"] >= bar, "", note))
+    return figures

@@ -1,0 +1,135 @@
+"""Owns the bars of training and prediction on a GPU; each prints its figure. Skipped where there is no GPU."""
+
+from __future__ import annotations
+
+import copy
+import os
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from histomake.config import Model
+from histomake.learn.batches import FixedBatches, load_batches
+from histomake.learn.losses import build_loss
+from histomake.learn.predict import load_model
+from histomake.learn.reading import PatchReader
+from histomake.learn.runtime import Runtime
+from histomake.learn.train import known_patches, train
+from histomake.model.build import build_model
+
+from tests.bench import bench_train
+from tests.bench.figures import Figure, show
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+NETWORKS = {
+    "ResNet-34": ("classification", Model(name="resnet34")),
+    "U-Net": ("segmentation", Model(name="unet", encoder="resnet34")),
+}
+STEPS, WARM_UP, BATCH, SIZE = 20, 5, 64, 256
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory):
+    """The 24k slide, converted and tabulated."""
+    return bench_train.prepare(tmp_path_factory.mktemp("gpu") / "train", bench_train.SIDE)
+
+
+def threads() -> int:
+    return min(16, len(os.sched_getaffinity(0)))
+
+
+def report(figure: Figure) -> None:
+    print(show([figure]))
+    assert figure.ok, figure
+
+
+def cost(network: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Peak megabytes and patches per second of training ``network`` in ``dtype``."""
+    kind, model = NETWORKS[network]
+    net = build_model(model, kind=kind, outputs=2, size=SIZE).cuda().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    images = torch.rand(BATCH, 3, SIZE, SIZE, device="cuda").contiguous(memory_format=torch.channels_last)
+    shape = (BATCH,) if kind == "classification" else (BATCH, SIZE, SIZE)
+    target, loss = torch.randint(0, 2, shape, device="cuda"), build_loss("ce")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    for step in range(WARM_UP + STEPS):
+        if step == WARM_UP:
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+        with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+            value = loss(net(images), target)
+        value.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() / 1e6, STEPS * BATCH / (time.perf_counter() - started)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_mixed_precision_saves_memory_and_time(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The comparison is with true single precision, not with TF32.
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    full, mixed = cost(network, torch.float32), cost(network, torch.bfloat16)
+    memory, speed = mixed[0] / full[0], mixed[1] / full[1]
+    note = f"{mixed[0]:.0f} of {full[0]:.0f} MB, {mixed[1]:.0f} against {full[1]:.0f} patches/s"
+    report(Figure(f"GPU memory, bf16 over fp32, {network}", memory, "<= 0.6", memory <= 0.6, "x", note))
+    report(Figure(f"GPU throughput, bf16 over fp32, {network}", speed, ">= 1.8", speed >= 1.8, "x", note))
+
+
+def test_training_does_not_wait_for_data(slide, tmp_path: Path) -> None:
+    report(bench_train.data_wait(slide, tmp_path, threads=threads(), steps=100, rounds=5, bar=0.01))
+
+
+@pytest.fixture(scope="module")
+def predictor(slide, tmp_path_factory: pytest.TempPathFactory):
+    """A ResNet-18 that has seen one step."""
+    root = tmp_path_factory.mktemp("resnet18")
+    task = bench_train.make_task(train={"steps": 1, "batch": 8, "validate_patches": 8})
+    places = {"output": root / "model", "state": root / "state"}
+    train(task, train=[slide], val=[slide], class_names=bench_train.CLASSES, **places, seed=0, threads=threads())
+    return load_model(root / "model", threads=threads())
+
+
+def test_prediction_hardly_waits_for_data(slide, predictor) -> None:
+    patches = known_patches([slide], bench_train.make_task())
+    dataset = FixedBatches(PatchReader(patches, Model()), batch=BATCH)
+    ready = list(load_batches(dataset, range(len(dataset)), workers=threads() - 1))
+
+    def predict(batches) -> float:
+        started = time.perf_counter()
+        for batch in batches:
+            predictor.scores(batch.images)
+        return time.perf_counter() - started
+
+    waits = []
+    for _ in range(3):
+        live = load_batches(dataset, range(len(dataset)), workers=threads() - 1)
+        predictor.scores(next(live).images)
+        waits.append(predict(live) / predict(ready[1:]) - 1)
+    wait = statistics.median(waits)
+    report(Figure("GPU waits in prediction, ResNet-18, 24k slide", wait, "<= 0.05", wait <= 0.05, "share", str(waits)))
+
+
+def test_scores_of_gpu_and_cpu_agree(slide, predictor) -> None:
+    patches = known_patches([slide], bench_train.make_task())
+    images = FixedBatches(PatchReader(patches, Model()), batch=16)[0].images
+    network = copy.deepcopy(predictor.network).cpu()
+    on_cpu = replace(predictor, network=network, runtime=Runtime(torch.device("cpu"), torch.float32))
+    assert np.abs(predictor.scores(images) - on_cpu.scores(images)).max() < 0.02
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_every_precision_learns(slide, tmp_path: Path, precision: str) -> None:
+    task = bench_train.make_task(train={"steps": 40, "batch": 16, "validate_every": 20, "precision": precision})
+    places = {"output": tmp_path / "model", "state": tmp_path / "state"}
+    described = train(
+        task, train=[slide], val=[slide], class_names=bench_train.CLASSES, **places, seed=0, threads=threads()
+    )
+    assert np.isfinite(described["metrics"]["loss"])
