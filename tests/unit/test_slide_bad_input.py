@@ -206,6 +206,41 @@ def test_a_tile_damaged_inside_is_an_error_when_it_is_read(damaged, small, tmp_p
     assert caught.value.reason is Reason.DAMAGED_TILES
 
 
+def test_damage_inside_a_tile_shows_where_a_pyramid_has_to_be_made(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
+    path = write_pyramid(tmp_path / "a.tif", [image], compression="jpeg")
+    content = bytearray(path.read_bytes())
+    damaged_at = first_offsets(path)[30] + 2
+    content[damaged_at : damaged_at + 4] = b"\xff\xc0\x00\x02"
+    path.write_bytes(content)
+    error = refused(path, tmp_path)
+    assert error.reason is Reason.DAMAGED_TILES
+    assert "row 2, column 6" in error.detail
+
+
+def test_tiles_that_claim_more_bytes_than_their_pixels(damaged, small, tmp_path):
+    counts = first_page(small).tags["TileByteCounts"]
+    size = struct.calcsize({3: "H", 4: "I", 16: "Q"}[int(counts.dtype)])
+    path = damaged({counts.valueoffset + size * 7: struct.pack("<Q", 1 << 31)[:size]})
+    assert refused(path, tmp_path).reason in (Reason.IMPLAUSIBLE_SIZE, Reason.TRUNCATED)
+
+
+@pytest.mark.parametrize("mpp", [0.499, 4 * 0.499], ids=["decoded", "shrunk"])
+def test_a_tile_that_claims_a_huge_picture_gets_no_memory(mpp, damaged, small, tmp_path):
+    page = first_page(small)
+    with small.open("rb") as stream:
+        stream.seek(page.dataoffsets[12])
+        frame = stream.read(page.databytecounts[12]).index(b"\xff\xc0")
+    path = damaged({page.dataoffsets[12] + frame + 5: b"\xff\xff\xff\xff"})
+    convert(path, tmp_path / "a.zarr", slide_id="S1", config=Convert())
+    with SlideReader(tmp_path / "a.zarr") as reader:
+        reader.levels = reader.levels[:1]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(SlideError, match="row 2, column 2"):
+            reader.read_whole(mpp)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # the claim is 12 GB
+
+
 def test_a_loop_of_directories(damaged, small, tmp_path):
     with tifffile.TiffFile(small) as tiff:
         first, second = tiff.pages[0].offset, tiff.pages[1].offset

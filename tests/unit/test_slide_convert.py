@@ -146,6 +146,18 @@ def test_a_wide_pyramid_is_made_in_several_passes(tmp_path):
             expected = halve(expected)
 
 
+@pytest.mark.parametrize("tile_px", [64, 512, 2048])
+def test_tiles_of_any_size_make_a_pyramid(tile_px, tmp_path):
+    image = grid(2600, 1100)
+    np.save(tmp_path / "a.npy", image)
+    config = Convert(codec="zstd", tile_px=tile_px)
+    manifest = convert(tmp_path / "a.npy", tmp_path / "a.zarr", slide_id="a", config=config, mpp=0.5, threads=2)
+    assert [level["width"] for level in manifest["levels"]] == [2600, 1300, 650]
+    with SlideReader(tmp_path / "a.zarr") as reader:
+        assert np.array_equal(reader.read_level(0, 0, 0, 2600, 1100), image)
+        assert np.array_equal(reader.read_level(1, 0, 0, 1300, 550), halve(image))
+
+
 def test_the_number_of_threads_changes_no_byte(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region.webp.tiff"
     trees = []

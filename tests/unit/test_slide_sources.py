@@ -16,6 +16,7 @@ from histomake.slide.convert import convert, downsample_between
 from histomake.slide.reader import SlideReader
 from histomake.slide.source import open_source, resolve_mpp
 from histomake.slide.sources.base import SourceInfo, SourceLevel, over_white
+from histomake.slide.sources.vendor import companions
 from PIL import Image
 from slide_files import SHARED, block_places, expected_places, grid, openslide_level, write_pyramid, write_scn
 
@@ -265,6 +266,18 @@ def test_the_empty_margin_around_a_scan_is_kept_and_costs_nothing(tmp_path):
         assert np.array_equal(shown, openslide_level(source, index))
     assert reader.read(900, 400, 100, 0.5).min() == 255
     assert np.abs(reader.read(1024, 512, (768, 512), 0.5).astype(int) - area).mean() < 4
+
+
+def test_an_mrxs_and_a_vms_are_hashed_with_the_files_they_stand_for(tmp_path):
+    for name in ("a.mrxs", "b.vms", "b-1.jpg", "b.opt", "other.jpg", "a/Slidedat.ini", "a/Data0000.dat"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b.vms").write_text(
+        "[Virtual Microscope Specimen]\nImageFile=b-1.jpg\nImageFile(1,0)=gone.jpg\nOptimisationFile=b.opt\n"
+    )
+    assert companions(tmp_path / "a.mrxs") == [tmp_path / "a/Data0000.dat", tmp_path / "a/Slidedat.ini"]
+    assert companions(tmp_path / "b.vms") == [tmp_path / "b-1.jpg", tmp_path / "b.opt"]
+    assert companions(tmp_path / "other.jpg") == []
 
 
 def test_the_suffix_is_not_believed(data, tmp_path):

@@ -12,7 +12,7 @@ import cv2
 import imagecodecs
 import numpy as np
 
-from histomake.slide.jpeg import complete, first_rows, stream_head
+from histomake.slide.jpeg import complete, first_rows, read_frame, stream_head
 
 Codec = Literal["jpeg", "jpeg2k", "jpegxl", "zstd"]
 
@@ -94,24 +94,27 @@ class TileCoding:
         """One tile as uint8 RGB ``shape`` = (height, width, 3); TileDecodeError when the bytes are something else.
 
         With ``rows`` only that many rows from the top are needed: the result may end anywhere below them.
+        Decoders write into memory of the expected size: a stream that claims to be larger gets none.
         """
+        height, width, _ = shape
         try:
             if self.codec == "jpeg":
-                if rows is not None and rows < shape[0] * WORTHWHILE:
-                    data = first_rows(data, rows)
-                tile = imagecodecs.jpeg8_decode(data, tables=self.tables, colorspace=self.colour, outcolorspace="RGB")
-            elif self.codec == "jpeg2k":
-                tile = imagecodecs.jpeg2k_decode(data)
-            elif self.codec == "jpegxl":
-                tile = imagecodecs.jpegxl_decode(data)
-            else:
-                tile = np.frombuffer(imagecodecs.zstd_decode(data), np.uint8).reshape(shape)
+                if rows is not None and rows < height * WORTHWHILE:
+                    data, height = first_rows(data, rows, height)
+                out = np.empty((height, width, 3), np.uint8)
+                return imagecodecs.jpeg8_decode(
+                    data, tables=self.tables, colorspace=self.colour, outcolorspace="RGB", out=out
+                )
+            out = np.empty(shape, np.uint8)
+            if self.codec == "zstd":
+                flat = imagecodecs.zstd_decode(data, out=out.reshape(-1))
+                if len(flat) != out.size:
+                    raise TileDecodeError(f"decoded to {len(flat)} bytes, not to a tile of {shape}")
+                return out
+            decode = imagecodecs.jpeg2k_decode if self.codec == "jpeg2k" else imagecodecs.jpegxl_decode
+            return decode(data, out=out)
         except (RuntimeError, ValueError, IndexError, struct.error) as error:
             raise TileDecodeError(str(error)) from error
-        least = shape[0] if rows is None else rows
-        if not least <= tile.shape[0] <= shape[0] or tile.shape[1:] != shape[1:] or tile.dtype != np.uint8:
-            raise TileDecodeError(f"decoded to {tile.dtype} {tile.shape}, not to a tile of {shape}")
-        return tile
 
     def reductions(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Factors, largest first, by which the decoder itself can shrink a tile of ``shape``."""
@@ -133,8 +136,11 @@ class TileCoding:
             tile = self.decode(data, shape, rows=rows * factor)[: rows * factor]
             return cv2.resize(tile, (width, rows), interpolation=cv2.INTER_AREA)
         try:
+            frame = read_frame(data)
+            if (frame.height, frame.width) != shape[:2]:
+                raise TileDecodeError(f"a stream of {frame.width} x {frame.height} px is no tile of {shape}")
             tile = cv2.imdecode(np.frombuffer(self.as_file(data), np.uint8), _REDUCED[factor])
-        except cv2.error as error:
+        except (cv2.error, ValueError) as error:
             raise TileDecodeError(str(error)) from error
         if tile is None or tile.shape != (height, width, 3):
             raise TileDecodeError(f"decoded to {getattr(tile, 'shape', 'nothing')}, not to {(height, width, 3)}")

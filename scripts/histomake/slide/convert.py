@@ -33,6 +33,7 @@ from histomake.slide.sources.base import (
     Source,
     SourceLevel,
     TileBytes,
+    UnsupportedSlideError,
 )
 from histomake.slide.store import FILL, Level, LevelWriter, dump_json, image_metadata
 
@@ -265,11 +266,14 @@ class _Writing:
             self._encode(partial(self.slide.read, index), original, index, self.levels[index:last], halved=0)
         while self.written < len(self.levels):
             # Pixels of the level above come from its stored tiles, through the same reader as everyone's.
+            base = self.written - 1
+            stored = SourceLevel(self.levels[base].width, self.levels[base].height, 1, 1)
             with SlideReader(self.store, slide_id=self.slide_id) as reader:
-                base = self.written - 1
-                stored = SourceLevel(self.levels[base].width, self.levels[base].height, 1, 1)
-                read = partial(reader.read_level, base)
-                self._encode(read, stored, self.written, self.levels[self.written :], halved=1)
+                try:
+                    read = partial(reader.read_level, base)
+                    self._encode(read, stored, self.written, self.levels[self.written :], halved=1)
+                except SlideError as error:  # what was just copied from the source is damaged
+                    raise DamagedTilesError(error.detail) from error
         for name, read in self.slide.associated().items():
             self.associated[name] = self._add_associated(name, read)
 
@@ -279,7 +283,7 @@ class _Writing:
             return "left out: it may show the patient's name"
         try:
             pixels = read()
-        except (*PARSE_ERRORS, DamagedTilesError) as error:
+        except (*PARSE_ERRORS, DamagedTilesError, UnsupportedSlideError) as error:
             return f"left out: it cannot be read ({error})"
         picture = SourceLevel(pixels.shape[1], pixels.shape[0], self.config.tile_px, self.config.tile_px)
         level = _layout(picture, picture, f"associated/{name}", self.config)
@@ -334,11 +338,13 @@ class _Writing:
 
 def _block_size(base: SourceLevel, tile_px: int) -> tuple[int, int, int]:
     """Width, height and number of halvings of the blocks in which ``base`` is decoded."""
-    width = max(tile_px * BLOCK_TILES, -(-base.tile_width // (tile_px * BLOCK_TILES)) * tile_px * BLOCK_TILES)
     halvings = HALVINGS
-    while halvings and width * (tile_px << halvings) * 3 > BLOCK_BYTES:
+    while True:
+        edge = tile_px << halvings
+        width = -(-max(base.tile_width, edge) // edge) * edge
+        if halvings == 1 or width * edge * 3 <= BLOCK_BYTES:
+            return width, edge, halvings
         halvings -= 1
-    return width, tile_px << halvings, halvings
 
 
 def _blocks(width: int, height: int, step_x: int, step_y: int) -> Iterator[tuple[int, int, int, int]]:

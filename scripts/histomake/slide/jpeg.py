@@ -86,12 +86,12 @@ def _parse_frame(body: bytes, *, sequential: bool) -> Frame:
     return Frame(width, height, components, precision, sequential, sampling)
 
 
-def first_rows(stream: bytes, rows: int) -> bytes:
-    """``stream`` changed to end after at least ``rows`` rows, which decode to what they were; or as it is.
+def first_rows(stream: bytes, rows: int, height: int) -> tuple[bytes, int]:
+    """A stream of at least the first ``rows`` rows, which decode to what they were, and how many rows it has.
 
     A baseline scan is coded top to bottom, so a decoder told of a smaller height stops early and spares the rest.
-    Only streams of one interleaved scan qualify. Where chroma has half the rows, decoders interpolate it from the
-    row below as well: hence two rows more.
+    Only streams of one interleaved scan qualify; others come back as they are, with their ``height``. Where chroma
+    has half the rows, decoders interpolate it from the row below as well: hence two rows more.
     """
     height_at, mcu_rows, components = 0, 8, 0
     for marker, start, _ in _segments(stream):
@@ -100,11 +100,10 @@ def first_rows(stream: bytes, rows: int) -> bytes:
             mcu_rows = 8 * max(stream[start + 7 + 3 * i] & 15 for i in range(components))
         elif marker == SOS:
             wanted = -(-(rows + (2 if mcu_rows > 8 else 0)) // mcu_rows) * mcu_rows
-            height = int.from_bytes(stream[height_at : height_at + 2])
             if not height_at or stream[start] != components or wanted >= height:
-                return stream
-            return b"".join((stream[:height_at], wanted.to_bytes(2), stream[height_at + 2 :]))
-    return stream
+                break
+            return b"".join((stream[:height_at], wanted.to_bytes(2), stream[height_at + 2 :])), wanted
+    return stream, height
 
 
 def stream_head(tables: bytes | None, *, rgb: bool) -> bytes:

@@ -40,6 +40,9 @@ JPEG2000 = (33003, 33004, 33005, 34712)
 PHOTOMETRIC_GREY, PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR = 1, 2, 6
 BIG_TIFF = 43
 MAX_DIRECTORIES = 10_000
+MAX_EXPANSION, HEADER_BYTES = 2, 1 << 20
+"""No codec makes a tile more than so many times larger: beyond, the byte counts are forged to exhaust memory."""
+
 MAX_SEGMENT_BYTES = 1 << 29
 """Largest strip or tile decoded in one piece: one-strip files beyond this would not fit a job's memory."""
 
@@ -66,10 +69,7 @@ class TiffSource(Source):
     def _describe(self) -> SourceInfo:
         first = self._tiff.pages.first
         levels = tuple(
-            SourceLevel(
-                s.width, s.height, s.tile_width, s.tile_height, _copyable(s, self._file, aperio=self._tiff.is_svs)
-            )
-            for s in self._levels
+            SourceLevel(s.width, s.height, s.tile_width, s.tile_height, self._coding(s)) for s in self._levels
         )
         vendor, mpp, properties = "generic-tiff", None, {}
         if self._tiff.is_svs:
@@ -84,6 +84,9 @@ class TiffSource(Source):
             tag_mpp=_tag_mpp(first),
             properties=properties,
         )
+
+    def _coding(self, segments: _Segments) -> TileCoding | None:
+        return _copyable(segments, self._file, aperio=self._tiff.is_svs)
 
     def tile_bytes(self, level: int) -> TileBytes:
         """Byte ranges of the tiles, straight from the TileOffsets and TileByteCounts tags."""
@@ -163,24 +166,33 @@ class _Segments:
         return [(page, 0) for page in pages]
 
     def _check(self, file_size: int) -> None:
-        expected = self.grid[0] * self.grid[1]
         for page, first in self.planes:
             if int(page.photometric) not in (PHOTOMETRIC_GREY, PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR):
                 raise UnsupportedSlideError(f"photometric interpretation {page.photometric!r} is neither grey nor RGB")
             if page.bitspersample != 8:
                 raise UnsupportedSlideError(f"{page.bitspersample} bits per sample, only 8 are supported")
-            if min(len(page.dataoffsets), len(page.databytecounts)) < first + expected:
-                raise ImplausibleSlideError(
-                    f"{self.width} x {self.height} px need {expected} tiles, the header lists {len(page.dataoffsets)}"
-                )
             if self.tile_width * self.tile_height * page.samplesperpixel > MAX_SEGMENT_BYTES:
                 raise UnsupportedSlideError(
                     f"one strip or tile holds {self.tile_width} x {self.tile_height} px; it cannot be decoded in parts"
                 )
-            offsets, counts = np.asarray(page.dataoffsets, np.float64), np.asarray(page.databytecounts, np.float64)
-            end = float(np.max((offsets + counts)[counts > 0], initial=0))
-            if end > file_size:
-                raise TruncatedSlideError(f"the file has {file_size} bytes, its tiles end at byte {end:.0f}")
+            self._check_bytes(page, first, file_size)
+
+    def _check_bytes(self, page: tifffile.TiffPage, first: int, file_size: int) -> None:
+        """The tiles a header lists must be as many as the size needs, inside the file, and of believable length."""
+        needed = first + self.grid[0] * self.grid[1]
+        if min(len(page.dataoffsets), len(page.databytecounts)) < needed:
+            raise ImplausibleSlideError(
+                f"{self.width} x {self.height} px need {needed} tiles, the header lists {len(page.dataoffsets)}"
+            )
+        offsets, counts = np.asarray(page.dataoffsets, np.float64), np.asarray(page.databytecounts, np.float64)
+        used = slice(first, needed)
+        ends = (offsets[used] + counts[used])[counts[used] > 0]
+        end = float(ends.max(initial=0))
+        if end > file_size:
+            raise TruncatedSlideError(f"the file has {file_size} bytes, its tiles end at byte {end:.0f}")
+        pixel_bytes = self.tile_width * self.tile_height * page.samplesperpixel
+        if counts.max(initial=0) > MAX_EXPANSION * pixel_bytes + HEADER_BYTES:
+            raise ImplausibleSlideError(f"a tile of {pixel_bytes} bytes of pixels has {counts.max():.0f} bytes")
 
 
 def _check_directories(file: FileBytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import openslide
 from histomake.slide.sources.base import DamagedTilesError, Source, SourceInfo, SourceLevel, check_size, over_white
 
 BLOCK_PX = 2048
-FOLDER_VENDORS = ("mirax", "hamamatsu")
 # Everything else a vendor writes may name the patient, the operator or the day.
 KEPT = (
     "openslide.objective-power",
@@ -48,21 +48,17 @@ class OpenSlideSource(Source):
 
     @property
     def files(self) -> list[Path]:
-        """The slide file and, for MRXS and VMS, the files of its companions."""
-        companion = self.path.with_suffix("")
-        if self.path.suffix.lower() == ".mrxs" and companion.is_dir():
-            return [self.path, *sorted(p for p in companion.rglob("*") if p.is_file())]
-        return [self.path]
+        """The slide file and the files it stands for."""
+        return [self.path, *companions(self.path)]
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Pixels of ``level``, laid over white: uint8 (height, width, 3)."""
         downsample = self._slide.level_downsamples[level]
-        # OpenSlide takes level-0 coordinates and divides by its own downsample: half a pixel keeps rounding away.
-        origin = (int(np.ceil(x * downsample)), int(np.ceil(y * downsample)))
+        # OpenSlide wants the corner in level-0 pixels, which a fractional downsample misses by a little.
+        origin = round(x * downsample), round(y * downsample)
         try:
             region = self._slide.read_region(origin, level, (width, height))
         except openslide.OpenSlideError as error:
-            self._slide = openslide.OpenSlide(self.path)  # an OpenSlide handle is dead after its first error
             raise DamagedTilesError(f"level {level} at ({x}, {y}) cannot be decoded: {error}") from error
         return over_white(np.asarray(region))
 
@@ -77,6 +73,19 @@ class OpenSlideSource(Source):
     def close(self) -> None:
         """Close the slide."""
         self._slide.close()
+
+
+def companions(path: Path) -> list[Path]:
+    """Files that hold the pixels of ``path``: the folder beside an MRXS, what a VMS or VMU names, sorted."""
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs" and path.with_suffix("").is_dir():
+        return sorted(p for p in path.with_suffix("").rglob("*") if p.is_file())
+    if suffix not in (".vms", ".vmu"):
+        return []
+    index = configparser.ConfigParser(strict=False, interpolation=None)
+    index.read_string(path.read_text(errors="replace"))
+    names = {value for section in index.sections() for value in index[section].values() if value}
+    return sorted(path.parent / name for name in names if "/" not in name and (path.parent / name).is_file())
 
 
 def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:
