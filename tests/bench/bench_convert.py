@@ -33,7 +33,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 def run(work: Path) -> list[Figure]:
     """The rows of issue 3's table that concern conversion."""
-    slide = big_slide(work / "slides", SIDE)
+    slide = big_slide(work, SIDE)
     out = work / "convert"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
@@ -122,9 +122,9 @@ def _identical_pixels(slide: Path, path: Path) -> float:
 
 
 def _reencoding(work: Path, out: Path) -> list[Figure]:
-    slide = work / "slides" / "lzw-8192.tif"
+    slide = work / "lzw-8192.tif"
     if not slide.exists():
-        pixels = tifffile.imread(big_slide(work / "slides", 8_192), series=0, level=0)
+        pixels = tifffile.imread(big_slide(work, 8_192), series=0, level=0)
         aside = slide.with_suffix(".partial")
         tifffile.imwrite(aside, pixels, tile=(256, 256), photometric="rgb", compression="lzw", metadata=None)
         aside.replace(slide)
@@ -139,7 +139,7 @@ def _reencoding(work: Path, out: Path) -> list[Figure]:
 
 
 def _memory(work: Path, out: Path) -> list[Figure]:
-    peaks = [_peak(big_slide(work / "slides", side), out / "m.zarr") for side in MEMORY_SIDES]
+    peaks = [_peak(big_slide(work, side), out / "m.zarr") for side in MEMORY_SIDES]
     listed = ", ".join(f"{side // 1000}k {peak:.0f}" for side, peak in zip(MEMORY_SIDES, peaks, strict=True))
     growth = peaks[-1] / peaks[0]
     return [

@@ -28,7 +28,7 @@ Read = Callable[[int, int, int], np.ndarray]
 
 def run(work: Path) -> list[Figure]:
     """The rows of issue 3's table that concern reading."""
-    slide = big_slide(work / "slides", SIDE)
+    slide = big_slide(work, SIDE)
     reader = _stored(slide, work)
     figures = []
     for size in (256, 512):
@@ -36,7 +36,7 @@ def run(work: Path) -> list[Figure]:
             figures += _random_patches(slide, reader, size, threads)
     figures += _aligned(reader)
     figures += _half(slide, reader, "RGB 4:4:4")
-    subsampled = big_slide(work / "slides", 8_192, colour="YCBCR")
+    subsampled = big_slide(work, 8_192, colour="YCBCR")
     figures += _half(subsampled, _stored(subsampled, work), "YCbCr 4:2:0")
     return figures
 
