@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from browser import CHROMIUM, Browser
 from histomake.errors import HistomakeError
 from histomake.explain import embedding, embedding_page
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.browser import CHROMIUM, Browser
 
 
 def small_embedding(count: int = 12) -> embedding.Embedding:

@@ -1,0 +1,150 @@
+"""Owns the bars of what people look at: embedding, attribution, and the viewer in a real browser."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import tifffile
+import timm
+import torch
+from histomake.config import Convert
+from histomake.explain import attribution, embedding, embedding_page
+from histomake.files import write_json
+from histomake.layout import Layout
+from histomake.slide.convert import convert
+from histomake.viewer.__main__ import OPENSEADRAGON
+from histomake.viewer.server import serve
+
+from tests.bench.figures import Figure
+from tests.bench.slides import REGION, big_slide
+from tests.browser import CHROMIUM, Browser
+from tests.marked_slide import READY, SLIDE, make_results, overlay_offset
+
+PATCHES, FEATURES = 30_000, 512
+PANEL, PANEL_PX, BACKGROUND = 16, 128, 32
+SIDE = 24_576
+REPEATS = 5
+DEMO = Path(__file__).resolve().parents[2] / "results" / "demo"
+
+
+def run(work: Path) -> list[Figure]:
+    """Every figure of the group."""
+    return [*embedding_figures(), shap_figure(), deletion_figure(), *viewer_figures(work)]
+
+
+def embedding_figures() -> list[Figure]:
+    """Layout, measures and page of many patches whose thumbnails are real tissue."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 2, (12, FEATURES))
+    features = (centres[rng.integers(12, size=PATCHES)] + rng.normal(0, 1, (PATCHES, FEATURES))).astype(np.float32)
+    groups = {name: [f"{name}{i % 6}" for i in range(PATCHES)] for name in ("slide_id", "patient_id", "site")}
+    started = time.perf_counter()
+    plane, space = embedding.lay_out(features, neighbours=15, seed=0)
+    record = embedding.describe(features, groups, seed=0)
+    text = embedding_page.page(_embedding(groups, plane, space, rng), title="benchmark")
+    seconds, megabytes = time.perf_counter() - started, len(text) / 1e6
+    note = f"{PATCHES:,} patches, {FEATURES} features; site told apart {record['batch_effect']['site']}"
+    return [
+        Figure("embedding: UMAP 2-D and 3-D, measures, page", seconds, "<= 90", seconds <= 90, "s", note),
+        Figure("embedding: size of the page", megabytes, "<= 20", megabytes <= 20, "MB"),
+    ]
+
+
+def _embedding(
+    groups: dict[str, list[str]], plane: np.ndarray, space: np.ndarray, rng: np.random.Generator
+) -> embedding.Embedding:
+    score = rng.random(PATCHES).astype(np.float32)
+    names = np.where(score > 0.5, "b", "a").tolist()
+    columns = {**groups, "predicted": names, "label": names, "score_a": 1 - score, "score_b": score}
+    columns |= {name: np.arange(PATCHES, dtype=np.int32) for name in ("patch_id", "x", "y")}
+    columns |= {"tissue": np.ones(PATCHES, np.float32), "umap2_x": plane[:, 0], "umap2_y": plane[:, 1]}
+    columns |= {f"umap3_{axis}": space[:, i] for i, axis in enumerate("xyz")}
+    px = embedding.THUMB_PX
+    tissue = cv2.resize(tifffile.imread(REGION), None, fx=0.3, fy=0.3, interpolation=cv2.INTER_AREA)
+    corners = rng.integers(0, [tissue.shape[0] - px, tissue.shape[1] - px], (PATCHES, 2))
+    thumbs = np.stack([tissue[y : y + px, x : x + px] for y, x in corners])
+    return embedding.Embedding(pa.table(columns), thumbs, {})
+
+
+def shap_figure() -> Figure:
+    """SHAP values of one panel."""
+    torch.manual_seed(0)
+    margin = attribution.Margin(timm.create_model("resnet18", num_classes=2)).eval()
+    images, base = torch.rand(PANEL, 3, PANEL_PX, PANEL_PX), torch.rand(BACKGROUND, 3, PANEL_PX, PANEL_PX)
+    started = time.perf_counter()
+    attribution.explain(margin, images, base, seed=0)
+    seconds = time.perf_counter() - started
+    note = f"{PANEL} patches of {PANEL_PX} px, {attribution.SAMPLES} samples"
+    return Figure("SHAP panel, ResNet-18", seconds, "<= 60", seconds <= 60, "s", note)
+
+
+def deletion_figure() -> Figure:
+    """Share of the demo model's patches on which SHAP deletes better than random maps; needs a run of `make demo`."""
+    found = sorted(DEMO.glob("attributions/*/fold*/checks.json"))
+    if not found:
+        return Figure("deletion: SHAP beats random", 0.0, ">= 0.8", False, note="run `make demo` first")
+    share = json.loads(found[0].read_text())["deletion_better"]
+    return Figure("deletion: SHAP beats random", share, ">= 0.8", share >= 0.8, "of patches")
+
+
+def viewer_figures(work: Path) -> list[Figure]:
+    """First tiles of a large slide, how many are fetched, and how well an overlay lies on the image."""
+    if not (CHROMIUM and OPENSEADRAGON.is_file()):
+        return [Figure("viewer", 0.0, "runs", False, note="needs Chromium (apt) and OpenSeadragon (make viewer)")]
+    results = Layout(work / "viewer-large")
+    if not results.manifest("large").is_file():
+        source = big_slide(work, SIDE)
+        store = results.results / "slides" / "large.zarr"
+        write_json(results.manifest("large"), convert(source, store, slide_id="large", config=Convert(), mpp=None))
+    marked = Layout(work / "viewer-marked")
+    if not marked.manifest(SLIDE).is_file():
+        make_results(marked.results)
+    seconds, ratio = _first_tiles(results)
+    offset = _offset(marked)
+    return [
+        Figure("viewer: first tiles of a 24k slide", seconds, "<= 1", seconds <= 1, "s", f"median of {REPEATS}"),
+        Figure("viewer: tiles fetched / tiles shown", ratio, "<= 1", ratio <= 1, "", "navigator included"),
+        Figure("viewer: overlay offset", offset, "<= 1", offset <= 1, "screen px"),
+    ]
+
+
+FIRST = "window.histomake?.viewer?.world.getItemAt(0)?.lastDrawn.length > 0"
+LOADED = "histomake.viewer.world.getItemAt(0).getFullyLoaded()"
+SHOWN = "[histomake.viewer, histomake.viewer.navigator].reduce((n, v) => n + v.world.getItemAt(0).lastDrawn.length, 0)"
+
+
+def _first_tiles(results: Layout) -> tuple[float, float]:
+    """Seconds from asking for the page to the first tile drawn, and tiles fetched per tile shown."""
+    server = serve(results.results, port=0, openseadragon=OPENSEADRAGON)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    times, ratios = [], []
+    with Browser() as browser:
+        for _ in range(REPEATS):
+            browser.open("about:blank")
+            started = time.perf_counter()
+            browser.open(f"http://127.0.0.1:{server.server_port}/slide/large")
+            browser.wait(FIRST)
+            times.append(time.perf_counter() - started)
+            browser.wait(LOADED)
+            time.sleep(0.5)
+            ratios.append(browser.value("histomake.store.fetched") / browser.value(SHOWN))
+    server.shutdown()
+    return median(times), median(ratios)
+
+
+def _offset(marked: Layout) -> int:
+    server = serve(marked.results, port=0, openseadragon=OPENSEADRAGON)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Browser() as browser:
+        browser.open(f"http://127.0.0.1:{server.server_port}/slide/{SLIDE}")
+        browser.wait(READY)
+        found = overlay_offset(browser)
+    server.shutdown()
+    return found

@@ -1,0 +1,100 @@
+"""Owns a results folder with one known patch, and what a browser shows of it: for tests and benchmarks."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from histomake.config import Convert, Grid
+from histomake.files import write_json
+from histomake.layout import Layout
+from histomake.patch.table import METADATA_KEY
+from histomake.slide.convert import convert
+from PIL import Image
+
+from tests.browser import Browser
+
+SLIDE = "P-01.a_b"
+SIZE = 3000
+MPP = 0.5
+SPAN = 256
+MARKED = 37
+"""The patch whose pixels are black on the white slide, by its patch_id."""
+
+
+def patch_positions() -> list[tuple[int, int]]:
+    columns = range(0, SIZE - SPAN + 1, SPAN)
+    return [(x, y) for y in columns for x in columns]
+
+
+def make_results(folder: Path, codec: str = "jpeg") -> Layout:
+    """A results folder with one white slide on which one patch is black, its table and predictions."""
+    layout, positions = Layout(folder), patch_positions()
+    pixels = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    x, y = positions[MARKED]
+    pixels[y : y + SPAN, x : x + SPAN] = 0
+    layout.manifest(SLIDE).parent.mkdir(parents=True)
+    source = folder / "slide.npy"
+    np.save(source, pixels)
+    settings = Convert(codec=codec, quality=95)
+    manifest = convert(source, folder / "slides" / f"{SLIDE}.zarr", slide_id=SLIDE, config=settings, mpp=MPP)
+    write_json(layout.manifest(SLIDE), manifest)
+    lost = {"status": "quarantined", "slide_id": "lost", "reason": "no_mpp", "detail": "no mpp", "remedy": "give one"}
+    write_json(layout.manifest("lost"), lost)
+    write_tables(layout, manifest["sha256"], positions)
+    return layout
+
+
+def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) -> None:
+    ids = np.arange(len(positions), dtype=np.uint32)
+    place = {"patch_id": ids, "x": np.array(positions, np.int32)[:, 0], "y": np.array(positions, np.int32)[:, 1]}
+    meta = {"slide_id": SLIDE, "sha256": sha256, "mpp": MPP, "grid": Grid(size=128, mpp=1.0).dump(), "status": "ok"}
+    table = pa.table({**place, "tissue": np.ones(len(ids), np.float32)})
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(meta).encode()})
+    layout.table("x10", SLIDE).parent.mkdir(parents=True)
+    pq.write_table(table, layout.table("x10", SLIDE))
+    score = (ids == MARKED).astype(np.float32)
+    predictions = pa.table({**place, "score_skin": 1 - score, "score_nuclei": score})
+    path = layout.prediction("kind", 0, SLIDE)
+    path.parent.mkdir(parents=True)
+    pq.write_table(predictions, path)
+    write_json(f"{path}.meta.json", {"outputs": {str(path): "f" * 64}, "git": {"commit": "abc"}})
+    write_json(layout.model("kind", 0) / "model.json", {"grid": {"name": "x10"}})
+
+
+READY = (
+    "window.histomake?.overlay && histomake.viewer?.world.getItemCount() > 0 "
+    "&& histomake.viewer.world.getItemAt(0).getFullyLoaded()"
+)
+
+
+def shown(browser: Browser, **opacity: int) -> np.ndarray:
+    """The stage as pixels, with the overlays at the given opacities."""
+    for name in ("tissue", "annotation", "prediction"):
+        browser.value(f"document.getElementById('{name}').value = {opacity.get(name, 0)}")
+    browser.value("drawOverlay()")
+    browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    time.sleep(0.2)
+    return np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB")).astype(int)
+
+
+def box_of(mask: np.ndarray) -> list[int]:
+    rows, columns = np.flatnonzero(mask.sum(1) > 3), np.flatnonzero(mask.sum(0) > 3)
+    return [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
+
+
+STAGE = (slice(160, 830), slice(255, 1075))
+"""Part of the window that shows the slide and nothing else: no panels, no scale bar, no navigator."""
+
+
+def overlay_offset(browser: Browser) -> int:
+    """Largest distance, in screen pixels, between the borders of the black patch and those of its overlay."""
+    bare, laid = shown(browser)[STAGE], shown(browser, prediction=100)[STAGE]
+    black = box_of((bare < 128).all(axis=2))
+    orange = box_of(np.abs(laid - [230, 159, 0]).max(axis=2) < 12)
+    return int(np.abs(np.subtract(black, orange)).max())
