@@ -37,6 +37,14 @@ rule evaluate:
     output:
         metrics="<results>/metrics/{task}.json",
         table="<results>/metrics/{task}.parquet",
+        figures=report(
+            directory("<results>/metrics/{task}"),
+            patterns=["{figure}.png"],
+            caption="report/metrics.rst",
+            category="Metrics",
+            subcategory="{task}",
+            labels={"figure": "{figure}"},
+        ),
     log:
         "<logs>/evaluate/{task}.log",
     benchmark:

@@ -27,7 +27,7 @@ def main(snakemake):
             predictions.append(SlidePrediction(slide_id, patient_id, fold, table, labels=labels, **thresholds))
         task = {"kind": params.kind, "target": Target.model_validate(params.target)}
         found = evaluate(predictions, **task, aggregate=params.aggregate, seed=params.seed)
-        draw_figures(found, **task, out=Path(snakemake.output.metrics).with_suffix(""))
+        draw_figures(found, **task, out=Path(snakemake.output.figures))
         with atomic_file(snakemake.output.table) as aside:
             pq.write_table(found.table(), aside, compression="zstd")
         write_json(snakemake.output.metrics, found.record)
