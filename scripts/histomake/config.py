@@ -461,7 +461,8 @@ class CascadeSearch(Section):
     """How thresholds are chosen on validation patients."""
 
     max_f_loss: Share = Field(
-        0.01, description="The cheapest thresholds are taken whose validation F lies at most this far below dense."
+        0.01, description="The cheapest thresholds are taken with which neither F (of pixels, of nuclei) lies further below "
+        "the dense network's on validation patients.",
     )
     min_saving: Share = Field(
         0.0,
@@ -491,7 +492,7 @@ class CascadeBaselines(Section):
     """What a cascade is measured against, on the test slides."""
 
     naive_pixels: int = Field(
-        4096, ge=1, description="Pixels per slide evaluated patch by patch; the naive time is scaled up from them."
+        1024, ge=1, description="Pixels per slide evaluated patch by patch; the naive time is scaled up from them."
     )
     repeats: int = Field(3, ge=1, description="Timed repetitions of dense and cascade; the median counts.")
 
@@ -574,7 +575,14 @@ class Explain(Section):
     shap_background: int = Field(
         32, ge=2, le=256, description="Training patches that stand for 'nothing special' in SHAP."
     )
+    shap_at: list[tuple[str, int, int]] = Field(
+        default_factory=list,
+        description="Further patches to explain: [slide_id, x, y], a point in level-0 pixels inside the patch.",
+    )
     overlay_mpp: float = Field(8.0, gt=0.5, description="Resolution of overlays in µm per pixel.")
+    qupath: bool = Field(
+        False, description="Also write predictions as QuPath tiles, GeoJSON of about 350 bytes per patch."
+    )
 
 
 class Config(Section):

@@ -65,9 +65,10 @@ def _overlaps(
     found: NDArray[np.integer], truth: NDArray[np.integer]
 ) -> tuple[csr_array, NDArray[np.int64], NDArray[np.int64]]:
     """Common pixels of every (nucleus, found object), and the areas of both."""
-    _, f = np.unique(np.append(found.ravel(), 0), return_inverse=True)
-    _, t = np.unique(np.append(truth.ravel(), 0), return_inverse=True)
+    either = (found > 0) | (truth > 0)
     # The appended pixel makes sure that 0 is number 0 on both sides; it is taken away again.
+    _, f = np.unique(np.append(found[either], 0), return_inverse=True)
+    _, t = np.unique(np.append(truth[either], 0), return_inverse=True)
     f, t = f[:-1], t[:-1]
     shape = (int(t.max(initial=0)) + 1, int(f.max(initial=0)) + 1)
     counts = csr_array((np.ones(f.size, np.int64), (t, f)), shape=shape)

@@ -39,7 +39,7 @@ def draw_front(trials: pd.DataFrame, dense_f: float, path: Path) -> None:
     chosen = trials[trials.chosen].iloc[0]
     axes.scatter([100 * chosen.saved], [chosen.f], s=130, marker="*", color="#1d5fa8", zorder=5, label="chosen")
     axes.set_xlabel("pixel evaluations saved against naive, %")
-    axes.set_ylabel("F on validation patients")
+    axes.set_ylabel("mean of pixel F and nucleus F, validation patients")
     low = min(front.f.min(), chosen.f)
     axes.set_ylim(low - 0.15 * (dense_f - low) - 0.005, max(dense_f, front.f.max()) + 0.01)
     axes.legend(loc="lower left", fontsize=8, frameon=False)
