@@ -128,7 +128,7 @@ def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, round
     waits = []
     for number in range(rounds):
         numbers = range(number * (steps + 1), (number + 1) * (steps + 1))
-        live = load_batches(trainer._dataset(), numbers, workers=trainer.workers)
+        live = load_batches(trainer.dataset(), numbers, workers=trainer.workers)
         ready: list[Batch] = []
         trainer.train_step(_kept(live, ready))
         fetched = seconds(lambda live=live, ready=ready: _steps(trainer, _kept(live, ready), steps))

@@ -46,6 +46,7 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by DataLoader: page-locked memory is copied to the GPU while it computes."""
         self.images, self.target = self.images.pin_memory(), self.target.pin_memory()
+        self.parameters = self.parameters and self.parameters.pin_memory()
         return self
 
 

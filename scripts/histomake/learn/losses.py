@@ -14,6 +14,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 FOCAL_GAMMA = 2.0
 DICE_SMOOTH = 1.0
+SMALLEST = 1e-12
+"""In place of a sum that is zero because nothing is known."""
 
 
 def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
@@ -36,10 +38,14 @@ def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the labelled patches or pixels; 0 where there is none."""
-    if not (target != UNLABELLED).any():
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits, target, weight=weight, ignore_index=UNLABELLED)
+    """Mean cross-entropy over the labelled patches or pixels; 0 where there is none.
+
+    With ``weight`` (c,) a weighted mean. Asks the device for no value, so that a GPU is never waited for.
+    """
+    known = target != UNLABELLED
+    total = F.cross_entropy(logits, target, weight=weight, ignore_index=UNLABELLED, reduction="sum")
+    share = known if weight is None else weight[target.clamp(min=0)] * known
+    return total / share.sum().clamp(min=SMALLEST)
 
 
 def focal(logits: Tensor, target: Tensor) -> Tensor:
@@ -71,7 +77,7 @@ def generalised_dice(logits: Tensor, target: Tensor) -> Tensor:
     """Generalised Dice loss (Sudre et al. 2017, eq. 2): classes weighted by the inverse square of their size."""
     both, predicted, true = _overlaps(logits, target)
     weight = torch.where(true > 0, 1.0 / true.clamp(min=1).square(), torch.zeros_like(both))
-    return 1 - 2 * (weight * both).sum() / (weight * (predicted + true)).sum().clamp(min=1e-12)
+    return 1 - 2 * (weight * both).sum() / (weight * (predicted + true)).sum().clamp(min=SMALLEST)
 
 
 def _known_mean(each: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Tensor:

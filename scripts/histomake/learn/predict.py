@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Predictor:
         """Names of the outputs, in order."""
         return self.description["class_names"]
 
-    @property
+    @functools.cached_property
     def task(self) -> Task:
         """As much of the task as labels and patches need."""
         return Task(

@@ -6,6 +6,7 @@ the same weights as one that was never interrupted (bit for bit on a CPU with th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -206,7 +207,7 @@ class Trainer:
         """
         train = self.task.train
         steps = range(self.step * train.accumulate, train.steps * train.accumulate)
-        batches = load_batches(self._dataset(), steps, workers=self.workers)
+        batches = load_batches(self.dataset(), steps, workers=self.workers)
         saved_at = time.monotonic()
         while self.step < train.steps and not self.has_settled():
             started = time.monotonic()
@@ -231,7 +232,8 @@ class Trainer:
         since = [row["step"] for row in self.history if row["step"] > self.best["step"]]
         return len(since) >= patience
 
-    def _dataset(self) -> TrainingBatches:
+    def dataset(self) -> TrainingBatches:
+        """The batches of this process, drawn as the task says."""
         train, outputs = self.task.train, self.task.outputs
         balance = train.balance
         if balance == "auto":
@@ -281,7 +283,7 @@ class Trainer:
         device = self.runtime.device
         images, target = self._pixels(batch.images), batch.target.to(device, non_blocking=True)
         masks = target if self.task.kind == "segmentation" else None
-        images, masks = augment.apply(images, batch.parameters, masks)
+        images, masks = augment.apply(images, batch.parameters.to(device), masks)
         with self.runtime.autocast():
             logits = self.forward(standardise(images, self.normalisation))
             return self.loss(logits, target if masks is None else masks)
@@ -405,9 +407,14 @@ def to_unit(images: Tensor, device: torch.device) -> Tensor:
 def standardise(images: Tensor, normalisation: dict[str, list[float]]) -> Tensor:
     """Subtract the mean and divide by the standard deviation of each channel of float (n, 3 · views, h, w)."""
     views = images.shape[1] // 3
-    mean = torch.tensor(normalisation["mean"] * views, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(normalisation["std"] * views, device=images.device).view(1, -1, 1, 1)
+    mean, std = (_channel_values(tuple(normalisation[key]) * views, images.device) for key in ("mean", "std"))
     return (images - mean) / std
+
+
+@functools.cache
+def _channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(1, c, 1, 1), copied to the device once: a copy per step would wait for the GPU."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def _on_cpu(weights: Tensor | None) -> Tensor | None:

@@ -9,7 +9,8 @@ batched per sample nor resumed bit for bit.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +49,19 @@ class Parameters:
     lattice: Tensor | None = None
     sigma: Tensor | None = None
     blur_radius: int = 0
+
+    def pin_memory(self) -> Parameters:
+        """In page-locked memory, from which copies to a GPU wait for nothing."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Parameters:
+        """On ``device``, but for turns and flips: they choose what is computed, on the CPU."""
+        moved = self._each(lambda values: values.to(device, non_blocking=True))
+        return replace(moved, turns=self.turns, flip=self.flip)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Parameters:
+        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 def draw_parameters(config: Augment, count: int, rng: np.random.Generator) -> Parameters:
@@ -139,7 +153,8 @@ def _turn(batch: Tensor, parameters: Parameters) -> Tensor:
     result = batch.clone()
     for turns in range(4):
         for flip in (False, True):
-            chosen = torch.nonzero((parameters.turns == turns) & (parameters.flip == flip))[:, 0].to(batch.device)
+            chosen = torch.nonzero((parameters.turns == turns) & (parameters.flip == flip))[:, 0]
+            chosen = chosen.to(batch.device, non_blocking=True)
             if len(chosen) and (turns or flip):
                 turned = torch.rot90(batch[chosen], turns, (2, 3))
                 result[chosen] = turned.flip(3) if flip else turned
@@ -149,9 +164,10 @@ def _turn(batch: Tensor, parameters: Parameters) -> Tensor:
 def _resample(images: Tensor, masks: Tensor | None, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
     """Rotate and bend in one resampling, mirrored at the border; masks take the nearest label."""
     count, _, height, width = images.shape
-    angle = torch.zeros(count) if parameters.angle is None else parameters.angle
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
-    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1).to(images.device)
+    zero = torch.zeros(count, device=images.device)
+    angle = zero if parameters.angle is None else parameters.angle.to(images.device)
+    cos, sin = angle.cos(), angle.sin()
+    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
     grid = F.affine_grid(theta, [count, 1, height, width], align_corners=False)
     if parameters.lattice is not None:
         lattice = parameters.lattice.to(images.device)

@@ -1,0 +1,43 @@
+"""The example configurations, one per kind of task, shortened: each trains, predicts and is measured."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from tests.workshop import ROOT, Workshop
+
+EXAMPLES = ("classification", "regression", "segmentation")
+SHORT = {"steps": 8, "batch": 8, "validate_every": 4, "validate_patches": 32}
+
+
+def examples() -> dict[str, dict]:
+    """Grids and tasks of all examples, few steps, one fold; each example's grids keep apart by its name."""
+    grids, tasks = {}, {}
+    for example in EXAMPLES:
+        content = yaml.safe_load((ROOT / "config/examples" / f"{example}.yaml").read_text())
+        grids |= {f"{example}_{name}": grid for name, grid in content["grids"].items()}
+        for name, task in content["tasks"].items():
+            task["grid"] = f"{example}_{task['grid']}"
+            task["train"] |= SHORT
+            task["split"] = {"test": 0.3, "val": 0.2}
+            tasks[name] = task
+    return {"grids": grids, "tasks": tasks}
+
+
+def test_every_example_trains_predicts_and_is_measured(workshop: Workshop) -> None:
+    content = examples()
+    workshop.write_config(**content)
+    wanted = {name: f"results/metrics/{name}.json" for name in content["tasks"]}
+    workshop.snakemake(*wanted.values())
+    measured = {name: json.loads((workshop.folder / path).read_text()) for name, path in wanted.items()}
+    assert {record["kind"] for record in measured.values()} == set(EXAMPLES)
+    for name, figure in (("kind_of_tissue", "accuracy"), ("share_of_nuclei", "mae"), ("tissue_map", "dice")):
+        level = "pixel" if name == "tissue_map" else "patch"
+        assert measured[name]["levels"][level]["metrics"]["all"][figure]["value"] is not None
+    outlines = list((workshop.results / "predictions/tissue_map/fold0").glob("*.geojson"))
+    assert outlines
+    for path in outlines:
+        assert json.loads(path.read_text())["type"] == "FeatureCollection"
+        assert path.with_suffix(".labels.zarr").is_dir()
