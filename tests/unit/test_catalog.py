@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -13,6 +15,7 @@ from histomake.catalog import build_catalog
 from histomake.config import Grid
 from histomake.patch.table import REASONS, empty_table, schema, write_table
 
+README = Path(__file__).parents[2] / "config" / "README.md"
 GRID = Grid()
 CLASSES = ["stroma", "tumor"]
 BAD = {
@@ -74,7 +77,8 @@ def results(tmp_path):
     for fold, slide in ((0, "s2.b"), (1, "s1")):
         predictions.append(tmp_path / "predictions" / "grade" / f"fold{fold}" / f"{slide}.parquet")
         predictions[-1].parent.mkdir(parents=True)
-        scores = {"patch_id": pa.array([7], pa.uint32()), "score_tumor": pa.array([0.5], pa.float32())}
+        half = pa.array([0.5], pa.float32())
+        scores = {"patch_id": pa.array([7], pa.uint32()), "score_stroma": half, "score_tumor": half}
         pq.write_table(pa.table(scores), predictions[-1])
     paths |= {"tables": {"x20": tables}, "splits": {"grade": split}, "predictions": {"grade": predictions}}
     sheet = [("s1", "p1", "north", {"grade": "2"}), ("s2.b", "p2", None, {"grade": "3"}), ("s3", "p3", None, {})]
@@ -133,6 +137,11 @@ def test_class_balance_is_given_per_task_fold_and_role(base):
 def test_predictions_know_their_fold_and_slide(base):
     rows = base.execute("SELECT fold, slide_id, patch_id, score_tumor FROM predictions_grade ORDER BY 1").fetchall()
     assert rows == [(0, "s2.b", 7, 0.5), (1, "s1", 7, 0.5)]
+
+
+@pytest.mark.parametrize("query", re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL))
+def test_the_queries_of_the_documentation_run(base, query):
+    base.execute(query.replace("<grid>", "x20").replace("<task>", "grade")).fetchall()
 
 
 def test_the_old_catalog_stays_when_a_build_fails(results):
