@@ -163,6 +163,12 @@ def model_pictures(pattern):
     return [LAYOUT.results / pattern.format(task=name, fold=fold) for name, fold in explained_models()]
 
 
+def explain_settings(*keys):
+    """Some keys of the explain section: those a rule heeds, so that it does not run again for the others."""
+    settings = CONFIG.explain.dump()
+    return {key: settings[key] for key in keys}
+
+
 def asset(path):
     """Digest of a file of the library that is no Python; the job runs again when it changes."""
     return sha256_file(SCRIPTS / path)
@@ -171,7 +177,8 @@ def asset(path):
 def interpretation_outputs():
     """Everything a person may open, asked for when no target is named."""
     pages = [LAYOUT.results / "report" / "slides" / f"{s}.html" for s in paged_slides()]
-    return [LAYOUT.results / "report" / "index.html", *pages]
+    exports = [LAYOUT.results / "qupath" / n / f"fold{f}" / f"{s}.geojson" for n, f, s in viewed_slides()]
+    return [LAYOUT.results / "report" / "index.html", *pages, *(exports if CONFIG.explain.qupath else [])]
 
 
 def final_outputs(wildcards):

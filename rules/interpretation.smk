@@ -77,7 +77,7 @@ rule embed:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=minutes(60),
     params:
-        cfg=CONFIG.explain.dump(),
+        cfg=explain_settings("embed_patches", "umap_neighbors"),
         slides=lambda wildcards: [entry(s) for s in explained(wildcards)],
         sites=lambda wildcards: [SLIDES[s].site or "" for s in explained(wildcards)],
         seed=CONFIG.seed,
@@ -118,7 +118,7 @@ rule attribute:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=minutes(60),
     params:
-        cfg=CONFIG.explain.dump(),
+        cfg=explain_settings("shap_patches", "shap_at", "shap_background"),
         slides=lambda wildcards: [entry(s) for s in explained(wildcards)],
         seed=CONFIG.seed,
         code=code("attribute.py"),
@@ -199,3 +199,26 @@ rule front_page:
         code=code("front_page.py"),
     script:
         "../scripts/front_page.py"
+
+
+rule export_qupath:
+    input:
+        table=lambda wildcards: LAYOUT.table(task(wildcards).grid, wildcards.slide),
+        predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
+        description="<results>/models/{task}/fold{fold}/model.json",
+    output:
+        tiles="<results>/qupath/{task}/fold{fold}/{slide}.geojson",
+    log:
+        "<logs>/export_qupath/{task}/fold{fold}/{slide}.log",
+    benchmark:
+        "<benchmarks>/export_qupath/{task}/fold{fold}/{slide}.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=minutes(10),
+    params:
+        code=code("export_qupath.py"),
+    script:
+        "../scripts/export_qupath.py"

@@ -31,6 +31,7 @@ def main(snakemake):
             tested=tested,
             training=training,
             patches=params.cfg["shap_patches"],
+            at=params.cfg["shap_at"],
             background=params.cfg["shap_background"],
             seed=params.seed,
         )

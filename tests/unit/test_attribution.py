@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from histomake.errors import HistomakeError
 from histomake.explain import attribution
+from histomake.patch.table import METADATA_KEY
 from torch import nn
 
 SIZE = 32
@@ -130,3 +136,16 @@ def test_cell_sums_keep_the_total():
     sums = attribution.cell_sums(values)
     assert len(sums) == attribution.CELLS**2
     assert np.isclose(sums.sum(), values.sum(), rtol=1e-4)
+
+
+def test_a_patch_asked_for_is_the_one_that_holds_the_point(tmp_path):
+    meta = {"grid": {"size": 100, "mpp": 1.0}, "mpp": 0.5}
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"x": [0]}).replace_schema_metadata({METADATA_KEY: json.dumps(meta).encode()}), path)
+    table = pa.table({"x": pa.array([0, 200], pa.int32()), "y": pa.array([0, 0], pa.int32())})
+    tested = [(SimpleNamespace(slide_id=name, table=path), table) for name in ("other", "S")]
+    predictor = SimpleNamespace(description=meta)
+    (found,) = attribution.find([("S", 399, 199), ("of another fold", 0, 0)], tested, predictor)
+    assert (found.slide, found.row, found.reason) == (1, 1, "asked for")
+    with pytest.raises(HistomakeError, match=r"\(400, 0\)"):
+        attribution.find([("S", 400, 0)], tested, predictor)

@@ -41,7 +41,7 @@ CELLS = 16
 STEPS = 12
 RANDOM_MAPS = 5
 SANITY_PATCHES = 4
-REASONS = ("most certain", "least certain", "misclassified")
+REASONS = ("most certain", "least certain", "misclassified", "asked for")
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,20 @@ def attribute(
     tested: Sequence[tuple[SlideEntry, pa.Table]],
     training: Sequence[SlideEntry],
     patches: int,
+    at: Sequence[tuple[str, int, int]],
     background: int,
     seed: int,
 ) -> Attribution:
-    """Explain up to ``patches`` patches of the tested slides (each with its predictions), chosen by `choose`.
+    """Explain patches of the tested slides (each with its predictions): those asked for, and more chosen by `choose`.
+
+    ``at``: slide ids and level-0 points inside the patches asked for; ``patches``: how many more at most.
 
     Raises HistomakeError when there is no patch to explain or none to compare with.
     """
-    chosen = choose([table for _, table in tested], patches)
+    wanted = find(at, tested, predictor)
+    taken = {(item.slide, item.row) for item in wanted}
+    found = choose([table for _, table in tested], patches)
+    chosen = [*wanted, *(item for item in found if (item.slide, item.row) not in taken)]
     if not chosen:
         raise HistomakeError(f"none of {len(tested)} test slides has a predicted patch: nothing can be explained")
     reference_table, reference = draw_background(predictor, training, background, seed)
@@ -124,6 +130,27 @@ def attribute(
     record["randomised_weights"] = randomised(margin, images, base, maps, seed=seed)
     shown, heat = pixels[..., :3], maps[:, :, :3].sum(2)
     return Attribution(shown, heat, scores, predictor.class_names, table, reference_table, record)
+
+
+def find(
+    at: Sequence[tuple[str, int, int]], tested: Sequence[tuple[SlideEntry, pa.Table]], predictor: Predictor
+) -> list[Chosen]:
+    """The predicted patches that hold the given points; points on slides this fold does not test are passed over."""
+    slides = {entry.slide_id: i for i, (entry, _) in enumerate(tested)}
+    chosen = []
+    for slide_id, x, y in at:
+        if slide_id not in slides:
+            log.warning("explain.shap_at: %s is no test slide of this fold; nothing is explained on it", slide_id)
+            continue
+        entry, table = tested[slides[slide_id]]
+        grid, meta = predictor.description["grid"], read_table(entry.table)[1]
+        span = grid["size"] * grid["mpp"] / meta["mpp"]
+        left, top = table["x"].to_numpy(), table["y"].to_numpy()
+        rows = np.flatnonzero((left <= x) & (x < left + span) & (top <= y) & (y < top + span))
+        if not len(rows):
+            raise HistomakeError(f"explain.shap_at: no predicted patch of {slide_id} holds ({x}, {y}); is it tissue?")
+        chosen.append(Chosen(slides[slide_id], int(rows[0]), REASONS[3]))
+    return chosen
 
 
 def choose(tables: Sequence[pa.Table], count: int) -> list[Chosen]:
