@@ -125,9 +125,9 @@ def test_scores_of_gpu_and_cpu_agree(slide, predictor) -> None:
     assert np.abs(predictor.scores(images) - on_cpu.scores(images)).max() < 0.02
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_every_precision_learns(slide, tmp_path: Path, precision: str) -> None:
-    task = bench_train.make_task(train={"steps": 40, "batch": 16, "validate_every": 20, "precision": precision})
+@pytest.mark.parametrize("options", [{"precision": "fp16"}, {"precision": "bf16"}, {"compile": True}])
+def test_every_way_of_computing_learns(slide, tmp_path: Path, options: dict) -> None:
+    task = bench_train.make_task(train={"steps": 40, "batch": 16, "validate_every": 20, **options})
     places = {"output": tmp_path / "model", "state": tmp_path / "state"}
     described = train(
         task, train=[slide], val=[slide], class_names=bench_train.CLASSES, **places, seed=0, threads=threads()

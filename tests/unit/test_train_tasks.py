@@ -24,7 +24,7 @@ from histomake.learn.reading import MaskReader, PatchReader
 from histomake.learn.runtime import choose_runtime
 from histomake.learn.score import choose_threshold, choose_thresholds, pool_scores, regression_scores
 from histomake.learn.target import UNLABELLED, balance_group, patch_targets, slide_target
-from histomake.learn.train import known_patches, train
+from histomake.learn.train import check_classes, known_patches, train
 from histomake.learn.trainer import Trainer, advise_on_memory
 from histomake.metrics import SlidePrediction, evaluate
 from histomake.patch.positions import TissueLattice, move
@@ -403,3 +403,16 @@ def test_identity_of_a_run_follows_data_and_settings(cohort, tmp_path: Path) -> 
     others = [identity(make_task(), cohort[1:3]), identity(make_task(), cohort[:2], seed=1)]
     others.append(identity(make_task(train={"steps": 7}), cohort[:2]))
     assert base not in others
+
+
+def test_rare_structure_that_covers_no_patch_by_half_can_be_segmented(tmp_path: Path) -> None:
+    entry = build_slide(Layout(tmp_path), "s", seed=1, grid=Grid(size=64, mpp=1.0))
+    task = make_task(
+        "segmentation",
+        target={"source": "mask", "classes": CLASSES, "unlabelled": "background"},
+        model={"name": "fast_scnn"},
+    )
+    patches = known_patches([entry], task)
+    # As if the second class were nowhere dominant, though the table says that patches contain it.
+    mostly_first = replace(patches, target=np.ones_like(patches.target))
+    check_classes(mostly_first, mostly_first, task)

@@ -19,9 +19,9 @@ from histomake.files import atomic_file, read_json, write_json
 from histomake.learn import distributed
 from histomake.learn.audit import join_parts
 from histomake.learn.checkpoint import remove_state
-from histomake.learn.data import PatchIndex, SlideEntry, index_patches
+from histomake.learn.data import PatchIndex, SlideEntry, index_patches, patches_containing
 from histomake.learn.runtime import catch_interrupts
-from histomake.learn.target import balance_group, is_known
+from histomake.learn.target import is_known
 from histomake.learn.trainer import Trainer
 from histomake.patch.sampler import choose
 
@@ -129,10 +129,13 @@ def check_classes(patches: PatchIndex, held_out: PatchIndex, task: Task) -> None
 
 
 def _class_counts(patches: PatchIndex, task: Task) -> dict[str, int]:
+    """Patches of each class; of pixels, patches that contain it: a rare structure may cover no patch by half."""
+    if task.kind == "segmentation":
+        return {name: int(patches_containing(patches, name).sum()) for name in task.target.classes}
     if task.target.multi_label:
         counts = (np.nan_to_num(patches.target) > 0.5).sum(axis=0)
     else:
-        counts = np.bincount(balance_group(patches.target), minlength=len(task.outputs))
+        counts = np.bincount(patches.target, minlength=len(task.outputs))
     return dict(zip(task.outputs, counts.tolist(), strict=True))
 
 
