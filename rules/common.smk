@@ -120,8 +120,8 @@ def minutes(base):
 
 VIEWS = ("prediction", "confidence", "truth", "tissue")
 
-# Views, maps and attributions are of patch classifiers with one class per patch.
-EXPLAINED = [
+# Slide views are of patch classifiers with one class per patch.
+VIEWED = [
     name
     for name, settings in CONFIG.tasks.items()
     if settings.kind == "classification" and not settings.target.multi_label
@@ -130,12 +130,14 @@ EXPLAINED = [
 
 def explained_models():
     """(task, fold) of every model that is looked into."""
-    return [(name, fold) for name in EXPLAINED for fold in folds(name)]
+    return [(name, fold) for name in CONFIG.tasks for fold in folds(name)]
 
 
 def viewed_slides():
     """(task, fold, slide) of every prediction that is drawn, sorted by slide."""
-    viewed = [(name, fold, s) for name, fold in explained_models() for s in slides_in(name, fold, "test", "predict")]
+    viewed = [
+        (name, fold, s) for name in VIEWED for fold in folds(name) for s in slides_in(name, fold, "test", "predict")
+    ]
     return sorted(viewed, key=lambda item: item[2])
 
 

@@ -72,6 +72,15 @@ def test_a_network_that_answers_per_pixel_or_with_one_number_is_explained_too():
     assert single.shape == (2, 1)
 
 
+def test_outputs_that_do_not_compete_are_explained_each_by_itself(pictures):
+    images, base = pictures
+    margin = attribution.Margin(Linear(), independent=True)
+    assert torch.allclose(margin(images), margin.network(images))
+    maps = attribution.explain(margin, images, base, seed=0, samples=10)
+    assert (maps[:, 0] == 0).all()
+    assert np.abs(maps[:, 1]).max() > 0
+
+
 def test_maps_of_a_linear_model_are_its_weights_times_the_difference(pictures):
     images, base = pictures
     margin = attribution.Margin(Linear())

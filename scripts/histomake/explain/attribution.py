@@ -72,21 +72,21 @@ class Attribution:
 
 
 class Margin(nn.Module):
-    """What is explained: per class, its logit less the log-sum of the others', float (n, c).
+    """What is explained, float (n, c): per class, its logit less the log-sum of the others'.
 
-    Probabilities saturate, and their gradients with them. Networks that answer per pixel are averaged over pixels; a
-    single output is explained as it is.
+    Probabilities saturate, and their gradients with them. Outputs that do not compete (``independent``: several labels,
+    regression) and single ones are explained as they are; networks that answer per pixel are averaged over pixels.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, independent: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.independent = network, independent
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.network(images).float()
         if logits.ndim == 4:
             logits = logits.mean((2, 3))
-        if logits.shape[1] == 1:
+        if self.independent or logits.shape[1] == 1:
             return logits
         others = torch.stack([torch.cat([logits[:, :i], logits[:, i + 1 :]], 1) for i in range(logits.shape[1])], 1)
         return logits - torch.logsumexp(others, 2)
@@ -118,10 +118,12 @@ def attribute(
     places = [(tested[c.slide][0], tested[c.slide][1].slice(c.row, 1)) for c in chosen]
     read = [read_patches(predictor, entry, row["patch_id"].to_numpy()) for entry, row in places]
     pixels = np.concatenate([part for parts in read for part in parts])
-    margin = Margin(predictor.network).eval()
+    independent = predictor.task.kind == "regression" or predictor.task.target.multi_label
+    margin = Margin(predictor.network, independent=independent).eval()
     images, base = predictor.normalise(torch.from_numpy(pixels)), predictor.normalise(torch.from_numpy(reference))
     maps = explain(margin, images, base, seed=seed)
     scores = predictor.scores(torch.from_numpy(pixels))
+    scores = scores.mean((2, 3)) if scores.ndim == 4 else scores
     table = _described(chosen, tested, scores, predictor)
     checks = check(margin, images, base, maps, scores, seed=seed)
     for name, values in checks.items():
@@ -200,9 +202,7 @@ def draw_background(
     return pa.concat_tables(places).replace_schema_metadata(None), np.concatenate(pixels)
 
 
-def explain(
-    margin: nn.Module, images: Tensor, base: Tensor, *, seed: int, samples: int = SAMPLES
-) -> NDArray[np.float32]:
+def explain(margin: Margin, images: Tensor, base: Tensor, *, seed: int, samples: int = SAMPLES) -> NDArray[np.float32]:
     """SHAP values float32 (n, classes, 3, h, w) of normalised images (n, 3, h, w) against a background.
 
     Of two classes only one is explained: the margin of the other is its negative.
@@ -210,11 +210,11 @@ def explain(
     from shap import GradientExplainer  # takes seconds to import
 
     with torch.no_grad():
-        outputs = margin(images[:1]).shape[1]
-    explained = _Only(margin, 1) if outputs == 2 else margin
+        mirrored = margin(images[:1]).shape[1] == 2 and not margin.independent
+    explained = _Only(margin, 1) if mirrored else margin
     values = GradientExplainer(explained, base, batch_size=32).shap_values(images, nsamples=samples, rseed=seed)
     maps = np.moveaxis(np.asarray(values, np.float32), -1, 1)
-    return np.concatenate([-maps, maps], axis=1) if outputs == 2 else maps
+    return np.concatenate([-maps, maps], axis=1) if mirrored else maps
 
 
 class _Only(nn.Module):
@@ -310,7 +310,7 @@ def summarise(checks: dict[str, NDArray[np.float64]]) -> dict[str, float]:
 
 
 def randomised(
-    margin: nn.Module, images: Tensor, base: Tensor, maps: NDArray[np.float32], *, seed: int
+    margin: Margin, images: Tensor, base: Tensor, maps: NDArray[np.float32], *, seed: int
 ) -> dict[str, float]:
     """Rank correlation of the maps with those of the same network, its weights drawn anew.
 

@@ -137,8 +137,9 @@ def mosaic(embedding: Embedding, *, title: str) -> NDArray[np.uint8]:
     for i in np.argsort(-distance, kind="stable"):
         x, y = cell[i] * px
         tile = thumbs[i].copy()
-        tile[:2] = tile[-2:] = colours[predicted[i]]
-        tile[:, :2] = tile[:, -2:] = colours[predicted[i]]
+        frame = colours.get(predicted[i], figures.GREY)
+        tile[:2] = tile[-2:] = frame
+        tile[:, :2] = tile[:, -2:] = frame
         canvas[y : y + px, x : x + px] = tile
     legend = {f"predicted {name}": colour for name, colour in colours.items()}
     return figures.with_legend(canvas, title, legend)

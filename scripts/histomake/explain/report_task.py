@@ -26,8 +26,12 @@ from histomake.slide.reader import open_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LEVELS = {"patch": "Patches", "slide": "Slides", "patient": "Patients"}
+LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
 SHOWN_METRICS = (
+    "dice",
+    "iou",
+    "r2",
+    "mae",
     "auroc",
     "accuracy",
     "balanced_accuracy",
@@ -67,11 +71,14 @@ def task_section(name: str, task: Task, layout: Layout, folds: Sequence[int]) ->
         page.section("Who was used how", cohort_table(name, task, layout), level=3, anchor=f"{name}-split"),
         page.section("How good it is", metrics_table(metrics), level=3, anchor=f"{name}-metrics"),
     ]
-    if metrics["kind"] == "classification":
+    if metrics["kind"] == "classification" and not task.target.multi_label:
         tested = tested_patches(name, layout, folds, metrics["classes"])
         curves = [page.plot(figure, text) for figure, text in _plots(tested, metrics)]
         parts.append(page.tag("div", *curves, class_="row"))
         parts.append(page.section("Examples", *examples(tested, task, layout), level=3, anchor=f"{name}-examples"))
+    else:
+        drawn = sorted((layout.results / "metrics" / name).glob("*.png"))
+        parts.append(page.tag("div", *(page.picture(path, path.stem, width=420) for path in drawn), class_="row"))
     parts.append(page.section("Training", training(name, layout, folds), level=3, anchor=f"{name}-training"))
     for fold in folds:
         parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
@@ -109,16 +116,26 @@ def metrics_table(metrics: dict[str, Any]) -> Html:
     """Every metric of the whole with its interval, by level."""
     rows = []
     for level, record in metrics["levels"].items():
-        for metric in SHOWN_METRICS:
-            found = record["metrics"].get("all", {}).get(metric)
-            if found and found["value"] is not None:
-                rows.append([LEVELS.get(level, level), record["count"], metric, found["value"], _interval(found)])
+        for name, found in _shown_metrics(record["metrics"]):
+            rows.append([LEVELS.get(level, level), record["count"], name, found["value"], _interval(found)])
     low, high = metrics["interval_percent"]
     note = f"Intervals: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} resamples of patients."
     few = metrics["patients"] < 10
     warning = page.tag("p", f"Only {metrics['patients']} test patients: read intervals with care.", class_="warn")
     table = page.table(["level", "count", "metric", "value", "interval"], rows)
     return page.join([*([warning] if few else []), table, page.tag("p", note)])
+
+
+def _shown_metrics(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Defined metrics of the whole, or of every output where there is no whole; the usual ones first."""
+    groups = {"all": metrics["all"]} if "all" in metrics else metrics
+    rank = {name: i for i, name in enumerate(SHOWN_METRICS)}
+    shown = []
+    for group, values in groups.items():
+        for name in sorted(values, key=lambda key: (rank.get(key, len(rank)), key)):
+            if values[name]["value"] is not None:
+                shown.append((name if group == "all" else f"{group}: {name}", values[name]))
+    return shown
 
 
 def _interval(found: dict[str, Any]) -> str:
