@@ -149,12 +149,15 @@ def _memory(work: Path, out: Path) -> list[Figure]:
 
 
 def _peak(slide: Path, store: Path) -> float:
-    """Peak resident memory, in MB, of a process that converts ``slide``."""
+    """Peak resident memory, in MB, of a process that converts ``slide``.
+
+    Read from /proc (Linux): getrusage would count the memory of the process that started it.
+    """
     code = (
-        f"import sys, resource; sys.path.insert(0, {str(SCRIPTS)!r})\n"
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"
         "from histomake.config import Convert\nfrom histomake.slide.convert import convert\n"
         f"convert({str(slide)!r}, {str(store)!r}, slide_id='m', config=Convert(), threads={THREADS})\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(result.stdout) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return int(result.stdout) / 1024
