@@ -71,17 +71,29 @@ def test_area_shares_of_a_label_image_are_its_histogram(seed, downsample, span):
     full = np.kron(values, np.ones((downsample, downsample), np.uint8))
     # Eightfold pixels make every span a whole number of pixels (16, 21.5 and 40 are multiples of 1/8).
     fine = np.kron(full, np.ones((8, 8), np.uint8))
-    for number, name in enumerate(NAMES, 1):
-        shares = area_shares(annotation, name, columns, rows, span)
+    for number, shares in enumerate(area_shares(annotation, NAMES, columns, rows, span).values(), 1):
         for j, y in enumerate(rows):
             for i, x in enumerate(columns):
                 part = fine[y * 8 : int(y * 8 + span * 8), x * 8 : int(x * 8 + span * 8)]
                 assert shares[j, i] == pytest.approx((part == number).sum() / (span * 8) ** 2, abs=1e-5)
 
 
+def test_tiles_of_a_large_label_image_join_without_a_seam(monkeypatch):
+    values = np.random.default_rng(0).integers(0, 4, (300, 200), np.uint8)
+    annotation = Annotation(NAMES, [], LabelImage(values, 2))
+    columns, rows, points = np.arange(0, 400, 37), np.arange(0, 600, 41), np.arange(3, 390, 7)
+    whole = area_shares(annotation, NAMES, columns, rows, 50.5), labels_at(annotation, ["tumor"], points, points)
+    monkeypatch.setattr("histomake.annotation.raster.MASK_TILE", 32)
+    tiled = area_shares(annotation, NAMES, columns, rows, 50.5), labels_at(annotation, ["tumor"], points, points)
+    for name in NAMES:
+        np.testing.assert_allclose(tiled[0][name], whole[0][name], atol=1e-6)
+    np.testing.assert_array_equal(tiled[1], whole[1])
+
+
 def test_overlapping_regions_of_one_class_count_once():
     annotation = Annotation(NAMES, [("tumor", shapely.box(0, 0, 10, 10)), ("tumor", shapely.box(5, 0, 15, 10))])
-    assert area_shares(annotation, "tumor", np.array([0]), np.array([0]), 20.0)[0, 0] == pytest.approx(150 / 400)
+    shares = area_shares(annotation, ["tumor"], np.array([0]), np.array([0]), 20.0)
+    assert shares["tumor"][0, 0] == pytest.approx(150 / 400)
 
 
 def test_points_are_looked_up_in_regions_and_label_images_alike():

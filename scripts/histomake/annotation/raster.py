@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from histomake.annotation.model import Annotation, LabelImage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MASK_TILE = 4096  # raster pixels looked at together: bounds memory whatever the mask's size
+MASK_TILE = 2048  # raster pixels looked at together: bounds memory whatever the mask's size
 
 
 def rasterise(annotation: Annotation, x: int, y: int, size: int, scale: float) -> NDArray[np.uint8]:
@@ -77,32 +78,43 @@ def _sample(labels: LabelImage, x: int, y: int, size: int, scale: float) -> NDAr
 
 
 def area_shares(
-    annotation: Annotation, class_name: str, columns: NDArray, rows: NDArray, span: float
-) -> NDArray[np.float32]:
-    """Share of every grid cell annotated as ``class_name``; columns, rows, span in level-0 pixels.
+    annotation: Annotation, class_names: Sequence[str], columns: NDArray, rows: NDArray, span: float
+) -> dict[str, NDArray[np.float32]]:
+    """Share of every grid cell annotated as each class; columns, rows, span in level-0 pixels.
 
-    Returns float32 of shape (rows, columns).
+    Returns float32 of shape (rows, columns) by class; zero for a class that the annotation does not know.
     """
-    if annotation.label_image is not None:
-        number = annotation.class_names.index(class_name) + 1 if class_name in annotation.class_names else 0
-        return _label_shares(annotation.label_image, number, columns, rows, span)
-    return polygon_shares(annotation.union_by_class.get(class_name, shapely.Polygon()), columns, rows, span)
+    if annotation.label_image is None:
+        unions = annotation.union_by_class
+        return {n: polygon_shares(unions.get(n, shapely.Polygon()), columns, rows, span) for n in class_names}
+    numbers = {n: annotation.class_names.index(n) + 1 for n in class_names if n in annotation.class_names}
+    found = _label_shares(annotation.label_image, set(numbers.values()), columns, rows, span)
+    nothing = np.zeros((rows.size, columns.size), np.float32)
+    return {name: found[numbers[name]] if name in numbers else nothing for name in class_names}
 
 
-def _label_shares(labels: LabelImage, number: int, columns: NDArray, rows: NDArray, span: float) -> NDArray[np.float32]:
+def _label_shares(
+    labels: LabelImage, numbers: set[int], columns: NDArray, rows: NDArray, span: float
+) -> dict[int, NDArray[np.float32]]:
+    """Share of every cell per class number; the raster is read once, in tiles, and only where there are cells."""
     height, width = labels.shape
-    shares = np.zeros((rows.size, columns.size))
-    if number == 0:
-        return shares.astype(np.float32)
+    shares = {number: np.zeros((rows.size, columns.size)) for number in numbers}
     by_row = interval_weights(rows, span, height, labels.downsample).tocsc()
     by_column = interval_weights(columns, span, width, labels.downsample).tocsc()
+    for down, across in _tiles(height, width):
+        row_weights, column_weights = by_row[:, down], by_column[:, across]
+        if row_weights.nnz == 0 or column_weights.nnz == 0:
+            continue
+        tile = labels.read(down, across)
+        for number in numbers & set(np.flatnonzero(np.bincount(tile.ravel())).tolist()):
+            shares[number] += (column_weights @ (row_weights @ (tile == number).astype(np.float32)).T).T
+    return {number: np.clip(share, 0, 1).astype(np.float32) for number, share in shares.items()}
+
+
+def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
     for top in range(0, height, MASK_TILE):
         for left in range(0, width, MASK_TILE):
-            down, across = slice(top, min(top + MASK_TILE, height)), slice(left, min(left + MASK_TILE, width))
-            found = labels.read(down, across) == number
-            if found.any():
-                shares += (by_column[:, across] @ (by_row[:, down] @ found.astype(np.float32)).T).T
-    return np.clip(shares, 0, 1).astype(np.float32)
+            yield slice(top, min(top + MASK_TILE, height)), slice(left, min(left + MASK_TILE, width))
 
 
 def labels_at(annotation: Annotation, names: list[str], x: NDArray, y: NDArray) -> NDArray[np.bool_]:
@@ -118,9 +130,9 @@ def labels_at(annotation: Annotation, names: list[str], x: NDArray, y: NDArray) 
 def _labels_of_points(labels: LabelImage, x: NDArray, y: NDArray) -> NDArray[np.uint8]:
     row = np.floor(y / labels.downsample).astype(np.int64)
     column = np.floor(x / labels.downsample).astype(np.int64)
-    height, width = labels.shape
     found = np.zeros(row.size, np.uint8)
-    for r in np.unique(row[(row >= 0) & (row < height)]):
-        here = (row == r) & (column >= 0) & (column < width)
-        found[here] = labels.read(slice(r, r + 1), slice(0, width))[0, column[here]]
+    for down, across in _tiles(*labels.shape):
+        here = (row >= down.start) & (row < down.stop) & (column >= across.start) & (column < across.stop)
+        if here.any():
+            found[here] = labels.read(down, across)[row[here] - down.start, column[here] - across.start]
     return found

@@ -145,7 +145,8 @@ def _band(
         "blur": tissue.mask & (labels == BLUR),
     }
     shares = {name: mask_shares(mask, columns, rows, length, **scale) for name, mask in masks.items()}
-    return shares | {f"area_{name}": area_shares(annotation, name, columns, rows, length) for name in class_names}
+    areas = area_shares(annotation, class_names, columns, rows, length)
+    return shares | {f"area_{name}": area for name, area in areas.items()}
 
 
 def _reasons(
