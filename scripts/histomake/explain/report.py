@@ -210,9 +210,9 @@ def _provenance(config: Config, rows: list[Row]) -> Html:
         for row in rows
     ]
     text = (
-        "Every output has a sidecar (.meta.json) with its inputs, settings and code; "
-        "`python -m histomake verify` follows a prediction down to the slide's bytes."
+        "Every output has a sidecar (.meta.json) with its inputs, settings and code. A prediction is followed down to "
     )
+    command = page.tag("code", "python -m histomake verify")
     return page.section(
         "Provenance",
         page.facts(state),
