@@ -209,14 +209,12 @@ def _provenance(config: Config, rows: list[Row]) -> Html:
         ]
         for row in rows
     ]
-    text = (
-        "Every output has a sidecar (.meta.json) with its inputs, settings and code. A prediction is followed down to "
-    )
+    text = "Every output has a sidecar (.meta.json) with its inputs, settings and code. To follow a prediction down to "
     command = page.tag("code", "python -m histomake verify")
     return page.section(
         "Provenance",
         page.facts(state),
-        page.tag("p", text),
+        page.tag("p", text, "the slide's bytes: ", command),
         page.folded(
             "slide fingerprints (sha256 of the source files)", page.table(["slide", "sha256", "bytes"], slides)
         ),
