@@ -127,18 +127,14 @@ def presegment(
             remedy="Scan it finer, or train the tissue model at a coarser mpp",
         )
     mpp = max(config.mpp, reader.mpp)
-    raw = image = _read(reader, mpp)
+    scanned = _read(reader, mpp)
     if config.mode == "brightfield":
-        _refuse_fluorescence(image, slide_id, reader.path)
-        padding = find_padding(image)
-        image = whiten(image, padding)
-        ink = find_ink(image, mpp) & ~padding if config.ink else np.zeros(image.shape[:2], bool)
-    else:
-        padding = ink = np.zeros(image.shape[:2], bool)
+        _refuse_fluorescence(scanned, slide_id, reader.path)
+    image, padding, ink = _without_glass(scanned, config, mpp)
     if segment is None:
         found, threshold = _threshold(image, padding | ink, config, mpp)
     else:
-        found, threshold = segment(raw), None
+        found, threshold = segment(scanned), None
     mask = _clean(found & ~padding & ~ink, config, mpp) & ~ink
     if not mask.any():
         raise SlideError(
@@ -148,6 +144,7 @@ def presegment(
             detail=f"no tissue above {config.min_area_um2:g} µm² was found (threshold {threshold})",
             remedy="Look at the slide; if tissue is there, lower tissue.threshold or tissue.min_area_um2",
         )
+    downsample = mpp / reader.mpp
     record = {
         "status": "ok",
         "slide_id": slide_id,
@@ -157,10 +154,20 @@ def presegment(
         "threshold": threshold,
         "ink_mm2": round(float(ink.sum()) * mpp**2 / 1e6, 4),
         **describe(mask, mpp),
-        "downsample_x": mpp / reader.mpp,
-        "downsample_y": mpp / reader.mpp,
+        "downsample_x": downsample,
+        "downsample_y": downsample,
     }
-    return TissueMask(mask, mpp / reader.mpp, mpp / reader.mpp, record)
+    return TissueMask(mask, downsample, downsample, record)
+
+
+def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: float) -> tuple[NDArray[np.uint8], Bools, Bools]:
+    """The image with glass balanced to white, and where there is unscanned padding and ink: brightfield only."""
+    nothing = np.zeros(image.shape[:2], bool)
+    if config.mode == "fluorescence":
+        return image, nothing, nothing
+    padding = find_padding(image)
+    white = whiten(image, padding)
+    return white, padding, find_ink(white, mpp) & ~padding if config.ink else nothing
 
 
 def _read(reader: SlideReader, mpp: float) -> NDArray[np.uint8]:

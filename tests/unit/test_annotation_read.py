@@ -217,6 +217,12 @@ def test_several_names_may_share_a_class_and_some_be_ignored(tmp_path):
     assert annotation.record["ignored"] == {"junk": 1}
 
 
+def test_a_file_whose_names_are_all_ignored_has_no_regions_and_no_error(tmp_path):
+    annotation = read(asap(tmp_path / "a.xml", asap_polygon(SQUARE, "junk")), ignore=["junk"])
+    assert annotation.regions == []
+    assert annotation.record["ignored"] == {"junk": 1}
+
+
 # Bad input
 
 
