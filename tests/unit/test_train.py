@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from histomake.config import Grid, Model, Task
@@ -100,11 +101,13 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(cohort, tmp_pa
 
 @pytest.mark.timeout(120)
 def test_sigterm_saves_the_state_and_ends_the_run(cohort, tmp_path: Path) -> None:
-    task = make_task(train={"steps": 5000, "validate_every": 5000, "checkpoint_minutes": 0.001})
+    task = make_task(train={"steps": 5000, "validate_every": 5000, "checkpoint_minutes": 0.001, "workers": 1})
     process = start(cohort[0], task, tmp_path / "model")
     saved = wait_for_step(process, tmp_path / "model.state", 0)
     time.sleep(0.3)
-    process.terminate()
+    for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+        # Slurm and Snakemake signal all processes of a job, loaders first or last.
+        member.terminate()
     process.join(60)
     assert process.exitcode == 1
     assert load_state(tmp_path / "model.state")["step"] > saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -190,5 +191,12 @@ def load_batches(dataset: Dataset, steps: range, *, workers: int) -> Iterator[Ba
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals,
     )
     return iter(loader)
+
+
+def _leave_signals(_worker: int) -> None:
+    """Slurm signals every process of a job; only the training process answers, and it ends its loaders itself."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
