@@ -175,6 +175,7 @@ rule front_page:
         metrics=collect("<results>/metrics/{task}.json", task=CONFIG.tasks),
         maps=model_pictures("embeddings/{task}/fold{fold}/mosaic.png"),
         panels=model_pictures("attributions/{task}/fold{fold}/panels.png"),
+        cascades=lambda wildcards: radhical_outputs(),
     output:
         page=report(
             "<results>/report/index.html",
