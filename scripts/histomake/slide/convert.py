@@ -321,10 +321,10 @@ class _Writing:
 
     def _finish(self, written: int) -> None:
         """Write the metadata of the levels there are."""
+        for level in self.levels[self.written : written]:
+            dump_json(self.store / level.path / "zarr.json", level.metadata())
         self.written = written
         levels = self.levels[:written]
-        for level in levels:
-            dump_json(self.store / level.path / "zarr.json", level.metadata())
         mpp = self.resolution.x, self.resolution.y
         attributes = {
             "slide_id": self.slide_id,
@@ -456,8 +456,8 @@ class _StreamCheck:
         starts = ends - sizes.astype(np.int64)
         self._total += len(columns)
         head = view[starts].astype(np.uint16) << 8 | view[np.minimum(starts + 1, len(view) - 1)]
-        good = (0xFFD8,) if self._codec == "jpeg" else (0xFF4F, 0x0000)
-        self._bad += [(row, int(c)) for c in columns[~np.isin(head, good)]]
+        bad = (head != 0xFFD8) if self._codec == "jpeg" else (head != 0xFF4F) & (head != 0x0000)
+        self._bad += [(row, int(c)) for c in columns[bad]]
         tail = view[np.maximum(ends - 2, 0)].astype(np.uint16) << 8 | view[ends - 1]
         for i in np.flatnonzero(tail != 0xFFD9):
             if EOI not in bytes(data[max(int(starts[i]), int(ends[i]) - TRAILER) : int(ends[i])]):
