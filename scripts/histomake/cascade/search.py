@@ -155,11 +155,9 @@ def find_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> Se
     if config.thresholds is None:
         return search_thresholds(cases, config.search, complete=config.train.complete, seed=seed)
     simulator = Simulator(cases, complete=config.train.complete)
-    cuts = [
-        simulator.trial([c], levels=1, method="coordinate") for c in _candidates(simulator, config.search.candidates)[0]
-    ]
+    dense = _dense(simulator, _candidates(simulator, config.search.candidates)[0])
     given = simulator.trial(_flat(config.thresholds), levels=simulator.depth, method="given")
-    return SearchResult(given, max(cuts, key=lambda t: t.f), "given", [given])
+    return SearchResult(given, dense, "given", [given])
 
 
 def search_thresholds(cases: Sequence[Case], config: CascadeSearch, *, complete: bool, seed: int) -> SearchResult:
@@ -216,6 +214,11 @@ def _values(case: Case, level: int, kind: Literal["p1", "p2", "sum"]) -> NDArray
     return values[values > 1e-3]
 
 
+def _dense(simulator: Simulator, cuts: NDArray[np.float64]) -> Trial:
+    """The dense network at its own best cut, by the F of pixels."""
+    return max((simulator.trial([c], levels=1, method="coordinate") for c in cuts), key=lambda t: t.pixel_f)
+
+
 def _by_coordinate(
     simulator: Simulator, candidates: Sequence[NDArray[np.float64]], config: CascadeSearch
 ) -> tuple[Trial, list[float]]:
@@ -225,8 +228,7 @@ def _by_coordinate(
     """
     levels = simulator.depth
     values = [0.5] + [1.0, 0.0] * (levels - 1)
-    cuts = [simulator.trial([c], levels=1, method="coordinate") for c in candidates[0]]
-    dense = max(cuts, key=lambda t: t.f)
+    dense = _dense(simulator, candidates[0])
     values[0] = dense.thresholds.cut
     for position in range(1, len(values)):
         depth = (position + 1) // 2 + 1
