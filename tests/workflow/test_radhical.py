@@ -1,0 +1,83 @@
+"""A cascade over plain images with label masks: a sheet is all it takes, and bad sheets are refused before any job."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+import yaml
+import zarr
+
+from tests.workshop import ROOT, Workshop
+
+IMAGES = ROOT / "tests" / "data" / "nuclei"
+ROLES = {"0d3640c1f1b8": "train", "94519eb45cbe": "train", "ea94ba4b01d1": "val", "6d327ab4f0e3": "test"}
+SMALL = {
+    "scales": [1.0, 0.25],
+    "train": {"steps": 8, "batch": 2, "lattice": 4},
+    "search": {"candidates": 3, "joint": 2},
+    "baselines": {"naive_pixels": 8, "repeats": 1},
+}
+
+
+def prepare(workshop: Workshop, *, patients: dict[str, str] | None = None) -> None:
+    """Plain images with their masks, one of them unannotated, a sheet of them, and a small cascade."""
+    folder = workshop.folder
+    workshop.sheet.parent.mkdir()
+    with workshop.sheet.open("w", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerow(("slide_id", "path", "patient_id", "annotation", "mpp", "split"))
+        for name, role in ROLES.items():
+            shutil.copy(IMAGES / f"{name}.png", folder)
+            shutil.copy(IMAGES / f"{name}_labels.tif", folder)
+            writer.writerow((name, f"{name}.png", (patients or {}).get(name, name), f"{name}_labels.tif", 0.5, role))
+        shutil.copy(IMAGES / "0e21d7b3eea8.png", folder / "new.png")
+        writer.writerow(("new", "new.png", "new", "", 0.5, ""))
+    content = {"sheet": "demo/slides.tsv", "results": "results", "radhical": {"nuclei": SMALL}}
+    workshop.config.write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run that went to its end."""
+    workshop = Workshop(tmp_path_factory.mktemp("radhical"))
+    workshop.copy_code()
+    prepare(workshop)
+    workshop.snakemake("--", "radhical")
+    return workshop
+
+
+def test_images_with_masks_go_straight_through(finished):
+    results = finished.results / "radhical" / "nuclei"
+    metrics = json.loads((results / "metrics.json").read_text())
+    bars = {bar["figure"]: bar for bar in metrics["bars"]}
+    assert bars["images: dense = patch-wise, largest difference"]["ok"]
+    assert bars["images: simulated = deployed mask"]["ok"]
+    assert [slide["slide_id"] for slide in metrics["slides"]] == ["6d327ab4f0e3"]
+    assert (results / "table.txt").read_text().startswith("images: ")
+    assert (results / "pareto.png").stat().st_size > 5000
+
+
+def test_an_unannotated_slide_is_segmented_all_the_same(finished):
+    results = finished.results / "radhical" / "nuclei" / "slides"
+    record = json.loads((results / "new.json").read_text())
+    assert record["status"] == "ok"
+    assert len(json.loads((results / "new.geojson").read_text())["features"]) == record["nuclei"]
+    assert zarr.open_group(results / "new.zarr", mode="r")["labels"].shape == (256, 320)
+
+
+def test_nothing_is_done_twice(finished):
+    done = finished.snakemake("--dry-run", "--", "radhical")
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_patient_in_validation_and_in_test_is_refused_before_any_job(tmp_path):
+    workshop = Workshop(tmp_path)
+    workshop.copy_code()
+    prepare(workshop, patients={"ea94ba4b01d1": "twin", "6d327ab4f0e3": "twin"})
+    done = workshop.snakemake("--", "radhical", check=False)
+    assert done.returncode != 0
+    assert "patient twin" in done.stderr
+    assert not list(workshop.folder.rglob("*.zarr"))
