@@ -198,7 +198,7 @@ def kills(folder: Path) -> Figure:
 
     shutil.rmtree(folder, ignore_errors=True)
     small_cohort.build_cohort(folder / "cohort", 3)
-    options = {"steps": 400, "batch": 8, "validate_every": 50, "workers": 0, "checkpoint_minutes": 0.003}
+    options = {"steps": 600, "batch": 8, "validate_every": 50, "workers": 0, "checkpoint_minutes": 0.003}
     task = Task.model_validate(
         {
             "grid": small_cohort.GRID_NAME,
@@ -208,7 +208,7 @@ def kills(folder: Path) -> Figure:
         }
     )
     train_killed.main(folder / "cohort", task.dump(), folder / "whole")
-    step = train_killed.kill_repeatedly(folder / "cohort", task, folder / "killed", kills=KILLS)
+    step = train_killed.kill_repeatedly(folder / "cohort", task, folder / "killed", kills=KILLS, pause=0.6)
     train_killed.main(folder / "cohort", task.dump(), folder / "killed")
     files = [folder / name / "model.safetensors" for name in ("whole", "killed")]
     equal = files[0].read_bytes() == files[1].read_bytes()

@@ -61,13 +61,13 @@ def wait_for_step(process: BaseProcess, folder: Path, step: int) -> int:
     raise AssertionError(f"the run ended with {process.exitcode} before a state after step {step} was seen")
 
 
-def kill_repeatedly(root: Path, task: Task, output: Path, *, kills: int, seed: int = 1) -> int:
-    """Start the run ``kills`` times and send SIGKILL at a random moment after it got on; returns the step reached."""
-    chance, step = random.Random(seed), 0
+def kill_repeatedly(root: Path, task: Task, output: Path, *, kills: int, pause: float = 0.2) -> int:
+    """Start the run ``kills`` times; SIGKILL it up to ``pause`` seconds after it got on; returns the step reached."""
+    chance, step = random.Random(1), 0
     for _ in range(kills):
         process = start(root, task, output)
         wait_for_step(process, state_of(output), step)
-        time.sleep(chance.uniform(0, 0.2))
+        time.sleep(chance.uniform(0, pause))
         process.kill()
         process.join()
         step = load_state(state_of(output))["step"]
