@@ -26,7 +26,7 @@ from histomake.slide.convert import convert
 from histomake.slide.reader import SlideReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from slide_files import grid, write_pyramid
+from slide_files import SHARED, grid, write_pyramid, write_scn
 
 from tests.bench.slides import big_slide
 
@@ -76,6 +76,14 @@ def test_a_truncated_slide(share, small, tmp_path):
     path = tmp_path / "cut.svs"
     path.write_bytes(small.read_bytes()[: int(small.stat().st_size * share)])
     assert refused(path, tmp_path).reason is Reason.TRUNCATED
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the NDPI slide is not committed")
+@pytest.mark.parametrize("share", [0.1, 0.7, 0.999])
+def test_a_truncated_ndpi(share, tmp_path):
+    content = (SHARED / "fluorescence-DAPI.ndpi").read_bytes()
+    (tmp_path / "a.ndpi").write_bytes(content[: int(len(content) * share)])
+    assert refused(tmp_path / "a.ndpi", tmp_path).reason in (Reason.TRUNCATED, Reason.UNREADABLE, Reason.DAMAGED_TILES)
 
 
 def test_an_empty_file(tmp_path):
@@ -414,6 +422,7 @@ def seeds(tmp_path_factory, data) -> Seeds:
     write_pyramid(folder / "jpeg.tif", [grid(200, 150), grid(100, 75)], compression="jpeg")
     write_pyramid(folder / "zlib.ome.tif", [grid(200, 150), grid(100, 75)], compression="zlib", subifds=True)
     tifffile.imwrite(folder / "strips.tif", grid(90, 60), photometric="rgb", rowsperstrip=8, compression="lzw")
+    write_scn(folder / "scn", [grid(200, 150), grid(100, 75)], offset=(50, 60), canvas=(300, 300))
     (folder / "jpeg").write_bytes(imagecodecs.jpeg8_encode(grid(90, 60)))
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     files["dicom"] = (data / "slides" / "camelyon-lowres.dcm").read_bytes()
@@ -423,7 +432,7 @@ def seeds(tmp_path_factory, data) -> Seeds:
 
 @fuzzing
 @given(
-    kind=st.sampled_from(["a.npy", "jpeg.tif", "zlib.ome.tif", "strips.tif", "dicom", "png", "jpeg"]),
+    kind=st.sampled_from(["a.npy", "jpeg.tif", "zlib.ome.tif", "strips.tif", "dicom", "png", "jpeg", "scn"]),
     changes=changes,
     header=st.booleans(),
     cut=st.none() | st.floats(0, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,10 @@ class OpenSlideSource(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._slide = openslide.OpenSlide(path)
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            raise ValueError(f"OpenSlide cannot open it: {error}") from error
         properties = dict(self._slide.properties)
         for width, height in self._slide.level_dimensions:
             check_size(width, height)
@@ -65,10 +69,16 @@ class OpenSlideSource(Source):
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
         """Label, macro and thumbnail images."""
         return {
-            name: lambda name=name: over_white(np.asarray(self._slide.associated_images[name]))
+            name: partial(self._associated, name)
             for name in self._slide.associated_images
             if name in ("label", "macro", "thumbnail")
         }
+
+    def _associated(self, name: str) -> np.ndarray:
+        try:
+            return over_white(np.asarray(self._slide.associated_images[name]))
+        except openslide.OpenSlideError as error:
+            raise DamagedTilesError(f"the {name} image cannot be decoded: {error}") from error
 
     def close(self) -> None:
         """Close the slide."""
