@@ -416,3 +416,12 @@ def test_rare_structure_that_covers_no_patch_by_half_can_be_segmented(tmp_path: 
     # As if the second class were nowhere dominant, though the table says that patches contain it.
     mostly_first = replace(patches, target=np.ones_like(patches.target))
     check_classes(mostly_first, mostly_first, task)
+
+
+def test_figure_that_the_validation_slides_cannot_give_is_named_at_once(cohort, tmp_path: Path) -> None:
+    task = make_task(train={"select": "auroc"})
+    patches = known_patches(cohort[:2], task)
+    one_class = patches.take(patches.target == 0)
+    trainer = Trainer(task, patches=patches, held_out=one_class, state=tmp_path, seed=0, threads=1)
+    with pytest.raises(HistomakeError, match=r"auroc is not defined on the validation patches \(slides s0, s1"):
+        trainer.validate()

@@ -9,7 +9,7 @@ import yaml
 from tests.workshop import ROOT, Workshop
 
 EXAMPLES = ("classification", "regression", "segmentation")
-SHORT = {"steps": 8, "batch": 8, "validate_every": 4, "validate_patches": 32}
+SHORT = {"steps": 8, "batch": 8, "validate_every": 4, "validate_patches": 32, "select": "loss"}
 
 
 def examples() -> dict[str, dict]:

@@ -143,7 +143,7 @@ def export(trainer: Trainer, output: Path) -> None:
     """Write the best weights, their description and the history into ``output``; last what the others rest on."""
     best, task = trainer.best, trainer.task
     if best is None:
-        raise HistomakeError(f"no validation gave a {task.train.select}: is more than one class among its patches?")
+        raise HistomakeError("training ended before its first validation")
     if trainer.drawn is not None:
         join_parts(trainer.drawn.folder, output)
     shutil.rmtree(output / EVENTS, ignore_errors=True)

@@ -345,6 +345,12 @@ class Trainer:
     def _record(self, meter: ScoreMeter | PixelMeter) -> None:
         select = self.task.train.select
         measured = meter.figures(build_loss(self._loss_name(), class_weights=_on_cpu(self._class_weights())))
+        if np.isnan(measured[select]):
+            slides = sorted({self.held_out.entries[slide].slide_id for slide in self.held_out.slide})
+            raise HistomakeError(
+                f"train.select: {select} is not defined on the validation patches (slides {', '.join(slides)}: one class "
+                "only?); choose another figure, or stratify the split"
+            )
         row = {
             "step": self.step,
             "train_loss": self.running.mean_loss,
