@@ -141,7 +141,7 @@ def _class_counts(patches: PatchIndex, task: Task) -> dict[str, int]:
 
 def export(trainer: Trainer, output: Path) -> None:
     """Write the best weights, their description and the history into ``output``; last what the others rest on."""
-    best, task = trainer.best, trainer.task
+    best = trainer.best
     if best is None:
         raise HistomakeError("training ended before its first validation")
     if trainer.drawn is not None:

@@ -348,8 +348,8 @@ class Trainer:
         if np.isnan(measured[select]):
             slides = sorted({self.held_out.entries[slide].slide_id for slide in self.held_out.slide})
             raise HistomakeError(
-                f"train.select: {select} is not defined on the validation patches (slides {', '.join(slides)}: one class "
-                "only?); choose another figure, or stratify the split"
+                f"train.select: {select} is not defined on the validation patches (slides {', '.join(slides)}: "
+                "only one class?); choose another figure, or stratify the split"
             )
         row = {
             "step": self.step,
