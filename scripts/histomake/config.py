@@ -461,7 +461,8 @@ class CascadeSearch(Section):
     """How thresholds are chosen on validation patients."""
 
     max_f_loss: Share = Field(
-        0.01, description="The cheapest thresholds are taken with which neither F (of pixels, of nuclei) lies further below "
+        0.01,
+        description="The cheapest thresholds are taken with which neither F, of pixels or of nuclei, lies further below "
         "the dense network's on validation patients.",
     )
     min_saving: Share = Field(
