@@ -462,8 +462,8 @@ class CascadeSearch(Section):
 
     max_f_loss: Share = Field(
         0.01,
-        description="The cheapest thresholds are taken with which neither F, of pixels or of nuclei, lies further below "
-        "the dense network's on validation patients.",
+        description="The cheapest thresholds are taken with which neither F, of pixels or of nuclei, lies further "
+        "below the dense network's on validation patients.",
     )
     min_saving: Share = Field(
         0.0,
