@@ -93,6 +93,14 @@ def fitted_slides(wildcards):
     return [slide_id for entries in fitted(wildcards).values() for slide_id, _, _ in entries]
 
 
+def pretrained(wildcards):
+    """The weights a task starts from, when they are a file or an earlier model and not the hub's."""
+    path = task(wildcards).model.pretrained
+    if isinstance(path, bool):
+        return []
+    return path if path.endswith(".safetensors") else f"{path}/model.safetensors"
+
+
 def prediction_paths(task_name, *roles):
     return [
         LAYOUT.prediction(task_name, fold, s) for fold in folds(task_name) for s in slides_in(task_name, fold, *roles)
@@ -183,12 +191,19 @@ def interpretation_outputs():
     return [LAYOUT.results / "report" / "index.html", *pages, *(exports if CONFIG.explain.qupath else [])]
 
 
+def contact_sheets():
+    """Of every slide, on the grids that a task learns from."""
+    grids = sorted({t.grid for t in CONFIG.tasks.values()})
+    return [LAYOUT.results / "contact" / grid / f"{s}.png" for grid in grids for s in SLIDES]
+
+
 def final_outputs(wildcards):
     """Everything `snakemake` makes when no target is named."""
     return [
         LAYOUT.catalog,
         LAYOUT.lineage,
         *(LAYOUT.metrics(name) for name in CONFIG.tasks),
+        *contact_sheets(),
         *interpretation_outputs(),
         *radhical_outputs(),
     ]

@@ -33,6 +33,7 @@ rule enrol:
 rule train:
     input:
         cohort="<results>/models/{task}/fold{fold}.cohort.json",
+        pretrained=ancient(pretrained),
     output:
         weights="<results>/models/{task}/fold{fold}/model.safetensors",
         description="<results>/models/{task}/fold{fold}/model.json",
@@ -45,13 +46,14 @@ rule train:
         "../envs/learning.yaml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=lambda wildcards: task(wildcards).train.gpus,
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=minutes(24 * 60),
     params:
         cfg=lambda wildcards: task(wildcards).fitting(),
         classes=CONFIG.class_names,
         seed=CONFIG.seed,
+        pretrained=lambda wildcards: [FINGERPRINTS.of(path) for path in [pretrained(wildcards)] if path],
         code=code("train.py"),
     script:
         "../scripts/train.py"

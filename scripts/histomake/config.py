@@ -179,7 +179,8 @@ class Target(Section):
     column: str | None = Field(None, description="Label column of the sheet, when source is sheet.")
     min_area: Share = Field(
         0.5,
-        description="A patch takes a class when at least this share is annotated so; patches below it for every class are unlabelled.",
+        description="A patch takes a class when at least this share is annotated so; "
+        "patches below it for every class are unlabelled.",
     )
     multi_label: bool = Field(
         False,
@@ -568,6 +569,9 @@ class PatchCascade(Section):
 class Explain(Section):
     """Pictures of what a model saw."""
 
+    contact_patches: int = Field(
+        16, ge=1, le=64, description="Random kept patches, and as many excluded ones, on a slide's contact sheet."
+    )
     embed_patches: int = Field(
         5000, ge=10, description="Patches in the embedding, at most, drawn evenly from the test slides."
     )

@@ -28,7 +28,6 @@ def show(figures: Iterable[Figure]) -> str:
     width = max((len(f.figure) for f in rows), default=6)
     lines = [f"{'figure':<{width}}  {'value':>12}  {'bar':>10}  ok"]
     for f in rows:
-        lines.append(
-            f"{f.figure:<{width}}  {f.value:>12.4g}  {f.bar:>10}  {'yes' if f.ok else 'NO '}  {f.unit}  {f.note}".rstrip()
-        )
+        ok = "yes" if f.ok else "NO "
+        lines.append(f"{f.figure:<{width}}  {f.value:>12.4g}  {f.bar:>10}  {ok}  {f.unit}  {f.note}".rstrip())
     return "\n".join([*lines, "", *(json.dumps(asdict(f)) for f in rows)])

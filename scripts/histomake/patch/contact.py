@@ -60,6 +60,16 @@ def contact_sheet(
         figure.savefig(aside, format="png", dpi=110)
 
 
+def no_contact_sheet(outcome: dict[str, Any], path: Path | str) -> None:
+    """Draw the reason why a slide in quarantine has no patches, in place of its contact sheet."""
+    figure = Figure(figsize=(COLUMNS * 1.3, 1.2))
+    FigureCanvasAgg(figure)
+    text = f"{outcome['slide_id']} is in quarantine ({outcome['reason']}): {outcome['detail']}"
+    figure.text(0.02, 0.5, text, fontsize=9, color=EXCLUDED_COLOUR, va="center", wrap=True, parse_math=False)
+    with atomic_file(path) as aside:
+        figure.savefig(aside, format="png", dpi=110)
+
+
 def _thumbnail(reader: SlideReader, x: int, y: int, grid: dict[str, Any]) -> NDArray[np.uint8]:
     size = min(grid["size"], THUMB_PX)
     return reader.read(x, y, size, grid["mpp"] * grid["size"] / size)
