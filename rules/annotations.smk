@@ -16,7 +16,7 @@ rule annotate:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=gigapixel_memory(2000, 8000),
+        mem_mb=memory(4000),
         runtime=minutes(15),
     params:
         annotation=annotation_fingerprint,

@@ -15,7 +15,7 @@ rule lineage:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=memory(4000),
         runtime=minutes(30),
     params:
         code=code("lineage.py"),

@@ -14,7 +14,7 @@ rule split:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         roles=lambda wildcards: [[a.fold, a.slide_id, a.patient_id, a.role] for a in ROLES[wildcards.task]],
@@ -39,7 +39,7 @@ rule quarantine:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         max_share=0.0 if CONFIG.on_bad_slide == "fail" else CONFIG.max_quarantined,

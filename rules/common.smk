@@ -112,13 +112,11 @@ def entries(task_name, *roles):
     return [entry(s) for fold in folds(task_name) for s in slides_in(task_name, fold, *roles)]
 
 
-def gigapixel_memory(base_mb, per_file_gb_mb):
-    """Memory that grows with the slide file and with every attempt (a·size + b, doubled on retry)."""
-
-    def memory(wildcards, input, attempt):
-        return int((base_mb + per_file_gb_mb * input.size_mb / 1000) * 2 ** (attempt - 1))
-
-    return memory
+def memory(base_mb, per_gb=0):
+    """Memory in MB that doubles with every attempt; ``per_gb`` adds to it for every GB of input (a·size + b)."""
+    if not per_gb:
+        return lambda wildcards, attempt: base_mb * 2 ** (attempt - 1)
+    return lambda wildcards, input, attempt: int((base_mb + per_gb * input.size_mb / 1000) * 2 ** (attempt - 1))
 
 
 def minutes(base):

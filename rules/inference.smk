@@ -19,7 +19,7 @@ rule predict:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: task(wildcards).predict.dump(),
@@ -53,7 +53,7 @@ rule evaluate:
         "../envs/learning.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         runtime=minutes(30),
     params:
         kind=lambda wildcards: task(wildcards).kind,

@@ -32,7 +32,7 @@ rule views:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=gigapixel_memory(2000, 0),
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         mpp=CONFIG.explain.overlay_mpp,
@@ -74,7 +74,7 @@ rule embed:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         runtime=minutes(60),
     params:
         cfg=explain_settings("embed_patches", "umap_neighbors"),
@@ -115,7 +115,7 @@ rule attribute:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         runtime=minutes(60),
     params:
         cfg=explain_settings("shap_patches", "shap_at", "shap_background"),
@@ -153,7 +153,7 @@ rule slide_page:
         "../envs/learning.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         tasks=slide_tasks,
@@ -191,7 +191,7 @@ rule front_page:
         "../envs/learning.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=memory(4000),
         runtime=minutes(20),
     params:
         cfg=CONFIG.dump(),
@@ -217,7 +217,7 @@ rule export_qupath:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         code=code("export_qupath.py"),

@@ -20,7 +20,7 @@ rule tabulate:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=gigapixel_memory(2000, 0),
+        mem_mb=memory(2000),
         runtime=minutes(15),
     params:
         cfg=lambda wildcards: CONFIG.grids[wildcards.grid].dump(),
@@ -51,7 +51,7 @@ rule contact:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=gigapixel_memory(2000, 0),
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         patches=CONFIG.explain.contact_patches,
@@ -80,7 +80,7 @@ rule catalog:
         "../envs/slides.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         runtime=minutes(60),
     params:
         sheet=lambda wildcards: [

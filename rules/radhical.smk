@@ -26,7 +26,7 @@ rule radhical_split:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         roles=lambda wildcards: [[a.fold, a.slide_id, a.patient_id, a.role] for a in CASCADE_ROLES[wildcards.cascade]],
@@ -54,7 +54,7 @@ rule radhical_train:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         runtime=minutes(240),
     params:
         cfg=lambda wildcards: cascade(wildcards).fitting(),
@@ -81,7 +81,7 @@ rule radhical_maps:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=gigapixel_memory(4000, 8000),
+        mem_mb=memory(8000),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: cascade(wildcards).fitting(),
@@ -113,7 +113,7 @@ rule radhical_search:
         "../envs/learning.yaml"
     threads: 2
     resources:
-        mem_mb=gigapixel_memory(4000, 8000),
+        mem_mb=memory(8000),
         runtime=minutes(120),
     params:
         cfg=lambda wildcards: cascade(wildcards).dump(),
@@ -149,7 +149,7 @@ rule radhical_segment:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=gigapixel_memory(4000, 1000),
+        mem_mb=memory(6000),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: cascade(wildcards).fitting(),
@@ -189,7 +189,7 @@ rule radhical_compare:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=gigapixel_memory(6000, 16000),
+        mem_mb=memory(12000),
         runtime=minutes(120),
     params:
         cfg=lambda wildcards: cascade(wildcards).dump(),
@@ -219,7 +219,7 @@ rule patch_cascade:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: patch_cascade(wildcards).dump(),

@@ -14,7 +14,7 @@ rule convert:
         "../envs/slides.yaml"
     threads: 2
     resources:
-        mem_mb=gigapixel_memory(1500, 200),
+        mem_mb=memory(1500, per_gb=200),
         runtime=minutes(30),
     params:
         slide=fingerprint,

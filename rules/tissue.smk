@@ -16,7 +16,7 @@ rule presegment:
         "../envs/learning.yaml" if TISSUE_MODEL else "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=gigapixel_memory(2000, 0),
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         cfg=CONFIG.tissue.dump(),
@@ -41,7 +41,7 @@ rule quality:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=gigapixel_memory(2000, 0),
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         cfg=CONFIG.quality.dump(),

@@ -21,7 +21,7 @@ rule enrol:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=memory(2000),
         runtime=minutes(10),
     params:
         slides=fitted,
@@ -47,7 +47,7 @@ rule train:
     threads: 2
     resources:
         gpu=lambda wildcards: task(wildcards).train.gpus,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        mem_mb=memory(16000),
         runtime=minutes(24 * 60),
     params:
         cfg=lambda wildcards: task(wildcards).fitting(),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 THUMB_PX = 128
+DPI = 80
 KEPT_COLOUR, EXCLUDED_COLOUR = "#1a7f37", "#b3261e"
 
 
@@ -57,7 +58,7 @@ def contact_sheet(
             f"{reasons[row] or 'kept'}  {tissue[row]:.0%}\n{x[row]}, {y[row]}", fontsize=6, color=colour, pad=2
         )
     with atomic_file(path) as aside:
-        figure.savefig(aside, format="png", dpi=110)
+        figure.savefig(aside, format="png", dpi=DPI)
 
 
 def no_contact_sheet(outcome: dict[str, Any], path: Path | str) -> None:
@@ -67,7 +68,7 @@ def no_contact_sheet(outcome: dict[str, Any], path: Path | str) -> None:
     text = f"{outcome['slide_id']} is in quarantine ({outcome['reason']}): {outcome['detail']}"
     figure.text(0.02, 0.5, text, fontsize=9, color=EXCLUDED_COLOUR, va="center", wrap=True, parse_math=False)
     with atomic_file(path) as aside:
-        figure.savefig(aside, format="png", dpi=110)
+        figure.savefig(aside, format="png", dpi=DPI)
 
 
 def _thumbnail(reader: SlideReader, x: int, y: int, grid: dict[str, Any]) -> NDArray[np.uint8]:

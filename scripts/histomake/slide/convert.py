@@ -232,6 +232,7 @@ class _Writing:
         self.written = 0
         self.associated: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
+        self._hashing = ThreadPoolExecutor(1)
         # Finished shards go to the disk while the next ones are written, so that little is left to wait for.
         self._syncing = ThreadPoolExecutor(SYNC_THREADS)
         self._synced: list[Future[None]] = []
@@ -240,7 +241,8 @@ class _Writing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._syncing.shutdown(cancel_futures=True)
+        for pool in (self._hashing, self._syncing):
+            pool.shutdown(cancel_futures=True)
 
     def _closed(self, path: Path, sha256: str) -> None:
         self._hashes[path.relative_to(self.store).as_posix()] = sha256
@@ -258,7 +260,7 @@ class _Writing:
         originals = self.slide.info.levels
         for index, original in enumerate(originals):
             if original.coding is not None:
-                writer = LevelWriter(self.store, self.levels[index], self._closed)
+                writer = LevelWriter(self.store, self.levels[index], self._hashing, self._closed)
                 self.empty_tiles[index] = copy_tiles(self.slide.tile_bytes(index), writer)
                 self._finish(index + 1)
                 continue
@@ -287,7 +289,7 @@ class _Writing:
             return f"left out: it cannot be read ({error})"
         picture = SourceLevel(pixels.shape[1], pixels.shape[0], self.config.tile_px, self.config.tile_px)
         level = _layout(picture, picture, f"associated/{name}", self.config)
-        with LevelWriter(self.store, level, self._closed) as writer:
+        with LevelWriter(self.store, level, self._hashing, self._closed) as writer:
             for row in _encode_tiles(pixels, level, 0, 0):
                 writer.append(row.row, row.columns, row.sizes, row.data)
         dump_json(self.store / level.path / "zarr.json", level.metadata())
@@ -300,7 +302,7 @@ class _Writing:
         levels = levels[: halvings + 1 - halved]
         blocks = list(_blocks(base.width, base.height, width, height))
         counts = [0] * len(levels)
-        writers = [LevelWriter(self.store, level, self._closed) for level in levels]
+        writers = [LevelWriter(self.store, level, self._hashing, self._closed) for level in levels]
         with ExitStack() as stack:
             for writer in writers:
                 stack.enter_context(writer)
@@ -409,7 +411,7 @@ def copy_tiles(tiles: TileBytes, writer: LevelWriter) -> int:
     level = writer.level
     file = FileBytes(tiles.path)
     check = _StreamCheck(level.coding.codec)
-    buffer = bytearray()
+    buffers = _Buffers()
     try:
         with writer:
             for row in range(level.grid[0]):
@@ -417,17 +419,36 @@ def copy_tiles(tiles: TileBytes, writer: LevelWriter) -> int:
                     columns = start + np.flatnonzero(tiles.counts[row, start : start + level.shard_columns])
                     if len(columns):
                         sizes = tiles.counts[row, columns]
-                        total = int(sizes.sum())
-                        if total > len(buffer):
-                            buffer = bytearray(total)
-                        data = memoryview(buffer)[:total]
+                        data = buffers.take(int(sizes.sum()))
                         _read_run(file, tiles.offsets[row, columns], sizes, data)
                         check.add(row, columns, sizes, data)
-                        writer.append(row, columns, sizes, data)
+                        buffers.busy(writer.append(row, columns, sizes, data))
     finally:
         file.close()
     check.finish()
     return int(np.count_nonzero(tiles.counts == 0))
+
+
+class _Buffers:
+    """Two buffers in turn: one is filled while the other is still being hashed."""
+
+    def __init__(self) -> None:
+        self._buffers = [bytearray(), bytearray()]
+        self._users: list[Future[None] | None] = [None, None]
+
+    def take(self, size: int) -> memoryview:
+        """The buffer that was used before last, once nobody uses it."""
+        for both in (self._buffers, self._users):
+            both.reverse()
+        if self._users[0] is not None:
+            self._users[0].result()
+        if len(self._buffers[0]) < size:
+            self._buffers[0] = bytearray(size)
+        return memoryview(self._buffers[0])[:size]
+
+    def busy(self, user: Future[None]) -> None:
+        """The buffer taken last must not be filled again before ``user`` is done."""
+        self._users[0] = user
 
 
 def _read_run(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: memoryview) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -111,36 +112,44 @@ class Level:
 
 
 class ShardWriter:
-    """One shard file in the making; tiles are appended, the index comes with ``close``."""
+    """One shard file in the making; tiles are appended, the index comes with ``close``.
 
-    def __init__(self, path: Path, rows: int, columns: int) -> None:
+    Its sha256 is computed in ``hashing``, an executor of one thread, which keeps the order of the bytes.
+    """
+
+    def __init__(self, path: Path, rows: int, columns: int, hashing: Executor) -> None:
         self.path = path
+        self._hashing = hashing
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._index = np.full((rows, columns, 2), ABSENT, np.uint64)
         self._digest = hashlib.sha256()
         self._end = 0
 
-    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
-        """Append tiles of one row: ``data`` is their bytes back to back, ``sizes`` their lengths."""
+    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> Future[None]:
+        """Append tiles of one row: ``data`` is their bytes back to back, ``sizes`` their lengths.
+
+        ``data`` must not change before the returned future is done.
+        """
         sizes = sizes.astype(np.uint64)
         ends = np.cumsum(sizes)
         self._index[row, columns, 0] = self._end + (ends - sizes)
         self._index[row, columns, 1] = sizes
-        self._write(data)
         self._end += int(ends[-1])
+        return self._write(data)
 
-    def _write(self, data: bytes | memoryview) -> None:
-        self._digest.update(data)
+    def _write(self, data: bytes | memoryview) -> Future[None]:
+        hashed = self._hashing.submit(self._digest.update, data)
         view = memoryview(data)
         while view:
             view = view[os.write(self._descriptor, view) :]
+        return hashed
 
     def close(self) -> str:
         """Write the index and close the file; returns the file's sha256."""
         index = self._index.astype("<u8").tobytes()
         try:
-            self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
+            self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little")).result()
         finally:
             self.abandon()
         return self._digest.hexdigest()
@@ -155,18 +164,22 @@ class ShardWriter:
 class LevelWriter:
     """Writes the tiles of one level into its shards, one band of shards after another, top to bottom.
 
-    ``closed`` is told the path and the sha256 of every finished shard.
+    ``closed`` is told the path and the sha256 of every finished shard; ``hashing`` is an executor of one thread.
     """
 
-    def __init__(self, store: Path, level: Level, closed: Callable[[Path, str], None]) -> None:
+    def __init__(self, store: Path, level: Level, hashing: Executor, closed: Callable[[Path, str], None]) -> None:
         self.level = level
         self._store = store
+        self._hashing = hashing
         self._closed = closed
         self._band = -1
         self._open: dict[int, ShardWriter] = {}
 
-    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
-        """Append tiles of one row that lie in one shard; a lower band of shards closes the one above."""
+    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> Future[None]:
+        """Append tiles of one row that lie in one shard; a lower band of shards closes the one above.
+
+        ``data`` must not change before the returned future is done.
+        """
         band, inner = divmod(row, self.level.shard_rows)
         if band != self._band:
             self._close_band()
@@ -174,8 +187,8 @@ class LevelWriter:
         shard = int(columns[0]) // self.level.shard_columns
         if shard not in self._open:
             path = self._store / self.level.shard_key(band, shard)
-            self._open[shard] = ShardWriter(path, self.level.shard_rows, self.level.shard_columns)
-        self._open[shard].append(inner, columns - shard * self.level.shard_columns, sizes, data)
+            self._open[shard] = ShardWriter(path, self.level.shard_rows, self.level.shard_columns, self._hashing)
+        return self._open[shard].append(inner, columns - shard * self.level.shard_columns, sizes, data)
 
     def _close_band(self) -> None:
         while self._open:
