@@ -72,13 +72,15 @@ def _speed(slide: Path, out: Path) -> list[Figure]:
         shutil.copyfile(slide, out / "copy")
         sha256_file(slide)
 
-    copied, converted, baseline = side_by_side(
-        copy_and_hash, lambda: to_store(slide, out / "a.zarr"), lambda: through_openslide(slide, out / "b.zarr")
-    )
-    manifest = to_store(slide, out / "a.zarr")
+    def ours() -> dict:
+        return to_store(slide, out / "a.zarr")
+
+    manifest = ours()  # the first call also pays for what is imported late
+    copied, converted = side_by_side(copy_and_hash, ours)
+    baseline, beside = side_by_side(lambda: through_openslide(slide, out / "b.zarr"), ours)
     growth = manifest["bytes_out"] / manifest["bytes_in"]
     took = f"{statistics.median(converted):.3f} s, {slide.stat().st_size / 1e6:.0f} MB"
-    slower, faster = ratio(converted, copied), ratio(baseline, converted)
+    slower, faster = ratio(converted, copied), ratio(baseline, beside)
     return [
         Figure("convert 24k / (cp + sha256)", slower, "<= 2.0", slower <= 2, "x", took),
         Figure("openslide-dask-zarr / convert 24k", faster, ">= 50", faster >= 50, "x"),
