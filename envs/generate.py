@@ -18,7 +18,6 @@ LEARNING = frozenset(
         "tensorboard",
         "timm",
         "torch",
-        "torchmetrics",
         "torchstain",
         "torchvision",
         "umap-learn",

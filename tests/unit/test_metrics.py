@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -164,72 +163,3 @@ def test_nothing_labelled_is_an_error() -> None:
 def test_slides_in_quarantine_are_passed_over() -> None:
     empty = prediction(9, 9, np.zeros((0, 2)), np.zeros(0, int))
     assert run([*cohort(0), empty], bootstraps=3).record["slides"] == 9
-
-
-def test_a_thousand_bootstraps_of_many_patches_take_seconds() -> None:
-    predictions = cohort(0, slides=40, patches=5000)
-    started = time.perf_counter()
-    run(predictions)
-    assert time.perf_counter() - started < 10
-
-
-def test_regression_metrics_equal_sklearn() -> None:
-    rng = np.random.default_rng(0)
-    predictions = []
-    for slide in range(6):
-        target = rng.normal(slide, 1, 50).astype(np.float32)
-        value = target + rng.normal(0, 0.5, 50).astype(np.float32)
-        columns = {"score_grade": value, "target_grade": pa.array(target, mask=rng.random(50) < 0.1)}
-        table = pa.table({**columns, "tissue": np.ones(50, np.float32)})
-        predictions.append(SlidePrediction(f"s{slide}", f"p{slide}", 0, table))
-    target = Target(source="sheet", column="grade")
-    for i, prediction in enumerate(predictions):
-        prediction.labels["grade"] = str(i)
-    evaluation = evaluate(predictions, kind="regression", target=target, aggregate="mean", seed=0, bootstraps=20)
-    items = evaluation.items["patch"]
-    expected = {
-        "mae": reference.mean_absolute_error(items.target, items.score),
-        "rmse": reference.root_mean_squared_error(items.target, items.score),
-        "r2": reference.r2_score(items.target, items.score),
-        "pearson": np.corrcoef(items.target[:, 0], items.score[:, 0])[0, 1],
-    }
-    for name, value in expected.items():
-        assert metric(evaluation, "patch", name) == pytest.approx(value, abs=1e-6), name
-    assert metric(evaluation, "slide", "mae") < 0.5
-
-
-def test_several_labels_are_measured_one_by_one() -> None:
-    rng = np.random.default_rng(0)
-    truth = rng.random((300, 2)) < 0.4
-    score = np.clip(truth * 0.3 + rng.random((300, 2)) * 0.7, 0, 1)
-    labels = ["+".join(name for name, has in zip(NAMES, row, strict=True) if has) for row in truth]
-    columns = {f"score_{name}": score[:, i] for i, name in enumerate(NAMES)}
-    table = pa.table({**columns, "tissue": np.ones(300), "label": pa.array(labels).dictionary_encode()})
-    target = Target(classes=NAMES, multi_label=True)
-    predictions = [SlidePrediction("s0", "p0", 0, table, threshold=[0.5, 0.3])]
-    evaluation = evaluate(predictions, kind="classification", target=target, aggregate="mean", seed=0, bootstraps=5)
-    for i, (name, threshold) in enumerate(zip(NAMES, (0.5, 0.3), strict=True)):
-        assert metric(evaluation, "patch", "auroc", name) == pytest.approx(
-            reference.roc_auc_score(truth[:, i], score[:, i])
-        )
-        assert metric(evaluation, "patch", "f1", name) == pytest.approx(
-            reference.f1_score(truth[:, i], score[:, i] >= threshold)
-        )
-
-
-def segmented(slide: int, patient: int, counts: list[list[int]]) -> SlidePrediction:
-    """A slide of one patch with tp, fp, fn per class."""
-    columns = {
-        f"{key}_{name}": [counts[c][k]] for c, name in enumerate(NAMES) for k, key in enumerate(("tp", "fp", "fn"))
-    }
-    return SlidePrediction(f"s{slide}", f"p{patient}", 0, pa.table(columns))
-
-
-def test_dice_of_all_pixels_and_of_slides_differ_as_slides_do() -> None:
-    predictions = [segmented(0, 0, [[90, 0, 10], [0, 10, 0]]), segmented(1, 1, [[10, 30, 10], [50, 10, 30]])]
-    target = Target(source="mask", classes=NAMES)
-    evaluation = evaluate(predictions, kind="segmentation", target=target, aggregate="mean", seed=0, bootstraps=50)
-    assert metric(evaluation, "pixel", "dice", "benign") == pytest.approx(200 / 250)
-    assert metric(evaluation, "pixel", "iou", "benign") == pytest.approx(100 / 150)
-    assert metric(evaluation, "slide", "dice", "benign") == pytest.approx((180 / 190 + 20 / 60) / 2)
-    assert metric(evaluation, "pixel", "dice", "tumour") == pytest.approx(100 / 150)

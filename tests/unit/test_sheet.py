@@ -5,7 +5,8 @@ from histomake.config import parse_config
 from histomake.errors import ConfigError
 from histomake.sheet import read_sheet
 
-CONFIG = parse_config({"tasks": {"t": {"grid": "x20", "target": {"source": "sheet", "column": "grade"}}}})
+TARGET = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
+CONFIG = parse_config({"tasks": {"t": {"grid": "x20", "target": TARGET}}})
 PLAIN = parse_config({})
 
 
