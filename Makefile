@@ -63,7 +63,9 @@ lint: env
 	$(VENV)/bin/snakefmt --check Snakefile rules
 	$(SNAKEMAKE) --lint
 
+# The peers go into the project's environment without their own dependencies: nothing locked changes.
 bench: env
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps -r tests/bench/requirements.txt
 	$(PYTHON) -m tests.bench $(BENCH)
 
 gpu-test: env
