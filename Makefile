@@ -8,7 +8,7 @@ CORES ?= 2
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 export PYTHONPATH := scripts
 
-.PHONY: env envs lock docs demo report test lint bench cluster-test gpu-test profiles view viewer radhical shell clean
+.PHONY: env envs lock docs demo report test test-examples lint bench cluster-test gpu-test profiles view viewer radhical shell clean
 
 env: $(VENV)/lock.sha256
 
@@ -55,7 +55,10 @@ radhical: env
 	@echo "report: results/nuclei/report.html"
 
 test: env
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -m "not examples"
+
+test-examples: env
+	$(PYTHON) -m pytest tests/workflow -m examples
 
 lint: env
 	$(VENV)/bin/ruff check .

@@ -53,8 +53,8 @@ def test_the_layout_is_the_same_for_the_same_seed():
     features = np.random.default_rng(1).normal(size=(40, 12)).astype(np.float32)
     first, second = (embedding.lay_out(features, neighbours=10, seed=3) for _ in range(2))
     assert (first[0] == second[0]).all()
-    assert first[0].shape == (60, 2)
-    assert first[1].shape == (60, 3)
+    assert first[0].shape == (40, 2)
+    assert first[1].shape == (40, 3)
 
 
 @pytest.mark.parametrize("features", [np.ones((1, 8)), np.ones((30, 8)), np.random.default_rng(0).normal(size=(4, 8))])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import yaml
 
 from tests.workshop import ROOT, Workshop
+
+pytestmark = pytest.mark.examples
 
 EXAMPLES = ("classification", "regression", "segmentation")
 SHORT = {"steps": 8, "batch": 8, "validate_every": 4, "validate_patches": 32, "select": "loss"}

@@ -12,6 +12,8 @@ import zarr
 
 from tests.workshop import ROOT, Workshop
 
+pytestmark = pytest.mark.examples
+
 IMAGES = ROOT / "tests" / "data" / "nuclei"
 ROLES = {"0d3640c1f1b8": "train", "94519eb45cbe": "train", "ea94ba4b01d1": "val", "6d327ab4f0e3": "test"}
 SMALL = {
