@@ -34,7 +34,7 @@ PATHFLOWAI_SLIDES, PATHFLOWAI_PATCHES = 295, 1_024_427
 JPEG_QUALITY = 75
 
 CATALOG = """
-import json, os, resource, sys, time
+import json, os, sys, time
 from pathlib import Path
 import duckdb
 from histomake.catalog import build_catalog
@@ -47,7 +47,8 @@ start = time.perf_counter()
 tables = {"x20": [folder / "patches" / f"{n}.parquet" for n in names]}
 build_catalog(folder / "catalog.duckdb", **files, tables=tables, splits={}, predictions={}, memory_mb=4000, threads=2)
 built = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+# Not ru_maxrss: that counts the memory of the process this one was forked from.
+peak = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1e6
 queries = {}
 with duckdb.connect(folder / "catalog.duckdb", read_only=True, config={"threads": 2}) as base:
     for name, query in {

@@ -161,7 +161,7 @@ def memory_of_prediction(work: Path, entry: SlideEntry) -> Figure:
 
 
 PREDICT = """
-import resource, sys
+import sys
 from pathlib import Path
 from histomake.config import Task
 from histomake.layout import Layout
@@ -171,7 +171,7 @@ model, results, slide = sys.argv[1:]
 entry = SlideEntry.at(Layout(Path(results)), "native", slide, slide, {})
 table = predict_slide(load_model(Path(model), threads=2), entry, batch=64, threads=1)
 assert table.num_rows, "no patch was predicted"
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1024)
 """
 
 
