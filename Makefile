@@ -21,10 +21,10 @@ $(VENV)/lock.sha256: requirements.txt .python-version | $(filter .tools/bin/uv,$
 	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements.txt
 	sha256sum requirements.txt > $@
 
-# After a change of pyproject.toml: resolve anew, with hashes and without any index address.
+# After a change of pyproject.toml: resolve anew, with hashes.
 lock: | $(filter .tools/bin/uv,$(UV))
 	$(UV) pip compile --quiet pyproject.toml --group dev --python-version 3.12 --generate-hashes \
-		--no-emit-index-url --no-header --output-file requirements.txt
+		--no-header --output-file requirements.txt
 	$(MAKE) env envs
 
 envs: env

@@ -7,6 +7,7 @@ gives the same answer up to rounding.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ LATTICE_STEP = 8
 PATCHES_AT_ONCE = 512
 
 
-class PixelNetwork(nn.Module):
+class PixelNetwork(nn.Module, ABC):
     """What the cascade needs of a network; ``mean`` and ``std`` (0-255 scale, per channel) are part of its weights."""
 
     field: int
@@ -44,21 +45,21 @@ class PixelNetwork(nn.Module):
         values = (windows.float() - self.mean[:, None, None]) / self.std[:, None, None]
         return values.contiguous(memory_format=torch.channels_last)
 
+    @abstractmethod
     def crop_edge(self, lattice: int) -> int:
         """Edge of the crop from which `forward` answers lattice x lattice points, in pixels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def points(self, lattice: int) -> range:
         """Along either axis: indices, in the crop, of the pixels that `forward` answers for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, crops: Tensor) -> Tensor:
         """Logits (n, 3, m, m) of the crop's lattice points; m = 1 for a crop of ``field`` pixels. For training."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self, windows: Tensor) -> Tensor:
         """Logits (n, 3, h, w) of every pixel of blocks, from windows (n, 3, h + field - 1, w + field - 1)."""
-        raise NotImplementedError
 
 
 class RadhicalNet(PixelNetwork):
