@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from contextlib import suppress
@@ -31,6 +32,7 @@ from slide_files import SHARED, grid, write_pyramid, write_scn
 from tests.bench.slides import big_slide
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+NOBODY = 65534
 
 
 def refused(source: Path, folder: Path, mpp: float | None = 0.5, config: Convert | None = None) -> SlideError:
@@ -258,11 +260,21 @@ def test_a_loop_of_directories(damaged, small, tmp_path):
     assert refused(damaged({link: struct.pack("<Q", first)}), tmp_path).reason is Reason.IMPLAUSIBLE_SIZE
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission(small, tmp_path):
-    path = shutil.copyfile(small, tmp_path / "a.svs")
-    path.chmod(0)
-    assert refused(path, tmp_path).reason is Reason.UNREADABLE
+def test_a_file_without_permission(small):
+    # Root may read everything: it steps down for the attempt, in a folder that anybody may enter.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        path = Path(shutil.copyfile(small, folder / "a.svs"))
+        path.chmod(0)
+        (folder / "out").mkdir(mode=0o755)
+        caller = os.geteuid()
+        os.seteuid(caller or NOBODY)
+        try:
+            error = refused(path, folder / "out")
+        finally:
+            os.seteuid(caller)
+    assert error.reason is Reason.UNREADABLE
 
 
 def test_a_folder_without_dicom(tmp_path):
