@@ -1,0 +1,164 @@
+"""Owns the configuration: the only place that knows the keys of config.yaml, their defaults, units and reasons.
+
+Light on purpose: every Snakemake job, local or remote, parses this package, so it imports pydantic and nothing heavy.
+A job is re-run when the dump of its own section changes; this package's code is therefore left out of code digests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from histomake.config.cascades import (
+    CascadeBaselines,
+    CascadeNetwork,
+    CascadeSearch,
+    CascadeStage,
+    CascadeThresholds,
+    CascadeTrain,
+    PatchCascade,
+    Radhical,
+)
+from histomake.config.section import Name, Section, Share
+from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
+from histomake.config.tasks import BACKGROUND, Augment, Model, Predict, Split, Target, Task, Train, outputs_of
+from histomake.errors import ConfigError
+
+__all__ = [
+    "BACKGROUND",
+    "Annotations",
+    "Augment",
+    "CascadeBaselines",
+    "CascadeNetwork",
+    "CascadeSearch",
+    "CascadeStage",
+    "CascadeThresholds",
+    "CascadeTrain",
+    "Config",
+    "Convert",
+    "Explain",
+    "Grid",
+    "Model",
+    "PatchCascade",
+    "Predict",
+    "Quality",
+    "Radhical",
+    "Section",
+    "Split",
+    "Target",
+    "Task",
+    "Tissue",
+    "Train",
+    "load_config",
+    "outputs_of",
+    "parse_config",
+]
+
+
+class Explain(Section):
+    """Pictures of what a model saw."""
+
+    contact_patches: int = Field(
+        16, ge=1, le=64, description="Random kept patches, and as many excluded ones, on a slide's contact sheet."
+    )
+    embed_patches: int = Field(
+        5000, ge=10, description="Patches in the embedding, at most, drawn evenly from the test slides."
+    )
+    umap_neighbors: int = Field(15, ge=2, description="UMAP n_neighbors: small shows detail, large shows the whole.")
+    shap_patches: int = Field(16, ge=1, le=64, description="Patches explained by SHAP.")
+    shap_background: int = Field(
+        32, ge=2, le=256, description="Training patches that stand for 'nothing special' in SHAP."
+    )
+    shap_at: list[tuple[str, int, int]] = Field(
+        default_factory=list,
+        description="Further patches to explain: [slide_id, x, y], a point in level-0 pixels inside the patch.",
+    )
+    overlay_mpp: float = Field(8.0, gt=0.5, description="Resolution of overlays in µm per pixel.")
+    qupath: bool = Field(
+        False, description="Also write predictions as QuPath tiles, GeoJSON of about 350 bytes per patch."
+    )
+
+
+class Config(Section):
+    """config.yaml."""
+
+    sheet: str = Field(
+        "config/slides.tsv", description="The slide sheet, a TSV; relative paths start where snakemake runs."
+    )
+    results: str = Field("results", description="Folder for everything the workflow writes.")
+    seed: int = Field(0, ge=0, description="Every random choice starts here.")
+    on_bad_slide: Literal["quarantine", "fail"] = Field(
+        "quarantine", description="quarantine: record the reason and go on with the others; fail: stop the run."
+    )
+    max_quarantined: Share = Field(
+        0.2, description="Share of the cohort that may be in quarantine before the run stops."
+    )
+    convert: Convert = Field(default_factory=Convert, description="Slide to OME-Zarr.")
+    tissue: Tissue = Field(default_factory=Tissue, description="Tissue presegmentation.")
+    quality: Quality = Field(default_factory=Quality, description="Artefacts.")
+    annotations: Annotations = Field(default_factory=Annotations, description="Annotation classes.")
+    grids: dict[Name, Grid] = Field(default_factory=lambda: {"x20": Grid()}, description="Patch grids by name.")
+    tasks: dict[Name, Task] = Field(default_factory=dict, description="Tasks by name.")
+    radhical: dict[Name, Radhical] = Field(default_factory=dict, description="Nucleus cascades by name.")
+    patch_cascades: dict[Name, PatchCascade] = Field(
+        default_factory=dict, description="Cascades of classification tasks by name."
+    )
+    explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
+
+    @field_validator("grids")
+    @classmethod
+    def _some_grid(cls, grids: dict[str, Grid]) -> dict[str, Grid]:
+        if not grids:
+            raise ValueError("at least one grid is needed")
+        return grids
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Config:
+        known = set(self.annotations.classes.values())
+        problems = []
+        for name, task in self.tasks.items():
+            if task.grid not in self.grids:
+                problems.append(f"tasks.{name}.grid: {task.grid!r} is not under grids ({', '.join(self.grids)})")
+            if task.target.source != "sheet":
+                problems += [
+                    f"tasks.{name}.target.classes: {c!r} is no value of annotations.classes"
+                    for c in task.target.classes
+                    if c not in known
+                ]
+        for name, cascade in self.patch_cascades.items():
+            problems += [
+                f"patch_cascades.{name}.stages: {s.task!r} is no classification task with class {cascade.class_name!r}"
+                for s in cascade.stages
+                if s.task not in self.tasks
+                or self.tasks[s.task].kind != "classification"
+                or cascade.class_name not in self.tasks[s.task].target.classes
+            ]
+        for name, grid in self.grids.items():
+            problems += [
+                f"grids.{name}.roi: {c!r} is no value of annotations.classes" for c in grid.roi if c not in known
+            ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def class_names(self) -> list[str]:
+        """Annotation classes in a fixed order: the order of the ``area_<class>`` columns."""
+        return sorted(set(self.annotations.classes.values()))
+
+
+def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml") -> Config:
+    """Validate raw YAML values, or raise one ConfigError that lists every offending key."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top level)'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{origin} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
+
+
+def load_config(path: Path | str) -> Config:
+    """Read and validate a config.yaml."""
+    return parse_config(yaml.safe_load(Path(path).read_text()) or {}, origin=str(path))

@@ -1,0 +1,279 @@
+"""Owns the keys of tasks: what is learned, by which network, how it is trained and used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from histomake.config.section import Name, Section, Share
+
+
+class Split(Section):
+    """Patient-level folds. A patient is never in two roles of one fold."""
+
+    folds: int = Field(
+        1, ge=1, le=20, description="1: one train/val/test split; more: cross-validation, each fold tested once."
+    )
+    test: Share = Field(0.25, description="Share of patients held out for testing when folds is 1.")
+    val: Share = Field(0.2, description="Share of the remaining patients that chooses checkpoints and thresholds.")
+    stratify: list[str] = Field(
+        default_factory=list, description="Sheet columns balanced over the folds: a label, the site."
+    )
+
+
+class Target(Section):
+    """What a task learns, per patch or per slide."""
+
+    source: Literal["annotation", "sheet", "mask"] = Field(
+        "annotation",
+        description="annotation: area shares of the patch; sheet: a label column; mask: the label of every pixel.",
+    )
+    classes: list[Name] = Field(
+        default_factory=list,
+        description="Classes in output order; of two the second is the positive one. Regression learns their area "
+        "shares, or without any the number in the column.",
+    )
+    column: str | None = Field(None, description="Label column of the sheet, when source is sheet.")
+    min_area: Share = Field(
+        0.5,
+        description="A patch takes a class when at least this share is annotated so; "
+        "patches below it for every class are unlabelled.",
+    )
+    multi_label: bool = Field(
+        False,
+        description="Each class on its own: a patch has every class that reaches min_area, or none; the sheet's cell "
+        "lists classes with commas.",
+    )
+    unlabelled: Literal["ignore", "background"] = Field(
+        "ignore",
+        description="Pixels without annotation, when source is mask: ignore keeps them out of training and scoring; "
+        "background learns them as a further class.",
+    )
+
+    @model_validator(mode="after")
+    def _column_with_sheet(self) -> Target:
+        if (self.source == "sheet") != (self.column is not None):
+            raise ValueError("column belongs to source: sheet, and only to it")
+        return self
+
+
+class Model(Section):
+    """The network."""
+
+    name: str = Field(
+        "resnet18",
+        description="A timm model or alexnet for classification and regression; for segmentation unet, deeplabv3plus, "
+        "fpn, upernet, segformer or another of segmentation-models-pytorch, fcn, or fast_scnn.",
+    )
+    encoder: str = Field("resnet18", description="Encoder of a segmentation model; any timm model with features.")
+    pretrained: bool | str = Field(
+        False,
+        description="true: timm's hub (needs network); a path: a safetensors file, or the folder of a model trained "
+        "earlier; false: random weights.",
+    )
+    transfer: Literal["encoder", "all"] = Field(
+        "encoder", description="What is taken from a path in pretrained: all but the last layer or decoder, or all."
+    )
+    frozen_stages: int = Field(
+        0, ge=0, le=50, description="First stages of the encoder whose weights stay as they are."
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each stage towards the input learns at this share of the rate of the next."
+    )
+    dropout: Share = Field(0.0, description="Dropout before the last layer.")
+    context: list[Annotated[float, Field(gt=1, le=64)]] = Field(
+        default_factory=list,
+        description="Coarser views of the same centre, as multiples of the grid's mpp, given as further channels.",
+    )
+    stain: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="Stain normalisation of every patch as it is read, in training and prediction alike."
+    )
+
+
+class Augment(Section):
+    """Random changes of a training patch; image and mask change together."""
+
+    flip: bool = Field(True, description="Flips and quarter turns: tissue has no up.")
+    brightness: float = Field(0.15, ge=0, le=1, description="Brightness and contrast jitter, as a share.")
+    saturation: float = Field(0.15, ge=0, le=1, description="Saturation jitter, as a share.")
+    hue: float = Field(0.03, ge=0, le=0.5, description="Hue jitter, as a share of the colour circle.")
+    hed: float = Field(
+        0.0, ge=0, le=0.5, description="Jitter of haematoxylin, eosin and DAB densities, as a share (0.05 is usual)."
+    )
+    rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation by any angle, in degrees; corners mirror.")
+    elastic: float = Field(
+        0.0,
+        ge=0,
+        le=0.1,
+        description="Standard deviation of an 8 x 8 lattice's displacements, as a share of the patch; 0.0125 in "
+        "histo-fetch.",
+    )
+    blur: float = Field(0.0, ge=0, le=5, description="Largest sigma of a Gaussian blur, in pixels.")
+
+
+class Train(Section):
+    """The training loop."""
+
+    steps: int = Field(1000, ge=1, description="Optimiser steps: length does not depend on how many patches exist.")
+    batch: int = Field(32, ge=1, description="Patches per step.")
+    accumulate: int = Field(
+        1, ge=1, description="Batches whose gradients are added up for one step: a larger batch in the same memory."
+    )
+    loss: Literal[
+        "auto", "ce", "weighted_ce", "focal", "bce", "dice", "dice_ce", "generalised_dice", "mse", "huber"
+    ] = Field(
+        "auto", description="auto: ce for classes, bce for multi_label, dice_ce for segmentation, huber for regression."
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9, after Nesterov.")
+    learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay.")
+    schedule: Literal["one_cycle", "cosine", "warm_restarts", "constant"] = Field(
+        "one_cycle",
+        description="Course of the learning rate; warm_restarts begins with a tenth of the steps, doubling.",
+    )
+    clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; longer ones are scaled down.")
+    validate_every: int = Field(200, ge=1, description="Steps between validations; the best checkpoint is kept.")
+    select: Literal["loss", "auroc", "accuracy", "balanced_accuracy", "dice", "mae", "r2"] = Field(
+        "loss", description="Validation figure that says which checkpoint is best."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Validations without a better one after which training ends early; default: never."
+    )
+    validate_patches: int = Field(
+        1024, ge=1, description="At most this many validation patches, drawn once with the seed."
+    )
+    balance: Literal["auto", "class", "slide", "area"] = Field(
+        "auto",
+        description="How patches are drawn: equal classes, equal slides, or as they come by area; auto: class, and "
+        "slide for regression.",
+    )
+    shares: dict[Name, Share] = Field(
+        default_factory=dict, description="Share of the draws per class, in place of equal classes."
+    )
+    containing: dict[Name, Share] = Field(
+        default_factory=dict, description="Share of the draws that must contain this annotated class, however little."
+    )
+    positions: Literal["grid", "random"] = Field(
+        "grid",
+        description="grid: patches of the table; random: moved by up to half a stride, so that no two draws are alike.",
+    )
+    audit: bool = Field(False, description="Write every drawn coordinate to drawn.parquet beside the model.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the GPU has it, else fp16; fp32 on CPU."
+    )
+    compile: bool = Field(False, description="Compile the network with torch.compile: a slow start, then faster steps.")
+    gpus: int = Field(1, ge=1, le=16, description="GPUs of one node that share each step; batch is per GPU.")
+    workers: int | None = Field(None, ge=0, description="Loader processes; default: the rule's threads less one.")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="Minutes between resumable checkpoints: the most a killed job loses."
+    )
+    max_read_errors: int = Field(
+        0, ge=0, description="Unreadable patches tolerated before training stops; never replaced by white."
+    )
+
+
+class Predict(Section):
+    """Prediction, always in eval mode."""
+
+    batch: int = Field(64, ge=1, description="Patches per forward pass; does not change the result.")
+    aggregate: Literal["mean", "area", "max", "top10"] = Field(
+        "mean",
+        description="How patch scores become slide scores: mean, mean weighted by tissue area, maximum, or the mean of "
+        "the ten highest; a patient has the mean of the slides.",
+    )
+    flips: bool = Field(
+        False, description="Average over the eight flips and turns of each patch: eight times the work."
+    )
+    overlap: float = Field(
+        0.25, ge=0, le=0.75, description="Share of a segmentation window that overlaps the next; overlaps are blended."
+    )
+
+
+BACKGROUND = "background"
+"""Output that learns unlabelled pixels."""
+
+LOSSES = {
+    "classification": ("ce", "weighted_ce", "focal"),
+    "multi_label": ("bce",),
+    "segmentation": ("ce", "weighted_ce", "focal", "dice", "dice_ce", "generalised_dice"),
+    "regression": ("mse", "huber"),
+}
+FIGURES = {
+    "classification": ("loss", "auroc", "accuracy", "balanced_accuracy"),
+    "multi_label": ("loss", "auroc"),
+    "segmentation": ("loss", "dice", "accuracy"),
+    "regression": ("loss", "mae", "r2"),
+}
+
+
+def outputs_of(kind: str, target: Target) -> list[str]:
+    """Names of a network's outputs, in order: the classes, background first where it is learned, or the column."""
+    if kind == "segmentation" and target.unlabelled == "background":
+        return [BACKGROUND, *target.classes]
+    if kind == "regression" and not target.classes:
+        return [target.column or ""]
+    return list(target.classes)
+
+
+def _target_problems(kind: str, target: Target) -> Iterator[str]:
+    if (kind == "segmentation") != (target.source == "mask"):
+        yield "target.source mask belongs to kind segmentation, and only to it"
+    if target.multi_label and kind != "classification":
+        yield "target.multi_label belongs to kind classification"
+    if target.unlabelled != "ignore" and kind != "segmentation":
+        yield "target.unlabelled belongs to kind segmentation"
+    if kind == "regression":
+        if bool(target.classes) == (target.source == "sheet"):
+            yield "regression learns the area shares of target.classes, or one number of target.column"
+    elif len(outputs_of(kind, target)) < (1 if target.multi_label else 2):
+        yield f"target.classes: {kind} needs at least {1 if target.multi_label else 2} classes"
+    if len(set(target.classes)) < len(target.classes) or BACKGROUND in target.classes:
+        yield f"target.classes must differ from each other and from {BACKGROUND!r}"
+
+
+def _training_problems(task: Task) -> Iterator[str]:
+    kind = "multi_label" if task.target.multi_label else task.kind
+    if task.train.loss not in ("auto", *LOSSES[kind]):
+        yield f"train.loss: {task.train.loss} does not fit {kind}; one of {', '.join(LOSSES[kind])}"
+    if task.train.select not in FIGURES[kind]:
+        yield f"train.select: {task.train.select} is not measured for {kind}; one of {', '.join(FIGURES[kind])}"
+    if task.train.balance == "class" and kind == "regression":
+        yield "train.balance: regression has no classes; use slide or area"
+    unknown = set(task.train.shares) - {*task.outputs, "none"}
+    if unknown:
+        yield f"train.shares: {', '.join(sorted(unknown))} is no class of the task"
+    if task.train.shares and task.train.balance not in ("auto", "class"):
+        yield "train.shares are shares of classes; remove them or train.balance"
+
+
+class Task(Section):
+    """One thing to learn: a grid, a target, a network and how it is trained."""
+
+    kind: Literal["classification", "regression", "segmentation"] = Field(
+        "classification", description="What the network outputs."
+    )
+    grid: Name = Field(description="The grid whose patches are used; a name under grids.")
+    target: Target = Field(default_factory=Target, description="What is learned.")
+    split: Split = Field(default_factory=Split, description="How patients are divided.")
+    model: Model = Field(default_factory=Model, description="The network.")
+    augment: Augment = Field(default_factory=Augment, description="Random changes of training patches.")
+    train: Train = Field(default_factory=Train, description="The training loop.")
+    predict: Predict = Field(default_factory=Predict, description="Prediction.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Task:
+        problems = list(_target_problems(self.kind, self.target)) + list(_training_problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the network's outputs, in order."""
+        return outputs_of(self.kind, self.target)
+
+    def fitting(self) -> dict[str, Any]:
+        """What a trained model depends on: neither how it is used afterwards nor how its slides were chosen."""
+        return {key: value for key, value in self.dump().items() if key not in ("predict", "split")}
