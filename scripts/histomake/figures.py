@@ -7,7 +7,7 @@ people with the common colour deficiencies can tell apart; scores use matplotlib
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,8 @@ RIGHT: Colour = (0, 158, 115)
 MISSED: Colour = (230, 159, 0)
 FALSE_ALARM: Colour = (213, 94, 0)
 SCORE_MAP = "viridis"
+DIFFERENCE_MAP = "PuOr_r"
+"""Violet below, orange above: told apart with any of the common colour deficiencies."""
 TEXT: Colour = (30, 30, 30)
 FONT_PX = 15
 MARGIN_PX = 12
@@ -49,15 +51,30 @@ OPACITY = 0.55
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A whole slide made small: pixels uint8 (h, w, 3), µm per pixel, and level-0 pixels per pixel."""
+    """A slide, or a part of it, made small: pixels uint8 (h, w, 3), µm per pixel, level-0 pixels per pixel.
+
+    ``left``, ``top``: where it begins, in level-0 pixels.
+    """
 
     pixels: Pixels
     mpp: float
     scale: float
+    left: int = 0
+    top: int = 0
 
-    def at(self, position: NDArray) -> NDArray[np.int64]:
-        """Level-0 positions as the nearest pixel boundaries of the thumbnail."""
-        return np.rint(np.asarray(position) / self.scale).astype(np.int64)
+    def columns(self, x: NDArray) -> NDArray[np.int64]:
+        """Level-0 positions along x as the nearest pixel boundaries of the thumbnail."""
+        return np.rint((np.asarray(x) - self.left) / self.scale).astype(np.int64)
+
+    def rows(self, y: NDArray) -> NDArray[np.int64]:
+        """Level-0 positions along y as the nearest pixel boundaries of the thumbnail."""
+        return np.rint((np.asarray(y) - self.top) / self.scale).astype(np.int64)
+
+    def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Level-0 positions of the centres of its columns and of its rows."""
+        height, width = self.pixels.shape[:2]
+        across, down = (np.arange(length) + 0.5 for length in (width, height))
+        return self.left + across * self.scale, self.top + down * self.scale
 
 
 @dataclass(frozen=True)
@@ -75,14 +92,22 @@ def thumbnail(reader: SlideReader, mpp: float) -> Thumbnail:
     return Thumbnail(reader.read_whole(mpp), mpp, mpp / reader.mpp)
 
 
+def region(reader: SlideReader, box: tuple[int, int, int, int], most_px: int) -> Thumbnail:
+    """Read a part of a slide, ``box`` x, y, width and height in level-0 pixels, at most ``most_px`` wide and high."""
+    x, y, width, height = box
+    scale = max(1.0, max(width, height) / most_px)
+    size = max(1, round(width / scale)), max(1, round(height / scale))
+    return Thumbnail(reader.read(x, y, size, scale * reader.mpp), scale * reader.mpp, scale, x, y)
+
+
 def class_colours(names: Sequence[str]) -> dict[str, Colour]:
     """A colour per class, the same wherever the classes are shown."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
-def score_colours(scores: NDArray) -> Pixels:
+def score_colours(scores: NDArray, colour_map: str = SCORE_MAP) -> Pixels:
     """Scores on [0, 1] as colours, uint8 (n, 3)."""
-    return (colormaps[SCORE_MAP](np.asarray(scores, float))[..., :3] * 255).round().astype(np.uint8)
+    return (colormaps[colour_map](np.asarray(scores, float))[..., :3] * 255).round().astype(np.uint8)
 
 
 def paint_patches(
@@ -90,13 +115,26 @@ def paint_patches(
 ) -> Pixels:
     """Lay a colour, uint8 (n, 3), over every patch; returns new pixels."""
     painted, touched = pixels.copy(), np.zeros(pixels.shape[:2], bool)
-    left, top = thumb.at(patches.x), thumb.at(patches.y)
-    right, bottom = thumb.at(patches.x + patches.span), thumb.at(patches.y + patches.span)
-    for x0, y0, x1, y1, colour in zip(left, top, right, bottom, colours, strict=True):
-        box = (slice(max(y0, 0), max(y1, 0)), slice(max(x0, 0), max(x1, 0)))
+    for box, colour in zip(boxes(thumb, patches), colours, strict=True):
         painted[box] = colour
         touched[box] = True
     return blend(pixels, painted, touched, opacity)
+
+
+def boxes(thumb: Thumbnail, patches: Patches) -> Iterator[tuple[slice, slice]]:
+    """Where every patch lies on the thumbnail: rows and columns, empty for patches off it."""
+    left, top = thumb.columns(patches.x), thumb.rows(patches.y)
+    right, bottom = thumb.columns(patches.x + patches.span), thumb.rows(patches.y + patches.span)
+    edges = np.maximum(np.stack([top, bottom, left, right]), 0).T
+    return ((slice(y0, y1), slice(x0, x1)) for y0, y1, x0, x1 in edges.tolist())
+
+
+def covered(thumb: Thumbnail, patches: Patches) -> NDArray[np.bool_]:
+    """Which of the thumbnail's pixels, bool (h, w), lie in a patch."""
+    found = np.zeros(thumb.pixels.shape[:2], bool)
+    for box in boxes(thumb, patches):
+        found[box] = True
+    return found
 
 
 def blend(pixels: Pixels, colour: Pixels, where: NDArray[np.bool_], opacity: float) -> Pixels:
@@ -105,21 +143,24 @@ def blend(pixels: Pixels, colour: Pixels, where: NDArray[np.bool_], opacity: flo
     return np.where(where[..., None], mixed, pixels)
 
 
-def paint_labels(
-    thumb: Thumbnail, pixels: Pixels, labels: NDArray, colours: Mapping[int, Colour], *, downsample: tuple[float, float]
-) -> Pixels:
-    """Lay a colour per label value over the slide, and draw its border.
+def spread(thumb: Thumbnail, labels: NDArray, downsample: tuple[float, float]) -> NDArray:
+    """A label image (y, x) on the thumbnail's pixels: the label at each pixel's centre.
 
-    ``labels``: integers (h, w); one of its pixels spans ``downsample`` (x, y) level-0 pixels. Values without a colour
-    are left bare.
+    One of its pixels spans ``downsample`` (x, y) level-0 pixels. Beyond its edges the nearest label goes on.
     """
-    height, width = pixels.shape[:2]
-    rows = np.minimum(((np.arange(height) + 0.5) * thumb.scale / downsample[1]).astype(int), labels.shape[0] - 1)
-    columns = np.minimum(((np.arange(width) + 0.5) * thumb.scale / downsample[0]).astype(int), labels.shape[1] - 1)
-    spread = labels[rows[:, None], columns]
+    x, y = thumb.centres()
+    columns = np.clip((x / downsample[0]).astype(int), 0, labels.shape[1] - 1)
+    rows = np.clip((y / downsample[1]).astype(int), 0, labels.shape[0] - 1)
+    return labels[rows[:, None], columns]
+
+
+def paint_labels(
+    pixels: Pixels, labels: NDArray, colours: Mapping[int, Colour], *, fill: float = OPACITY / 2
+) -> Pixels:
+    """Lay a colour per label over a picture of the same size, and draw its border; other labels are left bare."""
     for value, colour in colours.items():
-        here = spread == value
-        pixels = blend(pixels, np.full_like(pixels, colour), here, OPACITY / 2)
+        here = labels == value
+        pixels = blend(pixels, np.full_like(pixels, colour), here, fill)
         pixels = outline(pixels, here, colour)
     return pixels
 
@@ -154,11 +195,16 @@ def round_length(length: float) -> float:
 
 
 def with_legend(
-    pixels: Pixels, title: str, entries: Mapping[str, Colour], *, scale: tuple[str, str] | None = None
+    pixels: Pixels,
+    title: str,
+    entries: Mapping[str, Colour],
+    *,
+    scale: tuple[str, str] | None = None,
+    colour_map: str = SCORE_MAP,
 ) -> Pixels:
     """Put a title above the picture and a legend below it.
 
-    ``entries``: colour per text. ``scale``: the texts at 0 and 1 of a colour bar of scores.
+    ``entries``: colour per text. ``scale``: the texts at 0 and 1 of a bar of ``colour_map``.
     """
     width = max(pixels.shape[1], MIN_WIDTH_PX)
     canvas = np.full((pixels.shape[0], width, 3), 255, np.uint8)
@@ -167,7 +213,7 @@ def with_legend(
     if entries:
         parts.append(_strip([(colour, text) for text, colour in entries.items()], width))
     if scale:
-        parts.append(_colour_bar(scale, width))
+        parts.append(_colour_bar(scale, width, colour_map))
     return np.concatenate(parts)
 
 
@@ -206,7 +252,7 @@ def _wrapped(text: str, face: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def _colour_bar(texts: tuple[str, str], width: int) -> Pixels:
+def _colour_bar(texts: tuple[str, str], width: int, colour_map: str) -> Pixels:
     strip = np.full((FONT_PX + 14, width, 3), 255, np.uint8)
     image = Image.fromarray(strip)
     draw = ImageDraw.Draw(image)
@@ -214,7 +260,7 @@ def _colour_bar(texts: tuple[str, str], width: int) -> Pixels:
     length = min(240, width - left - int(font().getlength(texts[1])) - 2 * MARGIN_PX - 8)
     draw.text((MARGIN_PX, 4), texts[0], fill=TEXT, font=font())
     draw.text((left + length + 8, 4), texts[1], fill=TEXT, font=font())
-    bar = np.broadcast_to(score_colours(np.linspace(0, 1, length)), (FONT_PX, length, 3))
+    bar = np.broadcast_to(score_colours(np.linspace(0, 1, length), colour_map), (FONT_PX, length, 3))
     image.paste(Image.fromarray(np.ascontiguousarray(bar)), (left, 6))
     return np.asarray(image)
 
@@ -228,6 +274,14 @@ def beside(pictures: Sequence[Pixels], gap: int = 16) -> Pixels:
         column[: picture.shape[0], : picture.shape[1]] = picture
         parts.append(column)
     return np.concatenate(parts, axis=1)[:, :-gap]
+
+
+def in_rows(pictures: Sequence[Pixels], columns: int, gap: int = 16) -> Pixels:
+    """Pictures in rows of at most ``columns``, on white."""
+    rows = [beside(pictures[start : start + columns], gap) for start in range(0, len(pictures), columns)]
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, gap), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate(padded)[:-gap]
 
 
 def card(lines: Sequence[str], *, width: int = 720) -> Pixels:

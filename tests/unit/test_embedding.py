@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from histomake.errors import HistomakeError
 from histomake.explain import embedding, embedding_page
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
 
 from tests.browser import CHROMIUM, Browser
 
@@ -55,6 +56,23 @@ def test_the_layout_is_the_same_for_the_same_seed():
     assert (first[0] == second[0]).all()
     assert first[0].shape == (40, 2)
     assert first[1].shape == (40, 3)
+
+
+@given(st.integers(2, 700), st.integers(0, 5))
+@settings(max_examples=15, deadline=None)
+def test_neighbours_are_those_of_an_exhaustive_search(count, seed):
+    points = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+    wanted = min(5, count)
+    index, distance = embedding.nearest_neighbours(points, wanted)
+    expected, _ = NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(points).kneighbors(points)
+    assert (index[:, 0] == np.arange(count)).all()
+    assert np.allclose(distance, expected, atol=2e-3)
+
+
+def test_a_patch_is_its_own_first_neighbour_among_copies_of_it():
+    index, distance = embedding.nearest_neighbours(np.ones((20, 4), np.float32), 3)
+    assert (index[:, 0] == np.arange(20)).all()
+    assert not distance.any()
 
 
 @pytest.mark.parametrize("features", [np.ones((1, 8)), np.ones((30, 8)), np.random.default_rng(0).normal(size=(4, 8))])

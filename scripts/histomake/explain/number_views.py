@@ -1,0 +1,72 @@
+"""Owns the views of a regression: the value of every patch, and how far it lies from the truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histomake import figures
+from histomake.explain import panel
+from histomake.explain.findings import SlideFindings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+    """The value of every patch, per output."""
+    panels = [
+        _values(findings, thumb, value, value_range(findings, i), f"Predicted {name}")
+        for i, (name, value) in enumerate(zip(findings.classes, findings.scores.T, strict=True))
+    ]
+    return figures.in_rows(panels, panel.COLUMNS)
+
+
+def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+    """Per output the true value, the predicted one on the same scale, and their difference."""
+    panels = []
+    targets = findings.columns("target")
+    for i, name in enumerate(findings.classes):
+        value, target, limits = findings.scores[:, i], targets[:, i], value_range(findings, i)
+        panels.append(_values(findings, thumb, target, limits, _true_title(name, target)))
+        panels.append(_values(findings, thumb, value, limits, f"Predicted {name}"))
+        panels.append(_difference(findings, thumb, value - target))
+    return figures.in_rows(panels, panel.COLUMNS)
+
+
+def _true_title(name: str, target: NDArray[np.float64]) -> str:
+    known = ~np.isnan(target)
+    return f"True {name} of {known.sum():,} patches" if known.any() else f"True {name}: unknown on this slide"
+
+
+def value_range(findings: SlideFindings, output: int) -> tuple[float, float]:
+    """Ends of the colour scale: 0 to 1 for area shares, else the least and largest value on the slide."""
+    if findings.model["target"]["classes"]:
+        return 0.0, 1.0
+    both = np.concatenate([findings.scores[:, output], findings.columns("target")[:, output]])
+    both = both[~np.isnan(both)]
+    return (float(both.min()), float(both.max())) if len(both) else (0.0, 1.0)
+
+
+def _values(
+    findings: SlideFindings,
+    thumb: figures.Thumbnail,
+    value: NDArray[np.float64],
+    limits: tuple[float, float],
+    title: str,
+) -> NDArray[np.uint8]:
+    low, high = limits
+    scaled = (value - low) / max(high - low, 1e-12)
+    return panel.valued_patches(findings, thumb, scaled, title, (f"{low:.3g}", f"{high:.3g}"))
+
+
+def _difference(findings: SlideFindings, thumb: figures.Thumbnail, error: NDArray[np.float64]) -> NDArray[np.uint8]:
+    known = ~np.isnan(error)
+    if not known.any():
+        return panel.panel(thumb.pixels, thumb, "Difference: no patch of this slide has a true value", {})
+    limit = max(float(np.abs(error[known]).max()), 1e-12)
+    title = f"Predicted − true; mean absolute error {np.abs(error[known]).mean():.3g}"
+    ends = f"too low, −{limit:.2g}", f"too high, +{limit:.2g}"
+    scaled = error / (2 * limit) + 0.5
+    return panel.valued_patches(findings, thumb, scaled, title, ends, colour_map=figures.DIFFERENCE_MAP)
