@@ -124,14 +124,31 @@ def minutes(base):
     return lambda wildcards, attempt: base * 2 ** (attempt - 1)
 
 
-VIEWS = ("prediction", "confidence", "truth", "tissue")
+# Only classifiers say how sure they are.
+VIEWS = {
+    "classification": ("prediction", "confidence", "truth", "tissue"),
+    "regression": ("prediction", "truth", "tissue"),
+    "segmentation": ("prediction", "truth", "tissue"),
+}
 
-# Slide views are of patch classifiers with one class per patch.
-VIEWED = [
-    name
-    for name, settings in CONFIG.tasks.items()
-    if settings.kind == "classification" and not settings.target.multi_label
-]
+
+def tasks_of(*kinds):
+    """A pattern for the task wildcard of rules that serve some kinds of task only."""
+    return "|".join(name for name, settings in CONFIG.tasks.items() if settings.kind in kinds) or "no-task"
+
+
+def view_pictures(*views):
+    """The outputs of a rule that draws a slide, by view, with what the report says of them."""
+    return {
+        view: report(
+            f"<results>/views/{{task}}/fold{{fold}}/{{slide}}/{view}.png",
+            caption=f"report/{view}.rst",
+            category="Slides",
+            subcategory="{task}",
+            labels={"slide": "{slide}", "view": view},
+        )
+        for view in views
+    }
 
 
 def explained_models():
@@ -142,7 +159,10 @@ def explained_models():
 def viewed_slides():
     """(task, fold, slide) of every prediction that is drawn, sorted by slide."""
     viewed = [
-        (name, fold, s) for name in VIEWED for fold in folds(name) for s in slides_in(name, fold, "test", "predict")
+        (name, fold, s)
+        for name in CONFIG.tasks
+        for fold in folds(name)
+        for s in slides_in(name, fold, "test", "predict")
     ]
     return sorted(viewed, key=lambda item: item[2])
 
@@ -153,8 +173,17 @@ def paged_slides():
 
 
 def slide_tasks(wildcards):
-    """(task, fold, aggregation) of every prediction of a slide."""
-    return [[n, f, CONFIG.tasks[n].predict.aggregate] for n, f, s in viewed_slides() if s == wildcards.slide]
+    """(task, fold, aggregation, views) of every prediction of a slide."""
+    return [
+        [n, f, CONFIG.tasks[n].predict.aggregate, VIEWS[CONFIG.tasks[n].kind]]
+        for n, f, s in viewed_slides()
+        if s == wildcards.slide
+    ]
+
+
+def regions(wildcards):
+    """The parts of a slide that are to be looked at closely: x, y, width and height of each."""
+    return [box for slide_id, *box in CONFIG.explain.regions if slide_id == wildcards.slide]
 
 
 def explained(wildcards):

@@ -14,20 +14,13 @@ rule views:
         description="<results>/models/{task}/fold{fold}/model.json",
         predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
     output:
-        **{
-            view: report(
-                f"<results>/views/{{task}}/fold{{fold}}/{{slide}}/{view}.png",
-                caption=f"report/{view}.rst",
-                category="Slides",
-                subcategory="{task}",
-                labels={"slide": "{slide}", "view": view},
-            )
-            for view in VIEWS
-        },
+        **view_pictures(*VIEWS["classification"]),
     log:
         "<logs>/views/{task}/fold{fold}/{slide}.log",
     benchmark:
         "<benchmarks>/views/{task}/fold{fold}/{slide}.tsv"
+    wildcard_constraints:
+        task=tasks_of("classification"),
     conda:
         "../envs/slides.yaml"
     threads: 1
@@ -39,6 +32,37 @@ rule views:
         code=code("views.py"),
     script:
         "../scripts/views.py"
+
+
+use rule views as views_of_other_tasks with:
+    output:
+        **view_pictures(*VIEWS["regression"]),
+    wildcard_constraints:
+        task=tasks_of("regression", "segmentation"),
+
+
+use rule views as region with:
+    output:
+        region=report(
+            "<results>/views/{task}/fold{fold}/{slide}/region_{x}_{y}_{width}_{height}.png",
+            caption="report/region.rst",
+            category="Slides",
+            subcategory="{task}",
+            labels={"slide": "{slide}", "view": "region at {x}, {y}"},
+        ),
+    log:
+        "<logs>/region/{task}/fold{fold}/{slide}/{x}_{y}_{width}_{height}.log",
+    benchmark:
+        "<benchmarks>/region/{task}/fold{fold}/{slide}/{x}_{y}_{width}_{height}.tsv"
+    wildcard_constraints:
+        task=tasks_of("classification", "regression", "segmentation"),
+        x=r"-?\d+",
+        y=r"-?\d+",
+        width=r"\d+",
+        height=r"\d+",
+    params:
+        box=lambda wildcards: [int(getattr(wildcards, name)) for name in ("x", "y", "width", "height")],
+        code=code("views.py"),
 
 
 rule embed:
@@ -132,10 +156,15 @@ rule slide_page:
         annotation="<results>/annotations/{slide}.json",
         tissue="<results>/tissue/{slide}.json",
         quality="<results>/quality/{slide}.json",
-        predictions=lambda wildcards: [LAYOUT.prediction(n, f, wildcards.slide) for n, f, _ in slide_tasks(wildcards)],
-        descriptions=lambda wildcards: [LAYOUT.model(n, f) / "model.json" for n, f, _ in slide_tasks(wildcards)],
+        predictions=lambda wildcards: [LAYOUT.prediction(n, f, wildcards.slide) for n, f, *_ in slide_tasks(wildcards)],
+        descriptions=lambda wildcards: [LAYOUT.model(n, f) / "model.json" for n, f, *_ in slide_tasks(wildcards)],
         views=lambda wildcards: [
-            LAYOUT.view(n, f, wildcards.slide, view) for n, f, _ in slide_tasks(wildcards) for view in VIEWS
+            LAYOUT.view(n, f, wildcards.slide, view) for n, f, _, views in slide_tasks(wildcards) for view in views
+        ],
+        regions=lambda wildcards: [
+            LAYOUT.region(n, f, wildcards.slide, box)
+            for n, f, *_ in slide_tasks(wildcards)
+            for box in regions(wildcards)
         ],
     output:
         page=report(
@@ -157,7 +186,7 @@ rule slide_page:
         runtime=minutes(10),
     params:
         tasks=slide_tasks,
-        views=VIEWS,
+        regions=regions,
         patient=lambda wildcards: [
             slide(wildcards).patient_id,
             slide(wildcards).site or "",

@@ -16,12 +16,13 @@ def main(snakemake):
             SlideTask(
                 name=name,
                 fold=fold,
-                classes=read_json(layout.model(name, fold) / "model.json")["class_names"],
+                model=read_json(layout.model(name, fold) / "model.json"),
                 aggregate=aggregate,
                 predictions=layout.prediction(name, fold, slide),
-                views={view: layout.view(name, fold, slide, view) for view in params.views},
+                views={view: layout.view(name, fold, slide, view) for view in views},
+                regions={tuple(box): layout.region(name, fold, slide, box) for box in params.regions},
             )
-            for name, fold, aggregate in params.tasks
+            for name, fold, aggregate, views in params.tasks
         ]
         stages = ("manifest", "annotation", "tissue", "quality")
         records = {stage: read_json(snakemake.input[stage]) for stage in stages}

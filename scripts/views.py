@@ -1,10 +1,11 @@
-"""Rule views: the pictures of one slide that a pathologist reads."""
+"""Rules views and region: the pictures of one slide, or of a part of it, that a pathologist reads."""
 
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from histomake.annotation.model import Annotation
-from histomake.explain.views import SlideFindings, draw_quarantine, draw_views
+from histomake.explain.findings import SlideFindings
+from histomake.explain.views import draw_quarantine, draw_region, draw_views
 from histomake.files import read_json
 from histomake.job import job
 from histomake.patch.table import read_table
@@ -23,19 +24,22 @@ def main(snakemake):
         if lost:
             draw_quarantine(lost, out)
             return
-        model = read_json(given.description)
+        predictions = Path(given.predictions)
         with open_slide(given.manifest) as reader:
             findings = SlideFindings(
                 reader=reader,
                 meta=read_table(given.table)[1],
-                predictions=pq.read_table(given.predictions),
-                classes=model["class_names"],
-                threshold=model["threshold"],
+                model=read_json(given.description),
+                predictions=pq.read_table(predictions),
                 tissue=TissueMask.load(given.mask, given.tissue),
                 artefacts=ArtefactMap.load(given.artefacts, given.quality),
                 annotation=Annotation.load(given.annotation),
+                label_store=predictions.with_suffix(".labels.zarr"),
             )
-            draw_views(findings, mpp=snakemake.params.mpp, out=out)
+            if "region" in out:
+                draw_region(findings, snakemake.params.box, out["region"])
+            else:
+                draw_views(findings, mpp=snakemake.params.mpp, out=out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,11 @@ class Layout:
     def view(self, task: str, fold: int, slide: str, view: str) -> Path:
         """One picture of a slide."""
         return self.results / "views" / task / f"fold{fold}" / slide / f"{view}.png"
+
+    def region(self, task: str, fold: int, slide: str, box: Sequence[int]) -> Path:
+        """The picture of a part of a slide; ``box``: x, y, width, height in level-0 pixels."""
+        name = "region_{}_{}_{}_{}.png".format(*box)
+        return self.results / "views" / task / f"fold{fold}" / slide / name
 
     @property
     def quarantine(self) -> Path:

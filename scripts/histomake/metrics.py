@@ -17,9 +17,8 @@ import pyarrow as pa
 from histomake import measure
 from histomake.config import Target, outputs_of
 from histomake.errors import HistomakeError
-from histomake.learn.predict import JOINER
 from histomake.learn.score import decide, pool_scores
-from histomake.learn.target import UNLABELLED, is_known, slide_target
+from histomake.learn.target import JOINER, UNLABELLED, is_known, slide_target
 from histomake.patch.sampler import ORDER, counter_rng
 
 BOOTSTRAPS = 1000

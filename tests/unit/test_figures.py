@@ -7,13 +7,20 @@ import pyarrow as pa
 import pytest
 from histomake import figures
 from histomake.annotation.model import Annotation
-from histomake.explain import views
+from histomake.explain import class_views, views
+from histomake.explain.findings import SlideFindings
 from histomake.quality import ArtefactMap
 from histomake.tissue import TissueMask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SPAN = 256.0
+MODEL = {
+    "kind": "classification",
+    "target": {"multi_label": False, "classes": ["skin", "nuclei"]},
+    "class_names": ["skin", "nuclei"],
+    "threshold": 0.5,
+}
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -27,7 +34,7 @@ class WhiteSlide:
         return np.full((int(np.ceil(self.height * factor)), int(np.ceil(self.width * factor)), 3), 255, np.uint8)
 
 
-def findings(predicted, label, scores=None, annotation=None) -> views.SlideFindings:
+def findings(predicted, label, scores=None, annotation=None) -> SlideFindings:
     """Two patches in a row, of classes skin and nuclei."""
     count = len(predicted)
     scores = scores or [1.0 if name == "nuclei" else 0.0 for name in predicted]
@@ -43,12 +50,11 @@ def findings(predicted, label, scores=None, annotation=None) -> views.SlideFindi
     )
     mask = np.ones((30, 40), bool)
     record = {"area_mm2": 3.0}
-    return views.SlideFindings(
+    return SlideFindings(
         reader=WhiteSlide(),
         meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "mpp": 0.5},
+        model=MODEL,
         predictions=table,
-        classes=["skin", "nuclei"],
-        threshold=0.5,
         tissue=TissueMask(mask, 100.0, 100.0, record),
         artefacts=ArtefactMap(np.zeros((30, 40), np.uint8), {"shares": {"pen": 0, "blur": 0, "fold": 0}}),
         annotation=annotation or Annotation(("nuclei", "skin"), []),
@@ -90,7 +96,8 @@ def test_labels_of_a_coarser_mask_land_on_the_pixels_they_cover():
     thumb = figures.Thumbnail(np.full((300, 400, 3), 255, np.uint8), 5.0, 10.0)
     labels = np.zeros((30, 40), np.uint8)
     labels[10:20, 5:15] = 1
-    painted = figures.paint_labels(thumb, thumb.pixels, labels, {1: (0, 0, 0)}, downsample=(100.0, 100.0))
+    spread = figures.spread(thumb, labels, (100.0, 100.0))
+    painted = figures.paint_labels(thumb.pixels, spread, {1: (0, 0, 0)})
     changed = (painted != 255).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
     assert abs(rows[0] - 100) <= 1
@@ -109,27 +116,20 @@ def test_first_colours_stay_apart_for_people_without_green_cones():
 def test_errors_are_coloured_by_kind():
     found = findings(["nuclei", "skin", "skin", "nuclei"], ["nuclei", "nuclei", "skin", "skin"])
     thumb = figures.thumbnail(found.reader, 4.0)
-    picture = views.truth(found, thumb)
+    picture = class_views.truth(found, thumb)
     for colour in (figures.RIGHT, figures.MISSED, figures.FALSE_ALARM):
         assert colour_share(picture, colour) > 0
-
-
-def test_a_slide_without_labels_says_so_instead_of_claiming_to_be_right():
-    found = findings(["nuclei", "skin"], [None, None])
-    _, title, legend = views._errors(found, figures.thumbnail(found.reader, 4.0))
-    assert "no patch of this slide has a label" in title
-    assert legend == {}
 
 
 def test_equal_predictions_and_a_slide_without_patches_are_drawn():
     for found in (findings(["skin"] * 3, ["skin"] * 3, [0.5, 0.5, 0.5]), findings([], [])):
         thumb = figures.thumbnail(found.reader, 4.0)
-        for paint in (views.prediction, views.confidence, views.truth, views.tissue):
+        for paint in views.painters("classification").values():
             assert paint(found, thumb).shape[2] == 3
 
 
 def test_every_view_of_a_quarantined_slide_is_a_card_with_the_reason(tmp_path):
-    out = {view: tmp_path / f"{view}.png" for view in views.VIEWS}
+    out = {view: tmp_path / f"{view}.png" for view in ("prediction", "truth")}
     views.draw_quarantine({"slide_id": "S", "reason": "no_mpp", "detail": "none stated", "remedy": "give one"}, out)
     assert all(path.stat().st_size > 500 for path in out.values())
 

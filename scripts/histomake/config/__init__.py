@@ -77,6 +77,11 @@ class Explain(Section):
         description="Further patches to explain: [slide_id, x, y], a point in level-0 pixels inside the patch.",
     )
     overlay_mpp: float = Field(8.0, gt=0.5, description="Resolution of overlays in µm per pixel.")
+    regions: list[tuple[str, int, int, int, int]] = Field(
+        default_factory=list,
+        description="Parts of slides to look at closely: [slide_id, x, y, width, height] in level-0 pixels. Each is "
+        "drawn beside its annotation, prediction and errors.",
+    )
     qupath: bool = Field(
         False, description="Also write predictions as QuPath tiles, GeoJSON of about 350 bytes per patch."
     )

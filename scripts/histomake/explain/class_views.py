@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
     """Every patch in the colour of its predicted class."""
-    colours = figures.class_colours(findings.classes)
+    colours = findings.colours
     names = findings.names("predicted")
     painted = panel.named_patches(findings, thumb, names, colours)
     legend = {f"{name} ({(names == name).sum():,} patches)": colours[name] for name in findings.classes}
@@ -45,7 +45,7 @@ def confidence(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.
 
 def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
     """What annotators drew, what the model says, and where the two differ."""
-    colours = figures.class_colours(findings.classes)
+    colours = findings.colours
     predicted = panel.named_patches(findings, thumb, findings.names("predicted"), colours)
     return figures.beside(
         [

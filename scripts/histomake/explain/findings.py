@@ -13,6 +13,7 @@ import zarr
 from histomake import figures
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
+from histomake.config import BACKGROUND
 from histomake.quality import ArtefactMap
 from histomake.tissue import TissueMask
 
@@ -48,6 +49,11 @@ class SlideFindings:
     def kind(self) -> str:
         """classification, multi_label, regression or segmentation."""
         return "multi_label" if self.model["target"]["multi_label"] else self.model["kind"]
+
+    @property
+    def colours(self) -> dict[str, figures.Colour]:
+        """A colour per class, the same in all pictures; background is what is left bare."""
+        return figures.class_colours([name for name in self.classes if name != BACKGROUND])
 
     @property
     def patches(self) -> figures.Patches:

@@ -9,7 +9,7 @@ import numpy as np
 from histomake import figures
 from histomake.explain import panel
 from histomake.explain.findings import SlideFindings
-from histomake.learn.predict import JOINER
+from histomake.learn.target import JOINER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
     """Per class, the patches that have it, says the model."""
-    colours = figures.class_colours(findings.classes)
+    colours = findings.colours
     panels = []
     for name, called, threshold in zip(
         findings.classes, has(findings, "predicted").T, findings.model["threshold"], strict=True

@@ -66,7 +66,7 @@ def valued_patches(
 def annotated(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
     """A panel of what annotators drew, in the classes of the model."""
     names = findings.annotation.class_names
-    shown = {name: colour for name, colour in figures.class_colours(findings.classes).items() if name in names}
+    shown = {name: colour for name, colour in findings.colours.items() if name in names}
     if not findings.annotated:
         return panel(thumb.pixels, thumb, "Annotated: nobody annotated this slide", {})
     numbers = {names.index(name) + 1: colour for name, colour in shown.items()}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
     """Every pixel in the colour of its class, with the area of each class."""
     found, names = predicted(findings, thumb), _drawn(findings)
-    colours = figures.class_colours(findings.classes)
+    colours = findings.colours
     painted = figures.paint_labels(thumb.pixels, found, {i + 1: colours[n] for i, n in enumerate(names)})
     legend = {
         f"{name} ({(found == i + 1).sum() * thumb.mpp**2 / 1e6:.3g} mm²)": colours[name] for i, name in enumerate(names)

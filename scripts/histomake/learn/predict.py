@@ -21,14 +21,12 @@ from histomake.learn.data import PatchIndex, SlideEntry, index_patches, usable_p
 from histomake.learn.reading import PatchReader
 from histomake.learn.runtime import Runtime, choose_runtime
 from histomake.learn.score import activate, decide
-from histomake.learn.target import UNLABELLED, is_known
+from histomake.learn.target import JOINER, UNLABELLED, is_known
 from histomake.learn.trainer import advise_on_memory, standardise, to_unit
 from histomake.model import build, transfer
 from histomake.patch.stain import StainNormaliser
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
-JOINER = "+"
-"""Between the classes of a patch that has several."""
 
 
 @dataclass(frozen=True)

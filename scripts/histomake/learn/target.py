@@ -14,6 +14,9 @@ from histomake.errors import ConfigError
 UNLABELLED = -1
 """Class of what nobody labelled; unknown numbers are NaN."""
 
+JOINER = "+"
+"""Between the classes of a patch that has several."""
+
 
 def patch_targets(
     table: pa.Table, kind: str, target: Target, *, labels: Mapping[str, str], annotated: bool, slide_id: str

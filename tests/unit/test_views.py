@@ -1,0 +1,210 @@
+"""Views of slides for every kind of task: what is painted where, and what is said when there is nothing to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import shapely
+import zarr
+from histomake import figures
+from histomake.annotation.model import Annotation
+from histomake.explain import label_views, number_views, panel, pixel_views, views
+from histomake.explain.findings import SlideFindings
+from histomake.quality import ArtefactMap
+from histomake.tissue import TissueMask
+
+DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+SPAN = 256
+MPP = 0.5
+COLUMNS, ROWS = 8, 6
+CLASSES = ["skin", "nuclei"]
+
+
+class WhiteSlide:
+    """Stands for a reader: COLUMNS x ROWS patches at MPP µm per pixel, all white."""
+
+    mpp, width, height = MPP, COLUMNS * SPAN, ROWS * SPAN
+
+    def read_whole(self, mpp: float) -> np.ndarray:
+        factor = self.mpp / mpp
+        return np.full((int(np.ceil(self.height * factor)), int(np.ceil(self.width * factor)), 3), 255, np.uint8)
+
+    def read(self, x: int, y: int, size: tuple[int, int], mpp: float) -> np.ndarray:
+        return np.full((size[1], size[0], 3), 255, np.uint8)
+
+
+def findings(
+    kind: str,
+    columns: dict[str, object],
+    *,
+    classes: list[str] = CLASSES,
+    multi_label: bool = False,
+    regions: list[tuple[str, shapely.Geometry]] = (),
+    annotated: bool = True,
+    labels: Path | None = None,
+) -> SlideFindings:
+    """A slide whose first patches, in reading order, have the given columns."""
+    count = len(next(iter(columns.values())))
+    place = {"x": np.arange(count) % COLUMNS * SPAN, "y": np.arange(count) // COLUMNS * SPAN}
+    table = {name: pa.array(values, pa.int32()) for name, values in place.items()}
+    for name, values in columns.items():
+        text = name in ("predicted", "label")
+        table[name] = pa.array(values, pa.string()).cast(DICTIONARY) if text else pa.array(values, pa.float32())
+    model = {"kind": kind, "class_names": classes, "threshold": [0.5] * len(classes) if multi_label else 0.5}
+    model["target"] = {"multi_label": multi_label, "classes": [c for c in classes if c != "background"]}
+    return SlideFindings(
+        reader=WhiteSlide(),
+        meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "mpp": MPP},
+        model=model,
+        predictions=pa.table(table),
+        tissue=TissueMask(np.ones((6, 8), bool), 256.0, 256.0, {"area_mm2": 3.0}),
+        artefacts=ArtefactMap(np.zeros((6, 8), np.uint8), {"shares": {"pen": 0, "blur": 0, "fold": 0}}),
+        annotation=Annotation(
+            tuple(sorted(CLASSES)), list(regions), record={"format": "geojson" if annotated else "none"}
+        ),
+        label_store=labels,
+    )
+
+
+def share(pixels: np.ndarray, colour: tuple[int, int, int], tolerance: int = 3) -> float:
+    return float((np.abs(pixels.astype(int) - colour).max(axis=2) <= tolerance).mean())
+
+
+def blended(colour: tuple[int, int, int], opacity: float = figures.OPACITY) -> tuple[int, ...]:
+    """A colour laid over white."""
+    return tuple(round(255 * (1 - opacity) + c * opacity) for c in colour)
+
+
+def test_a_patch_of_several_classes_shows_in_the_panel_of_each():
+    found = findings(
+        "classification",
+        {
+            "score_skin": [0.9, 0.9, 0.1],
+            "score_nuclei": [0.8, 0.1, 0.1],
+            "predicted": ["skin+nuclei", "skin", ""],
+            "label": ["skin", "skin+nuclei", "nuclei"],
+        },
+        multi_label=True,
+    )
+    assert label_views.has(found, "predicted").tolist() == [[True, True], [True, False], [False, False]]
+    picture = label_views.prediction(found, figures.thumbnail(found.reader, 4.0))
+    skin, nuclei = (share(picture, blended(figures.PALETTE[i])) for i in range(2))
+    assert skin == pytest.approx(2 * nuclei, rel=0.05)
+
+
+def test_each_class_of_several_has_its_own_hits_misses_and_false_alarms():
+    found = findings(
+        "classification",
+        {
+            "score_skin": [0.9, 0.9, 0.1, 0.5],
+            "score_nuclei": [0.8, 0.1, 0.1, 0.5],
+            "predicted": ["skin+nuclei", "skin", "", "skin"],
+            "label": ["skin+nuclei", "nuclei", "nuclei", None],
+        },
+        multi_label=True,
+    )
+    picture = label_views.truth(found, figures.thumbnail(found.reader, 4.0))
+    hit, missed, alarm = (share(picture, blended(c)) for c in (figures.RIGHT, figures.MISSED, figures.FALSE_ALARM))
+    assert hit == pytest.approx(2 * alarm, rel=0.05)
+    assert missed == pytest.approx(2 * alarm, rel=0.05)
+    assert alarm > 0
+
+
+def test_area_shares_are_drawn_from_0_to_1_and_numbers_over_their_range():
+    numbers = {"score_age": [20.0, 60.0], "target_age": [10.0, None], "predicted": [None] * 2, "label": [None] * 2}
+    found = findings("regression", numbers, classes=["age"])
+    assert number_views.value_range(found, 0) == (0, 1)
+    found.model["target"]["classes"] = []
+    assert number_views.value_range(found, 0) == (10, 60)
+
+
+def test_values_too_high_and_too_low_are_told_apart_and_equal_ones_do_not_fail():
+    ends = {True: figures.score_colours(np.array([0.0, 1.0]), figures.DIFFERENCE_MAP)}
+    columns = {"predicted": [None] * 2, "label": [None] * 2, "target_x": [0.5, 0.5]}
+    found = findings("regression", columns | {"score_x": [0.2, 0.8]}, classes=["x"])
+    picture = number_views.truth(found, figures.thumbnail(found.reader, 4.0))
+    for colour in ends[True]:
+        assert share(picture, blended(colour, panel.SCORE_OPACITY)) > 0
+    same = findings("regression", columns | {"score_x": [0.5, 0.5]}, classes=["x"])
+    assert number_views.truth(same, figures.thumbnail(same.reader, 4.0)).shape[2] == 3
+
+
+def segmented(folder: Path, found: np.ndarray) -> Path:
+    """A label pyramid of two levels, 1 µm per pixel: two level-0 pixels a label."""
+    group = zarr.open_group(folder / "labels.zarr", mode="w", zarr_format=3)
+    group.attrs["ome"] = {"multiscales": [{"datasets": [{"path": "0"}, {"path": "1"}]}]}
+    for level, values in enumerate((found, found[::2, ::2])):
+        group.create_array(str(level), data=values)
+    return folder / "labels.zarr"
+
+
+def pixel_findings(tmp_path: Path, **options) -> SlideFindings:
+    """Skin predicted in the left half, annotated in the left quarter; nuclei nowhere predicted but annotated right."""
+    labels = np.zeros((ROWS * 128, COLUMNS * 128), np.uint8)
+    labels[:, : labels.shape[1] // 2] = 1
+    width, height = WhiteSlide.width, WhiteSlide.height
+    drawn = [("skin", shapely.box(0, 0, width / 4, height)), ("nuclei", shapely.box(3 * width / 4, 0, width, height))]
+    count = COLUMNS * ROWS
+    columns = {"predicted": ["skin"] * count, "label": ["skin"] * count}
+    store = segmented(tmp_path, labels)
+    return findings("segmentation", columns, classes=["background", *CLASSES], regions=drawn, labels=store, **options)
+
+
+@pytest.mark.parametrize("mpp", [1.0, 1.7, 4.0])
+def test_predicted_pixels_land_where_they_were_predicted(tmp_path, mpp):
+    found = pixel_findings(tmp_path)
+    labels = found.predicted_labels(figures.thumbnail(found.reader, mpp))
+    border = np.flatnonzero(np.diff(labels[0].astype(int)))[0] + 1
+    assert abs(border - WhiteSlide.width / 2 * MPP / mpp) <= 0.5
+
+
+def test_a_part_of_a_segmentation_lands_where_it_was_predicted(tmp_path):
+    found = pixel_findings(tmp_path)
+    thumb = figures.region(found.reader, (WhiteSlide.width // 2 - 100, 300, 400, 300), 200)
+    labels = found.predicted_labels(thumb)
+    assert labels.shape == (150, 200)
+    assert abs(np.flatnonzero(np.diff(labels[0].astype(int)))[0] + 1 - 50) <= 1
+
+
+def test_pixels_found_missed_and_called_in_error_are_painted_per_class(tmp_path):
+    found = pixel_findings(tmp_path)
+    thumb = figures.thumbnail(found.reader, 4.0)
+    true, predicted = pixel_views.true_labels(found, thumb), pixel_views.predicted(found, thumb)
+    skin = pixel_views._errors(thumb, "skin", predicted == 1, true == 1)
+    hit, alarm = share(skin, blended(figures.RIGHT)), share(skin, blended(figures.FALSE_ALARM))
+    assert hit == pytest.approx(alarm, rel=0.05)
+    assert share(skin, blended(figures.MISSED)) < 0.01
+    assert pixel_views.truth(found, thumb).shape[2] == 3
+
+
+def test_unlabelled_pixels_count_only_where_background_was_learned(tmp_path):
+    found = pixel_findings(tmp_path)
+    thumb = figures.thumbnail(found.reader, 4.0)
+    assert pixel_views.known_pixels(found, thumb).all()
+    found.model["class_names"].remove("background")
+    assert pixel_views.known_pixels(found, thumb).mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression", "segmentation"])
+def test_a_slide_without_patches_or_annotation_is_drawn_all_the_same(tmp_path, kind):
+    columns = {"predicted": [], "label": []}
+    columns |= {f"{what}_{name}": [] for what in ("score", "target") for name in CLASSES}
+    if kind == "multi_label":
+        found = findings("classification", columns, multi_label=True, annotated=False)
+    else:
+        found = findings(kind, columns, annotated=False)
+    out = {view: tmp_path / f"{view}.png" for view in views.painters(found.kind)}
+    views.draw_views(found, mpp=4.0, out=out)
+    assert ("confidence" in out) == (kind == "multi_label")
+    assert all(path.stat().st_size > 500 for path in out.values())
+
+
+def test_a_region_is_drawn_at_the_slides_own_resolution_when_it_is_small(tmp_path):
+    found = pixel_findings(tmp_path)
+    assert figures.region(found.reader, (0, 0, 300, 200), 760).pixels.shape == (200, 300, 3)
+    assert figures.region(found.reader, (0, 0, 2000, 1000), 500).mpp == pytest.approx(2.0)
+    views.draw_region(found, (500, 300, 800, 400), tmp_path / "region.png")
+    assert (tmp_path / "region.png").stat().st_size > 500
