@@ -142,7 +142,7 @@ rule attribute:
         mem_mb=memory(8000),
         runtime=minutes(60),
     params:
-        cfg=explain_settings("shap_patches", "shap_at", "shap_background"),
+        cfg=explain_settings("shap_patches", "shap_at", "shap_background", "shap_method", "regions"),
         slides=lambda wildcards: [entry(s) for s in explained(wildcards)],
         seed=CONFIG.seed,
         code=code("attribute.py"),

@@ -31,8 +31,10 @@ def main(snakemake):
             tested=tested,
             training=training,
             patches=params.cfg["shap_patches"],
-            at=params.cfg["shap_at"],
+            points=params.cfg["shap_at"],
+            regions=params.cfg["regions"],
             background=params.cfg["shap_background"],
+            method=params.cfg["shap_method"],
             seed=params.seed,
         )
         patch_um = predictor.description["grid"]["size"] * predictor.description["grid"]["mpp"]

@@ -15,7 +15,7 @@ import tifffile
 import timm
 import torch
 from histomake.config import Convert
-from histomake.explain import attribution, embedding, embedding_page
+from histomake.explain import embedding, embedding_page, shapley
 from histomake.files import write_json
 from histomake.layout import Layout
 from histomake.slide.convert import convert
@@ -76,12 +76,12 @@ def _embedding(
 def shap_figure() -> Figure:
     """SHAP values of one panel."""
     torch.manual_seed(0)
-    margin = attribution.Margin(timm.create_model("resnet18", num_classes=2)).eval()
+    margin = shapley.Margin(timm.create_model("resnet18", num_classes=2)).eval()
     images, base = torch.rand(PANEL, 3, PANEL_PX, PANEL_PX), torch.rand(BACKGROUND, 3, PANEL_PX, PANEL_PX)
     started = time.perf_counter()
-    attribution.explain(margin, images, base, seed=0)
+    shapley.explain(margin, images, base, seed=0)
     seconds = time.perf_counter() - started
-    note = f"{PANEL} patches of {PANEL_PX} px, {attribution.SAMPLES} samples"
+    note = f"{PANEL} patches of {PANEL_PX} px, {shapley.SAMPLES} samples"
     return Figure("SHAP panel, ResNet-18", seconds, "<= 60", seconds <= 60, "s", note)
 
 

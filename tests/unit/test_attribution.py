@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from histomake.errors import HistomakeError
-from histomake.explain import attribution
+from histomake.explain import attribution_checks, chosen, shapley
 from histomake.patch.table import METADATA_KEY
 from torch import nn
 
@@ -60,31 +60,31 @@ def test_the_margin_of_two_classes_is_the_difference_of_their_logits():
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     images = torch.rand(5, 3, 2, 2)
     logits = network(images)
-    margin = attribution.Margin(network)(images)
+    margin = shapley.Margin(network)(images)
     assert torch.allclose(margin[:, 1], logits[:, 1] - logits[:, 0], atol=1e-5)
     assert torch.allclose(margin[:, 0], -margin[:, 1], atol=1e-5)
 
 
 def test_a_network_that_answers_per_pixel_or_with_one_number_is_explained_too():
-    per_pixel = attribution.Margin(nn.Conv2d(3, 4, 1))(torch.rand(2, 3, 8, 8))
-    single = attribution.Margin(nn.Sequential(nn.Flatten(), nn.Linear(192, 1)))(torch.rand(2, 3, 8, 8))
+    per_pixel = shapley.Margin(nn.Conv2d(3, 4, 1))(torch.rand(2, 3, 8, 8))
+    single = shapley.Margin(nn.Sequential(nn.Flatten(), nn.Linear(192, 1)))(torch.rand(2, 3, 8, 8))
     assert per_pixel.shape == (2, 4)
     assert single.shape == (2, 1)
 
 
 def test_outputs_that_do_not_compete_are_explained_each_by_itself(pictures):
     images, base = pictures
-    margin = attribution.Margin(Linear(), independent=True)
+    margin = shapley.Margin(Linear(), independent=True)
     assert torch.allclose(margin(images), margin.network(images))
-    maps = attribution.explain(margin, images, base, seed=0, samples=10)
+    maps = shapley.explain(margin, images, base, seed=0, samples=10)
     assert (maps[:, 0] == 0).all()
     assert np.abs(maps[:, 1]).max() > 0
 
 
 def test_maps_of_a_linear_model_are_its_weights_times_the_difference(pictures):
     images, base = pictures
-    margin = attribution.Margin(Linear())
-    maps = attribution.explain(margin, images, base, seed=0, samples=200)
+    margin = shapley.Margin(Linear())
+    maps = shapley.explain(margin, images, base, seed=0, samples=200)
     weight = margin.network.weight.detach().numpy()
     expected = weight * (images - base.mean(0)).numpy()
     assert np.abs(maps[:, 1] - expected).max() < 0.03
@@ -94,18 +94,18 @@ def test_maps_of_a_linear_model_are_its_weights_times_the_difference(pictures):
 
 def test_the_same_seed_gives_the_same_map(pictures):
     images, base = pictures
-    margin = attribution.Margin(Linear())
-    first, second = (attribution.explain(margin, images, base, seed=5, samples=10) for _ in range(2))
+    margin = shapley.Margin(Linear())
+    first, second = (shapley.explain(margin, images, base, seed=5, samples=10) for _ in range(2))
     assert (first == second).all()
 
 
 def test_checks_favour_a_right_map_and_not_a_reversed_one(pictures):
     images, base = pictures
-    margin = attribution.Margin(Linear())
+    margin = shapley.Margin(Linear())
     scores = np.tile([0.1, 0.9], (len(images), 1)).astype(np.float32)
-    maps = attribution.explain(margin, images, base, seed=0, samples=100)
-    right = attribution.summarise(attribution.check(margin, images, base, maps, scores, seed=0))
-    wrong = attribution.summarise(attribution.check(margin, images, base, -maps, scores, seed=0))
+    maps = shapley.explain(margin, images, base, seed=0, samples=100)
+    right = attribution_checks.summarise(attribution_checks.check(margin, images, base, maps, scores, seed=0))
+    wrong = attribution_checks.summarise(attribution_checks.check(margin, images, base, -maps, scores, seed=0))
     assert right["deletion_better"] == 1
     assert right["insertion_better"] == 1
     assert right["additivity_error"] < 0.1
@@ -116,10 +116,10 @@ def test_checks_favour_a_right_map_and_not_a_reversed_one(pictures):
 def test_randomised_weights_change_the_map_of_a_model_that_looks_at_pixels(pictures):
     images, base = pictures
     torch.manual_seed(7)
-    margin = attribution.Margin(nn.Sequential(nn.Conv2d(3, 4, 5, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2)))
+    margin = shapley.Margin(nn.Sequential(nn.Conv2d(3, 4, 5, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2)))
     before = {name: value.clone() for name, value in margin.state_dict().items()}
-    maps = attribution.explain(margin, images, base, seed=0)
-    found = attribution.randomised(margin, images, base, maps, seed=0)
+    maps = shapley.explain(margin, images, base, seed=0)
+    found = attribution_checks.randomised(margin, images, base, maps, seed=0)
     assert found["repeat"] > 0.6
     assert abs(found["random"]) < found["repeat"] - 0.2
     assert all((before[name] == value).all() for name, value in margin.state_dict().items())
@@ -127,34 +127,102 @@ def test_randomised_weights_change_the_map_of_a_model_that_looks_at_pixels(pictu
 
 def test_patches_worth_a_look_are_chosen_by_rule():
     table = predictions([0.99, 0.51, 0.02, 0.97, 0.45, 0.9], ["b", "b", "a", "a", None, "b"])
-    chosen = {(c.row, c.reason) for c in attribution.choose([table], 6)}
-    assert (3, "misclassified") in chosen
-    assert (1, "least certain") in chosen
-    assert (0, "most certain") in chosen
-    assert (2, "most certain") in chosen
-    assert len(chosen) == len({row for row, _ in chosen})
+    found = {(c.row, c.reason) for c in chosen.choose([table], 6)}
+    assert (3, "misclassified") in found
+    assert (1, "least certain") in found
+    assert (0, "most certain") in found
+    assert (2, "most certain") in found
+    assert len(found) == len({row for row, _ in found})
+
+
+def test_of_numbers_the_worst_the_usual_and_the_extreme_are_chosen():
+    columns = {"score_age": [1.0, 5.0, 9.0, 4.0], "target_age": [1.0, None, 9.5, 0.0]}
+    table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
+    found = {c.row: c.reason for c in chosen.choose([table], 4, "regression")}
+    assert found == {3: "largest error", 1: "near the median", 2: "highest", 0: "lowest"}
+
+
+def test_of_segmented_patches_those_with_most_wrong_pixels_come_first():
+    columns = {
+        "score_a": [1.0, 0.5, 0.9],
+        "score_b": [0.0, 0.5, 0.1],
+        "fn_a": [0.0, 0.0, 40.0],
+        "fn_b": [0.0, 7.0, 0.0],
+    }
+    table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
+    found = {c.row: c.reason for c in chosen.choose([table], 3, "segmentation")}
+    assert found == {2: "most pixels wrong", 1: "most mixed", 0: "most a"}
+
+
+def test_of_several_labels_the_patch_with_one_undecided_class_is_the_least_certain():
+    columns = {"score_a": [0.99, 0.99, 0.1], "score_b": [0.98, 0.5, 0.1]}
+    table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
+    table = table.append_column("predicted", pa.array(["a+b", "a+b", ""]).cast(DICTIONARY))
+    table = table.append_column("label", pa.array(["a+b", "a+b", "b"]).cast(DICTIONARY))
+    found = {c.row: c.reason for c in chosen.choose([table], 3, "multi_label")}
+    assert found[2] == "misclassified"
+    assert found[1] == "least certain"
 
 
 def test_no_more_patches_are_chosen_than_there_are():
-    assert len(attribution.choose([predictions([0.7], ["b"])], 16)) == 1
-    assert attribution.choose([predictions([], [])], 16) == []
+    assert len(chosen.choose([predictions([0.7], ["b"])], 16)) == 1
+    assert chosen.choose([predictions([], [])], 16) == []
 
 
 def test_cell_sums_keep_the_total():
     values = np.random.default_rng(0).normal(size=(50, 70)).astype(np.float32)
-    sums = attribution.cell_sums(values)
-    assert len(sums) == attribution.CELLS**2
+    sums = attribution_checks.cell_sums(values)
+    assert len(sums) == shapley.CELLS**2
     assert np.isclose(sums.sum(), values.sum(), rtol=1e-4)
 
 
-def test_a_patch_asked_for_is_the_one_that_holds_the_point(tmp_path):
-    meta = {"grid": {"size": 100, "mpp": 1.0}, "mpp": 0.5}
+@pytest.fixture
+def tested(tmp_path):
+    """Two slides with a row of patches of 100 µm each, of 200 level-0 pixels; and their grid."""
+    grid = {"size": 100, "mpp": 1.0}
+    meta = {"grid": grid, "mpp": 0.5}
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({"x": [0]}).replace_schema_metadata({METADATA_KEY: json.dumps(meta).encode()}), path)
-    table = pa.table({"x": pa.array([0, 200], pa.int32()), "y": pa.array([0, 0], pa.int32())})
-    tested = [(SimpleNamespace(slide_id=name, table=path), table) for name in ("other", "S")]
-    predictor = SimpleNamespace(description=meta)
-    (found,) = attribution.find([("S", 399, 199), ("of another fold", 0, 0)], tested, predictor)
+    table = pa.table({"x": pa.array(np.arange(10) * 200, pa.int32()), "y": pa.array(np.zeros(10), pa.int32())})
+    return [(SimpleNamespace(slide_id=name, table=path), table) for name in ("other", "S")], grid
+
+
+def test_a_patch_asked_for_is_the_one_that_holds_the_point(tested):
+    (found,) = chosen.asked_for([("S", 399, 199), ("of another fold", 0, 0)], [], *tested)
     assert (found.slide, found.row, found.reason) == (1, 1, "asked for")
-    with pytest.raises(HistomakeError, match=r"\(400, 0\)"):
-        attribution.find([("S", 400, 0)], tested, predictor)
+    with pytest.raises(HistomakeError, match=r"\(400, 200\)"):
+        chosen.asked_for([("S", 400, 200)], [], *tested)
+
+
+def test_of_a_region_some_patches_are_taken_evenly(tested):
+    found = chosen.asked_for([], [("S", 250, 0, 1600, 200)], *tested)
+    assert [c.row for c in found] == [1, 3, 6, 8]
+    assert {c.reason for c in found} == {"in a region"}
+    assert chosen.asked_for([], [("S", 0, 5000, 100, 100)], *tested) == []
+
+
+def test_squares_of_a_linear_model_add_up_exactly_and_lie_where_it_looks(pictures):
+    images, base = pictures
+    margin = shapley.Margin(Linear())
+    maps = shapley.explain(margin, images[:2], base[:3], seed=0, method="partition")
+    assert maps.shape == (2, 2, 1, SIZE, SIZE)
+    with torch.no_grad():
+        gap = margin(images[:2]) - margin(base[:3]).mean(0)
+    assert np.allclose(maps.sum((2, 3, 4)), gap, atol=1e-3)
+    outside = np.abs(maps[:, 1, 0, 8:]).sum() + np.abs(maps[:, 1, 0, :8, 8:]).sum()
+    assert outside < 1e-3 * np.abs(maps[:, 1]).sum()
+
+
+class NoGradients(nn.Module):
+    """A network whose answers have no gradient: whether the first corner is bright."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        bright = (images[:, :, :8, :8].mean((1, 2, 3)) > 0.8).float()
+        return torch.stack([-bright, bright], 1)
+
+
+def test_a_network_without_gradients_is_explained_by_squares(pictures):
+    images, base = pictures
+    maps = shapley.explain(shapley.Margin(NoGradients()), images[:1], base[:3], seed=0, method="partition")
+    assert maps[0, 1, 0, :8, :8].sum() == pytest.approx(maps[0, 1].sum(), rel=1e-3)
+    assert maps[0, 1].sum() > 1

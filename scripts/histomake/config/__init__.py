@@ -76,11 +76,16 @@ class Explain(Section):
         default_factory=list,
         description="Further patches to explain: [slide_id, x, y], a point in level-0 pixels inside the patch.",
     )
+    shap_method: Literal["gradient", "partition"] = Field(
+        "gradient",
+        description="gradient: expected gradients, pixel by pixel; partition: asks nothing of the network but answers, "
+        "by squares of a sixteenth of the patch's edge and against 8 background patches at most; slower.",
+    )
     overlay_mpp: float = Field(8.0, gt=0.5, description="Resolution of overlays in µm per pixel.")
     regions: list[tuple[str, int, int, int, int]] = Field(
         default_factory=list,
         description="Parts of slides to look at closely: [slide_id, x, y, width, height] in level-0 pixels. Each is "
-        "drawn beside its annotation, prediction and errors.",
+        "drawn beside its annotation, prediction and errors, and up to 4 of its patches are explained by SHAP.",
     )
     qupath: bool = Field(
         False, description="Also write predictions as QuPath tiles, GeoJSON of about 350 bytes per patch."

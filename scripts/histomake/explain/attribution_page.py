@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from histomake.explain.attribution import Attribution
+from histomake.learn.target import JOINER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,20 +33,26 @@ def panels(found: Attribution, *, patch_um: float) -> Figure:
     for row, info in zip(range(count), found.table.to_pylist(), strict=True):
         left = axes[row, 0]
         left.imshow(found.pixels[row])
-        truth = info["label"] or "no label"
-        left.set_title(
-            f"{info['slide_id']}  ({info['x']}, {info['y']})\n{info['reason']}; annotated: {truth}", fontsize=7
-        )
+        left.set_title(f"{info['slide_id']}  ({info['x']}, {info['y']})\n{info['reason']}; {_truth(info)}", fontsize=7)
         smooth = [gaussian_filter(m, SMOOTH_SHARE * m.shape[0]) for m in found.maps[row]]
         limit = float(np.percentile(np.abs(smooth), 99.5)) or 1.0
         grey = found.pixels[row].mean(axis=2)
+        predicted = (info["predicted"] or "").split(JOINER)
         for axis, heat, name in zip(axes[row, 1:], smooth, found.classes, strict=True):
             shown = _draw_heat(axis, grey, heat, limit)
-            called = "  (predicted)" if name == info["predicted"] else ""
+            called = "  (predicted)" if name in predicted else ""
             axis.set_title(f"{name}: {info[f'score_{name}']:.3f}{called}", fontsize=8)
         bar = figure.colorbar(shown, ax=axes[row, 1:].tolist(), shrink=0.8, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels(["against", "0", "for"], fontsize=7)
     return figure
+
+
+def _truth(info: dict[str, Any]) -> str:
+    """What is known of a patch: its label, or its true values."""
+    targets = [f"{value:.3g}" for name, value in info.items() if name.startswith("target_") and value is not None]
+    if targets:
+        return f"true: {', '.join(targets)}"
+    return "no label" if info["label"] is None else f"annotated: {info['label'] or 'none'}"
 
 
 def _draw_heat(axis, grey: NDArray[np.floating], heat: NDArray[np.floating], limit: float):

@@ -1,0 +1,137 @@
+"""Owns whether attribution maps can be believed: additivity, deletion and insertion, and randomised weights.
+
+Additivity: a map must sum to what it explains. Deletion and insertion against random maps: Petsiuk et al. 2018. The
+same map under weights drawn anew, which must look different: Adebayo et al. 2018.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from histomake.explain.shapley import CELLS, SAMPLES, Margin, cell_numbers, explain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLUR_SHARE = 0.25
+STEPS = 12
+RANDOM_MAPS = 5
+SANITY_PATCHES = 4
+
+
+def check(
+    margin: nn.Module,
+    images: Tensor,
+    base: Tensor,
+    maps: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    *,
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Per patch, for its highest-scored class: additivity error, deletion and insertion areas, the same at random.
+
+    ``additivity_error``: |sum of the map − (margin − mean background margin)| over |margin − mean background margin|.
+    Cells are deleted by blurring them, which takes their structure and leaves no hard edge that would be a structure of
+    its own. Areas are of the mean class margin; a good map has a small deletion and a large insertion area.
+    """
+    top = scores.argmax(axis=1)
+    with torch.no_grad():
+        value, reference = margin(images).cpu().numpy(), margin(base).cpu().numpy().mean(axis=0)
+    index = np.arange(len(top))
+    gap = value[index, top] - reference[top]
+    total = maps[index, top].sum((1, 2, 3))
+    checks: dict[str, list[float]] = {
+        "additivity_error": (np.abs(total - gap) / np.maximum(np.abs(gap), 1e-6)).tolist()
+    }
+    rng = np.random.default_rng([seed, 6])
+    for i, image in enumerate(images):
+        by_map = np.argsort(-cell_sums(maps[i, top[i]].sum(0)), kind="stable")
+        at_random = [rng.permutation(CELLS * CELLS) for _ in range(RANDOM_MAPS)]
+        area = _areas(margin, image, blurred(image), int(top[i]))
+        for name, inserting in (("deletion", False), ("insertion", True)):
+            random = [area(order, inserting) for order in at_random]
+            checks.setdefault(name, []).append(area(by_map, inserting))
+            checks.setdefault(f"random_{name}", []).append(float(np.mean(random)))
+    return {name: np.array(values) for name, values in checks.items()}
+
+
+def cell_sums(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Sum of a map (h, w) over each of CELLS x CELLS squares, in reading order."""
+    rows, columns = (np.linspace(0, length, CELLS, endpoint=False).astype(int) for length in values.shape)
+    return np.add.reduceat(np.add.reduceat(values.astype(np.float64), rows), columns, axis=1).ravel()
+
+
+def blurred(image: Tensor) -> Tensor:
+    """An image (c, h, w) without its structure."""
+    size = image.shape[-1]
+    kernel = 2 * round(size * BLUR_SHARE) + 1
+    return gaussian_blur(image, [kernel, kernel], [kernel / 4, kernel / 4])
+
+
+def _areas(margin: nn.Module, image: Tensor, blank: Tensor, target: int) -> Callable[[NDArray[np.int64], bool], float]:
+    """The mean margin of ``target`` while cells are blanked (or, inserting, uncovered) in a given order."""
+    cell_of = cell_numbers(*image.shape[1:])
+    bounds = torch.linspace(0, CELLS * CELLS, STEPS + 1).round().long()
+
+    def area(order: NDArray[np.int64], inserting: bool) -> float:
+        rank = torch.empty(CELLS * CELLS, dtype=torch.long)
+        rank[torch.from_numpy(order)] = torch.arange(CELLS * CELLS)
+        reached = (rank[cell_of][None] < bounds[:, None, None])[:, None].to(image.device)
+        shown = torch.where(reached == inserting, image[None], blank[None])
+        with torch.no_grad():
+            values = margin(shown)[:, target].double().cpu().numpy()
+        return float(np.trapezoid(values, dx=1 / STEPS))
+
+    return area
+
+
+def summarise(checks: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    """The checks over all patches: medians, and the share of patches where SHAP beats random maps."""
+    return {
+        "additivity_error": round(float(np.median(checks["additivity_error"])), 4),
+        "deletion": round(float(np.median(checks["deletion"])), 4),
+        "random_deletion": round(float(np.median(checks["random_deletion"])), 4),
+        "insertion": round(float(np.median(checks["insertion"])), 4),
+        "random_insertion": round(float(np.median(checks["random_insertion"])), 4),
+        "deletion_better": round(float((checks["deletion"] < checks["random_deletion"]).mean()), 4),
+        "insertion_better": round(float((checks["insertion"] > checks["random_insertion"]).mean()), 4),
+    }
+
+
+def randomised(
+    margin: Margin, images: Tensor, base: Tensor, maps: NDArray[np.float32], *, seed: int, method: str = "gradient"
+) -> dict[str, float]:
+    """Rank correlation of the maps with those of the same network, its weights drawn anew.
+
+    ``repeat``: of two runs with the trained weights, the most that can be expected. ``random``: with random weights;
+    near ``repeat`` would mean that the maps show the image and not the model. The partition method draws nothing at
+    random: it repeats itself exactly.
+    """
+    count = min(SANITY_PATCHES, len(images))
+    blind = copy.deepcopy(margin)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in blind.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    other = explain(blind.eval(), images[:count], base, seed=seed, samples=SAMPLES // 2, method=method)
+    again = explain(margin, images[:count], base, seed=seed + 1, samples=SAMPLES // 2, method=method)
+    return {
+        "repeat": round(_agreement(maps[:count], again), 4),
+        "random": round(_agreement(maps[:count], other), 4),
+        "patches": count,
+    }
+
+
+def _agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Mean rank correlation of the cell sums of the last class's maps."""
+    pairs = ((cell_sums(a[-1].sum(0)), cell_sums(b[-1].sum(0))) for a, b in zip(first, second, strict=True))
+    return float(np.mean([spearmanr(a, b).statistic for a, b in pairs]))
