@@ -141,7 +141,7 @@ def view_pictures(*views):
     """The outputs of a rule that draws a slide, by view, with what the report says of them."""
     return {
         view: report(
-            f"<results>/views/{{task}}/fold{{fold}}/{{slide}}/{view}.png",
+            f"<results>/views/{{task}}/fold{{fold}}/{{slide}}/{view}.jpg",
             caption=f"report/{view}.rst",
             category="Slides",
             subcategory="{task}",
@@ -169,7 +169,8 @@ def viewed_slides():
 
 def paged_slides():
     """Slides that have a page of their own."""
-    return sorted({s for _, _, s in viewed_slides()})
+    segmented = {s for name in CONFIG.radhical for s in cascade_slides(name, "test", "predict")}
+    return sorted(segmented | {s for _, _, s in viewed_slides()})
 
 
 def slide_tasks(wildcards):
@@ -179,6 +180,11 @@ def slide_tasks(wildcards):
         for n, f, s in viewed_slides()
         if s == wildcards.slide
     ]
+
+
+def slide_cascades(wildcards):
+    """The nucleus cascades that segment a slide."""
+    return [name for name in CONFIG.radhical if wildcards.slide in cascade_slides(name, "test", "predict")]
 
 
 def regions(wildcards):

@@ -44,7 +44,7 @@ use rule views as views_of_other_tasks with:
 use rule views as region with:
     output:
         region=report(
-            "<results>/views/{task}/fold{fold}/{slide}/region_{x}_{y}_{width}_{height}.png",
+            "<results>/views/{task}/fold{fold}/{slide}/region_{x}_{y}_{width}_{height}.jpg",
             caption="report/region.rst",
             category="Slides",
             subcategory="{task}",
@@ -161,6 +161,7 @@ rule slide_page:
         views=lambda wildcards: [
             LAYOUT.view(n, f, wildcards.slide, view) for n, f, _, views in slide_tasks(wildcards) for view in views
         ],
+        levels=lambda wildcards: [LAYOUT.cascade_levels(name, wildcards.slide) for name in slide_cascades(wildcards)],
         regions=lambda wildcards: [
             LAYOUT.region(n, f, wildcards.slide, box)
             for n, f, *_ in slide_tasks(wildcards)
@@ -186,6 +187,7 @@ rule slide_page:
         runtime=minutes(10),
     params:
         tasks=slide_tasks,
+        cascades=slide_cascades,
         regions=regions,
         patient=lambda wildcards: [
             slide(wildcards).patient_id,

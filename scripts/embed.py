@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from histomake.explain.embedding import Source, embed
 from histomake.explain.embedding_page import mosaic, page
-from histomake.explain.views import write_png
+from histomake.explain.views import write_picture
 from histomake.files import atomic_file, write_json
 from histomake.job import job
 from histomake.layout import Layout
@@ -35,7 +35,7 @@ def main(snakemake):
         with atomic_file(out.page) as aside:
             aside.write_text(page(found, title=f"What the model sees: {title}"))
         shown = f"Patches of {title}, laid out by what the model sees in them (UMAP)"
-        write_png(mosaic(found, title=shown), Path(out.mosaic))
+        write_picture(mosaic(found, title=shown), Path(out.mosaic))
         write_json(out.record, found.record)
 
 

@@ -27,7 +27,10 @@ def main(snakemake):
         stages = ("manifest", "annotation", "tissue", "quality")
         records = {stage: read_json(snakemake.input[stage]) for stage in stages}
         patient, site = params.patient
-        content = slide_page(slide_id=slide, patient_id=patient, site=site, records=records, tasks=tasks)
+        levels = {name: layout.cascade_levels(name, slide) for name in params.cascades}
+        content = slide_page(
+            slide_id=slide, patient_id=patient, site=site, records=records, tasks=tasks, cascades=levels
+        )
         with atomic_file(out) as aside:
             aside.write_text(content)
 

@@ -37,13 +37,15 @@ PALETTE: tuple[Colour, ...] = (
 """Okabe and Ito (2008), blue and orange first: the pair that is safest on pink and violet tissue."""
 GREY: Colour = (150, 150, 150)
 RIGHT: Colour = (0, 158, 115)
-MISSED: Colour = (230, 159, 0)
+MISSED: Colour = (240, 228, 66)
 FALSE_ALARM: Colour = (213, 94, 0)
 SCORE_MAP = "viridis"
 DIFFERENCE_MAP = "PuOr_r"
 """Violet below, orange above: told apart with any of the common colour deficiencies."""
 TEXT: Colour = (30, 30, 30)
 FONT_PX = 15
+WIDTH_PER_FONT = 72
+"""Of a picture wider than this many times FONT_PX the text grows with it: it will be shown smaller."""
 MARGIN_PX = 12
 MIN_WIDTH_PX = 420
 OPACITY = 0.55
@@ -209,9 +211,10 @@ def with_legend(
     width = max(pixels.shape[1], MIN_WIDTH_PX)
     canvas = np.full((pixels.shape[0], width, 3), 255, np.uint8)
     canvas[:, : pixels.shape[1]] = pixels
-    parts = [_strip([(None, title)], width), canvas]
+    size = max(FONT_PX, width // WIDTH_PER_FONT)
+    parts = [_strip([(None, title)], width, size=size), canvas]
     if entries:
-        parts.append(_strip([(colour, text) for text, colour in entries.items()], width))
+        parts.append(_strip([(colour, text) for text, colour in entries.items()], width, size=size))
     if scale:
         parts.append(_colour_bar(scale, width, colour_map))
     return np.concatenate(parts)
@@ -225,17 +228,17 @@ def headed(pixels: Pixels, heading: str) -> Pixels:
 def _strip(items: Sequence[tuple[Colour | None, str]], width: int, *, size: int = FONT_PX) -> Pixels:
     """Lines of text, each with its colour before it, broken where the width is used up."""
     face = font(size)
-    line_height, x, y = FONT_PX + 10, MARGIN_PX, 6
+    line_height, x, y = size + 10, MARGIN_PX, 6
     image = Image.new("RGB", (width, line_height * (len(items) + 1) * 3), "white")
     draw = ImageDraw.Draw(image)
     for colour, text in items:
-        swatch = FONT_PX + 6 if colour else 0
+        swatch = size + 6 if colour else 0
         for line in _wrapped(text, face, width - 2 * MARGIN_PX - swatch):
             length = swatch + int(face.getlength(line))
             if x > MARGIN_PX and x + length > width - MARGIN_PX:
                 x, y = MARGIN_PX, y + line_height
             if colour:
-                draw.rectangle((x, y + 2, x + FONT_PX - 1, y + FONT_PX + 1), fill=colour, outline=TEXT)
+                draw.rectangle((x, y + 2, x + size - 1, y + size + 1), fill=colour, outline=TEXT)
             draw.text((x + swatch, y), line, fill=TEXT, font=face)
             x += length + 2 * MARGIN_PX
     return np.asarray(image)[: y + line_height + 2]

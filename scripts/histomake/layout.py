@@ -51,12 +51,16 @@ class Layout:
 
     def view(self, task: str, fold: int, slide: str, view: str) -> Path:
         """One picture of a slide."""
-        return self.results / "views" / task / f"fold{fold}" / slide / f"{view}.png"
+        return self.results / "views" / task / f"fold{fold}" / slide / f"{view}.jpg"
 
     def region(self, task: str, fold: int, slide: str, box: Sequence[int]) -> Path:
         """The picture of a part of a slide; ``box``: x, y, width, height in level-0 pixels."""
-        name = "region_{}_{}_{}_{}.png".format(*box)
+        name = "region_{}_{}_{}_{}.jpg".format(*box)
         return self.results / "views" / task / f"fold{fold}" / slide / name
+
+    def cascade_levels(self, cascade: str, slide: str) -> Path:
+        """The picture of what every level of a nucleus cascade did on a slide."""
+        return self.results / "radhical" / cascade / "levels" / f"{slide}.png"
 
     @property
     def quarantine(self) -> Path:

@@ -130,8 +130,8 @@ def test_patches_worth_a_look_are_chosen_by_rule():
     found = {(c.row, c.reason) for c in chosen.choose([table], 6)}
     assert (3, "misclassified") in found
     assert (1, "least certain") in found
-    assert (0, "most certain") in found
-    assert (2, "most certain") in found
+    assert (0, "surest b") in found
+    assert (2, "surest a") in found
     assert len(found) == len({row for row, _ in found})
 
 
@@ -139,7 +139,7 @@ def test_of_numbers_the_worst_the_usual_and_the_extreme_are_chosen():
     columns = {"score_age": [1.0, 5.0, 9.0, 4.0], "target_age": [1.0, None, 9.5, 0.0]}
     table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
     found = {c.row: c.reason for c in chosen.choose([table], 4, "regression")}
-    assert found == {3: "largest error", 1: "near the median", 2: "highest", 0: "lowest"}
+    assert found == {3: "largest error", 1: "near the median", 2: "highest age", 0: "lowest age"}
 
 
 def test_of_segmented_patches_those_with_most_wrong_pixels_come_first():

@@ -116,7 +116,7 @@ def rankings(table: pa.Table, kind: str) -> list[Ranking]:
     return [
         Ranking("misclassified", wrong[np.argsort(-certainty[wrong], kind="stable")]),
         Ranking("least certain", np.argsort(certainty, kind="stable")),
-        *(Ranking("most certain", np.argsort(-column, kind="stable")) for column in scores.T),
+        *(Ranking(f"surest {n}", np.argsort(-c, kind="stable")) for n, c in zip(outputs, scores.T, strict=True)),
     ]
 
 
@@ -129,8 +129,8 @@ def _of_numbers(table: pa.Table, outputs: list[str], scores: NDArray[np.floating
     return [
         Ranking("largest error", known[np.argsort(-worst, kind="stable")]),
         Ranking("near the median", np.argsort(distance, kind="stable")),
-        *(Ranking("highest", np.argsort(-column, kind="stable")) for column in scores.T),
-        *(Ranking("lowest", np.argsort(column, kind="stable")) for column in scores.T),
+        *(Ranking(f"highest {n}", np.argsort(-c, kind="stable")) for n, c in zip(outputs, scores.T, strict=True)),
+        *(Ranking(f"lowest {n}", np.argsort(c, kind="stable")) for n, c in zip(outputs, scores.T, strict=True)),
     ]
 
 

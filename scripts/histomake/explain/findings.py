@@ -90,19 +90,24 @@ class SlideFindings:
         return rasterise(self.annotation, thumb.left, thumb.top, max(height, width), thumb.scale)[:height, :width]
 
     def predicted_labels(self, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
-        """A segmentation on a thumbnail's pixels: 0 background or not predicted, i + 1 the target's i-th class.
+        """A segmentation on a thumbnail's pixels: 0 background or not predicted, i + 1 the target's i-th class."""
+        return labels_on(thumb, self.label_store, self.meta["grid"]["mpp"] / self.meta["mpp"])
 
-        Read from the coarsest level that is as fine as the thumbnail. A level holds every second label of the finer
-        one, so positions are rounded and not floored: what is drawn is at most half a thumbnail pixel off.
-        """
-        group = zarr.open_group(self.label_store, mode="r")
-        levels = [group[str(i)] for i in range(len(group.attrs["ome"]["multiscales"][0]["datasets"]))]
-        label_px = self.meta["grid"]["mpp"] / self.meta["mpp"]
-        number = max((k for k in range(len(levels)) if label_px * 2**k <= thumb.scale), default=0)
-        x, y = thumb.centres()
-        columns, rows = (
-            np.clip(np.rint((np.floor(at / label_px)) / 2**number).astype(int), 0, length - 1)
-            for at, length in ((x, levels[number].shape[1]), (y, levels[number].shape[0]))
-        )
-        part = levels[number][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        return np.asarray(part)[(rows - rows[0])[:, None], columns - columns[0]]
+
+def labels_on(thumb: figures.Thumbnail, store: Path, label_px: float) -> NDArray[np.uint8]:
+    """The labels of an OME-Zarr pyramid at the thumbnail's pixels, uint8 (h, w).
+
+    ``label_px``: level-0 pixels per label of the finest level. Read from the coarsest level that is as fine as the
+    thumbnail. A level holds every second label of the finer one, so positions are rounded and not floored: what is
+    drawn is at most half a thumbnail pixel off.
+    """
+    group = zarr.open_group(store, mode="r")
+    levels = [group[str(i)] for i in range(len(group.attrs["ome"]["multiscales"][0]["datasets"]))]
+    number = max((k for k in range(len(levels)) if label_px * 2**k <= thumb.scale), default=0)
+    x, y = thumb.centres()
+    columns, rows = (
+        np.clip(np.rint((np.floor(at / label_px)) / 2**number).astype(int), 0, length - 1)
+        for at, length in ((x, levels[number].shape[1]), (y, levels[number].shape[0]))
+    )
+    part = levels[number][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.asarray(part)[(rows - rows[0])[:, None], columns - columns[0]]

@@ -16,6 +16,7 @@ from histomake import provenance
 from histomake.config import Config
 from histomake.explain import page
 from histomake.explain.page import Html
+from histomake.explain.report_cascades import cascades_section
 from histomake.explain.report_task import task_section
 from histomake.files import read_json
 from histomake.layout import Layout
@@ -55,7 +56,7 @@ def front_page(config: Config, layout: Layout, sheet: Sequence[tuple[str, str, s
     }
     parts = [page.section(title, *content) for title, content in sections.items()]
     parts += [task_section(name, task, layout, folds[name]) for name, task in config.tasks.items()]
-    parts += [_cascades(config, layout), _compute(layout), _provenance(config, rows)]
+    parts += [cascades_section(config, layout), _compute(layout), _provenance(config, rows)]
     anchors = [*(s.lower() for s in sections), *(f"task-{name}" for name in config.tasks), "compute", "provenance"]
     links = page.tag("nav", *(page.link(anchor, f"#{anchor}") for anchor in anchors))
     head = [page.tag("h1", "histomake report"), links, _headline(config, layout, rows)]
@@ -150,19 +151,6 @@ def _patches(config: Config, layout: Layout, rows: list[Row]) -> Html:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.most_common() if reason)
         body.append([name, f"{grid.size} px at {grid.mpp:g} µm/px", counts[""], reasons or "none"])
     return page.table(["grid", "patch", "kept", "excluded, by reason"], body)
-
-
-def _cascades(config: Config, layout: Layout) -> Html:
-    """RADHicaL: what the coarse levels saved and what it cost."""
-    parts = []
-    for name in config.radhical:
-        folder = layout.results / "radhical" / name
-        metrics = folder / "metrics.json"
-        if metrics.is_file():
-            listing = page.tag("pre", json.dumps(read_json(metrics), indent=1, ensure_ascii=False)[:20_000])
-            pictures = [page.picture(p, p.stem) for p in sorted(folder.glob("*.png"))]
-            parts.append(page.section(name, *pictures, page.folded("figures", listing), level=3))
-    return page.section("RADHicaL", *parts) if parts else Html("")
 
 
 def _compute(layout: Layout) -> Html:

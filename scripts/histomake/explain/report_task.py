@@ -18,10 +18,11 @@ from histomake import figures
 from histomake.config import Task
 from histomake.explain import page
 from histomake.explain.page import Html
+from histomake.explain.report_examples import examples
 from histomake.files import read_json
 from histomake.layout import Layout
 from histomake.patch.table import read_table
-from histomake.slide.reader import open_slide
+from histomake.quarantine import quarantined
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,9 +43,18 @@ SHOWN_METRICS = (
     "mcc",
     "ece",
 )
+METRIC_NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "f1": "F1",
+    "mcc": "Matthews correlation",
+    "ece": "calibration error (ECE)",
+}
 CALIBRATION_BINS = 10
-EXAMPLES = 7
-EXAMPLE_PX = 132
 COLOURS = [f"#{bytes(colour).hex()}" for colour in figures.PALETTE]
 
 
@@ -75,10 +85,10 @@ def task_section(name: str, task: Task, layout: Layout, folds: Sequence[int]) ->
         tested = tested_patches(name, layout, folds, metrics["classes"])
         curves = [page.plot(figure, text) for figure, text in _plots(tested, metrics)]
         parts.append(page.tag("div", *curves, class_="row"))
-        parts.append(page.section("Examples", *examples(tested, task, layout), level=3, anchor=f"{name}-examples"))
     else:
         drawn = sorted((layout.results / "metrics" / name).glob("*.png"))
         parts.append(page.tag("div", *(page.picture(path, path.stem, width=420) for path in drawn), class_="row"))
+    parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
     parts.append(page.section("Training", training(name, layout, folds), level=3, anchor=f"{name}-training"))
     for fold in folds:
         parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
@@ -90,7 +100,7 @@ def cohort_table(name: str, task: Task, layout: Layout) -> Html:
     roles = pq.read_table(layout.split(name)).to_pylist()
     rows = []
     for fold, role in sorted({(r["fold"], r["role"]) for r in roles}):
-        members = [r for r in roles if (r["fold"], r["role"]) == (fold, role)]
+        members = [r for r in roles if (r["fold"], r["role"]) == (fold, role) and not lost(layout, r["slide_id"])]
         counts: Counter[str] = Counter()
         for member in members:
             counts += class_balance(task, layout, member["slide_id"])
@@ -99,6 +109,12 @@ def cohort_table(name: str, task: Task, layout: Layout) -> Html:
         rows.append([fold, role, len(members), patients, counts["usable"], *per_class])
     header = ["fold", "role", "slides", "patients", "usable patches", *task.target.classes]
     return page.table(header, rows)
+
+
+def lost(layout: Layout, slide_id: str) -> bool:
+    """Whether a slide is in quarantine."""
+    records = (layout.manifest(slide_id), layout.annotation(slide_id), layout.tissue(slide_id))
+    return quarantined(*(read_json(path) for path in records)) is not None
 
 
 def class_balance(task: Task, layout: Layout, slide_id: str) -> Counter[str]:
@@ -113,17 +129,18 @@ def class_balance(task: Task, layout: Layout, slide_id: str) -> Counter[str]:
 
 
 def metrics_table(metrics: dict[str, Any]) -> Html:
-    """Every metric of the whole with its interval, by level."""
-    rows = []
+    """Every metric of the whole with its interval, a column per level."""
+    cells: dict[str, dict[str, str]] = {}
     for level, record in metrics["levels"].items():
         for name, found in _shown_metrics(record["metrics"]):
-            rows.append([LEVELS.get(level, level), record["count"], name, found["value"], _interval(found)])
+            cells.setdefault(name, {})[level] = f"{found['value']:.3f}{_interval(found)}"
+    rows = [[name, *(row.get(level) for level in metrics["levels"])] for name, row in cells.items()]
+    header = ["metric", *(f"{LEVELS[level]} ({r['count']:,})" for level, r in metrics["levels"].items())]
     low, high = metrics["interval_percent"]
-    note = f"Intervals: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} resamples of patients."
+    note = f"In brackets: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} resamples of patients."
     few = metrics["patients"] < 10
     warning = page.tag("p", f"Only {metrics['patients']} test patients: read intervals with care.", class_="warn")
-    table = page.table(["level", "count", "metric", "value", "interval"], rows)
-    return page.join([*([warning] if few else []), table, page.tag("p", note)])
+    return page.join([*([warning] if few else []), page.table(header, rows), page.tag("p", note)])
 
 
 def _shown_metrics(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -134,12 +151,13 @@ def _shown_metrics(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     for group, values in groups.items():
         for name in sorted(values, key=lambda key: (rank.get(key, len(rank)), key)):
             if values[name]["value"] is not None:
-                shown.append((name if group == "all" else f"{group}: {name}", values[name]))
+                title = METRIC_NAMES.get(name, name.replace("_", " "))
+                shown.append((title if group == "all" else f"{group}: {title}", values[name]))
     return shown
 
 
 def _interval(found: dict[str, Any]) -> str:
-    return "–" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
+    return "" if found["low"] is None else f" ({found['low']:.3f}–{found['high']:.3f})"
 
 
 def tested_patches(name: str, layout: Layout, folds: Sequence[int], classes: list[str]) -> TestedPatches:
@@ -219,41 +237,6 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Fi
     axis.set_yticks(range(len(classes)), classes)
     axis.set(xlabel="predicted", ylabel="annotated")
     return figure
-
-
-def examples(tested: TestedPatches, task: Task, layout: Layout) -> list[Html]:
-    """Patches that were right and surely so per class, nearly wrong, and wrong, worst first."""
-    wrong = tested.label != tested.predicted
-    certainty = tested.scores.max(axis=1)
-    groups = {
-        f"{name}, right and most certain": np.flatnonzero(~wrong & (tested.label == i))
-        for i, name in enumerate(tested.classes)
-    }
-    chosen = {title: rows[np.argsort(-certainty[rows], kind="stable")] for title, rows in groups.items()}
-    right = np.flatnonzero(~wrong)
-    chosen["Right, least certain"] = right[np.argsort(certainty[right], kind="stable")]
-    missed = np.flatnonzero(wrong)
-    chosen["Wrong, most certain first"] = missed[np.argsort(-certainty[missed], kind="stable")]
-    rows = []
-    for title, members in chosen.items():
-        text = f"{title} ({len(members):,} in all)"
-        rows.append(page.tag("h4", text))
-        rows.append(_example_row(tested, members[:EXAMPLES], task, layout) if len(members) else page.tag("p", "None."))
-    return rows
-
-
-def _example_row(tested: TestedPatches, members: NDArray[np.int64], task: Task, layout: Layout) -> Html:
-    parts = []
-    for i in members:
-        meta = read_table(layout.table(task.grid, tested.slide_id[i]))[1]
-        grid = meta["grid"]
-        with open_slide(layout.manifest(tested.slide_id[i])) as reader:
-            size = min(grid["size"], 2 * EXAMPLE_PX)
-            pixels = reader.read(int(tested.x[i]), int(tested.y[i]), size, grid["mpp"] * grid["size"] / size)
-        score = ", ".join(f"{c} {s:.2f}" for c, s in zip(tested.classes, tested.scores[i], strict=True))
-        place = page.Html(f"{page.safe(tested.slide_id[i])} ({tested.x[i]}, {tested.y[i]})<br>{page.safe(score)}")
-        parts.append(page.picture(pixels, place, width=EXAMPLE_PX))
-    return page.tag("div", *parts, class_="row")
 
 
 def training(name: str, layout: Layout, folds: Sequence[int]) -> Html:

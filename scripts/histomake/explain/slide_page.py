@@ -51,9 +51,19 @@ class SlideTask:
 
 
 def slide_page(
-    *, slide_id: str, patient_id: str, site: str, records: Mapping[str, dict[str, Any]], tasks: list[SlideTask]
+    *,
+    slide_id: str,
+    patient_id: str,
+    site: str,
+    records: Mapping[str, dict[str, Any]],
+    tasks: list[SlideTask],
+    cascades: Mapping[str, Path],
 ) -> str:
-    """The page as HTML. ``records``: manifest, annotation, tissue, quality; a quarantined slide gets its reason."""
+    """The page as HTML.
+
+    ``records``: manifest, annotation, tissue, quality; a quarantined slide gets its reason. ``cascades``: the picture
+    of what the levels of each nucleus cascade did.
+    """
     lost = next((r for r in records.values() if r["status"] != "ok"), None)
     head = [
         page.tag("nav", page.link("← report", "../index.html")),
@@ -63,7 +73,12 @@ def slide_page(
     if lost:
         text = f"In quarantine: {lost['reason']}. {lost['detail']}. {lost['remedy']}"
         return page.document(slide_id, [*head, page.tag("p", text, class_="warn")])
-    return page.document(slide_id, [*head, _facts(records), *(_task(task, i == 0) for i, task in enumerate(tasks))])
+    parts = [_task(task, i == 0) for i, task in enumerate(tasks)]
+    parts += [
+        page.section(f"Cascade {name}", page.picture(path, "Nuclei found, and what every level did"))
+        for name, path in cascades.items()
+    ]
+    return page.document(slide_id, [*head, _facts(records), *parts])
 
 
 def _facts(records: Mapping[str, dict[str, Any]]) -> Html:

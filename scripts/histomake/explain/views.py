@@ -40,15 +40,15 @@ def painters(kind: str) -> dict[str, Painter]:
 
 
 def draw_views(findings: SlideFindings, *, mpp: float, out: dict[str, Path]) -> None:
-    """Draw the views named in ``out`` at ``mpp`` µm per pixel and write each as PNG to its path."""
+    """Draw the views named in ``out`` at ``mpp`` µm per pixel and write each to its path."""
     thumb = figures.thumbnail(findings.reader, mpp)
     known = painters(findings.kind)
     for view, path in out.items():
-        write_png(figures.headed(known[view](findings, thumb), _heading(findings, thumb)), path)
+        write_picture(figures.headed(known[view](findings, thumb), _heading(findings, thumb)), path)
 
 
 def draw_region(findings: SlideFindings, box: tuple[int, int, int, int], path: Path) -> None:
-    """Draw a part of a slide beside what was annotated, predicted and wrong there; PNG.
+    """Draw a part of a slide beside what was annotated, predicted and wrong there.
 
     ``box``: x, y, width and height in level-0 pixels.
     """
@@ -56,20 +56,21 @@ def draw_region(findings: SlideFindings, box: tuple[int, int, int, int], path: P
     bare = figures.with_legend(figures.with_scale_bar(thumb.pixels, thumb.mpp), "Slide", {})
     picture = figures.beside([bare, painters(findings.kind)["truth"](findings, thumb)])
     place = "x {}, y {}, {} x {} level-0 px".format(*box)
-    write_png(figures.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
+    write_picture(figures.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
 
 
 def draw_quarantine(entry: dict[str, Any], out: dict[str, Path]) -> None:
     """Write, in place of every picture, a card that says why the slide has none."""
     lines = [f"{entry['slide_id']} is in quarantine: {entry['reason']}", entry["detail"], entry["remedy"]]
     for path in out.values():
-        write_png(figures.card(lines), path)
+        write_picture(figures.card(lines), path)
 
 
-def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture, atomically."""
+def write_picture(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write a picture, atomically: JPEG without subsampled colour, so that text stays sharp, or PNG, by the name."""
+    options = {"format": "JPEG", "quality": 90, "subsampling": 0} if path.suffix == ".jpg" else {"format": "PNG"}
     with atomic_file(path) as aside:
-        Image.fromarray(pixels).save(aside, format="PNG")
+        Image.fromarray(pixels).save(aside, **options)
 
 
 def _heading(findings: SlideFindings, thumb: figures.Thumbnail) -> str:
