@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zarr
 from histomake.config import Convert, Grid
 from histomake.files import write_json
 from histomake.layout import Layout
@@ -47,7 +49,33 @@ def make_results(folder: Path, codec: str = "jpeg") -> Layout:
     lost = {"status": "quarantined", "slide_id": "lost", "reason": "no_mpp", "detail": "no mpp", "remedy": "give one"}
     write_json(layout.manifest("lost"), lost)
     write_tables(layout, manifest["sha256"], positions)
+    write_masks(layout, positions)
     return layout
+
+
+def write_masks(layout: Layout, positions: list[tuple[int, int]]) -> None:
+    """The marked patch as nuclei, in an annotated mask of 4 level-0 pixels a label and in a segmentation of 2."""
+    x, y = positions[MARKED]
+    record = {"status": "ok", "slide_id": SLIDE, "class_names": ["nuclei", "skin"], "format": "mask.npy"}
+    record["label_image"] = {"store": f"{SLIDE}.zarr", "downsample": 4}
+    write_json(layout.annotation(SLIDE), record)
+    layout.annotation(SLIDE).with_suffix(".geojson").write_text('{"type":"FeatureCollection","features":[]}')
+    annotated = np.zeros((SIZE // 4, SIZE // 4), np.uint8)
+    annotated[y // 4 : (y + SPAN) // 4, x // 4 : (x + SPAN) // 4] = 1
+    zarr.create_array(layout.annotation(SLIDE).with_suffix(".zarr"), data=annotated)
+    path = layout.prediction("pixel_map", 0, SLIDE)
+    path.parent.mkdir(parents=True)
+    shutil.copy(layout.prediction("kind", 0, SLIDE), path)
+    model = {"kind": "segmentation", "class_names": ["background", "skin", "nuclei"]}
+    model |= {"target": {"multi_label": False, "classes": ["skin", "nuclei"]}}
+    write_json(layout.model("pixel_map", 0) / "model.json", model | {"grid": {"name": "x10", "size": 128, "mpp": 1.0}})
+    found = np.zeros((SIZE // 2, SIZE // 2), np.uint8)
+    found[y // 2 : (y + SPAN) // 2, x // 2 : (x + SPAN) // 2] = 2
+    group = zarr.open_group(path.with_suffix(".labels.zarr"), mode="w")
+    levels = [found, found[::2, ::2]]
+    group.attrs["ome"] = {"multiscales": [{"datasets": [{"path": str(i)} for i in range(len(levels))]}]}
+    for i, values in enumerate(levels):
+        group.create_array(str(i), data=values)
 
 
 def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) -> None:
@@ -59,12 +87,15 @@ def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) 
     layout.table("x10", SLIDE).parent.mkdir(parents=True)
     pq.write_table(table, layout.table("x10", SLIDE))
     score = (ids == MARKED).astype(np.float32)
-    predictions = pa.table({**place, "score_skin": 1 - score, "score_nuclei": score})
+    said = pa.array(np.where(score > 0, "nuclei", "skin"))
+    predictions = pa.table({**place, "score_skin": 1 - score, "score_nuclei": score, "predicted": said})
     path = layout.prediction("kind", 0, SLIDE)
     path.parent.mkdir(parents=True)
     pq.write_table(predictions, path)
     write_json(f"{path}.meta.json", {"outputs": {str(path): "f" * 64}, "git": {"commit": "abc"}})
-    write_json(layout.model("kind", 0) / "model.json", {"grid": {"name": "x10"}})
+    target = {"multi_label": False, "classes": ["skin", "nuclei"]}
+    model = {"kind": "classification", "class_names": ["skin", "nuclei"], "target": target}
+    write_json(layout.model("kind", 0) / "model.json", model | {"grid": {"name": "x10", "size": 128, "mpp": 1.0}})
 
 
 READY = (
@@ -77,7 +108,8 @@ def shown(browser: Browser, **opacity: int) -> np.ndarray:
     """The stage as pixels, with the overlays at the given opacities."""
     for name in ("tissue", "annotation", "prediction"):
         browser.value(f"document.getElementById('{name}').value = {opacity.get(name, 0)}")
-    browser.value("drawOverlay()")
+    browser.value("showMasks(); drawOverlay()")
+    browser.wait("[...histomake.masks.values()].every((mask) => !mask.getOpacity() || mask.getFullyLoaded())")
     browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     time.sleep(0.2)
     return np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB")).astype(int)
@@ -92,9 +124,9 @@ STAGE = (slice(160, 830), slice(255, 1075))
 """Part of the window that shows the slide and nothing else: no panels, no scale bar, no navigator."""
 
 
-def overlay_offset(browser: Browser) -> int:
+def overlay_offset(browser: Browser, overlay: str = "prediction") -> int:
     """Largest distance, in screen pixels, between the borders of the black patch and those of its overlay."""
-    bare, laid = shown(browser)[STAGE], shown(browser, prediction=100)[STAGE]
+    bare, laid = shown(browser)[STAGE], shown(browser, **{overlay: 100})[STAGE]
     black = box_of((bare < 128).all(axis=2))
     orange = box_of(np.abs(laid - [230, 159, 0]).max(axis=2) < 12)
     return int(np.abs(np.subtract(black, orange)).max())

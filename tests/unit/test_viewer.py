@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
@@ -9,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from histomake import figures
 from histomake.errors import HistomakeError
 from histomake.layout import Layout
 from histomake.viewer.__main__ import OPENSEADRAGON
@@ -16,7 +18,18 @@ from histomake.viewer.server import RefusedError, byte_range, safe_path, serve
 from PIL import Image
 
 from tests.browser import CHROMIUM, Browser
-from tests.marked_slide import MARKED, READY, SLIDE, STAGE, box_of, make_results, overlay_offset, patch_positions, shown
+from tests.marked_slide import (
+    MARKED,
+    READY,
+    SLIDE,
+    SPAN,
+    STAGE,
+    box_of,
+    make_results,
+    overlay_offset,
+    patch_positions,
+    shown,
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +98,8 @@ def test_ranges_are_understood(header, expected):
         "/api/overlay/..%2fx/kind/0",
         "/api/patch/" + SLIDE + "/..%2f..%2fkind/0/1",
         "/tile/..%2fx/0/0/0",
+        "/label/..%2fx/-/0/0/0/0",
+        "/label/" + SLIDE + "/..%2f..%2fkind/0/0/0/0",
     ],
 )
 def test_nothing_outside_the_results_is_served(fetch, results, path):
@@ -145,6 +160,33 @@ def test_tiles_no_browser_decodes_come_as_jpeg(tmp_path):
     server.server_close()
 
 
+@pytest.mark.parametrize(("task", "pixel"), [("-", 4), ("pixel_map", 2)])
+def test_masks_come_as_coloured_tiles_of_every_level(fetch, task, pixel):
+    (mask,) = [m for m in json.loads(fetch(f"/api/slides/{SLIDE}")[2])["masks"] if m["task"] == task]
+    assert mask["pixel"] == pixel
+    for level in range(mask["levels"]):
+        x, y = (c // pixel // 2**level for c in patch_positions()[MARKED])
+        tile = mask["tile"]
+        status, _, body = fetch(f"/label/{SLIDE}/{task}/0/{level}/{y // tile}/{x // tile}")
+        assert status == 200
+        pixels = np.asarray(Image.open(io.BytesIO(body)).convert("RGBA"))
+        assert pixels[y % tile + 1, x % tile + 1].tolist() == [*figures.PALETTE[1], 255]
+        assert pixels[(y - 4) % tile, x % tile + 1][3] == 0
+    assert fetch(f"/label/{SLIDE}/{task}/0/0/99/0")[0] == 404
+    assert fetch(f"/label/{SLIDE}/{task}/0/99/0/0")[0] == 404
+
+
+def test_colours_follow_the_classes_of_the_models_whatever_annotators_called_first(fetch):
+    assert json.loads(fetch(f"/api/slides/{SLIDE}")[2])["class_order"] == ["skin", "nuclei"]
+
+
+def test_patches_come_with_what_the_model_decided(fetch):
+    found = json.loads(fetch(f"/api/overlay/{SLIDE}/kind/0")[2])
+    called = np.frombuffer(base64.b64decode(found["called"]), np.uint8).reshape(2, found["count"])
+    assert np.flatnonzero(called[found["classes"].index("nuclei")]).tolist() == [MARKED]
+    assert (found["kind"], found["range"]) == ("classification", [0, 1])
+
+
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and OPENSEADRAGON.is_file()),
     reason="needs Chromium (apt) and OpenSeadragon (make viewer)",
@@ -169,6 +211,33 @@ def page(results):
 def test_tiles_appear_and_the_overlay_lies_on_them_to_a_pixel(page):
     assert (shown(page)[STAGE] > 240).all(axis=2).mean() > 0.5
     assert overlay_offset(page) <= 1
+
+
+@needs_browser
+def test_masks_lie_on_the_image_to_a_pixel(page):
+    page.wait("histomake.masks.size === 2")
+    assert overlay_offset(page, "annotation") <= 1
+    choose = "{const t = document.getElementById('task'); t.value = %d; t.dispatchEvent(new Event('change'))}"
+    page.value(choose % 1)
+    page.wait("histomake.overlay.task === 'pixel_map' && document.getElementById('shown').value === 'pixels'")
+    assert overlay_offset(page) <= 1
+    page.value(choose % 0)
+    page.wait("histomake.overlay.task === 'kind'")
+
+
+@needs_browser
+def test_an_address_with_a_place_opens_there(page):
+    x, y = patch_positions()[MARKED]
+    page.open("about:blank")
+    page.open(f"{page.address}/slide/{SLIDE}#{x},{y},{SPAN},{SPAN}")
+    page.wait(READY)
+    part = page.value("shownPart()")
+    assert part["x"] <= x + 1
+    assert part["x"] + part["width"] >= x + SPAN - 1
+    assert min(part["width"], part["height"]) == pytest.approx(SPAN, abs=2)
+    page.open("about:blank")
+    page.open(f"{page.address}/slide/{SLIDE}")
+    page.wait(READY)
 
 
 @needs_browser

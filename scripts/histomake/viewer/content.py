@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 
 from histomake.files import read_json
 from histomake.layout import Layout
+from histomake.learn.target import JOINER
 from histomake.patch.table import read_table
 from histomake.slide.reader import open_slide
 from histomake.slide.store import Level
+from histomake.viewer import masks
 
 SIDECAR = ".meta.json"
 
@@ -54,6 +56,7 @@ def describe(layout: Layout, slide: str) -> dict[str, Any]:
         found["tissue"] = {"image": f"files/tissue/{slide}.png", "downsample": scale}
     if layout.annotation(slide).with_suffix(".geojson").is_file():
         found["annotation"] = f"files/annotations/{slide}.geojson"
+    found |= {"masks": masks.describe(layout, slide), "class_order": masks.class_order(layout, slide)}
     return found
 
 
@@ -83,12 +86,22 @@ def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
 
 
 def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
-    """Every predicted patch of a slide as base64 columns: x, y int32 level-0 pixels, scores float32 (classes, n)."""
+    """Every predicted patch of a slide as base64 columns.
+
+    x, y int32 level-0 pixels; scores float32 and called (whether the model says the class) uint8, both (classes, n).
+    ``range``: ends of the colour scale.
+    """
     table = pq.read_table(prediction_path(layout, slide, task, fold))
     classes = [name.removeprefix("score_") for name in table.column_names if name.startswith("score_")]
     _, meta = read_table(layout.table(grid_of(layout, task, fold), slide))
     scores = np.stack([table[f"score_{name}"].to_numpy() for name in classes])
+    said = [set((names or "").split(JOINER)) for names in table["predicted"].cast(pa.string()).to_pylist()]
+    model = model_of(layout, task, fold)
+    shares = model["kind"] != "regression" or bool(model["target"]["classes"])
     return {
+        "kind": "multi_label" if model["target"]["multi_label"] else model["kind"],
+        "range": [0.0, 1.0] if shares or not scores.size else [float(scores.min()), float(scores.max())],
+        "called": _base64(np.array([[name in names for names in said] for name in classes]), "u1"),
         "classes": classes,
         "span": meta["grid"]["size"] * meta["grid"]["mpp"] / meta["mpp"],
         "count": table.num_rows,
@@ -113,7 +126,12 @@ def prediction_path(layout: Layout, slide: str, task: str, fold: int) -> Path:
 
 def grid_of(layout: Layout, task: str, fold: int) -> str:
     """The grid a model works on."""
-    return read_json(layout.model(task, fold) / "model.json")["grid"]["name"]
+    return model_of(layout, task, fold)["grid"]["name"]
+
+
+def model_of(layout: Layout, task: str, fold: int) -> dict[str, Any]:
+    """A model's description."""
+    return read_json(layout.model(task, fold) / "model.json")
 
 
 def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from histomake.errors import HistomakeError
 from histomake.layout import Layout
 from histomake.slide.reader import SlideReader, open_slide
-from histomake.viewer import content
+from histomake.viewer import content, masks
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send_file(safe_path(layout.results, "/".join(parts[1:])))
         elif parts[0] == "assets" and len(parts) == 2:
             self._send_asset(parts[1])
+        elif parts[0] == "label" and len(parts) == 7:
+            self._send_label(parts[1], parts[2], *(int(number) for number in parts[3:]))
         elif parts[0] == "tile" and len(parts) == 5:
             self._send_tile(parts[1], *(int(number) for number in parts[2:]))
         elif parts[0] == "api" and (parts[1:2] and (parts[1], len(parts) - 1) in routes):
@@ -169,6 +171,17 @@ class Handler(BaseHTTPRequestHandler):
                 block = stream.read(min(BLOCK, stop - start))
                 self.wfile.write(block)
                 start += len(block)
+
+    def _send_label(self, slide: str, task: str, fold: int, level: int, row: int, column: int) -> None:
+        """One tile of an annotated or predicted mask, coloured."""
+        layout = self.server.layout
+        if slide not in content.slide_ids(layout):
+            raise KeyError(slide)
+        if (task, fold) not in [(mask["task"], mask["fold"]) for mask in masks.describe(layout, slide)]:
+            raise KeyError(f"{slide} has no mask of {task} fold {fold}")
+        mask = masks.open_mask(layout, slide, task, fold)
+        labels = mask.tile(level, row, column)
+        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, mask.classes, masks.class_order(layout, slide)))
 
     def _send_tile(self, slide: str, level: int, row: int, column: int) -> None:
         """One decoded tile as JPEG, for codecs that browsers lack."""

@@ -4,9 +4,14 @@
 const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#5a5a5a"];
 const TISSUE = [0, 158, 115];
 const VIRIDIS = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725"];
+const NONE = "#969696";
 const $ = (id) => document.getElementById(id);
 
-const state = { slide: null, viewer: null, store: null, overlay: null, tissue: null, annotation: null, chosen: null };
+const ANNOTATED = "-";
+
+const state = {
+  slide: null, viewer: null, store: null, overlay: null, tissue: null, annotation: null, masks: new Map(), chosen: null,
+};
 window.histomake = state;
 
 async function json(url) {
@@ -49,14 +54,74 @@ async function openSlide(id) {
   });
   state.viewer.addHandler("update-viewport", drawOverlay);
   state.viewer.addHandler("canvas-click", (event) => event.quick && clicked(event.position));
-  state.viewer.addHandler("open", drawOverlay);
+  state.viewer.addHandler("open", () => { openMasks(slide); goTo(location.hash.slice(1)); drawOverlay(); });
+  state.viewer.addHandler("animation-finish", rememberPlace);
+  $("place").addEventListener("change", () => goTo($("place").value));
+  window.addEventListener("hashchange", () => goTo(location.hash.slice(1)));
   await loadOverlays(slide);
+}
+
+// Show a part of the slide: x, y and, unless only the point matters, width and height in level-0 pixels.
+function goTo(place) {
+  const [x, y, width, height] = place.split(",").map(Number);
+  if (!Number.isFinite(x) || !Number.isFinite(y)) return;
+  const around = 1000;
+  const [left, top, w, h] = width > 0 && height > 0 ? [x, y, width, height]
+    : [x - around / 2, y - around / 2, around, around];
+  const item = state.viewer.world.getItemAt(0);
+  state.viewer.viewport.fitBounds(item.imageToViewportRectangle(left, top, w, h), true);
+}
+
+function shownPart() {
+  const { x, y, width, height } = state.viewer.world.getItemAt(0).viewportToImageRectangle(
+    state.viewer.viewport.getBounds(true));
+  return { x, y, width, height };
+}
+
+// The address holds the place, so that it can be sent to somebody.
+function rememberPlace() {
+  const { x, y, width, height } = shownPart();
+  const place = [x, y, width, height].map(Math.round).join(",");
+  $("place").value = place;
+  history.replaceState(null, "", `#${place}`);
+}
+
+const maskKey = (task, fold) => `${task}/${fold}`;
+
+function openMasks(slide) {
+  for (const { task, fold, width, height, tile, levels, pixel } of slide.masks) {
+    const name = `/label/${encodeURIComponent(slide.slide_id)}/${task}/${fold}`;
+    state.viewer.addTiledImage({
+      x: 0, y: 0, width: (width * pixel) / slide.width, opacity: 0,
+      tileSource: {
+        width, height, tileSize: tile, minLevel: 0, maxLevel: levels - 1,
+        getTileUrl: (level, x, y) => `${name}/${levels - 1 - level}/${y}/${x}`,
+      },
+      success: ({ item }) => { state.masks.set(maskKey(task, fold), item); showMasks(); },
+    });
+  }
+}
+
+// A segmentation is shown pixel by pixel while no score of its patches is asked for.
+function showMasks() {
+  const current = state.overlay && maskKey(state.overlay.task, state.overlay.fold);
+  for (const [key, item] of state.masks) {
+    if (key === maskKey(ANNOTATED, 0)) item.setOpacity(opacity("annotation"));
+    else item.setOpacity(key === current && $("shown").value === "pixels" ? opacity("prediction") : 0);
+  }
+}
+
+function colourOfClass(name) {
+  const place = state.slide.class_order.indexOf(name);
+  return place < 0 ? NONE : PALETTE[place % PALETTE.length];
 }
 
 async function loadOverlays(slide) {
   slide.predictions.forEach(({ task, fold }, i) => $("task").append(new Option(`${task}, fold ${fold}`, i)));
   $("task").addEventListener("change", loadPredictions);
-  for (const id of ["tissue", "annotation", "prediction", "shown"]) $(id).addEventListener("input", drawOverlay);
+  for (const id of ["tissue", "annotation", "prediction", "shown"]) {
+    $(id).addEventListener("input", () => { showMasks(); drawOverlay(); });
+  }
   if (slide.tissue) state.tissue = await tissueCanvas(slide.tissue.image);
   if (slide.annotation) state.annotation = (await json(`/${slide.annotation}`)).features;
   if (slide.predictions.length) await loadPredictions();
@@ -79,27 +144,39 @@ async function loadPredictions() {
   const found = await json(`/api/overlay/${encodeURIComponent(state.slide.slide_id)}/${task}/${fold}`);
   const scores = new Float32Array(decodeBase64(found.scores).buffer);
   state.overlay = {
-    ...found, task, fold, scores,
+    ...found, task, fold, scores, called: decodeBase64(found.called),
     x: new Int32Array(decodeBase64(found.x).buffer),
     y: new Int32Array(decodeBase64(found.y).buffer),
     id: new Uint32Array(decodeBase64(found.patch_id).buffer),
   };
-  $("shown").replaceChildren(new Option("class", "class"), ...found.classes.map((c, i) => new Option(`score of ${c}`, i)));
+  $("shown").replaceChildren(...waysToShow(state.overlay).map(([text, value]) => new Option(text, value)));
+  state.chosen = null;
+  showMasks();
   drawOverlay();
 }
 
-function largest(i) {
-  const { scores, count, classes } = state.overlay;
-  let best = 0;
-  for (let c = 1; c < classes.length; c += 1) if (scores[c * count + i] > scores[best * count + i]) best = c;
-  return best;
+// What can be laid over the slide, by kind of task: [text, value]; numbers are scores, "called 1" is a decision.
+function waysToShow({ kind, classes, task, fold }) {
+  const word = { regression: "value of", segmentation: "share of" }[kind] ?? "score of";
+  const ways = classes.map((name, i) => [`${word} ${name}`, String(i)]);
+  if (kind === "classification") ways.unshift(["class", "called"]);
+  if (kind === "multi_label") ways.unshift(...classes.map((name, i) => [`has ${name}`, `called ${i}`]));
+  if (state.slide.masks.some((mask) => mask.task === task && mask.fold === fold)) ways.unshift(["pixels", "pixels"]);
+  return ways;
 }
 
+// The colour of a patch, null where it is to be left bare.
 function colourOf(i) {
-  const shown = $("shown").value;
-  if (shown === "class") return PALETTE[largest(i) % PALETTE.length];
-  const score = state.overlay.scores[Number(shown) * state.overlay.count + i];
-  return VIRIDIS[Math.min(VIRIDIS.length - 1, Math.floor(score * VIRIDIS.length))];
+  const { called, count, classes, scores, range } = state.overlay;
+  const [shown, one] = $("shown").value.split(" ");
+  if (shown === "pixels") return null;
+  if (shown === "called") {
+    const wanted = one === undefined ? classes.map((_, c) => c) : [Number(one)];
+    const found = wanted.find((c) => called[c * count + i]);
+    return found === undefined ? null : colourOfClass(classes[found]);
+  }
+  const score = (scores[Number(shown) * count + i] - range[0]) / (range[1] - range[0] || 1);
+  return VIRIDIS[Math.max(0, Math.min(VIRIDIS.length - 1, Math.floor(score * VIRIDIS.length)))];
 }
 
 // From level-0 pixels to pixels of the stage, as the image is drawn at this moment.
@@ -145,20 +222,23 @@ function drawTissue(context) {
 function drawPredictions(context) {
   if (!state.overlay || !opacity("prediction")) return;
   const { x, y, span, count } = state.overlay;
+  const part = shownPart();
   context.globalAlpha = opacity("prediction");
   for (let i = 0; i < count; i += 1) {
-    context.fillStyle = colourOf(i);
+    if (x[i] > part.x + part.width || y[i] > part.y + part.height || x[i] + span < part.x || y[i] + span < part.y) continue;
+    const colour = colourOf(i);
+    if (colour === null) continue;
+    context.fillStyle = colour;
     context.fillRect(x[i], y[i], span, span);
   }
 }
 
 function drawAnnotation(context, view) {
   if (!state.annotation || !opacity("annotation")) return;
-  const names = [...new Set(state.annotation.map((f) => f.properties.classification.name))].sort();
   context.globalAlpha = opacity("annotation");
   context.lineWidth = 3 / view.scale;
   for (const { geometry, properties } of state.annotation) {
-    context.strokeStyle = PALETTE[names.indexOf(properties.classification.name) % PALETTE.length];
+    context.strokeStyle = colourOfClass(properties.classification.name);
     const polygons = geometry.type === "Polygon" ? [geometry.coordinates] : geometry.coordinates;
     context.beginPath();
     for (const ring of polygons.flat()) ring.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
@@ -185,9 +265,11 @@ function drawBar(view) {
 
 function drawLegend() {
   if (!state.overlay) return;
-  const shown = $("shown").value;
-  const entries = shown === "class" ? state.overlay.classes.map((name, i) => [PALETTE[i % PALETTE.length], name])
-    : VIRIDIS.map((colour, i) => [colour, `${(i / 8).toFixed(2)} to ${((i + 1) / 8).toFixed(2)}`]);
+  const { range: [low, high] } = state.overlay;
+  const end = (i) => (low + (i / VIRIDIS.length) * (high - low)).toPrecision(3);
+  const scored = /^\d+$/.test($("shown").value);
+  const entries = scored ? VIRIDIS.map((colour, i) => [colour, `${end(i)} to ${end(i + 1)}`])
+    : state.slide.class_order.map((name) => [colourOfClass(name), name]);
   $("legend").replaceChildren(...entries.map(([colour, name]) => {
     const line = document.createElement("div");
     const swatch = Object.assign(document.createElement("span"), { className: "swatch" });

@@ -1,0 +1,114 @@
+"""Owns label images in the viewer: annotated masks and segmentations, cut into coloured tiles for the browser."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from PIL import Image
+
+from histomake import figures
+from histomake.config import BACKGROUND
+from histomake.files import read_json
+from histomake.layout import Layout
+from histomake.patch.table import read_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TILE = 512
+ANNOTATION = "-"
+"""Stands in a tile's address where otherwise a task does; no task can be called so."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A label image: levels finest first, each half the one before; value i + 1 is ``classes[i]``, 0 is bare.
+
+    ``pixel``: level-0 pixels per label of the finest level. A mask that has one level only is thinned out when read.
+    """
+
+    levels: list[zarr.Array]
+    pixel: float
+    classes: list[str]
+
+    @property
+    def count(self) -> int:
+        """Levels that are served: the last fits into one tile."""
+        return 1 + max(0, math.ceil(math.log2(max(self.levels[0].shape) / TILE)))
+
+    def tile(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
+        """Labels of one tile, cut at the image's edge. Raises KeyError for one that does not exist."""
+        height, width = (-(-length // 2**level) for length in self.levels[0].shape)
+        if not (0 <= level < self.count and 0 <= row * TILE < height and 0 <= column * TILE < width):
+            raise KeyError((level, row, column))
+        stored = min(level, len(self.levels) - 1)
+        step = 2 ** (level - stored)
+        rows, columns = (slice(i * TILE * step, (i + 1) * TILE * step, step) for i in (row, column))
+        return np.asarray(self.levels[stored][rows, columns])
+
+
+def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
+    """The annotated mask of a slide, for the task ANNOTATION, or a task's segmentation of it; KeyError without one."""
+    if task == ANNOTATION:
+        record = read_json(layout.annotation(slide)) if layout.annotation(slide).is_file() else {}
+        if not record.get("label_image"):
+            raise KeyError(f"{slide} has no annotated mask")
+        array = zarr.open_array(layout.annotation(slide).with_name(record["label_image"]["store"]), mode="r")
+        return Mask([array], record["label_image"]["downsample"], record["class_names"])
+    store = layout.prediction(task, fold, slide).with_suffix(".labels.zarr")
+    if not store.is_dir():
+        raise KeyError(f"{task} fold {fold} has no segmentation of {slide}")
+    group = zarr.open_group(store, mode="r")
+    levels = [group[str(i)] for i in range(len(group.attrs["ome"]["multiscales"][0]["datasets"]))]
+    model = read_json(layout.model(task, fold) / "model.json")
+    meta = read_table(layout.table(model["grid"]["name"], slide))[1]
+    return Mask(levels, model["grid"]["mpp"] / meta["mpp"], [c for c in model["class_names"] if c != BACKGROUND])
+
+
+def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
+    """What the page must know of every mask of a slide to ask for its tiles."""
+    places = [(ANNOTATION, 0)]
+    for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.labels.zarr")):
+        places.append((path.parent.parent.name, int(path.parent.name.removeprefix("fold"))))
+    found = []
+    for task, fold in places:
+        try:
+            mask = open_mask(layout, slide, task, fold)
+        except KeyError:
+            continue
+        height, width = mask.levels[0].shape
+        size = {"width": width, "height": height, "tile": TILE, "levels": mask.count, "pixel": mask.pixel}
+        found.append({"task": task, "fold": fold, **size})
+    return found
+
+
+def class_order(layout: Layout, slide: str) -> list[str]:
+    """All classes that can be seen on a slide, in the order of the palette: those of its models, then the annotated."""
+    names: dict[str, None] = {}
+    for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.parquet")):
+        model = read_json(
+            layout.model(path.parent.parent.name, int(path.parent.name.removeprefix("fold"))) / "model.json"
+        )
+        if model["kind"] != "regression":
+            names |= dict.fromkeys(name for name in model["class_names"] if name != BACKGROUND)
+    if layout.annotation(slide).is_file():
+        names |= dict.fromkeys(read_json(layout.annotation(slide)).get("class_names", []))
+    return list(names)
+
+
+def picture(labels: NDArray[np.uint8], classes: list[str], order: list[str]) -> bytes:
+    """A tile as PNG: every class in its colour, what has no class transparent."""
+    colours = figures.class_colours(order)
+    palette = np.zeros((256, 3), np.uint8)
+    for i, name in enumerate(classes):
+        palette[i + 1] = colours[name]
+    image = Image.fromarray(labels)
+    image.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", transparency=0)
+    return buffer.getvalue()
