@@ -50,6 +50,18 @@ def test_patches_are_drawn_as_evenly_as_slides_allow(counts, limit):
     assert not not_full or max(taken) - min(not_full) <= 1
 
 
+def test_a_model_of_numbers_offers_its_values_to_colour_by_and_no_classes():
+    found = small_embedding()
+    nothing = pa.nulls(found.table.num_rows, pa.string())
+    table = found.table.drop(["score_a", "score_b", "predicted", "label"])
+    for name, column in (("predicted", nothing), ("label", nothing), ("score_age", pa.array([61.5] * 12))):
+        table = table.append_column(name, column)
+    table = table.append_column("target_age", pa.array([60.0, None] * 6))
+    payload = embedding_page._payload(embedding.Embedding(table, found.thumbs, {}))
+    assert not {"predicted", "label", "outcome"} & set(payload["categories"])
+    assert {"score_age", "target_age"} <= set(payload["numbers"])
+
+
 def test_the_layout_is_the_same_for_the_same_seed():
     features = np.random.default_rng(1).normal(size=(40, 12)).astype(np.float32)
     first, second = (embedding.lay_out(features, neighbours=10, seed=3) for _ in range(2))

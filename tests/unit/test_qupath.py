@@ -39,6 +39,21 @@ def test_every_patch_is_a_tile_with_its_class_and_scores(tmp_path):
     assert "classification" not in second["properties"]
 
 
+def test_several_classes_and_numbers_are_written_as_qupath_reads_them(tmp_path):
+    place = {"patch_id": [0, 1], "x": [0, 100], "y": [0, 0]}
+    options = {"slide_id": "S", "classes": ["skin", "nuclei"], "span": 100, "width": 250, "height": 80}
+    several = {"score_skin": [0.9, 0.1], "score_nuclei": [0.8, 0.1], "predicted": ["skin+nuclei", ""]}
+    write_tiles(tmp_path / "several.geojson", pa.table(place | several), **options)
+    first, second = (f["properties"] for f in json.loads((tmp_path / "several.geojson").read_text())["features"])
+    assert first["classification"] == {"name": "skin: nuclei", "color": [0, 114, 178]}
+    assert "classification" not in second
+    numbers = {"score_age": [61.5, 40.0], "target_age": [60.0, None], "predicted": pa.nulls(2, DICTIONARY)}
+    write_tiles(tmp_path / "numbers.geojson", pa.table(place | numbers), **options | {"classes": ["age"]})
+    first, second = (f["properties"] for f in json.loads((tmp_path / "numbers.geojson").read_text())["features"])
+    assert first["measurements"] == {"score: age": 61.5, "true: age": 60.0, "patch_id": 0}
+    assert second["measurements"] == {"score: age": 40.0, "patch_id": 1}
+
+
 def test_tiles_are_valid_squares_cut_at_the_border(tmp_path):
     boxes = [shapely.from_geojson(json.dumps(feature["geometry"])) for feature in written(tmp_path, 3)]
     assert all(box.is_valid for box in boxes)

@@ -106,7 +106,7 @@ def _embed_slide(
     }
     columns |= {name: predictions[name] for name in ("patch_id", "x", "y")}
     columns |= {name: predictions[name].cast(pa.string()) for name in ("predicted", "label")}
-    columns |= {name: predictions[name] for name in predictions.column_names if name.startswith("score_")}
+    columns |= {name: predictions[name] for name in predictions.column_names if name.startswith(("score_", "target_"))}
     found = patches.take(predictions["patch_id"])
     columns |= {name: found[name] for name in found.column_names if name == "tissue" or name.startswith("area_")}
     log.info("slide %s: %d patches of grid %s embedded", source.entry.slide_id, count, meta["grid_name"])

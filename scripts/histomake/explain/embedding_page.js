@@ -38,8 +38,11 @@ function traces() {
   const by = chooser.value;
   const all = Array.from({ length: count }, (_, i) => i);
   if (by in numbers) {
-    const color = all.map((i) => numbers[by][i]);
-    return [trace(all, by, { color, colorscale: "Viridis", cmin: 0, cmax: 1, colorbar: { title: { text: by } } })];
+    const known = all.filter((i) => !Number.isNaN(numbers[by][i]));
+    const color = known.map((i) => numbers[by][i]);
+    const share = color.every((value) => value >= 0 && value <= 1);
+    const ends = share ? { cmin: 0, cmax: 1 } : {};
+    return [trace(known, by, { color, colorscale: "Viridis", ...ends, colorbar: { title: { text: by } } })];
   }
   const { names, codes } = data.categories[by];
   const groups = new Map();
@@ -65,7 +68,9 @@ function draw() {
 function facts(i) {
   const rows = Object.entries(data.categories).map(([name, c]) => [name, c.codes[i] < 0 ? "none" : c.names[c.codes[i]]]);
   for (const name of ["patch_id", "x", "y"]) rows.push([name, data.ids[name][i]]);
-  for (const [name, values] of Object.entries(numbers)) rows.push([name, values[i].toFixed(3)]);
+  for (const [name, values] of Object.entries(numbers)) {
+    rows.push([name, Number.isNaN(values[i]) ? "none" : values[i].toFixed(3)]);
+  }
   return rows;
 }
 
@@ -110,7 +115,7 @@ document.getElementById("save").addEventListener("click", () => {
   URL.revokeObjectURL(url);
 });
 for (const name of [...Object.keys(data.categories), ...Object.keys(numbers)]) chooser.append(new Option(name, name));
-chooser.value = "predicted";
+chooser.value = "predicted" in data.categories ? "predicted" : Object.keys(numbers)[0];
 chooser.addEventListener("change", draw);
 for (const radio of document.querySelectorAll("input[name=map]")) radio.addEventListener("change", draw);
 draw();

@@ -66,10 +66,11 @@ def _payload(embedding: Embedding) -> dict[str, Any]:
     label, predicted = (table[name].to_pylist() for name in ("label", "predicted"))
     outcome = [None if a is None else "right" if a == b else "wrong" for a, b in zip(label, predicted, strict=True)]
     table = table.append_column("outcome", pa.array(outcome, pa.string()))
-    numbers = [n for n in table.column_names if n == "tissue" or n.startswith(("score_", "area_"))]
+    numbers = [n for n in table.column_names if n == "tissue" or n.startswith(("score_", "target_", "area_"))]
+    categories = {name: _category(table[name].to_pylist(), first=classes_of(table)) for name in CATEGORIES}
     return {
-        "categories": {name: _category(table[name].to_pylist(), first=classes_of(table)) for name in CATEGORIES},
-        "numbers": {name: _floats(table[name].to_numpy()) for name in numbers},
+        "categories": {name: found for name, found in categories.items() if found["names"]},
+        "numbers": {name: _floats(table[name].to_numpy(zero_copy_only=False)) for name in numbers},
         "ids": {name: table[name].to_pylist() for name in ("patch_id", "x", "y")},
         "plane": [_floats(table[f"umap2_{axis}"].to_numpy()) for axis in "xy"],
         "space": [_floats(table[f"umap3_{axis}"].to_numpy()) for axis in "xyz"],
@@ -141,5 +142,5 @@ def mosaic(embedding: Embedding, *, title: str) -> NDArray[np.uint8]:
         tile[:2] = tile[-2:] = frame
         tile[:, :2] = tile[:, -2:] = frame
         canvas[y : y + px, x : x + px] = tile
-    legend = {f"predicted {name}": colour for name, colour in colours.items()}
+    legend = {f"predicted {name}": colour for name, colour in colours.items() if name in predicted}
     return figures.with_legend(canvas, title, legend)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from histomake import figures
 from histomake.files import atomic_file
+from histomake.learn.target import JOINER
 
 
 def write_tiles(
@@ -24,7 +25,9 @@ def write_tiles(
     width: int,
     height: int,
 ) -> None:
-    """Write every predicted patch as a QuPath tile object: its square, its predicted class, one measurement per score.
+    """Write every predicted patch as a QuPath tile object: its square, its predicted class or classes, its scores.
+
+    Scores become measurements, and with them true numbers where they are known.
 
     ``span``: edge of a patch in level-0 pixels; squares are cut at the slide's border (``width``, ``height``). A slide
     without predictions gives an empty collection. Written feature by feature, so that memory does not grow with it.
@@ -46,12 +49,15 @@ def _features(
             left, top = row["x"], row["y"]
             right, bottom = min(left + span, width), min(top + span, height)
             ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-            name = row["predicted"]
+            names = [name for name in (row["predicted"] or "").split(JOINER) if name]
             properties: dict[str, Any] = {"objectType": "tile", "isLocked": True}
-            if name is not None:
-                properties["classification"] = {"name": name, "color": list(colours[name])}
-            scores = {f"score: {c}": round(float(row[f"score_{c}"]), 5) for c in classes}
-            properties["measurements"] = scores | {"patch_id": row["patch_id"]}
+            if names:
+                # QuPath writes several classes of one object in one name, parted by ": ".
+                properties["classification"] = {"name": ": ".join(names), "color": list(colours[names[0]])}
+            measured = {f"score: {c}": row[f"score_{c}"] for c in classes}
+            measured |= {f"true: {c}": row.get(f"target_{c}") for c in classes}
+            kept = {name: round(float(value), 5) for name, value in measured.items() if value is not None}
+            properties["measurements"] = kept | {"patch_id": row["patch_id"]}
             yield {
                 "type": "Feature",
                 "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide_id}/{row['patch_id']}")),
