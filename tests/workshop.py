@@ -63,6 +63,7 @@ class Workshop:
             "validate_patches": 32,
         }
         content["explain"] |= {"embed_patches": 60, "shap_patches": 2, "shap_background": 4}
+        content["explain"]["regions"] = [[s, 500, 700, 1500, 900] for s in ("P01-A", "P02-A", "P03.B", "P04-A")]
         for key, value in changes.items():
             content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
         self.config.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -1,6 +1,7 @@
 """The whole chain on the small cohort: every stage's product is there and says something true."""
 
 import json
+import re
 
 import duckdb
 import pyarrow.parquet as pq
@@ -56,6 +57,26 @@ def test_predictions_are_measured_with_intervals_by_patient(finished):
     table = pq.read_table(finished.results / "metrics" / "tissue_kind.parquet").to_pylist()
     measured = {(row["level"], row["metric"]) for row in table}
     assert {("patch", m) for m in ("auroc", "accuracy", "sensitivity", "specificity")} <= measured
+
+
+def test_the_front_page_says_what_was_lost_and_counts_it_in_no_role(finished):
+    text = (finished.results / "report" / "index.html").read_text()
+    assert "1 slide(s) are in quarantine" in text
+    assert "Give one in the sheet" in text
+    rows = re.findall(r'<td class="number">0</td>\n<td>(\w+)</td>\n<td class="number">(\d+)</td>', text)
+    assert sum(int(slides) for _, slides in rows) == 4
+    assert {role for role, _ in rows} == {"train", "val", "test"}
+
+
+def test_a_tested_slide_has_its_page_its_views_and_its_region(finished):
+    (folder,) = (finished.results / "views" / "tissue_kind" / "fold0").iterdir()
+    found = {path.name for path in folder.glob("*.jpg")}
+    views = {"prediction.jpg", "confidence.jpg", "truth.jpg", "tissue.jpg"}
+    assert found == views | {"region_500_700_1500_900.jpg"}
+    text = (finished.results / "report" / "slides" / f"{folder.name}.html").read_text()
+    assert text.count("<img") == 5
+    assert "http://" not in text
+    assert "https://" not in text
 
 
 def test_every_output_can_be_traced_to_its_slide(finished):

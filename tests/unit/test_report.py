@@ -1,0 +1,161 @@
+"""The report and the page of a slide: what they say of each kind of task, of cascades, and of what was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from histomake.config import Config
+from histomake.explain import report_cascades, report_examples, report_task
+from histomake.explain.slide_page import SlideTask, slide_page
+from histomake.files import write_json
+from histomake.layout import Layout
+from PIL import Image
+
+DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+MANIFEST = {
+    "status": "ok",
+    "width": 4000,
+    "height": 3000,
+    "mpp": 0.5,
+    "mpp_source": "vendor",
+    "vendor": "aperio",
+    "bytes_in": 5_000_000,
+    "sha256": "ab12",
+}
+RECORDS = {
+    "manifest": MANIFEST,
+    "annotation": {"status": "ok", "format": "none"},
+    "tissue": {"status": "ok", "area_mm2": 2.5, "coverage": 0.4},
+    "quality": {"status": "ok", "shares": {"pen": 0.0, "blur": 0.25}},
+}
+
+
+def task(
+    folder: Path, columns: dict[str, list], *, kind: str, classes: list[str], multi_label: bool = False
+) -> SlideTask:
+    """A task that predicted patches with the given columns."""
+    named = {
+        k: pa.array(v, pa.string()).cast(DICTIONARY) if k == "predicted" else pa.array(v) for k, v in columns.items()
+    }
+    count = len(next(iter(columns.values())))
+    path = folder / f"{kind}{multi_label}.parquet"
+    pq.write_table(pa.table(named | {"tissue": pa.array(np.ones(count, np.float32))}), path)
+    model = {"kind": kind, "class_names": classes, "target": {"multi_label": multi_label}}
+    return SlideTask("t", 0, model, "mean", path, views={}, regions={})
+
+
+def page_of(*tasks: SlideTask, records: dict = RECORDS, cascades: dict[str, Path] | None = None) -> str:
+    return slide_page(
+        slide_id="S-1.a", patient_id="P<1>", site="", records=records, tasks=list(tasks), cascades=cascades or {}
+    )
+
+
+def cells(page: str) -> list[str]:
+    """The texts of all table cells."""
+    return [part.split(">", 1)[1].split("</td>")[0] for part in page.split("<td")[1:]]
+
+
+def test_a_slide_page_counts_a_patch_of_two_classes_for_both(tmp_path):
+    columns = {"score_a": [0.9, 0.2], "score_b": [0.8, 0.1], "predicted": ["a+b", ""]}
+    page = page_of(task(tmp_path, columns, kind="classification", classes=["a", "b"], multi_label=True))
+    assert cells(page)[-8:] == ["a", "1", "0.5", "0.55", "b", "1", "0.5", "0.45"]
+    assert "P&lt;1&gt;" in page
+
+
+def test_a_slide_page_of_a_regression_shows_its_value_and_its_error(tmp_path):
+    columns = {"score_age": [50.0, 60.0], "target_age": [52.0, None], "predicted": [None, None]}
+    page = page_of(task(tmp_path, columns, kind="regression", classes=["age"]))
+    assert cells(page)[-6:] == ["age", "55", "55", "50.5 to 59.5", "52", "2"]
+
+
+def test_a_slide_page_of_a_segmentation_shows_areas_and_dice(tmp_path):
+    columns = {"score_a": [0.5, 0.0], "tp_a": [30, 0], "fp_a": [20, 0], "fn_a": [0, 0]}
+    page = page_of(task(tmp_path, columns, kind="segmentation", classes=["a"]))
+    assert cells(page)[-3:] == ["a", "0.25", "0.75"]
+
+
+def test_a_slide_page_without_a_predicted_patch_says_so(tmp_path):
+    for kind in ("classification", "regression", "segmentation"):
+        assert "No patch of this slide was predicted" in page_of(
+            task(tmp_path, {"score_a": []}, kind=kind, classes=["a"])
+        )
+
+
+def test_a_slide_page_shows_what_cascades_did(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "levels.png")
+    page = page_of(cascades={"nuclei": tmp_path / "levels.png"})
+    assert "Cascade nuclei" in page
+    assert page.count("<img") == 1
+
+
+def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do():
+    lost = {"status": "quarantined", "reason": "no_mpp", "detail": "none stated", "remedy": "Give one in the sheet"}
+    page = page_of(records=RECORDS | {"manifest": lost})
+    assert "In quarantine: no_mpp" in page
+    assert "Give one in the sheet" in page
+
+
+def test_metrics_stand_in_one_row_with_a_column_per_level():
+    value = {"value": 0.912, "low": 0.85, "high": 0.97}
+    bare = {"value": 1.0, "low": None, "high": None}
+    metrics = {
+        "levels": {
+            "patch": {"count": 1200, "metrics": {"all": {"auroc": value, "ece": bare}}},
+            "slide": {"count": 4, "metrics": {"all": {"auroc": bare, "ece": {"value": None}}}},
+        },
+        "interval_percent": [2.5, 97.5],
+        "bootstraps": 1000,
+        "patients": 3,
+    }
+    found = cells(report_task.metrics_table(metrics))
+    assert found == ["AUROC", "0.912 (0.850–0.970)", "1.000", "calibration error (ECE)", "1.000", "–"]
+    assert "Only 3 test patients" in report_task.metrics_table(metrics)
+
+
+def test_examples_are_the_surest_right_ones_the_least_sure_and_the_worst_wrong_ones():
+    scores = np.array([0.9, 0.6, 0.8, 0.99, 0.1])
+    table = pa.table(
+        {
+            "score_a": 1 - scores,
+            "score_b": scores,
+            "predicted": pa.array(["b", "b", "b", "b", "a"]).cast(DICTIONARY),
+            "label": pa.array(["b", "b", "a", "a", None]).cast(DICTIONARY),
+        }
+    )
+    found = {r.reason.split(" (")[0]: r.rows.tolist() for r in report_examples.right_and_wrong(table, ["a", "b"])}
+    assert found == {
+        "a, right and most certain": [],
+        "b, right and most certain": [0, 1],
+        "right, least certain": [1, 0],
+        "wrong, most certain first": [3, 2],
+    }
+
+
+@pytest.fixture
+def cascades(tmp_path):
+    """A results folder with what a cascade leaves, and its configuration."""
+    layout = Layout(tmp_path)
+    folder = tmp_path / "radhical" / "nuclei"
+    seconds = {"naive": 800.0, "dense": 6.0, "cascade": 2.0}
+    group = {"slides": 3, "saved": 0.928, "saved_in_tissue": 0.64, "seconds": seconds}
+    bar = {"figure": "saved vs naive", "value": 0.928, "bar": ">= 0.85", "ok": True}
+    write_json(folder / "metrics.json", {"groups": {"whole slides": group}, "bars": [bar]})
+    (folder / "levels").mkdir()
+    for path in (folder / "pareto.png", folder / "levels" / "S1.png"):
+        Image.new("RGB", (40, 30)).save(path)
+    return Config.model_validate({"radhical": {"nuclei": {}}}), layout
+
+
+def test_what_a_cascade_saved_stands_in_tables(cascades):
+    page = report_cascades.cascades_section(*cascades)
+    assert cells(page)[:7] == ["whole slides", "3", "92.8%", "64.0%", "800", "6", "2"]
+    assert cells(page)[7:] == ["saved vs naive", "0.928", "&gt;= 0.85", "yes"]
+    assert page.count("<img") == 2
+
+
+def test_without_cascades_the_report_has_no_such_section(tmp_path):
+    assert report_cascades.cascades_section(Config.model_validate({}), Layout(tmp_path)) == ""
