@@ -12,6 +12,7 @@ import pytest
 import torch
 from histomake.errors import HistomakeError
 from histomake.explain import attribution_checks, chosen, shapley
+from histomake.files import write_json
 from histomake.patch.table import METADATA_KEY
 from torch import nn
 
@@ -123,6 +124,28 @@ def test_randomised_weights_change_the_map_of_a_model_that_looks_at_pixels(pictu
     assert found["repeat"] > 0.6
     assert abs(found["random"]) < found["repeat"] - 0.2
     assert all((before[name] == value).all() for name, value in margin.state_dict().items())
+
+
+class Constant(nn.Module):
+    """The same answer whatever is shown."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([0.2, 0.8]).expand(len(images), 2) + 0 * images.sum((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize("method", ["gradient", "partition"])
+def test_a_model_that_always_says_the_same_is_explained_by_nothing(pictures, tmp_path, method):
+    images, base = pictures
+    margin = shapley.Margin(Constant())
+    maps = shapley.explain(margin, images[:1], base[:3], seed=0, samples=10, method=method)
+    assert not maps.any()
+    scores = np.array([[0.2, 0.8]], np.float32)
+    checks = attribution_checks.check(margin, images[:1], base[:3], maps, scores, seed=0)
+    record = attribution_checks.summarise(checks)
+    record["weights"] = attribution_checks.randomised(margin, images[:1], base[:3], maps, seed=0, method=method)
+    assert record["deletion_better"] == 0
+    assert record["weights"]["random"] is None
+    write_json(tmp_path / "checks.json", record)
 
 
 def test_patches_worth_a_look_are_chosen_by_rule():

@@ -6,12 +6,15 @@ import base64
 import http.client
 import io
 import json
+import shutil
 import threading
 
 import numpy as np
 import pytest
+import zarr
 from histomake import figures
 from histomake.errors import HistomakeError
+from histomake.files import write_json
 from histomake.layout import Layout
 from histomake.viewer.__main__ import OPENSEADRAGON
 from histomake.viewer.server import RefusedError, byte_range, safe_path, serve
@@ -174,6 +177,30 @@ def test_masks_come_as_coloured_tiles_of_every_level(fetch, task, pixel):
         assert pixels[(y - 4) % tile, x % tile + 1][3] == 0
     assert fetch(f"/label/{SLIDE}/{task}/0/0/99/0")[0] == 404
     assert fetch(f"/label/{SLIDE}/{task}/0/99/0/0")[0] == 404
+
+
+def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
+    folder = results.results / "radhical" / "cells"
+    group = zarr.open_group(folder / "slides" / f"{SLIDE}.zarr", mode="w")
+    group.create_array("labels", data=np.array([[0, 70_000], [3, 0]], np.uint32))
+    group.create_array("state2", data=np.array([[0, 1, 2]], np.uint8))
+    for level, mpp in ((1, 0.5), (2, 2.0)):
+        write_json(folder / f"level{level}" / "model.json", {"mpp": mpp})
+    described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
+    found = {mask["task"]: (mask["title"], mask["pixel"]) for mask in described["masks"] if mask["title"]}
+    assert found == {"cells.state2": ("cells: level 2", 4), "cells.labels": ("cells: nuclei found", 1)}
+    place = {name: described["class_order"].index(name) for name in ("nucleus", "computed", "accepted")}
+
+    def tile(array: str) -> np.ndarray:
+        body = fetch(f"/label/{SLIDE}/cells.{array}/0/0/0/0")[2]
+        return np.asarray(Image.open(io.BytesIO(body)).convert("RGBA"))
+
+    nuclei, states = tile("labels"), tile("state2")
+    assert (nuclei[..., 3] > 0).tolist() == [[False, True], [True, False]]
+    assert nuclei[0, 1, :3].tolist() == list(figures.PALETTE[place["nucleus"]])
+    assert states[0, 1, :3].tolist() == list(figures.PALETTE[place["computed"]])
+    assert states[0, 2, :3].tolist() == list(figures.PALETTE[place["accepted"]])
+    shutil.rmtree(folder)
 
 
 def test_colours_follow_the_classes_of_the_models_whatever_annotators_called_first(fetch):

@@ -108,7 +108,7 @@ def summarise(checks: dict[str, NDArray[np.float64]]) -> dict[str, float]:
 
 def randomised(
     margin: Margin, images: Tensor, base: Tensor, maps: NDArray[np.float32], *, seed: int, method: str = "gradient"
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Rank correlation of the maps with those of the same network, its weights drawn anew.
 
     ``repeat``: of two runs with the trained weights, the most that can be expected. ``random``: with random weights;
@@ -125,13 +125,17 @@ def randomised(
     other = explain(blind.eval(), images[:count], base, seed=seed, samples=SAMPLES // 2, method=method)
     again = explain(margin, images[:count], base, seed=seed + 1, samples=SAMPLES // 2, method=method)
     return {
-        "repeat": round(_agreement(maps[:count], again), 4),
-        "random": round(_agreement(maps[:count], other), 4),
+        "repeat": _agreement(maps[:count], again),
+        "random": _agreement(maps[:count], other),
         "patches": count,
     }
 
 
-def _agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Mean rank correlation of the cell sums of the last class's maps."""
+def _agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float | None:
+    """Mean rank correlation of the cell sums of the last class's maps.
+
+    None where one of each pair is the same all over, as of a model that answers alike whatever it is shown.
+    """
     pairs = ((cell_sums(a[-1].sum(0)), cell_sums(b[-1].sum(0))) for a, b in zip(first, second, strict=True))
-    return float(np.mean([spearmanr(a, b).statistic for a, b in pairs]))
+    found = [spearmanr(a, b).statistic for a, b in pairs if np.ptp(a) and np.ptp(b)]
+    return round(float(np.mean(found)), 4) if found else None

@@ -1,4 +1,4 @@
-"""Owns label images in the viewer: annotated masks and segmentations, cut into coloured tiles for the browser."""
+"""Owns label images in the viewer: annotated masks, segmentations and cascades, as coloured tiles for the browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 TILE = 512
 ANNOTATION = "-"
-"""Stands in a tile's address where otherwise a task does; no task can be called so."""
+"""Stands in a tile's address where otherwise a task does; no task can be called so, nor have a dot in its name."""
+NUCLEI, LEVEL = "labels", "state"
+CASCADE_CLASSES = {NUCLEI: ["nucleus"], LEVEL: ["computed", "accepted"]}
+"""What the arrays of a nucleus cascade hold, 0 left out: numbers of nuclei, and what became of a level's pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Mask:
     """A label image: levels finest first, each half the one before; value i + 1 is ``classes[i]``, 0 is bare.
 
     ``pixel``: level-0 pixels per label of the finest level. A mask that has one level only is thinned out when read.
+    With a single class every value but 0 is of it.
     """
 
     levels: list[zarr.Array]
@@ -49,11 +53,17 @@ class Mask:
         stored = min(level, len(self.levels) - 1)
         step = 2 ** (level - stored)
         rows, columns = (slice(i * TILE * step, (i + 1) * TILE * step, step) for i in (row, column))
-        return np.asarray(self.levels[stored][rows, columns])
+        labels = np.asarray(self.levels[stored][rows, columns])
+        return (labels > 0).astype(np.uint8) if len(self.classes) == 1 else labels
 
 
 def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
-    """The annotated mask of a slide, for the task ANNOTATION, or a task's segmentation of it; KeyError without one."""
+    """A mask of a slide; KeyError where there is none.
+
+    ``task``: ANNOTATION for the annotated one, a segmentation task, or an array of a cascade, as ``name.array``.
+    """
+    if "." in task:
+        return _open_cascade(layout, slide, *task.split(".", 1))
     if task == ANNOTATION:
         record = read_json(layout.annotation(slide)) if layout.annotation(slide).is_file() else {}
         if not record.get("label_image"):
@@ -70,9 +80,32 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
     return Mask(levels, model["grid"]["mpp"] / meta["mpp"], [c for c in model["class_names"] if c != BACKGROUND])
 
 
+def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
+    folder = layout.results / "radhical" / cascade
+    store = folder / "slides" / f"{slide}.zarr"
+    kind, level = (NUCLEI, "1") if array == NUCLEI else (LEVEL, array.removeprefix(LEVEL))
+    model = folder / f"level{level}" / "model.json"
+    if not (store / array).is_dir() or not model.is_file():
+        raise KeyError(f"cascade {cascade} has no {array} of {slide}")
+    pixel = read_json(model)["mpp"] / read_json(layout.manifest(slide))["mpp"]
+    return Mask([zarr.open_group(store, mode="r")[array]], pixel, CASCADE_CLASSES[kind])
+
+
+def _cascade_arrays(layout: Layout, slide: str) -> dict[str, str]:
+    """The arrays of all cascades on a slide, finest level last, with their titles."""
+    found = {}
+    for store in sorted(layout.results.joinpath("radhical").glob(f"*/slides/{slide}.zarr")):
+        cascade = store.parent.parent.name
+        for path in sorted(store.glob(f"{LEVEL}*"), reverse=True):
+            found[f"{cascade}.{path.name}"] = f"{cascade}: level {path.name.removeprefix(LEVEL)}"
+        found[f"{cascade}.{NUCLEI}"] = f"{cascade}: nuclei found"
+    return found
+
+
 def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
     """What the page must know of every mask of a slide to ask for its tiles."""
-    places = [(ANNOTATION, 0)]
+    titles = _cascade_arrays(layout, slide)
+    places = [(ANNOTATION, 0), *((name, 0) for name in titles)]
     for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.labels.zarr")):
         places.append((path.parent.parent.name, int(path.parent.name.removeprefix("fold"))))
     found = []
@@ -83,7 +116,7 @@ def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
             continue
         height, width = mask.levels[0].shape
         size = {"width": width, "height": height, "tile": TILE, "levels": mask.count, "pixel": mask.pixel}
-        found.append({"task": task, "fold": fold, **size})
+        found.append({"task": task, "fold": fold, "title": titles.get(task), **size})
     return found
 
 
@@ -98,6 +131,8 @@ def class_order(layout: Layout, slide: str) -> list[str]:
             names |= dict.fromkeys(name for name in model["class_names"] if name != BACKGROUND)
     if layout.annotation(slide).is_file():
         names |= dict.fromkeys(read_json(layout.annotation(slide)).get("class_names", []))
+    if _cascade_arrays(layout, slide):
+        names |= dict.fromkeys(name for classes in CASCADE_CLASSES.values() for name in classes)
     return list(names)
 
 

@@ -89,6 +89,9 @@ function rememberPlace() {
 const maskKey = (task, fold) => `${task}/${fold}`;
 
 function openMasks(slide) {
+  const cascades = slide.masks.filter((mask) => mask.title);
+  $("cascades").hidden = !cascades.length;
+  $("cascade").append(new Option("none", ""), ...cascades.map(({ title, task, fold }) => new Option(title, maskKey(task, fold))));
   for (const { task, fold, width, height, tile, levels, pixel } of slide.masks) {
     const name = `/label/${encodeURIComponent(slide.slide_id)}/${task}/${fold}`;
     state.viewer.addTiledImage({
@@ -107,6 +110,7 @@ function showMasks() {
   const current = state.overlay && maskKey(state.overlay.task, state.overlay.fold);
   for (const [key, item] of state.masks) {
     if (key === maskKey(ANNOTATED, 0)) item.setOpacity(opacity("annotation"));
+    else if (key.includes(".")) item.setOpacity(key === $("cascade").value ? opacity("cascaded") : 0);
     else item.setOpacity(key === current && $("shown").value === "pixels" ? opacity("prediction") : 0);
   }
 }
@@ -119,7 +123,7 @@ function colourOfClass(name) {
 async function loadOverlays(slide) {
   slide.predictions.forEach(({ task, fold }, i) => $("task").append(new Option(`${task}, fold ${fold}`, i)));
   $("task").addEventListener("change", loadPredictions);
-  for (const id of ["tissue", "annotation", "prediction", "shown"]) {
+  for (const id of ["tissue", "annotation", "prediction", "shown", "cascade", "cascaded"]) {
     $(id).addEventListener("input", () => { showMasks(); drawOverlay(); });
   }
   if (slide.tissue) state.tissue = await tissueCanvas(slide.tissue.image);
@@ -264,12 +268,19 @@ function drawBar(view) {
 }
 
 function drawLegend() {
-  if (!state.overlay) return;
+  if (!state.overlay) {
+    legend(state.slide.class_order.map((name) => [colourOfClass(name), name]));
+    return;
+  }
   const { range: [low, high] } = state.overlay;
   const end = (i) => (low + (i / VIRIDIS.length) * (high - low)).toPrecision(3);
   const scored = /^\d+$/.test($("shown").value);
   const entries = scored ? VIRIDIS.map((colour, i) => [colour, `${end(i)} to ${end(i + 1)}`])
     : state.slide.class_order.map((name) => [colourOfClass(name), name]);
+  legend(entries);
+}
+
+function legend(entries) {
   $("legend").replaceChildren(...entries.map(([colour, name]) => {
     const line = document.createElement("div");
     const swatch = Object.assign(document.createElement("span"), { className: "swatch" });
