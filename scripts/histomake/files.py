@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -9,17 +11,17 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 HASH_BLOCK = 1 << 22
 SYNC_THREADS = 8
 RENAME_ATTEMPTS = 5
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+LOCK_NAME = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""How a file system says that it has no locks."""
 
 
 def sync_directory(path: Path) -> None:
@@ -44,15 +46,11 @@ def sync_file(path: Path) -> None:
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a path to write to; on success it is synced and renamed to ``path``, on failure removed."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(target)
-    try:
-        yield aside
-        sync_file(aside)
-        aside.replace(target)
+    with _workplace(target) as place:
+        yield place / target.name
+        sync_file(place / target.name)
+        (place / target.name).replace(target)
         sync_directory(target.parent)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -63,18 +61,81 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     tree, for an instant none, or the new one, and never a half-written one.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(target)
-    leftovers = [aside]
-    try:
+    with _workplace(target) as place:
+        aside = place / target.name
         aside.mkdir()
         yield aside
         _sync_tree(aside)
-        _take_place(aside, target, leftovers)
+        _take_place(aside, target, place)
         sync_directory(target.parent)
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A hidden folder beside ``target`` for one writer, empty at first and removed at the end.
+
+    Its owner holds a lock that the kernel lets go of even after a kill -9. So what dead writers left is known as such
+    and swept by the next one, while living ones, on other nodes too, each have a folder of their own. Where the file
+    system knows no locks, nothing is swept.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place, lock = _claim(target)
+    try:
+        yield place
     finally:
-        for path in leftovers:
+        _release(place, lock)
+
+
+def _claim(target: Path) -> tuple[Path, int | None]:
+    """The first folder that no living writer has, emptied, and its lock; others that nobody has are removed."""
+    places = (target.with_name(f".{target.name}.{number}.partial") for number in count())
+    try:
+        place, lock = next((place, lock) for place in places if (lock := _lock(place)) is not None)
+        for further in takewhile(Path.exists, places):
+            if (stale := _lock(further)) is not None:
+                _release(further, stale)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        place, lock = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial"), None
+        place.mkdir()
+    _empty(place)
+    return place, lock
+
+
+def _lock(place: Path) -> int | None:
+    """Lock a writer's folder, which is made where there is none; None while somebody else has it."""
+    while True:
+        with suppress(FileExistsError):
+            place.mkdir()
+        with suppress(FileNotFoundError), ExitStack() as undo:  # not found: its last owner is just removing it
+            descriptor = os.open(place / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+            undo.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            if os.path.samestat(os.fstat(descriptor), os.stat(place / LOCK_NAME)):
+                undo.pop_all()
+                return descriptor
+
+
+def _release(place: Path, lock: int | None) -> None:
+    """Remove a folder; the lock goes after the rest, so that nobody moves in before."""
+    _empty(place)
+    (place / LOCK_NAME).unlink(missing_ok=True)
+    if lock is not None:
+        os.close(lock)  # NFS keeps a removed file, and so its folder, until it is closed
+    with suppress(OSError):  # somebody has moved in
+        place.rmdir()
+
+
+def _empty(place: Path) -> None:
+    for path in place.iterdir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK_NAME:
+            path.unlink(missing_ok=True)
 
 
 def _sync_tree(path: Path) -> None:
@@ -83,12 +144,11 @@ def _sync_tree(path: Path) -> None:
         list(pool.map(sync_file, (p for p in path.rglob("*") if p.is_file())))
 
 
-def _take_place(aside: Path, target: Path, leftovers: list[Path]) -> None:
-    """Rename ``aside`` to ``target``, and what is there to a leftover: of two runs at once, the later one stays."""
+def _take_place(aside: Path, target: Path, place: Path) -> None:
+    """Rename ``aside`` to ``target``, and what is there into ``place``: of two runs at once, the later one stays."""
     for attempt in range(RENAME_ATTEMPTS):
-        leftovers.append(_aside(target))
         with suppress(FileNotFoundError):
-            target.rename(leftovers[-1])
+            target.rename(place / f"old{attempt}")
         try:
             aside.rename(target)
             return

@@ -10,17 +10,25 @@ from collections.abc import Callable
 ROUNDS = 5
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call; what others have left to write goes to the disk before."""
+def seconds(work: Callable[[], object], before: Callable[[], object] | None = None) -> float:
+    """Wall time of one call; ``before``, and what others have left to write to the disk, come first."""
+    if before is not None:
+        before()
     os.sync()
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def side_by_side(*works: Callable[[], object], rounds: int = ROUNDS) -> list[list[float]]:
-    """Seconds of each of ``works`` in each round; within a round they follow each other, so they share its noise."""
-    return [list(column) for column in zip(*([seconds(work) for work in works] for _ in range(rounds)), strict=True)]
+def side_by_side(
+    *works: Callable[[], object], rounds: int = ROUNDS, before: Callable[[], object] | None = None
+) -> list[list[float]]:
+    """Seconds of each of ``works`` in each round; within a round they follow each other, so they share its noise.
+
+    ``before`` is called before each of them, off the clock.
+    """
+    took = ([seconds(work, before) for work in works] for _ in range(rounds))
+    return [list(column) for column in zip(*took, strict=True)]
 
 
 def ratio(slower: list[float], faster: list[float]) -> float:

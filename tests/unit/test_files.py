@@ -1,7 +1,15 @@
 """What the writing room promises: files appear whole or not at all."""
 
+import errno
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 from histomake.files import atomic_directory, atomic_file, read_json, sha256_tree, write_json
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -31,6 +39,90 @@ def test_a_new_directory_replaces_the_old_one_whole(tmp_path):
         with atomic_directory(target) as aside:
             (aside / name).touch()
     assert [p.name for p in target.iterdir()] == ["second"]
+
+
+WRITER = """
+import sys, time
+sys.path.insert(0, {scripts!r})
+from histomake.files import atomic_directory, atomic_file
+with {kind}({target!r}) as aside:
+    (aside / "half" if aside.is_dir() else aside).write_text("half")
+    print(aside, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writers():
+    """Starts processes that go on writing to a target until they are killed, and returns where they write."""
+    started = []
+
+    def start(target: Path, kind: str = "atomic_directory") -> tuple[subprocess.Popen, Path]:
+        code = WRITER.format(scripts=str(SCRIPTS), kind=kind, target=str(target))
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process, Path(process.stdout.readline().strip())
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("kind", ["atomic_directory", "atomic_file"])
+def test_what_a_killed_writer_left_is_swept_by_the_next(kind, writers, tmp_path):
+    target = tmp_path / "a.zarr"
+    process, aside = writers(target, kind)
+    process.kill()
+    process.wait()
+    assert aside.exists()
+    write_json(target, {"rows": 1})
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_several_killed_at_once_are_all_swept(writers, tmp_path):
+    target = tmp_path / "a.zarr"
+    killed = [writers(target)[0] for _ in range(3)]
+    assert len(list(tmp_path.iterdir())) == 3
+    for process in killed:
+        process.kill()
+        process.wait()
+    write_json(target, {"rows": 1})
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_living_writer_keeps_what_it_has_written(writers, tmp_path):
+    target = tmp_path / "a.zarr"
+    _, theirs = writers(target)
+    with atomic_directory(target) as ours:
+        assert ours != theirs
+        (ours / "shard").touch()
+    assert theirs.exists()
+    assert [p.name for p in target.iterdir()] == ["shard"]
+
+
+def test_without_locks_writing_works_and_nothing_is_swept(writers, monkeypatch, tmp_path):
+    target = tmp_path / "a.zarr"
+    process, theirs = writers(target)
+    process.kill()
+    process.wait()
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    write_json(target, {"rows": 1})
+    assert read_json(target) == {"rows": 1}
+    assert theirs.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([target, theirs.parent])
+
+
+def test_many_writers_at_once_leave_one_whole_file(tmp_path):
+    target = tmp_path / "rows.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_json(target, {"rows": [i] * 100}), range(200)))
+    assert len(set(read_json(target)["rows"])) == 1
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_json_with_no_number_is_refused(tmp_path):

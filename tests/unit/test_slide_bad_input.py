@@ -24,6 +24,7 @@ from histomake.config import Convert
 from histomake.errors import Reason, SlideError
 from histomake.files import sha256_tree
 from histomake.slide.convert import convert
+from histomake.slide.passthrough import copy_levels
 from histomake.slide.reader import SlideReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -293,14 +294,12 @@ def test_a_truncated_dicom(share, data, tmp_path):
 def test_a_slide_that_changes_while_it_is_copied(small, tmp_path, monkeypatch):
     path = shutil.copyfile(small, tmp_path / "a.svs")
 
-    def copy_then_grow(tiles, writer):
+    def copy_then_grow(*args):
         with path.open("ab") as stream:
             stream.write(b"more")
-        return copy_tiles(tiles, writer)
+        return copy_levels(*args)
 
-    from histomake.slide.convert import copy_tiles
-
-    monkeypatch.setattr("histomake.slide.convert.copy_tiles", copy_then_grow)
+    monkeypatch.setattr("histomake.slide.convert.copy_levels", copy_then_grow)
     error = refused(path, tmp_path)
     assert "changed while it was read" in error.detail
 
@@ -359,13 +358,14 @@ def test_a_kill_in_mid_copy_leaves_no_store_and_the_next_run_makes_one(small, tm
     slow = "write = base.os.write; base.os.write = lambda *a: (time.sleep(0.05), write(*a))[1]"
     process = run_convert(small, tmp_path / "a.zarr", before=slow)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".a.zarr.*.partial/0/c/0/0/0")):
+    while not list(tmp_path.glob(".a.zarr.*.partial/a.zarr/0/c/0/0/0")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "a.zarr").exists()
     convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     with SlideReader(tmp_path / "a.zarr") as reader:
         assert reader.read_whole(4.0).min() < 200
 

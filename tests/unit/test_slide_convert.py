@@ -12,7 +12,8 @@ import tifffile
 import zarr
 from histomake.config import Convert
 from histomake.files import sha256_file, sha256_tree
-from histomake.slide.convert import convert, halve
+from histomake.slide.convert import convert
+from histomake.slide.encode import halve
 from histomake.slide.reader import SlideReader
 from histomake.slide.source import open_source
 from histomake.slide.store import Store

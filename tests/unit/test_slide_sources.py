@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -12,11 +13,14 @@ import pytest
 import tifffile
 from histomake.config import Convert
 from histomake.errors import Reason, SlideError
-from histomake.slide.convert import convert, downsample_between
+from histomake.slide.convert import convert
+from histomake.slide.encode import halve
+from histomake.slide.layout import downsample_between
 from histomake.slide.reader import SlideReader
 from histomake.slide.source import open_source, resolve_mpp
 from histomake.slide.sources.base import SourceInfo, SourceLevel, over_white
 from histomake.slide.sources.vendor import companions
+from mrxs_file import PHOTO_PX, write_mrxs
 from PIL import Image
 from slide_files import SHARED, block_places, expected_places, grid, openslide_level, write_pyramid, write_scn
 
@@ -273,6 +277,55 @@ def test_the_empty_margin_around_a_scan_is_kept_and_costs_nothing(tmp_path):
         assert np.array_equal(shown, openslide_level(source, index))
     assert reader.read(900, 400, 100, 0.5).min() == 255
     assert np.abs(reader.read(1024, 512, (768, 512), 0.5).astype(int) - area).mean() < 4
+
+
+@pytest.fixture
+def mrxs(tmp_path) -> tuple[Path, list[np.ndarray]]:
+    """A MIRAX slide of six photos that the stage took off its grid, and what its levels show."""
+    canvas, covered = grid(477, 418, seed=90), np.zeros((418, 477), bool)
+    jitter = 4 * np.random.default_rng(0).integers(0, 2, (8, 7, 2))
+    photos = {(c, r): (60 * c + int(jitter[c, r, 0]), 60 * r + int(jitter[c, r, 1])) for c in (2, 3, 4) for r in (1, 2)}
+    for x, y in photos.values():
+        covered[y : y + PHOTO_PX, x : x + PHOTO_PX] = True
+    truth = [canvas, halve(canvas), halve(halve(canvas))]
+    sizes = [(418, 477), (209, 238), (104, 119)]  # halves rounded down, as OpenSlide has them
+    truth = [
+        np.where(covered[:: 1 << i, :: 1 << i, None], level, 255)[:h, :w].astype(np.uint8)
+        for i, (level, (h, w)) in enumerate(zip(truth, sizes, strict=True))
+    ]
+    return write_mrxs(tmp_path / "in" / "a.mrxs", canvas, photos, images=(8, 7), overlap=5), truth
+
+
+def test_an_mrxs_is_read_at_its_place_on_every_level(mrxs, tmp_path):
+    path, truth = mrxs
+    manifest, reader = stored(path, tmp_path)
+    assert (manifest["vendor"], manifest["mpp"], manifest["mpp_source"]) == ("mirax", 0.25, "vendor")
+    assert [(level["width"], level["height"], level["downsample"]) for level in manifest["levels"]] == [
+        (477, 418, 1.0),
+        (238, 209, 2.0),  # and not 477 / 238 = 2.004
+        (119, 104, 4.0),
+    ]
+    ys, xs = np.nonzero((truth[0] != 255).any(axis=2))
+    bounds = {"x": xs.min(), "y": ys.min(), "width": np.ptp(xs) + 1, "height": np.ptp(ys) + 1}
+    assert manifest["bounds"] == bounds
+    for index, expected in enumerate(truth):
+        shown = reader.read_level(index, 0, 0, *expected.shape[1::-1])
+        assert np.array_equal(shown, expected)
+        assert np.array_equal(shown, openslide_level(path, index))
+        x, y = 160 >> index, 80 >> index
+        patch = reader.read(160, 80, 24, 0.25 * (1 << index))
+        assert np.array_equal(patch, expected[y : y + 24, x : x + 24])
+
+
+def test_an_mrxs_is_identified_by_its_data_and_keeps_the_patients_name_to_itself(mrxs, tmp_path):
+    path, _ = mrxs
+    manifest, _ = stored(path, tmp_path)
+    assert manifest["associated"] == {"label": "left out: it may show the patient's name"}
+    assert "Doe" in (path.with_suffix("") / "Slidedat.ini").read_text()
+    assert "Doe" not in json.dumps(manifest)
+    data = path.with_suffix("") / "Data0000.dat"
+    data.write_bytes(data.read_bytes() + b"\0")
+    assert stored(path, tmp_path)[0]["sha256"] != manifest["sha256"]
 
 
 def test_an_mrxs_and_a_vms_are_hashed_with_the_files_they_stand_for(tmp_path):

@@ -11,7 +11,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -112,44 +112,35 @@ class Level:
 
 
 class ShardWriter:
-    """One shard file in the making; tiles are appended, the index comes with ``close``.
+    """One shard file in the making; tiles are appended, the index comes with ``close``."""
 
-    Its sha256 is computed in ``hashing``, an executor of one thread, which keeps the order of the bytes.
-    """
-
-    def __init__(self, path: Path, rows: int, columns: int, hashing: Executor) -> None:
+    def __init__(self, path: Path, rows: int, columns: int) -> None:
         self.path = path
-        self._hashing = hashing
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._index = np.full((rows, columns, 2), ABSENT, np.uint64)
         self._digest = hashlib.sha256()
         self._end = 0
 
-    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> Future[None]:
-        """Append tiles of one row: ``data`` is their bytes back to back, ``sizes`` their lengths.
+    def append(self, rows: np.ndarray | int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
+        """Append tiles at ``rows`` and ``columns`` of the shard: ``data`` is their bytes back to back."""
+        ends = self._end + np.cumsum(sizes, dtype=np.int64)
+        self._index[rows, columns, 0] = ends - sizes
+        self._index[rows, columns, 1] = sizes
+        self._end = int(ends[-1])
+        self._write(data)
 
-        ``data`` must not change before the returned future is done.
-        """
-        sizes = sizes.astype(np.uint64)
-        ends = np.cumsum(sizes)
-        self._index[row, columns, 0] = self._end + (ends - sizes)
-        self._index[row, columns, 1] = sizes
-        self._end += int(ends[-1])
-        return self._write(data)
-
-    def _write(self, data: bytes | memoryview) -> Future[None]:
-        hashed = self._hashing.submit(self._digest.update, data)
+    def _write(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
         view = memoryview(data)
         while view:
             view = view[os.write(self._descriptor, view) :]
-        return hashed
 
     def close(self) -> str:
         """Write the index and close the file; returns the file's sha256."""
         index = self._index.astype("<u8").tobytes()
         try:
-            self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little")).result()
+            self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
         finally:
             self.abandon()
         return self._digest.hexdigest()
@@ -161,39 +152,59 @@ class ShardWriter:
             self._descriptor = -1
 
 
-class LevelWriter:
-    """Writes the tiles of one level into its shards, one band of shards after another, top to bottom.
+Closed = Callable[[Path, str], None]
+"""Is told the path and the sha256 of every finished shard, from whichever thread finished it."""
 
-    ``closed`` is told the path and the sha256 of every finished shard; ``hashing`` is an executor of one thread.
-    """
 
-    def __init__(self, store: Path, level: Level, hashing: Executor, closed: Callable[[Path, str], None]) -> None:
-        self.level = level
+class BandWriter:
+    """Writes the tiles of one band, a row of a level's shards, into its shards side by side, in any order."""
+
+    def __init__(self, store: Path, level: Level, band: int, closed: Closed) -> None:
+        self.level, self.band = level, band
         self._store = store
-        self._hashing = hashing
         self._closed = closed
-        self._band = -1
         self._open: dict[int, ShardWriter] = {}
 
-    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> Future[None]:
-        """Append tiles of one row that lie in one shard; a lower band of shards closes the one above.
-
-        ``data`` must not change before the returned future is done.
-        """
-        band, inner = divmod(row, self.level.shard_rows)
-        if band != self._band:
-            self._close_band()
-            self._band = band
-        shard = int(columns[0]) // self.level.shard_columns
+    def append(self, rows: np.ndarray | int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
+        """Append tiles of one shard, by their rows and columns in the level: ``data`` is their bytes back to back."""
+        level = self.level
+        shard = int(columns[0]) // level.shard_columns
         if shard not in self._open:
-            path = self._store / self.level.shard_key(band, shard)
-            self._open[shard] = ShardWriter(path, self.level.shard_rows, self.level.shard_columns, self._hashing)
-        return self._open[shard].append(inner, columns - shard * self.level.shard_columns, sizes, data)
+            path = self._store / level.shard_key(self.band, shard)
+            self._open[shard] = ShardWriter(path, level.shard_rows, level.shard_columns)
+        inner = rows - self.band * level.shard_rows, columns - shard * level.shard_columns
+        self._open[shard].append(*inner, sizes, data)
 
-    def _close_band(self) -> None:
-        while self._open:
-            shard = self._open.popitem()[1]
-            self._closed(shard.path, shard.close())
+    def __enter__(self) -> BandWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while kind is None and self._open:
+                shard = self._open.popitem()[1]
+                self._closed(shard.path, shard.close())
+        finally:
+            for shard in self._open.values():
+                shard.abandon()
+
+
+class LevelWriter:
+    """Writes the tiles of one level top to bottom; a row in a lower band closes the band above."""
+
+    def __init__(self, store: Path, level: Level, closed: Closed) -> None:
+        self._store, self._level, self._closed = store, level, closed
+        self._stack = ExitStack()
+        self._band: BandWriter | None = None
+
+    def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes) -> None:
+        """Append tiles of one row that lie in one shard: ``data`` is their bytes back to back."""
+        band = row // self._level.shard_rows
+        if self._band is None or band != self._band.band:
+            self._stack.close()
+            self._band = self._stack.enter_context(BandWriter(self._store, self._level, band, self._closed))
+        self._band.append(row, columns, sizes, data)
 
     def __enter__(self) -> LevelWriter:
         return self
@@ -201,10 +212,7 @@ class LevelWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._close_band()
-        for shard in self._open.values():
-            shard.abandon()
+        self._stack.__exit__(kind, error, trace)
 
 
 def image_metadata(

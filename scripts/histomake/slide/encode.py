@@ -1,0 +1,145 @@
+"""Owns encoding levels whose tiles cannot be copied, and those a source lacks: block by block, on several threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import dask
+import numpy as np
+
+from histomake.slide.sources.base import SourceLevel
+from histomake.slide.store import FILL, Closed, Level, LevelWriter
+
+HALVINGS = 3
+"""Levels made from one decoded block: fewer decodes and less repeated JPEG loss than halving level by level."""
+
+BLOCK_TILES = 1 << HALVINGS
+BLOCK_BYTES = 1 << 27
+"""Largest decoded block: wide strips, decoded whole, get flatter blocks and fewer halvings."""
+
+BLOCKS_PER_THREAD = 4
+
+Read = Callable[[int, int, int, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Encoded neighbours of one row of tiles: columns, sizes in bytes, and the bytes back to back."""
+
+    row: int
+    columns: np.ndarray
+    sizes: np.ndarray
+    data: bytes
+
+
+def encode_levels(
+    store: Path,
+    levels: Sequence[Level],
+    read: Read,
+    base: SourceLevel,
+    *,
+    halved: int,
+    tile_px: int,
+    threads: int,
+    closed: Closed,
+) -> list[int]:
+    """Write as many of ``levels`` as one decoding of ``base`` yields; returns how many tiles of each are empty.
+
+    ``read`` gives a box (x, y, width, height) of ``base``; the first of ``levels`` has 1 / 2^``halved`` of its size,
+    the others half the size of the one before.
+    """
+    width, height, halvings = _block_size(base, tile_px)
+    levels = list(levels[: halvings + 1 - halved])
+    blocks = list(_blocks(base.width, base.height, width, height))
+    empty = [level.grid[0] * level.grid[1] for level in levels]
+    scheduler = "threads" if threads > 1 else "synchronous"
+    with ExitStack() as stack:
+        writers = [stack.enter_context(LevelWriter(store, level, closed)) for level in levels]
+        batch = threads * BLOCKS_PER_THREAD
+        for start in range(0, len(blocks), batch):
+            tasks = [dask.delayed(_encode_block)(read, box, levels, halved) for box in blocks[start : start + batch]]
+            for encoded in dask.compute(*tasks, scheduler=scheduler, num_workers=threads):
+                for i, rows in enumerate(encoded):
+                    empty[i] -= _append(writers[i], rows)
+    return empty
+
+
+def encode_picture(store: Path, level: Level, pixels: np.ndarray, closed: Closed) -> None:
+    """Write a level of which all pixels are at hand."""
+    with LevelWriter(store, level, closed) as writer:
+        _append(writer, _encode_tiles(pixels, level, 0, 0))
+
+
+def _append(writer: LevelWriter, rows: list[_Row]) -> int:
+    """Write encoded rows of tiles; returns how many tiles they are."""
+    for row in rows:
+        writer.append(row.row, row.columns, row.sizes, row.data)
+    return sum(len(row.columns) for row in rows)
+
+
+def _block_size(base: SourceLevel, tile_px: int) -> tuple[int, int, int]:
+    """Width, height and number of halvings of the blocks in which ``base`` is decoded."""
+    halvings = HALVINGS
+    while True:
+        edge = tile_px << halvings
+        width = -(-max(base.tile_width, edge) // edge) * edge
+        if halvings == 1 or width * edge * 3 <= BLOCK_BYTES:
+            return width, edge, halvings
+        halvings -= 1
+
+
+def _blocks(width: int, height: int, step_x: int, step_y: int) -> Iterator[tuple[int, int, int, int]]:
+    for y in range(0, height, step_y):
+        for x in range(0, width, step_x):
+            yield x, y, min(step_x, width - x), min(step_y, height - y)
+
+
+def _encode_block(read: Read, box: tuple[int, int, int, int], levels: list[Level], halved: int) -> list[list[_Row]]:
+    """Decode one block and encode its tiles for each of ``levels``, each half the size of the one before."""
+    x, y, _, _ = box
+    pixels = read(*box)
+    encoded = []
+    for step, level in enumerate(levels, start=halved):
+        if step:
+            pixels = halve(pixels)
+        encoded.append(_encode_tiles(pixels, level, (x >> step) // level.tile_width, (y >> step) // level.tile_height))
+    return encoded
+
+
+def halve(pixels: np.ndarray) -> np.ndarray:
+    """Half the size by 2 x 2 means; an odd last row or column is repeated first, so sizes round up."""
+    height, width = pixels.shape[:2]
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    size = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _encode_tiles(pixels: np.ndarray, level: Level, first_column: int, first_row: int) -> list[_Row]:
+    """Encode a block's tiles; all-white ones are left out, since white is the store's fill value."""
+    rows = []
+    for i, top in enumerate(range(0, pixels.shape[0], level.tile_height)):
+        columns, parts = [], []
+        for j, left in enumerate(range(0, pixels.shape[1], level.tile_width)):
+            tile = pixels[top : top + level.tile_height, left : left + level.tile_width]
+            if tile.min() == FILL:
+                continue
+            missing = level.tile_height - tile.shape[0], level.tile_width - tile.shape[1]
+            if any(missing):
+                tile = np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+            columns.append(first_column + j)
+            parts.append(level.coding.encode(tile))
+        if columns:
+            rows.extend(_split_by_shard(first_row + i, np.array(columns), parts, level))
+    return rows
+
+
+def _split_by_shard(row: int, columns: np.ndarray, parts: list[bytes], level: Level) -> Iterator[_Row]:
+    for shard in np.unique(columns // level.shard_columns):
+        chosen = np.flatnonzero(columns // level.shard_columns == shard)
+        tiles = [parts[i] for i in chosen]
+        yield _Row(row, columns[chosen], np.array([len(t) for t in tiles]), b"".join(tiles))

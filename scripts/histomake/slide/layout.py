@@ -1,0 +1,76 @@
+"""Owns deciding which levels a store has, and how they are cut into tiles and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from histomake import config as settings
+from histomake.slide.codec import TileCoding
+from histomake.slide.encode import BLOCK_TILES
+from histomake.slide.sources.base import SourceLevel
+from histomake.slide.store import Level
+
+PYRAMID_TOP_PX = 1024
+"""Halving stops when a level's longer side is at most this."""
+
+EXTEND_ABOVE_PX = 4096
+"""A slide that has a pyramid gets further levels only when its coarsest one is longer than this."""
+
+
+def plan_levels(source: Sequence[SourceLevel], config: settings.Convert) -> list[Level]:
+    """The levels of the store: those of the source, then halvings of the coarsest where a pyramid is missing."""
+    levels = [lay_out(level, source[0], f"{i}", config) for i, level in enumerate(source)]
+    longest = max(levels[-1].width, levels[-1].height)
+    if len(levels) > 1 and longest <= EXTEND_ABOVE_PX:
+        return levels
+    while max(levels[-1].width, levels[-1].height) > PYRAMID_TOP_PX:
+        last = levels[-1]
+        half = SourceLevel(-(-last.width // 2), -(-last.height // 2), config.tile_px, config.tile_px)
+        layout = lay_out(half, source[0], f"{len(levels)}", config)
+        levels.append(replace(layout, downsample=last.downsample * 2))
+    return levels
+
+
+def lay_out(level: SourceLevel, finest: SourceLevel, path: str, config: settings.Convert) -> Level:
+    """``level`` of a source as a level of the store at ``path``: encoded tiles keep their size."""
+    copied = level.coding is not None
+    tile_width, tile_height = (level.tile_width, level.tile_height) if copied else (config.tile_px, config.tile_px)
+    quality = None if config.codec == "zstd" else config.quality
+    layout = Level(
+        path=path,
+        width=level.width,
+        height=level.height,
+        tile_width=tile_width,
+        tile_height=tile_height,
+        shard_rows=1,
+        shard_columns=1,
+        downsample=downsample_between(finest, level),
+        coding=level.coding or TileCoding(config.codec, quality=quality),
+    )
+    rows, columns = layout.grid
+    return replace(
+        layout,
+        shard_rows=_shard_tiles(rows, config.shard_px // tile_height),
+        shard_columns=_shard_tiles(columns, config.shard_px // tile_width),
+    )
+
+
+def _shard_tiles(grid: int, wanted: int) -> int:
+    """Tiles along a shard: a multiple of a block's tiles, so that a block never straddles two bands of shards."""
+    wanted = max(BLOCK_TILES, wanted // BLOCK_TILES * BLOCK_TILES)
+    return min(wanted, -(-grid // BLOCK_TILES) * BLOCK_TILES)
+
+
+def downsample_between(finest: SourceLevel, level: SourceLevel) -> float:
+    """How many finest pixels a pixel of ``level`` spans along each side.
+
+    Scanners shrink by whole factors and drop or add the last partial pixel, so width / width gives figures such as
+    16.0018, which shift the far edge by whole pixels: a whole factor that explains both sides to a pixel wins.
+    """
+    ratios = finest.width / level.width, finest.height / level.height
+    factor = round(sum(ratios) / 2)
+    sides = ((finest.width, level.width), (finest.height, level.height))
+    if factor >= 1 and all(abs(full / factor - part) < 1 for full, part in sides):
+        return float(factor)
+    return sum(ratios) / 2

@@ -1,0 +1,60 @@
+"""Owns hashing a slide's own files while they are copied, and noticing that they change meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from histomake.errors import Reason, SlideError
+from histomake.files import HASH_BLOCK
+from histomake.slide.source import combined_sha256, named_files
+from histomake.slide.sources.base import Source
+
+
+class SourceHash:
+    """sha256 of the source's bytes, computed in a thread beside the copy, which has just read them into the cache."""
+
+    def __init__(self, slide: Source, slide_id: str) -> None:
+        self._slide, self._slide_id = slide, slide_id
+        self._files = named_files(slide.path, slide.files)
+        self._before = self._stamps()
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._hashes = {name: self._pool.submit(self._hash, path) for name, path in self._files.items()}
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        return [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in self._files.values())]
+
+    def _hash(self, path: Path) -> str:
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(HASH_BLOCK))
+        with path.open("rb", buffering=0) as stream:
+            while not self._stop.is_set() and (count := stream.readinto(buffer)):
+                digest.update(buffer[:count])
+        return digest.hexdigest()
+
+    def __enter__(self) -> SourceHash:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def result(self) -> str:
+        """The hash; SlideError when the slide changed while it was read."""
+        try:
+            hashes = {name: future.result() for name, future in self._hashes.items()}
+            if self._stamps() == self._before:
+                return combined_sha256(hashes)
+            detail = "its size or time changed"
+        except OSError as error:
+            detail = str(error)
+        raise SlideError(
+            Reason.UNREADABLE,
+            slide_id=self._slide_id,
+            path=self._slide.path,
+            detail=f"the slide changed while it was read: {detail}",
+            remedy="Wait until the scanner or the copy has finished writing it",
+        )
