@@ -54,8 +54,10 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: Path | str) -> Iterator[Path]:
+def atomic_directory(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
     """Yield a new directory to fill; on success it takes the place of ``path``, on failure it is removed.
+
+    Files are pushed to the disk before, unless the caller has done so and says ``sync=False``.
 
     A directory cannot be replaced in one step, so an old one is moved aside first: a reader sees the old
     tree, for an instant none, or the new one, and never a half-written one.
@@ -65,7 +67,8 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
         aside = place / target.name
         aside.mkdir()
         yield aside
-        _sync_tree(aside)
+        if sync:
+            _sync_tree(aside)
         _take_place(aside, target, place)
         sync_directory(target.parent)
 

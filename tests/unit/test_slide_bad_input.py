@@ -294,7 +294,7 @@ def test_a_truncated_dicom(share, data, tmp_path):
 def test_a_slide_that_changes_while_it_is_copied(small, tmp_path, monkeypatch):
     path = shutil.copyfile(small, tmp_path / "a.svs")
 
-    def copy_then_grow(*args):
+    def copy_then_grow(*args: object) -> list[int]:
         with path.open("ab") as stream:
             stream.write(b"more")
         return copy_levels(*args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -55,13 +55,12 @@ def convert(
         resolution = resolve_mpp(slide.info, mpp, slide_id=slide_id, path=source)
         opened = time.perf_counter()
         with (
-            SourceHash(slide, slide_id) as source_hash,
-            atomic_directory(store) as aside,
+            atomic_directory(store, sync=False) as aside,
             _Writing(slide, aside, config, threads, slide_id, resolution) as writing,
         ):
             writing.write()
             written = time.perf_counter()
-            sha256, checksums = source_hash.result(), writing.checksums()
+            checksums = writing.commit()
         packed = store.with_name(f"{store.name}.zip")
         if config.store == "zip":
             _pack(store, packed)
@@ -70,7 +69,7 @@ def convert(
             packed.unlink(missing_ok=True)  # of an earlier run with the other setting
     done = time.perf_counter()
     seconds = {"open": opened - started, "tiles": written - opened, "commit": done - written, "total": done - started}
-    return _manifest(writing, store, sha256=sha256, checksums=checksums, seconds=seconds)
+    return _manifest(writing, store, checksums=checksums, seconds=seconds)
 
 
 class _Writing:
@@ -90,6 +89,7 @@ class _Writing:
         self.levels = plan_levels(slide.info.levels, config)
         self.empty_tiles = [0] * len(self.levels)
         self.written = 0
+        self.sha256 = ""
         self.associated: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
         # Finished shards go to the disk while the next ones are written, so that little is left to wait for.
@@ -106,20 +106,29 @@ class _Writing:
         self._hashes[path.relative_to(self.store).as_posix()] = sha256
         self._synced.append(self._syncing.submit(sync_file, path))
 
-    def checksums(self) -> dict[str, str]:
-        """sha256 of every file of the store, by its path inside it; OSError where one did not reach the disk."""
+    def commit(self) -> dict[str, str]:
+        """Push everything to the disk; returns the sha256 of every file of the store, by its path inside it."""
+        for path in self.store.rglob("zarr.json"):
+            self._closed(path, sha256_file(path))
         for future in self._synced:
             future.result()
-        metadata = {path.relative_to(self.store).as_posix(): path for path in self.store.rglob("zarr.json")}
-        return dict(sorted({**self._hashes, **{key: sha256_file(path) for key, path in metadata.items()}}.items()))
+        return dict(sorted(self._hashes.items()))
 
     def write(self) -> None:
-        """Fill the store and write its metadata."""
+        """Fill the store and write its metadata, while the source is hashed."""
         originals = self.slide.info.levels
         copied = [index for index, original in enumerate(originals) if original.coding is not None]
         copies = [(self.levels[index], self.slide.tile_bytes(index)) for index in copied]
-        for index, empty in zip(copied, copy_levels(self.store, copies, self.threads, self._closed), strict=True):
-            self.empty_tiles[index] = empty
+        with SourceHash(self.slide, self.slide_id) as source_hash:
+            for index, empty in zip(copied, copy_levels(self.store, copies, self.threads, self._closed), strict=True):
+                self.empty_tiles[index] = empty
+            self._write_others(originals)
+            for name, read in self.slide.associated().items():
+                self.associated[name] = self._add_associated(name, read)
+            self.sha256 = source_hash.result()
+
+    def _write_others(self, originals: Sequence[SourceLevel]) -> None:
+        """Encode the levels that were not copied, then those that the source lacks."""
         for index, original in enumerate(originals):
             last = len(self.levels) if index + 1 == len(originals) else index + 1
             if original.coding is None:
@@ -128,8 +137,6 @@ class _Writing:
                 self._finish(index + 1)
         while self.written < len(self.levels):
             self._halve_stored(self.written - 1)
-        for name, read in self.slide.associated().items():
-            self.associated[name] = self._add_associated(name, read)
 
     def _halve_stored(self, index: int) -> None:
         """Make the levels below ``index`` from its stored tiles, through the same reader as everyone's."""
@@ -198,7 +205,7 @@ def _pack(store: Path, packed: Path) -> None:
 
 
 def _manifest(
-    writing: _Writing, store: Path, *, sha256: str, checksums: dict[str, str], seconds: dict[str, float]
+    writing: _Writing, store: Path, *, checksums: dict[str, str], seconds: dict[str, float]
 ) -> dict[str, Any]:
     info, resolution, finest = writing.slide.info, writing.resolution, writing.levels[0]
     files = [p for p in store.rglob("*") if p.is_file()] if store.is_dir() else [store]
@@ -230,7 +237,7 @@ def _manifest(
         "levels": levels,
         "bounds": None if info.bounds is None else dict(zip(("x", "y", "width", "height"), info.bounds, strict=True)),
         "associated": writing.associated,
-        "sha256": sha256,
+        "sha256": writing.sha256,
         "checksums": checksums,
         "bytes_in": sum(p.stat().st_size for p in writing.slide.files),
         "bytes_out": sum(p.stat().st_size for p in files),

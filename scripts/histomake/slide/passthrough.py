@@ -1,21 +1,21 @@
-"""Owns copying encoded tiles from a slide's file into a store's shards, as they are, and noticing those that are none.
+"""Owns copying encoded tiles from a slide's file into a store's shards as they are, and noticing what is no tile.
 
-The file is read in its own order, whole runs of tiles at a time; each band of shards is one task, and a thread reads,
-checks, hashes and writes a piece of a band while the piece is in the processor's cache.
+A shard is one task: its thread reads a piece of the file, checks, hashes and writes it while it is in the processor's
+cache. The shards of a band, side by side on the slide, lie interleaved in the file, which the system is told to fetch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 
 from histomake.slide.jpeg import EOI
 from histomake.slide.sources.base import DamagedTilesError, FileBytes, TileBytes
-from histomake.slide.store import BandWriter, Closed, Level
+from histomake.slide.store import Closed, Level, ShardWriter
 
 PIECE_BYTES = 1 << 20
 
@@ -31,11 +31,12 @@ def copy_levels(store: Path, copies: Sequence[tuple[Level, TileBytes]], threads:
     checks = [_StreamCheck(level.coding.codec, int(np.count_nonzero(tiles.counts))) for level, tiles in copies]
     pool = ThreadPoolExecutor(threads)
     try:
-        tasks = [
-            pool.submit(_copy_band, store, level, band, tiles, check, closed)
-            for (level, tiles), check in zip(copies, checks, strict=True)
-            for band in range(level.shards[0])
-        ]
+        tasks = []
+        for (level, tiles), check in zip(copies, checks, strict=True):
+            for row, column in product(*map(range, level.shards)):
+                if column == 0:
+                    tasks.append(pool.submit(_fetch_band, level, row, tiles))
+                tasks.append(pool.submit(_copy_shard, store, level, (row, column), tiles, check, closed))
         for task in tasks:
             task.result()
     finally:
@@ -45,28 +46,44 @@ def copy_levels(store: Path, copies: Sequence[tuple[Level, TileBytes]], threads:
     return [int(np.count_nonzero(tiles.counts == 0)) for _, tiles in copies]
 
 
-def _copy_band(store: Path, level: Level, band: int, tiles: TileBytes, check: _StreamCheck, closed: Closed) -> None:
-    first = band * level.shard_rows
-    inner, columns = np.nonzero(tiles.counts[first : first + level.shard_rows])
-    rows = first + inner
-    offsets, sizes = (array[rows, columns].astype(np.int64) for array in (tiles.offsets, tiles.counts))
+def _fetch_band(level: Level, row: int, tiles: TileBytes) -> None:
+    """Have the stretch of the file with a row of shards read from first to last byte, ahead of those who jump in it."""
+    band = slice(row * level.shard_rows, (row + 1) * level.shard_rows)
+    offsets, sizes = tiles.offsets[band].astype(np.int64), tiles.counts[band].astype(np.int64)
+    if sizes.any():
+        first, end = int(offsets[sizes > 0].min()), int((offsets + sizes)[sizes > 0].max())
+        with FileBytes(tiles.path) as file:
+            file.fetch(first, end - first)
+
+
+def _copy_shard(
+    store: Path, level: Level, place: tuple[int, int], tiles: TileBytes, check: _StreamCheck, closed: Closed
+) -> None:
+    """Copy the tiles of the shard at ``place``, its row and column, in the order in which they lie in the file."""
+    top, left = place[0] * level.shard_rows, place[1] * level.shard_columns
+    box = slice(top, top + level.shard_rows), slice(left, left + level.shard_columns)
+    rows, columns = np.nonzero(tiles.counts[box])
+    offsets, sizes = (array[box][rows, columns].astype(np.int64) for array in (tiles.offsets, tiles.counts))
     order = np.argsort(offsets, kind="stable")
     rows, columns, offsets, sizes = (array[order] for array in (rows, columns, offsets, sizes))
-    pieces = list(_pieces(columns // level.shard_columns, sizes))
-    buffer = memoryview(bytearray(max((int(sizes[piece].sum()) for piece in pieces), default=0)))
-    with FileBytes(tiles.path) as file, BandWriter(store, level, band, closed) as writer:
+    pieces = list(_pieces(sizes))
+    if not pieces:
+        return
+    buffer = memoryview(bytearray(max(int(sizes[piece].sum()) for piece in pieces)))
+    path = store / level.shard_key(*place)
+    with FileBytes(tiles.path) as file, ShardWriter(path, level.shard_rows, level.shard_columns) as writer:
         for piece in pieces:
             data = buffer[: int(sizes[piece].sum())]
             _read_tiles(file, offsets[piece], sizes[piece], data)
-            check.add(rows[piece], columns[piece], sizes[piece], data)
+            check.add(top + rows[piece], left + columns[piece], sizes[piece], data)
             writer.append(rows[piece], columns[piece], sizes[piece], data)
+    closed(path, writer.sha256)
 
 
-def _pieces(shards: np.ndarray, sizes: np.ndarray) -> Iterator[slice]:
-    """Neighbours in the file that go to one shard, of about PIECE_BYTES at most."""
+def _pieces(sizes: np.ndarray) -> Iterator[slice]:
+    """Neighbours in the file, of about PIECE_BYTES together."""
     block = np.cumsum(sizes) // PIECE_BYTES
-    cuts = np.flatnonzero((shards[1:] != shards[:-1]) | (block[1:] != block[:-1])) + 1
-    edges = [0, *cuts.tolist(), len(sizes)]
+    edges = [0, *(np.flatnonzero(block[1:] != block[:-1]) + 1).tolist(), len(sizes)]
     return (slice(start, end) for start, end in pairwise(edges) if end > start)
 
 

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from histomake.errors import Reason, SlideError
-from histomake.files import HASH_BLOCK
 from histomake.slide.source import combined_sha256, named_files
 from histomake.slide.sources.base import Source
+
+BLOCK_BYTES = 1 << 20
+"""Read and hashed while in the processor's cache."""
 
 
 class SourceHash:
@@ -29,10 +31,13 @@ class SourceHash:
 
     def _hash(self, path: Path) -> str:
         digest = hashlib.sha256()
-        buffer = memoryview(bytearray(HASH_BLOCK))
-        with path.open("rb", buffering=0) as stream:
-            while not self._stop.is_set() and (count := stream.readinto(buffer)):
-                digest.update(buffer[:count])
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        try:
+            with path.open("rb", buffering=0) as stream:
+                while not self._stop.is_set() and (count := stream.readinto(buffer)):
+                    digest.update(buffer[:count])
+        except OSError as error:
+            raise self._changed(str(error)) from error
         return digest.hexdigest()
 
     def __enter__(self) -> SourceHash:
@@ -44,14 +49,17 @@ class SourceHash:
 
     def result(self) -> str:
         """The hash; SlideError when the slide changed while it was read."""
+        hashes = {name: future.result() for name, future in self._hashes.items()}
         try:
-            hashes = {name: future.result() for name, future in self._hashes.items()}
-            if self._stamps() == self._before:
-                return combined_sha256(hashes)
-            detail = "its size or time changed"
+            after = self._stamps()
         except OSError as error:
-            detail = str(error)
-        raise SlideError(
+            raise self._changed(str(error)) from error
+        if after != self._before:
+            raise self._changed("its size or time changed")
+        return combined_sha256(hashes)
+
+    def _changed(self, detail: str) -> SlideError:
+        return SlideError(
             Reason.UNREADABLE,
             slide_id=self._slide_id,
             path=self._slide.path,

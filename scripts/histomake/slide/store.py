@@ -112,7 +112,9 @@ class Level:
 
 
 class ShardWriter:
-    """One shard file in the making; tiles are appended, the index comes with ``close``."""
+    """One shard file in the making; tiles are appended, the index comes at the end, with which ``sha256`` is set."""
+
+    sha256 = ""
 
     def __init__(self, path: Path, rows: int, columns: int) -> None:
         self.path = path
@@ -136,75 +138,54 @@ class ShardWriter:
         while view:
             view = view[os.write(self._descriptor, view) :]
 
-    def close(self) -> str:
-        """Write the index and close the file; returns the file's sha256."""
-        index = self._index.astype("<u8").tobytes()
-        try:
-            self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
-        finally:
-            self.abandon()
-        return self._digest.hexdigest()
+    def __enter__(self) -> ShardWriter:
+        return self
 
-    def abandon(self) -> None:
-        """Close the file as it is; it is no shard."""
-        if self._descriptor >= 0:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the index, unless something went wrong, and close the file."""
+        try:
+            if kind is None:
+                index = self._index.astype("<u8").tobytes()
+                self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
+                self.sha256 = self._digest.hexdigest()
+        finally:
             os.close(self._descriptor)
-            self._descriptor = -1
 
 
 Closed = Callable[[Path, str], None]
 """Is told the path and the sha256 of every finished shard, from whichever thread finished it."""
 
 
-class BandWriter:
-    """Writes the tiles of one band, a row of a level's shards, into its shards side by side, in any order."""
-
-    def __init__(self, store: Path, level: Level, band: int, closed: Closed) -> None:
-        self.level, self.band = level, band
-        self._store = store
-        self._closed = closed
-        self._open: dict[int, ShardWriter] = {}
-
-    def append(self, rows: np.ndarray | int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
-        """Append tiles of one shard, by their rows and columns in the level: ``data`` is their bytes back to back."""
-        level = self.level
-        shard = int(columns[0]) // level.shard_columns
-        if shard not in self._open:
-            path = self._store / level.shard_key(self.band, shard)
-            self._open[shard] = ShardWriter(path, level.shard_rows, level.shard_columns)
-        inner = rows - self.band * level.shard_rows, columns - shard * level.shard_columns
-        self._open[shard].append(*inner, sizes, data)
-
-    def __enter__(self) -> BandWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            while kind is None and self._open:
-                shard = self._open.popitem()[1]
-                self._closed(shard.path, shard.close())
-        finally:
-            for shard in self._open.values():
-                shard.abandon()
-
-
 class LevelWriter:
-    """Writes the tiles of one level top to bottom; a row in a lower band closes the band above."""
+    """Writes the tiles of one level into its shards, one band of shards after another, top to bottom."""
 
     def __init__(self, store: Path, level: Level, closed: Closed) -> None:
         self._store, self._level, self._closed = store, level, closed
+        self._band = -1
+        self._open: dict[int, ShardWriter] = {}
         self._stack = ExitStack()
-        self._band: BandWriter | None = None
 
     def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes) -> None:
-        """Append tiles of one row that lie in one shard: ``data`` is their bytes back to back."""
-        band = row // self._level.shard_rows
-        if self._band is None or band != self._band.band:
-            self._stack.close()
-            self._band = self._stack.enter_context(BandWriter(self._store, self._level, band, self._closed))
-        self._band.append(row, columns, sizes, data)
+        """Append tiles of one row that lie in one shard; a lower band of shards closes the one above."""
+        level = self._level
+        band, inner = divmod(row, level.shard_rows)
+        if band != self._band:
+            self._close_band()
+            self._band = band
+        shard = int(columns[0]) // level.shard_columns
+        if shard not in self._open:
+            path = self._store / level.shard_key(band, shard)
+            writer = ShardWriter(path, level.shard_rows, level.shard_columns)
+            self._open[shard] = self._stack.enter_context(writer)
+        self._open[shard].append(inner, columns - shard * level.shard_columns, sizes, data)
+
+    def _close_band(self) -> None:
+        self._stack.close()
+        for shard in self._open.values():
+            self._closed(shard.path, shard.sha256)
+        self._open.clear()
 
     def __enter__(self) -> LevelWriter:
         return self
@@ -212,6 +193,8 @@ class LevelWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self._close_band()
         self._stack.__exit__(kind, error, trace)
 
 

@@ -206,6 +206,10 @@ class FileBytes:
                 raise TruncatedSlideError(f"{self.path.name} became shorter while it was read")
             offset, out = offset + count, out[count:]
 
+    def fetch(self, offset: int, count: int) -> None:
+        """Ask the system to read bytes that are soon wanted into its cache."""
+        os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
+
     def _check(self, offset: int, count: int) -> None:
         if offset + count > self.size:
             raise TruncatedSlideError(f"{self.path.name} has {self.size} bytes, byte {offset + count} is needed")
