@@ -129,6 +129,7 @@ rule attribute:
         ),
         patches="<results>/attributions/{task}/fold{fold}/patches.parquet",
         background="<results>/attributions/{task}/fold{fold}/background.parquet",
+        maps="<results>/attributions/{task}/fold{fold}/maps.npz",
         record="<results>/attributions/{task}/fold{fold}/checks.json",
     log:
         "<logs>/attribute/{task}/fold{fold}.log",

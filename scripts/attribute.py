@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 from histomake.explain.attribution import attribute
 from histomake.explain.attribution_page import panels
@@ -41,6 +42,8 @@ def main(snakemake):
         for path, table in ((out.patches, found.table), (out.background, found.background)):
             with atomic_file(path) as aside:
                 pq.write_table(table, aside, compression="zstd")
+        with atomic_file(out.maps) as aside, aside.open("wb") as stream:
+            np.savez_compressed(stream, maps=found.maps, classes=np.array(found.classes))
         with atomic_file(out.panels) as aside:
             panels(found, patch_um=patch_um).savefig(aside, format="png", dpi=110)
         write_json(out.record, found.record)

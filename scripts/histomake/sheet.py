@@ -139,6 +139,13 @@ def _cohort_problems(slides: list[Slide], config: Config) -> list[str]:
         for i, n in folded.items()
         if n > 1
     ]
+    known = {s.slide_id for s in slides}
+    problems += [
+        f"explain.{key} names slide {place[0]!r}, which is not in the sheet"
+        for key in ("shap_at", "regions")
+        for place in getattr(config.explain, key)
+        if place[0] not in known
+    ]
     for name, task in config.tasks.items():
         column = task.target.column
         if column is None or task.kind != "classification":

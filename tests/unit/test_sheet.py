@@ -70,3 +70,19 @@ def test_control_characters_cannot_hide_in_a_path(tmp_path):
 def test_an_empty_sheet_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="has no rows"):
         read_sheet(write(tmp_path, "slide_id path patient_id\n"), PLAIN, check_files=False)
+
+
+def test_places_to_look_at_on_slides_that_do_not_exist_are_named(tmp_path):
+    path = write(tmp_path, "slide_id path patient_id\na a.svs p\n")
+    config = parse_config(
+        {"explain": {"regions": [["a", 0, 0, 10, 10], ["b", 0, 0, 10, 10]], "shap_at": [["c", 5, 5]]}}
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_sheet(path, config, check_files=False)
+    for fragment in ("explain.regions names slide 'b'", "explain.shap_at names slide 'c'", "2 problem(s)"):
+        assert fragment in str(caught.value)
+
+
+def test_a_region_without_extent_is_refused():
+    with pytest.raises(ConfigError, match=r"explain\.regions"):
+        parse_config({"explain": {"regions": [["a", 0, 0, 0, 10]]}})

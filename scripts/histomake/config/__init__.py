@@ -7,7 +7,7 @@ A job is re-run when the dump of its own section changes; this package's code is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -82,7 +82,7 @@ class Explain(Section):
         "by squares of a sixteenth of the patch's edge and against 8 background patches at most; slower.",
     )
     overlay_mpp: float = Field(8.0, gt=0.5, description="Resolution of overlays in µm per pixel.")
-    regions: list[tuple[str, int, int, int, int]] = Field(
+    regions: list[tuple[str, int, int, Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]] = Field(
         default_factory=list,
         description="Parts of slides to look at closely: [slide_id, x, y, width, height] in level-0 pixels. Each is "
         "drawn beside its annotation, prediction and errors, and up to 4 of its patches are explained by SHAP.",
