@@ -4,7 +4,7 @@
 rule lineage:
     input:
         catalog="<results>/catalog.duckdb",
-        metrics=collect("<results>/metrics/{task}.json", task=CONFIG.tasks),
+        metrics=collect("<results>/metrics/{task}.json", task=MEASURED),
     output:
         lineage="<results>/audit/lineage.parquet",
     log:

@@ -4,6 +4,7 @@
 rule split:
     input:
         manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
+        models=untrained_descriptions,
     output:
         split="<results>/splits/{task}.parquet",
     log:

@@ -12,13 +12,18 @@ from histomake.config import parse_config
 from histomake.errors import HistomakeError
 from histomake.files import sha256_file
 from histomake.layout import Layout
+from histomake.model import adopt
 from histomake.sheet import SLIDE_ID, read_sheet
 
 try:
     CONFIG = parse_config(config)
     SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=workflow.is_main_process)
     ROLES = {
-        name: cohort.assign_task(SLIDES.values(), task, seed=CONFIG.seed, name=name)
+        name: (
+            cohort.assign_unfitted(SLIDES.values(), folds=len(adopt.folds(task)))
+            if task.trained
+            else cohort.assign_task(SLIDES.values(), task, seed=CONFIG.seed, name=name)
+        )
         for name, task in CONFIG.tasks.items()
     }
 except HistomakeError as error:
@@ -26,6 +31,16 @@ except HistomakeError as error:
 
 LAYOUT = Layout(Path(CONFIG.results))
 FINGERPRINTS = provenance.Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
+
+# Where the sheet gives a task slides to fit, its models are trained. Elsewhere they are taken over from the folder the
+# task names, or used as they lie in the results: no rule makes those, so that none can train them anew.
+TRAINED = [name for name in CONFIG.tasks if any(a.role in cohort.FITTED for a in ROLES[name])]
+ADOPTED = [
+    name
+    for name, settings in CONFIG.tasks.items()
+    if settings.trained and Path(settings.trained).resolve() != LAYOUT.models(name).resolve()
+]
+MEASURED = [name for name in CONFIG.tasks if any(a.role == "test" for a in ROLES[name])]
 
 
 # With a model in place of thresholds, presegment runs another script, in the environment that has torch.
@@ -69,7 +84,36 @@ def task(wildcards):
 
 
 def folds(task_name):
-    return range(CONFIG.tasks[task_name].split.folds)
+    return adopt.folds(CONFIG.tasks[task_name])
+
+
+def only(names):
+    """Wildcard constraint to some tasks."""
+    return "|".join(names) or "no-task"
+
+
+def model_in_use(task_name, fold):
+    """The folder of a model that is not trained here."""
+    if task_name in ADOPTED:
+        return adopt.model_folder(CONFIG.tasks[task_name].trained, fold)
+    return LAYOUT.model(task_name, fold)
+
+
+def untrained_models():
+    """(task, folder, whether it is used where it lies) of every model that is not trained here."""
+    return [(n, model_in_use(n, f), n not in ADOPTED) for n in CONFIG.tasks if n not in TRAINED for f in folds(n)]
+
+
+def adopted(name):
+    """A file of the model that a job's task takes over."""
+    return lambda wildcards: model_in_use(wildcards.task, int(wildcards.fold)) / name
+
+
+def untrained_descriptions(wildcards):
+    """Descriptions of the task's models, if they are not trained here."""
+    if wildcards.task in TRAINED:
+        return []
+    return [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)]
 
 
 def slides_in(task_name, fold, *roles):
@@ -124,6 +168,8 @@ def minutes(base):
     return lambda wildcards, attempt: base * 2 ** (attempt - 1)
 
 
+PREDICTED = ("test", "predict")
+
 # Only classifiers say how sure they are.
 VIEWS = {
     "classification": ("prediction", "confidence", "truth", "tissue"),
@@ -152,8 +198,8 @@ def view_pictures(*views):
 
 
 def explained_models():
-    """(task, fold) of every model that is looked into."""
-    return [(name, fold) for name in CONFIG.tasks for fold in folds(name)]
+    """(task, fold) of every model that is looked into: those made here, with the patches they were trained on."""
+    return [(name, fold) for name in TRAINED for fold in folds(name)]
 
 
 def viewed_slides():
@@ -235,8 +281,15 @@ def final_outputs(wildcards):
     return [
         LAYOUT.catalog,
         LAYOUT.lineage,
-        *(LAYOUT.metrics(name) for name in CONFIG.tasks),
+        *(LAYOUT.metrics(name) for name in MEASURED),
+        *(LAYOUT.scores(name) for name in CONFIG.tasks),
         *contact_sheets(),
         *interpretation_outputs(),
         *radhical_outputs(),
     ]
+
+
+if workflow.is_main_process:
+    problems = adopt.problems(untrained_models(), CONFIG)
+    if problems:
+        raise WorkflowError("\n".join(["models and tasks do not fit together:", *(f"  {p}" for p in problems)]))

@@ -1,7 +1,14 @@
 # Predictions of slides the model has not seen, and how good they are.
 
 
+# `snakemake predict`: the slides that are only to be predicted, with the models that are there.
 rule predict:
+    input:
+        predictions=[p for name in CONFIG.tasks for p in prediction_paths(name, "predict")],
+        scores=[LAYOUT.scores(name) for name in CONFIG.tasks],
+
+
+rule predict_slide:
     input:
         manifest="<results>/slides/{slide}.json",
         table=lambda wildcards: LAYOUT.table(task(wildcards).grid, wildcards.slide),
@@ -22,11 +29,35 @@ rule predict:
         mem_mb=memory(8000),
         runtime=minutes(60),
     params:
-        cfg=lambda wildcards: task(wildcards).predict.dump(),
+        cfg=lambda wildcards: task(wildcards).predicting(),
         entry=lambda wildcards: entry(wildcards.slide),
         code=code("predict.py"),
     script:
         "../scripts/predict.py"
+
+
+rule score:
+    input:
+        predictions=lambda wildcards: prediction_paths(wildcards.task, *PREDICTED),
+        descriptions=lambda wildcards: [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)],
+    output:
+        scores="<results>/scores/{task}.tsv",
+    log:
+        "<logs>/score/{task}.log",
+    benchmark:
+        "<benchmarks>/score/{task}.tsv"
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(30),
+    params:
+        aggregate=lambda wildcards: task(wildcards).predict.aggregate,
+        slides=lambda wildcards: entries(wildcards.task, *PREDICTED),
+        code=code("score.py"),
+    script:
+        "../scripts/score.py"
 
 
 rule evaluate:

@@ -204,7 +204,7 @@ rule front_page:
     input:
         catalog="<results>/catalog.duckdb",
         quarantine="<results>/quarantine.json",
-        metrics=collect("<results>/metrics/{task}.json", task=CONFIG.tasks),
+        metrics=collect("<results>/metrics/{task}.json", task=MEASURED),
         maps=model_pictures("embeddings/{task}/fold{fold}/mosaic.png"),
         panels=model_pictures("attributions/{task}/fold{fold}/panels.png"),
         cascades=lambda wildcards: radhical_outputs(),

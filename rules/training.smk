@@ -1,4 +1,4 @@
-# Models, one per task and fold, from patches read on the fly.
+# Models, one per task and fold, from patches read on the fly, or taken over.
 
 
 # The slides a model is made with. One small file stands for their thousands, so that the jobs behind the model stay
@@ -17,6 +17,8 @@ rule enrol:
         "<logs>/enrol/{task}/fold{fold}.log",
     benchmark:
         "<benchmarks>/enrol/{task}/fold{fold}.tsv"
+    wildcard_constraints:
+        task=only(TRAINED),
     conda:
         "../envs/slides.yaml"
     threads: 1
@@ -42,6 +44,8 @@ rule train:
         "<logs>/train/{task}/fold{fold}.log",
     benchmark:
         "<benchmarks>/train/{task}/fold{fold}.tsv"
+    wildcard_constraints:
+        task=only(TRAINED),
     conda:
         "../envs/learning.yaml"
     threads: 2
@@ -57,3 +61,32 @@ rule train:
         code=code("train.py"),
     script:
         "../scripts/train.py"
+
+
+rule adopt:
+    input:
+        weights=ancient(adopted("model.safetensors")),
+        description=ancient(adopted("model.json")),
+    output:
+        weights="<results>/models/{task}/fold{fold}/model.safetensors",
+        description="<results>/models/{task}/fold{fold}/model.json",
+    log:
+        "<logs>/adopt/{task}/fold{fold}.log",
+    benchmark:
+        "<benchmarks>/adopt/{task}/fold{fold}.tsv"
+    wildcard_constraints:
+        task=only(ADOPTED),
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(10),
+    params:
+        cfg=lambda wildcards: [task(wildcards).grid, task(wildcards).target.dump()],
+        model=lambda wildcards: [
+            FINGERPRINTS.of(str(adopted(name)(wildcards))) for name in ("model.safetensors", "model.json")
+        ],
+        code=code("adopt.py"),
+    script:
+        "../scripts/adopt.py"

@@ -6,13 +6,9 @@ import pyarrow.parquet as pq
 from histomake.config import Target
 from histomake.files import atomic_file, read_json, write_json
 from histomake.job import job
+from histomake.layout import fold_of
 from histomake.metric_figures import draw_figures
 from histomake.metrics import SlidePrediction, evaluate
-
-
-def fold_of(path):
-    """The fold a model's or a prediction's folder is named after."""
-    return int(Path(path).parent.name.removeprefix("fold"))
 
 
 def main(snakemake):

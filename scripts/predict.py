@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from histomake.config import Predict
+from histomake.config import parse_config
 from histomake.files import atomic_file
 from histomake.job import job
 from histomake.layout import Layout
@@ -14,11 +14,12 @@ from histomake.learn.segment import segment_slide
 
 def main(snakemake):
     output = Path(snakemake.output.predictions)
-    settings = Predict.model_validate(snakemake.params.cfg)
+    task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
+    settings = task.predict
     options = {"batch": settings.batch, "threads": snakemake.threads, "flips": settings.flips}
     with job(snakemake):
         predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
-        entry = SlideEntry.at(Layout(output.parents[3]), predictor.task.grid, *snakemake.params.entry)
+        entry = SlideEntry.at(Layout(output.parents[3]), task.grid, *snakemake.params.entry)
         if predictor.task.kind == "segmentation":
             labels, polygons = output.with_suffix(".labels.zarr"), output.with_suffix(".geojson")
             table = segment_slide(

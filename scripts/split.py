@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from histomake.cohort import Assignment, leaks
+from histomake.cohort import Assignment, leaks, seen_before
 from histomake.errors import HistomakeError
 from histomake.files import atomic_file, read_json
 from histomake.job import job
@@ -12,12 +12,17 @@ def main(snakemake):
     with job(snakemake):
         roles = [Assignment(*row) for row in snakemake.params.roles]
         manifests = [read_json(path) for path in snakemake.input.manifests]
-        found = leaks(roles, {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"})
+        digests = {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"}
+        found = leaks(roles, digests)
+        for path in snakemake.input.models:
+            seen = seen_before(roles, digests, read_json(path).get("made_with", []))
+            found += [f"the model {path} was made with {slide}, which is to test it" for slide in seen]
         if found:
             raise HistomakeError(
                 f"{snakemake.output.split}: slides leak between roles:\n  "
                 + "\n  ".join(found)
-                + "\nRemove the duplicates from the sheet, or give the slides the same patient_id"
+                + "\nRemove the duplicates from the sheet, give the slides the same patient_id, or let slides that a "
+                "model has seen be predicted (split: predict) and not tested"
             )
         table = pa.table(
             {

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from histomake.config import Task
+from histomake.config import parse_config
 from histomake.files import read_json
 from histomake.job import job
 from histomake.layout import Layout
@@ -22,7 +22,8 @@ def state_folder(snakemake, layout):
 def main(snakemake):
     output = Path(snakemake.output.weights).parent
     layout = Layout(output.parents[2])
-    task = Task.model_validate(snakemake.params.cfg)
+    # params.cfg is what the model depends on; how the job is run is read here, so that it can change freely.
+    task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
     slides = {"train": [], "val": []}
     for entry in read_json(snakemake.input.cohort):
         place = SlideEntry.at(layout, task.grid, entry["slide_id"], entry["patient_id"], entry["labels"])

@@ -36,6 +36,16 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
     return assign(rows, task.split, seed=seed, task=name)
 
 
+def assign_unfitted(slides: Iterable[Slide], *, folds: int) -> list[Assignment]:
+    """Roles for a model that is already there: slides given for testing are tested, all others predicted."""
+    rows = sorted(slides, key=lambda s: s.slide_id)
+    return [
+        Assignment(fold, s.slide_id, s.patient_id, "test" if s.split == "test" else "predict")
+        for fold in range(folds)
+        for s in rows
+    ]
+
+
 def assign(slides: Iterable[Slide], split: Split, *, seed: int, task: str) -> list[Assignment]:
     """Give every slide a role in every fold.
 
@@ -153,3 +163,11 @@ def leaks(assignments: Iterable[Assignment], fingerprints: Mapping[str, str]) ->
             places = "; ".join(f"{role}: {', '.join(sorted(ids))}" for role, ids in sorted(learned.items()))
             found.append(f"fold {fold}: same {kind} {key[:16]} in {places}")
     return sorted(found)
+
+
+def seen_before(assignments: Iterable[Assignment], fingerprints: Mapping[str, str], seen: Iterable[str]) -> list[str]:
+    """Test slides whose bytes a model was made with; ``seen``: the beginnings of their digests that it remembers."""
+    known = set(seen)
+    lengths = {len(beginning) for beginning in known}
+    tested = {a.slide_id for a in assignments if a.role == "test"} & fingerprints.keys()
+    return sorted(s for s in tested if any(fingerprints[s][:n] in known for n in lengths))

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def fold_of(path: Path | str) -> int:
+    """The fold that the folder of a model's or a prediction's file is named after."""
+    return int(Path(path).parent.name.removeprefix("fold"))
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths of one results folder; the rules' output patterns say the same."""
@@ -37,13 +42,21 @@ class Layout:
         """The task's roles of slides."""
         return self.results / "splits" / f"{task}.parquet"
 
+    def models(self, task: str) -> Path:
+        """The folder of a task's trained models."""
+        return self.results / "models" / task
+
     def model(self, task: str, fold: int) -> Path:
         """The folder of a trained model."""
-        return self.results / "models" / task / f"fold{fold}"
+        return self.models(task) / f"fold{fold}"
 
     def prediction(self, task: str, fold: int, slide: str) -> Path:
         """The slide's predictions."""
         return self.results / "predictions" / task / f"fold{fold}" / f"{slide}.parquet"
+
+    def scores(self, task: str) -> Path:
+        """Scores of whole slides and patients."""
+        return self.results / "scores" / f"{task}.tsv"
 
     def metrics(self, task: str) -> Path:
         """The task's metrics."""

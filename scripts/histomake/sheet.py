@@ -41,10 +41,12 @@ class Slide:
         return self.site if column == "site" else self.labels.get(column)
 
 
-def label_columns(config: Config) -> set[str]:
-    """Sheet columns the configuration refers to, besides the standard ones."""
+def label_columns(config: Config, *, fitted: bool = False) -> set[str]:
+    """Sheet columns the configuration refers to, besides the standard ones; ``fitted``: for tasks that are trained."""
     columns: set[str] = set()
     for task in config.tasks.values():
+        if fitted and task.trained:
+            continue
         columns.update(task.split.stratify)
         if task.target.column:
             columns.add(task.target.column)
@@ -68,7 +70,9 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[s
             f"slide sheet {path} is not UTF-8 text ({error.reason}); save it as tab-separated text"
         ) from None
     labels = label_columns(config)
-    problems = _header_problems(header, labels)
+    fitting = any((row.get("split") or "").strip() != "predict" for row in rows)
+    needed = label_columns(config, fitted=True) if fitting else set()
+    problems = _header_problems(header, labels, needed)
     if problems:
         raise _sheet_error(path, problems)
     slides = []
@@ -91,10 +95,10 @@ def _sheet_error(path: Path | str, problems: list[str]) -> ConfigError:
     return ConfigError(f"slide sheet {path} has {len(problems)} problem(s):\n" + "\n".join(f"  {p}" for p in problems))
 
 
-def _header_problems(header: list[str], labels: set[str]) -> list[str]:
+def _header_problems(header: list[str], labels: set[str], needed: set[str]) -> list[str]:
     known = {*REQUIRED, *OPTIONAL, *labels}
     problems = [f"column {c!r} is missing" for c in REQUIRED if c not in header]
-    problems += [f"column {c!r} is missing: a task or its split names it" for c in sorted(labels) if c not in header]
+    problems += [f"column {c!r} is missing: a task or its split names it" for c in sorted(needed) if c not in header]
     problems += [
         f"column {c!r} is unknown: no task uses it (name it in a task or remove it)" for c in header if c not in known
     ]
@@ -126,7 +130,7 @@ def _parse_row(row: dict[str, str], labels: set[str]) -> tuple[Slide | None, lis
     if faults:
         return None, faults
     optional = {key: cell.get(key) or None for key in ("annotation", "sha256", "site", "split")}
-    values = {key: cell[key] for key in sorted(labels) if cell[key]}
+    values = {key: cell[key] for key in sorted(labels) if cell.get(key)}
     return Slide(cell["slide_id"], cell["path"], cell["patient_id"], mpp=mpp, labels=values, **optional), faults
 
 
@@ -150,8 +154,9 @@ def _cohort_problems(slides: list[Slide], config: Config) -> list[str]:
         column = task.target.column
         if column is None or task.kind != "classification":
             continue
-        found = {s.value(column) for s in slides if s.split != "predict"} - {None}
-        if len(found) < 2:
+        learned = [s for s in slides if s.split != "predict"]
+        found = {s.value(column) for s in learned} - {None}
+        if learned and not task.trained and len(found) < 2:
             values = ", ".join(sorted(map(str, found))) or "no value"
             problems.append(f"task {name}: column {column!r} holds one class only ({values}); two are needed")
         unknown = sorted(map(str, found - set(task.target.classes))) if task.target.classes else []

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.slurm import wait_for
 
-GPU_RULES = {"train", "predict"}
+GPU_RULES = {"train", "predict_slide"}
 without_accounting = pytest.mark.parametrize("site", [False], ids=["no accounting"], indirect=True)
 
 

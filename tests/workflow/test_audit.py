@@ -38,7 +38,7 @@ def test_a_prediction_is_traced_to_the_slides_bytes_and_every_digest_holds(finis
     slide, patch = predicted
     done = histomake("trace", "tissue_kind", slide, patch, "--verify")
     assert done.returncode == 0, done.stderr
-    for rule in ("predict", "train", "enrol", "tabulate", "presegment", "convert"):
+    for rule in ("predict_slide", "train", "enrol", "tabulate", "presegment", "convert"):
         assert f"\n{rule} " in done.stdout
     manifest = json.loads((finished.results / "slides" / f"{slide}.json").read_text())
     assert f"slide     sha256 {manifest['sha256']}" in done.stdout
@@ -72,7 +72,7 @@ def test_the_run_is_exported_as_an_ro_crate(finished, histomake, tmp_path):
     assert done.returncode == 0, done.stderr
     graph = json.loads((tmp_path / "crate" / "ro-crate-metadata.json").read_text())["@graph"]
     actions = [entity for entity in graph if entity["@type"] == "CreateAction"]
-    assert {a["name"].split()[0] for a in actions} >= {"convert", "train", "predict", "evaluate"}
+    assert {a["name"].split()[0] for a in actions} >= {"convert", "train", "predict_slide", "evaluate"}
     named = {entity["@id"] for entity in graph}
     assert all(reference["@id"] in named for a in actions for reference in a["result"])
     assert (tmp_path / "crate" / "run" / "run.json").is_file()

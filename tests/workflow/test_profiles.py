@@ -6,7 +6,7 @@ import yaml
 
 from tests.workshop import JOB, ROOT
 
-GPU_RULES = {"train", "predict", "embed", "attribute"}
+GPU_RULES = {"train", "predict_slide", "embed", "attribute"}
 
 
 def read(name):
@@ -30,7 +30,7 @@ def test_make_profiles_makes_the_literal_profile_slurm_work_and_gpu_rules_ask_fo
     done = workshop.snakemake("--profile", "slurm", "--dry-run", "--forceall")
     asked = {match["rule"]: "gpu=1" in match["body"] for match in JOB.finditer(done.stdout + done.stderr)}
     assert {rule for rule, gpu in asked.items() if gpu} == GPU_RULES & set(asked)
-    assert {"convert", "train", "predict"} <= set(asked)
+    assert {"convert", "train", "predict_slide"} <= set(asked)
 
 
 def test_make_profiles_does_not_overwrite_a_users_own_profile(workshop):

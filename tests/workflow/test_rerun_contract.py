@@ -55,7 +55,7 @@ def test_a_replaced_slide_that_was_only_tested_trains_nothing(workshop):
         stream.write(b"\x7f")
     jobs = workshop.planned()
     assert "train" not in rules(jobs)
-    assert slides_of(jobs, {"predict"}) == {tested}
+    assert slides_of(jobs, {"predict_slide"}) == {tested}
     assert "evaluate" in rules(jobs)
 
 
@@ -66,25 +66,57 @@ def test_an_edited_module_runs_the_rules_that_import_it_and_what_follows(worksho
     os.utime(file, (1_000_000_000, 1_000_000_000))
     jobs = workshop.planned()
     assert own <= rules(jobs)
-    before = {"convert": set(), "presegment": {"convert", "annotate"}, "evaluate": PER_SLIDE | {"train", "predict"}}
+    before = {
+        "convert": set(),
+        "presegment": {"convert", "annotate"},
+        "evaluate": PER_SLIDE | {"train", "predict_slide"},
+    }
     first = next((rule for rule in before if rule in own), None)
-    assert not rules(jobs) & before.get(first, PER_SLIDE | {"train", "predict", "evaluate"})
+    assert not rules(jobs) & before.get(first, PER_SLIDE | {"train", "predict_slide", "evaluate"})
 
 
 def test_a_changed_tissue_setting_runs_tissue_and_what_follows(workshop):
     workshop.write_config(tissue={"close_um": 48.0})
     jobs = workshop.planned()
-    assert {"presegment", "quality", "tabulate", "train", "predict", "evaluate", "catalog"} <= rules(jobs)
+    assert {"presegment", "quality", "tabulate", "train", "predict_slide", "evaluate", "catalog"} <= rules(jobs)
     assert not {"convert", "annotate"} & rules(jobs)
 
 
 def test_a_changed_prediction_setting_trains_nothing(workshop):
     content = yaml.safe_load(workshop.config.read_text())
-    content["tasks"]["tissue_kind"]["predict"] = {"batch": 16}
+    content["tasks"]["tissue_kind"]["predict"] = {"flips": True}
     workshop.config.write_text(yaml.safe_dump(content))
     jobs = workshop.planned()
-    assert "predict" in rules(jobs)
+    assert "predict_slide" in rules(jobs)
     assert not (PER_SLIDE | {"train", "split"}) & rules(jobs)
+
+
+# The report's front page shows the whole configuration.
+SHOWS_SETTINGS = {"front_page"}
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ("train", {"workers": 0, "checkpoint_minutes": 1.0, "max_read_errors": 3}),
+        ("predict", {"batch": 16, "overlap": 0.5}),
+    ],
+)
+def test_settings_that_shape_no_result_run_nothing(workshop, section, changes):
+    content = yaml.safe_load(workshop.config.read_text())
+    task = content["tasks"]["tissue_kind"]
+    task[section] = task.get(section, {}) | changes
+    workshop.config.write_text(yaml.safe_dump(content))
+    assert rules(workshop.planned()) <= SHOWS_SETTINGS
+
+
+def test_another_aggregation_is_scored_anew_and_predicts_nothing(workshop):
+    content = yaml.safe_load(workshop.config.read_text())
+    content["tasks"]["tissue_kind"]["predict"] = {"aggregate": "max"}
+    workshop.config.write_text(yaml.safe_dump(content))
+    jobs = workshop.planned()
+    assert {"score", "evaluate"} <= rules(jobs)
+    assert not {"train", "predict_slide", *PER_SLIDE} & rules(jobs)
 
 
 def test_the_order_of_keys_and_rows_does_not_matter(workshop):
@@ -122,7 +154,7 @@ def test_an_added_slide_that_is_only_to_be_predicted_trains_nothing(workshop):
     add_slide(workshop, split="predict")
     jobs = workshop.planned()
     assert slides_of(jobs) == {"P09-A"}
-    assert slides_of(jobs, {"predict"}) == {"P09-A"}
+    assert slides_of(jobs, {"predict_slide"}) == {"P09-A"}
     assert not {"train", "evaluate"} & rules(jobs)
 
 

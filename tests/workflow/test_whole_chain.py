@@ -82,7 +82,7 @@ def test_a_tested_slide_has_its_page_its_views_and_its_region(finished):
 def test_every_output_can_be_traced_to_its_slide(finished):
     rows = pq.read_table(finished.results / "audit" / "lineage.parquet").to_pylist()
     rules = {row["rule"] for row in rows}
-    assert {"convert", "presegment", "tabulate", "train", "predict", "evaluate", "catalog"} <= rules
+    assert {"convert", "presegment", "tabulate", "train", "predict_slide", "evaluate", "catalog"} <= rules
     converted = {row["slide_id"] for row in rows if row["rule"] == "convert"}
     assert len(converted) == 5
     assert all(len(row["sha256"]) == 64 for row in rows)

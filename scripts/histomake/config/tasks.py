@@ -174,6 +174,11 @@ class Train(Section):
     )
 
 
+RUNNING = ("workers", "checkpoint_minutes", "max_read_errors")
+"""Keys of train that say how the job is run. They do not shape a model: changing them neither trains anew nor keeps a
+killed run from going on."""
+
+
 class Predict(Section):
     """Prediction, always in eval mode."""
 
@@ -255,6 +260,11 @@ class Task(Section):
         "classification", description="What the network outputs."
     )
     grid: Name = Field(description="The grid whose patches are used; a name under grids.")
+    trained: str | None = Field(
+        None,
+        description="Folder of a model trained before, by this workflow, here or elsewhere (it holds model.json, or "
+        "fold0, fold1, …): nothing is trained, slides with split: test are evaluated, all others predicted.",
+    )
     target: Target = Field(default_factory=Target, description="What is learned.")
     split: Split = Field(default_factory=Split, description="How patients are divided.")
     model: Model = Field(default_factory=Model, description="The network.")
@@ -275,5 +285,11 @@ class Task(Section):
         return outputs_of(self.kind, self.target)
 
     def fitting(self) -> dict[str, Any]:
-        """What a trained model depends on: neither how it is used afterwards nor how its slides were chosen."""
-        return {key: value for key, value in self.dump().items() if key not in ("predict", "split")}
+        """What a trained model depends on: not how it is used, how its slides were chosen or how its job is run."""
+        kept = {key: value for key, value in self.dump().items() if key not in ("predict", "split", "trained")}
+        return kept | {"train": {key: value for key, value in kept["train"].items() if key not in RUNNING}}
+
+    def predicting(self) -> dict[str, Any]:
+        """What a slide's predictions depend on besides the model."""
+        windows = {"overlap": self.predict.overlap} if self.kind == "segmentation" else {}
+        return {"grid": self.grid, "flips": self.predict.flips} | windows

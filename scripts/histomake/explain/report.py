@@ -81,7 +81,8 @@ def _headline(config: Config, layout: Layout, rows: list[Row]) -> Html:
         "mm² of tissue": sum(row.records["tissue"]["area_mm2"] for row in rows if row.lost is None),
     }
     for name in config.tasks:
-        metrics = read_json(layout.metrics(name))
+        # A task without slides to test has no metrics.
+        metrics = read_json(layout.metrics(name)) if layout.metrics(name).is_file() else {"levels": {}}
         found = metrics["levels"].get("patch", {}).get("metrics", {}).get("all", {}).get("auroc")
         if found and found["value"] is not None:
             interval = f" ({found['low']:.2f}–{found['high']:.2f})" if found["low"] is not None else ""

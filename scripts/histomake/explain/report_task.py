@@ -73,14 +73,24 @@ class TestedPatches:
 
 def task_section(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
     """Everything the report says of a task."""
-    metrics = read_json(layout.metrics(name))
+    made = f"model taken from {task.trained}" if task.trained else f"{task.model.name}, {task.train.steps} steps"
     parts: list[object] = [
-        page.tag(
-            "p", f"{task.kind} on grid {task.grid}: {task.model.name}, {task.train.steps} steps, {len(folds)} fold(s)."
-        ),
+        page.tag("p", f"{task.kind} on grid {task.grid}: {made}, {len(folds)} fold(s)."),
         page.section("Who was used how", cohort_table(name, task, layout), level=3, anchor=f"{name}-split"),
-        page.section("How good it is", metrics_table(metrics), level=3, anchor=f"{name}-metrics"),
     ]
+    if layout.metrics(name).is_file():
+        parts += _measured(name, task, layout, folds)
+    if all((layout.model(name, fold) / "history.csv").is_file() for fold in folds):
+        parts.append(page.section("Training", training(name, layout, folds), level=3, anchor=f"{name}-training"))
+    for fold in folds:
+        parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
+    return page.section(f"Task {name}", *parts, anchor=f"task-{name}")
+
+
+def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> list[object]:
+    """How good a task is, and patches it got right and wrong."""
+    metrics = read_json(layout.metrics(name))
+    parts: list[object] = [page.section("How good it is", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
     if metrics["kind"] == "classification" and not task.target.multi_label:
         tested = tested_patches(name, layout, folds, metrics["classes"])
         curves = [page.plot(figure, text) for figure, text in _plots(tested, metrics)]
@@ -89,10 +99,7 @@ def task_section(name: str, task: Task, layout: Layout, folds: Sequence[int]) ->
         drawn = sorted((layout.results / "metrics" / name).glob("*.png"))
         parts.append(page.tag("div", *(page.picture(path, path.stem, width=420) for path in drawn), class_="row"))
     parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
-    parts.append(page.section("Training", training(name, layout, folds), level=3, anchor=f"{name}-training"))
-    for fold in folds:
-        parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
-    return page.section(f"Task {name}", *parts, anchor=f"task-{name}")
+    return parts
 
 
 def cohort_table(name: str, task: Task, layout: Layout) -> Html:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from histomake.patch.sampler import choose
 log = logging.getLogger(__name__)
 
 EVENTS = "events"
+KNOWN_DIGITS = 20
+"""Digits of a slide's sha256 that a model keeps: enough to know the slide again."""
 
 
 def train(
@@ -171,8 +173,15 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         "metrics": finite,
         "step": best["step"],
         "seed": trainer.seed,
+        "made_with": made_with([*patches.entries, *trainer.held_out.entries]),
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
     }
+
+
+def made_with(entries: Iterable[SlideEntry]) -> list[str]:
+    """Which slides' bytes a model has seen, so that none of them ever tests it."""
+    manifests = (read_json(entry.manifest) for entry in entries)
+    return sorted({manifest["sha256"][:KNOWN_DIGITS] for manifest in manifests if manifest["status"] == "ok"})
 
 
 def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:

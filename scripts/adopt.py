@@ -1,0 +1,29 @@
+"""Rule adopt: a model trained elsewhere becomes the task's own, once it is known to load and to fit."""
+
+import shutil
+from pathlib import Path
+
+from histomake.config import parse_config
+from histomake.errors import HistomakeError
+from histomake.files import atomic_file, read_json, write_json
+from histomake.job import job
+from histomake.learn.predict import load_model
+from histomake.model.adopt import misfits, taken_over
+
+
+def main(snakemake):
+    config = parse_config(snakemake.config)
+    task = config.tasks[snakemake.wildcards.task]
+    folder = Path(snakemake.input.weights).parent
+    with job(snakemake):
+        found = misfits(folder, task, config.grids[task.grid])
+        if found:
+            raise HistomakeError("\n".join(found))
+        load_model(folder, threads=snakemake.threads)
+        with atomic_file(snakemake.output.weights) as aside:
+            shutil.copyfile(snakemake.input.weights, aside)
+        write_json(snakemake.output.description, taken_over(read_json(snakemake.input.description), task))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

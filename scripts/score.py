@@ -1,0 +1,26 @@
+"""Rule score: what a task's models say of whole slides and patients."""
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+from histomake.files import atomic_file, read_json
+from histomake.job import job
+from histomake.layout import fold_of
+from histomake.slide_scores import PredictedSlide, score_table
+
+
+def main(snakemake):
+    given, params = snakemake.input, snakemake.params
+    with job(snakemake):
+        described = {fold_of(path): read_json(path) for path in given.descriptions}
+        slides = (
+            PredictedSlide(slide_id, patient_id, fold_of(path), pq.read_table(path), described[fold_of(path)])
+            for path, (slide_id, patient_id, _) in zip(given.predictions, params.slides, strict=True)
+        )
+        scores = score_table(slides, next(iter(described.values())), aggregate=params.aggregate)
+        options = pyarrow.csv.WriteOptions(delimiter="\t", quoting_style="needed")
+        with atomic_file(snakemake.output.scores) as aside:
+            pyarrow.csv.write_csv(scores, aside, options)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
