@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from histomake.learn.predict import JOINER
+from histomake.learn.target import JOINER
 from histomake.learn.score import decide, pool_scores
 
 ALL_FOLDS = "all"

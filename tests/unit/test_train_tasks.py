@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +28,7 @@ from histomake.learn.trainer import Trainer, advise_on_memory
 from histomake.metrics import SlidePrediction, evaluate
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import Sampler, counter_rng
-from histomake.patch.stain import StainNormaliser
 from histomake.patch.table import read_table
-from PIL import Image
 from pydantic import ValidationError
 from small_cohort import CLASSES, GRID_NAME, SIDE, build_cohort, build_slide
 
@@ -278,29 +275,6 @@ def test_masks_know_what_is_learned_and_what_is_not(cohort, unlabelled: str, oth
     speckled = 0 if unlabelled == "ignore" else 1
     assert np.array_equal(some == speckled, everything == speckled)
     assert set(np.unique(some)) <= {speckled, other}
-
-
-@pytest.mark.parametrize("method", ["macenko", "reinhard"])
-def test_stain_normalisation_brings_patches_nearer_to_the_reference(data: Path, method: str) -> None:
-    images = [
-        np.asarray(Image.open(path).convert("RGB"))[:256, :256] for path in sorted((data / "nuclei").glob("*.png"))[:2]
-    ]
-    normaliser = StainNormaliser(method)
-    normaliser.fit(images[0][None])
-    changed = normaliser.apply(images[1])
-    distance = np.abs(images[1].mean((0, 1)) - images[0].mean((0, 1))).sum()
-    assert np.abs(changed.mean((0, 1)) - images[0].mean((0, 1))).sum() < distance
-    same = StainNormaliser.from_reference(method, json.loads(json.dumps(normaliser.reference)))
-    assert np.array_equal(same.apply(images[1]), changed)
-
-
-@pytest.mark.parametrize("method", ["macenko", "reinhard"])
-def test_patch_without_stain_is_left_alone_or_white(method: str) -> None:
-    rng = np.random.default_rng(0)
-    normaliser = StainNormaliser(method)
-    normaliser.fit(rng.integers(50, 250, (2, 32, 32, 3), dtype=np.uint8))
-    white = np.full((32, 32, 3), 255, np.uint8)
-    assert normaliser.apply(white).shape == white.shape
 
 
 def test_perfect_answers_cost_nothing_and_unknown_pixels_never_do() -> None:

@@ -88,7 +88,9 @@ class Model(Section):
         description="Coarser views of the same centre, as multiples of the grid's mpp, given as further channels.",
     )
     stain: Literal["none", "macenko", "reinhard"] = Field(
-        "none", description="Stain normalisation of every patch as it is read, in training and prediction alike."
+        "none",
+        description="Stain normalisation in training and prediction alike: each slide's colours are learned once, from "
+        "its tissue at 2 µm/px, and brought to those of the training slide nearest to the median.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from histomake.learn.data import PatchIndex, SlideEntry, index_patches, usable_p
 from histomake.learn.reading import PatchReader
 from histomake.learn.runtime import Runtime, choose_runtime
 from histomake.learn.score import activate, decide
+from histomake.learn.stains import learn_slide
 from histomake.learn.target import JOINER, UNLABELLED, is_known
 from histomake.learn.trainer import advise_on_memory, standardise, to_unit
 from histomake.model import build, transfer
@@ -114,7 +116,7 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device, memory_format=torch.channels_last).eval()
     reference = description["stain"]
-    stain = StainNormaliser.from_reference(architecture.stain, reference) if reference else None
+    stain = StainNormaliser(architecture.stain, reference=reference) if reference else None
     return Predictor(network, description, runtime, stain)
 
 
@@ -131,10 +133,21 @@ def predict_slide(
     if patches is None:
         return prediction_schema(predictor).empty_table()
     scores = np.zeros((len(patches), len(predictor.class_names)), np.float32)
+    metadata = stain_metadata(predictor, entry)
     reader = PatchReader(patches, predictor.task.model, stain=predictor.stain)
     for index, found in predict_batches(predictor, reader, batch=batch, threads=threads, flips=flips):
         scores[index] = found
-    return _table(predictor, patches, scores)
+    return _table(predictor, patches, scores).replace_schema_metadata(metadata)
+
+
+def stain_metadata(predictor: Predictor, entry: SlideEntry) -> dict[str, str] | None:
+    """What stain normalisation learned of a slide, for the metadata of its prediction table.
+
+    Called before loader processes start, which then need not learn it again.
+    """
+    if predictor.stain is None:
+        return None
+    return {"stain": json.dumps({"method": predictor.stain.method, "slide": learn_slide(predictor.stain, entry)})}
 
 
 def slide_patches(predictor: Predictor, entry: SlideEntry) -> PatchIndex | None:

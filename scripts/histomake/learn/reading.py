@@ -14,6 +14,7 @@ from histomake.annotation.raster import rasterise
 from histomake.config import BACKGROUND, Model, Target
 from histomake.errors import SlideError
 from histomake.learn.data import PatchIndex, SlideEntry
+from histomake.learn.stains import learn_slide
 from histomake.learn.target import UNLABELLED
 from histomake.patch.stain import StainNormaliser
 from histomake.slide.reader import SlideReader, open_slide
@@ -88,8 +89,13 @@ class PatchReader:
         for scale in self.scales:
             margin = (scale - 1) * size * mpp / reader.mpp / 2
             view = reader.read(round(x - margin), round(y - margin), size, mpp * scale)
-            views.append(view if self.stain is None else self.stain.apply(view))
+            views.append(view if self.stain is None else self._normalised(view, slide))
         return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
+
+    def _normalised(self, view: np.ndarray, slide: int) -> np.ndarray:
+        entry = self.patches.entries[slide]
+        learn_slide(self.stain, entry)
+        return self.stain.apply(view, entry.slide_id)
 
 
 class MaskReader:

@@ -28,7 +28,14 @@ from histomake.errors import HistomakeError
 from histomake.files import atomic_directory
 from histomake.learn.batches import FixedBatches, load_batches
 from histomake.learn.data import PatchIndex, SlideEntry
-from histomake.learn.predict import Predictor, dictionary, place_columns, prediction_schema, slide_patches
+from histomake.learn.predict import (
+    Predictor,
+    dictionary,
+    place_columns,
+    prediction_schema,
+    slide_patches,
+    stain_metadata,
+)
 from histomake.learn.reading import MaskReader, PatchReader
 from histomake.learn.target import UNLABELLED
 from histomake.learn.trainer import advise_on_memory
@@ -97,6 +104,7 @@ def segment_slide(
             _pyramid(aside, (1, 1), class_names, predictor.description["grid"]["mpp"])
         write_geojson(Annotation(class_names, []), polygons)
         return prediction_schema(predictor).empty_table()
+    metadata = stain_metadata(predictor, entry)
     with open_slide(entry.manifest) as reader, atomic_directory(labels) as aside:
         lattice = Lattice.over(reader, size=patches.size, mpp=patches.mpp, overlap=overlap)
         levels = _pyramid(aside, (lattice.height, lattice.width), class_names, patches.mpp)
@@ -106,7 +114,7 @@ def segment_slide(
         regions = outline(levels, class_names, lattice.scale)
         table = _compare(predictor, patches, lattice, levels[0])
     write_geojson(Annotation(class_names, regions), polygons)
-    return table
+    return table.replace_schema_metadata(metadata)
 
 
 def _blocks(lattice: Lattice) -> Iterator[tuple[int, int, int, int]]:

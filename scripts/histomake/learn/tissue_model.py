@@ -37,6 +37,8 @@ def tissue_model(model_dir: Path, *, mpp: float, threads: int) -> Callable[[NDAr
             f"tissue.model: {model_dir} is a {described['kind']} model of {', '.join(predictor.class_names)}; "
             f"a segmentation model with a class {TISSUE!r} is needed"
         )
+    if predictor.stain is not None:
+        raise ConfigError(f"tissue.model: {model_dir} needs a slide's tissue to normalise its stain; train without it")
     trained = described["grid"]["mpp"]
     if abs(trained / mpp - 1) > SAME_MPP:
         raise ConfigError(f"tissue.model: {model_dir} was trained at {trained} µm/px; set tissue.mpp to it, not {mpp}")

@@ -21,6 +21,7 @@ from histomake.learn.audit import join_parts
 from histomake.learn.checkpoint import remove_state
 from histomake.learn.data import PatchIndex, SlideEntry, index_patches, patches_containing
 from histomake.learn.runtime import catch_interrupts
+from histomake.learn.stains import COLOURS
 from histomake.learn.target import is_known
 from histomake.learn.trainer import Trainer
 from histomake.patch.sampler import choose
@@ -45,10 +46,10 @@ def train(
 ) -> dict[str, Any]:
     """Train one model; fill ``output`` with model.safetensors, model.json and history.csv; return model.json.
 
-    Beside them lie TensorBoard events and, with ``train.audit``, drawn.parquet. ``class_names`` are the annotation
-    classes of the project. ``state`` is a folder that outlives the job: a run that finds its own state there goes on
-    from it. Raises PreemptedError after SIGTERM, once the state is saved, and HistomakeError for data a model cannot
-    be learned from.
+    Beside them lie TensorBoard events, with ``train.audit`` drawn.parquet, with ``model.stain`` stains.json.
+    ``class_names`` are the annotation classes of the project. ``state`` is a folder that outlives the job: a run that
+    finds its own state there goes on from it. Raises PreemptedError after SIGTERM, once the state is saved, and
+    HistomakeError for data a model cannot be learned from.
     """
     unknown = sorted({*task.target.classes, *task.train.containing} - set(class_names))
     if unknown and task.target.source != "sheet":
@@ -150,6 +151,8 @@ def export(trainer: Trainer, output: Path) -> None:
         join_parts(trainer.drawn.folder, output)
     shutil.rmtree(output / EVENTS, ignore_errors=True)
     shutil.move(trainer.state / EVENTS, output / EVENTS)
+    if trainer.stain is not None:
+        shutil.copyfile(trainer.state / COLOURS, output / COLOURS)
     _write_history(output / "history.csv", trainer.history)
     with atomic_file(output / "model.safetensors") as aside:
         save_file({key: value.contiguous() for key, value in best["weights"].items()}, aside)

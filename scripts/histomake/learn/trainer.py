@@ -34,6 +34,7 @@ from histomake.learn.optim import build_optimiser, build_schedule
 from histomake.learn.reading import MaskReader, PatchReader
 from histomake.learn.runtime import Interrupts, PreemptedError, choose_runtime, default_workers, seed_step
 from histomake.learn.score import PixelMeter, ScoreMeter, is_better
+from histomake.learn.stains import fit_normaliser
 from histomake.learn.target import UNLABELLED, balance_group
 from histomake.model.build import build_model, normalisation
 from histomake.model.transfer import (
@@ -46,15 +47,12 @@ from histomake.model.transfer import (
     weights_file,
 )
 from histomake.patch import augment
-from histomake.patch.sampler import Sampler, balance_weights, choose, mix_containing
+from histomake.patch.sampler import Sampler, balance_weights, mix_containing
 from histomake.patch.stain import StainNormaliser
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 20
-STAIN_PATCHES = 64
-"""Training patches whose colours are the reference of stain normalisation."""
-
 AUTO_LOSS = {"classification": "ce", "multi_label": "bce", "segmentation": "dice_ce", "regression": "huber"}
 
 
@@ -69,7 +67,7 @@ class Trainer:
         self.worker, self.processes = distributed.rank(), distributed.size()
         self.runtime = choose_runtime(task.train.precision, threads=threads, index=distributed.local_rank())
         self.workers = default_workers(task.train, threads)
-        self.stain = self._fit_stain()
+        self.stain = self._fit_stain(threads)
         self._build_network()
         self.optimiser = build_optimiser(task.train, self._groups())
         self.schedule = build_schedule(task.train, self.optimiser)
@@ -109,18 +107,17 @@ class Trainer:
             layer_decay=self.task.model.layer_decay,
         )
 
-    def _fit_stain(self) -> StainNormaliser | None:
-        """A normaliser whose reference is the colours of some training patches."""
+    def _fit_stain(self, threads: int) -> StainNormaliser | None:
+        """A normaliser that knows every slide of the run; its reference is a training slide."""
         if self.task.model.stain == "none":
             return None
-        chosen = choose(STAIN_PATCHES, len(self.patches), seed=self.seed)
-        x, y = self.patches.x[chosen], self.patches.y[chosen]
-        pixels, errors = PatchReader(self.patches, self.task.model).read(chosen, x, y)
-        if errors:
-            raise HistomakeError(f"stain normalisation has no reference: {next(iter(errors.values()))}")
-        normaliser = StainNormaliser(self.task.model.stain)
-        normaliser.fit(pixels[..., :3])
-        return normaliser
+        slides = {"train": self.patches.entries, "val": self.held_out.entries}
+        fitted = None
+        if self.worker == 0:
+            entries = [*slides["train"], *slides["val"]]
+            options = {"reference_from": slides["train"], "memory": self.state, "threads": threads}
+            fitted = fit_normaliser(self.task.model.stain, entries, **options)
+        return distributed.from_first(fitted)
 
     def _loss_name(self) -> str:
         kind = "multi_label" if self.task.target.multi_label else self.task.kind

@@ -1,0 +1,165 @@
+"""Owns the tests of stain normalisation: per slide, to a real slide, remembered, and never bending glass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from histomake.config import Model, Task
+from histomake.learn.predict import load_model, predict_slide
+from histomake.learn.reading import PatchReader
+from histomake.learn.stains import fit_normaliser, learn_slide
+from histomake.learn.train import known_patches, train
+from histomake.patch.stain import StainNormaliser, choose_reference, learn_colours
+from PIL import Image
+from small_cohort import CLASSES, GRID_NAME, build_cohort
+from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
+
+METHODS = ("macenko", "reinhard")
+TORCHSTAIN = {"macenko": NumpyMacenkoNormalizer, "reinhard": NumpyReinhardNormalizer}
+both = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(scope="module")
+def tissue(data: Path) -> np.ndarray:
+    """Real H&E: uint8 (512, 512, 3), tissue everywhere."""
+    import tifffile
+
+    return tifffile.imread(data / "slides" / "CMU-1-Small-Region.svs")[600:1112, 600:1112]
+
+
+def restained(image: np.ndarray) -> np.ndarray:
+    """The same tissue from another laboratory: paler and redder, applied to optical density."""
+    density = -np.log((image.astype(float) + 1) / 256) * np.array([0.6, 0.8, 0.75])
+    return np.clip(256 * np.exp(-density) - 1, 0, 255).astype(np.uint8)
+
+
+def normaliser(method: str, image: np.ndarray, **slides: np.ndarray) -> StainNormaliser:
+    known = {name: learn_colours(method, pixels) for name, pixels in slides.items()}
+    return StainNormaliser(method, reference=learn_colours(method, image), slides=known)
+
+
+@both
+def test_another_laboratorys_slide_gets_the_references_colours(tissue: np.ndarray, method: str) -> None:
+    other = restained(tissue)
+    found = normaliser(method, tissue, other=other).apply(other, "other")
+    before = np.abs(other.astype(int) - tissue).mean()
+    assert np.abs(found.astype(int) - tissue).mean() < before / 4
+
+
+@both
+def test_the_reference_itself_hardly_changes(tissue: np.ndarray, method: str) -> None:
+    found = normaliser(method, tissue, same=tissue).apply(tissue, "same")
+    assert np.abs(found.astype(int) - tissue).mean() < (2 if method == "reinhard" else 12)
+
+
+@both
+def test_on_wholly_stained_tissue_the_result_is_torchstains(tissue: np.ndarray, method: str) -> None:
+    stained = tissue[tissue.min(axis=2) < 200]
+    image = stained[: len(stained) // 256 * 256].reshape(256, -1, 3)
+    other = restained(image)
+    other = np.minimum(other, 199)
+    theirs = TORCHSTAIN[method]()
+    theirs.fit(image)
+    expected = theirs.normalize(other)
+    expected = (expected[0] if isinstance(expected, tuple) else expected).astype(int)
+    found = normaliser(method, image, other=other).apply(other, "other")
+    # Theirs cuts fractions off and lets the same pixels be their own sample; light pixels are blended in ours.
+    dark = other.min(axis=2) < 150
+    assert np.abs(found.astype(int) - expected)[dark].mean() < 2
+
+
+@both
+def test_a_colour_of_a_slide_becomes_the_same_colour_in_every_patch(tissue: np.ndarray, method: str) -> None:
+    stain = normaliser(method, tissue, other=restained(tissue))
+    patch = restained(tissue)[:64, :64]
+    alone = stain.apply(patch, "other")
+    assert np.array_equal(stain.apply(restained(tissue), "other")[:64, :64], alone)
+
+
+@both
+def test_glass_stays_glass(tissue: np.ndarray, method: str) -> None:
+    white = np.full((32, 32, 3), 255, np.uint8)
+    assert np.array_equal(normaliser(method, tissue, other=restained(tissue)).apply(white, "other"), white)
+
+
+@both
+def test_a_slide_with_too_little_stain_is_left_as_it_is(tissue: np.ndarray, method: str) -> None:
+    pale = np.full((64, 64, 3), 230, np.uint8)
+    stain = normaliser(method, tissue, pale=pale)
+    assert stain.slides == {"pale": None}
+    assert np.array_equal(stain.apply(tissue, "pale"), tissue)
+
+
+@both
+def test_the_reference_is_the_slide_nearest_to_the_median(tissue: np.ndarray, method: str) -> None:
+    odd = restained(restained(tissue))
+    slides = {"odd": odd, "usual": tissue, "twin": tissue[::-1], "pale": np.full_like(tissue, 240)}
+    learned = {name: learn_colours(method, pixels) for name, pixels in slides.items()}
+    assert choose_reference(method, learned) in ("usual", "twin")
+    assert choose_reference(method, {"pale": learned["pale"]}) is None
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory):
+    return build_cohort(tmp_path_factory.mktemp("stains"), 4)
+
+
+@both
+def test_what_is_learned_is_remembered_and_the_same_every_time(cohort, tmp_path: Path, method: str) -> None:
+    def fit(folder: Path, threads: int) -> dict:
+        stain = fit_normaliser(method, cohort, reference_from=cohort[:2], memory=folder, threads=threads)
+        return {"reference": stain.reference, "slides": stain.slides}
+
+    first = fit(tmp_path / "a", 1)
+    assert fit(tmp_path / "b", 2) == first
+    kept = json.loads((tmp_path / "a/stains.json").read_text())
+    assert kept["reference"] in {"s0", "s1"}
+    assert kept["slides"] == first["slides"]
+    kept["slides"]["s3"] = None
+    (tmp_path / "a/stains.json").write_text(json.dumps(kept))
+    assert fit(tmp_path / "a", 1)["slides"]["s3"] is None
+
+
+@both
+def test_training_and_prediction_normalise_alike_and_record_it(cohort, tmp_path: Path, method: str) -> None:
+    quick = {"steps": 4, "batch": 8, "validate_every": 4, "workers": 0}
+    model = {"name": "test_resnet", "stain": method, "context": [2.0]}
+    task = Task(grid=GRID_NAME, target={"classes": CLASSES}, model=model, train=quick)
+    places = {"output": tmp_path / "model", "state": tmp_path / "state"}
+    train(task, train=cohort[:2], val=cohort[2:3], class_names=CLASSES, **places, seed=3, threads=1)
+    remembered = json.loads((tmp_path / "model/stains.json").read_text())
+    assert set(remembered["slides"]) == {"s0", "s1", "s2"}
+    predictor = load_model(tmp_path / "model")
+    assert predictor.stain.reference == remembered["slides"][remembered["reference"]]
+    table = predict_slide(predictor, cohort[3], batch=16, threads=2)
+    recorded = json.loads(table.schema.metadata[b"stain"])
+    assert recorded == {"method": method, "slide": learn_slide(predictor.stain, cohort[3])}
+    pq.write_table(table, tmp_path / "table.parquet")
+    assert pq.read_schema(tmp_path / "table.parquet").metadata[b"stain"] == table.schema.metadata[b"stain"]
+    # A training slide predicted later is normalised as it was in training.
+    assert learn_slide(predictor.stain, cohort[0]) == remembered["slides"]["s0"]
+
+
+def test_every_view_of_a_place_is_normalised_as_its_slide(cohort) -> None:
+    patches = known_patches(cohort[:1], Task(grid=GRID_NAME, target={"classes": CLASSES}))
+    stain = StainNormaliser("reinhard", reference={"mean": [50, 20, -20], "std": [10, 5, 5]})
+    index = np.array([len(patches) // 2])
+    places = index, patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
+    plain, _ = PatchReader(patches, Model(context=[2.0])).read(*places)
+    found, errors = PatchReader(patches, Model(context=[2.0]), stain=stain).read(*places)
+    assert not errors
+    for view in (slice(0, 3), slice(3, 6)):
+        assert np.array_equal(found[0, ..., view], stain.apply(plain[0, ..., view], "s0"))
+
+
+def test_real_nuclei_images_come_nearer_to_each_other(data: Path) -> None:
+    paths = sorted((data / "nuclei").glob("*.png"))[:2]
+    first, second = (np.asarray(Image.open(path).convert("RGB"))[:256, :256] for path in paths)
+    for method in METHODS:
+        changed = normaliser(method, first, second=second).apply(second, "second")
+        distance = np.abs(second.mean((0, 1)) - first.mean((0, 1))).sum()
+        assert np.abs(changed.mean((0, 1)) - first.mean((0, 1))).sum() < distance
