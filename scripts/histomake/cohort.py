@@ -30,10 +30,50 @@ class Assignment:
 
 
 def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) -> list[Assignment]:
-    """Roles for a task; slides without the task's label in the sheet can only be predicted."""
+    """Roles for a task; slides without the task's label in the sheet can only be predicted.
+
+    A class of the sheet is always stratified by. Raises ConfigError when, even so, a fold cannot learn a class.
+    """
     column = task.target.column
     rows = [replace(s, split="predict") if column and s.value(column) is None else s for s in slides]
-    return assign(rows, task.split, seed=seed, task=name)
+    if column is None or task.kind != "classification":
+        return assign(rows, task.split, seed=seed, task=name)
+    columns = [column, *(c for c in task.split.stratify if c != column)]
+    assignments = assign(rows, task.split.model_copy(update={"stratify": columns}), seed=seed, task=name)
+    missing = _unlearnable(assignments, {s.slide_id: classes_of(s, task) for s in rows}, task.target.classes)
+    if missing:
+        raise ConfigError(
+            f"task {name}: classes without a patient to learn from:\n"
+            + "\n".join(missing)
+            + "\nAdd patients of the class, leave it out of target.classes, lower split.folds, or give roles in the "
+            "sheet's split column"
+        )
+    return assignments
+
+
+def classes_of(slide: Slide, task: Task) -> list[str]:
+    """The classes that the sheet gives a slide for a task."""
+    value = slide.value(task.target.column or "") or ""
+    found = value.split(",") if task.target.multi_label else [value]
+    return [name.strip() for name in found if name.strip()]
+
+
+def _unlearnable(assignments: list[Assignment], classes: Mapping[str, list[str]], wanted: list[str]) -> list[str]:
+    """Folds and classes that no training slide has, with who has them."""
+    if all(a.role == "predict" for a in assignments):
+        return []
+    owners: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+    for a in assignments:
+        for name in classes[a.slide_id] if a.role != "predict" else ():
+            owners[a.fold, name][a.patient_id] = a.role
+    problems = []
+    for fold in sorted({a.fold for a in assignments}):
+        for name in wanted:
+            roles = owners[fold, name]
+            if "train" not in roles.values():
+                people = ", ".join(f"{patient} ({role})" for patient, role in sorted(roles.items())[:5])
+                problems.append(f"  fold {fold}: {name}; its patients: {people or 'none'}")
+    return problems
 
 
 def assign_unfitted(slides: Iterable[Slide], *, folds: int) -> list[Assignment]:

@@ -1,10 +1,11 @@
 """What the cohort room promises: no patient in two roles, the same folds every time, strata kept."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
-from histomake.cohort import assign, leaks
-from histomake.config import Split
+from histomake.cohort import assign, assign_task, leaks
+from histomake.config import Split, Task
 from histomake.errors import ConfigError
 from histomake.sheet import Slide
 from hypothesis import given
@@ -98,3 +99,40 @@ def test_equal_slide_bytes_in_two_roles_are_found():
     slides = [Slide(s, "x", p, split=r) for s, p, r in [("a", "p", "train"), ("b", "q", "test"), ("c", "r", "val")]]
     found = leaks(assign(slides, Split(), seed=0, task="t"), {"a": "same", "b": "same", "c": "other"})
     assert found == ["fold 0: same slide bytes same in test: b; train: a"]
+
+
+def graded(grades: list[str], *, slides: int = 1) -> list[Slide]:
+    return [
+        Slide(f"p{i}s{n}", "x", f"p{i}", labels={"grade": grade})
+        for i, grade in enumerate(grades)
+        for n in range(slides)
+    ]
+
+
+def grading(**split) -> Task:
+    return Task(grid="x20", target={"source": "sheet", "column": "grade", "classes": ["low", "high"]}, split=split)
+
+
+@given(st.integers(3, 6), st.integers(2, 3), st.integers(0, 20))
+def test_every_fold_learns_and_tests_a_class_of_few_one_slide_patients(rare, folds, seed):
+    # One class has many patients with many slides, the other a few with one slide each.
+    slides = [
+        *graded(["low"] * 30, slides=3),
+        *(
+            replace(s, patient_id=f"r{s.patient_id}", slide_id=f"r{s.slide_id}")
+            for s in graded(["high"] * max(rare, folds))
+        ),
+    ]
+    found = assign_task(slides, grading(folds=folds), seed=seed, name="t")
+    grade = {s.slide_id: s.labels["grade"] for s in slides}
+    for fold in range(folds):
+        for role in ("train", "test"):
+            assert {grade[a.slide_id] for a in found if (a.fold, a.role) == (fold, role)} == {"low", "high"}
+
+
+def test_a_class_that_no_fold_can_learn_is_named_with_its_patients():
+    slides = [replace(s, split="test") if s.labels["grade"] == "high" else s for s in graded(["low"] * 10 + ["high"])]
+    with pytest.raises(ConfigError, match=r"fold 0: high; its patients: p10 \(test\)"):
+        assign_task(slides, grading(), seed=0, name="t")
+    with pytest.raises(ConfigError, match=r"fold 0: high; its patients: none"):
+        assign_task(graded(["low"] * 10), grading(), seed=0, name="t")

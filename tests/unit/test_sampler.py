@@ -63,14 +63,20 @@ def test_drawn_classes_follow_the_shares() -> None:
 def test_rare_structures_are_drawn_on_purpose() -> None:
     contains = np.zeros(1000, bool)
     contains[7] = True
-    weights = mix_containing(np.full(1000, 1 / 1000), contains=contains, share=0.25)
+    weights = mix_containing(np.full(1000, 1 / 1000), [(contains, 0.25)])
     assert weights.sum() == pytest.approx(1)
     assert weights[7] == pytest.approx(0.25 + 0.75 / 1000)
 
 
+def test_each_of_several_rare_structures_gets_its_share() -> None:
+    weights = mix_containing(np.full(1000, 1 / 1000), [(np.arange(1000) == 7, 0.25), (np.arange(1000) == 8, 0.35)])
+    assert weights.sum() == pytest.approx(1)
+    assert weights[[7, 8]] == pytest.approx(np.array([0.25, 0.35]) + 0.4 / 1000)
+
+
 def test_a_structure_that_no_patch_contains_is_an_error() -> None:
     with pytest.raises(ValueError, match="no patch contains"):
-        mix_containing(np.ones(3) / 3, contains=np.zeros(3, bool), share=0.5)
+        mix_containing(np.ones(3) / 3, [(np.zeros(3, bool), 0.5)])
 
 
 @given(weights=st.lists(st.floats(0, 1e6), min_size=1, max_size=50).filter(lambda w: sum(w) > 1e-3))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from histomake.config import Model, Task
 from histomake.learn.predict import load_model, predict_slide
 from histomake.learn.reading import PatchReader
@@ -23,18 +24,32 @@ TORCHSTAIN = {"macenko": NumpyMacenkoNormalizer, "reinhard": NumpyReinhardNormal
 both = pytest.mark.parametrize("method", METHODS)
 
 
+STAINS = np.array([[0.65, 0.70, 0.29], [0.09, 0.95, 0.28]])
+OTHER_STAINS = np.array([[0.55, 0.76, 0.35], [0.14, 0.92, 0.37]])
+
+
 @pytest.fixture(scope="module")
-def tissue(data: Path) -> np.ndarray:
-    """Real H&E: uint8 (512, 512, 3), tissue everywhere."""
-    import tifffile
+def amounts(data: Path) -> np.ndarray:
+    """Amounts of two stains, (512, 512, 2), as they are in real tissue."""
+    image = tifffile.imread(data / "slides" / "CMU-1-Small-Region.svs")[600:1112, 600:1112]
+    density = -np.log((image.astype(float) + 1) / 256)
+    return np.clip(density @ np.linalg.pinv(STAINS), 0, None)
 
-    return tifffile.imread(data / "slides" / "CMU-1-Small-Region.svs")[600:1112, 600:1112]
+
+def stained(amounts: np.ndarray, stains: np.ndarray) -> np.ndarray:
+    """The tissue as a laboratory with these stains would show it: uint8 (512, 512, 3)."""
+    return np.clip(240 * np.exp(-amounts @ stains), 0, 255).astype(np.uint8)
 
 
-def restained(image: np.ndarray) -> np.ndarray:
-    """The same tissue from another laboratory: paler and redder, applied to optical density."""
-    density = -np.log((image.astype(float) + 1) / 256) * np.array([0.6, 0.8, 0.75])
-    return np.clip(256 * np.exp(-density) - 1, 0, 255).astype(np.uint8)
+@pytest.fixture(scope="module")
+def tissue(amounts: np.ndarray) -> np.ndarray:
+    return stained(amounts, STAINS)
+
+
+@pytest.fixture(scope="module")
+def other(amounts: np.ndarray) -> np.ndarray:
+    """The same tissue from another laboratory: other dyes, less haematoxylin."""
+    return stained(amounts * [0.6, 0.85], OTHER_STAINS)
 
 
 def normaliser(method: str, image: np.ndarray, **slides: np.ndarray) -> StainNormaliser:
@@ -43,47 +58,46 @@ def normaliser(method: str, image: np.ndarray, **slides: np.ndarray) -> StainNor
 
 
 @both
-def test_another_laboratorys_slide_gets_the_references_colours(tissue: np.ndarray, method: str) -> None:
-    other = restained(tissue)
+def test_another_laboratorys_slide_gets_the_references_colours(tissue: np.ndarray, other: np.ndarray, method) -> None:
     found = normaliser(method, tissue, other=other).apply(other, "other")
     before = np.abs(other.astype(int) - tissue).mean()
-    assert np.abs(found.astype(int) - tissue).mean() < before / 4
+    assert before > 8
+    assert np.abs(found.astype(int) - tissue).mean() < before / 2.5
 
 
 @both
 def test_the_reference_itself_hardly_changes(tissue: np.ndarray, method: str) -> None:
     found = normaliser(method, tissue, same=tissue).apply(tissue, "same")
-    assert np.abs(found.astype(int) - tissue).mean() < (2 if method == "reinhard" else 12)
+    assert np.abs(found.astype(int) - tissue).mean() < 1.5
 
 
 @both
-def test_on_wholly_stained_tissue_the_result_is_torchstains(tissue: np.ndarray, method: str) -> None:
-    stained = tissue[tissue.min(axis=2) < 200]
-    image = stained[: len(stained) // 256 * 256].reshape(256, -1, 3)
-    other = restained(image)
-    other = np.minimum(other, 199)
+def test_where_all_is_stained_the_result_is_torchstains(tissue: np.ndarray, other: np.ndarray, method: str) -> None:
+    dark = (tissue.min(axis=2) < 199) & (other.min(axis=2) < 199)
+    rows = int(dark.sum()) // 256
+    first, second = (image[dark][: rows * 256].reshape(rows, 256, 3) for image in (tissue, other))
     theirs = TORCHSTAIN[method]()
-    theirs.fit(image)
-    expected = theirs.normalize(other)
-    expected = (expected[0] if isinstance(expected, tuple) else expected).astype(int)
-    found = normaliser(method, image, other=other).apply(other, "other")
-    # Theirs cuts fractions off and lets the same pixels be their own sample; light pixels are blended in ours.
-    dark = other.min(axis=2) < 150
-    assert np.abs(found.astype(int) - expected)[dark].mean() < 2
+    theirs.fit(first)
+    expected = theirs.normalize(second)
+    expected = (expected[0] if isinstance(expected, tuple) else expected).astype(float)
+    found = normaliser(method, first, second=second)
+    computed = found.change(second.astype(np.float32), found.slides["second"])
+    weight = np.minimum((255 - second.min(axis=2, keepdims=True)) / 55, 1)
+    # Theirs cuts fractions off.
+    assert np.abs(computed - (weight * (expected + 0.5) + (1 - weight) * second)).mean() < 0.7
+    assert np.abs(found.apply(second, "second") - computed).mean() < 1
 
 
 @both
-def test_a_colour_of_a_slide_becomes_the_same_colour_in_every_patch(tissue: np.ndarray, method: str) -> None:
-    stain = normaliser(method, tissue, other=restained(tissue))
-    patch = restained(tissue)[:64, :64]
-    alone = stain.apply(patch, "other")
-    assert np.array_equal(stain.apply(restained(tissue), "other")[:64, :64], alone)
+def test_a_colour_of_a_slide_becomes_the_same_colour_in_every_patch(tissue: np.ndarray, other, method: str) -> None:
+    stain = normaliser(method, tissue, other=other)
+    assert np.array_equal(stain.apply(other, "other")[:64, :64], stain.apply(other[:64, :64], "other"))
 
 
 @both
-def test_glass_stays_glass(tissue: np.ndarray, method: str) -> None:
+def test_glass_stays_glass(tissue: np.ndarray, other: np.ndarray, method: str) -> None:
     white = np.full((32, 32, 3), 255, np.uint8)
-    assert np.array_equal(normaliser(method, tissue, other=restained(tissue)).apply(white, "other"), white)
+    assert np.array_equal(normaliser(method, tissue, other=other).apply(white, "other"), white)
 
 
 @both
@@ -95,9 +109,8 @@ def test_a_slide_with_too_little_stain_is_left_as_it_is(tissue: np.ndarray, meth
 
 
 @both
-def test_the_reference_is_the_slide_nearest_to_the_median(tissue: np.ndarray, method: str) -> None:
-    odd = restained(restained(tissue))
-    slides = {"odd": odd, "usual": tissue, "twin": tissue[::-1], "pale": np.full_like(tissue, 240)}
+def test_the_reference_is_the_slide_nearest_to_the_median(tissue: np.ndarray, other, method: str) -> None:
+    slides = {"odd": other, "usual": tissue, "twin": tissue[::-1], "pale": np.full_like(tissue, 240)}
     learned = {name: learn_colours(method, pixels) for name, pixels in slides.items()}
     assert choose_reference(method, learned) in ("usual", "twin")
     assert choose_reference(method, {"pale": learned["pale"]}) is None

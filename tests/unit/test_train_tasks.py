@@ -115,9 +115,9 @@ def test_losses_and_optimisers_run(cohort, tmp_path: Path, loss: str, train_opti
     assert fit(make_task(train={"loss": loss, **train_options}), cohort, tmp_path / "model")["step"] in (3, 6)
 
 
-def test_context_stain_and_augmentation_run_together(cohort, tmp_path: Path) -> None:
+def test_context_and_augmentation_run_together(cohort, tmp_path: Path) -> None:
     task = make_task(
-        model={"name": "test_resnet", "context": [2.0], "stain": "reinhard"},
+        model={"name": "test_resnet", "context": [2.0]},
         augment={"rotate": 30, "elastic": 0.01, "hed": 0.05, "blur": 1.0},
     )
     fit(task, cohort, tmp_path / "model")
@@ -194,6 +194,9 @@ def test_half_precision_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         {"train": {"select": "r2"}},
         {"train": {"shares": {"c": 1}}},
         {"train": {"shares": {"a": 1}, "balance": "area"}},
+        {"train": {"factors": {"c": 2}}},
+        {"train": {"factors": {"a": 2}, "shares": {"a": 1}}},
+        {"train": {"containing": {"a": 0.6, "b": 0.5}}},
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(wrong: dict) -> None:
@@ -206,6 +209,33 @@ def reader_and_batches(cohort, task: Task) -> tuple[PatchReader, TrainingBatches
     reader = PatchReader(patches, task.model)
     sampler = Sampler.from_weights(np.ones(len(patches)), seed=0)
     return reader, TrainingBatches(reader, sampler, task, worker=0)
+
+
+def drawn_shares(cohort, tmp_path: Path, **options) -> np.ndarray:
+    """Share of each class among many draws."""
+    task = make_task(train=options | {"batch": 64})
+    patches = known_patches(cohort[:2], task)
+    held_out = patches.take(np.arange(8))
+    sampler = Trainer(task, patches=patches, held_out=held_out, state=tmp_path, seed=0, threads=1).dataset().sampler
+    drawn = np.concatenate([patches.target[sampler.draw(step, 64)] for step in range(60)])
+    return np.bincount(drawn, minlength=2) / len(drawn)
+
+
+def test_a_factor_draws_a_class_more_often_than_its_balance(cohort, tmp_path: Path) -> None:
+    assert drawn_shares(cohort, tmp_path) == pytest.approx([0.5, 0.5], abs=0.03)
+    assert drawn_shares(cohort, tmp_path, factors={"speckled": 3}) == pytest.approx([0.25, 0.75], abs=0.03)
+    by_area = drawn_shares(cohort, tmp_path, balance="area")
+    fewer = drawn_shares(cohort, tmp_path, balance="area", factors={"smooth": 0.5})
+    assert fewer[0] / fewer[1] == pytest.approx(by_area[0] / by_area[1] / 2, rel=0.15)
+
+
+def test_a_rare_structure_that_nobody_drew_is_named(cohort, tmp_path: Path) -> None:
+    task = make_task(target={"classes": CLASSES}, train={"containing": {"speckled": 0.2}})
+    patches = known_patches(cohort[:2], task)
+    smooth = patches.take(~patches_containing(patches, "speckled"))
+    trainer = Trainer(task, patches=smooth, held_out=smooth, state=tmp_path, seed=0, threads=1)
+    with pytest.raises(HistomakeError, match=r"no training patch contains speckled \(slides: s0, s1"):
+        trainer.dataset()
 
 
 def test_random_places_leave_the_grid_but_keep_class_and_tissue(cohort) -> None:
@@ -375,6 +405,8 @@ def test_identity_of_a_run_follows_data_and_settings(cohort, tmp_path: Path) -> 
     assert identity(make_task(predict={"batch": 3}), cohort[:2]) == base
     others = [identity(make_task(), cohort[1:3]), identity(make_task(), cohort[:2], seed=1)]
     others.append(identity(make_task(train={"steps": 7}), cohort[:2]))
+    running = {"workers": 1, "checkpoint_minutes": 3, "max_read_errors": 2}
+    assert identity(make_task(train=running), cohort[:2]) == base
     assert base not in others
 
 

@@ -19,7 +19,8 @@ class Split(Section):
     test: Share = Field(0.25, description="Share of patients held out for testing when folds is 1.")
     val: Share = Field(0.2, description="Share of the remaining patients that chooses checkpoints and thresholds.")
     stratify: list[str] = Field(
-        default_factory=list, description="Sheet columns balanced over the folds: a label, the site."
+        default_factory=list,
+        description="Sheet columns balanced over the folds, such as the site; a class that the task learns always is.",
     )
 
 
@@ -154,6 +155,10 @@ class Train(Section):
     shares: dict[Name, Share] = Field(
         default_factory=dict, description="Share of the draws per class, in place of equal classes."
     )
+    factors: dict[Name, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        default_factory=dict,
+        description="How much more often (above 1) or rarely (below 1) a class is drawn than balance has it.",
+    )
     containing: dict[Name, Share] = Field(
         default_factory=dict, description="Share of the draws that must contain this annotated class, however little."
     )
@@ -248,9 +253,14 @@ def _training_problems(task: Task) -> Iterator[str]:
         yield f"train.select: {task.train.select} is not measured for {kind}; one of {', '.join(FIGURES[kind])}"
     if task.train.balance == "class" and kind == "regression":
         yield "train.balance: regression has no classes; use slide or area"
-    unknown = set(task.train.shares) - {*task.outputs, "none"}
-    if unknown:
-        yield f"train.shares: {', '.join(sorted(unknown))} is no class of the task"
+    for key, given in (("shares", task.train.shares), ("factors", task.train.factors)):
+        unknown = set(given) - {*task.outputs, "none"} if kind != "regression" else set(given)
+        if unknown:
+            yield f"train.{key}: {', '.join(sorted(unknown))} is no class of the task"
+    if task.train.shares and task.train.factors:
+        yield "train.shares and train.factors say the same in two ways; remove one of them"
+    if sum(task.train.containing.values()) > 1:
+        yield "train.containing: the shares come to more than 1"
     if task.train.shares and task.train.balance not in ("auto", "class"):
         yield "train.shares are shares of classes; remove them or train.balance"
 

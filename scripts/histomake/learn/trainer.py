@@ -235,13 +235,23 @@ class Trainer:
         balance = train.balance
         if balance == "auto":
             balance = "slide" if self.task.kind == "regression" else "class"
-        group = balance_group(self.patches.target) if balance == "class" else self.patches.slide
+        classes = balance_group(self.patches.target) if self.task.kind != "regression" else self.patches.slide
         shares = {[*outputs, "none"].index(name): share for name, share in train.shares.items()}
-        weights = balance_weights(slide=self.patches.slide, group=group, balance=balance, shares=shares)
-        for name, share in train.containing.items():
-            weights = mix_containing(weights, contains=patches_containing(self.patches, name), share=share)
+        weights = balance_weights(slide=self.patches.slide, group=classes, balance=balance, shares=shares)
+        for name, factor in train.factors.items():
+            weights = np.where(classes == [*outputs, "none"].index(name), factor * weights, weights)
+        weights = mix_containing(
+            weights / weights.sum(), [self._containing(*item) for item in train.containing.items()]
+        )
         reader = PatchReader(self.patches, self.task.model, stain=self.stain)
         return TrainingBatches(reader, Sampler.from_weights(weights, seed=self.seed), self.task, worker=self.worker)
+
+    def _containing(self, name: str, share: float) -> tuple[np.ndarray, float]:
+        contains = patches_containing(self.patches, name)
+        if not contains.any():
+            slides = ", ".join(entry.slide_id for entry in self.patches.entries)
+            raise HistomakeError(f"train.containing: no training patch contains {name} (slides: {slides})")
+        return contains, share
 
     def train_step(self, batches: Iterator[Batch]) -> None:
         """One optimiser step, over ``accumulate`` batches."""
@@ -265,7 +275,18 @@ class Trainer:
         self.step += 1
         if self.step % LOG_EVERY == 0:
             self.check_losses()
-            log.info("step %d of %d: loss %.4f", self.step, train.steps, self.running.mean_loss)
+            log.info("step %d of %d: %s", self.step, train.steps, self._progress())
+
+    def _progress(self) -> str:
+        """How it goes since the last validation, and how long it may take yet."""
+        running, train = self.running, self.task.train
+        seconds = running.seconds / max(running.count - train.accumulate, 1)
+        left = (train.steps - self.step) * train.accumulate * seconds / 60
+        speed = train.batch * self.processes / seconds if seconds else 0.0
+        wait = 100 * running.waited / max(running.seconds, 1e-9)
+        return (
+            f"loss {running.mean_loss:.4f}, {speed:.0f} patches/s, {wait:.0f} % waiting for data, {left:.0f} min left"
+        )
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         started = time.monotonic()

@@ -8,7 +8,7 @@ may follow slide, area or class, and positions are looked up, not searched for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,11 +52,17 @@ def balance_weights(
     return weights
 
 
-def mix_containing(weights: np.ndarray, *, contains: np.ndarray, share: float) -> np.ndarray:
-    """Weights under which ``share`` of the draws must contain a structure: ``contains`` is bool (n,)."""
-    if not contains.any():
-        raise ValueError("no patch contains the structure that is to be drawn on purpose")
-    return (1.0 - share) * weights + share * contains / contains.sum()
+def mix_containing(weights: np.ndarray, structures: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+    """Weights under which the given share of the draws is made among the patches that contain a structure.
+
+    ``structures``: for each, which patches contain it, bool (n,), and its share; the rest is drawn by ``weights``.
+    """
+    mixed = (1.0 - sum(share for _, share in structures)) * weights
+    for contains, share in structures:
+        if not contains.any():
+            raise ValueError("no patch contains the structure that is to be drawn on purpose")
+        mixed = mixed + share * contains / contains.sum()
+    return mixed
 
 
 @dataclass(frozen=True)

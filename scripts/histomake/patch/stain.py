@@ -27,7 +27,12 @@ MIN_PIXELS = 2_000
 LIGHT = 240.0
 """Grey level of unhindered light in torchstain's optical densities."""
 
-_DENSITY = -np.log((np.arange(256) + 1) / LIGHT).astype(np.float32)
+CELLS = 64
+CELL = 256 // CELLS
+"""Levels of a channel that share a row of a slide's table of colours."""
+
+MAX_TABLES = 64
+"""Tables kept, of 1.5 MB each: as many as slides are open."""
 
 
 def learn_colours(method: Method, pixels: np.ndarray) -> Colours | None:
@@ -78,30 +83,47 @@ class StainNormaliser:
     ) -> None:
         self.method, self.reference = method, reference
         self.slides: dict[str, Colours | None] = dict(slides or {})
+        self._shifts: dict[str, np.ndarray] = {}
 
     def apply(self, patch: np.ndarray, slide_id: str) -> np.ndarray:
         """One patch uint8 (h, w, 3) of a slide in ``slides``, in the reference's colours.
 
         What is nearly glass stays nearly as it is: neither method says anything about unstained pixels. A slide whose
-        colours are not known is left as it is.
+        colours are not known is left as it is. As a slide's change depends on a pixel's colour alone, it is looked up
+        in a table of its shift at every CELLth level, within about one grey level of computing it.
         """
-        colours = self.slides[slide_id]
-        if colours is None:
+        if self.slides[slide_id] is None:
             return patch
-        change = self._macenko if self.method == "macenko" else self._reinhard
-        stained = np.minimum((255 - patch.min(axis=2, keepdims=True)) / np.float32(255 - GLASS), 1)
-        changed = stained * change(patch, colours) + (1 - stained) * patch
-        return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+        if slide_id not in self._shifts:
+            if len(self._shifts) >= MAX_TABLES:
+                self._shifts.clear()
+            self._shifts[slide_id] = self._table(self.slides[slide_id])
+        red, green, blue = (patch[..., channel] // CELL for channel in range(3))
+        cell = (red.astype(np.int32) * CELLS + green) * CELLS + blue
+        return np.clip(patch + self._shifts[slide_id][cell], 0, 255).astype(np.uint8)
 
-    def _macenko(self, patch: np.ndarray, colours: Colours) -> np.ndarray:
+    def _table(self, colours: Colours) -> np.ndarray:
+        """How far each cell of colours moves, int16 (CELLS³, 3)."""
+        centres = (np.arange(CELLS) * CELL + (CELL - 1) / 2).astype(np.float32)
+        cube = np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), axis=-1).reshape(1, -1, 3)
+        return np.rint(self.change(cube, colours) - cube)[0].astype(np.int16)
+
+    def change(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
+        """Pixels float32 (h, w, 3) in 0 to 255 of a slide with ``colours``, in the reference's colours."""
+        changed = (self._macenko if self.method == "macenko" else self._reinhard)(pixels, colours)
+        stained = np.minimum((255 - pixels.min(axis=2, keepdims=True)) / np.float32(255 - GLASS), 1)
+        return stained * changed + (1 - stained) * pixels
+
+    def _macenko(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
         """Amounts of the slide's two stains, scaled to the reference's strength, mixed from the reference's stains."""
         gain = np.asarray(self.reference["strong"]) / np.asarray(colours["strong"])
         mixing = np.asarray(self.reference["stains"]) @ np.diag(gain) @ np.linalg.pinv(np.asarray(colours["stains"]))
-        return LIGHT * np.exp(-(_DENSITY[patch] @ mixing.T.astype(np.float32)))
+        density = -np.log((pixels + 1) / LIGHT)
+        return LIGHT * np.exp(-(density @ mixing.T.astype(np.float32)))
 
-    def _reinhard(self, patch: np.ndarray, colours: Colours) -> np.ndarray:
+    def _reinhard(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
         """Mean and spread of each axis of CIELAB."""
-        lab = cv2.cvtColor(patch.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        lab = cv2.cvtColor(pixels / np.float32(255), cv2.COLOR_RGB2LAB)
         mean, std, to_mean, to_std = (
             np.asarray(values, np.float32)
             for values in (colours["mean"], colours["std"], self.reference["mean"], self.reference["std"])

@@ -1,0 +1,80 @@
+"""What is said of whole slides and patients: hand-computed cases."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from histomake.slide_scores import PredictedSlide, score_table
+
+DESCRIBED = {
+    "class_names": ["a", "b"],
+    "kind": "classification",
+    "target": {"multi_label": False},
+    "threshold": 0.5,
+    "slide_thresholds": {"mean": 0.6},
+}
+
+
+def predicted(slide: str, patient: str, scores: list[float], *, fold: int = 0, tissue=None, **changes):
+    columns = {
+        "score_a": pa.array([1 - s for s in scores], pa.float32()),
+        "score_b": pa.array(scores, pa.float32()),
+        "tissue": pa.array(tissue or [1.0] * len(scores), pa.float32()),
+    }
+    return PredictedSlide(slide, patient, fold, pa.table(columns), DESCRIBED | changes)
+
+
+def rows(slides, *, aggregate: str = "mean", described=DESCRIBED):
+    return score_table(iter(slides), described, aggregate=aggregate).to_pylist()
+
+
+def test_slides_and_patients_are_pooled_and_judged_by_the_validation_threshold():
+    found = rows([predicted("s1", "p", [0.9, 0.5]), predicted("s2", "p", [0.1])])
+    assert [(r["level"], r["slide_id"], r["patches"]) for r in found] == [
+        ("patient", "", 3),
+        ("slide", "s1", 2),
+        ("slide", "s2", 1),
+    ]
+    assert [r["score_b"] for r in found] == pytest.approx([0.4, 0.7, 0.1])
+    assert [r["predicted"] for r in found] == ["a", "b", "a"]
+
+
+def test_the_named_aggregation_is_used():
+    slide = predicted("s", "p", [0.2, 0.8], tissue=[1.0, 0.25])
+    (_, area) = rows([slide], aggregate="area")
+    (_, highest) = rows([slide], aggregate="max")
+    assert area["score_b"] == pytest.approx((0.2 + 0.8 * 0.25) / 1.25)
+    # Without a threshold of its own the aggregation takes the patches'.
+    assert (highest["score_b"], highest["predicted"]) == (pytest.approx(0.8), "b")
+
+
+def test_several_folds_are_also_averaged():
+    found = rows([predicted("s", "p", [0.2], fold=0), predicted("s", "p", [0.8], fold=1)])
+    assert {(r["level"], r["fold"]): r["score_b"] for r in found} == pytest.approx(
+        {
+            (level, fold): score
+            for level in ("slide", "patient")
+            for fold, score in (("0", 0.2), ("1", 0.8), ("all", 0.5))
+        }
+    )
+
+
+def test_a_slide_without_patches_is_listed_and_weighs_nothing():
+    found = rows([predicted("s1", "p", [0.9]), predicted("lost", "p", []), predicted("gone", "q", [])])
+    by_name = {(r["level"], r["slide_id"] or r["patient_id"]): r for r in found}
+    assert by_name["slide", "lost"]["score_b"] is None
+    assert by_name["slide", "lost"]["predicted"] is None
+    assert by_name["patient", "p"]["score_b"] == pytest.approx(0.9)
+    assert by_name["patient", "q"]["score_b"] is None
+
+
+def test_several_labels_are_joined_and_numbers_are_not_decided():
+    several = {"target": {"multi_label": True}, "threshold": [0.5, 0.5], "slide_thresholds": {}}
+    found = rows([predicted("s", "p", [0.5], **several)], described=DESCRIBED | several)
+    assert found[1]["predicted"] == "a+b"
+    number = {"kind": "regression"}
+    assert rows([predicted("s", "p", [0.5], **number)], described=DESCRIBED | number)[1]["predicted"] is None
+
+
+def test_no_slides_give_an_empty_table():
+    assert rows([]) == []
