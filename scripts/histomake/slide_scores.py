@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from histomake.learn.target import JOINER
 from histomake.learn.score import decide, pool_scores
+from histomake.learn.target import JOINER
 
 ALL_FOLDS = "all"
 """Fold of the mean over the models of all folds, where several have predicted a slide."""
