@@ -18,13 +18,15 @@ from histomake.learn import trainer as trainer_module
 from histomake.learn.batches import TrainingBatches
 from histomake.learn.data import patches_containing
 from histomake.learn.losses import build_loss, cross_entropy, dice, focal, generalised_dice
+from histomake.learn.predict import SHORT_OF_MEMORY as PREDICTING
 from histomake.learn.predict import load_model, predict_slide
 from histomake.learn.reading import MaskReader, PatchReader
-from histomake.learn.runtime import choose_runtime
+from histomake.learn.runtime import advise_on_memory, choose_runtime
 from histomake.learn.score import choose_threshold, choose_thresholds, pool_scores, regression_scores
 from histomake.learn.target import UNLABELLED, balance_group, patch_targets, slide_target
 from histomake.learn.train import check_classes, known_patches, train
-from histomake.learn.trainer import Trainer, advise_on_memory
+from histomake.learn.trainer import SHORT_OF_MEMORY as TRAINING
+from histomake.learn.trainer import Trainer
 from histomake.metrics import SlidePrediction, evaluate
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import Sampler, counter_rng
@@ -172,8 +174,15 @@ def test_loss_that_is_no_number_stops_the_run_naming_step_and_place(cohort, tmp_
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
-def test_running_out_of_memory_comes_with_advice(error: Exception) -> None:
-    with pytest.raises(HistomakeError, match=r"halve train\.batch and double train\.accumulate"), advise_on_memory(32):
+@pytest.mark.parametrize(
+    ("advice", "expected"),
+    [
+        (TRAINING, r"batches of 32 .*halve train\.batch and double train\.accumulate"),
+        (PREDICTING, r"halve predict\.batch"),
+    ],
+)
+def test_running_out_of_memory_comes_with_advice(error: Exception, advice: str, expected: str) -> None:
+    with pytest.raises(HistomakeError, match=expected), advise_on_memory(advice.format(batch=32)):
         raise error
 
 

@@ -20,14 +20,14 @@ from histomake.files import read_json
 from histomake.learn.batches import FixedBatches, load_batches
 from histomake.learn.data import PatchIndex, SlideEntry, index_patches, usable_patches
 from histomake.learn.reading import PatchReader
-from histomake.learn.runtime import Runtime, choose_runtime
+from histomake.learn.runtime import Runtime, advise_on_memory, choose_runtime, standardise, to_unit
 from histomake.learn.score import activate, decide
 from histomake.learn.stains import learn_slide
 from histomake.learn.target import JOINER, UNLABELLED, is_known
-from histomake.learn.trainer import advise_on_memory, standardise, to_unit
 from histomake.model import build, transfer
 from histomake.patch.stain import StainNormaliser
 
+SHORT_OF_MEMORY = "with batches of {batch} patches: halve predict.batch, which changes no result"
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -173,7 +173,7 @@ def predict_batches(
     for loaded in load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1)):
         if loaded.read_errors:
             raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
-        with advise_on_memory(batch):
+        with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)):
             yield loaded.index, predictor.scores(loaded.images, flips=flips)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from types import FrameType
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from histomake.config import Train
 from histomake.errors import ConfigError, HistomakeError
@@ -94,3 +96,32 @@ def catch_interrupts() -> Iterator[Interrupts]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def to_unit(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 (n, h, w, c) → float (n, c, h, w) in [0, 1] on ``device``, channels last without a copy."""
+    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+
+
+def standardise(images: Tensor, normalisation: dict[str, list[float]]) -> Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel of float (n, 3 · views, h, w)."""
+    views = images.shape[1] // 3
+    mean, std = (_channel_values(tuple(normalisation[key]) * views, images.device) for key in ("mean", "std"))
+    return (images - mean) / std
+
+
+@functools.cache
+def _channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(1, c, 1, 1), copied to the device once: a copy per step would wait for the GPU."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
+@contextmanager
+def advise_on_memory(advice: str) -> Iterator[None]:
+    """Turn running out of memory into ``advice``: what was attempted, and what to change."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise HistomakeError(f"out of memory {advice}. ({str(error).splitlines()[0]})") from error

@@ -29,6 +29,7 @@ from histomake.files import atomic_directory
 from histomake.learn.batches import FixedBatches, load_batches
 from histomake.learn.data import PatchIndex, SlideEntry
 from histomake.learn.predict import (
+    SHORT_OF_MEMORY,
     Predictor,
     dictionary,
     place_columns,
@@ -37,8 +38,8 @@ from histomake.learn.predict import (
     stain_metadata,
 )
 from histomake.learn.reading import MaskReader, PatchReader
+from histomake.learn.runtime import advise_on_memory
 from histomake.learn.target import UNLABELLED
-from histomake.learn.trainer import advise_on_memory
 from histomake.slide.reader import SlideReader, open_slide
 
 BLOCK = 2048
@@ -148,7 +149,7 @@ def _predict_block(
     for loaded in load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1)):
         if loaded.read_errors:
             raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
-        with advise_on_memory(batch):
+        with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)):
             scores = predictor.probabilities(loaded.images, flips=flips) * taper
         for score, window in zip(scores, loaded.index, strict=True):
             x, y = round(windows.x[window] / lattice.scale) - left, round(windows.y[window] / lattice.scale) - top

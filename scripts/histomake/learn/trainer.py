@@ -6,13 +6,12 @@ the same weights as one that was never interrupted (bit for bit on a CPU with th
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,16 @@ from histomake.learn.data import PatchIndex, patches_containing
 from histomake.learn.losses import build_loss
 from histomake.learn.optim import build_optimiser, build_schedule
 from histomake.learn.reading import MaskReader, PatchReader
-from histomake.learn.runtime import Interrupts, PreemptedError, choose_runtime, default_workers, seed_step
+from histomake.learn.runtime import (
+    Interrupts,
+    PreemptedError,
+    advise_on_memory,
+    choose_runtime,
+    default_workers,
+    seed_step,
+    standardise,
+    to_unit,
+)
 from histomake.learn.score import PixelMeter, ScoreMeter, is_better
 from histomake.learn.stains import fit_normaliser
 from histomake.learn.target import UNLABELLED, balance_group
@@ -53,6 +61,11 @@ from histomake.patch.stain import StainNormaliser
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 20
+
+SHORT_OF_MEMORY = (
+    "with batches of {batch} patches: halve train.batch and double train.accumulate, which learns the same; or take "
+    "smaller patches, or train.precision: bf16"
+)
 AUTO_LOSS = {"classification": "ce", "multi_label": "bce", "segmentation": "dice_ce", "regression": "huber"}
 
 
@@ -208,7 +221,7 @@ class Trainer:
         saved_at = time.monotonic()
         while self.step < train.steps and not self.has_settled():
             started = time.monotonic()
-            with advise_on_memory(train.batch):
+            with advise_on_memory(SHORT_OF_MEMORY.format(batch=train.batch)):
                 self.train_step(batches)
             self.running.seconds += time.monotonic() - started
             if self.step % train.validate_every == 0 or self.step == train.steps:
@@ -423,37 +436,5 @@ class Running:
         return self.loss / max(self.count, 1)
 
 
-def to_unit(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 (n, h, w, c) → float (n, c, h, w) in [0, 1] on ``device``, channels last without a copy."""
-    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-
-
-def standardise(images: Tensor, normalisation: dict[str, list[float]]) -> Tensor:
-    """Subtract the mean and divide by the standard deviation of each channel of float (n, 3 · views, h, w)."""
-    views = images.shape[1] // 3
-    mean, std = (_channel_values(tuple(normalisation[key]) * views, images.device) for key in ("mean", "std"))
-    return (images - mean) / std
-
-
-@functools.cache
-def _channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(1, c, 1, 1), copied to the device once: a copy per step would wait for the GPU."""
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
-
-
 def _on_cpu(weights: Tensor | None) -> Tensor | None:
     return None if weights is None else weights.cpu()
-
-
-@contextmanager
-def advise_on_memory(batch: int) -> Iterator[None]:
-    """Turn running out of memory into advice."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise HistomakeError(
-            f"out of memory with batches of {batch} patches: halve train.batch and double train.accumulate, which "
-            f"learns the same; or take smaller patches, or train.precision: bf16. ({str(error).splitlines()[0]})"
-        ) from error
