@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,17 +156,30 @@ class RandomPlaces:
 
 
 class FixedBatches(Dataset):
-    """The patches of an index in order, in batches: for validation and prediction."""
+    """The patches of an index in order, in batches: for validation and prediction.
 
-    def __init__(self, reader: PatchReader, *, batch: int, masks: MaskReader | None = None) -> None:
-        self.reader, self.batch, self.masks = reader, batch, masks
+    ``groups``: how many patches each of several groups has, in order; no batch holds patches of two.
+    """
+
+    def __init__(
+        self,
+        reader: PatchReader,
+        *,
+        batch: int,
+        masks: MaskReader | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        self.reader, self.masks = reader, masks
+        ends = np.cumsum([len(reader.patches)] if groups is None else groups).tolist()
+        starts = zip([0, *ends[:-1]], ends, strict=True)
+        self.spans = [(low, min(low + batch, end)) for start, end in starts for low in range(start, end, batch)]
 
     def __len__(self) -> int:
-        return -(-len(self.reader.patches) // self.batch)
+        return len(self.spans)
 
     def __getitem__(self, step: int) -> Batch:
         patches = self.reader.patches
-        index = np.arange(step * self.batch, min((step + 1) * self.batch, len(patches)))
+        index = np.arange(*self.spans[step])
         x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
         pixels, errors = self.reader.read(index, x, y)
         target = patches.target[index] if self.masks is None else self.masks.read(index, x, y)

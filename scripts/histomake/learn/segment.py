@@ -6,6 +6,7 @@ become an OME-Zarr pyramid and polygons for QuPath.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from histomake.annotation.write import write_geojson
 from histomake.config import BACKGROUND
 from histomake.errors import HistomakeError
 from histomake.files import atomic_directory
-from histomake.learn.batches import FixedBatches, load_batches
+from histomake.learn.batches import Batch, FixedBatches, load_batches
 from histomake.learn.data import PatchIndex, SlideEntry
 from histomake.learn.predict import (
     SHORT_OF_MEMORY,
@@ -109,8 +110,7 @@ def segment_slide(
     with open_slide(entry.manifest) as reader, atomic_directory(labels) as aside:
         lattice = Lattice.over(reader, size=patches.size, mpp=patches.mpp, overlap=overlap)
         levels = _pyramid(aside, (lattice.height, lattice.width), class_names, patches.mpp)
-        for block in _blocks(lattice):
-            _predict_block(predictor, patches, lattice, block, levels[0], batch=batch, threads=threads, flips=flips)
+        _predict_blocks(predictor, patches, lattice, levels[0], batch=batch, threads=threads, flips=flips)
         _fill_pyramid(levels)
         regions = outline(levels, class_names, lattice.scale)
         table = _compare(predictor, patches, lattice, levels[0])
@@ -125,28 +125,48 @@ def _blocks(lattice: Lattice) -> Iterator[tuple[int, int, int, int]]:
             yield left, top, min(left + BLOCK, lattice.width), min(top + BLOCK, lattice.height)
 
 
-def _predict_block(
+def _predict_blocks(
     predictor: Predictor,
     patches: PatchIndex,
     lattice: Lattice,
-    block: tuple[int, int, int, int],
     target: zarr.Array,
     *,
     batch: int,
     threads: int,
     flips: bool,
 ) -> None:
-    """Blend the scores of all windows that touch a block and write the best class of its tissue pixels."""
-    left, top, right, bottom = block
-    tissue = tissue_pixels(patches, lattice, block)
-    if not tissue.any():
-        return
-    windows = _windows(patches, lattice, block, tissue)
-    sums = torch.zeros(len(predictor.class_names), bottom - top, right - left, device=predictor.runtime.device)
-    taper = window_weight(lattice.size, device=predictor.runtime.device)
+    """Write the best class of every tissue pixel, block by block, while the windows of the next are being read."""
+    blocks = {block: _windows(patches, lattice, block) for block in _blocks(lattice)}
+    blocks = {block: places for block, places in blocks.items() if len(places)}
+    windows = _as_index(patches, lattice, np.concatenate(list(blocks.values())))
+    groups = [len(places) for places in blocks.values()]
     reader = PatchReader(windows, predictor.task.model, stain=predictor.stain)
-    dataset = FixedBatches(reader, batch=batch)
-    for loaded in load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1)):
+    dataset = FixedBatches(reader, batch=batch, groups=groups)
+    loader = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
+    for block, count in zip(blocks, groups, strict=True):
+        some = itertools.islice(loader, -(-count // batch))
+        best = _predict_block(predictor, windows, lattice, block, some, batch=batch, flips=flips)
+        left, top, right, bottom = block
+        tissue = tissue_pixels(patches, lattice, block)
+        target[top:bottom, left:right] = np.where(tissue, best, 0).astype(np.uint8)
+
+
+def _predict_block(
+    predictor: Predictor,
+    windows: PatchIndex,
+    lattice: Lattice,
+    block: tuple[int, int, int, int],
+    batches: Iterator[Batch],
+    *,
+    batch: int,
+    flips: bool,
+) -> np.ndarray:
+    """The best label of every pixel of a block: the blended scores of all windows that touch it."""
+    left, top, right, bottom = block
+    device = predictor.runtime.device
+    sums = torch.zeros(len(predictor.class_names), bottom - top, right - left, device=device)
+    taper = window_weight(lattice.size, device=device)
+    for loaded in batches:
         if loaded.read_errors:
             raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
         with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)):
@@ -154,8 +174,7 @@ def _predict_block(
         for score, window in zip(scores, loaded.index, strict=True):
             x, y = round(windows.x[window] / lattice.scale) - left, round(windows.y[window] / lattice.scale) - top
             _add(sums, score, x, y)
-    best = sums.argmax(0).cpu().numpy() + (predictor.class_names[0] != BACKGROUND)
-    target[top:bottom, left:right] = np.where(tissue, best, 0).astype(np.uint8)
+    return sums.argmax(0).cpu().numpy() + (predictor.class_names[0] != BACKGROUND)
 
 
 def _add(sums: Tensor, score: Tensor, x: int, y: int) -> None:
@@ -187,17 +206,23 @@ def tissue_pixels(patches: PatchIndex, lattice: Lattice, block: tuple[int, int, 
     return covered
 
 
-def _windows(patches: PatchIndex, lattice: Lattice, block: tuple[int, int, int, int], tissue: np.ndarray) -> PatchIndex:
-    """The lattice's windows that show tissue of a block, as places to read."""
+def _windows(patches: PatchIndex, lattice: Lattice, block: tuple[int, int, int, int]) -> np.ndarray:
+    """Label-pixel places int64 (n, 2), x and y, of the lattice's windows that show tissue of a block."""
     left, top, right, bottom = block
+    tissue = tissue_pixels(patches, lattice, block)
     columns, rows = lattice.starts(left, right, lattice.width), lattice.starts(top, bottom, lattice.height)
     places = [
         (x, y)
-        for y in rows
+        for y in (rows if tissue.any() else ())
         for x in columns
         if tissue[max(y - top, 0) : y - top + lattice.size, max(x - left, 0) : x - left + lattice.size].any()
     ]
-    x, y = (np.rint(np.array(axis) * lattice.scale).astype(np.int32) for axis in zip(*places, strict=True))
+    return np.array(places, np.int64).reshape(-1, 2)
+
+
+def _as_index(patches: PatchIndex, lattice: Lattice, places: np.ndarray) -> PatchIndex:
+    """Windows at ``places`` (n, 2) of label pixels, as places to read."""
+    x, y = (np.rint(axis * lattice.scale).astype(np.int32) for axis in places.T)
     count = len(places)
     return PatchIndex(
         patches.entries,
@@ -289,9 +314,8 @@ def _compare(predictor: Predictor, patches: PatchIndex, lattice: Lattice, labels
     masks = MaskReader(patches, target)
     shares = np.zeros((len(patches), len(names)), np.float32)
     truth_shares, counts = np.zeros_like(shares), np.zeros((len(patches), len(names), 3), np.int32)
-    for i in range(len(patches)):
-        x, y = round(patches.x[i] / lattice.scale), round(patches.y[i] / lattice.scale)
-        found = labels[y : y + patches.size, x : x + patches.size].astype(np.int64) - offset
+    for i, found in _predicted(patches, lattice, labels):
+        found = found.astype(np.int64) - offset
         shares[i] = _shares(found, len(names))
         if annotated:
             truth = masks.read(np.array([i]), patches.x[i : i + 1], patches.y[i : i + 1])[0]
@@ -306,6 +330,15 @@ def _compare(predictor: Predictor, patches: PatchIndex, lattice: Lattice, labels
     for c, name in enumerate(names):
         columns |= {f"{count}_{name}": counts[:, c, k] for k, count in enumerate(("tp", "fp", "fn"))}
     return pa.table(columns, schema=prediction_schema(predictor))
+
+
+def _predicted(patches: PatchIndex, lattice: Lattice, labels: zarr.Array) -> Iterator[tuple[int, np.ndarray]]:
+    """Each patch's labels. Patches lie in rows, and a row's labels are decoded once for all of them."""
+    left, top = (np.rint(axis / lattice.scale).astype(int) for axis in (patches.x, patches.y))
+    for y in np.unique(top):
+        row = labels[y : y + patches.size, :]
+        for i in np.flatnonzero(top == y):
+            yield int(i), row[:, left[i] : left[i] + patches.size]
 
 
 def _shares(mask: np.ndarray, outputs: int) -> np.ndarray:
