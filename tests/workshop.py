@@ -77,7 +77,7 @@ class Workshop:
         kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return {**kept, "XDG_CONFIG_HOME": str(self.folder / ".config")}
 
-    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def snakemake(self, *arguments: str, check: bool = True, timeout: float = 580) -> subprocess.CompletedProcess[str]:
         """Run Snakemake as a user would, from the workshop's folder; on this machine unless a profile is named."""
         place = () if "--profile" in arguments else ("--cores", "2")
         done = subprocess.run(
@@ -86,7 +86,7 @@ class Workshop:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=580,
+            timeout=timeout,
         )
         if check and done.returncode:
             pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
