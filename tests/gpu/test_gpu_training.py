@@ -15,9 +15,10 @@ import torch
 from histomake.config import Model
 from histomake.learn.batches import FixedBatches, load_batches
 from histomake.learn.losses import build_loss
-from histomake.learn.predict import load_model
+from histomake.learn.predict import load_model, predict_slide
 from histomake.learn.reading import PatchReader
 from histomake.learn.runtime import Runtime
+from histomake.learn.segment import segment_slide
 from histomake.learn.train import known_patches, train
 from histomake.model.build import build_model
 
@@ -31,6 +32,7 @@ NETWORKS = {
     "U-Net": ("segmentation", Model(name="unet", encoder="resnet34")),
 }
 STEPS, WARM_UP, BATCH, SIZE = 20, 5, 64, 256
+DEVICE = "cuda"
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +53,18 @@ def report(figure: Figure) -> None:
 def cost(network: str, dtype: torch.dtype) -> tuple[float, float]:
     """Peak megabytes and patches per second of training ``network`` in ``dtype``."""
     kind, model = NETWORKS[network]
-    net = build_model(model, kind=kind, outputs=2, size=SIZE).cuda().to(memory_format=torch.channels_last)
+    net = build_model(model, kind=kind, outputs=2, size=SIZE).to(DEVICE, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    images = torch.rand(BATCH, 3, SIZE, SIZE, device="cuda").contiguous(memory_format=torch.channels_last)
+    images = torch.rand(BATCH, 3, SIZE, SIZE, device=DEVICE).contiguous(memory_format=torch.channels_last)
     shape = (BATCH,) if kind == "classification" else (BATCH, SIZE, SIZE)
-    target, loss = torch.randint(0, 2, shape, device="cuda"), build_loss("ce")
+    target, loss = torch.randint(0, 2, shape, device=DEVICE), build_loss("ce")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     for step in range(WARM_UP + STEPS):
         if step == WARM_UP:
             torch.cuda.synchronize()
             started = time.perf_counter()
-        with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+        with torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
             value = loss(net(images), target)
         value.backward()
         optimiser.step()
@@ -115,6 +117,44 @@ def test_prediction_hardly_waits_for_data(slide, predictor) -> None:
         waits.append(predict(live) / predict(ready[1:]) - 1)
     wait = statistics.median(waits)
     report(Figure("GPU waits in prediction, ResNet-18, 24k slide", wait, "<= 0.05", wait <= 0.05, "share", str(waits)))
+
+
+def test_memory_of_prediction_does_not_grow_with_the_slide(slide, predictor) -> None:
+    small = bench_train.prepare(slide.manifest.parents[2], bench_train.SMALL_SIDE)
+    peaks = []
+    for entry in (small, slide):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        assert predict_slide(predictor, entry, batch=BATCH, threads=threads()).num_rows
+        peaks.append(torch.cuda.max_memory_allocated() / 1e6)
+    growth, note = peaks[1] / peaks[0], f"{peaks[0]:.0f} and {peaks[1]:.0f} MB"
+    report(Figure("GPU memory of prediction, 24k slide over 4k slide", growth, "<= 1.05", growth <= 1.05, "x", note))
+
+
+def test_segmentation_of_a_slide_runs_in_mixed_precision(slide, tmp_path: Path) -> None:
+    """The U-Net of the bars, from training to labels of the whole slide, in memory that its blocks bound."""
+    target = {"source": "mask", "classes": bench_train.CLASSES}
+    model = {"name": "unet", "encoder": "resnet34"}
+    quick = {"steps": 20, "batch": 16, "validate_every": 20, "validate_patches": 32}
+    task = bench_train.make_task(kind="segmentation", target=target, model=model, train=quick)
+    places = {"output": tmp_path / "model", "state": tmp_path / "state"}
+    train(task, train=[slide], val=[slide], class_names=bench_train.CLASSES, **places, seed=0, threads=threads())
+    outputs = {"labels": tmp_path / "labels.zarr", "polygons": tmp_path / "outlines.geojson"}
+    trained = load_model(tmp_path / "model", threads=threads())
+    table = segment_slide(trained, slide, **outputs, batch=BATCH, threads=threads(), overlap=0.25)
+    hit = sum(table[f"tp_{name}"].to_numpy().sum() for name in bench_train.CLASSES)
+    assert hit > 0
+    assert torch.cuda.max_memory_allocated() < 8e9
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_share_a_step(slide, tmp_path: Path) -> None:
+    task = bench_train.make_task(train={"steps": 20, "batch": 16, "validate_every": 20, "gpus": 2})
+    places = {"output": tmp_path / "model", "state": tmp_path / "state"}
+    described = train(
+        task, train=[slide], val=[slide], class_names=bench_train.CLASSES, **places, seed=0, threads=threads()
+    )
+    assert np.isfinite(described["metrics"]["loss"])
 
 
 def test_scores_of_gpu_and_cpu_agree(slide, predictor) -> None:
