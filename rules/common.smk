@@ -163,12 +163,21 @@ def memory(base_mb, per_gb=0):
     return lambda wildcards, input, attempt: int((base_mb + per_gb * input.size_mb / 1000) * 2 ** (attempt - 1))
 
 
+def processes(wildcards):
+    """CPU cores a GPU is fed with: one computes, the others load patches. Snakemake gives fewer where there are fewer."""
+    workers = task(wildcards).train.workers
+    return 1 + (LOADERS if workers is None else workers)
+
+
 def minutes(base):
     """Run time in minutes that doubles with every attempt."""
     return lambda wildcards, attempt: base * 2 ** (attempt - 1)
 
 
 PREDICTED = ("test", "predict")
+
+# Loader processes that keep up with a GPU.
+LOADERS = 7
 
 # Only classifiers say how sure they are.
 VIEWS = {

@@ -23,7 +23,7 @@ rule predict_slide:
         "<benchmarks>/predict/{task}/fold{fold}/{slide}.tsv"
     conda:
         "../envs/learning.yaml"
-    threads: 2
+    threads: processes
     resources:
         gpu=1,
         mem_mb=memory(8000),

@@ -48,7 +48,7 @@ rule train:
         task=only(TRAINED),
     conda:
         "../envs/learning.yaml"
-    threads: 2
+    threads: lambda wildcards: processes(wildcards) * task(wildcards).train.gpus
     resources:
         gpu=lambda wildcards: task(wildcards).train.gpus,
         mem_mb=memory(16000),

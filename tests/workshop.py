@@ -61,6 +61,8 @@ class Workshop:
             "batch": 8,
             "validate_every": 6,
             "validate_patches": 32,
+            # Two cores a job: the nodes of the test cluster have no more.
+            "workers": 1,
         }
         content["explain"] |= {"embed_patches": 60, "shap_patches": 2, "shap_background": 4}
         content["explain"]["regions"] = [[s, 500, 700, 1500, 900] for s in ("P01-A", "P02-A", "P03.B", "P04-A")]

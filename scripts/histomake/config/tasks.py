@@ -172,7 +172,11 @@ class Train(Section):
     )
     compile: bool = Field(False, description="Compile the network with torch.compile: a slow start, then faster steps.")
     gpus: int = Field(1, ge=1, le=16, description="GPUs of one node that share each step; batch is per GPU.")
-    workers: int | None = Field(None, ge=0, description="Loader processes; default: the rule's threads less one.")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="Loader processes per GPU, in training and prediction; default: 7, or as many as cores allow.",
+    )
     checkpoint_minutes: float = Field(
         10.0, gt=0, description="Minutes between resumable checkpoints: the most a killed job loses."
     )

@@ -20,6 +20,7 @@ from histomake.explain.report_cascades import cascades_section
 from histomake.explain.report_task import task_section
 from histomake.files import read_json
 from histomake.layout import Layout
+from histomake.model import adopt
 from histomake.patch.table import read_table
 from histomake.quality import NAMES
 from histomake.quarantine import quarantined
@@ -48,7 +49,7 @@ def front_page(config: Config, layout: Layout, sheet: Sequence[tuple[str, str, s
     ``sheet``: (slide_id, patient_id, site) of every slide; ``pages``: slides that have a page of their own.
     """
     rows = [Row(*entry, _records(layout, entry[0])) for entry in sheet]
-    folds = {name: range(task.split.folds) for name, task in config.tasks.items()}
+    folds = {name: adopt.folds(task) for name, task in config.tasks.items()}
     sections = {
         "Cohort": [_quarantine(layout), _cohort(config, layout, rows, pages)],
         "Quality": [_quality(rows)],
