@@ -1,6 +1,7 @@
 """Rule score: what a task's models say of whole slides and patients."""
 
-import pyarrow.csv
+import csv
+
 import pyarrow.parquet as pq
 from histomake.files import atomic_file, read_json
 from histomake.job import job
@@ -17,9 +18,10 @@ def main(snakemake):
             for path, (slide_id, patient_id, _) in zip(given.predictions, params.slides, strict=True)
         )
         scores = score_table(slides, next(iter(described.values())), aggregate=params.aggregate)
-        options = pyarrow.csv.WriteOptions(delimiter="\t", quoting_style="needed")
-        with atomic_file(snakemake.output.scores) as aside:
-            pyarrow.csv.write_csv(scores, aside, options)
+        with atomic_file(snakemake.output.scores) as aside, open(aside, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, scores.column_names, delimiter="\t", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(scores.to_pylist())
 
 
 if __name__ == "__main__":
