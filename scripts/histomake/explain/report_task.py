@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from histomake import figures
 from histomake.config import Task
@@ -23,9 +19,6 @@ from histomake.files import read_json
 from histomake.layout import Layout
 from histomake.patch.table import read_table
 from histomake.quarantine import quarantined
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
 SHOWN_METRICS = (
@@ -54,21 +47,15 @@ METRIC_NAMES = {
     "mcc": "Matthews correlation",
     "ece": "calibration error (ECE)",
 }
-CALIBRATION_BINS = 10
+FIGURES = {
+    "roc": "ROC, by level",
+    "precision_recall": "Precision and recall, by level",
+    "reliability": "Calibration: of what is said to be x % sure, how much is right; larger dots stand for more",
+    "confusion": "Confusion, by level",
+    "scatter": "Predicted against true values, by level",
+    "overlap": "Dice per class, with intervals",
+}
 COLOURS = [f"#{bytes(colour).hex()}" for colour in figures.PALETTE]
-
-
-@dataclass(frozen=True)
-class TestedPatches:
-    """The n labelled patches of all test slides; scores (n, classes), label and predicted as class numbers."""
-
-    classes: list[str]
-    slide_id: NDArray[np.object_]
-    x: NDArray[np.int32]
-    y: NDArray[np.int32]
-    scores: NDArray[np.float64]
-    label: NDArray[np.int64]
-    predicted: NDArray[np.int64]
 
 
 def task_section(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
@@ -91,13 +78,8 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     """How good a task is, and patches it got right and wrong."""
     metrics = read_json(layout.metrics(name))
     parts: list[object] = [page.section("How good it is", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
-    if metrics["kind"] == "classification" and not task.target.multi_label:
-        tested = tested_patches(name, layout, folds, metrics["classes"])
-        curves = [page.plot(figure, text) for figure, text in _plots(tested, metrics)]
-        parts.append(page.tag("div", *curves, class_="row"))
-    else:
-        drawn = sorted((layout.results / "metrics" / name).glob("*.png"))
-        parts.append(page.tag("div", *(page.picture(path, path.stem, width=420) for path in drawn), class_="row"))
+    drawn = sorted((layout.results / "metrics" / name).glob("*.png"))
+    parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
     parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
     return parts
 
@@ -165,85 +147,6 @@ def _shown_metrics(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _interval(found: dict[str, Any]) -> str:
     return "" if found["low"] is None else f" ({found['low']:.3f}–{found['high']:.3f})"
-
-
-def tested_patches(name: str, layout: Layout, folds: Sequence[int], classes: list[str]) -> TestedPatches:
-    """Gather the labelled test patches of every fold."""
-    number = {c: i for i, c in enumerate(classes)}
-    parts = []
-    for row in pq.read_table(layout.split(name)).to_pylist():
-        if row["role"] != "test" or row["fold"] not in folds:
-            continue
-        table = pq.read_table(layout.prediction(name, row["fold"], row["slide_id"]))
-        table = table.filter(pa.compute.is_valid(table["label"]))
-        codes = [
-            np.array([number[v] for v in table[c].cast(pa.string()).to_pylist()], np.int64)
-            for c in ("label", "predicted")
-        ]
-        scores = np.stack([table[f"score_{c}"].to_numpy() for c in classes], axis=1).astype(np.float64)
-        ids = np.full(table.num_rows, row["slide_id"], object)
-        parts.append((ids, table["x"].to_numpy(), table["y"].to_numpy(), scores, *codes))
-    return TestedPatches(classes, *(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _plots(tested: TestedPatches, metrics: dict[str, Any]) -> list[tuple[Figure, str]]:
-    confusion = np.array(metrics["levels"]["patch"]["confusion"])
-    return [
-        (roc_figure(tested), "ROC of test patches"),
-        (calibration_figure(tested), "Calibration: of patches said to be x % sure, how many are right"),
-        (confusion_figure(confusion, tested.classes), "Confusion of test patches (share of the annotated class)"),
-    ]
-
-
-def roc_figure(tested: TestedPatches) -> Figure:
-    """ROC per class, one against the rest; of two classes only the second."""
-    figure = page.blank(3.7, 3.5)
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="0.75", lw=1)
-    for i, name in list(enumerate(tested.classes))[1 if len(tested.classes) == 2 else 0 :]:
-        positive = tested.label == i
-        if positive.any() and not positive.all():
-            false, true, _ = roc_curve(positive, tested.scores[:, i])
-            area = roc_auc_score(positive, tested.scores[:, i])
-            axis.plot(false, true, color=COLOURS[i % len(COLOURS)], lw=2, label=f"{name} {area:.3f}")
-    axis.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(title="AUROC", frameon=False, loc="lower right", fontsize=9)
-    return figure
-
-
-def calibration_figure(tested: TestedPatches) -> Figure:
-    """Share of right decisions by confidence, with the number of patches per bin."""
-    confidence, right = tested.scores.max(axis=1), tested.scores.argmax(axis=1) == tested.label
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    bins = np.clip(np.digitize(confidence, edges) - 1, 0, CALIBRATION_BINS - 1)
-    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-    filled = counts > 0
-    figure = page.blank(3.7, 3.5)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], color="0.75", lw=1)
-    mean = np.bincount(bins, confidence, CALIBRATION_BINS)[filled] / counts[filled]
-    share = np.bincount(bins, right, CALIBRATION_BINS)[filled] / counts[filled]
-    upper.plot(mean, share, "o-", color=COLOURS[0])
-    upper.set(ylabel="share right", ylim=(-0.02, 1.05))
-    lower.bar(edges[:-1], counts, width=1 / CALIBRATION_BINS, align="edge", color="0.6")
-    lower.set(xlabel="confidence", ylabel="patches", xlim=(0, 1))
-    return figure
-
-
-def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Counts, coloured by their share of the annotated class."""
-    figure = page.blank(3.7, 3.5)
-    axis = figure.subplots()
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(confusion):
-        dark = share[row, column] > 0.6
-        axis.text(column, row, f"{count:,}", ha="center", va="center", color="white" if dark else "black")
-    axis.set_xticks(range(len(classes)), classes, rotation=30 if len(classes) > 3 else 0)
-    axis.set_yticks(range(len(classes)), classes)
-    axis.set(xlabel="predicted", ylabel="annotated")
-    return figure
 
 
 def training(name: str, layout: Layout, folds: Sequence[int]) -> Html:
