@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from histomake.config import Config
+from histomake.config import Config, Task
 from histomake.explain import report_cascades, report_examples, report_task
 from histomake.explain.slide_page import SlideTask, slide_page
 from histomake.files import write_json
 from histomake.layout import Layout
+from histomake.patch.table import METADATA_KEY
 from PIL import Image
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -114,6 +115,25 @@ def test_metrics_stand_in_one_row_with_a_column_per_level():
     found = cells(report_task.metrics_table(metrics))
     assert found == ["AUROC", "0.912 (0.850–0.970)", "1.000", "calibration error (ECE)", "1.000", "–"]
     assert "Only 3 test patients" in report_task.metrics_table(metrics)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "expected"),
+    [
+        ("classification", {"source": "annotation", "classes": ["a", "b"]}, {"usable": 3, "a": 1, "b": 0}),
+        ("segmentation", {"source": "mask", "classes": ["a", "b"]}, {"usable": 3, "a": 2, "b": 0}),
+        ("classification", {"source": "sheet", "column": "grade", "classes": ["a", "b"]}, {"usable": 3}),
+    ],
+)
+def test_patches_per_class_are_counted_as_the_task_learns_them(tmp_path, kind, target, expected):
+    layout, path = Layout(tmp_path), Layout(tmp_path).table("x20", "S")
+    path.parent.mkdir(parents=True)
+    areas = {"area_a": [0.9, 0.1, 0.0, 1.0], "area_b": [0.0] * 4}
+    table = pa.table(areas | {"excluded": pa.array(["", "", "", "pen"]).cast(DICTIONARY)})
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: b"{}"}), path)
+    model = {"name": "unet"} if kind == "segmentation" else {}
+    found = report_task.class_balance(Task(kind=kind, grid="x20", target=target, model=model), layout, "S")
+    assert dict(found) == expected
 
 
 def test_examples_are_the_surest_right_ones_the_least_sure_and_the_worst_wrong_ones():

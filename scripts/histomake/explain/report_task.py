@@ -92,9 +92,9 @@ def cohort_table(name: str, task: Task, layout: Layout) -> Html:
         members = [r for r in roles if (r["fold"], r["role"]) == (fold, role) and not lost(layout, r["slide_id"])]
         counts: Counter[str] = Counter()
         for member in members:
-            counts += class_balance(task, layout, member["slide_id"])
+            counts.update(class_balance(task, layout, member["slide_id"]))
         patients = len({m["patient_id"] for m in members})
-        per_class = [counts[c] for c in task.target.classes]
+        per_class = [counts.get(c) for c in task.target.classes]
         rows.append([fold, role, len(members), patients, counts["usable"], *per_class])
     header = ["fold", "role", "slides", "patients", "usable patches", *task.target.classes]
     return page.table(header, rows)
@@ -107,13 +107,18 @@ def lost(layout: Layout, slide_id: str) -> bool:
 
 
 def class_balance(task: Task, layout: Layout, slide_id: str) -> Counter[str]:
-    """Usable patches of a slide, and those annotated as each class by at least the target's ``min_area``."""
+    """Usable patches of a slide and, unless the sheet is the source, those annotated as each class.
+
+    By at least the target's ``min_area`` to classify them, by any area for pixels and shares.
+    """
     table, _ = read_table(layout.table(task.grid, slide_id))
     usable = table.filter(pa.compute.equal(table["excluded"].cast(pa.string()), ""))
     counts = Counter(usable=usable.num_rows)
-    if task.target.source == "annotation":
+    if task.target.source != "sheet":
+        least = task.target.min_area if task.kind == "classification" else 0.0
         for name in task.target.classes:
-            counts[name] = int((usable[f"area_{name}"].to_numpy() >= task.target.min_area).sum())
+            area = usable[f"area_{name}"].to_numpy()
+            counts[name] = int(((area >= least) & (area > 0)).sum())
     return counts
 
 
