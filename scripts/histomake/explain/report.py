@@ -28,6 +28,9 @@ from histomake.quarantine import quarantined
 GPU_RULES = frozenset({"train", "predict", "embed", "attribute", "radhical_train", "radhical_maps", "radhical_segment"})
 """Rules that ask for a GPU where there is one; their wall time is GPU time."""
 
+HEADLINES = (("patch", "auroc", "patch AUROC"), ("patch", "r2", "patch R²"), ("pixel", "dice", "pixel Dice"))
+"""Level, metric and title of the one number by which each kind of task is known at a glance."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -84,10 +87,11 @@ def _headline(config: Config, layout: Layout, rows: list[Row]) -> Html:
     for name in config.tasks:
         # A task without slides to test has no metrics.
         metrics = read_json(layout.metrics(name)) if layout.metrics(name).is_file() else {"levels": {}}
-        found = metrics["levels"].get("patch", {}).get("metrics", {}).get("all", {}).get("auroc")
-        if found and found["value"] is not None:
-            interval = f" ({found['low']:.2f}–{found['high']:.2f})" if found["low"] is not None else ""
-            numbers[f"{name}: patch AUROC{interval}"] = f"{found['value']:.3f}"
+        for level, metric, title in HEADLINES:
+            found = metrics["levels"].get(level, {}).get("metrics", {}).get("all", {}).get(metric)
+            if found and found["value"] is not None:
+                interval = f" ({found['low']:.2f}–{found['high']:.2f})" if found["low"] is not None else ""
+                numbers[f"{name}: {title}{interval}"] = f"{found['value']:.3f}"
     return page.cards(numbers)
 
 

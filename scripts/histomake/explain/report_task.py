@@ -123,23 +123,30 @@ def class_balance(task: Task, layout: Layout, slide_id: str) -> Counter[str]:
 
 
 def metrics_table(metrics: dict[str, Any]) -> Html:
-    """Every metric of the whole with its interval, a column per level."""
-    cells: dict[str, dict[str, str]] = {}
-    for level, record in metrics["levels"].items():
-        for name, found in _shown_metrics(record["metrics"]):
-            cells.setdefault(name, {})[level] = f"{found['value']:.3f}{_interval(found)}"
-    rows = [[name, *(row.get(level) for level in metrics["levels"])] for name, row in cells.items()]
-    header = ["metric", *(f"{LEVELS[level]} ({r['count']:,})" for level, r in metrics["levels"].items())]
+    """Every metric with its interval, a column per level: of the whole, and folded away of every class."""
     low, high = metrics["interval_percent"]
     note = f"In brackets: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} resamples of patients."
-    few = metrics["patients"] < 10
-    warning = page.tag("p", f"Only {metrics['patients']} test patients: read intervals with care.", class_="warn")
-    return page.join([*([warning] if few else []), page.table(header, rows), page.tag("p", note)])
+    parts = [_metrics_of(metrics, whole=True), page.tag("p", note)]
+    if metrics["patients"] < 10:
+        text = f"Only {metrics['patients']} test patients: read intervals with care."
+        parts.insert(0, page.tag("p", text, class_="warn"))
+    return page.join([*parts, page.folded("by class", _metrics_of(metrics, whole=False))])
 
 
-def _shown_metrics(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Defined metrics of the whole, or of every output where there is no whole; the usual ones first."""
-    groups = {"all": metrics["all"]} if "all" in metrics else metrics
+def _metrics_of(metrics: dict[str, Any], *, whole: bool) -> Html:
+    cells: dict[str, dict[str, str]] = {}
+    for level, record in metrics["levels"].items():
+        groups = {name: values for name, values in record["metrics"].items() if (name == "all") == whole}
+        for name, found in _shown_metrics(groups):
+            cells.setdefault(name, {})[level] = f"{found['value']:.3f}{_interval(found)}"
+    rows = [[name, *(row.get(level) for level in metrics["levels"])] for name, row in cells.items()]
+    return page.table(
+        ["metric", *(f"{LEVELS[level]} ({r['count']:,})" for level, r in metrics["levels"].items())], rows
+    )
+
+
+def _shown_metrics(groups: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Defined metrics of the whole or of classes; the usual ones first."""
     rank = {name: i for i, name in enumerate(SHOWN_METRICS)}
     shown = []
     for group, values in groups.items():
