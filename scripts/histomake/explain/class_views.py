@@ -74,3 +74,6 @@ def errors(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint
     painted = panel.named_patches(findings, thumb, kinds, legend)
     title = f"Errors: {right[known].mean():.1%} of the slide's {known.sum():,} labelled patches are right"
     return panel.panel(painted, thumb, title, panel.counted(kinds, legend))
+
+
+PAINTERS = {"prediction": prediction, "confidence": confidence, "truth": truth}

@@ -106,7 +106,7 @@ def labels_on(thumb: figures.Thumbnail, store: Path, label_px: float) -> NDArray
     number = max((k for k in range(len(levels)) if label_px * 2**k <= thumb.scale), default=0)
     x, y = thumb.centres()
     columns, rows = (
-        np.clip(np.rint((np.floor(at / label_px)) / 2**number).astype(int), 0, length - 1)
+        np.clip(np.rint(np.floor(at / label_px) / 2**number).astype(int), 0, length - 1)
         for at, length in ((x, levels[number].shape[1]), (y, levels[number].shape[0]))
     )
     part = levels[number][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -67,3 +67,6 @@ def has(findings: SlideFindings, column: str) -> NDArray[np.bool_]:
     return np.array([[name in found for name in findings.classes] for found in members], bool).reshape(
         len(members), len(findings.classes)
     )
+
+
+PAINTERS = {"prediction": prediction, "confidence": confidence, "truth": truth}

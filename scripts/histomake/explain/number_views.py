@@ -70,3 +70,6 @@ def _difference(findings: SlideFindings, thumb: figures.Thumbnail, error: NDArra
     ends = f"too low, −{limit:.2g}", f"too high, +{limit:.2g}"
     scaled = error / (2 * limit) + 0.5
     return panel.valued_patches(findings, thumb, scaled, title, ends, colour_map=figures.DIFFERENCE_MAP)
+
+
+PAINTERS = {"prediction": prediction, "truth": truth}

@@ -81,3 +81,6 @@ def _errors(
     )
     texts = (f"{name} found (TP)", f"{name} missed (FN)", f"{name} called where it is not (FP)")
     return panel.panel(painted, thumb, f"{name}: {dice}", dict(zip(texts, colours.values(), strict=True)))
+
+
+PAINTERS = {"prediction": prediction, "truth": truth}

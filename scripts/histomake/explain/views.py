@@ -24,19 +24,17 @@ REGION_PX = 760
 """Longest edge of a region's panels: four of them fit beside each other on a page."""
 
 Painter = Callable[[SlideFindings, figures.Thumbnail], "NDArray[np.uint8]"]
-KINDS = {
-    "classification": class_views,
-    "multi_label": label_views,
-    "regression": number_views,
-    "segmentation": pixel_views,
-}
 
 
 def painters(kind: str) -> dict[str, Painter]:
     """What can be drawn of a slide for a kind of task; only classifiers say how sure they are."""
-    module = KINDS[kind]
-    names = ("prediction", "confidence", "truth")
-    return {name: getattr(module, name) for name in names if hasattr(module, name)} | {"tissue": tissue}
+    of_kind: dict[str, dict[str, Painter]] = {
+        "classification": class_views.PAINTERS,
+        "multi_label": label_views.PAINTERS,
+        "regression": number_views.PAINTERS,
+        "segmentation": pixel_views.PAINTERS,
+    }
+    return of_kind[kind] | {"tissue": tissue}
 
 
 def draw_views(findings: SlideFindings, *, mpp: float, out: dict[str, Path]) -> None:
