@@ -80,13 +80,14 @@ def _tiffslide(slide: Path) -> Read:
 
 
 def walk(read: Read, corners: Places, size: int, threads: int) -> None:
-    """Read every patch, on one thread or shared between several."""
-    if threads == 1:
-        for x, y in corners:
+    """Read every patch and let go of it, on one thread or an even share on each of several."""
+
+    def share(first: int) -> None:
+        for x, y in corners[first::threads]:
             read(x, y, size)
-        return
+
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda corner: read(*corner, size), corners))
+        list(pool.map(share, range(threads)))
 
 
 def _random_patches(slide: Path, reader: SlideReader, size: int, threads: int) -> list[Figure]:

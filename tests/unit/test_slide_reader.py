@@ -178,13 +178,13 @@ def test_decoding_only_the_first_rows_changes_none_of_them(tissue, rows):
 
 @settings(max_examples=40)
 @given(st.integers(1, 128), st.sampled_from([2, 4, 8]))
-def test_shrinking_only_the_first_rows_hardly_changes_them(tissue, rows, factor):
+def test_shrinking_only_the_first_rows_changes_none_of_them(tissue, rows, factor):
     level, rows = tissue.levels[0], max(1, rows * 2 // factor)
     data = tissue._store.tile(0, 4, 4)
     whole = level.coding.decode_reduced(data, level.tile_shape, factor)
     assert whole.shape == (256 // factor, 256 // factor, 3)
     part = level.coding.decode_reduced(data, level.tile_shape, factor, rows=rows)[:rows]
-    assert np.abs(part.astype(int) - whole[:rows]).mean() < 2
+    assert np.array_equal(part, whole[:rows])
 
 
 def test_encoded_tiles_show_the_right_colours_in_any_decoder(tissue):

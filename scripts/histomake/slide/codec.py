@@ -11,6 +11,7 @@ from typing import Any, Literal
 import cv2
 import imagecodecs
 import numpy as np
+import simplejpeg
 
 from histomake.slide.jpeg import complete, first_rows, read_frame, stream_head
 
@@ -23,18 +24,6 @@ SUBSAMPLING = "422"
 
 WORTHWHILE = 0.85
 """Share of a tile's rows above which sparing the others costs more than it saves."""
-
-
-FEW = 0.55
-"""Share of a shrunk tile's rows below which decoding just those rows, unshrunk, is the shorter way."""
-
-_IN_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_REDUCED = {
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | _IN_RGB,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | _IN_RGB,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | _IN_RGB,
-}
-"""OpenCV's shrinking flags without their BGR bit: turning colours around afterwards takes a third of the decoding."""
 
 
 class TileDecodeError(Exception):
@@ -96,15 +85,9 @@ class TileCoding:
         With ``rows`` only that many rows from the top are needed: the result may end anywhere below them.
         Decoders write into memory of the expected size: a stream that claims to be larger gets none.
         """
-        height, width, _ = shape
         try:
             if self.codec == "jpeg":
-                if rows is not None and rows < height * WORTHWHILE:
-                    data, height = first_rows(data, rows, height)
-                out = np.empty((height, width, 3), np.uint8)
-                return imagecodecs.jpeg8_decode(
-                    data, tables=self.tables, colorspace=self.colour, outcolorspace="RGB", out=out
-                )
+                return self._decode_jpeg(data, shape, rows)
             out = np.empty(shape, np.uint8)
             if self.codec == "zstd":
                 flat = imagecodecs.zstd_decode(data, out=out.reshape(-1))
@@ -115,6 +98,26 @@ class TileCoding:
             return decode(data, out=out)
         except (RuntimeError, ValueError, IndexError, struct.error) as error:
             raise TileDecodeError(str(error)) from error
+
+    def _decode_jpeg(self, data: bytes, shape: tuple[int, int, int], rows: int | None) -> np.ndarray:
+        height, width, _ = shape
+        if rows is not None and rows < height * WORTHWHILE:
+            data, height = first_rows(data, rows, height)
+        out = np.empty((height, width, 3), np.uint8)
+        file = self.as_file(data)
+        try:
+            return self._turbo(file, out)
+        except ValueError:
+            # Rare layouts, such as odd subsampling, are beyond libjpeg-turbo's quick interface.
+            return imagecodecs.jpeg8_decode(file, colorspace=self.colour, outcolorspace="RGB", out=out)
+
+    def _turbo(self, file: bytes, out: np.ndarray, factor: int = 1) -> np.ndarray:
+        """Decode a complete JPEG file, shrunk by ``factor``, into ``out``; ValueError when it does not fit."""
+        height, width = (out.shape[0], out.shape[1]) if factor > 1 else (0, 0)
+        tile = simplejpeg.decode_jpeg(file, min_height=height, min_width=width, buffer=out, strict=False)
+        if tile.shape != out.shape:
+            raise ValueError(f"decoded to {tile.shape}, not to {out.shape}")
+        return out
 
     def reductions(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Factors, largest first, by which the decoder itself can shrink a tile of ``shape``."""
@@ -129,22 +132,21 @@ class TileCoding:
 
         Within half a grey level of the mean over factor x factor pixels on stained tissue, and faster: pixels that
         nobody asked for are not computed, and subsampled chroma needs no interpolation. With ``rows`` only that many
-        rows of the result are needed, as in ``decode``; few of them come sooner as means of full rows.
+        rows of the result are needed, as in ``decode``.
         """
-        width, height = shape[1] // factor, shape[0] // factor
-        if rows is not None and rows < height * FEW:
-            tile = self.decode(data, shape, rows=rows * factor)[: rows * factor]
-            return cv2.resize(tile, (width, rows), interpolation=cv2.INTER_AREA)
+        height, width, _ = shape
+        part = data
         try:
             frame = read_frame(data)
-            if (frame.height, frame.width) != shape[:2]:
+            if (frame.height, frame.width) != (height, width):
                 raise TileDecodeError(f"a stream of {frame.width} x {frame.height} px is no tile of {shape}")
-            tile = cv2.imdecode(np.frombuffer(self.as_file(data), np.uint8), _REDUCED[factor])
-        except (cv2.error, ValueError) as error:
-            raise TileDecodeError(str(error)) from error
-        if tile is None or tile.shape != (height, width, 3):
-            raise TileDecodeError(f"decoded to {getattr(tile, 'shape', 'nothing')}, not to {(height, width, 3)}")
-        return tile
+            if rows is not None and rows * factor < height * WORTHWHILE:
+                part, height = first_rows(data, rows * factor, height)
+            out = np.empty((-(-height // factor), width // factor, 3), np.uint8)
+            return self._turbo(self.as_file(part), out, factor)
+        except (ValueError, IndexError, struct.error):
+            full = self.decode(data, shape)
+            return cv2.resize(full, (shape[1] // factor, shape[0] // factor), interpolation=cv2.INTER_AREA)
 
     def encode(self, tile: np.ndarray) -> bytes:
         """Encode a uint8 (height, width, 3) tile."""

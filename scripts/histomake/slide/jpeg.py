@@ -119,4 +119,4 @@ def stream_head(tables: bytes | None, *, rgb: bool) -> bytes:
 
 def complete(tile: bytes, head: bytes) -> bytes:
     """``tile`` as a self-contained JPEG file, with the ``head`` of ``stream_head``."""
-    return head + tile[2:]
+    return head + tile[2:] if len(head) > len(SOI) else tile

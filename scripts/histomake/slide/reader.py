@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ SAME_SCALE = 0.01
 LEAST_REST = 2
 """Smallest scaling left to averaging after the decoder's own."""
 
+PLANS = 16
+"""Resolutions for which a reader remembers how it reads them."""
+
 STRIP_BYTES = 1 << 26
 """Decoded pixels held at once while a whole slide is reduced."""
 
@@ -46,6 +50,7 @@ class SlideReader:
         self.levels: list[Level] = self._store.levels
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self.mpp: Mpp = Mpp(self._store.attributes["mpp"])
+        self._plan = lru_cache(maxsize=PLANS)(self._make_plan)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.slide_id)
@@ -73,7 +78,7 @@ class SlideReader:
         wanted = mpp / self.mpp * (1 + SAME_SCALE)
         return max((i for i, level in enumerate(self.levels) if level.downsample <= wanted), default=0)
 
-    def _plan(self, mpp: Mpp | float) -> _Plan:
+    def _make_plan(self, mpp: Mpp | float) -> _Plan:
         index = self.level_for(mpp)
         level = self.levels[index]
         scale = mpp / self.mpp / level.downsample
