@@ -26,7 +26,7 @@ def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.
         painted = panel.named_patches(findings, thumb, names, colours)
         legend = {f"{name} ({called.sum():,} of {len(called):,} patches)": colours[name]}
         panels.append(panel.panel(painted, thumb, f"Predicted: {name}, called from {threshold:.2f}", legend))
-    return figures.in_rows(panels, panel.COLUMNS)
+    return panel.arranged(panels)
 
 
 def confidence(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
@@ -35,7 +35,7 @@ def confidence(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.
         panel.valued_patches(findings, thumb, score, f"Score of {name}", ("0", "1"))
         for name, score in zip(findings.classes, findings.scores.T, strict=True)
     ]
-    return figures.in_rows(panels, panel.COLUMNS)
+    return panel.arranged(panels)
 
 
 def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
@@ -58,7 +58,7 @@ def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8
         painted = panel.named_patches(findings, thumb, kinds, legend)
         title = f"{name}; of {known.sum():,} labelled patches those with it, in truth or in prediction"
         panels.append(panel.panel(painted, thumb, title, panel.counted(kinds, legend)))
-    return figures.in_rows(panels, panel.COLUMNS)
+    return panel.arranged(panels)
 
 
 def has(findings: SlideFindings, column: str) -> NDArray[np.bool_]:

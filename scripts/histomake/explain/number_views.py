@@ -20,7 +20,7 @@ def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.
         _values(findings, thumb, value, value_range(findings, i), f"Predicted {name}")
         for i, (name, value) in enumerate(zip(findings.classes, findings.scores.T, strict=True))
     ]
-    return figures.in_rows(panels, panel.COLUMNS)
+    return panel.arranged(panels)
 
 
 def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
@@ -32,7 +32,7 @@ def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8
         panels.append(_values(findings, thumb, target, limits, _true_title(name, target)))
         panels.append(_values(findings, thumb, value, limits, f"Predicted {name}"))
         panels.append(_difference(findings, thumb, value - target))
-    return figures.in_rows(panels, panel.COLUMNS)
+    return panel.arranged(panels)
 
 
 def _true_title(name: str, target: NDArray[np.float64]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,6 @@ from histomake.explain.findings import SlideFindings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-COLUMNS = 3
 SCORE_OPACITY = 0.75
 
 
@@ -72,6 +71,11 @@ def annotated(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.u
     numbers = {names.index(name) + 1: colour for name, colour in shown.items()}
     drawn = figures.paint_labels(thumb.pixels, findings.annotated_labels(thumb), numbers)
     return panel(drawn, thumb, "Annotated", shown)
+
+
+def arranged(panels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Panels in rows of three, or two by two."""
+    return figures.in_rows(panels, 2 if len(panels) == 4 else 3)
 
 
 def counted(names: NDArray[np.object_], colours: Mapping[str, figures.Colour]) -> dict[str, figures.Colour]:

@@ -31,11 +31,11 @@ def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8
     panels = [panel.annotated(findings, thumb), prediction(findings, thumb)]
     if not findings.annotated:
         panels.append(panel.panel(thumb.pixels, thumb, "Errors: nobody annotated this slide", {}))
-        return figures.in_rows(panels, panel.COLUMNS)
+        return panel.arranged(panels)
     found, true, known = predicted(findings, thumb), true_labels(findings, thumb), known_pixels(findings, thumb)
     for i, name in enumerate(_drawn(findings)):
         panels.append(_errors(thumb, name, known & (found == i + 1), known & (true == i + 1)))
-    return figures.in_rows(panels, panel.COLUMNS)
+    return panel.arranged(panels)
 
 
 def _drawn(findings: SlideFindings) -> list[str]:
