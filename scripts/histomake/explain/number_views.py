@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
     """The value of every patch, per output."""
     panels = [
-        _values(findings, thumb, value, value_range(findings, i), f"Predicted {name}")
-        for i, (name, value) in enumerate(zip(findings.classes, findings.scores.T, strict=True))
+        _values(findings, thumb, value, value_range(findings, i), f"Predicted {what}")
+        for i, (what, value) in enumerate(zip(_outputs(findings), findings.scores.T, strict=True))
     ]
     return panel.arranged(panels)
 
@@ -27,17 +27,23 @@ def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8
     """Per output the true value, the predicted one on the same scale, and their difference."""
     panels = []
     targets = findings.columns("target")
-    for i, name in enumerate(findings.classes):
+    for i, what in enumerate(_outputs(findings)):
         value, target, limits = findings.scores[:, i], targets[:, i], value_range(findings, i)
-        panels.append(_values(findings, thumb, target, limits, _true_title(name, target)))
-        panels.append(_values(findings, thumb, value, limits, f"Predicted {name}"))
+        panels.append(_values(findings, thumb, target, limits, _true_title(what, target)))
+        panels.append(_values(findings, thumb, value, limits, f"Predicted {what}"))
         panels.append(_difference(findings, thumb, value - target))
     return panel.arranged(panels)
 
 
-def _true_title(name: str, target: NDArray[np.float64]) -> str:
+def _outputs(findings: SlideFindings) -> list[str]:
+    """What the model's outputs are, in words."""
+    shares = bool(findings.model["target"]["classes"])
+    return [f"share of {name}" if shares else name for name in findings.classes]
+
+
+def _true_title(what: str, target: NDArray[np.float64]) -> str:
     known = ~np.isnan(target)
-    return f"True {name} of {known.sum():,} patches" if known.any() else f"True {name}: unknown on this slide"
+    return f"True {what}, {known.sum():,} patches" if known.any() else f"True {what}: unknown on this slide"
 
 
 def value_range(findings: SlideFindings, output: int) -> tuple[float, float]:

@@ -34,7 +34,11 @@ def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8
         return panel.arranged(panels)
     found, true, known = predicted(findings, thumb), true_labels(findings, thumb), known_pixels(findings, thumb)
     for i, name in enumerate(_drawn(findings)):
-        panels.append(_errors(thumb, name, known & (found == i + 1), known & (true == i + 1)))
+        here, meant = known & (found == i + 1), known & (true == i + 1)
+        if here.any() or meant.any():
+            panels.append(_errors(thumb, name, here, meant))
+    if len(panels) == 2:
+        panels.append(panel.panel(thumb.pixels, thumb, "Errors: no class is here, in truth or in prediction", {}))
     return panel.arranged(panels)
 
 
@@ -75,12 +79,14 @@ def _errors(
     painted = thumb.pixels
     for value, colour in colours.items():
         painted = figures.blend(painted, np.full_like(painted, colour), kinds == value, figures.OPACITY)
-    total = found.sum() + true.sum()
-    dice = (
-        f"Dice {2 * (found & true).sum() / total:.3f} at {thumb.mpp:.3g} µm/px" if total else "neither here nor there"
-    )
+    dice = 2 * (found & true).sum() / (found.sum() + true.sum())
     texts = (f"{name} found (TP)", f"{name} missed (FN)", f"{name} called where it is not (FP)")
-    return panel.panel(painted, thumb, f"{name}: {dice}", dict(zip(texts, colours.values(), strict=True)))
+    return panel.panel(
+        painted,
+        thumb,
+        f"{name}: Dice {dice:.3f} at {thumb.mpp:.3g} µm/px",
+        dict(zip(texts, colours.values(), strict=True)),
+    )
 
 
 PAINTERS = {"prediction": prediction, "truth": truth}
