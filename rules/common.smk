@@ -181,9 +181,9 @@ LOADERS = 7
 
 # Only classifiers say how sure they are.
 VIEWS = {
-    "classification": ("prediction", "confidence", "truth", "tissue"),
-    "regression": ("prediction", "truth", "tissue"),
-    "segmentation": ("prediction", "truth", "tissue"),
+    "classification": ("prediction", "confidence", "truth"),
+    "regression": ("prediction", "truth"),
+    "segmentation": ("prediction", "truth"),
 }
 
 
@@ -274,9 +274,10 @@ def asset(path):
 
 def interpretation_outputs():
     """Everything a person may open, asked for when no target is named."""
+    tissue = [LAYOUT.tissue_view(s) for s in SLIDES]
     pages = [LAYOUT.results / "report" / "slides" / f"{s}.html" for s in paged_slides()]
     exports = [LAYOUT.results / "qupath" / n / f"fold{f}" / f"{s}.geojson" for n, f, s in viewed_slides()]
-    return [LAYOUT.results / "report" / "index.html", *pages, *(exports if CONFIG.explain.qupath else [])]
+    return [LAYOUT.results / "report" / "index.html", *pages, *tissue, *(exports if CONFIG.explain.qupath else [])]
 
 
 def contact_sheets():

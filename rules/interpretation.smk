@@ -1,14 +1,44 @@
 # What people look at: views of slides, what the model saw, and the report around it.
 
 
+rule tissue_view:
+    input:
+        manifest="<results>/slides/{slide}.json",
+        tissue="<results>/tissue/{slide}.json",
+        mask="<results>/tissue/{slide}.png",
+        quality="<results>/quality/{slide}.json",
+        artefacts="<results>/quality/{slide}.png",
+    output:
+        picture=report(
+            "<results>/views/tissue/{slide}.jpg",
+            caption="report/tissue.rst",
+            category="Slides",
+            subcategory="Tissue and quality",
+            labels={"slide": "{slide}", "view": "tissue"},
+        ),
+    log:
+        "<logs>/tissue_view/{slide}.log",
+    benchmark:
+        "<benchmarks>/tissue_view/{slide}.tsv"
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(10),
+    params:
+        mpp=CONFIG.explain.overlay_mpp,
+        code=code("tissue_view.py"),
+    script:
+        "../scripts/tissue_view.py"
+
+
 rule views:
     input:
         manifest="<results>/slides/{slide}.json",
         table=lambda wildcards: LAYOUT.table(task(wildcards).grid, wildcards.slide),
         tissue="<results>/tissue/{slide}.json",
-        mask="<results>/tissue/{slide}.png",
         quality="<results>/quality/{slide}.json",
-        artefacts="<results>/quality/{slide}.png",
         annotation="<results>/annotations/{slide}.json",
         geojson="<results>/annotations/{slide}.geojson",
         description="<results>/models/{task}/fold{fold}/model.json",
@@ -157,6 +187,7 @@ rule slide_page:
         annotation="<results>/annotations/{slide}.json",
         tissue="<results>/tissue/{slide}.json",
         quality="<results>/quality/{slide}.json",
+        tissue_view="<results>/views/tissue/{slide}.jpg",
         predictions=lambda wildcards: [LAYOUT.prediction(n, f, wildcards.slide) for n, f, *_ in slide_tasks(wildcards)],
         descriptions=lambda wildcards: [LAYOUT.model(n, f) / "model.json" for n, f, *_ in slide_tasks(wildcards)],
         views=lambda wildcards: [

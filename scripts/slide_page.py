@@ -29,7 +29,13 @@ def main(snakemake):
         patient, site = params.patient
         levels = {name: layout.cascade_levels(name, slide) for name in params.cascades}
         content = slide_page(
-            slide_id=slide, patient_id=patient, site=site, records=records, tasks=tasks, cascades=levels
+            slide_id=slide,
+            patient_id=patient,
+            site=site,
+            records=records,
+            tissue=Path(snakemake.input.tissue_view),
+            tasks=tasks,
+            cascades=levels,
         )
         with atomic_file(out) as aside:
             aside.write_text(content)

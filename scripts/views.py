@@ -9,10 +9,8 @@ from histomake.explain.views import draw_quarantine, draw_region, draw_views
 from histomake.files import read_json
 from histomake.job import job
 from histomake.patch.table import read_table
-from histomake.quality import ArtefactMap
 from histomake.quarantine import quarantined
 from histomake.slide.reader import open_slide
-from histomake.tissue import TissueMask
 
 
 def main(snakemake):
@@ -31,8 +29,6 @@ def main(snakemake):
                 meta=read_table(given.table)[1],
                 model=read_json(given.description),
                 predictions=pq.read_table(predictions),
-                tissue=TissueMask.load(given.mask, given.tissue),
-                artefacts=ArtefactMap.load(given.artefacts, given.quality),
                 annotation=Annotation.load(given.annotation),
                 label_store=predictions.with_suffix(".labels.zarr"),
             )

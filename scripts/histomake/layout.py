@@ -66,6 +66,10 @@ class Layout:
         """One picture of a slide."""
         return self.results / "views" / task / f"fold{fold}" / slide / f"{view}.jpg"
 
+    def tissue_view(self, slide: str) -> Path:
+        """The picture of a slide's tissue."""
+        return self.results / "views" / "tissue" / f"{slide}.jpg"
+
     def region(self, task: str, fold: int, slide: str, box: Sequence[int]) -> Path:
         """The picture of a part of a slide; ``box``: x, y, width, height in level-0 pixels."""
         name = "region_{}_{}_{}_{}.jpg".format(*box)

@@ -9,8 +9,6 @@ from histomake import figures
 from histomake.annotation.model import Annotation
 from histomake.explain import class_views, views
 from histomake.explain.findings import SlideFindings
-from histomake.quality import ArtefactMap
-from histomake.tissue import TissueMask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,15 +46,11 @@ def findings(predicted, label, scores=None, annotation=None) -> SlideFindings:
             "label": pa.array(label, pa.string()).cast(DICTIONARY),
         }
     )
-    mask = np.ones((30, 40), bool)
-    record = {"area_mm2": 3.0}
     return SlideFindings(
         reader=WhiteSlide(),
         meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "mpp": 0.5},
         model=MODEL,
         predictions=table,
-        tissue=TissueMask(mask, 100.0, 100.0, record),
-        artefacts=ArtefactMap(np.zeros((30, 40), np.uint8), {"shares": {"pen": 0, "blur": 0, "fold": 0}}),
         annotation=annotation or Annotation(("nuclei", "skin"), []),
     )
 

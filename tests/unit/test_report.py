@@ -49,10 +49,23 @@ def task(
     return SlideTask("t", 0, model, "mean", path, views={}, regions={})
 
 
-def page_of(*tasks: SlideTask, records: dict = RECORDS, cascades: dict[str, Path] | None = None) -> str:
-    return slide_page(
-        slide_id="S-1.a", patient_id="P<1>", site="", records=records, tasks=list(tasks), cascades=cascades or {}
-    )
+@pytest.fixture
+def page_of(tmp_path):
+    """Makes the page of a slide: page_of(*tasks, records=…, cascades=…)."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "tissue.jpg")
+
+    def make(*tasks: SlideTask, records: dict = RECORDS, cascades: dict[str, Path] | None = None) -> str:
+        return slide_page(
+            slide_id="S-1.a",
+            patient_id="P<1>",
+            site="",
+            records=records,
+            tissue=tmp_path / "tissue.jpg",
+            tasks=list(tasks),
+            cascades=cascades or {},
+        )
+
+    return make
 
 
 def cells(page: str) -> list[str]:
@@ -60,40 +73,40 @@ def cells(page: str) -> list[str]:
     return [part.split(">", 1)[1].split("</td>")[0] for part in page.split("<td")[1:]]
 
 
-def test_a_slide_page_counts_a_patch_of_two_classes_for_both(tmp_path):
+def test_a_slide_page_counts_a_patch_of_two_classes_for_both(tmp_path, page_of):
     columns = {"score_a": [0.9, 0.2], "score_b": [0.8, 0.1], "predicted": ["a+b", ""]}
     page = page_of(task(tmp_path, columns, kind="classification", classes=["a", "b"], multi_label=True))
     assert cells(page)[-8:] == ["a", "1", "0.5", "0.55", "b", "1", "0.5", "0.45"]
     assert "P&lt;1&gt;" in page
 
 
-def test_a_slide_page_of_a_regression_shows_its_value_and_its_error(tmp_path):
+def test_a_slide_page_of_a_regression_shows_its_value_and_its_error(tmp_path, page_of):
     columns = {"score_age": [50.0, 60.0], "target_age": [52.0, None], "predicted": [None, None]}
     page = page_of(task(tmp_path, columns, kind="regression", classes=["age"]))
     assert cells(page)[-6:] == ["age", "55", "55", "50.5 to 59.5", "52", "2"]
 
 
-def test_a_slide_page_of_a_segmentation_shows_areas_and_dice(tmp_path):
+def test_a_slide_page_of_a_segmentation_shows_areas_and_dice(tmp_path, page_of):
     columns = {"score_a": [0.5, 0.0], "tp_a": [30, 0], "fp_a": [20, 0], "fn_a": [0, 0]}
     page = page_of(task(tmp_path, columns, kind="segmentation", classes=["a"]))
     assert cells(page)[-3:] == ["a", "0.25", "0.75"]
 
 
-def test_a_slide_page_without_a_predicted_patch_says_so(tmp_path):
+def test_a_slide_page_without_a_predicted_patch_says_so(tmp_path, page_of):
     for kind in ("classification", "regression", "segmentation"):
         assert "No patch of this slide was predicted" in page_of(
             task(tmp_path, {"score_a": []}, kind=kind, classes=["a"])
         )
 
 
-def test_a_slide_page_shows_what_cascades_did(tmp_path):
+def test_a_slide_page_shows_what_cascades_did(tmp_path, page_of):
     Image.new("RGB", (40, 30)).save(tmp_path / "levels.png")
     page = page_of(cascades={"nuclei": tmp_path / "levels.png"})
     assert "Cascade nuclei" in page
-    assert page.count("<img") == 1
+    assert page.count("<img") == 2
 
 
-def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do():
+def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do(page_of):
     lost = {"status": "quarantined", "reason": "no_mpp", "detail": "none stated", "remedy": "Give one in the sheet"}
     page = page_of(records=RECORDS | {"manifest": lost})
     assert "In quarantine: no_mpp" in page

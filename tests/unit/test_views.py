@@ -13,7 +13,8 @@ from histomake import figures
 from histomake.annotation.model import Annotation
 from histomake.explain import label_views, number_views, panel, pixel_views, views
 from histomake.explain.findings import SlideFindings
-from histomake.quality import ArtefactMap
+from histomake.explain.tissue_view import ARTEFACTS, TISSUE, tissue_view
+from histomake.quality import PEN, ArtefactMap
 from histomake.tissue import TissueMask
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -60,8 +61,6 @@ def findings(
         meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "mpp": MPP},
         model=model,
         predictions=pa.table(table),
-        tissue=TissueMask(np.ones((6, 8), bool), 256.0, 256.0, {"area_mm2": 3.0}),
-        artefacts=ArtefactMap(np.zeros((6, 8), np.uint8), {"shares": {"pen": 0, "blur": 0, "fold": 0}}),
         annotation=Annotation(
             tuple(sorted(CLASSES)), list(regions), record={"format": "geojson" if annotated else "none"}
         ),
@@ -208,3 +207,15 @@ def test_a_region_is_drawn_at_the_slides_own_resolution_when_it_is_small(tmp_pat
     assert figures.region(found.reader, (0, 0, 2000, 1000), 500).mpp == pytest.approx(2.0)
     views.draw_region(found, (500, 300, 800, 400), tmp_path / "region.png")
     assert (tmp_path / "region.png").stat().st_size > 500
+
+
+def test_tissue_and_what_spoils_it_are_painted_where_they_were_found():
+    mask, labels = np.zeros((ROWS, COLUMNS), bool), np.zeros((ROWS, COLUMNS), np.uint8)
+    mask[:, :4] = True
+    labels[:, 6:] = PEN
+    found = TissueMask(mask, SPAN, SPAN, {"area_mm2": 3.0})
+    artefacts = ArtefactMap(labels, {"shares": {"pen": 0.25, "blur": 0, "fold": 0}})
+    picture = tissue_view(WhiteSlide(), found, artefacts, slide_id="S", mpp=4.0)
+    tissue, pen = (share(picture, blended(colour, figures.OPACITY / 2)) for colour in (TISSUE, ARTEFACTS[PEN]))
+    assert tissue == pytest.approx(2 * pen, rel=0.1)
+    assert pen > 0

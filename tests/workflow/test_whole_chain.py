@@ -71,12 +71,17 @@ def test_the_front_page_says_what_was_lost_and_counts_it_in_no_role(finished):
 def test_a_tested_slide_has_its_page_its_views_and_its_region(finished):
     (folder,) = (finished.results / "views" / "tissue_kind" / "fold0").iterdir()
     found = {path.name for path in folder.glob("*.jpg")}
-    views = {"prediction.jpg", "confidence.jpg", "truth.jpg", "tissue.jpg"}
+    views = {"prediction.jpg", "confidence.jpg", "truth.jpg"}
     assert found == views | {"region_500_700_1500_900.jpg"}
     text = (finished.results / "report" / "slides" / f"{folder.name}.html").read_text()
     assert text.count("<img") == 5
     assert "http://" not in text
     assert "https://" not in text
+
+
+def test_every_slide_has_a_picture_of_its_tissue_or_of_why_there_is_none(finished):
+    found = {path.stem for path in (finished.results / "views" / "tissue").glob("*.jpg")}
+    assert found == {"P01-A", "P02-A", "P03.B", "P04-A", "P04-B"}
 
 
 def test_every_output_can_be_traced_to_its_slide(finished):

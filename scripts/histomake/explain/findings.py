@@ -14,8 +14,6 @@ from histomake import figures
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
 from histomake.config import BACKGROUND
-from histomake.quality import ArtefactMap
-from histomake.tissue import TissueMask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SlideFindings:
-    """A slide, what was found on it, and what a model says of it.
+    """A slide, what was drawn on it, and what a model says of it.
 
     meta: metadata of the slide's patch table; model: the model's description (model.json); predictions: as
     predict_slide or segment_slide makes them; label_store: the OME-Zarr of a segmentation.
@@ -35,8 +33,6 @@ class SlideFindings:
     meta: dict[str, Any]
     model: dict[str, Any]
     predictions: pa.Table
-    tissue: TissueMask
-    artefacts: ArtefactMap
     annotation: Annotation
     label_store: Path | None = None
 

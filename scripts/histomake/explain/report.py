@@ -140,7 +140,8 @@ def _quality(rows: list[Row]) -> Html:
         if row.lost is None:
             record = row.records["quality"]
             shares = [record["shares"][name] for name in NAMES.values()]
-            body.append([row.slide_id, record["clean_share"], *shares, record["sharpness"]])
+            picture = page.link(row.slide_id, f"../views/tissue/{row.slide_id}.jpg")
+            body.append([picture, record["clean_share"], *shares, record["sharpness"]])
     text = "Shares of each slide's tissue. A patch mostly under an artefact is excluded for it."
     return page.join([page.tag("p", text), page.table(["slide", "clean", *NAMES.values(), "sharpness (median)"], body)])
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VIEW_TITLES = {
-    "tissue": "Tissue and quality",
     "prediction": "Prediction",
     "confidence": "Confidence",
     "truth": "Annotated, predicted, and where they differ",
@@ -56,13 +55,14 @@ def slide_page(
     patient_id: str,
     site: str,
     records: Mapping[str, dict[str, Any]],
+    tissue: Path,
     tasks: list[SlideTask],
     cascades: Mapping[str, Path],
 ) -> str:
     """The page as HTML.
 
-    ``records``: manifest, annotation, tissue, quality; a quarantined slide gets its reason. ``cascades``: the picture
-    of what the levels of each nucleus cascade did.
+    ``records``: manifest, annotation, tissue, quality; a quarantined slide gets its reason. ``tissue``: the
+    picture of tissue and quality; ``cascades``: of what the levels of each nucleus cascade did.
     """
     lost = next((r for r in records.values() if r["status"] != "ok"), None)
     head = [
@@ -73,7 +73,7 @@ def slide_page(
     if lost:
         text = f"In quarantine: {lost['reason']}. {lost['detail']}. {lost['remedy']}"
         return page.document(slide_id, [*head, page.tag("p", text, class_="warn")])
-    parts = [_task(task, i == 0) for i, task in enumerate(tasks)]
+    parts = [page.picture(tissue, "Tissue and quality"), *(_task(task) for task in tasks)]
     parts += [
         page.section(f"Cascade {name}", page.picture(path, "Nuclei found, and what every level did"))
         for name, path in cascades.items()
@@ -96,14 +96,10 @@ def _facts(records: Mapping[str, dict[str, Any]]) -> Html:
     return page.facts(values)
 
 
-def _task(task: SlideTask, first: bool) -> Html:
+def _task(task: SlideTask) -> Html:
     table = pq.read_table(task.predictions)
     parts: list[object] = [_result(task, table)]
-    parts += [
-        page.picture(task.views[view], title)
-        for view, title in VIEW_TITLES.items()
-        if view in task.views and (first or view != "tissue")
-    ]
+    parts += [page.picture(task.views[view], title) for view, title in VIEW_TITLES.items() if view in task.views]
     parts += [
         page.picture(path, "Region at x {}, y {}, {} x {} level-0 px".format(*box))
         for box, path in task.regions.items()

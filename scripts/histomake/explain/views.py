@@ -1,4 +1,4 @@
-"""Owns the pictures of one slide that a pathologist reads: which there are for a kind of task, and the tissue one."""
+"""Owns the pictures of one slide that a pathologist reads, which differ by kind of task, and how they are written."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from histomake import figures
 from histomake.explain import class_views, label_views, number_views, pixel_views
 from histomake.explain.findings import SlideFindings
 from histomake.files import atomic_file
-from histomake.quality import BLUR, FOLD, NAMES, PEN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ARTEFACTS = {PEN: (0, 114, 178), BLUR: (230, 159, 0), FOLD: (204, 121, 167)}
-TISSUE = (0, 158, 115)
 REGION_PX = 760
 """Longest edge of a region's panels: four of them fit beside each other on a page."""
 
@@ -34,7 +31,7 @@ def painters(kind: str) -> dict[str, Painter]:
         "regression": number_views.PAINTERS,
         "segmentation": pixel_views.PAINTERS,
     }
-    return of_kind[kind] | {"tissue": tissue}
+    return of_kind[kind]
 
 
 def draw_views(findings: SlideFindings, *, mpp: float, out: dict[str, Path]) -> None:
@@ -77,18 +74,3 @@ def _heading(findings: SlideFindings, thumb: figures.Thumbnail) -> str:
         f"{findings.meta['slide_id']} at {thumb.mpp:.3g} µm/px; patches of {grid['size'] * grid['mpp']:g} µm "
         f"read at {grid['mpp']:g} µm/px"
     )
-
-
-def tissue(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
-    """Where tissue was found and where it is spoilt."""
-    mask, artefacts = findings.tissue, findings.artefacts
-    downsample = (mask.downsample_x, mask.downsample_y)
-    found = figures.spread(thumb, mask.mask.astype(np.uint8), downsample)
-    painted = figures.paint_labels(thumb.pixels, found, {1: TISSUE})
-    painted = figures.paint_labels(painted, figures.spread(thumb, artefacts.labels, downsample), ARTEFACTS)
-    shares = artefacts.record["shares"]
-    legend = {f"tissue, {mask.record['area_mm2']:.2f} mm²": TISSUE}
-    legend |= {f"{NAMES[kind]} ({shares[NAMES[kind]]:.1%})": colour for kind, colour in ARTEFACTS.items()}
-    bare = figures.with_legend(figures.with_scale_bar(thumb.pixels, thumb.mpp), "Slide", {})
-    marked = figures.with_legend(figures.with_scale_bar(painted, thumb.mpp), "Tissue and what spoils it", legend)
-    return figures.beside([bare, marked])
