@@ -18,7 +18,7 @@ env: $(VENV)/lock.sha256
 
 $(VENV)/lock.sha256: requirements.txt .python-version | $(filter .tools/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV)
-	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements.txt
+	$(UV) pip sync --quiet --compile-bytecode --python $(PYTHON) --require-hashes requirements.txt
 	sha256sum requirements.txt > $@
 
 # After a change of pyproject.toml: resolve anew, with hashes.

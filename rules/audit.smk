@@ -23,13 +23,20 @@ rule lineage:
         "../scripts/lineage.py"
 
 
+# Imported where they are needed: every job of a cluster reads these files too, and is to start quickly.
 onstart:
+    from histomake import runs
+
     print(runs.preflight(LAYOUT, SLIDES, FINGERPRINTS), file=sys.stderr)
 
 
 onsuccess:
+    from histomake import runs
+
     runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=True)
 
 
 onerror:
+    from histomake import runs
+
     runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=False)

@@ -3,7 +3,7 @@
 
 rule split:
     input:
-        manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
+        manifests=of_every_slide(LAYOUT.manifest),
         models=untrained_descriptions,
     output:
         split="<results>/splits/{task}.parquet",
@@ -26,10 +26,10 @@ rule split:
 
 rule quarantine:
     input:
-        manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
-        annotations=collect("<results>/annotations/{slide}.json", slide=SLIDES),
-        tissue=collect("<results>/tissue/{slide}.json", slide=SLIDES),
-        quality=collect("<results>/quality/{slide}.json", slide=SLIDES),
+        manifests=of_every_slide(LAYOUT.manifest),
+        annotations=of_every_slide(LAYOUT.annotation),
+        tissue=of_every_slide(LAYOUT.tissue),
+        quality=of_every_slide(LAYOUT.quality),
     output:
         entries="<results>/quarantine.json",
     log:

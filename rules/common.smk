@@ -1,13 +1,19 @@
 # The sheet, the typed configuration, and the named functions with which rules ask for inputs and params.
+import gc
 import sys
+from collections import defaultdict
+from functools import cache, partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+# Planning makes millions of objects that live to its end. Looking for garbage among them takes a quarter of the time.
+gc.set_threshold(100_000, 50, 50)
+
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from histomake import cohort, provenance, runs
+from histomake import cohort, provenance
 from histomake.config import parse_config
 from histomake.errors import HistomakeError
 from histomake.files import sha256_file
@@ -75,8 +81,12 @@ def annotation_fingerprint(wildcards):
 
 
 def code(script):
-    """Which code the rule's script runs; the job runs again when it changes."""
-    return provenance.code_digest(SCRIPTS / script)
+    """Which code the rule's script runs; the job runs again when it changes.
+
+    A job of a cluster digests that of its own rule only; the main process needs all, and a function per job costs more.
+    """
+    path = SCRIPTS / script
+    return provenance.code_digest(path) if workflow.is_main_process else lambda wildcards: provenance.code_digest(path)
 
 
 def task(wildcards):
@@ -116,9 +126,23 @@ def untrained_descriptions(wildcards):
     return [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)]
 
 
+def of_every_slide(*places):
+    """Files of every slide, each at ``place(slide_id)``; listed only where the rule has a job, so not in other jobs."""
+    return lambda wildcards: [place(s) for place in places for s in SLIDES]
+
+
+@cache
+def members(task_name):
+    """Ids of a task's slides by fold and role."""
+    found = defaultdict(list)
+    for a in ROLES[task_name]:
+        found[a.fold, a.role].append(a.slide_id)
+    return found
+
+
 def slides_in(task_name, fold, *roles):
     """Ids of the slides with one of the roles in a fold, sorted."""
-    return [a.slide_id for a in ROLES[task_name] if a.fold == int(fold) and a.role in roles]
+    return sorted(s for role in roles for s in members(task_name)[int(fold), role])
 
 
 def entry(slide_id):
@@ -211,30 +235,26 @@ def explained_models():
     return [(name, fold) for name in TRAINED for fold in folds(name)]
 
 
+@cache
 def viewed_slides():
-    """(task, fold, slide) of every prediction that is drawn, sorted by slide."""
-    viewed = [
-        (name, fold, s)
-        for name in CONFIG.tasks
-        for fold in folds(name)
-        for s in slides_in(name, fold, "test", "predict")
-    ]
-    return sorted(viewed, key=lambda item: item[2])
+    """(task, fold, aggregation, views) of every prediction that is drawn, by slide, sorted."""
+    viewed = defaultdict(list)
+    for name, settings in CONFIG.tasks.items():
+        for fold in folds(name):
+            for s in slides_in(name, fold, "test", "predict"):
+                viewed[s].append([name, fold, settings.predict.aggregate, VIEWS[settings.kind]])
+    return dict(sorted(viewed.items()))
 
 
 def paged_slides():
     """Slides that have a page of their own."""
     segmented = {s for name in CONFIG.radhical for s in cascade_slides(name, "test", "predict")}
-    return sorted(segmented | {s for _, _, s in viewed_slides()})
+    return sorted(segmented | set(viewed_slides()))
 
 
 def slide_tasks(wildcards):
     """(task, fold, aggregation, views) of every prediction of a slide."""
-    return [
-        [n, f, CONFIG.tasks[n].predict.aggregate, VIEWS[CONFIG.tasks[n].kind]]
-        for n, f, s in viewed_slides()
-        if s == wildcards.slide
-    ]
+    return viewed_slides().get(wildcards.slide, [])
 
 
 def slide_cascades(wildcards):
@@ -248,8 +268,11 @@ def regions(wildcards):
 
 
 def explained(wildcards):
-    """The slides a fold's model is explained on: those it was not made with and that may be looked into."""
-    return slides_in(wildcards.task, wildcards.fold, "test", "predict")
+    """The slides a fold's model is explained on: its test slides, so that a new one to predict explains nothing anew.
+
+    Where there are none, those to predict.
+    """
+    return slides_in(wildcards.task, wildcards.fold, "test") or slides_in(wildcards.task, wildcards.fold, "predict")
 
 
 def explained_predictions(wildcards):
@@ -276,7 +299,11 @@ def interpretation_outputs():
     """Everything a person may open, asked for when no target is named."""
     tissue = [LAYOUT.tissue_view(s) for s in SLIDES]
     pages = [LAYOUT.results / "report" / "slides" / f"{s}.html" for s in paged_slides()]
-    exports = [LAYOUT.results / "qupath" / n / f"fold{f}" / f"{s}.geojson" for n, f, s in viewed_slides()]
+    exports = [
+        LAYOUT.results / "qupath" / n / f"fold{f}" / f"{s}.geojson"
+        for s, tasks in viewed_slides().items()
+        for n, f, *_ in tasks
+    ]
     return [LAYOUT.results / "report" / "index.html", *pages, *tissue, *(exports if CONFIG.explain.qupath else [])]
 
 

@@ -4,7 +4,7 @@
 # `snakemake predict`: the slides that are only to be predicted, with the models that are there.
 rule predict:
     input:
-        predictions=[p for name in CONFIG.tasks for p in prediction_paths(name, "predict")],
+        predictions=lambda wildcards: [p for name in CONFIG.tasks for p in prediction_paths(name, "predict")],
         scores=[LAYOUT.scores(name) for name in CONFIG.tasks],
 
 

@@ -258,8 +258,7 @@ rule front_page:
         runtime=minutes(20),
     params:
         cfg=CONFIG.dump(),
-        sheet=[[s.slide_id, s.patient_id, s.site or ""] for s in SLIDES.values()],
-        pages=paged_slides(),
+        pages=lambda wildcards: paged_slides(),
         code=code("front_page.py"),
     script:
         "../scripts/front_page.py"

@@ -63,13 +63,13 @@ rule contact:
 
 rule catalog:
     input:
-        manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
-        tissue=collect("<results>/tissue/{slide}.json", slide=SLIDES),
-        quality=collect("<results>/quality/{slide}.json", slide=SLIDES),
-        annotations=collect("<results>/annotations/{slide}.json", slide=SLIDES),
-        tables=collect("<results>/patches/{grid}/{slide}.parquet", slide=SLIDES, grid=CONFIG.grids),
+        manifests=of_every_slide(LAYOUT.manifest),
+        tissue=of_every_slide(LAYOUT.tissue),
+        quality=of_every_slide(LAYOUT.quality),
+        annotations=of_every_slide(LAYOUT.annotation),
+        tables=of_every_slide(*(partial(LAYOUT.table, grid) for grid in CONFIG.grids)),
         splits=collect("<results>/splits/{task}.parquet", task=CONFIG.tasks),
-        predictions=[p for name in CONFIG.tasks for p in prediction_paths(name, "test", "predict")],
+        predictions=lambda wildcards: [p for name in CONFIG.tasks for p in prediction_paths(name, "test", "predict")],
     output:
         catalog="<results>/catalog.duckdb",
     log:

@@ -15,7 +15,7 @@ rule radhical:
 
 rule radhical_split:
     input:
-        manifests=collect("<results>/slides/{slide}.json", slide=SLIDES),
+        manifests=of_every_slide(LAYOUT.manifest),
     output:
         split=f"{CASCADE}/split.parquet",
     log:

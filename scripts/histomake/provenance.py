@@ -31,6 +31,9 @@ UNTRACKED_MODULES = frozenset({"histomake.config", "histomake.job", "histomake.p
 """Modules left out of code digests because they shape no result: config only normalises values, which are compared as
 params; layout only names files, which Snakemake compares itself; job and provenance log and describe."""
 
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Where a statement holds other statements. Imports stand nowhere else, and expressions are most of a syntax tree."""
+
 log = logging.getLogger(__name__)
 
 
@@ -145,7 +148,8 @@ def imported_files(script: Path) -> tuple[Path, ...]:
     return tuple(sorted(seen))
 
 
-def _module_files(module: str) -> list[Path]:
+@cache
+def _module_files(module: str) -> tuple[Path, ...]:
     """Files that importing ``module`` executes: the packages above it and the module itself."""
     parts, files = module.split("."), []
     for depth in range(1, len(parts) + 1):
@@ -154,7 +158,7 @@ def _module_files(module: str) -> list[Path]:
         stem = SCRIPTS.joinpath(*parts[:depth])
         candidates = [stem / "__init__.py", stem.with_suffix(".py")]
         files += [c for c in candidates if c.is_file()]
-    return files
+    return tuple(files)
 
 
 @cache
@@ -171,7 +175,8 @@ def _imported_modules(file: Path) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-        pending += ast.iter_child_nodes(node)
+        for block in BLOCKS:
+            pending += getattr(node, block, ())
     return frozenset(name for name in found if name.split(".")[0] == LIBRARY.name)
 
 

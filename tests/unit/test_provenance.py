@@ -98,12 +98,27 @@ def library(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(provenance, "SCRIPTS", tmp_path)
     monkeypatch.setattr(provenance, "LIBRARY", package)
-    for function in (provenance.code_digest, provenance.imported_files, provenance._imported_modules):
+    caches = (provenance.code_digest, provenance.imported_files, provenance._imported_modules, provenance._module_files)
+    for function in (*caches, provenance._file_digest):
         function.cache_clear()
-    provenance._file_digest.cache_clear()
     yield script, package
-    for function in (provenance.code_digest, provenance.imported_files, provenance._imported_modules):
+    for function in caches:
         function.cache_clear()
+
+
+def test_imports_are_found_in_every_kind_of_block(tmp_path):
+    places = {
+        "a": "try:\n    {}\nexcept E:\n    pass",
+        "b": "try:\n    pass\nexcept E:\n    {}",
+        "c": "try:\n    pass\nfinally:\n    {}",
+        "d": "match x:\n    case 1:\n        {}",
+        "e": "class C:\n    async def f(self):\n        async with x:\n            {}",
+        "f": "for x in y:\n    pass\nelse:\n    {}",
+        "g": "while x:\n    if y:\n        pass\n    elif z:\n        {}",
+    }
+    script = tmp_path / "script.py"
+    script.write_text("\n".join(text.format(f"import histomake.{name}") for name, text in places.items()))
+    assert provenance._imported_modules(script) == {f"histomake.{name}" for name in places}
 
 
 def test_the_import_closure_holds_lazy_and_indirect_imports_only(library):
