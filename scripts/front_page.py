@@ -2,20 +2,22 @@
 
 from pathlib import Path
 
+import duckdb
 from histomake.config import Config
 from histomake.explain.report import front_page
 from histomake.files import atomic_file
 from histomake.job import job
 from histomake.layout import Layout
+from histomake.recall import Recall
 
 
 def main(snakemake):
-    out, params = Path(snakemake.output.page), snakemake.params
-    with job(snakemake):
-        content = front_page(
-            Config.model_validate(params.cfg), Layout(out.parents[1]), params.sheet, pages=set(params.pages)
-        )
-        with atomic_file(out) as aside:
+    given, params = snakemake.input, snakemake.params
+    layout = Layout(Path(given.catalog).parent)
+    recall = Recall(layout.memory("front_page"))
+    with job(snakemake, recall), duckdb.connect(given.catalog, read_only=True) as catalog:
+        content = front_page(Config.model_validate(params.cfg), layout, catalog, set(params.pages), recall)
+        with atomic_file(snakemake.output.page) as aside:
             aside.write_text(content)
 
 

@@ -1,21 +1,37 @@
 """Rule score: what a task's models say of whole slides and patients."""
 
 import csv
+from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 from histomake.files import atomic_file, read_json
 from histomake.job import job
-from histomake.layout import fold_of
-from histomake.slide_scores import PredictedSlide, score_table
+from histomake.layout import Layout, fold_of
+from histomake.recall import Recall
+from histomake.slide_scores import Pooled, PredictedSlide, pool, score_table
 
 
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
-    with job(snakemake):
+    memory = Layout(Path(snakemake.output.scores).parents[1]).memory(f"score-{snakemake.wildcards.task}")
+    recall = Recall(memory, version=f"{params.aggregate} {params.code}")
+    with job(snakemake, recall):
         described = {fold_of(path): read_json(path) for path in given.descriptions}
+        names = next(iter(described.values()))["class_names"]
+        pooled = recall.texts(
+            given.predictions,
+            lambda path: msgspec.json.encode(pool(pq.read_table(path), names, params.aggregate)).decode(),
+        )
         slides = (
-            PredictedSlide(slide_id, patient_id, fold_of(path), pq.read_table(path), described[fold_of(path)])
-            for path, (slide_id, patient_id, _) in zip(given.predictions, params.slides, strict=True)
+            PredictedSlide(
+                slide_id,
+                patient_id,
+                fold_of(path),
+                msgspec.json.decode(text, type=Pooled),
+                described[fold_of(path)],
+            )
+            for path, text, (slide_id, patient_id, _) in zip(given.predictions, pooled, params.slides, strict=True)
         )
         scores = score_table(slides, next(iter(described.values())), aggregate=params.aggregate)
         with atomic_file(snakemake.output.scores) as aside, open(aside, "w", newline="") as stream:

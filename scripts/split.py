@@ -1,17 +1,23 @@
 """Rule split: the roles of all slides in every fold, checked for leaks."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 from histomake.cohort import Assignment, leaks, seen_before
 from histomake.errors import HistomakeError
 from histomake.files import atomic_file, read_json
 from histomake.job import job
+from histomake.layout import Layout
+from histomake.recall import Recall
 
 
 def main(snakemake):
-    with job(snakemake):
+    results = Path(snakemake.input.manifests[0]).parents[1]
+    recall = Recall(Layout(results).memory("-".join([snakemake.rule, *snakemake.wildcards])))
+    with job(snakemake, recall):
         roles = [Assignment(*row) for row in snakemake.params.roles]
-        manifests = [read_json(path) for path in snakemake.input.manifests]
+        manifests = recall.records(snakemake.input.manifests)
         digests = {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"}
         found = leaks(roles, digests)
         for path in snakemake.input.models:

@@ -22,10 +22,12 @@ def document(_: argparse.Namespace) -> int:
 
 def trace(options: argparse.Namespace) -> int:
     """Print the chain from one patch's prediction to its slide's bytes; with --verify, check every link."""
-    from histomake.lineage import altered, describe, prediction_row, walk
+    from histomake.lineage import altered, describe, of_other_slides, prediction_row, walk
 
     path, row = prediction_row(Layout(options.results), options.task, options.slide, options.patch_id)
-    chain = list(walk([path]))
+    # A model's chain holds every slide it was fitted on: thousands of files, told of nowhere and checked on request.
+    others = of_other_slides(options.results, options.slide)
+    chain = list(walk([path], follow=lambda source: options.verify or not others(source)))
     print(describe(path, row, chain, slide=options.slide))
     if not options.verify:
         return 0

@@ -10,9 +10,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from histomake.files import atomic_file, read_json
+from histomake.catalog_growth import FOLD, SLIDE, Growth, literals
+from histomake.files import atomic_file
 from histomake.patch.table import REASONS
 from histomake.quarantine import collect
+from histomake.recall import Recall
 
 Record = dict[str, Any]
 SheetRow = tuple[str, str, str | None, Mapping[str, str]]
@@ -29,6 +31,7 @@ MANIFEST_COLUMNS = {
     "bytes_in": pa.int64(),
     "bytes_out": pa.int64(),
     "files": pa.int64(),
+    "tiles": pa.string(),
 }
 TISSUE_COLUMNS = {"area_mm2": pa.float64(), "components": pa.int64(), "coverage": pa.float64()}
 ARTEFACTS = ("pen", "blur", "fold")
@@ -47,12 +50,17 @@ def build_catalog(
     splits: Mapping[str, Path | str],
     predictions: Mapping[str, Sequence[Path | str]],
     sheet: Iterable[SheetRow] = (),
+    recall: Recall | None = None,
+    previous: Path | None = None,
+    code: str = "",
     memory_mb: int = 4000,
     threads: int = 2,
 ) -> None:
     """Build the catalog aside and put it in place when it is whole.
 
-    Parquet files are streamed into it, so memory stays near ``memory_mb`` whatever the size of the cohort.
+    Parquet files are streamed into it, so memory stays near ``memory_mb`` whatever the size of the cohort. Rows of
+    files that are as the previous build found them are taken from its catalog: the same rows, without opening
+    thousands of files.
 
     Args:
         path: the DuckDB file.
@@ -61,36 +69,35 @@ def build_catalog(
         splits: split file by task.
         predictions: prediction files ``fold{k}/{slide}.parquet`` by task.
         sheet: slide_id, patient_id, site and labels of every slide.
+        recall: the records read by the previous build.
+        previous: where the previous build left its catalog, and where this one is left for the next.
+        code: digest of the code; rows that other code wrote are not taken over.
         memory_mb: limit of the database engine.
         threads: threads of the database engine.
     """
-    stages = dict(zip(STAGES, map(_by_slide, (manifests, annotations, tissue, quality)), strict=True))
+    recall = recall or Recall()
+    records = (recall.records(paths) for paths in (manifests, annotations, tissue, quality))
+    stages = {stage: {r["slide_id"]: r for r in of_stage} for stage, of_stage in zip(STAGES, records, strict=True)}
     with atomic_file(path) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".duckdb-") as spill:
         settings = {"memory_limit": f"{memory_mb}MB", "threads": threads, "temp_directory": spill}
         with duckdb.connect(aside, config=settings) as base:
             # Keeping files in order would buffer them whole; rows carry slide and position instead.
             base.execute("SET preserve_insertion_order = false")
             base.execute("SET enable_progress_bar = false")
-            base.execute(f"CREATE TYPE slide AS ENUM ({_literals(sorted(stages['convert']))})")
-            base.execute(f"CREATE TYPE exclusion AS ENUM ({_literals(REASONS)})")
+            base.execute(f"CREATE TYPE slide AS ENUM ({literals(sorted(stages['convert']))})")
+            base.execute(f"CREATE TYPE exclusion AS ENUM ({literals(REASONS)})")
+            growth = Growth(base, previous, code)
             _add(base, "slides", _slides(stages, sheet))
             _add(base, "annotations", _annotations(stages["annotate"].values()))
             _add(base, "quarantine", _quarantine(stages))
             _add_splits(base, splits)
             for grid, files in tables.items():
-                _add_patches(base, grid, files)
+                _add_patches(growth, grid, files)
             for task, files in predictions.items():
-                _add_predictions(base, task, files)
+                _add_predictions(growth, task, files)
+            growth.end()
             base.execute("CHECKPOINT")
-
-
-def _by_slide(paths: Iterable[Path | str]) -> dict[str, Record]:
-    return {record["slide_id"]: record for record in map(read_json, paths)}
-
-
-def _literals(values: Iterable[object]) -> str:
-    """SQL string literals; statements that name files or types cannot take bound parameters."""
-    return ", ".join("'" + str(value).replace("'", "''") + "'" for value in values)
+    growth.leave(Path(path))
 
 
 def _add(base: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
@@ -109,17 +116,25 @@ def _slides(stages: Mapping[str, Mapping[str, Record]], sheet: Iterable[SheetRow
         patient, site, labels = people.get(slide, (None, None, {}))
         row: Record = {"slide_id": slide, "patient_id": patient, "site": site}
         row |= {f"label_{column}": labels.get(column) for column in label_columns}
-        row |= {column: manifest.get(column) for column in MANIFEST_COLUMNS}
+        row |= {column: manifest.get(column) for column in MANIFEST_COLUMNS} | {"tiles": _tiles(manifest)}
+        row["annotation_format"] = stages["annotate"].get(slide, {}).get("format")
         found = stages["presegment"].get(slide, {})
         row |= {f"tissue_{column}": found.get(column) for column in TISSUE_COLUMNS}
         judged = stages["quality"].get(slide, {})
         row |= {f"{name}_share": judged.get("shares", {}).get(name) for name in ARTEFACTS}
-        rows.append(row | {"sharpness": judged.get("sharpness")})
+        rows.append(row | {name: judged.get(name) for name in ("clean_share", "sharpness")})
     texts = ("slide_id", "patient_id", "site", *(f"label_{column}" for column in label_columns))
     fields = dict.fromkeys(texts, pa.string()) | MANIFEST_COLUMNS
     fields |= {f"tissue_{column}": kind for column, kind in TISSUE_COLUMNS.items()}
-    fields |= dict.fromkeys((*(f"{name}_share" for name in ARTEFACTS), "sharpness"), pa.float64())
+    fields |= dict.fromkeys((*(f"{name}_share" for name in ARTEFACTS), "clean_share", "sharpness"), pa.float64())
+    fields["annotation_format"] = pa.string()
     return pa.Table.from_pylist(rows, schema=pa.schema(list(fields.items())))
+
+
+def _tiles(manifest: Record) -> str | None:
+    """How the store's full-resolution tiles came about: "copied", or the codec they were encoded anew with."""
+    levels = manifest.get("levels")
+    return levels and ("copied" if levels[0]["passthrough"] else levels[0]["codec"])
 
 
 def _annotations(records: Iterable[Record]) -> pa.Table:
@@ -155,17 +170,19 @@ def _add_splits(base: duckdb.DuckDBPyConnection, splits: Mapping[str, Path | str
         base.execute(f"INSERT INTO splits SELECT ?, {columns} FROM read_parquet(?)", [task, str(file)])  # noqa: S608
 
 
-def _add_patches(base: duckdb.DuckDBPyConnection, grid: str, files: Sequence[Path | str]) -> None:
+def _add_patches(growth: Growth, grid: str, files: Sequence[Path | str]) -> None:
     """``patches_<grid>``, ``patches_<grid>_kept`` and ``class_balance_<grid>``.
 
     Slide and reason are ENUMs: two bytes and one a row, and grouped without hashing strings.
     """
     if not files:
         return
-    typed = "* EXCLUDE (filename) REPLACE (excluded::exclusion AS excluded)"
-    base.execute(
-        f"CREATE TABLE patches_{grid} AS "  # noqa: S608
-        f"SELECT parse_filename(filename, true)::slide AS slide_id, {typed} FROM {_parquet(files)}"
+    base = growth.base
+    growth.fill(
+        f"patches_{grid}",
+        files,
+        f"{SLIDE}, * EXCLUDE (filename) REPLACE (excluded::exclusion AS excluded)",
+        "* REPLACE (slide_id::VARCHAR::slide AS slide_id, excluded::VARCHAR::exclusion AS excluded)",
     )
     base.execute(f"CREATE VIEW patches_{grid}_kept AS FROM patches_{grid} WHERE excluded = ''")
     columns = [c for (c, *_) in base.execute(f"DESCRIBE patches_{grid}").fetchall() if c.startswith("area_")]
@@ -179,16 +196,13 @@ def _add_patches(base: duckdb.DuckDBPyConnection, grid: str, files: Sequence[Pat
         )
 
 
-def _add_predictions(base: duckdb.DuckDBPyConnection, task: str, files: Sequence[Path | str]) -> None:
+def _add_predictions(growth: Growth, task: str, files: Sequence[Path | str]) -> None:
     """``predictions_<task>``: fold and slide come from each file's place, everything else from its columns."""
-    if not files:
-        return
-    fold = r"regexp_extract(filename, 'fold(\d+)[/\\][^/\\]+$', 1)::SMALLINT"
-    base.execute(
-        f"CREATE TABLE predictions_{task} AS SELECT {fold} AS fold, "  # noqa: S608
-        f"parse_filename(filename, true)::slide AS slide_id, * EXCLUDE (filename) FROM {_parquet(files)}"
-    )
-
-
-def _parquet(files: Sequence[Path | str]) -> str:
-    return f"read_parquet([{_literals(files)}], filename = true)"
+    if files:
+        growth.fill(
+            f"predictions_{task}",
+            files,
+            f"{FOLD.format(path='filename')} AS fold, {SLIDE}, * EXCLUDE (filename)",
+            "* REPLACE (slide_id::VARCHAR::slide AS slide_id)",
+            by_fold=True,
+        )

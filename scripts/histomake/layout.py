@@ -103,3 +103,7 @@ class Layout:
     def fingerprints(self) -> Path:
         """The memory of slide fingerprints."""
         return self.results / "audit" / "fingerprints.json"
+
+    def memory(self, rule: str) -> Path:
+        """What an aggregate rule read in earlier runs; it saves time and may be deleted."""
+        return self.results / "memory" / f"{rule}.parquet"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +15,10 @@ from histomake.errors import HistomakeError
 from histomake.files import atomic_file, read_json, sha256_file
 from histomake.job import SIDECAR
 from histomake.layout import Layout
+from histomake.recall import Recall
+
+PER_SLIDE = frozenset({"slides", "annotations", "tissue", "quality", "patches", "predictions"})
+"""Folders under the results folder whose files are named for their slides."""
 
 SCHEMA = pa.schema(
     [
@@ -34,23 +38,39 @@ SCHEMA = pa.schema(
 )
 
 
-def walk(roots: Iterable[Path | str]) -> Iterator[dict[str, Any]]:
+def walk(
+    roots: Iterable[Path | str], recall: Recall | None = None, *, follow: Callable[[str], bool] = lambda _: True
+) -> Iterator[dict[str, Any]]:
     """The sidecars of ``roots`` and of everything they were made from, each once, roots first.
 
     An output without a sidecar of its own is described by that of the first output of its job, which every rule that
-    reads the one also reads.
+    reads the one also reads. ``recall``: sidecars read before; ``follow``: whether to go on to an input.
     """
-    pending, seen = deque(map(str, roots)), set()
-    while pending:
-        path = pending.popleft()
-        if path in seen:
-            continue
-        seen.add(path)
-        sidecar = Path(f"{path}{SIDECAR}")
-        if sidecar.is_file():
-            content = read_json(sidecar)
-            yield content
-            pending.extend(content["inputs"])
+    recall = recall or Recall()
+    level = list(dict.fromkeys(map(str, roots)))
+    seen = set(level)
+    while level:
+        found = [text for text in recall.texts(f"{path}{SIDECAR}" for path in level) if text is not None]
+        level = []
+        for text in found:
+            sidecar = msgspec.json.decode(text)
+            yield sidecar
+            fresh = [path for path in sidecar["inputs"] if path not in seen and follow(path)]
+            seen.update(fresh)
+            level += fresh
+
+
+def of_other_slides(results: Path, slide: str) -> Callable[[str], bool]:
+    """Whether a path is a file of a slide other than ``slide``: it lies in a per-slide folder under another name."""
+
+    def check(path: str) -> bool:
+        try:
+            folder = Path(path).relative_to(results).parts[0]
+        except (ValueError, IndexError):
+            return False
+        return folder in PER_SLIDE and Path(path).stem != slide
+
+    return check
 
 
 def write_lineage(sidecars: Iterable[dict[str, Any]], path: Path | str, *, batch: int = 10_000) -> None:

@@ -11,32 +11,59 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from histomake import provenance
 from histomake.config import Config
 from histomake.files import atomic_directory, read_json, sha256_file
+from histomake.job import SIDECAR
 from histomake.layout import Layout
+from histomake.recall import Recall
 from histomake.sheet import Slide
 
 RECORD = "run.json"
 
 
+class Converted(msgspec.Struct):
+    """As much of convert's sidecar as tells which bytes it read."""
+
+    class Params(msgspec.Struct):
+        """Its params."""
+
+        slide: str | None = None
+
+    params: Params
+
+
+class Outcome(msgspec.Struct):
+    """As much of a manifest as tells what became of the slide."""
+
+    status: str
+
+
 def preflight(layout: Layout, slides: Mapping[str, Slide], fingerprints: provenance.Fingerprints) -> str:
     """One line on the cohort: how many slides are new, changed, in quarantine, unchanged."""
-    counts = Counter(_state(layout, slide, fingerprints) for slide in slides.values())
+    recall = Recall(layout.memory("preflight"))
+    manifests = [layout.manifest(slide) for slide in slides]
+    sidecars = recall.texts(f"{path}{SIDECAR}" for path in manifests)
+    counts = Counter(
+        _state(manifest, sidecar, fingerprints.of(slide.path))
+        for slide, manifest, sidecar in zip(slides.values(), recall.texts(manifests), sidecars, strict=True)
+    )
+    recall.save()
     words = ", ".join(f"{counts[state]:,} {state}" for state in ("new", "changed", "quarantined", "unchanged"))
     return f"cohort: {len(slides):,} slides: {words}"
 
 
-def _state(layout: Layout, slide: Slide, fingerprints: provenance.Fingerprints) -> str:
-    manifest = layout.manifest(slide.slide_id)
-    try:
-        sidecar = read_json(f"{manifest}.meta.json")
-        status = read_json(manifest)["status"]
-    except (OSError, ValueError, KeyError):
+def _state(manifest: str | None, sidecar: str | None, fingerprint: str) -> str:
+    if manifest is None or sidecar is None:
         return "new"
-    if sidecar["params"].get("slide") != fingerprints.of(slide.path):
+    try:
+        if msgspec.json.decode(sidecar, type=Converted).params.slide != fingerprint:
+            return "changed"
+        return "unchanged" if msgspec.json.decode(manifest, type=Outcome).status == "ok" else "quarantined"
+    except msgspec.MsgspecError:
         return "changed"
-    return "quarantined" if status != "ok" else "unchanged"
 
 
 def finish(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> None:

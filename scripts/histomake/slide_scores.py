@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -16,6 +17,13 @@ ALL_FOLDS = "all"
 """Fold of the mean over the models of all folds, where several have predicted a slide."""
 
 
+class Pooled(msgspec.Struct, frozen=True):
+    """A slide's patches put together: how many, and a score per output; none of a slide without patches."""
+
+    patches: int
+    score: list[float]
+
+
 @dataclass(frozen=True)
 class PredictedSlide:
     """One slide as one fold's model predicted it; ``described``: the model's description."""
@@ -23,8 +31,18 @@ class PredictedSlide:
     slide_id: str
     patient_id: str
     fold: int
-    table: pa.Table
+    pooled: Pooled
     described: dict[str, Any]
+
+
+def pool(table: pa.Table, class_names: Sequence[str], aggregate: str) -> Pooled:
+    """Pool a prediction table's patches."""
+    if not table.num_rows:
+        return Pooled(0, [])
+    columns = [table[f"score_{name}"].to_numpy().astype(np.float64) for name in class_names]
+    return Pooled(
+        table.num_rows, pool_scores(np.stack(columns, axis=1), aggregate, table["tissue"].to_numpy()).tolist()
+    )
 
 
 @dataclass(frozen=True)
@@ -42,9 +60,9 @@ def score_table(slides: Iterable[PredictedSlide], described: dict[str, Any], *, 
 
     Columns: level (slide or patient), slide_id (empty for patients), patient_id, fold, patches, score_<output>
     float64, predicted. A slide without patches has no scores; a patient has the mean of the slides that have some.
-    ``described``: any of the models, for the outputs that all share. Slides are pooled one after the other.
+    ``described``: any of the models, for the outputs that all share.
     """
-    by_slide = [_pool(slide, aggregate) for slide in slides]
+    by_slide = [_judged(slide, aggregate) for slide in slides]
     by_slide += _over_folds(by_slide)
     rows = [("slide", pooled) for pooled in by_slide] + [("patient", p) for p in _by_patient(by_slide)]
     rows.sort(key=lambda row: (row[1].patient_id, row[0], row[1].slide_id, str(row[1].fold)))
@@ -61,14 +79,11 @@ def score_table(slides: Iterable[PredictedSlide], described: dict[str, Any], *, 
     return pa.table(columns)
 
 
-def _pool(slide: PredictedSlide, aggregate: str) -> _Pooled:
-    names, table = slide.described["class_names"], slide.table
-    score = np.full(len(names), np.nan)
-    if table.num_rows:
-        columns = [table[f"score_{name}"].to_numpy().astype(np.float64) for name in names]
-        score = pool_scores(np.stack(columns, axis=1), aggregate, table["tissue"].to_numpy())
-    threshold = slide.described["slide_thresholds"].get(aggregate, slide.described["threshold"])
-    return _Pooled(slide.slide_id, slide.patient_id, slide.fold, table.num_rows, score, threshold)
+def _judged(slide: PredictedSlide, aggregate: str) -> _Pooled:
+    described, pooled = slide.described, slide.pooled
+    score = np.array(pooled.score) if pooled.patches else np.full(len(described["class_names"]), np.nan)
+    threshold = described["slide_thresholds"].get(aggregate, described["threshold"])
+    return _Pooled(slide.slide_id, slide.patient_id, slide.fold, pooled.patches, score, threshold)
 
 
 def _over_folds(pooled: Iterable[_Pooled]) -> list[_Pooled]:

@@ -82,6 +82,19 @@ def test_a_failing_job_leaves_no_sidecar(tmp_path):
     assert "Traceback" not in log
 
 
+def test_a_job_that_fails_on_a_damaged_input_names_it(chain, tmp_path):
+    _, store, table = chain
+    table.write_text("tab")
+    output = tmp_path / "x"
+    inputs = Named(store=str(store), table=str(table))
+    snakemake = SimpleNamespace(rule="r", input=inputs, output=Named(o=str(output)), log=[str(tmp_path / "l.log")])
+    with pytest.raises(SystemExit), job(snakemake):
+        raise ValueError("no Parquet")
+    log = (tmp_path / "l.log").read_text()
+    assert f"have it made again: rm {table}" in log
+    assert str(store) not in log
+
+
 def test_a_run_record_that_was_altered_or_removed_shows(tmp_path):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("slide_id\tpath\tpatient_id\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,6 @@ from histomake.explain import report_cascades, report_examples, report_task
 from histomake.explain.slide_page import SlideTask, slide_page
 from histomake.files import write_json
 from histomake.layout import Layout
-from histomake.patch.table import METADATA_KEY
 from PIL import Image
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -134,20 +134,25 @@ def test_metrics_stand_in_one_row_with_a_column_per_level():
 @pytest.mark.parametrize(
     ("kind", "target", "expected"),
     [
-        ("classification", {"source": "annotation", "classes": ["a", "b"]}, {"usable": 3, "a": 1, "b": 0}),
-        ("segmentation", {"source": "mask", "classes": ["a", "b"]}, {"usable": 3, "a": 2, "b": 0}),
-        ("classification", {"source": "sheet", "column": "grade", "classes": ["a", "b"]}, {"usable": 3}),
+        ("classification", {"source": "annotation", "classes": ["a", "b"]}, [3, 1, 0]),
+        ("segmentation", {"source": "mask", "classes": ["a", "b"]}, [3, 2, 0]),
+        ("classification", {"source": "sheet", "column": "grade", "classes": ["a", "b"]}, [3]),
     ],
 )
-def test_patches_per_class_are_counted_as_the_task_learns_them(tmp_path, kind, target, expected):
-    layout, path = Layout(tmp_path), Layout(tmp_path).table("x20", "S")
-    path.parent.mkdir(parents=True)
-    areas = {"area_a": [0.9, 0.1, 0.0, 1.0], "area_b": [0.0] * 4}
-    table = pa.table(areas | {"excluded": pa.array(["", "", "", "pen"]).cast(DICTIONARY)})
-    pq.write_table(table.replace_schema_metadata({METADATA_KEY: b"{}"}), path)
+def test_patches_per_class_are_counted_as_the_task_learns_them(kind, target, expected):
     model = {"name": "unet"} if kind == "segmentation" else {}
-    found = report_task.class_balance(Task(kind=kind, grid="x20", target=target, model=model), layout, "S")
-    assert dict(found) == expected
+    with duckdb.connect() as catalog:
+        catalog.execute("CREATE TABLE patches_x20_kept (slide_id VARCHAR, area_a FLOAT, area_b FLOAT)")
+        catalog.execute("INSERT INTO patches_x20_kept VALUES ('S', 0.9, 0), ('S', 0.1, 0), ('S', 0, 0), ('lost', 1, 1)")
+        catalog.execute(
+            "CREATE TABLE splits AS FROM (VALUES ('t', 0, 'S', 'P1', 'train'), ('t', 0, 'bare', 'P1', 'train'), "
+            "('t', 0, 'lost', 'P2', 'train'), ('t', 0, 'none', 'P3', 'test'), ('other', 0, 'S', 'P1', 'test')) "
+            "AS s(task, fold, slide_id, patient_id, role)"
+        )
+        catalog.execute("CREATE TABLE quarantine AS SELECT 'lost' AS slide_id")
+        found = report_task.cohort_rows("t", Task(kind=kind, grid="x20", target=target, model=model), catalog)
+    empty = [0] * len(expected)
+    assert found == [[0, "test", 1, 1, *empty], [0, "train", 2, 1, *expected]]
 
 
 def test_examples_are_the_surest_right_ones_the_least_sure_and_the_worst_wrong_ones():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from histomake.slide_scores import PredictedSlide, score_table
+from histomake.slide_scores import PredictedSlide, pool, score_table
 
 DESCRIBED = {
     "class_names": ["a", "b"],
@@ -21,11 +21,14 @@ def predicted(slide: str, patient: str, scores: list[float], *, fold: int = 0, t
         "score_b": pa.array(scores, pa.float32()),
         "tissue": pa.array(tissue or [1.0] * len(scores), pa.float32()),
     }
-    return PredictedSlide(slide, patient, fold, pa.table(columns), DESCRIBED | changes)
+    described, table = DESCRIBED | changes, pa.table(columns)
+    return lambda aggregate: PredictedSlide(
+        slide, patient, fold, pool(table, described["class_names"], aggregate), described
+    )
 
 
 def rows(slides, *, aggregate: str = "mean", described=DESCRIBED):
-    return score_table(iter(slides), described, aggregate=aggregate).to_pylist()
+    return score_table((slide(aggregate) for slide in slides), described, aggregate=aggregate).to_pylist()
 
 
 def test_slides_and_patients_are_pooled_and_judged_by_the_validation_threshold():

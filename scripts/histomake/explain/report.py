@@ -5,12 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import duckdb
 
 from histomake import provenance
 from histomake.config import Config
@@ -21,9 +18,8 @@ from histomake.explain.report_task import task_section
 from histomake.files import read_json
 from histomake.layout import Layout
 from histomake.model import adopt
-from histomake.patch.table import read_table
 from histomake.quality import NAMES
-from histomake.quarantine import quarantined
+from histomake.recall import Recall
 
 GPU_RULES = frozenset({"train", "predict", "embed", "attribute", "radhical_train", "radhical_maps", "radhical_segment"})
 """Rules that ask for a GPU where there is one; their wall time is GPU time."""
@@ -32,57 +28,46 @@ HEADLINES = (("patch", "auroc", "patch AUROC"), ("patch", "r2", "patch R²"), ("
 """Level, metric and title of the one number by which each kind of task is known at a glance."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One slide of the sheet and what every stage found out about it."""
-
-    slide_id: str
-    patient_id: str
-    site: str
-    records: dict[str, dict[str, Any]]
-
-    @property
-    def lost(self) -> dict[str, Any] | None:
-        return quarantined(*self.records.values())
+Row = dict[str, Any]
+"""One slide, as the catalog knows it."""
 
 
-def front_page(config: Config, layout: Layout, sheet: Sequence[tuple[str, str, str]], pages: set[str]) -> str:
+def front_page(
+    config: Config, layout: Layout, catalog: duckdb.DuckDBPyConnection, pages: set[str], recall: Recall | None = None
+) -> str:
     """The report of a run as HTML.
 
-    ``sheet``: (slide_id, patient_id, site) of every slide; ``pages``: slides that have a page of their own.
+    ``catalog``: what is told of slides and patches; ``pages``: slides that have a page of their own; ``recall``: the
+    benchmark files read before.
     """
-    rows = [Row(*entry, _records(layout, entry[0])) for entry in sheet]
+    rows = _rows(catalog, "SELECT * REPLACE (slide_id::VARCHAR AS slide_id) FROM slides ORDER BY slide_id")
+    lost = {slide for (slide,) in catalog.execute("SELECT slide_id::VARCHAR FROM quarantine").fetchall()}
+    usable = [row for row in rows if row["slide_id"] not in lost]
     folds = {name: adopt.folds(task) for name, task in config.tasks.items()}
     sections = {
-        "Cohort": [_quarantine(layout), _cohort(config, layout, rows, pages)],
-        "Quality": [_quality(rows)],
-        "Patches": [_patches(config, layout, rows)],
+        "Cohort": [_quarantine(layout), _cohort(catalog, rows, lost, pages)],
+        "Quality": [_quality(usable)],
+        "Patches": [_patches(config, catalog)],
     }
     parts = [page.section(title, *content) for title, content in sections.items()]
-    parts += [task_section(name, task, layout, folds[name]) for name, task in config.tasks.items()]
-    parts += [cascades_section(config, layout), _compute(layout), _provenance(config, rows)]
+    parts += [task_section(name, task, layout, catalog, folds[name]) for name, task in config.tasks.items()]
+    parts += [cascades_section(config, layout), _compute(layout, recall or Recall()), _provenance(config, rows)]
     anchors = [*(s.lower() for s in sections), *(f"task-{name}" for name in config.tasks), "compute", "provenance"]
     links = page.tag("nav", *(page.link(anchor, f"#{anchor}") for anchor in anchors))
-    head = [page.tag("h1", "histomake report"), links, _headline(config, layout, rows)]
+    head = [page.tag("h1", "histomake report"), links, _headline(config, layout, rows, usable)]
     return page.document("histomake report", [*head, *parts])
 
 
-def _records(layout: Layout, slide: str) -> dict[str, dict[str, Any]]:
-    places = {
-        "manifest": layout.manifest(slide),
-        "annotation": layout.annotation(slide),
-        "tissue": layout.tissue(slide),
-        "quality": layout.quality(slide),
-    }
-    return {stage: read_json(path) for stage, path in places.items()}
+def _rows(catalog: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
+    return catalog.sql(query).to_arrow_table().to_pylist()
 
 
-def _headline(config: Config, layout: Layout, rows: list[Row]) -> Html:
+def _headline(config: Config, layout: Layout, rows: list[Row], usable: list[Row]) -> Html:
     numbers: dict[str, object] = {
         "slides": len(rows),
-        "patients": len({row.patient_id for row in rows}),
-        "in quarantine": sum(row.lost is not None for row in rows),
-        "mm² of tissue": sum(row.records["tissue"]["area_mm2"] for row in rows if row.lost is None),
+        "patients": len({row["patient_id"] for row in rows}),
+        "in quarantine": len(rows) - len(usable),
+        "mm² of tissue": sum(row["tissue_area_mm2"] for row in usable),
     }
     for name in config.tasks:
         # A task without slides to test has no metrics.
@@ -106,67 +91,56 @@ def _quarantine(layout: Layout) -> Html:
     )
 
 
-def _cohort(config: Config, layout: Layout, rows: list[Row], pages: set[str]) -> Html:
+def _cohort(catalog: duckdb.DuckDBPyConnection, rows: list[Row], lost: set[str], pages: set[str]) -> Html:
     roles: defaultdict[str, list[str]] = defaultdict(list)
-    for name in config.tasks:
-        for role in pq.read_table(layout.split(name)).to_pylist():
-            roles[role["slide_id"]].append(role["role"])
+    for slide, role in catalog.execute("SELECT slide_id::VARCHAR, role FROM splits ORDER BY task, fold").fetchall():
+        roles[slide].append(role)
     body = []
     for row in rows:
-        manifest = row.records["manifest"]
-        name: object = row.slide_id
-        if row.slide_id in pages:
-            name = page.link(row.slide_id, f"slides/{row.slide_id}.html")
-        used = ", ".join(
-            f"{role} {count}x" if count > 1 else role for role, count in Counter(roles[row.slide_id]).items()
-        )
-        if row.lost:
-            body.append([name, row.patient_id, row.site or None, "quarantine", None, None, None, None, None])
+        slide = row["slide_id"]
+        name: object = page.link(slide, f"slides/{slide}.html") if slide in pages else slide
+        used = ", ".join(f"{role} {count}x" if count > 1 else role for role, count in Counter(roles[slide]).items())
+        if slide in lost:
+            body.append([name, row["patient_id"], row["site"], "quarantine", None, None, None, None, None])
             continue
-        size = f"{manifest['width']:,} x {manifest['height']:,}"
-        resolution = f"{manifest['mpp']:.4g} ({manifest['mpp_source']})"
-        copied = manifest["levels"][0]["passthrough"]
-        drawn = row.records["annotation"].get("format")
-        stored = "copied" if copied else f"re-encoded, {manifest['levels'][0]['codec']}"
-        tissue = row.records["tissue"]["area_mm2"]
-        body.append([name, row.patient_id, row.site or None, used, size, resolution, stored, drawn, tissue])
+        size = f"{row['width']:,} x {row['height']:,}"
+        resolution = f"{row['mpp']:.4g} ({row['mpp_source']})"
+        stored = "copied" if row["tiles"] == "copied" else f"re-encoded, {row['tiles']}"
+        drawn, tissue = row["annotation_format"], row["tissue_area_mm2"]
+        body.append([name, row["patient_id"], row["site"], used, size, resolution, stored, drawn, tissue])
     header = ["slide", "patient", "site", "role", "pixels", "µm/px (source)", "tiles", "annotation", "tissue mm²"]
     return page.table(header, body)
 
 
-def _quality(rows: list[Row]) -> Html:
+def _quality(usable: list[Row]) -> Html:
+    columns = ["clean_share", *(f"{name}_share" for name in NAMES.values()), "sharpness"]
     body = []
-    for row in rows:
-        if row.lost is None:
-            record = row.records["quality"]
-            shares = [record["shares"][name] for name in NAMES.values()]
-            picture = page.link(row.slide_id, f"../views/tissue/{row.slide_id}.jpg")
-            body.append([picture, record["clean_share"], *shares, record["sharpness"]])
+    for row in usable:
+        picture = page.link(row["slide_id"], f"../views/tissue/{row['slide_id']}.jpg")
+        body.append([picture, *(row[column] for column in columns)])
     text = "Shares of each slide's tissue. A patch mostly under an artefact is excluded for it."
     return page.join([page.tag("p", text), page.table(["slide", "clean", *NAMES.values(), "sharpness (median)"], body)])
 
 
-def _patches(config: Config, layout: Layout, rows: list[Row]) -> Html:
+def _patches(config: Config, catalog: duckdb.DuckDBPyConnection) -> Html:
     """Per grid: how many patches are kept, and why the others are not."""
     body = []
     for name, grid in config.grids.items():
-        counts: Counter[str] = Counter()
-        for row in rows:
-            table, _ = read_table(layout.table(name, row.slide_id))
-            for item in pa.compute.value_counts(table["excluded"].cast(pa.string())).to_pylist():
-                counts[item["values"]] += item["counts"]
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.most_common() if reason)
-        body.append([name, f"{grid.size} px at {grid.mpp:g} µm/px", counts[""], reasons or "none"])
+        query = f"SELECT excluded::VARCHAR, count(*) AS n FROM patches_{name} GROUP BY 1 ORDER BY n DESC"  # noqa: S608
+        counts = dict(catalog.execute(query).fetchall())
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items() if reason)
+        body.append([name, f"{grid.size} px at {grid.mpp:g} µm/px", counts.get("", 0), reasons or "none"])
     return page.table(["grid", "patch", "kept", "excluded, by reason"], body)
 
 
-def _compute(layout: Layout) -> Html:
+def _compute(layout: Layout, recall: Recall) -> Html:
     """Time and memory per rule, from the benchmark files."""
     folder = layout.results / "benchmarks"
     runs: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.tsv")):
-        with path.open(newline="") as stream:
-            runs[path.relative_to(folder).parts[0].removesuffix(".tsv")] += list(csv.DictReader(stream, delimiter="\t"))
+    paths = sorted(folder.rglob("*.tsv"))
+    for path, text in zip(paths, recall.texts(paths), strict=True):
+        rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        runs[rule] += csv.DictReader((text or "").splitlines(), delimiter="\t")
     body = []
     for rule, jobs in runs.items():
         seconds = sum(_number(job["s"]) for job in jobs)
@@ -198,9 +172,9 @@ def _provenance(config: Config, rows: list[Row]) -> Html:
     versions = provenance.package_versions()
     slides = [
         [
-            row.slide_id,
-            page.tag("span", row.records["manifest"].get("sha256"), class_="mono"),
-            row.records["manifest"].get("bytes_in"),
+            row["slide_id"],
+            page.tag("span", row["sha256"], class_="mono"),
+            row["bytes_in"],
         ]
         for row in rows
     ]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
+import duckdb
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from histomake import figures
 from histomake.config import Task
@@ -17,8 +15,6 @@ from histomake.explain.page import Html
 from histomake.explain.report_examples import examples
 from histomake.files import read_json
 from histomake.layout import Layout
-from histomake.patch.table import read_table
-from histomake.quarantine import quarantined
 
 LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
 SHOWN_METRICS = (
@@ -58,12 +54,14 @@ FIGURES = {
 COLOURS = [f"#{bytes(colour).hex()}" for colour in figures.PALETTE]
 
 
-def task_section(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
+def task_section(
+    name: str, task: Task, layout: Layout, catalog: duckdb.DuckDBPyConnection, folds: Sequence[int]
+) -> Html:
     """Everything the report says of a task."""
     made = f"model taken from {task.trained}" if task.trained else f"{task.model.name}, {task.train.steps} steps"
     parts: list[object] = [
         page.tag("p", f"{task.kind} on grid {task.grid}: {made}, {len(folds)} fold(s)."),
-        page.section("Who was used how", cohort_table(name, task, layout), level=3, anchor=f"{name}-split"),
+        page.section("Who was used how", cohort_table(name, task, catalog), level=3, anchor=f"{name}-split"),
     ]
     if layout.metrics(name).is_file():
         parts += _measured(name, task, layout, folds)
@@ -84,42 +82,34 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     return parts
 
 
-def cohort_table(name: str, task: Task, layout: Layout) -> Html:
-    """Slides, patients and usable patches per role, and the labelled patches per class."""
-    roles = pq.read_table(layout.split(name)).to_pylist()
-    rows = []
-    for fold, role in sorted({(r["fold"], r["role"]) for r in roles}):
-        members = [r for r in roles if (r["fold"], r["role"]) == (fold, role) and not lost(layout, r["slide_id"])]
-        counts: Counter[str] = Counter()
-        for member in members:
-            counts.update(class_balance(task, layout, member["slide_id"]))
-        patients = len({m["patient_id"] for m in members})
-        per_class = [counts.get(c) for c in task.target.classes]
-        rows.append([fold, role, len(members), patients, counts["usable"], *per_class])
-    header = ["fold", "role", "slides", "patients", "usable patches", *task.target.classes]
-    return page.table(header, rows)
+def cohort_table(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> Html:
+    """Usable slides, patients and patches per role, and patches per class as the task learns them."""
+    header = ["fold", "role", "slides", "patients", "usable patches", *_annotated(task)]
+    return page.table(header, cohort_rows(name, task, catalog))
 
 
-def lost(layout: Layout, slide_id: str) -> bool:
-    """Whether a slide is in quarantine."""
-    records = (layout.manifest(slide_id), layout.annotation(slide_id), layout.tissue(slide_id))
-    return quarantined(*(read_json(path) for path in records)) is not None
+def _annotated(task: Task) -> list[str]:
+    """The classes that are told by annotation and not by the sheet."""
+    return [] if task.target.source == "sheet" else list(task.target.classes)
 
 
-def class_balance(task: Task, layout: Layout, slide_id: str) -> Counter[str]:
-    """Usable patches of a slide and, unless the sheet is the source, those annotated as each class.
+def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> list[list[Any]]:
+    """Fold, role, slides, patients, usable patches and, unless the sheet tells them, patches of each class.
 
-    By at least the target's ``min_area`` to classify them, by any area for pixels and shares.
+    A patch is of a class by at least the target's ``min_area`` to classify it, by any area for pixels and shares.
     """
-    table, _ = read_table(layout.table(task.grid, slide_id))
-    usable = table.filter(pa.compute.equal(table["excluded"].cast(pa.string()), ""))
-    counts = Counter(usable=usable.num_rows)
-    if task.target.source != "sheet":
-        least = task.target.min_area if task.kind == "classification" else 0.0
-        for name in task.target.classes:
-            area = usable[f"area_{name}"].to_numpy()
-            counts[name] = int(((area >= least) & (area > 0)).sum())
-    return counts
+    least = task.target.min_area if task.kind == "classification" else 0.0
+    classes = _annotated(task)
+    areas = "".join(f', count_if("area_{c}" >= {least}::FLOAT AND "area_{c}" > 0) AS "of_{c}"' for c in classes)
+    sums = "".join(f', sum("of_{c}")' for c in classes)
+    query = f"""
+        WITH usable AS (SELECT slide_id::VARCHAR AS slide, count(*) AS patches{areas}
+                        FROM patches_{task.grid}_kept GROUP BY 1)
+        SELECT fold, role, count(*), count(DISTINCT patient_id), sum(patches){sums}
+        FROM splits LEFT JOIN usable ON splits.slide_id::VARCHAR = slide
+        WHERE task = ? AND splits.slide_id NOT IN (SELECT slide_id FROM quarantine) GROUP BY ALL ORDER BY ALL
+    """  # noqa: S608
+    return [[*row[:4], *(int(n or 0) for n in row[4:])] for row in catalog.execute(query, [name]).fetchall()]
 
 
 def metrics_table(metrics: dict[str, Any]) -> Html:

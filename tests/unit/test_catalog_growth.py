@@ -1,0 +1,123 @@
+"""What a growing catalog promises: whatever happened to the cohort, it equals the one built from nothing."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from histomake.catalog import build_catalog
+from histomake.patch.table import REASONS
+from histomake.recall import Recall
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STAGES = ("manifests", "tissue", "quality", "annotations")
+SLIDES = st.sampled_from(["a", "b.1", "c", "d'e"])
+COHORTS = st.lists(st.dictionaries(SLIDES, st.integers(0, 2), min_size=1), min_size=2, max_size=4)
+"""Cohorts one after another: for each slide the version of its files."""
+
+
+def patches(version: int) -> pa.Table:
+    count = 2 + version
+    reason = pa.DictionaryArray.from_arrays(pa.array(np.full(count, version, np.int8)), pa.array(REASONS))
+    return pa.table({"patch_id": pa.array(range(count), pa.uint32()), "area_x": [0.5] * count, "excluded": reason})
+
+
+def write(root: Path, cohort: dict[str, int]) -> dict:
+    """The files of a cohort; those already there in the right version are left alone. Returns the arguments."""
+    for slide, version in cohort.items():
+        stamp = root / f"{slide}.version"
+        if stamp.is_file() and stamp.read_text() == str(version):
+            continue
+        for stage in STAGES:
+            path = root / stage / f"{slide}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"status": "ok", "slide_id": slide, "format": "none", "width": version}))
+        for place in ("patches/x", "predictions/t/fold0", "predictions/t/fold1"):
+            path = root / place / f"{slide}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(patches(version), path)
+        stamp.write_text(str(version))
+    records = {stage: [root / stage / f"{slide}.json" for slide in cohort] for stage in STAGES}
+    predictions = [
+        root / "predictions" / "t" / f"fold{fold}" / f"{slide}.parquet" for fold in (0, 1) for slide in cohort
+    ]
+    tables = {"x": [root / "patches" / "x" / f"{slide}.parquet" for slide in cohort]}
+    return records | {"tables": tables, "splits": {}, "predictions": {"t": predictions}}
+
+
+def content(path: Path) -> dict[str, list]:
+    """Every table and view: columns with types, and rows in a fixed order."""
+    with duckdb.connect(path, read_only=True) as base:
+        names = [name for (name,) in base.execute("SHOW TABLES").fetchall()]
+        assert {"slides", "patches_x", "patches_x_kept", "predictions_t", "class_balance_x"} <= set(names)
+        found = {}
+        for name in names:
+            columns = [row[:2] for row in base.execute(f"DESCRIBE {name}").fetchall()]
+            found[name] = [columns, *sorted(map(repr, base.execute(f"FROM {name}").fetchall()))]
+        return found
+
+
+def grow(root: Path, arguments: dict, *, code: str = "1") -> Recall:
+    recall = Recall(root / "memory.parquet")
+    build_catalog(root / "grown.duckdb", **arguments, recall=recall, previous=root / "memory.duckdb", code=code)
+    recall.save()
+    return recall
+
+
+@given(cohorts=COHORTS)
+@settings(max_examples=12, deadline=None)
+def test_a_grown_catalog_equals_one_built_from_nothing(cohorts):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for cohort in cohorts:
+            arguments = write(root, cohort)
+            grow(root, arguments)
+            (root / "grown.duckdb").rename(root / "shown.duckdb")
+            build_catalog(root / "new.duckdb", **arguments)
+            assert content(root / "shown.duckdb") == content(root / "new.duckdb")
+
+
+@pytest.fixture
+def grown(tmp_path):
+    """The arguments of a catalog of three slides that has been built once."""
+    arguments = write(tmp_path, {"a": 0, "b.1": 0, "c": 0})
+    grow(tmp_path, arguments)
+    return arguments
+
+
+def test_one_changed_slide_opens_only_its_files(grown, tmp_path, caplog):
+    caplog.set_level("INFO")
+    arguments = write(tmp_path, {"a": 0, "b.1": 1, "c": 0, "d'e": 0})
+    assert grow(tmp_path, arguments).read == 2 * len(STAGES)
+    assert "patches_x: 2 of 4 files read" in caplog.text
+    assert "predictions_t: 4 of 8 files read" in caplog.text
+
+
+def test_rows_of_other_code_or_of_a_catalog_that_was_written_to_are_not_taken_over(grown, tmp_path, caplog):
+    caplog.set_level("INFO")
+    grow(tmp_path, grown, code="2")
+    assert "patches_x: 3 of 3 files read" in caplog.text
+    caplog.clear()
+    with duckdb.connect(tmp_path / "grown.duckdb") as base:
+        base.execute("DELETE FROM patches_x")
+    grow(tmp_path, grown, code="2")
+    assert "was written to since it was built" in caplog.text
+    assert "patches_x: 3 of 3 files read" in caplog.text
+
+
+def test_an_unusable_previous_catalog_costs_time_only(grown, tmp_path, caplog):
+    memory = tmp_path / "memory.duckdb"
+    memory.unlink()
+    memory.write_bytes(b"no catalog")
+    memory.with_suffix(".stamp").write_text(repr((memory.stat().st_size, memory.stat().st_mtime_ns)))
+    grow(tmp_path, grown)
+    assert "is unusable" in caplog.text
+    build_catalog(tmp_path / "new.duckdb", **grown)
+    assert content(tmp_path / "grown.duckdb") == content(tmp_path / "new.duckdb")

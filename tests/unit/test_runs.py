@@ -1,0 +1,50 @@
+"""What is said before a run: how many slides are new, changed, lost or as they were."""
+
+import json
+
+import pytest
+from histomake.layout import Layout
+from histomake.provenance import Fingerprints
+from histomake.runs import preflight
+from histomake.sheet import Slide
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """A results folder, four slides, and the function that says what a preflight of them says."""
+    layout = Layout(tmp_path / "results")
+    layout.manifest("x").parent.mkdir(parents=True)
+    slides = {}
+    for name in "abcd":
+        path = tmp_path / f"{name}.svs"
+        path.write_text(name)
+        slides[name] = Slide(name, str(path), f"patient-{name}")
+
+    def say():
+        return preflight(layout, slides, Fingerprints(layout.fingerprints, remember=False))
+
+    def convert(name, status="ok"):
+        fingerprint = Fingerprints(layout.fingerprints, remember=False).of(slides[name].path)
+        layout.manifest(name).write_text(json.dumps({"status": status, "slide_id": name}))
+        sidecar = {"rule": "convert", "params": {"slide": fingerprint, "cfg": {}}}
+        layout.manifest(name).with_name(f"{name}.json.meta.json").write_text(json.dumps(sidecar))
+
+    return say, convert, layout, tmp_path
+
+
+def test_the_cohort_is_counted_by_what_became_of_its_slides(cohort):
+    say, convert, _, folder = cohort
+    assert say() == "cohort: 4 slides: 4 new, 0 changed, 0 quarantined, 0 unchanged"
+    convert("a")
+    convert("b")
+    convert("c", status="quarantined")
+    assert say() == "cohort: 4 slides: 1 new, 0 changed, 1 quarantined, 2 unchanged"
+    (folder / "b.svs").write_text("other bytes")
+    assert say() == "cohort: 4 slides: 1 new, 1 changed, 1 quarantined, 1 unchanged"
+
+
+def test_a_half_written_record_counts_as_changed(cohort):
+    say, convert, layout, _ = cohort
+    convert("a")
+    layout.manifest("a").write_text('{"status"')
+    assert say() == "cohort: 4 slides: 3 new, 1 changed, 0 quarantined, 0 unchanged"
