@@ -1,0 +1,257 @@
+"""Owns a finished cohort of any size: what a run leaves behind, made up in minutes instead of computed in weeks.
+
+Snakemake plans the jobs of a sheet; every job of a slide or a model gets outputs of the right shape, its sidecar, its
+benchmark and its record in Snakemake's metadata, as if it had run. The aggregates are left to be run in earnest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from tests.workshop import ROOT, Workshop
+
+FITTED, PATCHES, PATTERNS = 2_000, 1_250, 20
+AGGREGATES = {"split", "quarantine", "score", "catalog", "lineage", "front_page", "all"}
+"""Rules that are run in earnest."""
+
+PLACE = {
+    "log": [],
+    "started": "2026-11-01T08:00:00.000+00:00",
+    "seconds": 12.3,
+    "threads": 1,
+    "packages": {f"package-{i}": "1.2.3" for i in range(18)},
+    "git": {"commit": "0" * 40, "modified": False},
+    "machine": {"host": "node-01", "cpus": 16, "gpus": [], "slurm_job": "123456"},
+}
+
+
+CLASSES = ["skin", "nuclei"]
+CHECKS = ("additivity_error", "deletion", "random_deletion", "deletion_better", "insertion", "random_insertion")
+MODEL_RECORDS: dict[str, dict[str, Any]] = {
+    "train": {
+        "kind": "classification",
+        "class_names": CLASSES,
+        "target": {"multi_label": False},
+        "threshold": 0.5,
+        "slide_thresholds": {},
+        "seed": 7,
+    },
+    "evaluate": {
+        "kind": "classification",
+        "classes": CLASSES,
+        "levels": {"patch": {"count": 9, "metrics": {"all": {}}, "confusion": [[5, 1], [1, 2]]}},
+        "interval_percent": [2.5, 97.5],
+        "bootstraps": 1000,
+        "patients": 100,
+    },
+    "embed": {"silhouette": {}, "batch_effect": {}, "patches": 9, "slides": 3, "features": 64},
+    "attribute": dict.fromkeys((*CHECKS, "insertion_better"), 0.5) | {"randomised_weights": {"repeat": 1, "random": 0}},
+}
+"""What the front page reads of a model."""
+
+
+def write_sheet(workshop: Workshop, slides: int) -> None:
+    """A sheet of ``slides``, a tenth to a fifth of them to learn from and the others to predict, and their files."""
+    folder = workshop.folder / "demo"
+    (folder / "slides").mkdir(parents=True, exist_ok=True)
+    rows = ["slide_id\tpath\tpatient_id\tsite\tsplit"]
+    for number in range(slides):
+        path = folder / "slides" / f"S{number:05d}.svs"
+        if not path.exists():
+            path.write_bytes(f"slide {number}".encode() * 20)
+        split = "" if number < min(FITTED, slides // 5) else "predict"
+        place = f"demo/slides/{path.name}"
+        rows.append(f"S{number:05d}\t{place}\tpatient-{number // 2:05d}\tsite-{number % 3}\t{split}")
+    workshop.write_rows(rows)
+
+
+def build_workshop(folder: Path, slides: int) -> Workshop:
+    """A workshop with one grid, one task and a sheet of ``slides``; nothing has run in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    workshop = Workshop(folder)
+    workshop.copy_code()
+    workshop.write_config()
+    content = yaml.safe_load(workshop.config.read_text())
+    del content["grids"]["x5"]
+    content["explain"]["qupath"] = False
+    workshop.config.write_text(yaml.safe_dump(content, sort_keys=False))
+    write_sheet(workshop, slides)
+    return workshop
+
+
+class Maker:
+    """Writes what jobs would have written. Outputs of one kind are links to a few patterns, to save disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.patterns = folder / "patterns"
+        self.patterns.mkdir(exist_ok=True)
+        self.digests: dict[str, str] = {}
+
+    def make(self, job: Any) -> None:
+        """Outputs, sidecar and benchmark of one job."""
+        slide = job.wildcards_dict.get("slide")
+        outputs = {}
+        for path in map(str, job.output):
+            outputs[path] = self.digests[path] = self._write(job.rule.name, slide, Path(path))
+        sidecar = PLACE | {
+            "rule": job.rule.name,
+            "wildcards": dict(job.wildcards_dict),
+            "params": dict(job.params.items()),
+            "inputs": {str(path): self.digests.get(str(path)) for path in job.input},
+            "outputs": outputs,
+            "log": list(map(str, job.log)),
+        }
+        Path(f"{job.output[0]}.meta.json").write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
+        Path(job.benchmark).parent.mkdir(parents=True, exist_ok=True)
+        Path(job.benchmark).write_text("s\tmax_rss\tcpu_time\n12.3\t500.0\t20.1\n")
+
+    def _write(self, rule: str, slide: str | None, path: Path) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".json" and slide:
+            content = (json.dumps(record(rule, slide), indent=1, sort_keys=True) + "\n").encode()
+            path.write_bytes(content)
+            return hashlib.sha256(content).hexdigest()
+        number = int(hashlib.sha256(path.name.encode()).hexdigest()[:8], 16) % PATTERNS
+        pattern = self.patterns / f"{rule}.{number}{path.suffix}"
+        if not pattern.exists():
+            write_pattern(rule, number, pattern)
+        path.unlink(missing_ok=True)
+        os.link(pattern, path)
+        return digest(pattern)
+
+
+def digest(path: Path, _known: dict[Path, str] = {}) -> str:  # noqa: B006
+    """sha256 of a pattern, computed once."""
+    if path not in _known:
+        _known[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _known[path]
+
+
+def record(rule: str, slide: str) -> dict[str, Any]:
+    """The record that a per-slide rule writes, with the keys that others read."""
+    done: dict[str, Any] = {"status": "ok", "slide_id": slide}
+    if rule == "convert":
+        sha256 = hashlib.sha256(slide.encode()).hexdigest()
+        done |= {"width": 60_000, "height": 40_000, "mpp": 0.25, "mpp_source": "vendor", "vendor": "aperio"}
+        done |= {"format": "svs", "sha256": sha256, "bytes_in": 10**9, "bytes_out": 10**9, "files": 20}
+        done |= {"store": f"{slide}.zarr", "levels": [{"downsample": 4**i, "passthrough": True} for i in range(4)]}
+    if rule == "annotate":
+        done |= {"format": "none", "source": None, "class_names": CLASSES, "area_px": {}, "regions": {}}
+    if rule == "presegment":
+        done |= {"area_mm2": 99.0, "components": 3, "coverage": 0.4}
+    if rule == "quality":
+        done |= {"sharpness": 3.0, "clean_share": 0.98, "shares": {"blur": 0.01, "pen": 0.0, "fold": 0.01}}
+    return done
+
+
+def write_pattern(rule: str, number: int, path: Path) -> None:
+    """One of the few contents that all outputs of a rule share."""
+    random = np.random.default_rng(number)
+    if path.suffix == ".parquet" and rule in ("tabulate", "predict_slide"):
+        pq.write_table((patch_table if rule == "tabulate" else prediction_table)(random), path, compression="zstd")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(MODEL_RECORDS.get(rule, {})))
+    elif path.suffix == ".csv":
+        path.write_text("step,loss\n1,0.9\n2,0.5\n")
+    elif path.suffix == ".png":
+        cv2.imwrite(str(path), random.integers(0, 255, (32, 32, 3), np.uint8))
+    else:
+        path.write_bytes(random.bytes(2_000))
+
+
+def patch_table(random: np.random.Generator) -> pa.Table:
+    """A patch table of one slide, its columns as `tabulate` writes them."""
+    excluded = pa.array(random.choice(["", "background"], PATCHES)).dictionary_encode()
+    table = pa.table(
+        {
+            **positions(),
+            "tissue": random.random(PATCHES).astype(np.float32),
+            "area_skin": np.zeros(PATCHES, np.float32),
+            "area_nuclei": np.zeros(PATCHES, np.float32),
+            "excluded": excluded,
+        }
+    )
+    return table.replace_schema_metadata({b"histomake": b"{}"})
+
+
+def prediction_table(random: np.random.Generator) -> pa.Table:
+    """A prediction table of one slide, its columns as `predict` writes them."""
+    score = random.random(PATCHES).astype(np.float32)
+    names = pa.array(CLASSES)
+    codes = pa.array((score > 0.5).astype(np.int32))
+    return pa.table(
+        {
+            **positions(),
+            "tissue": random.random(PATCHES).astype(np.float32),
+            "score_skin": 1 - score,
+            "score_nuclei": score,
+            "predicted": pa.DictionaryArray.from_arrays(codes, names),
+            "label": pa.nulls(PATCHES, pa.dictionary(pa.int32(), pa.string())),
+        }
+    )
+
+
+def positions() -> dict[str, np.ndarray]:
+    """Where the patches of every slide lie."""
+    number = np.arange(PATCHES)
+    x, y = (number % 40 * 512).astype(np.int32), (number // 40 * 512).astype(np.int32)
+    return {"patch_id": number.astype(np.uint32), "x": x, "y": y}
+
+
+def pretend(config: Path) -> int:
+    """Make planned jobs of the current folder done, but no aggregate nor what waits for one; returns how many."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.settings.types import ConfigSettings, DAGSettings, ExecutionSettings, OutputSettings, Quietness
+    from snakemake.settings.types import ResourceSettings as Resources
+
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        workflow = api.workflow(Resources(cores=2), ConfigSettings(configfiles=[config]), snakefile=Path("Snakefile"))
+        planned = workflow.dag(DAGSettings(rerun_triggers=frozenset()))
+        planned.execute_workflow(executor="dryrun", execution_settings=ExecutionSettings(lock=False))
+        dag, maker = workflow._workflow.dag, Maker(Path())
+        jobs, waiting = [], set()
+        for job in (job for level in dag.toposorted() for job in level if dag.needrun(job)):
+            if job.rule.name in AGGREGATES or waiting & set(dag.dependencies[job]):
+                waiting.add(job)
+            else:
+                jobs.append(job)
+                maker.make(job)
+        asyncio.run(_remember(dag.workflow.persistence, jobs))
+    return len(jobs)
+
+
+async def _remember(persistence: Any, jobs: list[Any]) -> None:
+    """Write the jobs into Snakemake's metadata, when all their outputs are there."""
+    for job in jobs:
+        await persistence.finished(job)
+
+
+def pretend_jobs(workshop: Workshop) -> None:
+    """Do `pretend` in a process of its own, as a run would be."""
+    command = [sys.executable, "-m", "tests.bench.finished_cohort", str(workshop.config)]
+    environment = workshop.environment() | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=workshop.folder, env=environment, check=True)
+
+
+def finish(workshop: Workshop) -> None:
+    """Leave nothing to do in a workshop."""
+    for targets in (("results/splits/tissue_kind.parquet", "results/quarantine.json"), ()):
+        pretend_jobs(workshop)
+        workshop.snakemake("--quiet", "all", "--", *targets)
+
+
+if __name__ == "__main__":
+    sys.stderr.write(f"{pretend(Path(sys.argv[1])):,} jobs made up\n")
