@@ -14,8 +14,12 @@ import yaml
 from tests.cluster.slurm import Cluster
 from tests.workshop import Workshop
 
-TARGETS = ("results/catalog.duckdb", "results/metrics/tissue_kind.json", "results/audit/lineage.parquet")
+EVERYTHING = ("results/catalog.duckdb", "results/metrics/tissue_kind.json", "results/audit/lineage.parquet")
 """Everything but the pictures: they add jobs and minutes, and nothing to what is tested of a cluster."""
+
+SLIDES = ("P01-A", "P02-A")
+TWO_SLIDES = tuple(f"results/patches/x10/{slide}.parquet" for slide in SLIDES)
+"""Four jobs, two of them groups: what a fault is tried on."""
 
 QUICK = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
 """What a test may not wait for: the first look at a job's state, and a slow shared file system."""
@@ -28,43 +32,70 @@ class Site:
     cluster: Cluster
     workshop: Workshop
 
-    def arguments(self, *targets: str) -> tuple[str, ...]:
+    def arguments(self, *targets: str, options: tuple[str, ...] = ()) -> tuple[str, ...]:
         """The literal `--profile slurm`, hurried for tests."""
-        return ("--profile", "slurm", *QUICK, "--", *(targets or TARGETS))
+        return ("--profile", "slurm", *QUICK, *options, "--", *targets)
+
+    def start(self, *targets: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Start a run, to be disturbed."""
+        return subprocess.Popen(
+            self.workshop.command(*self.arguments(*targets, options=options)),
+            cwd=self.workshop.folder,
+            env=self.workshop.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
 
-def build_workshop(folder: Path) -> Workshop:
-    """A workshop with one grid and `make profiles` done."""
-    workshop = Workshop(folder)
-    workshop.copy_code()
-    workshop.write_config()
-    content = yaml.safe_load(workshop.config.read_text())
-    del content["grids"]["x5"]
-    workshop.config.write_text(yaml.safe_dump(content, sort_keys=False))
-    workshop.build_cohort()
-    subprocess.run(["make", "profiles"], cwd=folder, env=workshop.environment(), check=True, capture_output=True)
-    return workshop
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """A workshop nothing has run in yet; sites get copies."""
-    return build_workshop(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture
-def workshop(prepared: Workshop, tmp_path: Path) -> Workshop:
-    """A fresh copy of the prepared workshop."""
-    folder = tmp_path / "workshop"
-    shutil.copytree(prepared.folder, folder, symlinks=True)
+def copy_of(workshop: Workshop, folder: Path) -> Workshop:
+    """A copy with `make profiles` done."""
+    shutil.copytree(workshop.folder, folder, symlinks=True)
     copy = Workshop(folder)
-    copy.config.write_text(prepared.config.read_text())
     subprocess.run(["make", "profiles"], cwd=folder, env=copy.environment(), check=True, capture_output=True)
     return copy
 
 
-@pytest.fixture(params=[True], ids=["accounting"])
-def site(request: pytest.FixtureRequest, tmp_path: Path, workshop: Workshop) -> Iterator[Site]:
-    """A running cluster; parametrise with False for one without the accounting database."""
-    with Cluster(tmp_path / "cluster", accounting=request.param) as cluster:
-        yield Site(cluster, workshop)
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A workshop with one grid, in which nothing has run yet; training takes long enough to be disturbed."""
+    workshop = Workshop(tmp_path_factory.mktemp("prepared"))
+    workshop.copy_code()
+    workshop.write_config()
+    content = yaml.safe_load(workshop.config.read_text())
+    del content["grids"]["x5"]
+    content["tasks"]["tissue_kind"]["train"] |= {"steps": 24, "validate_every": 12}
+    workshop.config.write_text(yaml.safe_dump(content, sort_keys=False))
+    workshop.build_cohort()
+    return workshop
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prepared: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Two slides' tables, made on this machine without any disturbance."""
+    workshop = copy_of(prepared, tmp_path_factory.mktemp("undisturbed") / "workshop")
+    workshop.snakemake("--", *TWO_SLIDES)
+    return workshop
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running cluster; a module says ``ACCOUNTING = False`` for one without the accounting database."""
+    accounting = getattr(request.module, "ACCOUNTING", True)
+    with Cluster(tmp_path_factory.mktemp("cluster"), accounting=accounting) as running:
+        yield running
+
+
+@pytest.fixture
+def site(cluster: Cluster, prepared: Workshop, tmp_path: Path) -> Iterator[Site]:
+    """The cluster with a workshop of the test's own; afterwards no job is left and every node is up."""
+    yield Site(cluster, copy_of(prepared, tmp_path / "workshop"))
+    cluster.settle()
+
+
+@pytest.fixture(scope="module")
+def ran(cluster: Cluster, prepared: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The whole workflow, run on the cluster to its end."""
+    site = Site(cluster, copy_of(prepared, tmp_path_factory.mktemp("ran") / "workshop"))
+    site.workshop.snakemake(*site.arguments(*EVERYTHING))
+    return site

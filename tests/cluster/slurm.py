@@ -17,6 +17,7 @@ SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 """Snakemake's job step removes SLURM_CONF from the environment, so Slurm's own default place must name the cluster."""
 
 PORTS = {"ctld": 26817, "dbd": 26819, "n1": 27001, "n2": 27002, "sql": 26806}
+NODES = ("n1", "n2")
 SECONDS = 60.0
 
 
@@ -67,6 +68,19 @@ class Cluster:
             if self._old_conf:
                 self._old_conf.rename(SYSTEM_CONF)
 
+    def settle(self) -> None:
+        """Leave no job and every daemon and node up, for whoever comes next."""
+        self.client("scancel", "-u", "root")
+        if self.accounting and "slurmdbd" not in self.daemons:
+            self.start_accounting()
+        for node in NODES:
+            if node not in self.daemons:
+                self.start_node(node)
+        wait_for("an empty queue", lambda: not self.client("squeue", "-h").split())
+        for node in set(NODES) - self.idle_nodes():
+            self.client("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        wait_for("idle nodes", lambda: self.idle_nodes() == set(NODES))
+
     def client(self, *command: str) -> str:
         """Output of a Slurm client command."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
@@ -108,9 +122,9 @@ class Cluster:
             self.start_accounting()
             wait_for("cluster in the accounting database", self._register, log=self.folder / "log" / "slurmdbd.log")
         self.start("slurmctld", "slurmctld", "-D", "-f", str(self.folder / "slurm.conf"))
-        for node in ("n1", "n2"):
+        for node in NODES:
             self.start_node(node)
-        wait_for("two idle nodes", lambda: self.idle_nodes() == {"n1", "n2"}, log=self.folder / "log" / "slurmctld.log")
+        wait_for("two idle nodes", lambda: self.idle_nodes() == set(NODES), log=self.folder / "log" / "slurmctld.log")
 
     def _register(self) -> bool:
         done = subprocess.run(
@@ -178,6 +192,7 @@ class Cluster:
             f"AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n"
             f"AccountingStoragePort={PORTS['dbd']}\nAccountingStoragePass={folder}/run/munge.socket\n"
             "AccountingStoreFlags=job_comment\nJobAcctGatherType=jobacct_gather/linux\nJobAcctGatherFrequency=1\n"
+            "JobAcctGatherParams=OverMemoryKill\n"
             if self.accounting
             else "AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none\n"
         )

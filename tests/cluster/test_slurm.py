@@ -2,116 +2,197 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import random
+import shutil
 import signal
-import subprocess
 import time
 
 import duckdb
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from tests.cluster.conftest import EVERYTHING, TWO_SLIDES, Site, copy_of
 from tests.cluster.slurm import wait_for
 
 GPU_RULES = {"train", "predict_slide"}
-without_accounting = pytest.mark.parametrize("site", [False], ids=["no accounting"], indirect=True)
+RESULTS = ("slides", "annotations", "tissue", "quality", "patches")
+MODEL = "results/models/tissue_kind/fold0/model.safetensors"
+RUN_SECONDS = 400
 
 
-def jobs_by_partition(cluster):
-    """Partition → the comments (rule and wildcards) of the jobs that ran there, from the accounting database."""
-    found = {}
-    for line in cluster.client("sacct", "-X", "-n", "-P", "-o", "Partition,State,Comment").splitlines():
-        partition, state, comment = line.split("|", 2)
-        found.setdefault(partition, []).append((state, comment))
-    return found
+def products(workshop):
+    """Digest of everything made of the slides; sidecars tell times and places and differ."""
+    return {
+        str(path.relative_to(workshop.results)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in RESULTS
+        for path in sorted((workshop.results / folder).rglob("*"))
+        if path.is_file() and not path.name.endswith(".meta.json")
+    }
 
 
-def finished_well(workshop):
-    """The run's products say what an undisturbed run's say."""
-    entries = json.loads((workshop.results / "quarantine.json").read_text())
+def ends_well(run):
+    """Wait for a disturbed run; its output."""
+    output, _ = run.communicate(timeout=RUN_SECONDS)
+    assert run.returncode == 0, output[-4000:]
+    return output
+
+
+def running(site, rule=""):
+    """Ids of the running jobs, of all or of one rule."""
+    lines = site.cluster.client("squeue", "-h", "-t", "R", "-o", "%i|%k").splitlines()
+    return [line.split("|")[0] for line in lines if not rule or f"rule_{rule}" in line]
+
+
+def first_running(site, rule=""):
+    """Id of a job that is running, once there is one."""
+    wait_for(f"a running job of {rule or 'any rule'}", lambda: bool(running(site, rule)), seconds=120)
+    return running(site, rule)[0]
+
+
+def steps(job):
+    """Slurm's own processes of a job, one per step."""
+    every = psutil.process_iter(["cmdline"])
+    return [p for p in every if f"slurmstepd: [{job}." in " ".join(p.info["cmdline"] or [])]
+
+
+def processes(job):
+    """The processes of a Slurm job, Slurm's own left out, once there are some."""
+
+    def found():
+        children = [child for step in steps(job) for child in step.children(recursive=True)]
+        return [child for child in children if child.name() != "slurmstepd"]
+
+    wait_for(f"processes of job {job}", lambda: bool(found()))
+    return found()
+
+
+def accounted(site, *columns):
+    """Rows of the accounting database, one per allocation."""
+    text = site.cluster.client("sacct", "-X", "-n", "-P", "-D", "-o", ",".join(columns))
+    return [dict(zip(columns, line.split("|"), strict=True)) for line in text.splitlines()]
+
+
+def test_gpu_rules_run_in_the_gpu_partition_and_all_others_in_cpu(ran):
+    rows = accounted(ran, "Partition", "State", "Comment")
+    assert {row["State"] for row in rows} == {"COMPLETED"}
+    for row in rows:
+        assert row["Partition"] == ("gpu" if any(f"rule_{r}" in row["Comment"] for r in GPU_RULES) else "cpu"), row
+    assert {row["Partition"] for row in rows} == {"cpu", "gpu"}
+
+
+def test_a_run_on_the_cluster_is_whole_and_knows_its_jobs(ran):
+    entries = json.loads((ran.workshop.results / "quarantine.json").read_text())
     assert [e["slide_id"] for e in entries] == ["P04-B"]
-    metrics = json.loads((workshop.results / "metrics" / "tissue_kind.json").read_text())
-    assert metrics["bootstraps"] == 1000
-    with duckdb.connect(workshop.results / "catalog.duckdb", read_only=True) as catalog:
+    with duckdb.connect(ran.workshop.results / "catalog.duckdb", read_only=True) as catalog:
         assert catalog.sql("SELECT count(*) FROM slides").fetchall() == [(5,)]
-    assert not list(workshop.results.rglob("*.partial"))
-    return True
-
-
-def test_gpu_rules_run_in_the_gpu_partition_and_all_others_in_cpu(site):
-    site.workshop.snakemake(*site.arguments())
-    assert finished_well(site.workshop)
-    ran = jobs_by_partition(site.cluster)
-    assert set(ran) == {"cpu", "gpu"}
-    for partition, jobs in ran.items():
-        assert {state for state, _ in jobs} == {"COMPLETED"}
-        for _, comment in jobs:
-            assert any(f"rule_{rule}" in comment for rule in GPU_RULES) == (partition == "gpu"), comment
-    rows = pq.read_table(site.workshop.results / "audit" / "lineage.parquet").to_pylist()
-    assert all(row["slurm_job"] for row in rows if row["rule"] != "lineage")
-    done = site.workshop.snakemake("--profile", "slurm", "--dry-run", "--", *site.arguments()[6:])
+        assert catalog.sql("SELECT count(*) FROM predictions_tissue_kind").fetchall()[0][0] > 0
+    rows = pq.read_table(ran.workshop.results / "audit" / "lineage.parquet").to_pylist()
+    assert rows
+    assert all(row["slurm_job"] for row in rows)
+    done = ran.workshop.snakemake("--profile", "slurm", "--dry-run", "--", *EVERYTHING)
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
-def start(site, *targets):
-    """Start a run and return the process, to be disturbed."""
-    return subprocess.Popen(
-        site.workshop.command(*site.arguments(*targets)),
-        cwd=site.workshop.folder,
-        env=site.workshop.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def kill_a_process(site):
+    victims = processes(first_running(site))
+    random.Random(0).choice(victims).send_signal(signal.SIGKILL)
 
 
-def running(site):
-    return site.cluster.client("squeue", "-h", "-t", "R", "-o", "%i").split()
+def kill_a_node(site):
+    job = first_running(site)
+    killed = [*processes(job), *steps(job)]
+    site.cluster.stop("n1", signal.SIGKILL)
+    for process in killed:
+        if process.is_running():
+            process.kill()
+    wait_for("the node to be given up", lambda: "n1" not in site.cluster.idle_nodes(), seconds=60)
+    site.cluster.start_node("n1")
 
 
-@without_accounting
-def test_a_run_ends_where_there_is_no_accounting_database(site):
-    site.workshop.snakemake(*site.arguments("results/slides/P01-A.json", "results/tissue/P01-A.json"))
-    assert json.loads((site.workshop.results / "tissue" / "P01-A.json").read_text())["status"] == "ok"
-
-
-def test_a_run_survives_the_loss_of_the_accounting_database(site):
-    run = start(site, "results/quarantine.json")
-    wait_for("a running job", lambda: bool(running(site)))
-    site.cluster.stop("slurmdbd", signal.SIGKILL)
-    time.sleep(20)
-    site.cluster.start_accounting()
-    output, _ = run.communicate(timeout=400)
-    assert run.returncode == 0, output[-4000:]
-
-
-def test_a_run_survives_the_death_of_a_node_daemon(site):
-    run = start(site, "results/quarantine.json")
-    wait_for("a running job", lambda: bool(running(site)))
+def restart_a_node_daemon(site):
+    first_running(site)
     site.cluster.stop("n1", signal.SIGKILL)
     time.sleep(5)
     site.cluster.start_node("n1")
-    output, _ = run.communicate(timeout=400)
-    assert run.returncode == 0, output[-4000:]
 
 
-def test_a_killed_job_is_tried_again(site):
-    run = start(site, "results/quarantine.json")
-    wait_for("a running job", lambda: bool(running(site)))
-    subprocess.run(["scancel", "--signal=KILL", running(site)[0]], env=site.cluster.environment, check=True)
-    output, _ = run.communicate(timeout=400)
-    assert run.returncode == 0, output[-4000:]
+def drain_a_node(site):
+    first_running(site)
+    site.cluster.client("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
+    time.sleep(15)
+    site.cluster.client("scontrol", "update", "NodeName=n1", "State=RESUME")
 
 
-def test_a_killed_main_process_loses_nothing_and_a_second_one_is_refused(site):
-    run = start(site, "results/quarantine.json")
-    wait_for("a running job", lambda: bool(running(site)))
-    refused = site.workshop.snakemake("--profile", "slurm", "--", "results/quarantine.json", check=False)
+def stop_the_accounting_database(site):
+    first_running(site)
+    site.cluster.stop("slurmdbd", signal.SIGKILL)
+    time.sleep(20)
+    site.cluster.start_accounting()
+
+
+FAULTS = [kill_a_process, kill_a_node, restart_a_node_daemon, drain_a_node, stop_the_accounting_database]
+
+
+@pytest.mark.parametrize("disturb", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_fault_costs_time_and_nothing_else(site, undisturbed, disturb):
+    run = site.start(*TWO_SLIDES)
+    disturb(site)
+    ends_well(run)
+    assert products(site.workshop) == products(undisturbed)
+
+
+def attempts(site, rule, *columns):
+    """The attempts at the rule's job since the test began, oldest first."""
+    rows = accounted(site, "JobID", "Comment", "WorkDir", *columns)
+    return [row for row in rows if f"rule_{rule}" in row["Comment"] and row["WorkDir"] == str(site.workshop.folder)]
+
+
+def test_a_job_over_its_memory_is_tried_again_with_more(site):
+    options = ("--set-resources", "convert:mem_mb=60*40**(attempt-1)")
+    ends_well(site.start("results/slides/P01-A.json", options=options))
+    first, second = attempts(site, "convert", "State", "ReqMem")
+    assert (first["ReqMem"], second["ReqMem"], second["State"]) == ("60M", "2400M", "COMPLETED")
+    assert first["State"] != "COMPLETED"
+
+
+def test_a_job_over_its_time_is_tried_again_with_more(site):
+    options = ("--set-resources", "convert:runtime=attempt")
+    run = site.start("results/slides/P01-A.json", options=options)
+    for process in processes(first_running(site)):
+        process.suspend()
+    ends_well(run)
+    first, second = attempts(site, "convert", "State", "Timelimit")
+    assert (first["State"], first["Timelimit"]) == ("TIMEOUT", "00:01:00")
+    assert (second["State"], second["Timelimit"]) == ("COMPLETED", "00:02:00")
+
+
+def test_preempted_training_goes_on_from_its_checkpoint(ran, tmp_path):
+    site = Site(ran.cluster, copy_of(ran.workshop, tmp_path / "workshop"))
+    weights = (site.workshop.folder / MODEL).read_bytes()
+    shutil.rmtree((site.workshop.folder / MODEL).parent)
+    run = site.start(MODEL)
+    job = first_running(site, "train")
+    log = site.workshop.results / "logs" / "train" / "tissue_kind" / "fold0.log"
+    wait_for("its start", lambda: log.is_file() and "validation patches" in log.read_text(), seconds=120)
+    site.cluster.client("scontrol", "requeue", job)
+    ends_well(run)
+    assert "resumed at step" in log.read_text()
+    assert (site.workshop.folder / MODEL).read_bytes() == weights
+
+
+def test_a_killed_main_process_loses_nothing_and_a_second_one_is_refused(site, undisturbed):
+    run = site.start(*TWO_SLIDES)
+    first_running(site)
+    refused = site.workshop.snakemake(*site.arguments(*TWO_SLIDES), check=False)
     assert refused.returncode != 0
     assert "lock" in (refused.stdout + refused.stderr).lower()
-    run.kill()
+    os.kill(run.pid, signal.SIGKILL)
     run.communicate()
     wait_for("an empty queue", lambda: not site.cluster.client("squeue", "-h").split(), seconds=120)
     site.workshop.snakemake("--unlock")
-    site.workshop.snakemake(*site.arguments())
-    assert finished_well(site.workshop)
+    site.workshop.snakemake(*site.arguments(*TWO_SLIDES))
+    assert products(site.workshop) == products(undisturbed)
