@@ -82,17 +82,16 @@ class Workshop:
     def snakemake(self, *arguments: str, check: bool = True, timeout: float = 580) -> subprocess.CompletedProcess[str]:
         """Run Snakemake as a user would, from the workshop's folder; on this machine unless a profile is named."""
         place = () if "--profile" in arguments else ("--cores", "2")
-        done = subprocess.run(
-            self.command(*place, *arguments),
-            cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        done = self.run(self.command(*place, *arguments), timeout=timeout)
         if check and done.returncode:
             pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
         return done
+
+    def run(self, command: list[str], *, timeout: float = 580) -> subprocess.CompletedProcess[str]:
+        """Run a command in the workshop's folder, as its user."""
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=timeout
+        )
 
     def build_cohort(self) -> None:
         """Compose the small cohort."""

@@ -155,7 +155,7 @@ def test_an_added_slide_that_is_only_to_be_predicted_trains_nothing(workshop):
     jobs = workshop.planned()
     assert slides_of(jobs) == {"P09-A"}
     assert slides_of(jobs, {"predict_slide"}) == {"P09-A"}
-    assert not {"train", "evaluate"} & rules(jobs)
+    assert not {"train", "evaluate", "embed", "attribute"} & rules(jobs)
 
 
 def test_a_fresh_clone_over_old_results_runs_nothing(workshop):

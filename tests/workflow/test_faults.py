@@ -1,0 +1,122 @@
+"""What may go wrong on one machine, really done: afterwards a run ends with what an undisturbed run makes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.workshop import Workshop
+
+SLIDES = ("P01-A", "P02-A")
+TABLES = tuple(f"results/patches/x10/{slide}.parquet" for slide in SLIDES)
+MADE = ("slides", "annotations", "tissue", "quality", "patches/x10")
+SMALL_DISK, LARGE_DISK = "900k", "200m"
+
+
+def products(results):
+    """Digest of everything made of the two slides; sidecars tell times and differ."""
+    return {
+        str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in MADE
+        for path in sorted((results / folder).rglob("*"))
+        if path.is_file()
+        and not path.name.endswith(".meta.json")
+        and str(path.relative_to(results / folder)).startswith(SLIDES)
+    }
+
+
+@pytest.fixture
+def fresh(finished, tmp_path):
+    """The finished workshop's code and cohort, without results."""
+    copy = Workshop(tmp_path / "workshop")
+    shutil.copytree(finished.folder, copy.folder, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    return copy
+
+
+def test_a_killed_run_is_taken_up_where_it_was_and_two_at_once_are_refused(finished, fresh):
+    rng = random.Random(0)
+    for attempt in range(3):
+        run = subprocess.Popen(
+            fresh.command("--cores", "2", "--", *TABLES),
+            cwd=fresh.folder,
+            env=fresh.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 60
+        while not list((fresh.folder / ".snakemake" / "locks").glob("*.lock")) and run.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        if attempt == 0:
+            second = fresh.snakemake("--", *TABLES, check=False)
+            assert second.returncode != 0
+            assert "lock" in (second.stdout + second.stderr).lower()
+        time.sleep(rng.uniform(0, 4))
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        fresh.snakemake("--unlock")
+    fresh.snakemake("--", *TABLES)
+    assert products(fresh.results) == products(finished.results)
+
+
+def test_a_full_disk_and_slides_that_may_only_be_read(finished, fresh):
+    fresh.results.mkdir()
+    command = " ".join(map(shell_quoted, fresh.command("--cores", "2", "--", *TABLES)))
+    script = f"""
+    mount --bind demo demo && mount -o remount,bind,ro demo || exit 77
+    mount -t tmpfs -o size={SMALL_DISK} tmpfs results || exit 77
+    {command} && exit 1
+    find results -type f -size 0 -not -name '*.log' -not -path '*/logs/*' > empty.txt
+    mount -o remount,size={LARGE_DISK} results
+    {command} || exit 2
+    cp -r results kept
+    """
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=fresh.folder,
+        env=fresh.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("this machine gives no private mounts")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "No space left on device" in done.stderr
+    assert products(fresh.folder / "kept") == products(finished.results)
+
+
+def shell_quoted(text):
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def test_a_truncated_output_is_named_and_made_again_once_it_is_removed(finished, workshop):
+    table = workshop.results / "patches" / "x10" / "P01-A.parquet"
+    before = products(finished.results)
+    content = table.read_bytes()
+    table.write_bytes(content[: len(content) // 2])
+    failed = workshop.snakemake("--", "results/contact/x10/P01-A.png", check=False)
+    assert failed.returncode != 0
+    assert f"have it made again: rm {table.relative_to(workshop.folder)}" in failed.stderr
+    table.unlink()
+    workshop.snakemake()
+    assert products(finished.results) == before
+    assert workshop.planned() == set()
+
+
+def test_clocks_that_disagree_run_nothing_again(workshop):
+    tomorrow = time.time() + 86_400
+    for path in (workshop.slide_file("P01-A"), *(workshop.results / "tissue").glob("P01-A.*")):
+        os.utime(path, (tomorrow, tomorrow))
+    planned = workshop.planned()
+    for path in (workshop.results / "tissue").glob("P01-A.*"):
+        os.utime(path)
+    assert planned == set()
