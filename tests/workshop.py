@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -109,6 +111,21 @@ class Workshop:
             jobs.add(Job(match["rule"], values.get("slide")))
         assert jobs or "Nothing to be done" in text, text[-3000:]
         return jobs - {Job("all", None)}
+
+    def products(self, *slides: str) -> dict[str, str]:
+        """Digest of everything made of the slides up to their tables; without what tells times and places."""
+        found = {}
+        for folder in ("slides", "annotations", "tissue", "quality", "patches/x10"):
+            for path in sorted((self.results / folder).rglob("*")):
+                name = str(path.relative_to(self.results / folder))
+                if path.is_file() and name.startswith(slides) and not name.endswith(".meta.json"):
+                    content = path.read_bytes()
+                    if folder == "slides" and "/" not in name:
+                        timed = json.loads(content)
+                        content = json.dumps({key: timed[key] for key in timed if key != "seconds"}).encode()
+                    found[f"{folder}/{name}"] = hashlib.sha256(content).hexdigest()
+        assert found, f"nothing of {slides} in {self.results}"
+        return found
 
     def rows(self) -> list[str]:
         """The sheet's lines, header first."""

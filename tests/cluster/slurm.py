@@ -139,6 +139,10 @@ class Cluster:
         )
         return {line.split()[0] for line in done.stdout.splitlines() if line.split()[1] in ("idle", "mixed")}
 
+    def is_down(self, node: str) -> bool:
+        """Whether Slurm has given the node up."""
+        return "down" in self.client("sinfo", "-h", "-n", node, "-o", "%T")
+
     def _start_munge(self) -> None:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))

@@ -9,7 +9,7 @@ from histomake.config import parse_config
 from histomake.errors import HistomakeError
 from histomake.job import job
 from histomake.layout import Layout
-from histomake.lineage import altered, walk, write_lineage
+from histomake.lineage import altered, of_other_slides, walk, write_lineage
 from histomake.quarantine import check_loss, collect
 
 
@@ -59,6 +59,14 @@ def test_the_chain_leads_from_a_result_to_the_slide(chain, tmp_path):
         (str(table), "tabulate", "s1"),
         (str(store), "convert", "s1"),
     ]
+
+
+def test_another_slides_files_are_told_from_shared_ones(tmp_path):
+    others = of_other_slides(tmp_path, "s.1")
+    assert [others(str(tmp_path / path)) for path in ("slides/s.1.json", "patches/x/s.1.parquet")] == [False, False]
+    assert [others(str(tmp_path / path)) for path in ("slides/s.json", "patches/x/s.parquet")] == [True, True]
+    assert not others(str(tmp_path / "splits" / "task.parquet"))
+    assert not others("/elsewhere/slides/s.svs")
 
 
 def test_an_altered_and_a_missing_output_are_both_named(chain):

@@ -180,12 +180,17 @@ class Train(Section):
     checkpoint_minutes: float = Field(
         10.0, gt=0, description="Minutes between resumable checkpoints: the most a killed job loses."
     )
+    stage: bool = Field(
+        False,
+        description="Copy the slides' stores to the node's own disk ($TMPDIR) first and compare every byte: for shared "
+        "file systems that are slow at random reads.",
+    )
     max_read_errors: int = Field(
         0, ge=0, description="Unreadable patches tolerated before training stops; never replaced by white."
     )
 
 
-RUNNING = ("workers", "checkpoint_minutes", "max_read_errors")
+RUNNING = ("workers", "checkpoint_minutes", "max_read_errors", "stage")
 """Keys of train that say how the job is run. They do not shape a model: changing them neither trains anew nor keeps a
 killed run from going on."""
 

@@ -6,6 +6,7 @@ import csv
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from histomake.learn.audit import join_parts
 from histomake.learn.checkpoint import remove_state
 from histomake.learn.data import PatchIndex, SlideEntry, index_patches, patches_containing
 from histomake.learn.runtime import catch_interrupts
+from histomake.learn.staging import staged
 from histomake.learn.stains import COLOURS
 from histomake.learn.target import is_known
 from histomake.learn.trainer import Trainer
@@ -56,12 +58,15 @@ def train(
         raise HistomakeError(
             f"no annotation class is called {', '.join(unknown)} (there are: {', '.join(class_names)})"
         )
-    if task.train.gpus > 1:
-        job = {"task": task.dump(), "train": train, "val": val, "seed": seed}
-        job |= {"output": str(output), "state": str(state), "threads": max(1, threads // task.train.gpus)}
-        distributed.launch(state, job, processes=task.train.gpus)
-    else:
-        fit(task, train=train, val=val, output=output, state=state, seed=seed, threads=threads)
+    entries = [*train, *val]
+    with staged(entries) if task.train.stage else nullcontext(entries) as here:
+        train, val = here[: len(train)], here[len(train) :]
+        if task.train.gpus > 1:
+            job = {"task": task.dump(), "train": train, "val": val, "seed": seed}
+            job |= {"output": str(output), "state": str(state), "threads": max(1, threads // task.train.gpus)}
+            distributed.launch(state, job, processes=task.train.gpus)
+        else:
+            fit(task, train=train, val=val, output=output, state=state, seed=seed, threads=threads)
     return read_json(output / "model.json")
 
 
