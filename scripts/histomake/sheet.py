@@ -114,6 +114,11 @@ def _parse_row(row: dict[str, str], labels: set[str]) -> tuple[Slide | None, lis
         faults.append(f"slide_id {cell['slide_id']!r} must be letters, digits, '.', '_' or '-', starting with no sign")
     faults += [f"{column} is empty" for column in ("path", "patient_id") if not cell[column]]
     faults += [f"{key} holds a control character" for key, value in cell.items() if not value.isprintable()]
+    faults += [
+        f"{column} {cell[column]!r} holds a brace, which Snakemake takes for a wildcard; rename the file or link to it"
+        for column in ("path", "annotation")
+        if set("{}") & set(cell.get(column, ""))
+    ]
     mpp = None
     if cell.get("mpp"):
         try:

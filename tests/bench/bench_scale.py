@@ -21,7 +21,10 @@ from tests.workshop import Workshop
 SLIDES = 10_000
 RUNS = 3
 NEW = f"S{SLIDES:05d}"
-OWN = {"convert", "annotate", "presegment", "quality", "tabulate", "contact", "predict_slide", "views", "slide_page"}
+OWN = {
+    *("convert", "annotate", "presegment", "quality", "tabulate", "contact", "tissue_view", "predict_slide", "views"),
+    "slide_page",
+}
 """Rules with a job for every slide that is predicted."""
 
 

@@ -86,7 +86,7 @@ def build_workshop(folder: Path, slides: int) -> Workshop:
     workshop.write_config()
     content = yaml.safe_load(workshop.config.read_text())
     del content["grids"]["x5"]
-    content["explain"]["qupath"] = False
+    content["explain"] |= {"qupath": False, "regions": []}
     workshop.config.write_text(yaml.safe_dump(content, sort_keys=False))
     write_sheet(workshop, slides)
     return workshop

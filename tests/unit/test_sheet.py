@@ -39,6 +39,13 @@ def test_all_offending_rows_are_named(tmp_path):
     assert "6 problem(s)" in message
 
 
+def test_a_path_that_snakemake_would_read_as_a_pattern_is_refused(tmp_path):
+    path = write(tmp_path, "slide_id path patient_id annotation\na {slide}.svs p a.xml\nb b.svs q x}.xml\n")
+    with pytest.raises(ConfigError) as caught:
+        read_sheet(path, PLAIN, check_files=False)
+    assert str(caught.value).count("holds a brace") == 2
+
+
 def test_unknown_and_missing_columns_are_named(tmp_path):
     path = write(tmp_path, "slide_id path stage\na a.svs 2\n")
     with pytest.raises(ConfigError) as caught:

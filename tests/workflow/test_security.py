@@ -9,7 +9,7 @@ import pytest
 
 from tests.workshop import ROOT, Workshop
 
-HOSTILE = "a b'c\"; $(touch pwned) `touch pwned` {slide} & #1.svs"
+HOSTILE = "a b'c\"; $(touch pwned) `touch pwned` %s & #1 äß*?[x].svs"
 SECRET = "DOE^JANE"
 TAGS = ("PatientName", "PatientID", "AccessionNumber", "InstitutionName")
 
