@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import duckdb
@@ -11,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.config import Config, Task
 from histomake.explain import report_cascades, report_examples, report_task
+from histomake.explain.report import GPU_RULES
 from histomake.explain.slide_page import SlideTask, slide_page
 from histomake.files import write_json
 from histomake.layout import Layout
 from PIL import Image
 
+RULES = Path(__file__).resolve().parents[2] / "rules"
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 MANIFEST = {
     "status": "ok",
@@ -194,6 +197,15 @@ def test_what_a_cascade_saved_stands_in_tables(cascades):
     assert cells(page)[:7] == ["whole slides", "3", "92.8%", "64.0%", "800", "6", "2"]
     assert cells(page)[7:] == ["saved vs naive", "0.928", "&gt;= 0.85", "yes"]
     assert page.count("<img") == 2
+
+
+def test_gpu_time_is_that_of_every_rule_that_asks_for_a_gpu():
+    asking = set()
+    for path in RULES.glob("*.smk"):
+        for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            if re.search(r"^ +gpu=", rule, re.MULTILINE):
+                asking.add(re.search(r'"<benchmarks>/(\w+)', rule)[1])
+    assert asking == GPU_RULES
 
 
 def test_without_cascades_the_report_has_no_such_section(tmp_path):

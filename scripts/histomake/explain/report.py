@@ -21,8 +21,11 @@ from histomake.model import adopt
 from histomake.quality import NAMES
 from histomake.recall import Recall
 
-GPU_RULES = frozenset({"train", "predict", "embed", "attribute", "radhical_train", "radhical_maps", "radhical_segment"})
-"""Rules that ask for a GPU where there is one; their wall time is GPU time."""
+GPU_RULES = frozenset(
+    {"train", "predict", "embed", "attribute", "patch_cascade"}
+    | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
+)
+"""Benchmark folders of the rules that ask for a GPU where there is one; their wall time is GPU time."""
 
 HEADLINES = (("patch", "auroc", "patch AUROC"), ("patch", "r2", "patch R²"), ("pixel", "dice", "pixel Dice"))
 """Level, metric and title of the one number by which each kind of task is known at a glance."""
