@@ -72,7 +72,7 @@ bench: env
 	$(PYTHON) -m tests.bench $(BENCH)
 
 gpu-test: env
-	$(PYTHON) -m pytest tests/gpu
+	$(PYTHON) -m pytest tests/gpu -s
 
 cluster-test: env
 	tests/cluster/run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from histomake.config import Grid, Task
 from histomake.errors import HistomakeError
 from histomake.files import read_json, write_json
 from histomake.layout import Layout
+from histomake.learn.batches import FixedBatches
 from histomake.learn.predict import load_model, predict_slide
 from histomake.learn.train import train
 from histomake.patch.table import read_table
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined, build_slide
 
@@ -62,6 +66,16 @@ def test_scores_do_not_depend_on_which_patches_share_a_batch(trained) -> None:
     images = torch.randint(0, 255, (6, 64, 64, 3), dtype=torch.uint8)
     together, reversed_ = predictor.scores(images), predictor.scores(images.flip(0))[::-1]
     assert together == pytest.approx(reversed_, abs=1e-5)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 16))
+def test_batches_hold_every_patch_once_in_order_and_never_two_groups(groups: list[int], batch: int) -> None:
+    reader = SimpleNamespace(patches=range(sum(groups)))
+    spans = FixedBatches(reader, batch=batch, groups=groups).spans
+    assert [i for span in spans for i in range(*span)] == list(range(sum(groups)))
+    assert all(0 < end - start <= batch for start, end in spans)
+    group = np.repeat(np.arange(len(groups)), groups)
+    assert all(group[start] == group[end - 1] for start, end in spans)
 
 
 def test_threshold_of_the_model_decides(trained) -> None:

@@ -16,7 +16,7 @@ from histomake.errors import HistomakeError
 from histomake.layout import Layout
 from histomake.learn import trainer as trainer_module
 from histomake.learn.batches import TrainingBatches
-from histomake.learn.data import patches_containing
+from histomake.learn.data import output_sizes, patches_containing
 from histomake.learn.losses import build_loss, cross_entropy, dice, focal, generalised_dice
 from histomake.learn.predict import SHORT_OF_MEMORY as PREDICTING
 from histomake.learn.predict import load_model, predict_slide
@@ -299,6 +299,20 @@ def test_patches_containing_a_class_are_found_however_little(tmp_path: Path) -> 
     areas = dict(zip(table["patch_id"].to_pylist(), table["area_speckled"].to_pylist(), strict=True))
     expected = [areas[p] > 0 for p in patches.patch_id.tolist()]
     assert patches_containing(patches, "speckled").tolist() == expected
+
+
+def test_classes_of_pixels_weigh_by_their_area_and_not_by_the_patches_they_fill(tmp_path: Path) -> None:
+    entry = build_slide(Layout(tmp_path), "s", seed=1, grid=Grid(size=64, mpp=1.0, stride=48))
+    target = {"source": "mask", "classes": ["speckled"], "unlabelled": "background"}
+    patches = known_patches([entry], make_task("segmentation", target=target, model={"name": "fast_scnn"}))
+    # As if the class filled no patch by half, as a rare structure does.
+    never_first = replace(patches, target=np.zeros_like(patches.target))
+    table, _ = read_table(entry.table)
+    usable = table.filter([str(reason) == "" for reason in table["excluded"].to_pylist()])
+    area = usable["area_speckled"].to_numpy().sum()
+    sizes = output_sizes(never_first, ["background", "speckled"], kind="segmentation")
+    assert sizes == pytest.approx([usable.num_rows - area, area], rel=1e-5)
+    assert output_sizes(never_first, ["a", "b"], kind="classification").tolist() == [usable.num_rows, 0]
 
 
 @pytest.mark.parametrize(("unlabelled", "other"), [("ignore", UNLABELLED), ("background", 0)])

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histomake.config import Target
+from histomake.config import BACKGROUND, Target
 from histomake.errors import HistomakeError
 from histomake.files import read_json
 from histomake.layout import Layout
-from histomake.learn.target import patch_targets
+from histomake.learn.target import UNLABELLED, patch_targets
 from histomake.patch.table import read_table
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,27 @@ def usable_patches(entry: SlideEntry) -> tuple[pa.Table, dict[str, Any]]:
     return table.filter(pc.equal(table["excluded"].cast("string"), "")), meta
 
 
-def patches_containing(patches: PatchIndex, class_name: str) -> np.ndarray:
-    """Which patches of the index contain an annotated class, however little of it: bool (n,)."""
-    contains = np.zeros(len(patches), bool)
+def annotated_shares(patches: PatchIndex, class_name: str) -> np.ndarray:
+    """Share of each patch of the index that is annotated as a class: float32 (n,)."""
+    shares = np.zeros(len(patches), np.float32)
     for position, entry in enumerate(patches.entries):
         mine = np.flatnonzero(patches.slide == position)
         if len(mine):
             table, _ = read_table(entry.table)
             rows = np.searchsorted(table["patch_id"].to_numpy(), patches.patch_id[mine])
-            contains[mine] = table[f"area_{class_name}"].to_numpy()[rows] > 0
-    return contains
+            shares[mine] = table[f"area_{class_name}"].to_numpy()[rows]
+    return shares
+
+
+def patches_containing(patches: PatchIndex, class_name: str) -> np.ndarray:
+    """Which patches of the index contain an annotated class, however little of it: bool (n,)."""
+    return annotated_shares(patches, class_name) > 0
+
+
+def output_sizes(patches: PatchIndex, outputs: Sequence[str], *, kind: str) -> np.ndarray:
+    """How much there is to learn each output from, float64 (outputs,): patches or, for pixels, area in patches."""
+    if kind != "segmentation":
+        return np.bincount(patches.target[patches.target != UNLABELLED], minlength=len(outputs)).astype(np.float64)
+    areas = {name: float(annotated_shares(patches, name).sum()) for name in outputs if name != BACKGROUND}
+    rest = max(len(patches) - sum(areas.values()), 0.0)
+    return np.array([areas.get(name, rest) for name in outputs])

@@ -66,7 +66,8 @@ def fit_normaliser(
     Raises HistomakeError when no slide has colours or one cannot be read.
     """
     kept = memory / COLOURS
-    slides: dict[str, Colours | None] = read_json(kept)["slides"] if kept.is_file() else {}
+    known = read_json(kept) if kept.is_file() else {}
+    slides: dict[str, Colours | None] = known["slides"] if known.get("method") == method else {}
     unknown = [entry for entry in entries if entry.slide_id not in slides]
     with ThreadPoolExecutor(max(1, threads)) as pool:
         try:

@@ -27,7 +27,7 @@ from histomake.learn import distributed
 from histomake.learn.audit import DrawnPatches
 from histomake.learn.batches import Batch, FixedBatches, TrainingBatches, load_batches
 from histomake.learn.checkpoint import load_state, save_state
-from histomake.learn.data import PatchIndex, patches_containing
+from histomake.learn.data import PatchIndex, output_sizes, patches_containing
 from histomake.learn.losses import build_loss
 from histomake.learn.optim import build_optimiser, build_schedule
 from histomake.learn.reading import MaskReader, PatchReader
@@ -43,7 +43,7 @@ from histomake.learn.runtime import (
 )
 from histomake.learn.score import PixelMeter, ScoreMeter, is_better
 from histomake.learn.stains import fit_normaliser
-from histomake.learn.target import UNLABELLED, balance_group
+from histomake.learn.target import balance_group
 from histomake.model.build import build_model, normalisation
 from histomake.model.transfer import (
     freeze_stages,
@@ -137,11 +137,11 @@ class Trainer:
         return AUTO_LOSS[kind] if self.task.train.loss == "auto" else self.task.train.loss
 
     def _class_weights(self) -> Tensor | None:
-        """Inverse frequency of each class among the training patches, mean 1, for weighted_ce."""
+        """Inverse size of each class among the training patches, or of its area in them, mean 1, for weighted_ce."""
         if self._loss_name() != "weighted_ce":
             return None
-        counts = np.bincount(self.patches.target[self.patches.target != UNLABELLED], minlength=len(self.task.outputs))
-        weights = 1 / np.maximum(counts, 1)
+        sizes = output_sizes(self.patches, self.task.outputs, kind=self.task.kind)
+        weights = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
         return torch.tensor(weights / weights.mean(), dtype=torch.float32, device=self.runtime.device)
 
     @property
