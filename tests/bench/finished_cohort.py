@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,14 @@ def build_workshop(folder: Path, slides: int) -> Workshop:
 
 
 class Maker:
-    """Writes what jobs would have written. Outputs of one kind are links to a few patterns, to save disk."""
+    """Writes what jobs would have written. Outputs of one kind are links to a few patterns, to save disk.
+
+    Patterns are of this process: an output may not be older than its inputs.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.patterns = folder / "patterns"
-        self.patterns.mkdir(exist_ok=True)
+        self.patterns = folder / "patterns" / str(os.getpid())
+        self.patterns.mkdir(parents=True)
         self.digests: dict[str, str] = {}
 
     def make(self, job: Any) -> None:
@@ -211,15 +215,18 @@ def positions() -> dict[str, np.ndarray]:
     return {"patch_id": number.astype(np.uint32), "x": x, "y": y}
 
 
-def pretend(config: Path) -> int:
-    """Make planned jobs of the current folder done, but no aggregate nor what waits for one; returns how many."""
+def pretend(config: Path, targets: Iterable[str] = ()) -> int:
+    """Make planned jobs of the current folder done, but no aggregate nor what waits for one; returns how many.
+
+    ``targets``: what to plan; everything by default.
+    """
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import ConfigSettings, DAGSettings, ExecutionSettings, OutputSettings, Quietness
     from snakemake.settings.types import ResourceSettings as Resources
 
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         workflow = api.workflow(Resources(cores=2), ConfigSettings(configfiles=[config]), snakefile=Path("Snakefile"))
-        planned = workflow.dag(DAGSettings(rerun_triggers=frozenset()))
+        planned = workflow.dag(DAGSettings(targets=set(targets), rerun_triggers=frozenset()))
         planned.execute_workflow(executor="dryrun", execution_settings=ExecutionSettings(lock=False))
         dag, maker = workflow._workflow.dag, Maker(Path())
         jobs, waiting = [], set()
@@ -239,19 +246,19 @@ async def _remember(persistence: Any, jobs: list[Any]) -> None:
         await persistence.finished(job)
 
 
-def pretend_jobs(workshop: Workshop) -> None:
+def pretend_jobs(workshop: Workshop, *targets: str) -> None:
     """Do `pretend` in a process of its own, as a run would be."""
-    command = [sys.executable, "-m", "tests.bench.finished_cohort", str(workshop.config)]
+    command = [sys.executable, "-m", "tests.bench.finished_cohort", str(workshop.config), *targets]
     environment = workshop.environment() | {"PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=workshop.folder, env=environment, check=True)
 
 
 def finish(workshop: Workshop) -> None:
-    """Leave nothing to do in a workshop."""
+    """Leave nothing to do in a workshop: first what split and quarantine need, then the models and all behind them."""
     for targets in (("results/splits/tissue_kind.parquet", "results/quarantine.json"), ()):
-        pretend_jobs(workshop)
+        pretend_jobs(workshop, *targets)
         workshop.snakemake("--quiet", "all", "--", *targets)
 
 
 if __name__ == "__main__":
-    sys.stderr.write(f"{pretend(Path(sys.argv[1])):,} jobs made up\n")
+    sys.stderr.write(f"{pretend(Path(sys.argv[1]), sys.argv[2:]):,} jobs made up\n")
