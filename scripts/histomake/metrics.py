@@ -17,7 +17,7 @@ import pyarrow as pa
 from histomake import measure
 from histomake.config import Target, outputs_of
 from histomake.errors import HistomakeError
-from histomake.learn.score import decide, pool_scores
+from histomake.learn.pooling import decide, pool_scores
 from histomake.learn.target import JOINER, UNLABELLED, is_known, slide_target
 from histomake.patch.sampler import ORDER, counter_rng
 

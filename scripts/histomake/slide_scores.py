@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from histomake.learn.score import decide, pool_scores
+from histomake.learn.pooling import decide, pool_scores
 from histomake.learn.target import JOINER
 
 ALL_FOLDS = "all"

@@ -18,11 +18,12 @@ from histomake.learn import trainer as trainer_module
 from histomake.learn.batches import TrainingBatches
 from histomake.learn.data import output_sizes, patches_containing
 from histomake.learn.losses import build_loss, cross_entropy, dice, focal, generalised_dice
+from histomake.learn.pooling import pool_scores
 from histomake.learn.predict import SHORT_OF_MEMORY as PREDICTING
 from histomake.learn.predict import load_model, predict_slide
 from histomake.learn.reading import MaskReader, PatchReader
 from histomake.learn.runtime import advise_on_memory, choose_runtime
-from histomake.learn.score import choose_threshold, choose_thresholds, pool_scores, regression_scores
+from histomake.learn.score import choose_threshold, choose_thresholds, regression_scores
 from histomake.learn.target import UNLABELLED, balance_group, patch_targets, slide_target
 from histomake.learn.train import check_classes, known_patches, train
 from histomake.learn.trainer import SHORT_OF_MEMORY as TRAINING

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from histomake.explain import page
 from histomake.explain.page import Html
-from histomake.learn.score import pool_scores
+from histomake.learn.pooling import pool_scores
 from histomake.learn.target import JOINER
 
 if TYPE_CHECKING:

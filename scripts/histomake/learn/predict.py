@@ -19,9 +19,10 @@ from histomake.errors import HistomakeError
 from histomake.files import read_json
 from histomake.learn.batches import FixedBatches, load_batches
 from histomake.learn.data import PatchIndex, SlideEntry, index_patches, usable_patches
+from histomake.learn.pooling import decide
 from histomake.learn.reading import PatchReader
 from histomake.learn.runtime import Runtime, advise_on_memory, choose_runtime, standardise, to_unit
-from histomake.learn.score import activate, decide
+from histomake.learn.score import activate
 from histomake.learn.stains import learn_slide
 from histomake.learn.target import JOINER, UNLABELLED, is_known
 from histomake.model import build, transfer

@@ -11,10 +11,9 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from histomake.config import Target
+from histomake.learn.pooling import POOLINGS, pool_scores
 from histomake.learn.target import UNLABELLED, is_known
 
-TOP = 10
-POOLINGS = ("mean", "area", "max", "top10")
 LOWER_IS_BETTER = ("loss", "mae")
 
 
@@ -144,19 +143,6 @@ def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
     return (best + float(lower.max())) / 2 if len(lower) else best
 
 
-def pool_scores(scores: np.ndarray, how: str, tissue: np.ndarray) -> np.ndarray:
-    """One score per output, float64 (c,), from those of n patches (n, c).
-
-    "mean" of all patches, "area": mean weighted by the patches' ``tissue`` share (n,), "max", or "top10": mean of
-    the ten largest (all, when there are fewer).
-    """
-    if how == "max":
-        return scores.max(axis=0)
-    if how == "top10":
-        return np.sort(scores, axis=0)[-TOP:].mean(axis=0)
-    return np.average(scores, axis=0, weights=tissue if how == "area" else None)
-
-
 def choose_thresholds(
     kind: str, target: Target, scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray
 ) -> dict[str, Any]:
@@ -187,12 +173,3 @@ def _output_thresholds(
         pooled = np.array([pool_scores(score[m, None], how, tissue[m])[0] for m in slides])
         chosen[how] = choose_threshold(pooled, slide_positive)
     return {"threshold": threshold, "slide_thresholds": chosen}
-
-
-def decide(scores: np.ndarray, threshold: float | list[float], *, multi_label: bool) -> np.ndarray:
-    """Class int64 (n,): of two, the second from the threshold up; of more, the largest. Several labels: bool (n, c)."""
-    if multi_label:
-        return scores >= np.asarray(threshold)
-    if scores.shape[1] == 2:
-        return (scores[:, 1] >= threshold).astype(np.int64)
-    return scores.argmax(axis=1)
