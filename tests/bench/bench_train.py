@@ -130,15 +130,18 @@ def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, round
     trainer = Trainer(task, patches=patches, held_out=patches.take(np.arange(8)), state=state, seed=0, threads=threads)
     live = load_batches(trainer.dataset(), range(1 + steps * rounds), workers=trainer.workers)
     _steps(trainer, live, 1)
-    waits, preloaded = [], []
+    waits, preloaded, blocked = [], [], []
     for _ in range(rounds):
         ready: list[Batch] = []
+        before = trainer.running.waited
         fetched = seconds(lambda ready=ready: _steps(trainer, _kept(live, ready), steps))
+        blocked.append((trainer.running.waited - before) / fetched)
         preloaded.append(seconds(lambda ready=ready: _steps(trainer, iter(ready), steps)))
         waits.append(fetched / preloaded[-1] - 1)
     wait = statistics.median(waits)
     step = statistics.median(preloaded) / steps
-    note = f"{step:.3f} s a step on {trainer.runtime.device.type}, rounds {[round(w, 4) for w in waits]}"
+    note = f"{step:.3f} s a step on {trainer.runtime.device.type}, rounds {[round(w, 4) for w in waits]}, "
+    note += f"blocked for a batch {statistics.median(blocked):.2%} of the time"
     return Figure("data wait, ResNet-34, 256 px, batch 64", wait, f"<= {bar}", wait <= bar, "share of a step", note)
 
 
