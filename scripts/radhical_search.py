@@ -20,7 +20,7 @@ def main(snakemake):
         table = result.table()
         with atomic_file(snakemake.output.trials) as aside:
             table.to_parquet(aside)
-        draw_front(table, result.dense.f, snakemake.output.front)
+        draw_front(table, result.dense.f, config.search.cost, snakemake.output.front)
         write_json(snakemake.output.thresholds, search_record(result))
 
 

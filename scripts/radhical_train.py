@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from histomake.cascade.samples import open_fields
+from histomake.cascade.samples import training_fields
 from histomake.cascade.train import train_level
 from histomake.config import Annotations, Radhical
 from histomake.job import job
@@ -13,7 +13,7 @@ def main(snakemake):
     slides = list(zip(snakemake.input.manifests, snakemake.input.annotations, strict=True))
     with job(snakemake):
         train_level(
-            open_fields(slides, Annotations.model_validate(snakemake.params.annotations), config),
+            training_fields(slides, Annotations.model_validate(snakemake.params.annotations), config),
             int(snakemake.wildcards.level),
             network=config.network,
             config=config.train,

@@ -11,8 +11,9 @@ from cascade_slide import DiscReader, discs, levels, random_networks
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers, patch_by_patch
 from histomake.cascade.infer import whole_labels, whole_maps
 from histomake.cascade.levels import Window
+from histomake.cascade.net import build_network
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED, costs, decide, nuclei, pixel_evaluations, run_cascade
-from histomake.config import CascadeThresholds
+from histomake.config import CascadeNetwork, CascadeThresholds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +107,28 @@ def test_the_final_mask_is_the_cut_on_p1_and_what_was_accepted():
     mask = nuclei(finest, Window(0, 0, grids[0].height, grids[0].width), cut=0.4)
     expected = ((finest.p[0] > 0.4) & (finest.state == COMPUTED)) | (finest.state == ACCEPTED)
     np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("edge", [32, 64, 128])
+def test_blocks_are_equal_multiples_of_8_that_cover_the_level_and_no_larger_than_asked(edge):
+    for level in levels(200, 324):
+        height, width = level.block_shape(edge)
+        assert height % 8 == width % 8 == 0
+        assert max(height, width) <= edge
+        blocks = list(level.blocks(height, width))
+        assert sum(b.height * b.width for b in blocks) == level.pixels
+        assert len(blocks) == -(-level.height // edge) * -(-level.width // edge)
+
+
+def test_a_modern_nets_dense_maps_are_its_patch_wise_answers():
+    torch.manual_seed(0)
+    image, _ = discs(100, 90)
+    reader, finest = DiscReader(image), levels(100, 90)[0]
+    net = build_network(CascadeNetwork(name="unet", encoder="tu-resnet10t")).eval()
+    (dense,) = whole_maps(NetworkAnswers(reader, {1: net}, 64, CPU), [finest]).values()
+    pixels = [(0, 0), (99, 89), (50, 1), (37, 44)]
+    found = patch_by_patch(reader, finest, net, pixels, batch=3)
+    np.testing.assert_allclose(np.array([dense[:, y, x] for y, x in pixels]), found[:, 1:], atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,12 @@ SOME = CascadeThresholds(cut=0.5, lower=[0.1] * 3, upper=[0.9] * 3)
 
 
 def trial(f, cost):
-    return Trial(f, f, cost, SOME, "joint")
+    return Trial(f, f, cost, cost, cost, SOME, "joint")
+
+
+def searching(**values):
+    """A cascade that searches its thresholds in blocks fit for small images."""
+    return Radhical(search=CascadeSearch(**values), block_px=32)
 
 
 def case_of(labels, *, seed=0):
@@ -59,7 +64,7 @@ def test_the_cheapest_within_the_allowed_loss_is_chosen():
 
 
 def test_the_loss_is_that_of_the_f_that_suffers_more():
-    merged = Trial(0.89, 0.70, 0.1, SOME, "joint")
+    merged = Trial(0.89, 0.70, 0.1, 0.1, 0.1, SOME, "joint")
     assert merged.loss(trial(0.90, 1)) == pytest.approx(0.2)
     chosen, _ = choose([merged, trial(0.89, 0.4)], trial(0.90, 1), CascadeSearch(max_f_loss=0.02))
     assert chosen.cost == 0.4
@@ -74,7 +79,7 @@ def test_a_saving_that_must_be_had_wins_over_the_allowed_loss():
 
 
 def test_the_search_saves_much_and_loses_little(cases):
-    result = search_thresholds(cases, CascadeSearch(max_f_loss=0.01, candidates=12, joint=30), complete=True, seed=0)
+    result = search_thresholds(cases, searching(max_f_loss=0.01, candidates=12, joint=30), seed=0)
     assert result.dense.pixel_f > 0.9
     assert result.chosen.loss(result.dense) <= 0.01
     assert result.chosen.cost < 0.6
@@ -85,11 +90,19 @@ def test_the_search_saves_much_and_loses_little(cases):
 
 
 def test_the_search_is_repeatable_and_the_joint_one_only_adds(cases):
-    few = search_thresholds(cases[:1], CascadeSearch(candidates=6, joint=10), complete=True, seed=3)
-    again = search_thresholds(cases[:1], CascadeSearch(candidates=6, joint=10), complete=True, seed=3)
+    few = search_thresholds(cases[:1], searching(candidates=6, joint=10), seed=3)
+    again = search_thresholds(cases[:1], searching(candidates=6, joint=10), seed=3)
     assert [t.thresholds for t in few.trials] == [t.thresholds for t in again.trials]
-    alone = search_thresholds(cases[:1], CascadeSearch(candidates=6, joint=0), complete=True, seed=3)
+    alone = search_thresholds(cases[:1], searching(candidates=6, joint=0), seed=3)
     assert few.chosen.cost <= alone.chosen.cost
+
+
+def test_thresholds_may_be_chosen_for_the_blocks_they_leave_out(cases):
+    by_blocks = search_thresholds(cases, searching(cost="blocks", max_f_loss=0.05, candidates=12, joint=30), seed=0)
+    by_pixels = search_thresholds(cases, searching(max_f_loss=0.05, candidates=12, joint=30), seed=0)
+    assert by_blocks.chosen.cost == (by_blocks.chosen.computed + by_blocks.chosen.evaluated) / 2
+    assert by_pixels.chosen.cost == by_pixels.chosen.evaluated
+    assert by_blocks.chosen.computed <= by_pixels.chosen.computed
 
 
 def test_given_thresholds_are_scored_and_taken(cases):
@@ -107,7 +120,7 @@ def test_validation_patients_that_are_test_patients_are_refused():
 def test_validation_without_a_nucleus_is_refused():
     empty = case_of(np.zeros((64, 64), np.int32))
     with pytest.raises(HistomakeError, match="no validation slide has an annotated nucleus"):
-        search_thresholds([empty], CascadeSearch(), complete=True, seed=0)
+        search_thresholds([empty], searching(), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def best_device(threads: int) -> torch.device:
 class NetworkAnswers:
     """Probabilities from the networks of a cascade, in eval mode.
 
-    Every block is computed at the full ``block`` x ``block`` size and, on a GPU, in batches of one size: a pixel's
+    Every block of a level is computed at the level's full block size and, on a GPU, in batches of one size: a pixel's
     probability is then the same bit for bit whoever else is computed, so a simulated cascade equals a deployed one.
     """
 
@@ -65,7 +65,7 @@ class NetworkAnswers:
                 yield from self._compute(net, group, pending, batch)
 
     def _read(self, net: PixelNetwork, level: Level, window: Window) -> NDArray[np.uint8]:
-        full = Window(window.y, window.x, self.block, self.block)
+        full = Window(window.y, window.x, *level.block_shape(self.block))
         pixels = read_window(self.reader, level, full.grown(net.centre, net.field - 1 - net.centre))
         return np.ascontiguousarray(pixels)
 
@@ -98,10 +98,15 @@ def patch_by_patch(
     reader: SlideReader, level: Level, net: PixelNetwork, pixels: Sequence[tuple[int, int]], *, batch: int
 ) -> NDArray[np.float32]:
     """Probabilities (n, 3) of single (y, x) pixels, one patch each: the naive way, and the definition of the answer."""
-    before, after = net.centre, net.field - 1 - net.centre
+    before, after, cell = net.centre, net.field - 1 - net.centre, net.stride
     answers = []
     for group in batched(pixels, batch):
-        patches = np.stack([read_window(reader, level, Window(y, x, 1, 1).grown(before, after)) for y, x in group])
-        logits = net(torch.from_numpy(patches).to(net.mean.device).permute(0, 3, 1, 2))
-        answers.append(probabilities(logits)[:, :, 0, 0].cpu().numpy())
+        inside = [(y % cell, x % cell) for y, x in group]
+        patches = [
+            read_window(reader, level, Window(y - dy, x - dx, cell, cell).grown(before, after))
+            for (y, x), (dy, dx) in zip(group, inside, strict=True)
+        ]
+        logits = net.patchwise(torch.from_numpy(np.stack(patches)).to(net.mean.device).permute(0, 3, 1, 2))
+        rows, columns = np.transpose(inside)
+        answers.append(probabilities(logits).cpu().numpy()[np.arange(len(group)), :, rows, columns])
     return np.concatenate(answers)

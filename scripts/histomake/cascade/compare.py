@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers, patch_by_patch
 from histomake.cascade.evaluate import otsu_nuclei, score
-from histomake.cascade.infer import cost_record, whole_labels, whole_maps
+from histomake.cascade.infer import DENSE_BLOCK_PX, cost_record, whole_labels, whole_maps
 from histomake.cascade.levels import Level, Window, read_window
 from histomake.cascade.run import COMPUTED, LevelMap, costs, run_cascade
 from histomake.config import CascadeBaselines, CascadeThresholds
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from histomake.tissue import TissueMask
 
 NAIVE_BATCH = 256
-DENSE_BLOCK_PX = 256
-"""The dense baseline gets larger blocks than the cascade: they waste less on their margins."""
 
 
 def compare_slide(
@@ -72,7 +70,7 @@ def compare_slide(
         "dense_difference": difference,
         "simulated_identical": _simulated_equals(levels, answers, thresholds, labels),
         "saved_in_tissue": _saved_inside(tissue, maps, answers.reader.mpp),
-        **cost_record(costs(maps), answers),
+        **cost_record(levels, costs(maps), answers),
     }
     if truth is not None and truth.any():
         pixels = read_window(answers.reader, levels[0], Window(0, 0, levels[0].height, levels[0].width))

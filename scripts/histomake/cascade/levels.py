@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from histomake.slide.reader import SlideReader
 
 
+BLOCK_STEP = 8
+"""Blocks are multiples of this, so that they lie on the cells of any network."""
+
+
 class Window(NamedTuple):
     """A rectangle of one level's pixels; may reach over the slide's edges."""
 
@@ -54,11 +58,20 @@ class Level:
         """Pixels of the whole grid."""
         return self.height * self.width
 
-    def blocks(self, edge: int) -> Iterator[Window]:
-        """The grid in square blocks, row by row, those at the far edges cut to the slide."""
-        for y in range(0, self.height, edge):
-            for x in range(0, self.width, edge):
-                yield Window(y, x, min(edge, self.height - y), min(edge, self.width - x))
+    def blocks(self, height: int, width: int | None = None) -> Iterator[Window]:
+        """The grid in blocks, square if no ``width`` is given, row by row, those at the far edges cut to the slide."""
+        width = width or height
+        for y in range(0, self.height, height):
+            for x in range(0, self.width, width):
+                yield Window(y, x, min(height, self.height - y), min(width, self.width - x))
+
+    def block_shape(self, edge: int) -> tuple[int, int]:
+        """Height and width of equal blocks of at most ``edge`` (a multiple of BLOCK_STEP) that waste least at edges."""
+
+        def even(size: int) -> int:
+            return BLOCK_STEP * math.ceil(size / math.ceil(size / edge) / BLOCK_STEP)
+
+        return even(self.height), even(self.width)
 
 
 def levels_of(*, width: int, height: int, mpp: Mpp, finest_mpp: Mpp, scales: Sequence[float]) -> list[Level]:

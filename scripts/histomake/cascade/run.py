@@ -7,7 +7,7 @@ tests with answers from stored maps, the dense baseline with a single level.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,27 +38,29 @@ class LevelMap:
     """What the cascade knows of one level of a slide.
 
     ``state``: uint8 (height, width) of REJECTED, COMPUTED, ACCEPTED. ``p``: float32 (2, height, width), p1 and p2 where
-    computed, (0, 1) where accepted, (0, 0) where rejected; p0 is what is missing to 1.
+    computed, (0, 1) where accepted, (0, 0) where rejected; p0 is what is missing to 1. ``blocks`` were computed, of
+    ``block_pixels`` pixels in all: those that were undecided, and those that came along.
     """
 
     level: Level
     state: NDArray[np.uint8]
     p: NDArray[np.float32]
-    blocks: int
+    blocks: int = 0
+    block_pixels: int = 0
 
     @classmethod
-    def blank(cls, level: Level, folder: Path | None, blocks: int = 0) -> LevelMap:
+    def blank(cls, level: Level, folder: Path | None) -> LevelMap:
         """Everything rejected; in memory, or in sparse files of ``folder`` so that size is no matter."""
         shape = (level.height, level.width)
         if folder is None:
-            return cls(level, np.zeros(shape, np.uint8), np.zeros((2, *shape), np.float32), blocks)
+            return cls(level, np.zeros(shape, np.uint8), np.zeros((2, *shape), np.float32))
         state = np.memmap(folder / f"state{level.number}", np.uint8, "w+", shape=shape)
-        return cls(level, state, np.memmap(folder / f"p{level.number}", np.float32, "w+", shape=(2, *shape)), blocks)
+        return cls(level, state, np.memmap(folder / f"p{level.number}", np.float32, "w+", shape=(2, *shape)))
 
 
 @dataclass(frozen=True)
 class LevelCost:
-    """What became of the pixels of one level, as counts, and how many blocks were computed."""
+    """What became of the pixels of one level, as counts, and which blocks of how many pixels were computed."""
 
     number: int
     pixels: int
@@ -66,6 +68,7 @@ class LevelCost:
     accepted: int
     rejected: int
     blocks: int
+    block_pixels: int
 
 
 def decide(p: NDArray[np.float32], inherited: NDArray[np.bool_], *, lower: float, upper: float) -> NDArray[np.uint8]:
@@ -91,7 +94,8 @@ def run_cascade(
 
     Args:
         levels: finest first; their ``number`` names the thresholds that apply to them.
-        block: edge of the blocks that are decided on together; changes memory and speed, never the result.
+        block: edge of the blocks that are decided on together, a multiple of 8; changes memory and speed, never the
+            result.
         folder: where maps lie on disk; None keeps them in memory.
     """
     maps: list[LevelMap] = []
@@ -101,7 +105,7 @@ def run_cascade(
         for window, values in zip(windows, answers.of(level, windows), strict=True):
             here = window.slices
             np.copyto(current.p[:, *here], values, where=current.state[here] == COMPUTED)
-        maps.append(LevelMap(level, current.state, current.p, len(windows)))
+        maps.append(replace(current, blocks=len(windows), block_pixels=sum(w.height * w.width for w in windows)))
     return maps
 
 
@@ -109,7 +113,7 @@ def _undecided(
     coarse: LevelMap | None, current: LevelMap, thresholds: CascadeThresholds, block: int
 ) -> Iterator[Window]:
     """Decide every block of ``current`` in place; yields the blocks that have pixels to compute."""
-    for window in current.level.blocks(block):
+    for window in current.level.blocks(*current.level.block_shape(block)):
         if coarse is None:
             current.state[window.slices] = COMPUTED
             yield window
@@ -154,10 +158,15 @@ def costs(maps: Iterable[LevelMap]) -> list[LevelCost]:
         bands = (m.state[top : top + BAND] for top in range(0, m.level.height, BAND))
         counts = np.sum([[np.count_nonzero(b == s) for s in (REJECTED, COMPUTED, ACCEPTED)] for b in bands], axis=0)
         rejected, computed, accepted = map(int, counts)
-        found.append(LevelCost(m.level.number, m.level.pixels, computed, accepted, rejected, m.blocks))
+        found.append(LevelCost(m.level.number, m.level.pixels, computed, accepted, rejected, m.blocks, m.block_pixels))
     return sorted(found, key=lambda c: c.number)
 
 
 def pixel_evaluations(found: Iterable[LevelCost]) -> int:
     """Pixels a network answered for, over all levels (the paper's cost: one patch each)."""
     return sum(cost.computed for cost in found)
+
+
+def block_pixels(found: Iterable[LevelCost]) -> int:
+    """Pixels of the blocks that were read and computed, over all levels: what time goes by."""
+    return sum(cost.block_pixels for cost in found)

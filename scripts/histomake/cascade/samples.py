@@ -41,8 +41,10 @@ RING_PX = 3
 WHOLLY = 0.99
 FRAME_PX = 2048
 FRAMES = 8
-CACHED_PX = 3_000_000
-"""A level of a slide that is not larger is read once and kept while training."""
+CACHED_PX, CACHED = 1_000_000, 512
+"""A level of a slide that is not larger is read once and kept while training: 1.5 GB at the most."""
+
+ZOOMS = (0.0, -1.0, -0.5, 0.5, 1.0)
 
 DARK_PERCENTILES = (5, 50)
 DARK = 0.3
@@ -59,8 +61,13 @@ class Field(NamedTuple):
     truth: Truth
 
 
-def open_fields(slides: Sequence[tuple[Path, Path]], annotations: Annotations, config: Radhical) -> list[Field]:
+def open_fields(
+    slides: Sequence[tuple[Path, Path]], annotations: Annotations, config: Radhical, *, zoom: float = 1.0
+) -> list[Field]:
     """The annotated slides, from (manifest, annotation) pairs; quarantined ones are left out with a warning.
+
+    Args:
+        zoom: all levels are this much coarser than configured.
 
     Raises:
         HistomakeError: none is left.
@@ -72,7 +79,7 @@ def open_fields(slides: Sequence[tuple[Path, Path]], annotations: Annotations, c
         if content["status"] != "ok":
             log.warning("slide %s is in quarantine and left out: %s", content["slide_id"], content["detail"])
             continue
-        levels = slide_levels(content, config)
+        levels = slide_levels(content, config.model_copy(update={"mpp": config.mpp * zoom}))
         truth = open_truth(
             annotation, annotations, config.objects, slide_id=content["slide_id"], level=levels[0], manifest=content
         )
@@ -80,6 +87,12 @@ def open_fields(slides: Sequence[tuple[Path, Path]], annotations: Annotations, c
     if not fields:
         raise HistomakeError("every annotated slide of this step is in quarantine; see the quarantine record")
     return fields
+
+
+def training_fields(slides: Sequence[tuple[Path, Path]], annotations: Annotations, config: Radhical) -> list[Field]:
+    """`open_fields`, and the same slides again at the resolutions that ``train.zoom`` asks for; the true one first."""
+    zooms = [2 ** (z * config.train.zoom) for z in (ZOOMS if config.train.zoom else ZOOMS[:1])]
+    return [field for zoom in zooms for field in open_fields(slides, annotations, config, zoom=zoom)]
 
 
 @dataclass(frozen=True)
@@ -278,6 +291,6 @@ def _read(reader: SlideReader, level: Level, window: Window) -> NDArray[np.uint8
     return _whole(reader, level)[np.ix_(rows, columns)]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=CACHED)
 def _whole(reader: SlideReader, level: Level) -> NDArray[np.uint8]:
     return read_window(reader, level, Window(0, 0, level.height, level.width))

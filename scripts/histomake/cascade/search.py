@@ -19,7 +19,7 @@ from histomake.cascade.answers import StoredAnswers
 from histomake.cascade.evaluate import score
 from histomake.cascade.infer import whole_labels
 from histomake.cascade.levels import Level
-from histomake.cascade.run import costs, pixel_evaluations, run_cascade
+from histomake.cascade.run import block_pixels, costs, pixel_evaluations, run_cascade
 from histomake.cascade.samples import Field
 from histomake.config import CascadeSearch, CascadeThresholds, Radhical
 from histomake.errors import ConfigError, HistomakeError
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 SUB_SAMPLE = 50_000
 MUTATED = 3
 NEIGHBOURHOOD = 6
-BLOCK_PX = 256
 ROUNDING = 1e-9
 
 
@@ -50,14 +49,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one set of thresholds gives: means over validation slides, and pixel evaluations as a share of naive.
+    """What one set of thresholds gives, as means over validation slides.
 
     ``pixel_f`` is the F of pixels, ``nucleus_f`` RADHicaL's F of nuclei: the first hardly notices when nuclei merge,
-    the second when outlines are off.
+    the second when outlines are off. ``evaluated``: pixels a network must answer for; ``computed``: pixels of the
+    blocks they lie in; both summed over the levels, as a share of the pixels of level 1. ``cost``: what is to be low.
     """
 
     pixel_f: float
     nucleus_f: float
+    evaluated: float
+    computed: float
     cost: float
     thresholds: CascadeThresholds
     method: str
@@ -87,7 +89,7 @@ class SearchResult:
         rows = []
         for trial in self.trials:
             row: dict[str, Any] = {"method": trial.method, "pixel_f": trial.pixel_f, "nucleus_f": trial.nucleus_f}
-            row |= {"f": trial.f, "cost": trial.cost, "saved": 1 - trial.cost}
+            row |= {"f": trial.f, "cost": trial.cost, "evaluated": trial.evaluated, "computed": trial.computed}
             row["cut"] = trial.thresholds.cut
             pairs = zip(trial.thresholds.lower, trial.thresholds.upper, strict=True)
             for level, (lower, upper) in enumerate(pairs, start=2):
@@ -115,11 +117,11 @@ def check_disjoint(val: Iterable[str], test: Iterable[str]) -> None:
 class Simulator:
     """Scores thresholds on the validation slides, remembering what was asked before."""
 
-    def __init__(self, cases: Sequence[Case], *, complete: bool) -> None:
+    def __init__(self, cases: Sequence[Case], config: Radhical) -> None:
         self.cases = [case for case in cases if case.truth.any()]
         if not self.cases:
             raise HistomakeError("no validation slide has an annotated nucleus: thresholds cannot be chosen")
-        self.complete = complete
+        self.complete, self.block, self.cost = config.train.complete, config.block_px, config.search.cost
         self.depth = len(cases[0].levels)
         self._known: dict[tuple[float, ...], Trial] = {}
 
@@ -129,14 +131,19 @@ class Simulator:
         if used not in self._known:
             thresholds = CascadeThresholds(cut=used[0], upper=list(used[1::2]), lower=list(used[2::2]))
             means = np.mean([self._one(case, thresholds, levels) for case in self.cases], axis=0)
-            self._known[used] = Trial(*map(float, means), thresholds, method)
+            pixel_f, nucleus_f, evaluated, computed = map(float, means)
+            # Blocks alone would not do: most thresholds leave something to compute in every block with a nucleus, and
+            # the search would see no way downhill.
+            cost = evaluated if self.cost == "evaluations" else (evaluated + computed) / 2
+            self._known[used] = Trial(pixel_f, nucleus_f, evaluated, computed, cost, thresholds, method)
         return self._known[used]
 
-    def _one(self, case: Case, thresholds: CascadeThresholds, levels: int) -> tuple[float, float, float]:
-        finest = case.levels[0]
-        maps = run_cascade(case.levels[:levels], case.answers, thresholds, block=BLOCK_PX)
+    def _one(self, case: Case, thresholds: CascadeThresholds, levels: int) -> tuple[float, float, float, float]:
+        finest = case.levels[0].pixels
+        maps = run_cascade(case.levels[:levels], case.answers, thresholds, block=self.block)
+        shares = costs(maps)
         scores = score(whole_labels(maps[-1], cut=thresholds.cut), case.truth, complete=self.complete)
-        return scores.pixel_f, scores.f, pixel_evaluations(costs(maps)) / finest.pixels
+        return scores.pixel_f, scores.f, pixel_evaluations(shares) / finest, block_pixels(shares) / finest
 
 
 def open_cases(fields: Sequence[Field], maps: Iterable[Path | str], patients: Mapping[str, str]) -> list[Case]:
@@ -153,28 +160,27 @@ def open_cases(fields: Sequence[Field], maps: Iterable[Path | str], patients: Ma
 def find_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> SearchResult:
     """The thresholds the configuration gives, scored on the validation slides, or else those of a search."""
     if config.thresholds is None:
-        return search_thresholds(cases, config.search, complete=config.train.complete, seed=seed)
-    simulator = Simulator(cases, complete=config.train.complete)
+        return search_thresholds(cases, config, seed=seed)
+    simulator = Simulator(cases, config)
     dense = _dense(simulator, _candidates(simulator, config.search.candidates)[0])
     given = simulator.trial(_flat(config.thresholds), levels=simulator.depth, method="given")
     return SearchResult(given, dense, "given", [given])
 
 
-def search_thresholds(cases: Sequence[Case], config: CascadeSearch, *, complete: bool, seed: int) -> SearchResult:
-    """Coordinate-wise search as in the paper, then a joint one around its front, then the configured rule.
+def search_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> SearchResult:
+    """Coordinate-wise search as in the paper, the same without level 1, a joint search around the front, then the rule.
 
     Where annotation is incomplete, found objects that touch no annotated nucleus count in neither F.
     """
-    simulator = Simulator(cases, complete=complete)
-    candidates = _candidates(simulator, config.candidates)
-    dense, start = _by_coordinate(simulator, candidates, config)
-    depth = simulator.depth
-    trials = [simulator.trial(start, levels=depth, method="coordinate")]
-    trials += _jointly(simulator, candidates, start, config, seed)
-    best = {id(t): t for t in trials}
-    trials = list(best.values())
-    chosen, rule = choose(trials, dense, config)
-    log.info("dense F %.4f; chosen F %.4f at %.1f %% of the naive cost", dense.f, chosen.f, 100 * chosen.cost)
+    simulator = Simulator(cases, config)
+    candidates = _candidates(simulator, config.search.candidates)
+    dense, start = _by_coordinate(simulator, candidates, config.search)
+    found = [simulator.trial(start, levels=simulator.depth, method="coordinate")]
+    found += _without_finest(simulator, candidates, start)
+    found += _jointly(simulator, candidates, found, config.search, seed)
+    trials = list({id(t): t for t in found}.values())
+    chosen, rule = choose(trials, dense, config.search)
+    log.info("dense F %.4f; chosen F %.4f at %.1f %% of the cost", dense.f, chosen.f, 100 * chosen.cost)
     return SearchResult(chosen, dense, rule, trials)
 
 
@@ -247,17 +253,31 @@ def _by_coordinate(
     return dense, values
 
 
+def _without_finest(
+    simulator: Simulator, candidates: Sequence[NDArray[np.float64]], start: Sequence[float]
+) -> list[Trial]:
+    """Cascades that leave nothing to level 1: any ``upper`` of level 2, its ``lower`` at 1.
+
+    Lowering one threshold after the other does not lead there: the way is over sets that are worse.
+    """
+    if simulator.depth == 1:
+        return []
+    uppers = map(float, candidates[1])
+    sets = [[start[0], upper, 1.0, *start[3:]] for upper in uppers]
+    return [simulator.trial(values, levels=simulator.depth, method="coordinate") for values in sets]
+
+
 def _jointly(
     simulator: Simulator,
     candidates: Sequence[NDArray[np.float64]],
-    start: Sequence[float],
+    start: Sequence[Trial],
     config: CascadeSearch,
     seed: int,
 ) -> list[Trial]:
     """All thresholds at once: each step changes one to three of a random member of the front found so far."""
     rng = counter_rng(seed, stream=1)
     levels = simulator.depth
-    trials = [simulator.trial(start, levels=levels, method="coordinate")]
+    trials = list(start)
     for _ in range(config.joint):
         front = pareto_front(trials)
         values = _flat(front[rng.integers(len(front))].thresholds)
@@ -291,4 +311,4 @@ def search_record(result: SearchResult) -> dict[str, Any]:
 
 
 def _plain(trial: Trial) -> dict[str, Any]:
-    return asdict(trial) | {"thresholds": trial.thresholds.dump(), "saved": 1 - trial.cost}
+    return asdict(trial) | {"thresholds": trial.thresholds.dump(), "saved": 1 - trial.evaluated}

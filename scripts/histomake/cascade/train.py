@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from histomake.cascade.net import PixelNetwork, build_network
 from histomake.cascade.samples import (
@@ -29,10 +30,11 @@ from histomake.cascade.samples import (
     kind_shares,
     read_batch,
 )
-from histomake.config import CascadeNetwork, CascadeTrain
+from histomake.config import Augment, CascadeNetwork, CascadeTrain
 from histomake.errors import HistomakeError
 from histomake.files import atomic_file, read_json, write_json
 from histomake.learn.runtime import Runtime, choose_runtime
+from histomake.patch.augment import apply, draw_parameters
 from histomake.patch.sampler import AUGMENT, counter_rng
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ WARM_UP = 0.1
 WEIGHT_DECAY = 1e-4
 STATISTICS_CROPS = 256
 GRADIENT_LIMIT = 5.0
+AVERAGING = 0.98
+"""Per step; the average reaches some 50 steps back."""
 
 
 def train_level(
@@ -60,8 +64,11 @@ def train_level(
 ) -> dict[str, Any]:
     """Train the network of one level; fill ``output`` with weights, description, history and the points drawn.
 
-    Every step draws its points by the classes' shares from (seed, step) alone. The loss is the mean over the classes'
-    cross-entropies, weighted by those shares, so pixels that came along with a point do not change the balance.
+    Every step draws its points by the classes' shares from (seed, step) alone, and its cross-entropy is the mean over
+    the points and the pixels that came along with them. Where annotation is incomplete almost none of those are
+    background, so there the classes' means are weighted by their shares.
+
+    What is saved is an exponential average of the weights over the last steps, which is steadier than the last.
 
     Raises:
         HistomakeError: the slides lack a class, or the loss is no longer a number.
@@ -73,8 +80,9 @@ def train_level(
     layout = Layout(net.crop_edge(config.lattice), net.points(config.lattice))
     _set_statistics(net, fields, points, number, layout, config, seed)
     net.to(runtime.device, memory_format=torch.channels_last).train()
-    batches = _batches(fields, points, number, layout, config, seed)
-    history = _fit(net, batches, number, config, runtime, seed)
+    steps = config.steps if isinstance(config.steps, int) else config.steps[number - 1]
+    batches = _batches(fields, points, number, layout, config, seed, steps)
+    averaged, history = _fit(net, batches, number, config, runtime, seed, steps)
     counts = np.bincount(points.kind, minlength=3).tolist()
     description = {
         "network": network.dump(),
@@ -84,11 +92,11 @@ def train_level(
         "parameters": sum(p.numel() for p in net.parameters()),
         "train": config.dump(),
         "seed": seed,
-        "slides": sorted(f.slide_id for f in fields),
+        "slides": sorted({f.slide_id for f in fields}),
         "points": dict(zip(("background", "inside", "third"), counts, strict=True)),
         "loss": history[-1]["loss"],
     }
-    _save(net, description, history, fields, points, output)
+    _save(averaged, description, history, fields, points, number, output)
     return description
 
 
@@ -111,7 +119,7 @@ def _set_statistics(
 
 
 def _batches(
-    fields: Sequence[Field], points: Points, number: int, layout: Layout, config: CascadeTrain, seed: int
+    fields: Sequence[Field], points: Points, number: int, layout: Layout, config: CascadeTrain, seed: int, steps: int
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int8]]]:
     """The batches of all steps, one read ahead while another is learned from."""
     shares = kind_shares(config, number)
@@ -127,7 +135,7 @@ def _batches(
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(load, 0)
-        for step in range(config.steps):
+        for step in range(steps):
             current = ahead.result()
             ahead = pool.submit(load, step + 1)
             yield current
@@ -140,27 +148,27 @@ def _fit(
     config: CascadeTrain,
     runtime: Runtime,
     seed: int,
-) -> list[dict[str, float]]:
-    """Run the optimiser over all batches; loss and balanced accuracy every LOG_EVERY steps."""
+    steps: int,
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Run the optimiser over all batches; the averaged net, and loss and accuracy every LOG_EVERY steps."""
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
-    warm = max(1, round(WARM_UP * config.steps))
+    warm = max(1, round(WARM_UP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
-        lambda s: (
-            min(1, (s + 1) / warm) * 0.5 * (1 + math.cos(math.pi * max(0, s - warm) / max(1, config.steps - warm)))
-        ),
+        lambda s: min(1, (s + 1) / warm) * 0.5 * (1 + math.cos(math.pi * max(0, s - warm) / max(1, steps - warm))),
     )
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.scaled)
-    shares = torch.from_numpy(kind_shares(config, number)).to(runtime.device)
+    averaged = AveragedModel(net, avg_fn=_average, use_buffers=True)
+    shares = None if config.complete else torch.from_numpy(kind_shares(config, number)).to(runtime.device)
     history, losses, hits = [], [], []
     for step, (crops, kinds) in enumerate(batches):
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).to(runtime.device)
-        pixels = _colour_jitter(pixels, config.colour, counter_rng(seed, worker=number, step=step, stream=AUGMENT))
+        pixels = _jittered(pixels, config.colour, counter_rng(seed, worker=number, step=step, stream=AUGMENT))
         kind = torch.from_numpy(kinds).to(runtime.device, torch.long)
         target = torch.from_numpy(class_of(kinds, number)).to(runtime.device)
         with runtime.autocast():
             logits = net(pixels)
-        loss, accuracy = _balanced_loss(logits.float(), target, kind, shares)
+        loss, accuracy = _cross_entropy(logits.float(), target, kind, shares)
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.unscale_(optimiser)
@@ -168,22 +176,31 @@ def _fit(
         scaler.step(optimiser)
         scaler.update()
         schedule.step()
+        averaged.update_parameters(net)
         losses.append(loss.item())
         hits.append(accuracy.item())
         if not math.isfinite(losses[-1]):
             raise HistomakeError(f"level {number}: the loss is no number at step {step}; lower train.learning_rate")
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
             history.append({"step": step + 1, "loss": float(np.mean(losses)), "accuracy": float(np.mean(hits))})
             log.info("level %d step %d: loss %.4f, accuracy %.3f", number, *history[-1].values())
             losses, hits = [], []
-    return history
+    return averaged.module, history
 
 
-def _balanced_loss(logits: Tensor, target: Tensor, kind: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and accuracy as means over kinds, weighted by the kinds' shares; IGNORED pixels do not count."""
+def _average(averaged: Tensor, current: Tensor, number: Tensor) -> Tensor:
+    """The exponential average of a weight, that of fewer steps while there are few."""
+    share = max(1 - AVERAGING, 1 / (1 + number.item() / 10))
+    return averaged + share * (current - averaged)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, kind: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and accuracy, as means over pixels or, by ``shares``, over kinds; IGNORED pixels do not count."""
     counted = kind != IGNORED
     losses = F.cross_entropy(logits.movedim(1, -1)[counted], target[counted], reduction="none")
     right = (logits.argmax(1) == target)[counted].float()
+    if shares is None:
+        return losses.mean(), right.mean()
     members = F.one_hot(kind[counted], 3).float()
     number = members.sum(0)
     weights = shares * (number > 0)
@@ -191,24 +208,25 @@ def _balanced_loss(logits: Tensor, target: Tensor, kind: Tensor, shares: Tensor)
     return (losses * weight).sum(), (right * weight).sum()
 
 
-def _colour_jitter(pixels: Tensor, spread: float, rng: np.random.Generator) -> Tensor:
-    """Random gain (around mid-grey 128) and offset per crop and channel, and per crop: stains and scanners differ."""
-    n = pixels.shape[0]
-    drawn = rng.normal(0, spread, (2, n, 4, 1, 1)).astype(np.float32)
-    gain, offset = torch.from_numpy(drawn[:, :, :1] + 0.5 * drawn[:, :, 1:]).to(pixels.device)
-    return ((pixels.float() - 128) * (1 + gain) + 128 + 64 * offset).clamp(0, 255)
+def _jittered(pixels: Tensor, spread: float, rng: np.random.Generator) -> Tensor:
+    """Crops on the 0-255 scale in other colours, each by its own draw: stains and scanners differ."""
+    changes = Augment(flip=False, brightness=spread, saturation=spread, hue=spread / 5, hed=spread)
+    changed, _ = apply(pixels.float() / 255, draw_parameters(changes, len(pixels), rng))
+    return changed * 255
 
 
 def _save(
-    net: PixelNetwork,
+    net: nn.Module,
     description: dict[str, Any],
     history: list[dict[str, float]],
     fields: Sequence[Field],
     points: Points,
+    number: int,
     output: Path,
 ) -> None:
     ids = np.array([f.slide_id for f in fields])[points.field]
-    table = pa.table({"slide_id": ids, "y": points.y, "x": points.x, "kind": points.kind})
+    mpp = np.array([f.levels[number - 1].mpp for f in fields], np.float32)[points.field]
+    table = pa.table({"slide_id": ids, "mpp": mpp, "y": points.y, "x": points.x, "kind": points.kind})
     with atomic_file(output / SAMPLES) as aside:
         pq.write_table(table, aside, compression="zstd")
     with atomic_file(output / HISTORY) as aside, aside.open("w", newline="") as stream:
@@ -228,6 +246,7 @@ def load_network(folder: Path, device: torch.device) -> PixelNetwork:
     """
     if not (folder / WEIGHTS).exists():
         raise HistomakeError(f"no trained level in {folder}: train every level before the cascade runs")
-    net = build_network(CascadeNetwork.model_validate(read_json(folder / DESCRIPTION)["network"]))
+    description = read_json(folder / DESCRIPTION)
+    net = build_network(CascadeNetwork.model_validate(description["network"]), field=description["field"])
     net.load_state_dict(load_file(folder / WEIGHTS))
     return net.to(device, memory_format=torch.channels_last).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from histomake.config.section import Name, Section, Share
 from histomake.config.tasks import Split
@@ -36,7 +36,9 @@ class CascadeTrain(Section):
         description="false: annotation is incomplete, so background is drawn only where no dark pixel is near, and "
         "predictions that touch no annotation are not counted as errors.",
     )
-    steps: int = Field(1500, ge=1, description="Optimiser steps per level.")
+    steps: PositiveInt | list[PositiveInt] = Field(
+        1500, description="Optimiser steps: of every level, or a list with those of each, finest first."
+    )
     batch: int = Field(8, ge=1, description="Points per step; larger batches leave a CPU's caches.")
     lattice: int = Field(
         8,
@@ -46,7 +48,19 @@ class CascadeTrain(Section):
         "point alone, as in the paper.",
     )
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
-    colour: float = Field(0.1, ge=0, le=1, description="Standard deviation of the channels' random gain and offset.")
+    colour: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="Jitter of brightness, contrast, saturation and stain densities, as a share; hue by a fifth of it.",
+    )
+    zoom: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Slides are learned from at up to this many doublings finer and coarser than they are, too: nuclei "
+        "differ in size, and a stated resolution may be wrong.",
+    )
 
 
 class CascadeSearch(Section):
@@ -60,6 +74,11 @@ class CascadeSearch(Section):
     min_saving: Share = Field(
         0.0,
         description="Least share of pixel evaluations to save; where both cannot be had, this one wins.",
+    )
+    cost: Literal["evaluations", "blocks"] = Field(
+        "evaluations",
+        description="What thresholds are to save: evaluations, the pixels a network must answer for, as in the paper; "
+        "blocks, the mean of those and of the pixels of all blocks they lie in, which is what time goes by.",
     )
     candidates: int = Field(
         32, ge=2, le=300, description="Values tried per threshold, spread over what the networks answer (paper: 32)."
@@ -130,6 +149,8 @@ class Radhical(Section):
         coarse = len(self.scales) - 1
         if self.thresholds and {len(self.thresholds.lower), len(self.thresholds.upper)} != {coarse}:
             raise ValueError(f"thresholds.lower and thresholds.upper need {coarse} values: levels 2 to {coarse + 1}")
+        if isinstance(self.train.steps, list) and len(self.train.steps) != len(self.scales):
+            raise ValueError(f"train.steps: {len(self.train.steps)} values for {len(self.scales)} levels")
         if self.network.border == "zeros" and self.train.lattice != 1:
             raise ValueError("network.border: zeros sees single patches, so it needs train.lattice: 1")
         return self
