@@ -11,7 +11,7 @@ import torch
 import zarr
 from cascade_slide import DiscReader, discs, levels, random_networks, truth_of
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers
-from histomake.cascade.compare import HALF_TISSUE, IMAGES, SLIDES, compare_slide, summarise, table
+from histomake.cascade.compare import HALF_TISSUE, IMAGES, SLIDES, compare_slide, group_of, summarise, table
 from histomake.cascade.figures import draw_front, draw_levels
 from histomake.cascade.infer import load_networks, segment_slide, whole_labels, whole_maps
 from histomake.cascade.run import run_cascade
@@ -159,7 +159,9 @@ def test_naive_dense_and_cascade_are_compared_in_one_run():
     assert record["tissue"] == pytest.approx(0.25)
     assert record["tissue"] <= HALF_TISSUE
     assert record["seconds"]["naive"] > record["seconds"]["dense"] > 0
-    summary = summarise([record, {**compared(one, None), "slide_id": "image"}])
+    slide = {**record, "area_mm2": 1.2}
+    assert [group_of(r) for r in (record, slide)] == [IMAGES, SLIDES]
+    summary = summarise([slide, {**compared(one, None), "slide_id": "image"}])
     assert set(summary["groups"]) == {SLIDES, IMAGES}
     figures = {b["figure"] for b in summary["bars"]}
     assert {"whole slides: pixel evaluations saved vs naive", "images: pixel Dice, dense"} <= figures

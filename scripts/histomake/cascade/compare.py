@@ -50,11 +50,11 @@ def compare_slide(
     dense_answers = replace(answers, block=max(answers.block, DENSE_BLOCK_PX))
     everything = CascadeThresholds(cut=dense_cut, lower=[], upper=[])
 
-    def dense() -> tuple[list[LevelMap], NDArray[np.int64]]:
+    def dense() -> tuple[list[LevelMap], NDArray[np.int32]]:
         maps = run_cascade(levels[:1], dense_answers, everything, block=dense_answers.block)
         return maps, whole_labels(maps[-1], cut=dense_cut)
 
-    def cascade() -> tuple[list[LevelMap], NDArray[np.int64]]:
+    def cascade() -> tuple[list[LevelMap], NDArray[np.int32]]:
         maps = run_cascade(levels, answers, thresholds, block=answers.block)
         return maps, whole_labels(maps[-1], cut=thresholds.cut)
 
@@ -64,6 +64,7 @@ def compare_slide(
     record = {
         "status": "ok",
         "slide_id": answers.reader.slide_id,
+        "area_mm2": levels[0].pixels * levels[0].mpp**2 / 1e6,
         "tissue": _tissue_share(tissue),
         "seconds": {"naive": naive_seconds, "dense": dense_seconds, "cascade": cascade_seconds},
         "naive_pixels": config.naive_pixels,
@@ -112,7 +113,7 @@ def _simulated_equals(
     levels: Sequence[Level],
     answers: NetworkAnswers,
     thresholds: CascadeThresholds,
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int32],
 ) -> bool:
     """Whether the cascade over whole maps, as the search sees it, gives the very mask the deployed one gave."""
     stored = StoredAnswers(whole_maps(answers, levels))
@@ -146,11 +147,12 @@ def _on_level(tissue: TissueMask, level: Level, mpp: float) -> NDArray[np.bool_]
 
 SLIDES, IMAGES = "whole slides", "images"
 HALF_TISSUE = 0.5
+SLIDE_MM2 = 0.5
 
 
 def group_of(record: Mapping[str, Any]) -> str:
-    """Whole slides have at most half of their area in tissue; the rest are images of tissue."""
-    return SLIDES if record["tissue"] <= HALF_TISSUE else IMAGES
+    """Whole slides are larger than any field of view and at most half of them is tissue; the rest are images."""
+    return SLIDES if record["tissue"] <= HALF_TISSUE and record["area_mm2"] >= SLIDE_MM2 else IMAGES
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

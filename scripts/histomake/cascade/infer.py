@@ -78,7 +78,7 @@ def mask_pieces(finest: LevelMap, *, cut: float, tile: int = TILE_PX) -> Pieces:
     return find_pieces(filled, level, connectivity=NUCLEI, tile=tile)
 
 
-def whole_labels(finest: LevelMap, *, cut: float) -> NDArray[np.int64]:
+def whole_labels(finest: LevelMap, *, cut: float) -> NDArray[np.int32]:
     """`mask_pieces` as one array (height, width), for slides small enough to be compared with annotation."""
     level = finest.level
     edge = max(level.height, level.width)

@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,13 @@ from histomake.files import atomic_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Labels = NDArray[np.int64]
+    Labels = NDArray[np.int32]
 
 Pixels = Callable[[Window], "NDArray[np.bool_]"]
 """The mask in any window of a level."""
+
+Numbered = Callable[[Window], "tuple[int, Labels]"]
+"""Pieces of one tile: how many numbers there are, counting 0, and the number of every pixel."""
 
 TILE_PX = 2048
 HOLES, NUCLEI = 4, 8
@@ -41,45 +45,62 @@ HOLES, NUCLEI = 4, 8
 class Pieces:
     """Connected pieces of a mask over all tiles.
 
-    ``numbers``: slide-wide number of a piece, by its number in its tile plus the tile's offset; 0 is no piece.
-    ``at_edge``: by slide-wide number, whether the piece touches the slide's edge.
+    ``numbered``: the pieces of a tile by themselves. ``numbers``: slide-wide number of a piece, by its number in its
+    tile plus the tile's offset; 0 is no piece. ``at_edge``: by slide-wide number, whether the piece touches the slide's
+    edge.
     """
 
-    pixels: Pixels
-    connectivity: int
+    numbered: Numbered
     offsets: dict[Window, int]
     numbers: Labels
     at_edge: NDArray[np.bool_]
 
     def labels(self, tile: Window) -> Labels:
         """Slide-wide numbers of a tile's pixels."""
-        return self.numbers[_numbered(self.pixels(tile), self.connectivity, self.offsets[tile])]
+        count, pieces = self.numbered(tile)
+        return self._of(tile, count)[pieces]
+
+    def which(self, flags: NDArray[np.bool_], tile: Window) -> NDArray[np.bool_]:
+        """Whether a tile's pixels belong to pieces that ``flags``, by slide-wide number, names."""
+        count, pieces = self.numbered(tile)
+        return flags[self._of(tile, count)][pieces]
+
+    def _of(self, tile: Window, count: int) -> Labels:
+        offset = self.offsets[tile]
+        return np.append(np.int32(0), self.numbers[offset + 1 : offset + count])
 
 
-def _numbered(mask: NDArray[np.bool_], connectivity: int, offset: int) -> Labels:
-    """Pieces of one tile, numbered from ``offset`` + 1; 0 where the mask is not set."""
-    labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)[1].astype(np.int64)
-    return np.where(labels > 0, labels + offset, 0)
+def _numbering(pixels: Pixels, connectivity: int) -> Numbered:
+    """Numbers the pieces of one tile; remembers the tile asked for last, which is often asked for again."""
+
+    @lru_cache(maxsize=1)
+    def numbered(tile: Window) -> tuple[int, Labels]:
+        return cv2.connectedComponents(pixels(tile).view(np.uint8), connectivity=connectivity)
+
+    return numbered
 
 
 def find_pieces(pixels: Pixels, level: Level, *, connectivity: int, tile: int = TILE_PX) -> Pieces:
     """Connected pieces of a mask over the whole slide; memory: a tile, two pixel rows, and a number per piece."""
+    numbered = _numbering(pixels, connectivity)
     offsets: dict[Window, int] = {}
     joins: list[Labels] = []
     edge: list[Labels] = []
-    first, last, above = (np.zeros(level.width, np.int64) for _ in range(3))
-    left, total = np.zeros(0, np.int64), 0
+    first, last, above = (np.zeros(level.width, np.int32) for _ in range(3))
+    left, total = np.zeros(0, np.int32), 0
     for window in level.blocks(tile):
-        labels = _numbered(pixels(window), connectivity, total)
+        count, labels = numbered(window)
+        sides = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+        top, bottom, start, end = (np.where(side > 0, side + total, 0) for side in sides)
         offsets[window] = total
-        total = max(total, int(labels.max()))
+        total += count - 1
         columns = window.slices[1]
-        first[columns], last[columns] = labels[0], labels[-1]
+        first[columns], last[columns] = top, bottom
         if window.x:
-            joins.append(_touching(left, labels[:, 0], connectivity))
+            joins.append(_touching(left, start, connectivity))
         else:
-            edge.append(labels[:, 0])
-        left = labels[:, -1]
+            edge.append(start)
+        left = end
         if columns.stop == level.width:
             edge.append(left)
             # The rows of all tiles side by side: pieces that touch over a corner of four tiles are met here too.
@@ -92,7 +113,7 @@ def find_pieces(pixels: Pixels, level: Level, *, connectivity: int, tile: int = 
     numbers = _unite(joins, total)
     at_edge = np.zeros(int(numbers.max()) + 1, bool)
     at_edge[numbers[np.concatenate(edge)]] = True
-    return Pieces(pixels, connectivity, offsets, numbers, at_edge)
+    return Pieces(numbered, offsets, numbers, at_edge)
 
 
 def _touching(a: Labels, b: Labels, connectivity: int) -> Labels:
@@ -106,12 +127,12 @@ def _touching(a: Labels, b: Labels, connectivity: int) -> Labels:
 
 def _unite(joins: list[Labels], total: int) -> Labels:
     """Slide-wide numbers (total + 1,) of tile-wise numbers, from pairs that are one piece; 0 stays 0."""
-    a, b = np.concatenate(joins, axis=1) if joins else np.zeros((2, 0), np.int64)
+    a, b = np.concatenate(joins, axis=1) if joins else np.zeros((2, 0), np.int32)
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(total + 1, total + 1))
     group = connected_components(graph, directed=False)[1]
     # In order of first appearance, so that number 0 stays 0 and others do not depend on how groups are found.
     _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int32)
 
 
 def without_holes(pixels: Pixels, level: Level, *, tile: int = TILE_PX) -> Pixels:
@@ -122,7 +143,7 @@ def without_holes(pixels: Pixels, level: Level, *, tile: int = TILE_PX) -> Pixel
     background = find_pieces(lambda window: ~pixels(window), level, connectivity=HOLES, tile=tile)
     hole = ~background.at_edge
     hole[0] = False
-    return lambda window: pixels(window) | hole[background.labels(window)]
+    return lambda window: pixels(window) | background.which(hole, window)
 
 
 @dataclass(frozen=True)
