@@ -64,7 +64,7 @@ def compare_slide(
     record = {
         "status": "ok",
         "slide_id": answers.reader.slide_id,
-        "area_mm2": levels[0].pixels * levels[0].mpp**2 / 1e6,
+        "area_mm2": levels[0].pixels * levels[0].mpp ** 2 / 1e6,
         "tissue": _tissue_share(tissue),
         "seconds": {"naive": naive_seconds, "dense": dense_seconds, "cascade": cascade_seconds},
         "naive_pixels": config.naive_pixels,
