@@ -18,8 +18,8 @@ class DiscReader(ArrayReader):
 
     slide_id = "discs"
 
-    def __init__(self, image: np.ndarray) -> None:
-        super().__init__(image, MPP)
+    def __init__(self, image: np.ndarray, mpp: float = MPP) -> None:
+        super().__init__(image, mpp)
         self.reads: list[tuple[int, int, float]] = []
 
     def read(self, x, y, size, mpp):

@@ -63,6 +63,16 @@ def test_a_fine_pixel_belongs_to_the_coarse_pixel_that_holds_its_centre():
     assert nearest(0, 10, ratio=2.5, size=4).tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 
+@pytest.mark.parametrize("mpp", [0.25, 0.37, 0.498])
+def test_a_pixel_is_the_same_in_every_window_also_where_it_is_resampled(mpp):
+    image, _ = discs(700, 800)
+    reader = DiscReader(image, mpp)
+    (level,) = levels_of(width=800, height=700, mpp=mpp, finest_mpp=0.5, scales=(1,))
+    whole = read_window(reader, level, Window(0, 0, level.height, level.width))
+    for window in (Window(3, 5, 40, 50), Window(120, 201, 60, 70), Window(250, 101, 31, 9)):
+        np.testing.assert_array_equal(read_window(reader, level, window), whole[window.slices])
+
+
 @pytest.mark.parametrize("window", [Window(-20, -30, 64, 64), Window(90, 100, 64, 64), Window(30, 40, 16, 8)])
 def test_beyond_the_slide_its_mirror_image_is_read(window):
     image, _ = discs(128, 144)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from histomake.slide.reader import SlideReader
 
+
+TILE_PX, TILES = 256, 512
+"""Slides are read in tiles of a level's grid, of which the latest are remembered: neighbouring blocks overlap."""
 
 BLOCK_STEP = 8
 """Blocks are multiples of this, so that they lie on the cells of any network."""
@@ -107,13 +111,24 @@ def read_window(reader: SlideReader, level: Level, window: Window) -> NDArray[np
         mirrored(window.y, window.height, level.height),
         mirrored(window.x, window.width, level.width),
     )
-    y, x = int(rows.min()), int(columns.min())
-    size = int(columns.max()) - x + 1, int(rows.max()) - y + 1
-    scale = level.mpp / reader.mpp
-    pixels = reader.read(Level0Pixels(round(x * scale)), Level0Pixels(round(y * scale)), size, level.mpp)
-    if size == (window.width, window.height) and (rows[0], columns[0]) == (y, x):
+    top, left, bottom, right = int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1
+    pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+    for y in range(top - top % TILE_PX, bottom, TILE_PX):
+        for x in range(left - left % TILE_PX, right, TILE_PX):
+            tile = _tile(reader, level, y, x)
+            y0, x0, y1, x1 = max(y, top), max(x, left), min(y + TILE_PX, bottom), min(x + TILE_PX, right)
+            pixels[y0 - top : y1 - top, x0 - left : x1 - left] = tile[y0 - y : y1 - y, x0 - x : x1 - x]
+    if pixels.shape[:2] == (window.height, window.width) and (rows[0], columns[0]) == (top, left):
         return pixels
-    return pixels[np.ix_(rows - y, columns - x)]
+    return pixels[np.ix_(rows - top, columns - left)]
+
+
+@lru_cache(maxsize=TILES)
+def _tile(reader: SlideReader, level: Level, y: int, x: int) -> NDArray[np.uint8]:
+    """One tile of a level's grid, always read the same way: resampled pixels would depend on where a window begins."""
+    scale = level.mpp / reader.mpp
+    size = min(TILE_PX, level.width - x), min(TILE_PX, level.height - y)
+    return reader.read(Level0Pixels(round(x * scale)), Level0Pixels(round(y * scale)), size, level.mpp)
 
 
 def upsample(

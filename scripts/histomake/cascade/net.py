@@ -232,13 +232,24 @@ def _reach(net: nn.Module, window: int) -> int:
     for positive in (False, True):
         asked = copy.deepcopy(net)
         if positive:
-            for parameter in asked.parameters():
-                parameter.abs_().add_(1e-3)
+            _open_up(asked)
         values = torch.rand(1, 3, window, window, generator=torch.Generator().manual_seed(0)).requires_grad_()
         asked(values)[..., middle : middle + STRIDE, middle : middle + STRIDE].sum().backward()
         touched = values.grad.abs().sum(1)[0].nonzero()
         reach = max(reach, middle - int(touched.min()), int(touched.max()) - (middle + STRIDE - 1))
     return reach
+
+
+@torch.no_grad()
+def _open_up(net: nn.Module) -> None:
+    """Let every pixel that a net sees count: weights positive, means in place of maxima, in which one pixel wins."""
+    for parameter in net.parameters():
+        parameter.abs_().add_(1e-3)
+    for module in net.modules():
+        for name, pool in module.named_children():
+            if isinstance(pool, nn.MaxPool2d):
+                mean = nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
+                setattr(module, name, mean)
 
 
 def build_network(config: CascadeNetwork, *, field: int | None = None) -> PixelNetwork:
