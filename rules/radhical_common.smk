@@ -13,6 +13,12 @@ try:
 except HistomakeError as error:
     raise WorkflowError(str(error)) from None
 
+if CONFIG.radhical and all(s.split == "predict" for s in cascade_rows):
+    raise WorkflowError(
+        f"radhical: no slide of {CONFIG.sheet} has an annotation to learn from; "
+        "name label masks or outlines of nuclei in its annotation column"
+    )
+
 
 def cascade(wildcards):
     return CONFIG.radhical[wildcards.cascade]

@@ -90,7 +90,8 @@ def assign(slides: Iterable[Slide], split: Split, *, seed: int, task: str) -> li
     """Give every slide a role in every fold.
 
     Roles written in the sheet stand; the other patients are divided at random (seeded), stratified by the columns of
-    ``split.stratify``. Raises ConfigError when a patient would be in two roles or there are too few patients.
+    ``split.stratify``. Where the sheet knows training and test patients alone, validation patients are drawn from the
+    training ones. Raises ConfigError when a patient would be in two roles or there are too few patients.
     """
     rows = list(slides)
     patients: dict[str, list[Slide]] = defaultdict(list)
@@ -98,9 +99,8 @@ def assign(slides: Iterable[Slide], split: Split, *, seed: int, task: str) -> li
         if slide.split != "predict":
             patients[slide.patient_id].append(slide)
     fixed = _fixed_roles(patients, task)
-    free = sorted(p for p in patients if p not in fixed)
-    strata = {p: _stratum(patients[p], split.stratify) for p in free}
-    order = {p: _keyed(seed, task, p) for p in free}
+    strata = {p: _stratum(slides, split.stratify) for p, slides in sorted(patients.items())}
+    order = {p: _keyed(seed, task, p) for p in strata}
     roles = [_fold_roles(split, fold, strata, order, fixed, task) for fold in range(split.folds)]
     return [
         Assignment(fold, s.slide_id, s.patient_id, "predict" if s.split == "predict" else role[s.patient_id])
@@ -166,6 +166,7 @@ def _fold_roles(
     task: str,
 ) -> dict[str, str]:
     """Role of every patient in one fold."""
+    everyone, strata = strata, {p: s for p, s in strata.items() if p not in fixed}
     if split.folds == 1:
         fixed_test = any(role == "test" for role in fixed.values())
         test = set() if fixed_test else _take(split.test, strata, order)
@@ -176,12 +177,16 @@ def _fold_roles(
     val = set() if fixed_val else _take(split.val, rest, order)
     roles = dict(fixed)
     roles.update({p: "test" if p in test else "val" if p in val else "train" for p in strata})
+    if not fixed_val and not val:
+        trained = {p: everyone[p] for p, role in roles.items() if role == "train"}
+        roles.update(dict.fromkeys(_take(split.val, trained, order), "val"))
     missing = {"train", "val", "test"} - set(roles.values())
     if roles and missing:
         raise ConfigError(
             f"task {task}, fold {fold}: no patient left for {', '.join(sorted(missing))} "
-            f"({len(strata) + len(fixed)} patients in the sheet); add patients, lower tasks.{task}.split.folds, "
-            "or give roles in the sheet's split column"
+            f"({len(everyone)} patients in the sheet); add patients, "
+            + (f"lower tasks.{task}.split.folds, " if split.folds > 1 else "")
+            + "or give roles in the sheet's split column"
         )
     return roles
 

@@ -84,6 +84,14 @@ def test_roles_in_the_sheet_stand():
     assert [a.role for a in assign(slides, Split(), seed=0, task="t")] == ["train", "val", "test", "train"]
 
 
+def test_a_sheet_of_training_and_test_patients_alone_lends_validation_some_of_the_training_ones():
+    given = ["train"] * 10 + ["test"] * 4
+    slides = [Slide(f"s{i:02}", "x", f"p{i}", split=role) for i, role in enumerate(given)]
+    found = [a.role for a in assign(slides, Split(val=0.2), seed=0, task="t")]
+    assert found[10:] == ["test"] * 4
+    assert sorted(found[:10]) == ["train"] * 8 + ["val"] * 2
+
+
 def test_a_patient_in_two_roles_of_the_sheet_is_a_leak():
     slides = [Slide("a", "x", "p", split="train"), Slide("b", "x", "p", split="test")]
     with pytest.raises(ConfigError, match="patient p: a in train, b in test"):

@@ -83,3 +83,16 @@ def test_a_patient_in_validation_and_in_test_is_refused_before_any_job(tmp_path)
     assert done.returncode != 0
     assert "patient twin" in done.stderr
     assert not list(workshop.folder.rglob("*.zarr"))
+
+
+def test_a_sheet_without_any_annotation_is_refused_before_any_job(tmp_path):
+    workshop = Workshop(tmp_path)
+    workshop.copy_code()
+    prepare(workshop)
+    lines = [line.split("\t") for line in workshop.sheet.read_text().splitlines()]
+    workshop.sheet.write_text(
+        "\n".join("\t".join([*row[:3], "" if i else row[3], *row[4:]]) for i, row in enumerate(lines))
+    )
+    done = workshop.snakemake("--", "radhical", check=False)
+    assert done.returncode != 0
+    assert "has an annotation to learn from" in done.stderr

@@ -73,11 +73,12 @@ def open_fields(
         HistomakeError: none is left.
         SlideError: an annotation cannot be read.
     """
-    fields = []
+    fields, lost = [], []
     for manifest, annotation in slides:
         content = read_json(manifest)
         if content["status"] != "ok":
-            log.warning("slide %s is in quarantine and left out: %s", content["slide_id"], content["detail"])
+            lost.append(f"{content['slide_id']}: {content['detail']}; {content['remedy']}")
+            log.warning("in quarantine and left out: slide %s", lost[-1])
             continue
         levels = slide_levels(content, config.model_copy(update={"mpp": config.mpp * zoom}))
         truth = open_truth(
@@ -85,7 +86,7 @@ def open_fields(
         )
         fields.append(Field(content["slide_id"], open_slide(manifest), levels, truth))
     if not fields:
-        raise HistomakeError("every annotated slide of this step is in quarantine; see the quarantine record")
+        raise HistomakeError("every annotated slide of this step is in quarantine:\n" + "\n".join(lost))
     return fields
 
 
