@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from histomake.slide.reader import SlideReader
 
 
-TILE_PX, TILES = 256, 512
+TILE_PX, TILES = 256, 1024
 """Slides are read in tiles of a level's grid, of which the latest are remembered: neighbouring blocks overlap."""
 
 BLOCK_STEP = 8

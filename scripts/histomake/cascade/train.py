@@ -73,7 +73,7 @@ def train_level(
     Raises:
         HistomakeError: the slides lack a class, or the loss is no longer a number.
     """
-    runtime = choose_runtime("auto", threads=threads)
+    runtime = choose_runtime(_precision(), threads=threads)
     points = draw_points(fields, number, config, seed=seed)
     torch.manual_seed(seed * 1000 + number)
     net = build_network(network)
@@ -98,6 +98,12 @@ def train_level(
     }
     _save(averaged, description, history, fields, points, number, output)
     return description
+
+
+def _precision() -> str:
+    """bf16 also on a CPU that multiplies matrices of it: twice as fast, and answers are asked for in float32 anyway."""
+    tiles = torch.cpu.get_capabilities().get("amx_bf16", False)
+    return "bf16" if tiles and not torch.cuda.is_available() else "auto"
 
 
 def _set_statistics(
