@@ -16,6 +16,7 @@ rule radhical:
 rule radhical_split:
     input:
         manifests=of_every_slide(LAYOUT.manifest),
+        models=[],
     output:
         split=f"{CASCADE}/split.parquet",
     log:
