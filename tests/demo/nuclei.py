@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ ROLES = ("train", "val", "train", "test", "train", "train", "val", "test", "trai
 """Roles dealt in turn to the images of a stain: 7 of 12 to training, 2 to validation, 3 to testing."""
 
 COLUMNS, MOST = 4, 16
-TISSUE = 0.18
+TISSUE = {"": 0.18, "-half": 0.48}
+"""Share of a mosaic's area that its images take: what is spared depends on it, so test mosaics come with either."""
+
 GLASS = (243, 242, 245)
 GLASS_NOISE = 1.5
 
@@ -62,13 +65,13 @@ def deal(folder: Path) -> list[Picture]:
     ]
 
 
-def compose(pictures: list[Picture], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A slide with the images side by side on glass, TISSUE of its area, and its instance labels."""
+def compose(pictures: list[Picture], tissue: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A slide with the images side by side on glass, ``tissue`` of its area, and its instance labels."""
     tiles = [np.asarray(Image.open(p.path).convert("RGB")) for p in pictures]
     height, width = tiles[0].shape[:2]
     rows = -(-len(tiles) // COLUMNS)
     columns = min(COLUMNS, len(tiles))
-    edge = int(np.sqrt(len(tiles) * height * width / TISSUE))
+    edge = int(np.sqrt(len(tiles) * height * width / tissue))
     edge = max(edge, rows * height, columns * width)
     slide = np.clip(rng.normal(GLASS, GLASS_NOISE, (edge, edge, 3)).round(), 0, 255).astype(np.uint8)
     labels = np.zeros((edge, edge), np.uint16)
@@ -90,9 +93,10 @@ def build(folder: Path, images: Path) -> Path:
     for role in ("train", "val", "test"):
         members = [p for p in pictures if p.role == role]
         parts = -(-len(members) // MOST)
-        for number in range(parts):
-            name = f"mosaic-{role}-{number + 1}"
-            slide, labels = compose(members[number::parts], rng)
+        kinds = TISSUE.items() if role == "test" else list(TISSUE.items())[:1]
+        for number, (kind, tissue) in product(range(parts), kinds):
+            name = f"mosaic-{role}-{number + 1}{kind}"
+            slide, labels = compose(members[number::parts], tissue, rng)
             Image.fromarray(slide).save(folder / f"{name}.png", compress_level=3)
             tifffile.imwrite(folder / f"{name}_labels.tif", labels, compression="zlib", tile=(256, 256))
             rows.append((name, folder / f"{name}.png", name, folder / f"{name}_labels.tif", role))

@@ -147,7 +147,7 @@ def _on_level(tissue: TissueMask, level: Level, mpp: float) -> NDArray[np.bool_]
 
 SLIDES, IMAGES = "whole slides", "images"
 HALF_TISSUE = 0.5
-SLIDE_MM2 = 0.5
+SLIDE_MM2 = 0.3
 
 
 def group_of(record: Mapping[str, Any]) -> str:
@@ -172,6 +172,10 @@ def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     finest = [r["levels"][0]["pixels"] for r in records]
     return {
         "slides": len(records),
+        "each": [
+            {"slide_id": r["slide_id"], "tissue": r["tissue"], "saved": r["saved"], "faster": _faster(r["seconds"])}
+            for r in records
+        ],
         "scored": len(scored),
         "tissue": float(np.average([r["tissue"] for r in records], weights=finest)),
         "saved": 1 - sum(r["pixel_evaluations"] for r in records) / sum(finest),
@@ -187,6 +191,10 @@ def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if scored
         else {},
     }
+
+
+def _faster(seconds: Mapping[str, float]) -> float:
+    return seconds["dense"] / seconds["cascade"]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -205,7 +213,8 @@ def bars(groups: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name, g in groups.items():
         if name == SLIDES:
             add(f"{name}: pixel evaluations saved vs naive", g["saved"], ">=", 0.85)
-            add(f"{name}: wall time, dense / cascade", g["seconds"]["dense"] / g["seconds"]["cascade"], ">=", 2)
+            slowest = min(g["each"], key=lambda e: e["faster"])
+            add(f"{name}: wall time, dense / cascade ({slowest['tissue']:.0%} tissue)", slowest["faster"], ">=", 2)
         add(f"{name}: pixel evaluations saved inside tissue", g["saved_in_tissue"], ">=", 0.7)
         add(f"{name}: wall time, naive / cascade", g["seconds"]["naive"] / g["seconds"]["cascade"], ">=", 5)
         add(f"{name}: dense = patch-wise, largest difference", g["dense_difference"], "<=", 1e-5)
@@ -232,6 +241,12 @@ def table(summary: Mapping[str, Any]) -> str:
     for name, g in summary["groups"].items():
         lines += ["", f"{name}: {g['slides']} ({g['tissue']:.0%} tissue), {g['scored']} annotated"]
         lines.append("seconds: " + ", ".join(f"{way} {s:.2f}" for way, s in g["seconds"].items()))
+        if name == SLIDES:
+            lines += [
+                f"{e['slide_id']}: {e['tissue']:.0%} tissue, {e['saved']:.1%} of pixel evaluations saved, "
+                f"{e['faster']:.2f} times as fast as dense"
+                for e in g["each"]
+            ]
         adds = ", ".join(f"{g[f'multiply_adds_vs_{way}']:.2%} vs {way}" for way in ("naive", "dense"))
         lines.append(f"multiply-adds saved: {adds}")
         keys = ("pixel_f", "f", "tpr", "ppv", "detected", "aji", "pq", "object_f1")
