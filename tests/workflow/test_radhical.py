@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 import zarr
+from PIL import Image
 
 from tests.workshop import ROOT, Workshop
 
@@ -18,10 +23,28 @@ IMAGES = ROOT / "tests" / "data" / "nuclei"
 ROLES = {"0d3640c1f1b8": "train", "94519eb45cbe": "train", "ea94ba4b01d1": "val", "6d327ab4f0e3": "test"}
 SMALL = {
     "scales": [1.0, 0.25],
+    "network": {"name": "unet", "encoder": "tu-resnet10t"},
     "train": {"steps": 8, "batch": 2, "lattice": 4},
     "search": {"candidates": 3, "joint": 2},
     "baselines": {"naive_pixels": 8, "repeats": 1},
 }
+
+
+def awkward(folder: Path) -> Iterator[tuple[str, str, str, float, str]]:
+    """Images as they come: unannotated, without a nucleus, finer and in a TIFF, smaller than any patch."""
+    image, labels = IMAGES / "0e21d7b3eea8.png", IMAGES / "0e21d7b3eea8_labels.tif"
+    shutil.copy(image, folder / "new.png")
+    yield "new", "new.png", "", 0.5, ""
+    pixels, numbers = np.asarray(Image.open(image).convert("RGB")), tifffile.imread(labels)
+    tifffile.imwrite(folder / "finer.tif", pixels[:200])
+    Image.fromarray(numbers[:200]).save(folder / "finer_labels.png")
+    yield "finer", "finer.tif", "finer_labels.png", 0.25, "test"
+    Image.fromarray(pixels[::-1]).save(folder / "none.png")
+    Image.fromarray(np.zeros(numbers.shape, np.uint8)).save(folder / "none_labels.png")
+    yield "none", "none.png", "none_labels.png", 0.5, "train"
+    Image.fromarray(pixels[100:120, 200:224]).save(folder / "tiny.png")
+    np.save(folder / "tiny_labels.npy", numbers[100:120, 200:224])
+    yield "tiny", "tiny.png", "tiny_labels.npy", 0.5, "test"
 
 
 def prepare(workshop: Workshop, *, patients: dict[str, str] | None = None) -> None:
@@ -35,8 +58,8 @@ def prepare(workshop: Workshop, *, patients: dict[str, str] | None = None) -> No
             shutil.copy(IMAGES / f"{name}.png", folder)
             shutil.copy(IMAGES / f"{name}_labels.tif", folder)
             writer.writerow((name, f"{name}.png", (patients or {}).get(name, name), f"{name}_labels.tif", 0.5, role))
-        shutil.copy(IMAGES / "0e21d7b3eea8.png", folder / "new.png")
-        writer.writerow(("new", "new.png", "new", "", 0.5, ""))
+        for name, path, annotation, mpp, role in awkward(folder):
+            writer.writerow((name, path, name, annotation, mpp, role))
     content = {"sheet": "demo/slides.tsv", "results": "results", "radhical": {"nuclei": SMALL}}
     workshop.config.write_text(yaml.safe_dump(content))
 
@@ -57,7 +80,8 @@ def test_images_with_masks_go_straight_through(finished):
     bars = {bar["figure"]: bar for bar in metrics["bars"]}
     assert bars["images: dense = patch-wise, largest difference"]["ok"]
     assert bars["images: simulated = deployed mask"]["ok"]
-    assert [slide["slide_id"] for slide in metrics["slides"]] == ["6d327ab4f0e3"]
+    assert [slide["slide_id"] for slide in metrics["slides"]] == ["6d327ab4f0e3", "finer", "tiny"]
+    assert [slide["levels"][0]["pixels"] for slide in metrics["slides"]] == [256 * 320, 100 * 160, 20 * 24]
     assert (results / "table.txt").read_text().startswith("images: ")
     assert (results / "pareto.png").stat().st_size > 5000
 
