@@ -25,6 +25,7 @@ NAMES = {REJECTED: "rejected", COMPUTED: "computed", ACCEPTED: "accepted"}
 OUTLINE = (0, 150, 70)
 COSTS = {"evaluations": "pixel evaluations", "blocks": "pixel evaluations and blocks"}
 PANEL_PX = 640
+DEEPEST = 0.15
 
 
 def draw_front(trials: pd.DataFrame, dense_f: float, cost: str, path: Path) -> None:
@@ -41,8 +42,11 @@ def draw_front(trials: pd.DataFrame, dense_f: float, cost: str, path: Path) -> N
     axes.scatter([100 * (1 - chosen.cost)], [chosen.f], s=130, marker="*", color="#1d5fa8", zorder=5, label="chosen")
     axes.set_xlabel(f"{COSTS[cost]} saved against level 1 everywhere, %")
     axes.set_ylabel("mean of pixel F and nucleus F, validation patients")
-    low = min(front.f.min(), chosen.f)
-    axes.set_ylim(low - 0.15 * (dense_f - low) - 0.005, max(dense_f, front.f.max()) + 0.01)
+    # Far below the dense network nobody chooses: the front ends somewhere near 0.
+    low = min(max(front.f.min(), dense_f - DEEPEST), chosen.f)
+    axes.set_ylim(low - 0.005, max(dense_f, front.f.max()) + 0.01)
+    shown = 100 * (1 - trials.cost[trials.f >= low])
+    axes.set_xlim(shown.min() - 1, shown.max() + 1)
     axes.legend(loc="lower left", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_file(path) as aside:
