@@ -136,7 +136,7 @@ def _decide_window(
     region = support(window, ratio=ratio, size=size)
     p = np.asarray(coarse.p[:, *region.slices])
     highest = float((p[0] + p[1]).max())
-    if highest < min(lower, upper) - ROUNDING or (highest == 0 and upper > 0):
+    if highest < min(lower, upper) - ROUNDING or (highest == 0 and np.float32(upper) > 0):
         return None
     rows = nearest(window.y, window.height, ratio=ratio, size=size[0])
     columns = nearest(window.x, window.width, ratio=ratio, size=size[1])
