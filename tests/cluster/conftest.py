@@ -18,7 +18,7 @@ EVERYTHING = ("results/catalog.duckdb", "results/metrics/tissue_kind.json", "res
 """Everything but the pictures: they add jobs and minutes, and nothing to what is tested of a cluster."""
 
 SLIDES = ("P01-A", "P02-A")
-TWO_SLIDES = tuple(f"results/patches/x10/{slide}.parquet" for slide in SLIDES)
+TWO_SLIDES = tuple(f"results/contact/x10/{slide}.png" for slide in SLIDES)
 """Four jobs, two of them groups: what a fault is tried on."""
 
 QUICK = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
