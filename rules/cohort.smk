@@ -24,12 +24,11 @@ rule split:
         "../scripts/split.py"
 
 
+# A slide's table stands for the records it is made from. Snakemake looks for every input of a job among all jobs before
+# it: tens of thousands of inputs take minutes.
 rule quarantine:
     input:
-        manifests=of_every_slide(LAYOUT.manifest),
-        annotations=of_every_slide(LAYOUT.annotation),
-        tissue=of_every_slide(LAYOUT.tissue),
-        quality=of_every_slide(LAYOUT.quality),
+        tables=of_every_slide(partial(LAYOUT.table, FIRST_GRID)),
     output:
         entries="<results>/quarantine.json",
     log:
@@ -43,6 +42,7 @@ rule quarantine:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
+        slides=list(SLIDES),
         max_share=0.0 if CONFIG.on_bad_slide == "fail" else CONFIG.max_quarantined,
         code=code("quarantine.py"),
     script:

@@ -46,6 +46,7 @@ ADOPTED = [
     for name, settings in CONFIG.tasks.items()
     if settings.trained and Path(settings.trained).resolve() != LAYOUT.models(name).resolve()
 ]
+FIRST_GRID = min(CONFIG.grids)
 MEASURED = [name for name in CONFIG.tasks if any(a.role == "test" for a in ROLES[name])]
 
 

@@ -61,15 +61,13 @@ rule contact:
         "../scripts/contact.py"
 
 
+# The quarantine record stands for every slide's records and first table, the scores for every prediction.
 rule catalog:
     input:
-        manifests=of_every_slide(LAYOUT.manifest),
-        tissue=of_every_slide(LAYOUT.tissue),
-        quality=of_every_slide(LAYOUT.quality),
-        annotations=of_every_slide(LAYOUT.annotation),
-        tables=of_every_slide(*(partial(LAYOUT.table, grid) for grid in CONFIG.grids)),
-        splits=collect("<results>/splits/{task}.parquet", task=CONFIG.tasks),
-        predictions=lambda wildcards: [p for name in CONFIG.tasks for p in prediction_paths(name, "test", "predict")],
+        quarantine="<results>/quarantine.json",
+        tables=of_every_slide(*(partial(LAYOUT.table, grid) for grid in sorted(CONFIG.grids) if grid != FIRST_GRID)),
+        splits=collect("<results>/splits/{task}.parquet", task=sorted(CONFIG.tasks)),
+        scores=[LAYOUT.scores(name) for name in sorted(CONFIG.tasks)],
     output:
         catalog="<results>/catalog.duckdb",
     log:
@@ -86,8 +84,8 @@ rule catalog:
         sheet=lambda wildcards: [
             [s.slide_id, s.patient_id, s.site, dict(sorted(s.labels.items()))] for s in SLIDES.values()
         ],
-        grids=list(CONFIG.grids),
-        tasks=list(CONFIG.tasks),
+        grids=sorted(CONFIG.grids),
+        predictions=lambda wildcards: {n: list(map(str, prediction_paths(n, *PREDICTED))) for n in sorted(CONFIG.tasks)},
         code=code("catalog.py"),
     script:
         "../scripts/catalog.py"

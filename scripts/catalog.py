@@ -10,21 +10,21 @@ from histomake.recall import Recall
 
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
-    memory = Layout(Path(snakemake.output.catalog).parent).memory("catalog")
-    recall = Recall(memory)
+    layout, slides = Layout(Path(snakemake.output.catalog).parent), [slide for slide, *_ in params.sheet]
+    recall = Recall(layout.memory("catalog"))
     with job(snakemake, recall):
         build_catalog(
             snakemake.output.catalog,
-            manifests=given.manifests,
-            tissue=given.tissue,
-            quality=given.quality,
-            annotations=given.annotations,
-            tables={grid: [p for p in given.tables if f"/patches/{grid}/" in p] for grid in params.grids},
-            splits=dict(zip(params.tasks, given.splits, strict=True)),
-            predictions={task: [p for p in given.predictions if f"/predictions/{task}/" in p] for task in params.tasks},
+            manifests=map(layout.manifest, slides),
+            tissue=map(layout.tissue, slides),
+            quality=map(layout.quality, slides),
+            annotations=map(layout.annotation, slides),
+            tables={grid: [layout.table(grid, slide) for slide in slides] for grid in params.grids},
+            splits=dict(zip(params.predictions, given.splits, strict=True)),
+            predictions=params.predictions,
             sheet=params.sheet,
             recall=recall,
-            previous=memory.with_suffix(".duckdb"),
+            previous=layout.memory("catalog").with_suffix(".duckdb"),
             code=params.code,
             memory_mb=snakemake.resources.mem_mb // 2,
             threads=snakemake.threads,

@@ -10,14 +10,14 @@ from histomake.recall import Recall
 
 
 def main(snakemake):
-    stages = [snakemake.input[name] for name in ("manifests", "annotations", "tissue", "quality")]
-    recall = Recall(Layout(Path(snakemake.output.entries).parent).memory("quarantine"))
+    layout, slides = Layout(Path(snakemake.output.entries).parent), snakemake.params.slides
+    recall = Recall(layout.memory("quarantine"))
     with job(snakemake, recall):
-        entries = collect(record for paths in stages for record in recall.records(paths))
-        slides = len(snakemake.input.manifests)
-        check_loss(entries, slides=slides, max_share=snakemake.params.max_share)
+        stages = (layout.manifest, layout.annotation, layout.tissue, layout.quality)
+        entries = collect(record for place in stages for record in recall.records(map(place, slides)))
+        check_loss(entries, slides=len(slides), max_share=snakemake.params.max_share)
         write_json(snakemake.output.entries, entries)
-        log.info("%d of %d slides in quarantine", len(entries), slides)
+        log.info("%d of %d slides in quarantine", len(entries), len(slides))
 
 
 if __name__ == "__main__":
