@@ -102,9 +102,10 @@ def _one_more(workshop: Workshop) -> list[Figure]:
     foreign = sum(count - 1 for count in planned.values()) + len(strangers)
     foreign += len(set(re.findall(r"slide=(\w+)", text)) - {NEW})
     pretend_jobs(workshop)
-    _watched(workshop)
+    aggregates = sorted(AGGREGATES & set(planned) - {"all"})
+    _watched(workshop, "--forcerun", *aggregates)
     spent = {}
-    for rule in sorted(AGGREGATES & set(planned) - {"all"}):
+    for rule in aggregates:
         (path,) = list((workshop.results / "benchmarks").glob(f"{rule}*.tsv")) or list(
             (workshop.results / "benchmarks" / rule).glob("*.tsv")
         )

@@ -212,7 +212,7 @@ class Cluster:
             f"SlurmctldLogFile={folder}/log/slurmctld.log\nSlurmdLogFile={folder}/log/slurmd-%n.log\n"
             "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nMpiDefault=none\nSwitchType=switch/none\n"
             "SelectType=select/cons_tres\nSelectTypeParameters=CR_Core_Memory\nSlurmdParameters=config_overrides\n"
-            "ReturnToService=2\nMinJobAge=300\nSlurmdTimeout=10\nKillWait=5\nGresTypes=gpu\nSchedulerParameters=sched_interval=1\n"
+            "ReturnToService=2\nMinJobAge=300\nJobRequeue=0\nSlurmdTimeout=10\nKillWait=5\nGresTypes=gpu\nSchedulerParameters=sched_interval=1\n"
             f"{storage}{nodes}"
             "PartitionName=cpu Nodes=n1 Default=YES MaxTime=1-0 State=UP\n"
             "PartitionName=gpu Nodes=n2 MaxTime=1-0 State=UP\n"
