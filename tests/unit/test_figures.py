@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from histomake import figures
 from histomake.annotation.model import Annotation
-from histomake.explain import class_views, views
+from histomake.explain import class_views, panel, views
 from histomake.explain.findings import SlideFindings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,7 +110,7 @@ def test_first_colours_stay_apart_for_people_without_green_cones():
 def test_errors_are_coloured_by_kind():
     found = findings(["nuclei", "skin", "skin", "nuclei"], ["nuclei", "nuclei", "skin", "skin"])
     thumb = figures.thumbnail(found.reader, 4.0)
-    picture = class_views.truth(found, thumb)
+    picture = panel.arranged(class_views.truth(found, thumb))
     for colour in (figures.RIGHT, figures.MISSED, figures.FALSE_ALARM):
         assert colour_share(picture, colour) > 0
 
@@ -119,7 +119,7 @@ def test_equal_predictions_and_a_slide_without_patches_are_drawn():
     for found in (findings(["skin"] * 3, ["skin"] * 3, [0.5, 0.5, 0.5]), findings([], [])):
         thumb = figures.thumbnail(found.reader, 4.0)
         for paint in views.painters("classification").values():
-            assert paint(found, thumb).shape[2] == 3
+            assert panel.arranged(paint(found, thumb)).shape[2] == 3
 
 
 def test_every_view_of_a_quarantined_slide_is_a_card_with_the_reason(tmp_path):

@@ -89,7 +89,7 @@ def test_a_patch_of_several_classes_shows_in_the_panel_of_each():
         multi_label=True,
     )
     assert label_views.has(found, "predicted").tolist() == [[True, True], [True, False], [False, False]]
-    picture = label_views.prediction(found, figures.thumbnail(found.reader, 4.0))
+    picture = panel.arranged(label_views.prediction(found, figures.thumbnail(found.reader, 4.0)))
     skin, nuclei = (share(picture, blended(figures.PALETTE[i])) for i in range(2))
     assert skin == pytest.approx(2 * nuclei, rel=0.05)
 
@@ -105,7 +105,7 @@ def test_each_class_of_several_has_its_own_hits_misses_and_false_alarms():
         },
         multi_label=True,
     )
-    picture = label_views.truth(found, figures.thumbnail(found.reader, 4.0))
+    picture = panel.arranged(label_views.truth(found, figures.thumbnail(found.reader, 4.0)))
     hit, missed, alarm = (share(picture, blended(c)) for c in (figures.RIGHT, figures.MISSED, figures.FALSE_ALARM))
     assert hit == pytest.approx(2 * alarm, rel=0.05)
     assert missed == pytest.approx(2 * alarm, rel=0.05)
@@ -124,11 +124,11 @@ def test_values_too_high_and_too_low_are_told_apart_and_equal_ones_do_not_fail()
     ends = {True: figures.score_colours(np.array([0.0, 1.0]), figures.DIFFERENCE_MAP)}
     columns = {"predicted": [None] * 2, "label": [None] * 2, "target_x": [0.5, 0.5]}
     found = findings("regression", columns | {"score_x": [0.2, 0.8]}, classes=["x"])
-    picture = number_views.truth(found, figures.thumbnail(found.reader, 4.0))
+    picture = panel.arranged(number_views.truth(found, figures.thumbnail(found.reader, 4.0)))
     for colour in ends[True]:
         assert share(picture, blended(colour, panel.SCORE_OPACITY)) > 0
     same = findings("regression", columns | {"score_x": [0.5, 0.5]}, classes=["x"])
-    assert number_views.truth(same, figures.thumbnail(same.reader, 4.0)).shape[2] == 3
+    assert panel.arranged(number_views.truth(same, figures.thumbnail(same.reader, 4.0))).shape[2] == 3
 
 
 def segmented(folder: Path, found: np.ndarray) -> Path:
@@ -176,7 +176,7 @@ def test_pixels_found_missed_and_called_in_error_are_painted_per_class(tmp_path)
     hit, alarm = share(skin, blended(figures.RIGHT)), share(skin, blended(figures.FALSE_ALARM))
     assert hit == pytest.approx(alarm, rel=0.05)
     assert share(skin, blended(figures.MISSED)) < 0.01
-    assert pixel_views.truth(found, thumb).shape[2] == 3
+    assert len(pixel_views.truth(found, thumb)) == 4
 
 
 def test_unlabelled_pixels_count_only_where_background_was_learned(tmp_path):

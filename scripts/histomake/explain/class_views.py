@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """Every patch in the colour of its predicted class."""
     colours = findings.colours
     names = findings.names("predicted")
     painted = panel.named_patches(findings, thumb, names, colours)
     legend = {f"{name} ({(names == name).sum():,} patches)": colours[name] for name in findings.classes}
-    return panel.panel(painted, thumb, "Predicted class of every patch", legend)
+    return [panel.panel(painted, thumb, "Predicted class of every patch", legend)]
 
 
-def confidence(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def confidence(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """The score of the second of two classes, beside how sure the model is of its choice.
 
     With more classes the first picture is the largest score. Sureness is 1 - entropy / log(classes).
@@ -33,27 +33,23 @@ def confidence(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.
     value = scores[:, 1] if two else scores.max(axis=1, initial=0)
     called = f"Score of {findings.classes[1]}, called from {findings.model['threshold']:.2f}"
     entropy = -(scores * np.log(np.clip(scores, 1e-9, 1))).sum(axis=1) / np.log(scores.shape[1])
-    return figures.beside(
-        [
-            panel.valued_patches(findings, thumb, value, called if two else "Largest score", ("0", "1")),
-            panel.valued_patches(
-                findings, thumb, 1 - entropy, "How sure: 1 − entropy of the scores", ("undecided", "certain")
-            ),
-        ]
-    )
+    return [
+        panel.valued_patches(findings, thumb, value, called if two else "Largest score", ("0", "1")),
+        panel.valued_patches(
+            findings, thumb, 1 - entropy, "How sure: 1 − entropy of the scores", ("undecided", "certain")
+        ),
+    ]
 
 
-def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """What annotators drew, what the model says, and where the two differ."""
     colours = findings.colours
     predicted = panel.named_patches(findings, thumb, findings.names("predicted"), colours)
-    return figures.beside(
-        [
-            panel.annotated(findings, thumb),
-            panel.panel(predicted, thumb, "Predicted", colours),
-            errors(findings, thumb),
-        ]
-    )
+    return [
+        panel.annotated(findings, thumb),
+        panel.panel(predicted, thumb, "Predicted", colours),
+        errors(findings, thumb),
+    ]
 
 
 def errors(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """Per class, the patches that have it, says the model."""
     colours = findings.colours
     panels = []
@@ -26,26 +26,25 @@ def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.
         painted = panel.named_patches(findings, thumb, names, colours)
         legend = {f"{name} ({called.sum():,} of {len(called):,} patches)": colours[name]}
         panels.append(panel.panel(painted, thumb, f"Predicted: {name}, called from {threshold:.2f}", legend))
-    return panel.arranged(panels)
+    return panels
 
 
-def confidence(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def confidence(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """The score of every class."""
-    panels = [
+    return [
         panel.valued_patches(findings, thumb, score, f"Score of {name}", ("0", "1"))
         for name, score in zip(findings.classes, findings.scores.T, strict=True)
     ]
-    return panel.arranged(panels)
 
 
-def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """What annotators drew, and per class where the model finds it, misses it, and calls it where it is not."""
     label, predicted = has(findings, "label"), has(findings, "predicted")
     known = np.array([name is not None for name in findings.names("label")], bool)
     panels = [panel.annotated(findings, thumb)]
     if not known.any():
         bare = panel.panel(thumb.pixels, thumb, "Errors: no patch of this slide has a label", {})
-        return figures.beside([*panels, bare])
+        return [*panels, bare]
     legend = {"found": figures.RIGHT, "missed": figures.MISSED, "called where it is not": figures.FALSE_ALARM}
     for i, name in enumerate(findings.classes):
         kinds = np.full(len(known), None, object)
@@ -58,7 +57,7 @@ def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8
         painted = panel.named_patches(findings, thumb, kinds, legend)
         title = f"{name}; of {known.sum():,} labelled patches those with it, in truth or in prediction"
         panels.append(panel.panel(painted, thumb, title, panel.counted(kinds, legend)))
-    return panel.arranged(panels)
+    return panels
 
 
 def has(findings: SlideFindings, column: str) -> NDArray[np.bool_]:

@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """The value of every patch, per output."""
-    panels = [
+    return [
         _values(findings, thumb, value, value_range(findings, i), f"Predicted {what}")
         for i, (what, value) in enumerate(zip(_outputs(findings), findings.scores.T, strict=True))
     ]
-    return panel.arranged(panels)
 
 
-def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """Per output the true value, the predicted one on the same scale, and their difference."""
     panels = []
     targets = findings.columns("target")
@@ -32,7 +31,7 @@ def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8
         panels.append(_values(findings, thumb, target, limits, _true_title(what, target)))
         panels.append(_values(findings, thumb, value, limits, f"Predicted {what}"))
         panels.append(_difference(findings, thumb, value - target))
-    return panel.arranged(panels)
+    return panels
 
 
 def _outputs(findings: SlideFindings) -> list[str]:

@@ -74,8 +74,8 @@ def annotated(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.u
 
 
 def arranged(panels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Panels in rows of three, or two by two."""
-    return figures.in_rows(panels, 2 if len(panels) == 4 else 3)
+    """Panels two in a row: what is written under them can be read where the picture is as wide as a page."""
+    return figures.in_rows(panels, 2)
 
 
 def counted(names: NDArray[np.object_], colours: Mapping[str, figures.Colour]) -> dict[str, figures.Colour]:

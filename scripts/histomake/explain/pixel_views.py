@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """Every pixel in the colour of its class, with the area of each class."""
     found, names = predicted(findings, thumb), _drawn(findings)
     colours = findings.colours
@@ -23,15 +23,15 @@ def prediction(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.
     legend = {
         f"{name} ({(found == i + 1).sum() * thumb.mpp**2 / 1e6:.3g} mm²)": colours[name] for i, name in enumerate(names)
     }
-    return panel.panel(painted, thumb, "Predicted class of every pixel of tissue", legend)
+    return [panel.panel(painted, thumb, "Predicted class of every pixel of tissue", legend)]
 
 
-def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8]:
+def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> list[NDArray[np.uint8]]:
     """What annotators drew, what the model says, and per class where the two differ."""
-    panels = [panel.annotated(findings, thumb), prediction(findings, thumb)]
+    panels = [panel.annotated(findings, thumb), *prediction(findings, thumb)]
     if not findings.annotated:
         panels.append(panel.panel(thumb.pixels, thumb, "Errors: nobody annotated this slide", {}))
-        return panel.arranged(panels)
+        return panels
     found, true, known = predicted(findings, thumb), true_labels(findings, thumb), known_pixels(findings, thumb)
     for i, name in enumerate(_drawn(findings)):
         here, meant = known & (found == i + 1), known & (true == i + 1)
@@ -39,7 +39,7 @@ def truth(findings: SlideFindings, thumb: figures.Thumbnail) -> NDArray[np.uint8
             panels.append(_errors(thumb, name, here, meant))
     if len(panels) == 2:
         panels.append(panel.panel(thumb.pixels, thumb, "Errors: no class is here, in truth or in prediction", {}))
-    return panel.arranged(panels)
+    return panels
 
 
 def _drawn(findings: SlideFindings) -> list[str]:

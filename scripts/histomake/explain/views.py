@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from histomake import figures
-from histomake.explain import class_views, label_views, number_views, pixel_views
+from histomake.explain import class_views, label_views, number_views, panel, pixel_views
 from histomake.explain.findings import SlideFindings
 from histomake.files import atomic_file
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REGION_PX = 760
-"""Longest edge of a region's panels: four of them fit beside each other on a page."""
+"""Longest edge of a region's panels."""
 
-Painter = Callable[[SlideFindings, figures.Thumbnail], "NDArray[np.uint8]"]
+Painter = Callable[[SlideFindings, figures.Thumbnail], "list[NDArray[np.uint8]]"]
+"""Draws the panels of one view."""
 
 
 def painters(kind: str) -> dict[str, Painter]:
@@ -39,7 +40,8 @@ def draw_views(findings: SlideFindings, *, mpp: float, out: dict[str, Path]) -> 
     thumb = figures.thumbnail(findings.reader, mpp)
     known = painters(findings.kind)
     for view, path in out.items():
-        write_picture(figures.headed(known[view](findings, thumb), _heading(findings, thumb)), path)
+        picture = panel.arranged(known[view](findings, thumb))
+        write_picture(figures.headed(picture, _heading(findings, thumb)), path)
 
 
 def draw_region(findings: SlideFindings, box: tuple[int, int, int, int], path: Path) -> None:
@@ -48,8 +50,8 @@ def draw_region(findings: SlideFindings, box: tuple[int, int, int, int], path: P
     ``box``: x, y, width and height in level-0 pixels.
     """
     thumb = figures.region(findings.reader, box, REGION_PX)
-    bare = figures.with_legend(figures.with_scale_bar(thumb.pixels, thumb.mpp), "Slide", {})
-    picture = figures.beside([bare, painters(findings.kind)["truth"](findings, thumb)])
+    bare = panel.panel(thumb.pixels, thumb, "Slide", {})
+    picture = panel.arranged([bare, *painters(findings.kind)["truth"](findings, thumb)])
     place = "x {}, y {}, {} x {} level-0 px".format(*box)
     write_picture(figures.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
 
