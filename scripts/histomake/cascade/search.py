@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 SUB_SAMPLE = 50_000
 MUTATED = 3
 NEIGHBOURHOOD = 6
+LOWER_2 = 2
+"""Where level 2's lower threshold stands in the order of `Simulator.trial`."""
+
 ROUNDING = 1e-9
 
 
@@ -168,15 +171,14 @@ def find_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> Se
 
 
 def search_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> SearchResult:
-    """Coordinate-wise search as in the paper, the same without level 1, a joint search around the front, then the rule.
+    """Coordinate-wise search as in the paper, with and without level 1, a joint one around its front, then the rule.
 
     Where annotation is incomplete, found objects that touch no annotated nucleus count in neither F.
     """
     simulator = Simulator(cases, config)
     candidates = _candidates(simulator, config.search.candidates)
-    dense, start = _by_coordinate(simulator, candidates, config.search)
-    found = [simulator.trial(start, levels=simulator.depth, method="coordinate")]
-    found += _without_finest(simulator, candidates, start)
+    dense = _dense(simulator, candidates[0])
+    found = [_by_coordinate(simulator, candidates, dense, config.search, skip=skip) for skip in (False, True)]
     found += _jointly(simulator, candidates, found, config.search, seed)
     trials = list({id(t): t for t in found}.values())
     chosen, rule = choose(trials, dense, config.search)
@@ -226,17 +228,19 @@ def _dense(simulator: Simulator, cuts: NDArray[np.float64]) -> Trial:
 
 
 def _by_coordinate(
-    simulator: Simulator, candidates: Sequence[NDArray[np.float64]], config: CascadeSearch
-) -> tuple[Trial, list[float]]:
+    simulator: Simulator, candidates: Sequence[NDArray[np.float64]], dense: Trial, config: CascadeSearch, *, skip: bool
+) -> Trial:
     """RADHicaL's order: cut, then upper and lower of level 2, of level 3 …, coarser levels letting everything through.
 
-    Where the paper chose by eye, here each threshold may use up an equal part of ``max_f_loss``.
+    Where the paper chose by eye, here each threshold may use up an equal part of ``max_f_loss``. With ``skip`` level 2
+    leaves nothing to level 1: step by step the search would not get there, because the way is over worse thresholds.
     """
-    levels = simulator.depth
-    values = [0.5] + [1.0, 0.0] * (levels - 1)
-    dense = _dense(simulator, candidates[0])
-    values[0] = dense.thresholds.cut
-    for position in range(1, len(values)):
+    values = [dense.thresholds.cut] + [1.0, 0.0] * (simulator.depth - 1)
+    positions = list(range(1, len(values)))
+    if skip and simulator.depth > 1:
+        values[LOWER_2] = 1.0
+        positions.remove(LOWER_2)
+    for position in positions:
         depth = (position + 1) // 2 + 1
         budget = config.max_f_loss * position / (len(values) - 1)
 
@@ -249,22 +253,8 @@ def _by_coordinate(
         if near:
             values[position] = min(near, key=lambda v: (near[v].cost, -near[v].f))
         else:
-            values[position] = max(tried, key=lambda v: tried[v].f)
-    return dense, values
-
-
-def _without_finest(
-    simulator: Simulator, candidates: Sequence[NDArray[np.float64]], start: Sequence[float]
-) -> list[Trial]:
-    """Cascades that leave nothing to level 1: any ``upper`` of level 2, its ``lower`` at 1.
-
-    Lowering one threshold after the other does not lead there: the way is over sets that are worse.
-    """
-    if simulator.depth == 1:
-        return []
-    uppers = map(float, candidates[1])
-    sets = [[start[0], upper, 1.0, *start[3:]] for upper in uppers]
-    return [simulator.trial(values, levels=simulator.depth, method="coordinate") for values in sets]
+            values[position] = min(tried, key=lambda v: tried[v].loss(dense))
+    return simulator.trial(values, levels=simulator.depth, method="coordinate")
 
 
 def _jointly(
