@@ -213,8 +213,10 @@ def kills(folder: Path) -> Figure:
             "train": options,
         }
     )
-    train_killed.main(folder / "cohort", task.dump(), folder / "whole")
-    step = train_killed.kill_repeatedly(folder / "cohort", task, folder / "killed", kills=KILLS, pause=0.6)
+    whole = seconds(lambda: train_killed.main(folder / "cohort", task.dump(), folder / "whole"))
+    # Pauses of half of this on average: the kills spread over some 60 % of the run, however fast the machine is.
+    pause = 1.2 * whole / KILLS
+    step = train_killed.kill_repeatedly(folder / "cohort", task, folder / "killed", kills=KILLS, pause=pause)
     train_killed.main(folder / "cohort", task.dump(), folder / "killed")
     files = [folder / name / "model.safetensors" for name in ("whole", "killed")]
     equal = files[0].read_bytes() == files[1].read_bytes()
