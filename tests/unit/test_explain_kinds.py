@@ -1,0 +1,119 @@
+"""Every kind of task from a trained model to its pictures: embedded, explained, drawn, in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from histomake.annotation.model import Annotation
+from histomake.config import Task
+from histomake.explain import attribution_page, embedding, embedding_page, views
+from histomake.explain.attribution import attribute
+from histomake.explain.findings import SlideFindings
+from histomake.explain.report_examples import examples
+from histomake.files import read_json, write_json
+from histomake.layout import Layout
+from histomake.learn.predict import load_model, predict_slide
+from histomake.learn.segment import segment_slide
+from histomake.learn.train import train
+from histomake.patch.table import read_table
+from histomake.slide.reader import open_slide
+from small_cohort import CLASSES, GRID_NAME, build_cohort
+
+KINDS = {
+    "classification": {"target": {"classes": CLASSES}, "model": {"name": "test_resnet"}},
+    "multi_label": {"target": {"classes": CLASSES, "multi_label": True}, "model": {"name": "test_resnet"}},
+    "regression": {"target": {"classes": CLASSES[:1]}, "model": {"name": "test_resnet"}},
+    "segmentation": {"target": {"source": "mask", "classes": CLASSES}, "model": {"name": "fast_scnn"}},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def finished(request, tmp_path_factory):
+    """A model of one kind after two steps, and its predictions of a slide it has not seen."""
+    root = tmp_path_factory.mktemp(request.param)
+    layout, entries = Layout(root), build_cohort(root, 3)
+    kind = "classification" if request.param == "multi_label" else request.param
+    settings = {"steps": 2, "batch": 4, "validate_every": 2, "workers": 0}
+    task = Task.model_validate({"kind": kind, "grid": GRID_NAME, "train": settings, **KINDS[request.param]})
+    train(
+        task,
+        train=entries[:1],
+        val=entries[1:2],
+        class_names=task.outputs,
+        output=layout.model("t", 0),
+        state=root / "state",
+        seed=0,
+        threads=1,
+    )
+    predictor, path = load_model(layout.model("t", 0)), layout.prediction("t", 0, entries[2].slide_id)
+    path.parent.mkdir(parents=True)
+    if kind == "segmentation":
+        places = {"labels": path.with_suffix(".labels.zarr"), "polygons": path.with_suffix(".geojson")}
+        table = segment_slide(predictor, entries[2], batch=16, threads=1, overlap=0.25, **places)
+    else:
+        table = predict_slide(predictor, entries[2], batch=16, threads=1)
+    pq.write_table(table, path)
+    return layout, task, predictor, entries, pq.read_table(path)
+
+
+def test_its_patches_are_embedded_and_shown(finished):
+    _, task, predictor, entries, table = finished
+    source = embedding.Source(entries[2], "north", table)
+    found = embedding.embed(predictor=predictor, sources=[source], patches=6, neighbours=3, seed=0)
+    payload = embedding_page._payload(found)
+    assert found.table.num_rows == 6
+    assert {f"score_{name}" for name in task.outputs} <= set(payload["numbers"])
+    assert embedding_page.mosaic(found, title="t").shape[2] == 3
+
+
+def test_its_patches_are_explained_and_drawn(finished, tmp_path):
+    _, task, predictor, entries, table = finished
+    found = attribute(
+        predictor=predictor,
+        tested=[(entries[2], table)],
+        training=entries[:1],
+        patches=2,
+        points=[],
+        regions=[(entries[2].slide_id, 0, 0, 512, 512)],
+        background=2,
+        method="gradient",
+        seed=0,
+    )
+    assert found.maps.shape[:2] == (found.table.num_rows, len(task.outputs))
+    assert np.isfinite(found.maps).all()
+    assert {"in a region"} < set(found.table["reason"].to_pylist())
+    write_json(tmp_path / "checks.json", found.record)
+    attribution_page.panels(found, patch_um=64).savefig(tmp_path / "panels.png", dpi=30)
+    assert (tmp_path / "panels.png").stat().st_size > 1000
+
+
+def test_its_slide_is_drawn_and_so_is_a_part_of_it(finished, tmp_path: Path):
+    layout, _, _, entries, table = finished
+    slide = entries[2].slide_id
+    with open_slide(entries[2].manifest) as reader:
+        found = SlideFindings(
+            reader=reader,
+            meta=read_table(entries[2].table)[1],
+            model=read_json(layout.model("t", 0) / "model.json"),
+            predictions=table,
+            annotation=Annotation.load(layout.annotation(slide)),
+            label_store=layout.prediction("t", 0, slide).with_suffix(".labels.zarr"),
+        )
+        out = {view: tmp_path / f"{view}.jpg" for view in views.painters(found.kind)}
+        views.draw_views(found, mpp=2.0, out=out)
+        views.draw_region(found, (100, 100, 200, 150), tmp_path / "region.jpg")
+    assert {path.name for path in tmp_path.glob("*.jpg")} >= {"prediction.jpg", "truth.jpg", "region.jpg"}
+
+
+def test_its_examples_stand_in_the_report(finished):
+    layout, task, _, entries, _ = finished
+    role = {"fold": [0], "role": ["test"], "slide_id": [entries[2].slide_id]}
+    layout.split("t").parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(role), layout.split("t"))
+    text = "".join(examples("t", task, layout, [0]))
+    assert text.count("<img") >= 4
+    assert entries[2].slide_id in text
