@@ -182,6 +182,20 @@ def test_one_tile_of_zeros_among_good_ones_is_named(damaged, small, tmp_path):
     assert "row 2 column 2" in error.detail
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_bad_tile_among_thousands_is_named_whichever_shard_it_belongs_to(threads, tmp_path):
+    path = write_pyramid(tmp_path / "a.tif", [grid(1024, 1024)], compression="jpeg", tile=(16, 16))
+    content = bytearray(path.read_bytes())
+    offset = first_offsets(path)[50 * 64 + 37]
+    content[offset : offset + 2] = b"\0\0"
+    path.write_bytes(content)
+    with pytest.raises(SlideError) as caught:
+        convert(path, tmp_path / "a.zarr", slide_id="S1", config=Convert(shard_px=256), threads=threads)
+    assert caught.value.reason is Reason.DAMAGED_TILES
+    assert "1 of 4096 tiles are no jpeg streams: row 50 column 37" in caught.value.detail
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
 def test_one_tile_cut_short_among_good_ones_is_named(damaged, small, tmp_path):
     page = first_page(small)
     half = page.databytecounts[12] // 2

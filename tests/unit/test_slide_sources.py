@@ -223,6 +223,53 @@ def test_a_dicom_slide_shows_what_openslide_shows(data, tmp_path):
     assert manifest["mpp"] == pytest.approx(28.97, abs=0.01)
 
 
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the JPEG 2000 files are not committed")
+@pytest.mark.parametrize(
+    ("name", "codec", "tolerance"), [("-J2K_dicom", "jpeg", 0), (".jp2.tiff", "jpeg2k", 0.6)], ids=["dicom", "tiff"]
+)
+def test_the_large_versions_of_the_svs_are_copied_and_show_what_it_shows(name, codec, tolerance, data, tmp_path):
+    """The DICOM series is named for JPEG 2000 and holds JPEG; the TIFF was encoded once more, in JPEG 2000."""
+    manifest, reader = stored(SHARED / f"CMU-1-Small-Region{name}", tmp_path, mpp=0.499)
+    level = manifest["levels"][0]
+    assert (level["codec"], level["passthrough"]) == (codec, True)
+    truth = openslide_level(data / "slides" / "CMU-1-Small-Region.svs")
+    assert np.abs(reader.read_level(0, 0, 0, 2220, 2967).astype(int) - truth).mean() <= tolerance
+
+
+@pytest.mark.parametrize("order", ["columns", "backwards", "random"])
+def test_tiles_in_any_order_in_the_file_find_their_places(order, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    path = write_pyramid(tmp_path / "a.tif", [image], compression="jpeg", tile=(32, 32))
+    truth = tifffile.imread(path)
+    _shuffle_tiles(path, order)
+    assert np.array_equal(tifffile.imread(path), truth)
+    config = Convert(shard_px=256)
+    manifest = convert(path, tmp_path / "a.zarr", slide_id="a", config=config, threads=2)
+    assert manifest["levels"][0]["passthrough"]
+    with SlideReader(tmp_path / "a.zarr") as reader:
+        assert np.array_equal(reader.read_level(0, 0, 0, 768, 512), truth)
+
+
+def _shuffle_tiles(path: Path, order: str) -> None:
+    """Append the tiles of a TIFF once more, in another order, and let its header point there."""
+    content = path.read_bytes()
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        page = tiff.pages[0]
+        offsets, counts = list(page.dataoffsets), list(page.databytecounts)
+        places = np.arange(len(offsets)).reshape(16, 24)
+        places = {"columns": places.T.ravel(), "backwards": places.ravel()[::-1]}.get(order, places.ravel())
+        if order == "random":
+            places = np.random.default_rng(1).permutation(places)
+        end, moved, added = len(content), list(offsets), b""
+        for i in places:
+            moved[i] = end + len(added)
+            added += content[offsets[i] : offsets[i] + counts[i]]
+        page.tags["TileOffsets"].overwrite(moved)
+    with path.open("ab") as stream:
+        stream.seek(end)
+        stream.write(added)
+
+
 def test_frames_in_any_order_find_their_places(data, tmp_path):
     source = max((data / "slides" / "CMU-1-Small-Region_dicom").iterdir(), key=lambda p: p.stat().st_size)
     dataset = pydicom.dcmread(source)

@@ -28,7 +28,12 @@ KEPT = (
 
 
 class OpenSlideSource(Source):
-    """A slide behind OpenSlide; coordinates are OpenSlide's, so the empty margin around ``bounds`` is kept."""
+    """A slide behind OpenSlide; coordinates are OpenSlide's, so the empty margin around ``bounds`` is kept.
+
+    NDPI is encoded again although it is JPEG: a level is one stream, whose restart intervals could be stacked into
+    tiles without decoding, but each is 8 rows high and as wide as thousands of pixels, or the slide. Such tiles would
+    cost a patch of 256 px ten times the decoding, for every reader, for as long as the store is kept.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
