@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class SlideReader:
         self.levels: list[Level] = self._store.levels
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self.mpp: Mpp = Mpp(self._store.attributes["mpp"])
-        self._plan = lru_cache(maxsize=PLANS)(self._make_plan)
+        self._plans: dict[float, _Plan] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.slide_id)
@@ -77,6 +76,13 @@ class SlideReader:
         """The coarsest level that is at least as fine as ``mpp``."""
         wanted = mpp / self.mpp * (1 + SAME_SCALE)
         return max((i for i, level in enumerate(self.levels) if level.downsample <= wanted), default=0)
+
+    def _plan(self, mpp: Mpp | float) -> _Plan:
+        if (plan := self._plans.get(mpp)) is None:
+            if len(self._plans) >= PLANS:
+                self._plans.clear()
+            plan = self._plans[mpp] = self._make_plan(mpp)
+        return plan
 
     def _make_plan(self, mpp: Mpp | float) -> _Plan:
         index = self.level_for(mpp)
@@ -148,9 +154,9 @@ class SlideReader:
         out = np.empty((height, width, 3), np.uint8) if inside else np.full((height, width, 3), FILL, np.uint8)
         for row in range(max(y, 0) // th, -(-bottom // th)):
             y0, y1 = max(y, row * th), min(bottom, row * th + th)
-            for column in range(max(x, 0) // tw, -(-right // tw)):
+            for column, data in self._encoded(index, row, max(x, 0) // tw, -(-right // tw)):
                 x0, x1 = max(x, column * tw), min(right, column * tw + tw)
-                tile = self._tile(index, row, column, reduction, y1 - row * th)
+                tile = self._decoded(index, row, column, data, reduction, y1 - row * th)
                 part = out[y0 - y : y1 - y, x0 - x : x1 - x]
                 if tile is None:
                     part[:] = FILL
@@ -158,22 +164,30 @@ class SlideReader:
                     part[:] = tile[y0 - row * th : y1 - row * th, x0 - column * tw : x1 - column * tw]
         return out
 
-    def _tile(self, index: int, row: int, column: int, reduction: int, rows: int) -> np.ndarray | None:
+    def _encoded(self, index: int, row: int, first: int, end: int) -> Iterator[tuple[int, bytes | None]]:
+        try:
+            return enumerate(self._store.tiles(index, row, first, end), start=first)
+        except StoreError as error:
+            raise self._error(f"level {index}, tile row {row}, columns {first} to {end - 1}: {error}") from error
+
+    def _decoded(
+        self, index: int, row: int, column: int, data: bytes | None, reduction: int, rows: int
+    ) -> np.ndarray | None:
         """The first ``rows`` rows, or more, of a tile decoded at 1 / ``reduction``; None where the slide is empty."""
+        if data is None:
+            return None
         level = self.levels[index]
         try:
-            data = self._store.tile(index, row, column)
-            if data is None:
-                return None
             if reduction > 1:
                 return level.coding.decode_reduced(data, level.tile_shape, reduction, rows=rows)
             return level.coding.decode(data, level.tile_shape, rows=rows)
-        except (StoreError, TileDecodeError) as error:
+        except TileDecodeError as error:
             raise self._error(f"level {index}, tile row {row}, column {column}: {error}") from error
 
     def tile(self, index: int, row: int, column: int) -> np.ndarray | None:
         """One whole decoded tile: uint8 RGB (tile_height, tile_width, 3); None where the slide is empty."""
-        return self._tile(index, row, column, 1, self.levels[index].tile_height)
+        ((_, data),) = self._encoded(index, row, column, column + 1)
+        return self._decoded(index, row, column, data, 1, self.levels[index].tile_height)
 
     def encoded_tiles(self, index: int, tiles: Iterable[tuple[int, int]]) -> list[bytes | None]:
         """Tiles (row, column) of a JPEG level as complete JPEG files, for decoding elsewhere; None where empty."""

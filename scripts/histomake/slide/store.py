@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -253,8 +254,19 @@ class _Shard:
     def read(self, tile: int) -> bytes | None:
         """Encoded bytes of a tile, or None where there is none."""
         offset, count = self.index[tile]
-        if count == ABSENT:
-            return None
+        return None if count == ABSENT else self._read(offset, count)
+
+    def read_row(self, first: int, count: int) -> list[bytes | None]:
+        """Encoded bytes of neighbouring tiles: in one read where they lie back to back, as copied ones mostly do."""
+        entries = self.index[first : first + count]
+        apart = any(offset + size != after for (offset, size), (after, _) in pairwise(entries))
+        if apart or entries[0][1] == ABSENT:
+            return [self.read(tile) for tile in range(first, first + count)]
+        start, end = entries[0][0], sum(entries[-1])
+        data = self._read(start, end - start)
+        return [data[offset - start : offset - start + size] for offset, size in entries]
+
+    def _read(self, offset: int, count: int) -> bytes:
         data = os.pread(self._descriptor, count, self._start + offset)
         if len(data) != count:
             raise StoreError("a shard ends before its last tile")
@@ -304,11 +316,21 @@ class Store:
 
     def tile(self, level: int, row: int, column: int) -> bytes | None:
         """Encoded bytes of one tile, or None where the slide has none there (white)."""
+        return self.tiles(level, row, column, column + 1)[0]
+
+    def tiles(self, level: int, row: int, first: int, end: int) -> list[bytes | None]:
+        """Encoded bytes of the tiles of a row from column ``first`` to before ``end``; None for white ones."""
         layout = self.levels[level]
+        across = layout.shard_columns
         shard_row, inner_row = divmod(row, layout.shard_rows)
-        shard_column, inner_column = divmod(column, layout.shard_columns)
-        shard = _open_shard(self, level, shard_row, shard_column)
-        return None if shard is None else shard.read(inner_row * layout.shard_columns + inner_column)
+        found: list[bytes | None] = []
+        while first < end:
+            shard_column, inner = divmod(first, across)
+            count = min(end - first, across - inner)
+            shard = _open_shard(self, level, shard_row, shard_column)
+            found += [None] * count if shard is None else shard.read_row(inner_row * across + inner, count)
+            first += count
+        return found
 
     def open_shard(self, level: int, row: int, column: int) -> _Shard | None:
         """Open a shard past the cache, or None where there is none."""
