@@ -66,6 +66,8 @@ def peers(slide: Path, store: Path) -> dict[str, Read]:
             readers[name] = opener(slide)
         except ImportError:
             continue
+    for read in readers.values():
+        read(0, 0, 1)  # tiffslide parses the file on first use, and not safely from two threads
     return readers
 
 
