@@ -10,6 +10,7 @@ from histomake.slide.jpeg import (
     JpegStreamError,
     complete,
     first_rows,
+    frame_size,
     read_frame,
     stated_colour,
     stream_head,
@@ -36,6 +37,7 @@ def encoded(sampling: str = "420", colour: str = "YCBCR", **options: object) -> 
 def test_the_frame_tells_size_components_and_subsampling(sampling):
     frame = read_frame(encoded(sampling))
     assert (frame.width, frame.height, frame.components, frame.precision) == (192, 192, 3, 8)
+    assert frame_size(encoded(sampling)) == (192, 192)
     assert frame.sequential
     assert frame.subsampled is (sampling != "444")
 
@@ -74,14 +76,18 @@ def test_a_completed_tile_decodes_without_any_hint(colour):
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_jpeg_are_refused(junk):
-    with pytest.raises(JpegStreamError):
-        read_frame(junk)
+    for read in (read_frame, frame_size):
+        with pytest.raises(JpegStreamError):
+            read(junk)
 
 
 @given(st.integers(0, encoded().index(b"\xff\xc0") + 9))
 def test_a_header_cut_before_or_inside_the_frame_is_refused(length):
     with pytest.raises(JpegStreamError):
         read_frame(encoded()[:length])
+    if length < encoded().index(b"\xff\xc0") + 9:
+        with pytest.raises(JpegStreamError):
+            frame_size(encoded()[:length])
 
 
 @pytest.mark.parametrize("mct", [False, True])

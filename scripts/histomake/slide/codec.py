@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 import simplejpeg
 
-from histomake.slide.jpeg import complete, first_rows, read_frame, stream_head
+from histomake.slide.jpeg import complete, first_rows, frame_size, stream_head
 
 Codec = Literal["jpeg", "jpeg2k", "jpegxl", "zstd"]
 
@@ -137,9 +137,8 @@ class TileCoding:
         height, width, _ = shape
         part = data
         try:
-            frame = read_frame(data)
-            if (frame.height, frame.width) != (height, width):
-                raise TileDecodeError(f"a stream of {frame.width} x {frame.height} px is no tile of {shape}")
+            if (size := frame_size(data)) != (width, height):
+                raise TileDecodeError(f"a stream of {size[0]} x {size[1]} px is no tile of {shape}")
             if rows is not None and rows * factor < height * WORTHWHILE:
                 part, height = first_rows(data, rows * factor, height)
             out = np.empty((-(-height // factor), width // factor, 3), np.uint8)

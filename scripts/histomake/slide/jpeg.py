@@ -66,6 +66,15 @@ def read_frame(stream: bytes) -> Frame:
     raise JpegStreamError("no frame header")
 
 
+def frame_size(stream: bytes) -> tuple[int, int]:
+    """Width and height alone, for a check of every tile that is read; JpegStreamError where there is no frame."""
+    for marker, start, _ in _segments(stream):
+        if marker in _FRAMES and len(stream) >= start + 5:
+            height, width = struct.unpack_from(">HH", stream, start + 1)
+            return width, height
+    raise JpegStreamError("no frame header")
+
+
 def stated_colour(stream: bytes) -> Literal["RGB", "YCBCR"] | None:
     """What the stream itself says its three components are, by a JFIF or Adobe marker; None where it does not."""
     stated: Literal["RGB", "YCBCR"] | None = None
@@ -119,4 +128,4 @@ def stream_head(tables: bytes | None, *, rgb: bool) -> bytes:
 
 def complete(tile: bytes, head: bytes) -> bytes:
     """``tile`` as a self-contained JPEG file, with the ``head`` of ``stream_head``."""
-    return head + tile[2:] if len(head) > len(SOI) else tile
+    return b"".join((head, memoryview(tile)[2:])) if len(head) > len(SOI) else tile
