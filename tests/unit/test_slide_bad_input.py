@@ -22,6 +22,7 @@ import pytest
 import tifffile
 from histomake.config import Convert
 from histomake.errors import Reason, SlideError
+from histomake.files import _take_place as take_place
 from histomake.files import sha256_tree
 from histomake.slide.convert import convert
 from histomake.slide.passthrough import copy_levels
@@ -384,19 +385,34 @@ def test_a_kill_in_mid_copy_leaves_no_store_and_the_next_run_makes_one(small, tm
         assert reader.read_whole(4.0).min() < 200
 
 
-def convert_often(source: Path, store: Path) -> None:
+def convert_often(source: Path, store: Path, config: Convert) -> None:
     for _ in range(8):
-        convert(source, store, slide_id="a", config=Convert())
+        convert(source, store, slide_id="a", config=config)
 
 
-def test_two_runs_at_once_on_one_slide_leave_one_whole_store(small, tmp_path):
-    alone = tmp_path / "alone" / "a.zarr"
-    convert(small, alone, slide_id="a", config=Convert())
+@pytest.mark.parametrize("kind", ["directory", "zip"])
+def test_two_runs_at_once_on_one_slide_leave_one_whole_store(kind, small, tmp_path):
+    config = Convert(store=kind)
+    name = convert(small, tmp_path / "alone" / "a.zarr", slide_id="a", config=config)["store"]
     together = tmp_path / "together" / "a.zarr"
     with multiprocessing.get_context("fork").Pool(3) as pool:
-        pool.starmap(convert_often, [(small, together)] * 3)
-    assert sha256_tree(together) == sha256_tree(alone)
-    assert [p.name for p in together.parent.iterdir()] == ["a.zarr"]
+        pool.starmap(convert_often, [(small, together, config)] * 3)
+    assert [p.name for p in together.parent.iterdir()] == [name]
+    if kind == "directory":
+        assert sha256_tree(together) == sha256_tree(tmp_path / "alone" / name)
+    with SlideReader(together.parent / name) as ours, SlideReader(tmp_path / "alone" / name) as theirs:
+        assert np.array_equal(ours.read_level(0, 0, 0, 1204, 1204), theirs.read_level(0, 0, 0, 1204, 1204))
+
+
+def test_the_store_may_be_replaced_while_the_manifest_is_written(small, tmp_path, monkeypatch):
+    def take_place_and_lose_it(aside: Path, target: Path, place: Path) -> None:
+        take_place(aside, target, place)
+        shutil.rmtree(target)
+
+    undisturbed = convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    monkeypatch.setattr("histomake.files._take_place", take_place_and_lose_it)
+    manifest = convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    assert {**manifest, "seconds": None} == {**undisturbed, "seconds": None}
 
 
 # Damage to a store.

@@ -54,22 +54,22 @@ def convert(
     with open_source(source, slide_id=slide_id) as slide, quarantining(slide_id, source):
         resolution = resolve_mpp(slide.info, mpp, slide_id=slide_id, path=source)
         opened = time.perf_counter()
-        with (
-            atomic_directory(store, sync=False) as aside,
-            _Writing(slide, aside, config, threads, slide_id, resolution) as writing,
-        ):
-            writing.write()
-            written = time.perf_counter()
-            checksums = writing.commit()
         packed = store.with_name(f"{store.name}.zip")
-        if config.store == "zip":
-            _pack(store, packed)
-            store, checksums = packed, {packed.name: sha256_file(packed)}
-        else:
-            packed.unlink(missing_ok=True)  # of an earlier run with the other setting
+        with _Writing(slide, config, threads, slide_id, resolution) as writing:
+            if config.store == "zip":
+                with atomic_file(packed) as aside:
+                    written = writing.write(aside.with_name("store"))
+                    writing.pack(aside)
+                shutil.rmtree(store, ignore_errors=True)  # of an earlier run with the other setting
+                store = packed
+            else:
+                with atomic_directory(store, sync=False) as aside:
+                    written = writing.write(aside)
+                    writing.commit()
+                packed.unlink(missing_ok=True)
     done = time.perf_counter()
     seconds = {"open": opened - started, "tiles": written - opened, "commit": done - written, "total": done - started}
-    return _manifest(writing, store, checksums=checksums, seconds=seconds)
+    return _manifest(writing, store.name, seconds)
 
 
 class _Writing:
@@ -78,20 +78,21 @@ class _Writing:
     def __init__(
         self,
         slide: Source,
-        store: Path,
         config: settings.Convert,
         threads: int,
         slide_id: str,
         resolution: Resolution,
     ) -> None:
-        self.slide, self.store, self.config, self.threads = slide, store, config, threads
+        self.slide, self.config, self.threads = slide, config, threads
         self.slide_id, self.resolution = slide_id, resolution
         self.levels = plan_levels(slide.info.levels, config)
         self.empty_tiles = [0] * len(self.levels)
         self.written = 0
         self.sha256 = ""
         self.associated: dict[str, str] = {}
-        self._hashes: dict[str, str] = {}
+        self.bytes = 0
+        self.checksums: dict[str, str] = {}
+        """sha256 of every file of the store, by its path inside it."""
         # Finished shards go to the disk while the next ones are written, so that little is left to wait for.
         self._syncing = ThreadPoolExecutor(SYNC_THREADS)
         self._synced: list[Future[None]] = []
@@ -103,29 +104,42 @@ class _Writing:
         self._syncing.shutdown(cancel_futures=True)
 
     def _closed(self, path: Path, sha256: str) -> None:
-        self._hashes[path.relative_to(self.store).as_posix()] = sha256
+        self.checksums[path.relative_to(self.store).as_posix()] = sha256
         self._synced.append(self._syncing.submit(sync_file, path))
 
-    def commit(self) -> dict[str, str]:
-        """Push everything to the disk; returns the sha256 of every file of the store, by its path inside it."""
+    def commit(self) -> None:
+        """Push everything to the disk; OSError where that fails."""
         for path in self.store.rglob("zarr.json"):
             self._closed(path, sha256_file(path))
         for future in self._synced:
             future.result()
-        return dict(sorted(self._hashes.items()))
+        self.checksums = dict(sorted(self.checksums.items()))
+        self.bytes = sum((self.store / name).stat().st_size for name in self.checksums)
 
-    def write(self) -> None:
-        """Fill the store and write its metadata, while the source is hashed."""
+    def pack(self, packed: Path) -> None:
+        """Put everything into one uncompressed zip instead."""
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            # OME-Zarr zip files begin with the group's metadata, so that a reader finds it at once.
+            for file in sorted(self.store.rglob("*"), key=lambda p: (p.name != "zarr.json", p)):
+                if file.is_file():
+                    archive.write(file, file.relative_to(self.store).as_posix())
+        self.checksums, self.bytes = {packed.name: sha256_file(packed)}, packed.stat().st_size
+
+    def write(self, store: Path) -> float:
+        """Fill ``store`` and write its metadata, while the source is hashed; returns when it was done."""
+        self.store = store
+        store.mkdir(exist_ok=True)
         originals = self.slide.info.levels
         copied = [index for index, original in enumerate(originals) if original.coding is not None]
         copies = [(self.levels[index], self.slide.tile_bytes(index)) for index in copied]
         with SourceHash(self.slide, self.slide_id) as source_hash:
-            for index, empty in zip(copied, copy_levels(self.store, copies, self.threads, self._closed), strict=True):
+            for index, empty in zip(copied, copy_levels(store, copies, self.threads, self._closed), strict=True):
                 self.empty_tiles[index] = empty
             self._write_others(originals)
             for name, read in self.slide.associated().items():
                 self.associated[name] = self._add_associated(name, read)
             self.sha256 = source_hash.result()
+        return time.perf_counter()
 
     def _write_others(self, originals: Sequence[SourceLevel]) -> None:
         """Encode the levels that were not copied, then those that the source lacks."""
@@ -194,21 +208,8 @@ class _Writing:
         dump_json(self.store / "zarr.json", metadata)
 
 
-def _pack(store: Path, packed: Path) -> None:
-    """Turn a directory store into one uncompressed zip."""
-    with atomic_file(packed) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        # OME-Zarr zip files begin with the group's metadata, so that a reader finds it at once.
-        for file in sorted(store.rglob("*"), key=lambda p: (p.name != "zarr.json", p)):
-            if file.is_file():
-                archive.write(file, file.relative_to(store).as_posix())
-    shutil.rmtree(store)
-
-
-def _manifest(
-    writing: _Writing, store: Path, *, checksums: dict[str, str], seconds: dict[str, float]
-) -> dict[str, Any]:
+def _manifest(writing: _Writing, store: str, seconds: dict[str, float]) -> dict[str, Any]:
     info, resolution, finest = writing.slide.info, writing.resolution, writing.levels[0]
-    files = [p for p in store.rglob("*") if p.is_file()] if store.is_dir() else [store]
     originals = [level.coding is not None for level in info.levels]
     passthrough = originals + [False] * (len(writing.levels) - len(originals))
     levels = [
@@ -227,7 +228,7 @@ def _manifest(
     return {
         "status": "ok",
         "slide_id": writing.slide_id,
-        "store": store.name,
+        "store": store,
         "width": finest.width,
         "height": finest.height,
         "mpp": resolution.mpp,
@@ -238,10 +239,10 @@ def _manifest(
         "bounds": None if info.bounds is None else dict(zip(("x", "y", "width", "height"), info.bounds, strict=True)),
         "associated": writing.associated,
         "sha256": writing.sha256,
-        "checksums": checksums,
+        "checksums": writing.checksums,
         "bytes_in": sum(p.stat().st_size for p in writing.slide.files),
-        "bytes_out": sum(p.stat().st_size for p in files),
-        "files": len(files),
+        "bytes_out": writing.bytes,
+        "files": len(writing.checksums),
         "vendor": info.vendor,
         "format": info.family,
         "properties": info.properties,
