@@ -106,6 +106,17 @@ def test_new_slides_need_no_labels(tmp_path: Path) -> None:
     assert slides["n"].split == "test"
 
 
+def test_new_slides_come_with_places_to_explain_on_others(tmp_path: Path) -> None:
+    rows = "slide_id\tpath\tpatient_id\tsplit\nn\tn.svs\tp\tpredict\n"
+    sheet, config = sheet_config(tmp_path, rows)
+    elsewhere = config.explain.model_copy(update={"regions": [("old", 0, 0, 9, 9)]})
+    config = config.model_copy(update={"explain": elsewhere})
+    assert list(read_sheet(sheet, config, check_files=False)) == ["n"]
+    sheet.write_text("slide_id\tpath\tpatient_id\tsplit\tgrade\tward\nn\tn.svs\tp\ttest\tlow\tw\n")
+    with pytest.raises(ConfigError, match=r"explain.regions names slide 'old'"):
+        read_sheet(sheet, config, check_files=False)
+
+
 def test_slides_to_train_on_need_their_labels(tmp_path: Path) -> None:
     rows = "slide_id\tpath\tpatient_id\tsplit\nn\tn.svs\tp\tpredict\no\to.svs\tq\t\n"
     with pytest.raises(ConfigError, match=r"column 'grade' is missing(.|\n)*column 'ward' is missing"):
