@@ -1,5 +1,6 @@
 """Rule radhical_compare: naive, dense and cascade on the test slides, and the bars they are held to."""
 
+import html
 import logging
 from pathlib import Path
 
@@ -44,11 +45,12 @@ def main(snakemake):
         write_json(snakemake.output.metrics, {**summary, "validation": found["validation"], "slides": records})
         with atomic_file(snakemake.output.slides) as aside:
             pd.json_normalize(records).to_parquet(aside)
+        text = table(summary)
         with atomic_file(snakemake.output.bars) as aside:
-            pd.DataFrame(summary["bars"]).to_html(aside, index=False, border=0)
+            aside.write_text(f'<!doctype html><meta charset="utf-8"><title>bars</title><pre>{html.escape(text)}</pre>')
         with atomic_file(snakemake.output.table) as aside:
-            aside.write_text(table(summary) + "\n")
-        logging.getLogger("histomake").info("cascade %s\n%s", snakemake.wildcards.cascade, table(summary))
+            aside.write_text(text + "\n")
+        logging.getLogger("histomake").info("cascade %s\n%s", snakemake.wildcards.cascade, text)
 
 
 if __name__ == "__main__":
