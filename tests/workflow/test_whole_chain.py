@@ -69,7 +69,8 @@ def test_the_front_page_says_what_was_lost_and_counts_it_in_no_role(finished):
 
 
 def test_a_tested_slide_has_its_page_its_views_and_its_region(finished):
-    (folder,) = (finished.results / "views" / "tissue_kind" / "fold0").iterdir()
+    drawn = (finished.results / "views" / "tissue_kind" / "fold0").iterdir()
+    (folder,) = (path for path in drawn if path.name != "P04-B")  # the patient's other slide is in quarantine
     found = {path.name for path in folder.glob("*.jpg")}
     views = {"prediction.jpg", "confidence.jpg", "truth.jpg"}
     assert found == views | {"region_500_700_1500_900.jpg"}
