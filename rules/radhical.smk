@@ -10,7 +10,7 @@ wildcard_constraints:
 
 rule radhical:
     input:
-        radhical_outputs(),
+        lambda wildcards: radhical_outputs(),
 
 
 rule radhical_split:

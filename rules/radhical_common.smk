@@ -13,12 +13,6 @@ try:
 except HistomakeError as error:
     raise WorkflowError(str(error)) from None
 
-if CONFIG.radhical and all(s.split == "predict" for s in cascade_rows):
-    raise WorkflowError(
-        f"radhical: no slide of {CONFIG.sheet} has an annotation to learn from; "
-        "name label masks or outlines of nuclei in its annotation column"
-    )
-
 
 def cascade(wildcards):
     return CONFIG.radhical[wildcards.cascade]
@@ -59,7 +53,15 @@ def in_cascade(pattern, *roles):
 
 
 def radhical_outputs():
-    """Everything the cascades are asked for when no target is named."""
+    """Everything the cascades are asked for when no target is named.
+
+    Asked by the rules that want it, so that new slides alone can still be predicted with the tasks' models.
+    """
+    if CONFIG.radhical and all(s.split == "predict" for s in cascade_rows):
+        raise WorkflowError(
+            f"radhical: no slide of {CONFIG.sheet} has an annotation to learn from; "
+            "name label masks or outlines of nuclei in its annotation column"
+        )
     wanted = []
     for name in CONFIG.radhical:
         folder = LAYOUT.results / "radhical" / name
