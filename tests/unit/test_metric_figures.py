@@ -62,7 +62,7 @@ def test_curves_carry_the_measured_area_and_its_interval(tmp_path: Path, monkeyp
     original = Figure.savefig
 
     def keep(self: Figure, path: Path, **options: object) -> None:
-        drawn[Path(path).name.split(".")[1]] = self
+        drawn[Path(path).name.strip(".").partition(".")[0]] = self
         original(self, path, **options)
 
     monkeypatch.setattr(metric_figures.Figure, "savefig", keep)
