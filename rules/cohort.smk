@@ -25,7 +25,7 @@ rule split:
 
 
 # A slide's table stands for the records it is made from. Snakemake looks for every input of a job among all jobs before
-# it: tens of thousands of inputs take minutes.
+# it: tens of thousands of inputs take minutes. The rule ends a run that lost too much, so it goes before all else.
 rule quarantine:
     input:
         tables=of_every_slide(partial(LAYOUT.table, FIRST_GRID)),
@@ -35,6 +35,7 @@ rule quarantine:
         "<logs>/quarantine.log",
     benchmark:
         "<benchmarks>/quarantine.tsv"
+    priority: 100
     conda:
         "../envs/slides.yaml"
     threads: 1

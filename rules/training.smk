@@ -2,15 +2,15 @@
 
 
 # The slides a model is made with. One small file stands for their thousands, so that the jobs behind the model stay
-# cheap to plan. The split and the quarantine record must exist and have passed their gates, yet a new slide that is
-# only to be predicted must not train anew: who is enrolled is a param.
+# cheap to plan. The split must have passed its gate, yet a new slide that is only to be predicted must not train anew:
+# who is enrolled is a param. The quarantine's gate stands beside: behind an ancient input whose job runs, Snakemake
+# looks for no other reason to run a job, not even for outputs that are missing.
 rule enrol:
     input:
         manifests=lambda wildcards: [LAYOUT.manifest(s) for s in fitted_slides(wildcards)],
         tables=lambda wildcards: [LAYOUT.table(task(wildcards).grid, s) for s in fitted_slides(wildcards)],
         annotations=lambda wildcards: [LAYOUT.annotation(s) for s in fitted_slides(wildcards)],
         split=ancient("<results>/splits/{task}.parquet"),
-        quarantine=ancient("<results>/quarantine.json"),
     output:
         cohort="<results>/models/{task}/fold{fold}.cohort.json",
     log:

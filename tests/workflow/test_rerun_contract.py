@@ -128,6 +128,14 @@ def test_the_order_of_keys_and_rows_does_not_matter(workshop):
     assert workshop.planned() == set()
 
 
+def test_a_new_task_is_trained_and_measured_though_the_quarantine_is_made_anew(workshop):
+    content = yaml.safe_load(workshop.config.read_text())
+    content["grids"]["a10"] = content["grids"]["x10"]  # first by name: the quarantine looks at its tables
+    content["tasks"]["second"] = content["tasks"]["tissue_kind"] | {"grid": "a10"}
+    workshop.config.write_text(yaml.safe_dump(content))
+    assert {"quarantine", "enrol", "train", "predict_slide", "evaluate"} <= rules(workshop.planned())
+
+
 def add_slide(workshop, *, split):
     """Give the sheet a new patient's slide, a copy of another one's with one byte changed."""
     header, *rows = workshop.rows()
