@@ -47,6 +47,7 @@ ADOPTED = [
     if settings.trained and Path(settings.trained).resolve() != LAYOUT.models(name).resolve()
 ]
 FIRST_GRID = min(CONFIG.grids)
+CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)
 MEASURED = [name for name in CONFIG.tasks if any(a.role == "test" for a in ROLES[name])]
 
 
@@ -308,12 +309,6 @@ def interpretation_outputs():
     return [LAYOUT.results / "report" / "index.html", *pages, *tissue, *(exports if CONFIG.explain.qupath else [])]
 
 
-def contact_sheets():
-    """Of every slide, on the grids that a task learns from."""
-    grids = sorted({t.grid for t in CONFIG.tasks.values()})
-    return [LAYOUT.results / "contact" / grid / f"{s}.png" for grid in grids for s in SLIDES]
-
-
 def final_outputs(wildcards):
     """Everything `snakemake` makes when no target is named."""
     return [
@@ -321,7 +316,6 @@ def final_outputs(wildcards):
         LAYOUT.lineage,
         *(LAYOUT.metrics(name) for name in MEASURED),
         *(LAYOUT.scores(name) for name in CONFIG.tasks),
-        *contact_sheets(),
         *interpretation_outputs(),
         *radhical_outputs(),
     ]

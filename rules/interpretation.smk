@@ -1,25 +1,37 @@
 # What people look at: views of slides, what the model saw, and the report around it.
 
 
-rule tissue_view:
+# One job draws all that shows a slide before any model: a job more for every slide costs more than drawing twice.
+rule overview:
     input:
         manifest="<results>/slides/{slide}.json",
         tissue="<results>/tissue/{slide}.json",
         mask="<results>/tissue/{slide}.png",
         quality="<results>/quality/{slide}.json",
         artefacts="<results>/quality/{slide}.png",
+        tables=[f"<results>/patches/{grid}/{{slide}}.parquet" for grid in CONTACT_GRIDS],
     output:
-        picture=report(
+        tissue=report(
             "<results>/views/tissue/{slide}.jpg",
             caption="report/tissue.rst",
             category="Slides",
             subcategory="Tissue and quality",
             labels={"slide": "{slide}", "view": "tissue"},
         ),
+        contact=[
+            report(
+                f"<results>/contact/{grid}/{{slide}}.png",
+                caption="report/contact.rst",
+                category="Patches",
+                subcategory=grid,
+                labels={"slide": "{slide}"},
+            )
+            for grid in CONTACT_GRIDS
+        ],
     log:
-        "<logs>/tissue_view/{slide}.log",
+        "<logs>/overview/{slide}.log",
     benchmark:
-        "<benchmarks>/tissue_view/{slide}.tsv"
+        "<benchmarks>/overview/{slide}.tsv"
     conda:
         "../envs/slides.yaml"
     threads: 1
@@ -28,9 +40,11 @@ rule tissue_view:
         runtime=minutes(10),
     params:
         mpp=CONFIG.explain.overlay_mpp,
-        code=code("tissue_view.py"),
+        patches=CONFIG.explain.contact_patches,
+        seed=CONFIG.seed,
+        code=code("overview.py"),
     script:
-        "../scripts/tissue_view.py"
+        "../scripts/overview.py"
 
 
 rule views:
@@ -187,7 +201,7 @@ rule slide_page:
         annotation="<results>/annotations/{slide}.json",
         tissue="<results>/tissue/{slide}.json",
         quality="<results>/quality/{slide}.json",
-        tissue_view="<results>/views/tissue/{slide}.jpg",
+        overview="<results>/views/tissue/{slide}.jpg",
         predictions=lambda wildcards: [LAYOUT.prediction(n, f, wildcards.slide) for n, f, *_ in slide_tasks(wildcards)],
         descriptions=lambda wildcards: [LAYOUT.model(n, f) / "model.json" for n, f, *_ in slide_tasks(wildcards)],
         views=lambda wildcards: [

@@ -31,36 +31,6 @@ rule tabulate:
         "../scripts/tabulate_patches.py"
 
 
-rule contact:
-    input:
-        manifest="<results>/slides/{slide}.json",
-        table="<results>/patches/{grid}/{slide}.parquet",
-    output:
-        picture=report(
-            "<results>/contact/{grid}/{slide}.png",
-            caption="report/contact.rst",
-            category="Patches",
-            subcategory="{grid}",
-            labels={"slide": "{slide}"},
-        ),
-    log:
-        "<logs>/contact/{grid}/{slide}.log",
-    benchmark:
-        "<benchmarks>/contact/{grid}/{slide}.tsv"
-    conda:
-        "../envs/slides.yaml"
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=minutes(10),
-    params:
-        patches=CONFIG.explain.contact_patches,
-        seed=CONFIG.seed,
-        code=code("contact.py"),
-    script:
-        "../scripts/contact.py"
-
-
 # The quarantine record stands for every slide's records and first table, the scores for every prediction.
 rule catalog:
     input:

@@ -33,7 +33,7 @@ def main(snakemake):
             patient_id=patient,
             site=site,
             records=records,
-            tissue=Path(snakemake.input.tissue_view),
+            tissue=Path(snakemake.input.overview),
             tasks=tasks,
             cascades=levels,
         )

@@ -22,7 +22,7 @@ SLIDES = 10_000
 RUNS = 3
 NEW = f"S{SLIDES:05d}"
 OWN = {
-    *("convert", "annotate", "presegment", "quality", "tabulate", "contact", "tissue_view", "predict_slide", "views"),
+    *("convert", "annotate", "presegment", "quality", "tabulate", "overview", "predict_slide", "views"),
     "slide_page",
 }
 """Rules with a job for every slide that is predicted."""

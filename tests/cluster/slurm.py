@@ -1,4 +1,4 @@
-"""Owns a real Slurm on this machine: two nodes, a `cpu` and a `gpu` partition, all in one folder."""
+"""Owns a real Slurm on this machine: two nodes in the partition `cpu`, one in `gpu`, all in one folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 """Snakemake's job step removes SLURM_CONF from the environment, so Slurm's own default place must name the cluster."""
 
-PORTS = {"ctld": 26817, "dbd": 26819, "n1": 27001, "n2": 27002, "sql": 26806}
-NODES = ("n1", "n2")
+PORTS = {"ctld": 26817, "dbd": 26819, "n1": 27001, "n2": 27002, "g1": 27003, "sql": 26806}
+NODES = ("n1", "n2", "g1")
 SECONDS = 60.0
 
 
@@ -124,7 +124,7 @@ class Cluster:
         self.start("slurmctld", "slurmctld", "-D", "-f", str(self.folder / "slurm.conf"))
         for node in NODES:
             self.start_node(node)
-        wait_for("two idle nodes", lambda: self.idle_nodes() == set(NODES), log=self.folder / "log" / "slurmctld.log")
+        wait_for("idle nodes", lambda: self.idle_nodes() == set(NODES), log=self.folder / "log" / "slurmctld.log")
 
     def _register(self) -> bool:
         done = subprocess.run(
@@ -202,7 +202,7 @@ class Cluster:
         )
         nodes = "".join(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={PORTS[node]} CPUs=2 RealMemory=64000{gres}\n"
-            for node, gres in (("n1", ""), ("n2", " Gres=gpu:1"))
+            for node, gres in (("n1", ""), ("n2", ""), ("g1", " Gres=gpu:1"))
         )
         (folder / "slurm.conf").write_text(
             f"ClusterName=histomake\nSlurmctldHost={host}(127.0.0.1)\nSlurmUser=root\nSlurmctldPort={PORTS['ctld']}\n"
@@ -214,10 +214,10 @@ class Cluster:
             "SelectType=select/cons_tres\nSelectTypeParameters=CR_Core_Memory\nSlurmdParameters=config_overrides\n"
             "ReturnToService=2\nMinJobAge=300\nJobRequeue=0\nSlurmdTimeout=10\nKillWait=5\nGresTypes=gpu\nSchedulerParameters=sched_interval=1\n"
             f"{storage}{nodes}"
-            "PartitionName=cpu Nodes=n1 Default=YES MaxTime=1-0 State=UP\n"
-            "PartitionName=gpu Nodes=n2 MaxTime=1-0 State=UP\n"
+            "PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=1-0 State=UP\n"
+            "PartitionName=gpu Nodes=g1 MaxTime=1-0 State=UP\n"
         )
-        (folder / "gres.conf").write_text("NodeName=n2 Name=gpu File=/dev/null\n")
+        (folder / "gres.conf").write_text("NodeName=g1 Name=gpu File=/dev/null\n")
         database = folder / "slurmdbd.conf"
         database.write_text(
             f"AuthType=auth/munge\nAuthInfo=socket={folder}/run/munge.socket\nDbdHost=localhost\nDbdPort={PORTS['dbd']}\n"

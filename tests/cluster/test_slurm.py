@@ -41,6 +41,11 @@ def first_running(site, rule=""):
     return running(site, rule)[0]
 
 
+def node_of(site, job):
+    """The node a job runs on."""
+    return site.cluster.client("squeue", "-h", "-j", job, "-o", "%N").strip()
+
+
 def steps(job):
     """Slurm's own processes of a job, one per step."""
     every = psutil.process_iter(["cmdline"])
@@ -94,27 +99,28 @@ def kill_a_process(site):
 
 def kill_a_node(site):
     job = first_running(site)
+    node = node_of(site, job)
     killed = [*processes(job), *steps(job)]
-    site.cluster.stop("n1", signal.SIGKILL)
+    site.cluster.stop(node, signal.SIGKILL)
     for process in killed:
         if process.is_running():
             process.kill()
-    wait_for("the node to be given up", lambda: site.cluster.is_down("n1"), seconds=90)
-    site.cluster.start_node("n1")
+    wait_for("the node to be given up", lambda: site.cluster.is_down(node), seconds=90)
+    site.cluster.start_node(node)
 
 
 def restart_a_node_daemon(site):
-    first_running(site)
-    site.cluster.stop("n1", signal.SIGKILL)
+    node = node_of(site, first_running(site))
+    site.cluster.stop(node, signal.SIGKILL)
     time.sleep(5)
-    site.cluster.start_node("n1")
+    site.cluster.start_node(node)
 
 
 def drain_a_node(site):
-    first_running(site)
-    site.cluster.client("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
+    node = node_of(site, first_running(site))
+    site.cluster.client("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
     time.sleep(15)
-    site.cluster.client("scontrol", "update", "NodeName=n1", "State=RESUME")
+    site.cluster.client("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
 def stop_the_accounting_database(site):

@@ -1,0 +1,46 @@
+"""Rule overview: pictures of a slide before any model: its tissue, what spoils it, and patches kept and excluded."""
+
+from pathlib import Path
+
+from histomake.explain.tissue_view import tissue_view
+from histomake.explain.views import draw_quarantine, write_picture
+from histomake.files import read_json
+from histomake.job import job
+from histomake.patch.contact import contact_sheet, no_contact_sheet
+from histomake.patch.table import read_table
+from histomake.quality import ArtefactMap
+from histomake.quarantine import quarantined
+from histomake.slide.reader import open_slide
+from histomake.tissue import TissueMask
+
+
+def draw_tissue(given, picture, slide_id, mpp):
+    lost = quarantined(*(read_json(path) for path in (given.manifest, given.tissue, given.quality)))
+    if lost:
+        draw_quarantine(lost, {"tissue": picture})
+        return
+    mask = TissueMask.load(given.mask, given.tissue)
+    artefacts = ArtefactMap.load(given.artefacts, given.quality)
+    with open_slide(given.manifest) as reader:
+        write_picture(tissue_view(reader, mask, artefacts, slide_id=slide_id, mpp=mpp), picture)
+
+
+def draw_patches(manifest, path, picture, params):
+    table, metadata = read_table(path)
+    if metadata["status"] != "ok":
+        no_contact_sheet(metadata, picture)
+        return
+    with open_slide(Path(manifest)) as reader:
+        contact_sheet(reader, table, metadata, picture, patches=params.patches, seed=params.seed)
+
+
+def main(snakemake):
+    given, params = snakemake.input, snakemake.params
+    with job(snakemake):
+        draw_tissue(given, Path(snakemake.output.tissue), snakemake.wildcards.slide, params.mpp)
+        for path, picture in zip(given.tables, snakemake.output.contact, strict=True):
+            draw_patches(given.manifest, path, picture, params)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
