@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from histomake.explain.embedding import Source, embed
 from histomake.explain.embedding_page import mosaic, page
-from histomake.explain.views import write_picture
+from histomake.figures import write_picture
 from histomake.files import atomic_file, write_json
 from histomake.job import job
 from histomake.layout import Layout

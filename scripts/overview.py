@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from histomake.explain.tissue_view import tissue_view
-from histomake.explain.views import draw_quarantine, write_picture
+from histomake.figures import quarantine_card, write_picture
 from histomake.files import read_json
 from histomake.job import job
 from histomake.patch.contact import contact_sheet, no_contact_sheet
@@ -17,7 +17,7 @@ from histomake.tissue import TissueMask
 def draw_tissue(given, picture, slide_id, mpp):
     lost = quarantined(*(read_json(path) for path in (given.manifest, given.tissue, given.quality)))
     if lost:
-        draw_quarantine(lost, {"tissue": picture})
+        write_picture(quarantine_card(lost), picture)
         return
     mask = TissueMask.load(given.mask, given.tissue)
     artefacts = ArtefactMap.load(given.artefacts, given.quality)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from histomake.cascade.figures import draw_levels, draw_nothing
 from histomake.cascade.infer import open_answers, segment_slide
 from histomake.cascade.objects import write_no_objects
 from histomake.config import CascadeThresholds, Radhical
+from histomake.explain.level_maps import level_maps
+from histomake.figures import quarantine_card, write_picture
 from histomake.files import read_json, write_json
 from histomake.job import job
 from histomake.quarantine import attempt, quarantined
@@ -22,14 +23,14 @@ def main(snakemake):
         )
         thresholds = CascadeThresholds.model_validate(read_json(snakemake.input.thresholds)["thresholds"])
         found = segment_slide(answers.reader, levels, answers, thresholds, store=store, geojson=geojson)
-        draw_levels(answers.reader, store, found, Path(snakemake.output.levels))
+        write_picture(level_maps(answers.reader, store, found), Path(snakemake.output.levels))
         return found
 
     with job(snakemake):
         outcome = quarantined(read_json(snakemake.input.manifest)) or attempt("radhical", work)
         if quarantined(outcome):
             write_no_objects(geojson)
-            draw_nothing(outcome, Path(snakemake.output.levels))
+            write_picture(quarantine_card(outcome), Path(snakemake.output.levels))
         write_json(record, outcome)
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from matplotlib import colormaps, font_manager
 from PIL import Image, ImageDraw, ImageFont
+
+from histomake.files import atomic_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -290,3 +293,15 @@ def in_rows(pictures: Sequence[Pixels], columns: int, gap: int = 16) -> Pixels:
 def card(lines: Sequence[str], *, width: int = 720) -> Pixels:
     """A white card with text: what stands in place of a picture that cannot be made."""
     return np.concatenate([_strip([(None, line)], width, size=FONT_PX + 2 * (i == 0)) for i, line in enumerate(lines)])
+
+
+def quarantine_card(entry: Mapping[str, Any]) -> Pixels:
+    """What stands in place of the pictures of a slide in quarantine: why there are none."""
+    return card([f"{entry['slide_id']} is in quarantine: {entry['reason']}", entry["detail"], entry["remedy"]])
+
+
+def write_picture(pixels: Pixels, path: Path) -> None:
+    """Write a picture, atomically: JPEG without subsampled colour, so that text stays sharp, or PNG, by the name."""
+    options = {"format": "JPEG", "quality": 90, "subsampling": 0} if path.suffix == ".jpg" else {"format": "PNG"}
+    with atomic_file(path) as aside:
+        Image.fromarray(pixels).save(aside, **options)

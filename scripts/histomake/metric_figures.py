@@ -7,79 +7,61 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_curve, roc_curve
 
-from histomake import measure
+from histomake import figures
 from histomake.config import Target
 from histomake.files import atomic_file
-from histomake.metrics import Evaluation, Items
+from histomake.metric_points import figure_points
+from histomake.metrics import Evaluation
 
-FONT = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
+COLOURS = [f"#{bytes(colour).hex()}" for colour in figures.PALETTE]
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.prop_cycle": cycler(color=COLOURS),
+}
 PANEL_INCHES = 3.2
 DPI = 150
-CURVE_POINTS = 1000
-"""Points of a curve that are drawn; more cannot be seen."""
-
-MAX_DOTS = 5000
-"""Dots of a scatter plot, evenly taken from all of them."""
 
 
 def draw_figures(evaluation: Evaluation, *, kind: str, target: Target, out: Path) -> list[Path]:
-    """Draw what fits the kind of task into the folder ``out`` as PNG; returns the files.
+    """Draw what fits the kind of task into the folder ``out`` as PNG, the points beside it as CSV; returns the PNGs.
 
     Classification: roc, precision_recall, reliability and, unless a patch may have several labels, confusion;
     regression: scatter; segmentation: overlap. One panel per level.
     """
-    panels = _panels(kind, target)
     levels = {level: items for level, items in evaluation.items.items() if len(items)}
     paths = []
-    for name, draw in panels.items():
-        with mpl.rc_context(FONT):
+    for name, points in figure_points(evaluation, kind=kind, target=target).items():
+        with mpl.rc_context(STYLE):
             figure = Figure(figsize=(PANEL_INCHES * len(levels), PANEL_INCHES), layout="constrained")
             FigureCanvasAgg(figure)
             for axes, (level, items) in zip(
                 figure.subplots(1, len(levels), squeeze=False)[0], levels.items(), strict=True
             ):
-                draw(axes, items, evaluation, level)
+                shown = points[points.level == level]
+                PANELS[name](axes, shown, evaluation, level)
+                if shown.empty:
+                    axes.text(0.5, 0.5, "one class only: no curve", ha="center", transform=axes.transAxes)
                 axes.set_title(f"{level} (n = {len(items)})")
             path = out / f"{name}.png"
             with atomic_file(path) as aside:
                 figure.savefig(aside, format="png", dpi=DPI)
+        with atomic_file(path.with_suffix(".csv")) as aside:
+            points.to_csv(aside, index=False)
         paths.append(path)
     return paths
 
 
-Panel = Callable[[Axes, Items, Evaluation, str], None]
-
-
-def _panels(kind: str, target: Target) -> dict[str, Panel]:
-    if kind == "segmentation":
-        return {"overlap": _overlap}
-    if kind == "regression":
-        return {"scatter": _scatter}
-    panels: dict[str, Panel] = {"roc": _roc, "precision_recall": _precision_recall, "reliability": _reliability}
-    return panels if target.multi_label else panels | {"confusion": _confusion}
-
-
-def _drawn_classes(items: Items, classes: list[str]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, truth bool (n,) and score (n,) of each class worth a curve: of two classes only the positive one."""
-    found = []
-    for i, name in enumerate(classes):
-        if len(classes) == 2 and items.target.ndim == 1 and i == 0:
-            continue
-        known = np.ones(len(items), bool) if items.target.ndim == 1 else ~np.isnan(items.target[:, i])
-        truth = items.target == i if items.target.ndim == 1 else items.target[:, i] > 0.5
-        if truth[known].any() and not truth[known].all():
-            found.append((name, truth[known], items.score[known, i]))
-    return found
-
-
-def _thin(*curve: np.ndarray) -> list[np.ndarray]:
-    chosen = np.unique(np.linspace(0, len(curve[0]) - 1, CURVE_POINTS).astype(int))
-    return [line[chosen] for line in curve]
+Panel = Callable[[Axes, pd.DataFrame, Evaluation, str], None]
+"""Draws the points of one level."""
 
 
 def _interval(evaluation: Evaluation, level: str, class_name: str, metric: str) -> str:
@@ -89,76 +71,73 @@ def _interval(evaluation: Evaluation, level: str, class_name: str, metric: str) 
     return f" {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def _roc(axes: Axes, items: Items, evaluation: Evaluation, level: str) -> None:
-    for name, truth, score in _drawn_classes(items, evaluation.classes):
-        false, true, _ = roc_curve(truth, score)
-        axes.plot(*_thin(false, true), label=name + _interval(evaluation, level, name, "auroc"))
+def _roc(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    for name, curve in points.groupby("class", sort=False):
+        label = name + _interval(evaluation, level, name, "auroc")
+        axes.plot(curve.false_positive_rate, curve.sensitivity, label=label)
     axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":")
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.02))
     _legend(axes, "lower right")
 
 
-def _precision_recall(axes: Axes, items: Items, evaluation: Evaluation, level: str) -> None:
-    for name, truth, score in _drawn_classes(items, evaluation.classes):
-        precision, recall, _ = precision_recall_curve(truth, score)
-        axes.plot(*_thin(recall, precision), label=name + _interval(evaluation, level, name, "auprc"))
+def _precision_recall(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    for name, curve in points.groupby("class", sort=False):
+        axes.plot(curve.recall, curve.precision, label=name + _interval(evaluation, level, name, "auprc"))
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     _legend(axes, "lower left")
 
 
-def _reliability(axes: Axes, items: Items, evaluation: Evaluation, level: str) -> None:
-    """Accuracy against confidence, by bin; areas of the dots follow the counts (Guo et al. 2017, figure 1)."""
-    if items.target.ndim == 1:
-        confidence, right = items.score.max(1), items.score.argmax(1) == items.target
-    else:
-        known = ~np.isnan(items.target)
-        score = items.score[known]
-        confidence, right = np.maximum(score, 1 - score), (score > 0.5) == (items.target[known] > 0.5)
-    one = np.zeros(len(confidence), np.int64)
-    count, sums, hits = measure.calibration_sums(confidence, right, one, np.ones((1, 1)))[0]
-    seen = count > 0
+def _reliability(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    """Accuracy against confidence, by bin; areas of the dots follow the counts."""
     axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":")
-    axes.plot(sums[seen] / count[seen], hits[seen] / count[seen], color="C0", lw=1)
-    axes.scatter(sums[seen] / count[seen], hits[seen] / count[seen], 6 + 120 * count[seen] / count.sum(), color="C0")
+    axes.plot(points.confidence, points.accuracy, color="C0", lw=1)
+    areas = 6 + 120 * points["count"] / points["count"].sum()
+    axes.scatter(points.confidence, points.accuracy, areas, color="C0", clip_on=False, zorder=3)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.text(0.03, 0.95, f"ECE{_interval(evaluation, level, 'all', 'ece')}", va="top", transform=axes.transAxes)
+    text = f"ECE{_interval(evaluation, level, 'all', 'ece')}"
+    axes.text(0.97, 0.04, text, ha="right", fontsize=7, transform=axes.transAxes)
 
 
-def _confusion(axes: Axes, items: Items, evaluation: Evaluation, level: str) -> None:
-    counts = np.array(evaluation.record["levels"][level]["confusion"])
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+def _confusion(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    names = evaluation.classes
+    counts, share = (points[column].to_numpy().reshape(len(names), -1) for column in ("count", "share"))
     axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{count}\n{share[row, column]:.0%}", ha="center", va="center", color=colour)
-    ticks = range(len(evaluation.classes))
-    axes.set_xticks(ticks, evaluation.classes, rotation=30, ha="right")
-    axes.set_yticks(ticks, evaluation.classes)
+        text = f"{count}\n{share[row, column]:.0%}" if counts[row].any() else "0"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=30, ha="right")
+    axes.set_yticks(ticks, names)
     axes.set(xlabel="predicted", ylabel="true")
 
 
-def _scatter(axes: Axes, items: Items, evaluation: Evaluation, level: str) -> None:
-    for i, name in enumerate(evaluation.classes):
-        known = np.flatnonzero(~np.isnan(items.target[:, i]))
-        shown = known[:: max(1, len(known) // MAX_DOTS)]
-        label = name + _interval(evaluation, level, name, "r2")
-        axes.scatter(items.target[shown, i], items.score[shown, i], 4, alpha=0.5, label=label)
+def _scatter(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    for name, dots in points.groupby("class", sort=False):
+        axes.scatter(dots.true, dots.predicted, 4, alpha=0.5, label=name + _interval(evaluation, level, name, "r2"))
     low, high = (pick(pick(axes.get_xlim()), pick(axes.get_ylim())) for pick in (min, max))
     axes.plot([low, high], [low, high], color="0.7", lw=0.8, ls=":")
     axes.set(xlabel="true", ylabel="predicted")
     _legend(axes, "best")
 
 
-def _overlap(axes: Axes, items: Items, evaluation: Evaluation, level: str) -> None:
+def _overlap(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
     """Dice of each class with its interval."""
-    rows = [evaluation.record["levels"][level]["metrics"][name]["dice"] for name in evaluation.classes]
-    for place, row in enumerate(rows):
-        if row["value"] is not None:
-            axes.plot(row["value"], place, "o", color="C0")
-            if row["low"] is not None:
-                axes.plot([row["low"], row["high"]], [place, place], color="C0", lw=2)
-    axes.set_yticks(range(len(rows)), evaluation.classes)
-    axes.set(xlabel="Dice", xlim=(0, 1.02), ylim=(-0.5, len(rows) - 0.5))
+    for place, row in enumerate(points.itertuples()):
+        axes.plot(row.dice, place, "o", color="C0")
+        axes.plot([row.low, row.high], [place, place], color="C0", lw=2)
+    axes.set_yticks(range(len(points)), points["class"])
+    axes.set(xlabel="Dice", xlim=(0, 1.02), ylim=(-0.5, len(points) - 0.5))
+
+
+PANELS: dict[str, Panel] = {
+    "roc": _roc,
+    "precision_recall": _precision_recall,
+    "reliability": _reliability,
+    "confusion": _confusion,
+    "scatter": _scatter,
+    "overlap": _overlap,
+}
 
 
 def _legend(axes: Axes, place: str) -> None:

@@ -12,7 +12,7 @@ import zarr
 from cascade_slide import DiscReader, discs, levels, random_networks, truth_of
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers
 from histomake.cascade.compare import HALF_TISSUE, IMAGES, SLIDES, compare_slide, group_of, summarise, table
-from histomake.cascade.figures import draw_front, draw_levels
+from histomake.cascade.figures import draw_front
 from histomake.cascade.infer import load_networks, segment_slide, whole_labels, whole_maps
 from histomake.cascade.run import run_cascade
 from histomake.cascade.samples import Field
@@ -116,13 +116,6 @@ def test_the_shares_of_every_level_add_up_and_give_the_saving(segmented):
         assert (state == 1).mean() == pytest.approx(level["computed"])
         computed += (state == 1).sum()
     assert record["saved"] == pytest.approx(1 - computed / one.levels[0].pixels)
-
-
-def test_the_picture_of_the_levels_is_drawn(segmented, tmp_path):
-    one, _, _, store, _, record = segmented
-    draw_levels(one.reader, store, record, tmp_path / "levels.png")
-    with Image.open(tmp_path / "levels.png") as picture:
-        assert min(picture.size) > 300
 
 
 def test_the_pareto_figure_is_drawn(tmp_path):

@@ -1,16 +1,19 @@
-"""Owns the tests of evaluation figures: each kind of task gets its own, and they show what was measured."""
+"""Owns the tests of evaluation figures: each kind of task gets its own, they show what was measured, and their points
+can be had as CSV."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from histomake import metric_figures
 from histomake.config import Target
 from histomake.metric_figures import draw_figures
-from histomake.metrics import SlidePrediction, evaluate
+from histomake.metric_points import MAX_DOTS, figure_points
+from histomake.metrics import Evaluation, SlidePrediction, evaluate
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -72,3 +75,62 @@ def test_curves_carry_the_measured_area_and_its_interval(tmp_path: Path, monkeyp
     row = evaluation.record["levels"]["patch"]["metrics"]["tumour"]["auroc"]
     (label,) = drawn["roc"].axes[0].get_legend_handles_labels()[1]
     assert label == f"tumour {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def measured(kind: str, predictions: list[SlidePrediction] | None = None) -> tuple[Evaluation, dict]:
+    make, target, _ = CASES[kind]
+    found = evaluate(predictions or make(), kind=kind, target=target, aggregate="mean", seed=0, bootstraps=20)
+    return found, {"kind": kind, "target": target}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_what_is_drawn_lies_beside_the_figure_as_csv(kind: str, tmp_path: Path) -> None:
+    evaluation, task = measured(kind)
+    for path in draw_figures(evaluation, **task, out=tmp_path):
+        points = pd.read_csv(path.with_suffix(".csv"))
+        drawn = figure_points(evaluation, **task)[path.stem]
+        pd.testing.assert_frame_equal(points, drawn, check_dtype=False)
+        assert set(points.level) & {"patch", "pixel"}
+
+
+def test_the_area_under_the_exported_roc_points_is_the_reported_one() -> None:
+    evaluation, task = measured("classification")
+    points = figure_points(evaluation, **task)["roc"]
+    curve = points[points.level == "patch"]
+    area = np.trapezoid(curve.sensitivity, curve.false_positive_rate)
+    assert area == pytest.approx(evaluation.record["levels"]["patch"]["metrics"]["tumour"]["auroc"]["value"])
+
+
+def test_exported_calibration_gives_the_reported_error_and_confusion_counts_every_patch() -> None:
+    evaluation, task = measured("classification")
+    points = figure_points(evaluation, **task)
+    bins = points["reliability"][points["reliability"].level == "patch"]
+    error = (bins["count"] * (bins.accuracy - bins.confidence).abs()).sum() / bins["count"].sum()
+    assert error == pytest.approx(evaluation.record["levels"]["patch"]["metrics"]["all"]["ece"]["value"])
+    cells = points["confusion"][points["confusion"].level == "patch"]
+    assert cells["count"].sum() == 400
+    assert cells.groupby("true").share.sum().tolist() == pytest.approx([1, 1])
+
+
+def _points_of(predictions: list[SlidePrediction]) -> dict[str, pd.DataFrame]:
+    evaluation, task = measured("classification", predictions)
+    return figure_points(evaluation, **task)
+
+
+def test_a_curve_of_one_class_only_has_no_points_but_its_columns() -> None:
+    alike = [
+        SlidePrediction(p.slide_id, p.patient_id, 0, p.table.set_column(3, "label", pa.array(["benign"] * 100)))
+        for p in classified()
+    ]
+    points = _points_of(alike)["roc"]
+    assert points.empty
+    assert list(points.columns) == ["class", "threshold", "false_positive_rate", "sensitivity", "level"]
+
+
+def test_a_scatter_plot_keeps_to_its_limit_of_dots() -> None:
+    values = np.linspace(0, 1, 2 * MAX_DOTS - 1)
+    table = pa.table({"score_grade": values, "target_grade": values, "tissue": np.ones(len(values))})
+    many = [SlidePrediction("s0", "p0", 0, table, labels={"grade": "1"})]
+    evaluation, task = measured("regression", many)
+    points = figure_points(evaluation, **task)["scatter"]
+    assert (points.level == "patch").sum() == MAX_DOTS

@@ -142,13 +142,14 @@ def cost_record(levels: Sequence[Level], shares: Sequence[LevelCost], answers: N
         "levels": [
             {
                 "level": c.number,
+                "mpp": float(level.mpp),
                 "pixels": c.pixels,
                 "computed": c.computed / c.pixels,
                 "accepted": c.accepted / c.pixels,
                 "rejected": c.rejected / c.pixels,
                 "blocks": c.blocks,
             }
-            for c in shares
+            for level, c in zip(levels, shares, strict=True)
         ],
         "pixel_evaluations": evaluations,
         "saved": 1 - evaluations / finest,

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from histomake import figures
 from histomake.explain import class_views, label_views, number_views, panel, pixel_views
 from histomake.explain.findings import SlideFindings
-from histomake.files import atomic_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +39,7 @@ def draw_views(findings: SlideFindings, *, mpp: float, out: dict[str, Path]) -> 
     known = painters(findings.kind)
     for view, path in out.items():
         picture = panel.arranged(known[view](findings, thumb))
-        write_picture(figures.headed(picture, _heading(findings, thumb)), path)
+        figures.write_picture(figures.headed(picture, _heading(findings, thumb)), path)
 
 
 def draw_region(findings: SlideFindings, box: tuple[int, int, int, int], path: Path) -> None:
@@ -53,21 +51,13 @@ def draw_region(findings: SlideFindings, box: tuple[int, int, int, int], path: P
     bare = panel.panel(thumb.pixels, thumb, "Slide", {})
     picture = panel.arranged([bare, *painters(findings.kind)["truth"](findings, thumb)])
     place = "x {}, y {}, {} x {} level-0 px".format(*box)
-    write_picture(figures.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
+    figures.write_picture(figures.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
 
 
 def draw_quarantine(entry: dict[str, Any], out: dict[str, Path]) -> None:
     """Write, in place of every picture, a card that says why the slide has none."""
-    lines = [f"{entry['slide_id']} is in quarantine: {entry['reason']}", entry["detail"], entry["remedy"]]
     for path in out.values():
-        write_picture(figures.card(lines), path)
-
-
-def write_picture(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture, atomically: JPEG without subsampled colour, so that text stays sharp, or PNG, by the name."""
-    options = {"format": "JPEG", "quality": 90, "subsampling": 0} if path.suffix == ".jpg" else {"format": "PNG"}
-    with atomic_file(path) as aside:
-        Image.fromarray(pixels).save(aside, **options)
+        figures.write_picture(figures.quarantine_card(entry), path)
 
 
 def _heading(findings: SlideFindings, thumb: figures.Thumbnail) -> str:

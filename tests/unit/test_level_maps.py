@@ -1,0 +1,65 @@
+"""Owns the tests of the picture of a cascade: every level in its colours, in its place, with scale bar and legend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from cascade_slide import MPP, DiscReader
+from histomake import figures
+from histomake.explain import level_maps
+from histomake.explain.level_maps import COLOURS, OUTLINE
+
+SIDE = 400
+RECORD = {
+    "slide_id": "S.1-a",
+    "nuclei": 1,
+    "saved": 0.75,
+    "levels": [
+        {"level": 1, "mpp": MPP, "computed": 0.25, "accepted": 0.0, "rejected": 0.75},
+        {"level": 2, "mpp": 2 * MPP, "computed": 0.5, "accepted": 0.25, "rejected": 0.25},
+    ],
+}
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> np.ndarray:
+    """A slide whose upper left quarter holds one nucleus; level 2 computed its upper half and accepted a quarter."""
+    group = zarr.open_group(tmp_path / "s.zarr", mode="w")
+    labels, one = np.zeros((SIDE, SIDE), np.uint32), np.zeros((SIDE, SIDE), np.uint8)
+    labels[60:120, 60:120] = 7
+    one[: SIDE // 2, : SIDE // 2] = 1
+    two = np.zeros((SIDE // 2, SIDE // 2), np.uint8)
+    two[: SIDE // 4], two[SIDE // 4 :, : SIDE // 4] = 1, 2
+    for name, values in (("labels", labels), ("state1", one), ("state2", two)):
+        group.create_array(name, data=values)
+    return level_maps.level_maps(DiscReader(np.full((SIDE, SIDE, 3), 250, np.uint8)), tmp_path / "s.zarr", RECORD)
+
+
+def area(picture: np.ndarray, colour: figures.Colour) -> int:
+    return int((picture == colour).all(axis=2).sum())
+
+
+def test_every_level_is_painted_as_large_as_its_share(drawn):
+    whole, swatches = SIDE * SIDE, 2 * (figures.FONT_PX + 2) ** 2
+    for state, share in ((1, 0.25 + 0.5), (2, 0.25), (0, 0.75 + 0.25)):
+        assert area(drawn, COLOURS[state]) == pytest.approx(share * whole, abs=2 * swatches)
+
+
+def test_the_nucleus_is_outlined_where_it_lies_and_not_filled(drawn):
+    green = area(drawn, OUTLINE)
+    assert 4 * 50 < green < 4 * 80 + (figures.FONT_PX + 2) ** 2
+
+
+def test_every_panel_has_a_scale_bar_of_a_fifth_of_its_width_at_most(drawn):
+    um = figures.round_length(SIDE * MPP / 5)
+    dark = (drawn == figures.TEXT).all(axis=2)
+    runs = [len(run) for row in dark for run in "".join("#" if v else " " for v in row).split() if len(run) > 30]
+    assert set(runs) == {round(um / MPP)}
+
+
+def test_a_gigapixel_is_read_only_about_as_finely_as_it_is_drawn():
+    vast = np.broadcast_to(np.uint8(0), (50_000, 60_000))
+    assert level_maps._coarsely(vast, 600).shape == (1000, 1200)
