@@ -32,6 +32,7 @@ rule enrol:
         "../scripts/enrol.py"
 
 
+# Another attempt goes on where the one before was stopped, so it needs no more time: the minutes do not double.
 rule train:
     input:
         cohort="<results>/models/{task}/fold{fold}.cohort.json",
@@ -52,7 +53,7 @@ rule train:
     resources:
         gpu=lambda wildcards: task(wildcards).train.gpus,
         mem_mb=memory(16000),
-        runtime=minutes(24 * 60),
+        runtime=24 * 60,
     params:
         cfg=lambda wildcards: task(wildcards).fitting(),
         classes=CONFIG.class_names,

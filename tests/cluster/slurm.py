@@ -212,10 +212,10 @@ class Cluster:
             f"SlurmctldLogFile={folder}/log/slurmctld.log\nSlurmdLogFile={folder}/log/slurmd-%n.log\n"
             "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nMpiDefault=none\nSwitchType=switch/none\n"
             "SelectType=select/cons_tres\nSelectTypeParameters=CR_Core_Memory\nSlurmdParameters=config_overrides\n"
-            "ReturnToService=2\nMinJobAge=300\nJobRequeue=0\nSlurmdTimeout=10\nKillWait=5\nGresTypes=gpu\nSchedulerParameters=sched_interval=1\n"
+            "ReturnToService=2\nMinJobAge=300\nJobRequeue=0\nSlurmdTimeout=10\nKillWait=15\nGresTypes=gpu\nSchedulerParameters=sched_interval=1\n"
             f"{storage}{nodes}"
-            "PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=1-0 State=UP\n"
-            "PartitionName=gpu Nodes=g1 MaxTime=1-0 State=UP\n"
+            "PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=2-0 State=UP\n"
+            "PartitionName=gpu Nodes=g1 MaxTime=2-0 State=UP\n"
         )
         (folder / "gres.conf").write_text("NodeName=g1 Name=gpu File=/dev/null\n")
         database = folder / "slurmdbd.conf"

@@ -169,9 +169,10 @@ def test_preempted_training_goes_on_from_its_checkpoint(ran, tmp_path):
     site = Site(ran.cluster, copy_of(ran.workshop, tmp_path / "workshop"))
     weights = (site.workshop.folder / MODEL).read_bytes()
     shutil.rmtree((site.workshop.folder / MODEL).parent)
+    log = site.workshop.results / "logs" / "train" / "tissue_kind" / "fold0.log"
+    log.unlink()
     run = site.start(MODEL)
     job = first_running(site, "train")
-    log = site.workshop.results / "logs" / "train" / "tissue_kind" / "fold0.log"
     wait_for("its start", lambda: log.is_file() and "validation patches" in log.read_text(), seconds=120)
     site.cluster.client("scancel", job)
     ends_well(run)
