@@ -21,6 +21,9 @@ SLIDES = ("P01-A", "P02-A")
 TWO_SLIDES = tuple(f"results/contact/x10/{slide}.png" for slide in SLIDES)
 """Four jobs, two of them groups: what a fault is tried on."""
 
+WHOLE_RUN_SECONDS = 1_100
+"""Thirty-five jobs, each with a process and a place in the queue: five minutes on two free cores."""
+
 QUICK = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
 """What a test may not wait for: the first look at a job's state, and a slow shared file system."""
 
@@ -97,5 +100,5 @@ def site(cluster: Cluster, prepared: Workshop, tmp_path: Path) -> Iterator[Site]
 def ran(cluster: Cluster, prepared: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The whole workflow, run on the cluster to its end."""
     site = Site(cluster, copy_of(prepared, tmp_path_factory.mktemp("ran") / "workshop"))
-    site.workshop.snakemake(*site.arguments(*EVERYTHING))
+    site.workshop.snakemake(*site.arguments(*EVERYTHING), timeout=WHOLE_RUN_SECONDS)
     return site
