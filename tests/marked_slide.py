@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import shapely
 import zarr
+from histomake.annotation.model import Annotation
+from histomake.annotation.write import write_annotation
 from histomake.config import Convert, Grid
 from histomake.files import write_json
 from histomake.layout import Layout
@@ -109,7 +112,8 @@ def shown(browser: Browser, **opacity: int) -> np.ndarray:
     for name in ("tissue", "annotation", "prediction"):
         browser.value(f"document.getElementById('{name}').value = {opacity.get(name, 0)}")
     browser.value("showMasks(); drawOverlay()")
-    browser.wait("[...histomake.masks.values()].every((mask) => !mask.getOpacity() || mask.getFullyLoaded())")
+    laid = "[...histomake.masks.values(), histomake.outlines]"
+    browser.wait(f"{laid}.every((item) => !item?.getOpacity() || item.getFullyLoaded())")
     browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     time.sleep(0.2)
     return np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB")).astype(int)
@@ -126,7 +130,25 @@ STAGE = (slice(160, 830), slice(255, 1075))
 
 def overlay_offset(browser: Browser, overlay: str = "prediction") -> int:
     """Largest distance, in screen pixels, between the borders of the black patch and those of its overlay."""
+    return int(np.abs(border_offsets(browser, overlay)).max())
+
+
+def border_offsets(browser: Browser, overlay: str) -> np.ndarray:
+    """How far, in screen pixels, the overlay reaches beyond the black patch: above, below, left and right of it."""
     bare, laid = shown(browser)[STAGE], shown(browser, **{overlay: 100})[STAGE]
     black = box_of((bare < 128).all(axis=2))
     orange = box_of(np.abs(laid - [230, 159, 0]).max(axis=2) < 12)
-    return int(np.abs(np.subtract(black, orange)).max())
+    return np.subtract(black, orange) * [1, -1, 1, -1]
+
+
+def outline_marked(layout: Layout) -> None:
+    """The marked patch as annotated outline instead of mask, and one speck and one hole that lie elsewhere."""
+    x, y = patch_positions()[MARKED]
+    ring = shapely.box(2000, 2000, 2400, 2400).difference(shapely.box(2100, 2100, 2300, 2300))
+    regions = [("nuclei", shapely.box(x, y, x + SPAN, y + SPAN)), ("skin", ring), ("skin", shapely.box(10, 10, 11, 11))]
+    record = {"status": "ok", "slide_id": SLIDE, "class_names": ["nuclei", "skin"], "format": "geojson"}
+    record |= {"label_image": None, "regions": {"nuclei": 1, "skin": 2}}
+    path = layout.annotation(SLIDE)
+    write_annotation(
+        Annotation(("nuclei", "skin"), regions, None, record), record=path, geojson=path.with_suffix(".geojson")
+    )

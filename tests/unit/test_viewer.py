@@ -16,7 +16,9 @@ from histomake import figures
 from histomake.errors import HistomakeError
 from histomake.files import write_json
 from histomake.layout import Layout
+from histomake.viewer import outlines
 from histomake.viewer.__main__ import OPENSEADRAGON
+from histomake.viewer.masks import TILE
 from histomake.viewer.server import RefusedError, byte_range, safe_path, serve
 from PIL import Image
 
@@ -24,11 +26,14 @@ from tests.browser import CHROMIUM, Browser
 from tests.marked_slide import (
     MARKED,
     READY,
+    SIZE,
     SLIDE,
     SPAN,
     STAGE,
+    border_offsets,
     box_of,
     make_results,
+    outline_marked,
     overlay_offset,
     patch_positions,
     shown,
@@ -102,6 +107,7 @@ def test_ranges_are_understood(header, expected):
         "/api/patch/" + SLIDE + "/..%2f..%2fkind/0/1",
         "/tile/..%2fx/0/0/0",
         "/label/..%2fx/-/0/0/0/0",
+        "/outline/..%2fx/0/0/0",
         "/label/" + SLIDE + "/..%2f..%2fkind/0/0/0/0",
     ],
 )
@@ -203,6 +209,60 @@ def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def outlined(tmp_path_factory) -> Layout:
+    """The results folder again, the patch not painted by its annotators but outlined."""
+    layout = make_results(tmp_path_factory.mktemp("outlined") / "results")
+    outline_marked(layout)
+    return layout
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 4])
+def test_an_outline_passes_where_it_was_drawn_at_every_level(outlined, level):
+    found, scale = outlines.open_outlines(outlined, SLIDE), outlines.FINER / 2**level
+    x, y = (corner * scale for corner in patch_positions()[MARKED])
+    for middle in ((x, y + SPAN * scale / 2), (x + SPAN * scale, y + SPAN * scale / 2), (x + SPAN * scale / 2, y)):
+        column, row = (int(place // TILE) for place in middle)
+        tile = found.tile(level, row, column)
+        left, top = int(middle[0] - column * TILE), int(middle[1] - row * TILE)
+        assert tile[min(top, len(tile) - 1), min(left, tile.shape[1] - 1)] == 1
+    middle = (x + SPAN * scale / 2, y + SPAN * scale / 2)
+    column, row = (int(place // TILE) for place in middle)
+    assert found.tile(level, row, column)[int(middle[1] % TILE), int(middle[0] % TILE)] == 0
+
+
+def test_holes_are_outlined_and_what_is_too_small_to_see_is_a_dot(outlined):
+    found = outlines.open_outlines(outlined, SLIDE)
+    coarsest = found.tile(found.count - 1, 0, 0)
+    scale = outlines.FINER / 2 ** (found.count - 1)
+    assert coarsest.shape == (round(SIZE * scale), round(SIZE * scale))
+    assert coarsest[:4, :4].tolist() == [[0, 0, 0, 0], [0, 2, 2, 0], [0, 2, 2, 0], [0, 0, 0, 0]]
+    row = coarsest[int(2200 * scale)]
+    assert [int(row[int(at * scale)]) for at in (2000, 2050, 2100, 2200, 2300, 2400)] == [2, 0, 2, 0, 2, 2]
+
+
+def test_a_tile_of_outlines_that_does_not_exist_is_not_found(outlined, fetch):
+    found = outlines.open_outlines(outlined, SLIDE)
+    for place in ((0, 99, 0), (99, 0, 0), (0, 0, -1)):
+        with pytest.raises(KeyError):
+            found.tile(*place)
+    assert fetch(f"/outline/{SLIDE}/0/0/0")[0] == 404  # annotated, but by a mask
+    assert json.loads(fetch(f"/api/slides/{SLIDE}")[2])["outlines"] is None
+
+
+def test_outlines_drawn_anew_are_read_anew(outlined, tmp_path):
+    layout = Layout(shutil.copytree(outlined.results, tmp_path / "results"))
+    library = tmp_path / "openseadragon.min.js"
+    library.write_text("")
+    server = serve(layout.results, port=0, openseadragon=library)
+    first = server.outlines(SLIDE)
+    assert server.outlines(SLIDE) is first
+    path = layout.annotation(SLIDE).with_suffix(".geojson")
+    path.write_text(path.read_text().replace('"nuclei"', '"skin"'))
+    assert set(server.outlines(SLIDE).numbers.tolist()) == {2}
+    server.server_close()
+
+
 def test_colours_follow_the_classes_of_the_models_whatever_annotators_called_first(fetch):
     assert json.loads(fetch(f"/api/slides/{SLIDE}")[2])["class_order"] == ["skin", "nuclei"]
 
@@ -250,6 +310,24 @@ def test_masks_lie_on_the_image_to_a_pixel(page):
     assert overlay_offset(page) <= 1
     page.value(choose % 0)
     page.wait("histomake.overlay.task === 'kind'")
+
+
+@needs_browser
+def test_outlines_lie_on_the_image_to_a_pixel_and_are_fetched_only_when_shown(outlined):
+    server = serve(outlined.results, port=0, openseadragon=OPENSEADRAGON)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Browser() as browser:
+        browser.open(f"http://127.0.0.1:{server.server_port}/slide/{SLIDE}")
+        browser.wait(READY)
+        browser.wait("!!histomake.outlines")
+        assert not [r for r in browser.requests if "/outline/" in r["url"] or ".geojson" in r["url"]]
+        beyond = border_offsets(browser, "annotation")
+        assert [r for r in browser.requests if "/outline/" in r["url"]]
+    server.shutdown()
+    server.server_close()
+    # Half of a line lies outside of what it goes around, on every side the same.
+    assert (np.abs(beyond) <= outlines.LINE_PX / 2 + 0.5).all()
+    assert np.ptp(beyond) <= 1
 
 
 @needs_browser

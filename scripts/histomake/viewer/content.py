@@ -17,7 +17,7 @@ from histomake.learn.target import JOINER
 from histomake.patch.table import read_table
 from histomake.slide.reader import open_slide
 from histomake.slide.store import Level
-from histomake.viewer import masks
+from histomake.viewer import masks, outlines
 
 SIDECAR = ".meta.json"
 
@@ -54,8 +54,7 @@ def describe(layout: Layout, slide: str) -> dict[str, Any]:
     if tissue["status"] == "ok":
         scale = [tissue["downsample_x"], tissue["downsample_y"]]
         found["tissue"] = {"image": f"files/tissue/{slide}.png", "downsample": scale}
-    if layout.annotation(slide).with_suffix(".geojson").is_file():
-        found["annotation"] = f"files/annotations/{slide}.geojson"
+    found["outlines"] = outlines.describe(layout, slide, manifest)
     found |= {"masks": masks.describe(layout, slide), "class_order": masks.class_order(layout, slide)}
     return found
 

@@ -6,6 +6,7 @@ import json
 import logging
 import mimetypes
 import re
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,7 @@ import numpy as np
 from histomake.errors import HistomakeError
 from histomake.layout import Layout
 from histomake.slide.reader import SlideReader, open_slide
-from histomake.viewer import content, masks
+from histomake.viewer import content, masks, outlines
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,18 @@ class ViewerServer(ThreadingHTTPServer):
         self.layout = Layout(results.resolve())
         self.openseadragon = openseadragon
         self.readers: dict[str, SlideReader] = {}
+        self._outlines: tuple[Any, outlines.Outlines] | None = None
+        self._outlines_lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
+
+    def outlines(self, slide: str) -> outlines.Outlines:
+        """The outlines of a slide, those of the last one kept; whoever asks meanwhile waits for the one reading."""
+        path = self.layout.annotation(slide).with_suffix(".geojson")
+        with self._outlines_lock:
+            key = (slide, path.stat().st_mtime_ns) if path.is_file() else None
+            if self._outlines is None or self._outlines[0] != key:
+                self._outlines = (key, outlines.open_outlines(self.layout, slide))
+            return self._outlines[1]
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A browser that hangs up in mid-answer, as it does when a tile is scrolled away, is no error."""
@@ -134,6 +146,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send_asset(parts[1])
         elif parts[0] == "label" and len(parts) == 7:
             self._send_label(parts[1], parts[2], *(int(number) for number in parts[3:]))
+        elif parts[0] == "outline" and len(parts) == 5:
+            self._send_outline(parts[1], *(int(number) for number in parts[2:]))
         elif parts[0] == "tile" and len(parts) == 5:
             self._send_tile(parts[1], *(int(number) for number in parts[2:]))
         elif parts[0] == "api" and (parts[1:2] and (parts[1], len(parts) - 1) in routes):
@@ -182,6 +196,15 @@ class Handler(BaseHTTPRequestHandler):
         mask = masks.open_mask(layout, slide, task, fold)
         labels = mask.tile(level, row, column)
         self._send(HTTPStatus.OK, "image/png", masks.picture(labels, mask.classes, masks.class_order(layout, slide)))
+
+    def _send_outline(self, slide: str, level: int, row: int, column: int) -> None:
+        """One tile of the annotated outlines."""
+        layout = self.server.layout
+        if slide not in content.slide_ids(layout):
+            raise KeyError(slide)
+        found = self.server.outlines(slide)
+        labels = found.tile(level, row, column)
+        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, found.classes, masks.class_order(layout, slide)))
 
     def _send_tile(self, slide: str, level: int, row: int, column: int) -> None:
         """One decoded tile as JPEG, for codecs that browsers lack."""

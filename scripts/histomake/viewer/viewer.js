@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const ANNOTATED = "-";
 
 const state = {
-  slide: null, viewer: null, store: null, overlay: null, tissue: null, annotation: null, masks: new Map(), chosen: null,
+  slide: null, viewer: null, store: null, overlay: null, tissue: null, outlines: null, masks: new Map(), chosen: null,
 };
 window.histomake = state;
 
@@ -54,7 +54,7 @@ async function openSlide(id) {
   });
   state.viewer.addHandler("update-viewport", drawOverlay);
   state.viewer.addHandler("canvas-click", (event) => event.quick && clicked(event.position));
-  state.viewer.addHandler("open", () => { openMasks(slide); goTo(location.hash.slice(1)); drawOverlay(); });
+  state.viewer.addHandler("open", () => { openMasks(slide); openOutlines(slide); goTo(location.hash.slice(1)); drawOverlay(); });
   state.viewer.addHandler("animation-finish", rememberPlace);
   $("place").addEventListener("change", () => goTo($("place").value));
   window.addEventListener("hashchange", () => goTo(location.hash.slice(1)));
@@ -88,25 +88,38 @@ function rememberPlace() {
 
 const maskKey = (task, fold) => `${task}/${fold}`;
 
+// Lay tiles that the server draws over the slide, hidden at first; nothing is fetched of what is hidden.
+function layOver(name, { width, height, tile, levels }, pixel, success) {
+  state.viewer.addTiledImage({
+    x: 0, y: 0, width: (width * pixel) / state.slide.width, opacity: 0,
+    tileSource: {
+      width, height, tileSize: tile, minLevel: 0, maxLevel: levels - 1,
+      getTileUrl: (level, x, y) => `${name}/${levels - 1 - level}/${y}/${x}`,
+    },
+    success: ({ item }) => { success(item); showMasks(); },
+  });
+}
+
 function openMasks(slide) {
   const cascades = slide.masks.filter((mask) => mask.title);
   $("cascades").hidden = !cascades.length;
   $("cascade").append(new Option("none", ""), ...cascades.map(({ title, task, fold }) => new Option(title, maskKey(task, fold))));
-  for (const { task, fold, width, height, tile, levels, pixel } of slide.masks) {
-    const name = `/label/${encodeURIComponent(slide.slide_id)}/${task}/${fold}`;
-    state.viewer.addTiledImage({
-      x: 0, y: 0, width: (width * pixel) / slide.width, opacity: 0,
-      tileSource: {
-        width, height, tileSize: tile, minLevel: 0, maxLevel: levels - 1,
-        getTileUrl: (level, x, y) => `${name}/${levels - 1 - level}/${y}/${x}`,
-      },
-      success: ({ item }) => { state.masks.set(maskKey(task, fold), item); showMasks(); },
-    });
+  for (const mask of slide.masks) {
+    const key = maskKey(mask.task, mask.fold);
+    const name = `/label/${encodeURIComponent(slide.slide_id)}/${key}`;
+    layOver(name, mask, mask.pixel, (item) => state.masks.set(key, item));
   }
+}
+
+function openOutlines(slide) {
+  if (!slide.outlines) return;
+  const pixel = slide.width / slide.outlines.width;
+  layOver(`/outline/${encodeURIComponent(slide.slide_id)}`, slide.outlines, pixel, (item) => { state.outlines = item; });
 }
 
 // A segmentation is shown pixel by pixel while no score of its patches is asked for.
 function showMasks() {
+  if (state.outlines) state.outlines.setOpacity(opacity("annotation"));
   const current = state.overlay && maskKey(state.overlay.task, state.overlay.fold);
   for (const [key, item] of state.masks) {
     if (key === maskKey(ANNOTATED, 0)) item.setOpacity(opacity("annotation"));
@@ -121,13 +134,13 @@ function colourOfClass(name) {
 }
 
 async function loadOverlays(slide) {
+  $("predictions").hidden = !slide.predictions.length;
   slide.predictions.forEach(({ task, fold }, i) => $("task").append(new Option(`${task}, fold ${fold}`, i)));
   $("task").addEventListener("change", loadPredictions);
   for (const id of ["tissue", "annotation", "prediction", "shown", "cascade", "cascaded"]) {
     $(id).addEventListener("input", () => { showMasks(); drawOverlay(); });
   }
   if (slide.tissue) state.tissue = await tissueCanvas(slide.tissue.image);
-  if (slide.annotation) state.annotation = (await json(`/${slide.annotation}`)).features;
   if (slide.predictions.length) await loadPredictions();
   drawOverlay();
 }
@@ -207,7 +220,6 @@ function drawOverlay() {
   context.setTransform(ratio * view.scale, 0, 0, ratio * view.scale, ratio * view.x, ratio * view.y);
   drawTissue(context);
   drawPredictions(context);
-  drawAnnotation(context, view);
   drawChosen(context, view);
   drawBar(view);
   drawLegend();
@@ -234,19 +246,6 @@ function drawPredictions(context) {
     if (colour === null) continue;
     context.fillStyle = colour;
     context.fillRect(x[i], y[i], span, span);
-  }
-}
-
-function drawAnnotation(context, view) {
-  if (!state.annotation || !opacity("annotation")) return;
-  context.globalAlpha = opacity("annotation");
-  context.lineWidth = 3 / view.scale;
-  for (const { geometry, properties } of state.annotation) {
-    context.strokeStyle = colourOfClass(properties.classification.name);
-    const polygons = geometry.type === "Polygon" ? [geometry.coordinates] : geometry.coordinates;
-    context.beginPath();
-    for (const ring of polygons.flat()) ring.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
-    context.stroke();
   }
 }
 

@@ -1,0 +1,112 @@
+"""Owns annotated outlines in the viewer: drawn as tiles, so that 100,000 cells cost no more than what is seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import shapely
+
+from histomake.annotation.model import Annotation
+from histomake.files import read_json
+from histomake.layout import Layout
+from histomake.viewer.masks import TILE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FINER = 4
+"""Pixels of the finest level per level-0 pixel, as far as the page zooms in: a line is as thin there as anywhere."""
+LINE_PX = 4
+"""Even, so that half of a line lies on each side of the border between two pixels, which is where outlines pass."""
+DOT_PX = 2
+"""What is smaller on the screen is a dot of this size."""
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The rings of all regions of a slide, one after the other, in level-0 pixels.
+
+    points: float64 (n, 2); starts: int64 (r + 1,), where each ring begins; boxes: float64 (r, 4), its left, top, right
+    and bottom; numbers: uint8 (r,), 1 + the place of its class in ``classes``; width, height: of the slide.
+    """
+
+    points: NDArray[np.float64]
+    starts: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    numbers: NDArray[np.uint8]
+    classes: list[str]
+    width: int
+    height: int
+
+    @property
+    def count(self) -> int:
+        """Levels that are served, finest first, each half the one before; the last fits into one tile."""
+        return levels(self.width, self.height)
+
+    def tile(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
+        """Numbers of the classes whose outlines pass, 0 where none does. Raises KeyError for a tile there is not."""
+        scale = FINER / 2**level
+        rows, columns = (math.ceil(length * scale / TILE) for length in (self.height, self.width))
+        if not (0 <= level < self.count and 0 <= row < rows and 0 <= column < columns):
+            raise KeyError((level, row, column))
+        corner = np.array([column, row]) * TILE / scale
+        margin, span = LINE_PX / scale, TILE / scale
+        low, high = self.boxes[:, :2], self.boxes[:, 2:]
+        near = np.flatnonzero(((low <= corner + span + margin) & (high >= corner - margin)).all(axis=1))
+        tiny = (high[near] - low[near]).max(axis=1) * scale < DOT_PX if len(near) else np.zeros(0, bool)
+        canvas = self._lines(near[~tiny], corner, scale)
+        self._dots(canvas, near[tiny], corner, scale)
+        edges = ((self.height, row), (self.width, column))
+        height, width = (min(TILE, math.ceil(length * scale) - i * TILE) for length, i in edges)
+        return canvas[:height, :width]
+
+    def _dots(self, canvas: NDArray[np.uint8], rings: NDArray, corner: NDArray, scale: float) -> None:
+        middle = (self.boxes[rings, :2] + self.boxes[rings, 2:]) / 2
+        x, y = np.clip((middle - corner) * scale, 0, TILE - DOT_PX).astype(int).T
+        for dx in range(DOT_PX):
+            for dy in range(DOT_PX):
+                canvas[y + dy, x + dx] = self.numbers[rings]
+
+    def _lines(self, rings: NDArray, corner: NDArray, scale: float) -> NDArray[np.uint8]:
+        """A tile with lines of one pixel that are then made wider: OpenCV's own wide lines are wider than asked for."""
+        half = LINE_PX // 2
+        canvas = np.zeros((TILE + LINE_PX, TILE + LINE_PX), np.uint8)
+        for ring in rings:
+            points = (self.points[self.starts[ring] : self.starts[ring + 1]] - corner) * scale
+            cv2.polylines(canvas, [np.rint(points).astype(np.int32) + half], True, int(self.numbers[ring]))
+        wide = cv2.dilate(canvas, np.ones((LINE_PX, LINE_PX), np.uint8), anchor=(half - 1, half - 1))
+        return np.ascontiguousarray(wide[half : half + TILE, half : half + TILE])
+
+
+def levels(width: int, height: int) -> int:
+    """Levels from FINER pixels per level-0 pixel down to a single tile."""
+    return 1 + max(0, math.ceil(math.log2(max(width, height) * FINER / TILE)))
+
+
+def describe(layout: Layout, slide: str, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What the page must know to ask for tiles; None where nothing is outlined."""
+    path = layout.annotation(slide)
+    if not path.is_file() or not any(read_json(path).get("regions", {}).values()):
+        return None
+    width, height = manifest["width"], manifest["height"]
+    return {"width": width * FINER, "height": height * FINER, "tile": TILE, "levels": levels(width, height)}
+
+
+def open_outlines(layout: Layout, slide: str) -> Outlines:
+    """The outlines of a slide; KeyError where there are none. Keep them: reading 100,000 cells takes seconds."""
+    manifest = read_json(layout.manifest(slide))
+    if describe(layout, slide, manifest) is None:
+        raise KeyError(f"{slide} has no annotated outlines")
+    annotation = Annotation.load(layout.annotation(slide))
+    names = list(annotation.class_names)
+    number = np.array([names.index(name) + 1 for name, _ in annotation.regions], np.uint8)
+    polygons, region = shapely.get_parts([g for _, g in annotation.regions], return_index=True)
+    rings, polygon = shapely.get_rings(polygons, return_index=True)
+    points = shapely.get_coordinates(rings)
+    starts = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(rings))])
+    numbers = number[region[polygon]]
+    return Outlines(points, starts, shapely.bounds(rings), numbers, names, manifest["width"], manifest["height"])
