@@ -143,8 +143,26 @@ def test_the_atlas_holds_every_thumbnail_at_its_place():
     assert sheet[:32].max() == 0
 
 
-def test_the_mosaic_shows_a_single_patch_too():
-    assert embedding_page.mosaic(small_embedding(1), title="one").shape[2] == 3
+def test_a_single_patch_is_measured_and_shown_too():
+    one = small_embedding(1)
+    record = embedding.describe(np.ones((1, 4), np.float32), {"slide_id": ["S"], "site": ["a"]}, seed=0)
+    assert (record["silhouette"], record["batch_effect"]) == ({}, {})
+    assert '"patch_id":[0]' in embedding_page.page(one, title="one")
+    assert embedding_page.mosaic(one, title="one").shape[2] == 3
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt)")
+def test_a_large_map_is_made_of_few_triangles(tmp_path):
+    count = 2001
+    path = tmp_path / "map.html"
+    path.write_text(embedding_page.page(small_embedding(count), title="map"))
+    with Browser() as browser:
+        browser.open(path.as_uri())
+        browser.wait("!!document.getElementById('plot')?._fullLayout?.scene?._scene?.glplot?.objects.length")
+        corners = browser.value(
+            "plot._fullLayout.scene._scene.glplot.objects.map((o) => o.vertexCount).reduce((a, b) => a + b)"
+        )
+    assert count <= corners <= 20 * count  # a disc takes 68
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt)")

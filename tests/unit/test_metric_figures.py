@@ -127,6 +127,21 @@ def test_a_curve_of_one_class_only_has_no_points_but_its_columns() -> None:
     assert list(points.columns) == ["class", "threshold", "false_positive_rate", "sensitivity", "level"]
 
 
+def test_predictions_that_are_all_the_same_are_drawn_and_called_no_better_than_chance(tmp_path: Path) -> None:
+    same = pa.array(np.full(100, 0.5))
+    alike = [
+        SlidePrediction(
+            p.slide_id, p.patient_id, 0, p.table.set_column(0, "score_benign", same).set_column(1, "score_tumour", same)
+        )
+        for p in classified()
+    ]
+    evaluation, task = measured("classification", alike)
+    assert len(draw_figures(evaluation, **task, out=tmp_path)) == 4
+    curve = figure_points(evaluation, **task)["roc"]
+    curve = curve[curve.level == "patch"]
+    assert np.trapezoid(curve.sensitivity, curve.false_positive_rate) == pytest.approx(0.5)
+
+
 def test_a_scatter_plot_keeps_to_its_limit_of_dots() -> None:
     values = np.linspace(0, 1, 2 * MAX_DOTS - 1)
     table = pa.table({"score_grade": values, "target_grade": values, "tissue": np.ones(len(values))})

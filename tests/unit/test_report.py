@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.config import Config, Task
-from histomake.explain import report_cascades, report_examples, report_task
+from histomake.explain import page, report_cascades, report_examples, report_task
 from histomake.explain.report import GPU_RULES
 from histomake.explain.slide_page import SlideTask, slide_page
 from histomake.files import write_json
 from histomake.layout import Layout
 from PIL import Image
+
+from tests.browser import CHROMIUM, Browser
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -210,3 +213,16 @@ def test_gpu_time_is_that_of_every_rule_that_asks_for_a_gpu():
 
 def test_without_cascades_the_report_has_no_such_section(tmp_path):
     assert report_cascades.cascades_section(Config.model_validate({}), Layout(tmp_path)) == ""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt)")
+def test_a_page_inside_the_one_file_report_has_no_links_that_lead_nowhere(tmp_path):
+    linked = page.document("t", [page.link("below", "#there"), page.link("P-1.a", "slides/P-1.a.html")])
+    address = "data:text/html;base64," + base64.b64encode(linked.encode()).decode()
+    with Browser() as browser:
+        for url, expected in ((address, ["below"]), ((tmp_path / "page.html").as_uri(), ["below", "P-1.a"])):
+            (tmp_path / "page.html").write_text(linked)
+            browser.open(url)
+            browser.wait("document.readyState === 'complete' && document.links.length > 0")
+            assert browser.value("[...document.links].map((a) => a.innerText)") == expected
+            assert "P-1.a" in browser.value("document.body.innerText")

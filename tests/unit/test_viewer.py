@@ -16,7 +16,7 @@ from histomake import figures
 from histomake.errors import HistomakeError
 from histomake.files import write_json
 from histomake.layout import Layout
-from histomake.viewer import outlines
+from histomake.viewer import content, outlines
 from histomake.viewer.__main__ import OPENSEADRAGON
 from histomake.viewer.masks import TILE
 from histomake.viewer.server import RefusedError, byte_range, safe_path, serve
@@ -239,6 +239,15 @@ def test_holes_are_outlined_and_what_is_too_small_to_see_is_a_dot(outlined):
     assert coarsest[:4, :4].tolist() == [[0, 0, 0, 0], [0, 2, 2, 0], [0, 2, 2, 0], [0, 0, 0, 0]]
     row = coarsest[int(2200 * scale)]
     assert [int(row[int(at * scale)]) for at in (2000, 2050, 2100, 2200, 2300, 2400)] == [2, 0, 2, 0, 2, 2]
+
+
+def test_a_slide_that_nobody_annotated_has_no_outlines_and_opens(outlined, tmp_path):
+    layout = Layout(shutil.copytree(outlined.results, tmp_path / "results"))
+    for path in (layout.annotation(SLIDE), layout.annotation(SLIDE).with_suffix(".geojson")):
+        path.unlink()
+    found = content.describe(layout, SLIDE)
+    assert found["outlines"] is None
+    assert found["class_order"] == ["skin", "nuclei"]
 
 
 def test_a_tile_of_outlines_that_does_not_exist_is_not_found(outlined, fetch):

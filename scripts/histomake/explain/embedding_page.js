@@ -16,6 +16,9 @@ const space = data.space.map(floats);
 const numbers = Object.fromEntries(Object.entries(data.numbers).map(([name, text]) => [name, floats(text)]));
 const count = plane[0].length;
 const size = count > 10000 ? 2 : count > 2000 ? 3 : 4;
+// Plotly builds every point of many triangles. So small a one is as good as a square, which has an eighth of a disc's,
+// and on a quarter of the pixels: without a graphics card the map could not be turned otherwise.
+const many = count > 2000;
 let selected = [];
 
 function dimensions() {
@@ -28,7 +31,8 @@ function trace(indices, name, marker) {
   const pick = (values) => indices.map((i) => values[i]);
   const result = {
     type: three ? "scatter3d" : "scattergl", mode: "markers", name, hoverinfo: "none",
-    x: pick(axes[0]), y: pick(axes[1]), customdata: indices, marker: { size: three ? size : size + 2, ...marker },
+    x: pick(axes[0]), y: pick(axes[1]), customdata: indices,
+    marker: { size: three ? size : size + 2, symbol: three && many ? "square" : "circle", ...marker },
   };
   if (three) result.z = pick(axes[2]);
   return result;
@@ -62,7 +66,7 @@ function draw() {
     scene: { xaxis: bare, yaxis: bare, zaxis: bare, aspectmode: "cube" }, xaxis: bare, yaxis: { ...bare, scaleanchor: "x" },
     dragmode: dimensions() === 3 ? "orbit" : "lasso", uirevision: dimensions(),
   };
-  Plotly.react(plot, traces(), layout, { responsive: true, displaylogo: false });
+  Plotly.react(plot, traces(), layout, { responsive: true, displaylogo: false, plotGlPixelRatio: many ? 1 : 2 });
 }
 
 function facts(i) {

@@ -42,6 +42,12 @@ pre { font-size: 12px; background: #f6f8fa; padding: 12px; overflow-x: auto } co
 @media print { nav, details { display: none } h2 { break-after: avoid } figure { break-inside: avoid } }
 """
 
+NO_DEAD_LINKS = (
+    'if (location.protocol === "data:") '
+    """document.querySelectorAll('a:not([href^="#"])').forEach((a) => a.replaceWith(a.textContent));"""
+)
+"""Inside Snakemake's one-file report a page lies alone: links to files beside it would lead nowhere."""
+
 
 class Html(str):
     """Text that is already HTML; every other string is escaped where it is put into a page."""
@@ -66,7 +72,7 @@ def document(title: str, parts: Iterable[object]) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{safe(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
-        f"{join(parts)}\n</body></html>\n"
+        f"{join(parts)}\n<script>{NO_DEAD_LINKS}</script></body></html>\n"
     )
 
 
@@ -109,6 +115,11 @@ def shown(value: object) -> object:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return value
+
+
+def percent(share: float | None) -> str | None:
+    """A share as people read it; what is not known stays so."""
+    return None if share is None else f"{share:.1%}"
 
 
 def facts(values: Mapping[str, object]) -> Html:

@@ -116,11 +116,11 @@ def _cohort(catalog: duckdb.DuckDBPyConnection, rows: list[Row], lost: set[str],
 
 
 def _quality(usable: list[Row]) -> Html:
-    columns = ["clean_share", *(f"{name}_share" for name in NAMES.values()), "sharpness"]
+    columns = ["clean_share", *(f"{name}_share" for name in NAMES.values())]
     body = []
     for row in usable:
         picture = page.link(row["slide_id"], f"../views/tissue/{row['slide_id']}.jpg")
-        body.append([picture, *(row[column] for column in columns)])
+        body.append([picture, *(page.percent(row[column]) for column in columns), row["sharpness"]])
     text = "Shares of each slide's tissue. A patch mostly under an artefact is excluded for it."
     return page.join([page.tag("p", text), page.table(["slide", "clean", *NAMES.values(), "sharpness (median)"], body)])
 

@@ -23,7 +23,9 @@ def _nuclei(layout: Layout, name: str) -> Html:
     for group, found in metrics["groups"].items():
         seconds = found["seconds"]
         times = [seconds[way] for way in ("naive", "dense", "cascade")]
-        rows.append([group, found["slides"], _percent(found["saved"]), _percent(found["saved_in_tissue"]), *times])
+        rows.append(
+            [group, found["slides"], page.percent(found["saved"]), page.percent(found["saved_in_tissue"]), *times]
+        )
     header = ["group", "slides", "evaluations saved", "inside tissue", "naive s", "dense s", "cascade s"]
     bars = [[b["figure"], float(b["value"]), b["bar"], "yes" if b["ok"] else "no"] for b in metrics["bars"]]
     pictures = [page.picture(path, path.stem, width=1000) for path in sorted(folder.glob("levels/*.png"))]
@@ -43,12 +45,8 @@ def _patches(layout: Layout, name: str) -> Html:
     for path in sorted((layout.results / "cascades" / name).glob("fold*/*.json")):
         if not path.name.endswith(".meta.json"):
             record = read_json(path)
-            saved = _percent(record["saved"]) if "saved" in record else None
+            saved = page.percent(record["saved"]) if "saved" in record else None
             rows.append([path.parent.name.removeprefix("fold"), record["slide_id"], saved])
     return page.section(
         f"Patches: {name}", page.table(["fold", "slide", "pixels read, saved against the finest grid"], rows), level=3
     )
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"

@@ -191,7 +191,7 @@ def _embedding(name: str, fold: int, layout: Layout) -> Html:
     parts = [
         page.tag("p", text, " ", page.link("Open the interactive map", target)),
         page.tag(
-            "div", page.picture(folder / "mosaic.png", width=620), page.tag("div", silhouettes, batch), class_="row"
+            "div", page.picture(folder / "mosaic.png", width=780), page.tag("div", silhouettes, batch), class_="row"
         ),
     ]
     return page.section(f"What the model sees (fold {fold})", *parts, level=3, anchor=f"{name}-embedding-{fold}")

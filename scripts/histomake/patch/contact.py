@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 COLUMNS = 8
 THUMB_PX = 128
 DPI = 80
-KEPT_COLOUR, EXCLUDED_COLOUR = "#1a7f37", "#b3261e"
+KEPT_COLOUR, EXCLUDED_COLOUR = "#0072b2", "#b44a00"
+"""Blue and vermilion: told apart with any of the common colour deficiencies, and dark enough for small text."""
 
 
 def contact_sheet(
@@ -93,4 +94,6 @@ def _draw_evenly(reasons: NDArray[np.object_], count: int, rng: np.random.Genera
 def _title(table: pa.Table, metadata: dict[str, Any]) -> str:
     counts = pc.value_counts(table["excluded"].cast(pa.string())).to_pylist()
     listed = ", ".join(f"{c['values'] or 'kept'} {c['counts']:,}" for c in sorted(counts, key=lambda c: -c["counts"]))
-    return f"{metadata['slide_id']}, grid {metadata['grid_name']}: {listed or 'no patches'}"
+    grid = metadata["grid"]
+    size = f"patches of {grid['size'] * grid['mpp']:g} µm"
+    return f"{metadata['slide_id']}, grid {metadata['grid_name']}, {size}: {listed or 'no patches'}"
