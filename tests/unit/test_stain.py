@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,20 @@ def test_real_nuclei_images_come_nearer_to_each_other(data: Path) -> None:
         changed = normaliser(method, first, second=second).apply(second, "second")
         distance = np.abs(second.mean((0, 1)) - first.mean((0, 1))).sum()
         assert np.abs(changed.mean((0, 1)) - first.mean((0, 1))).sum() < distance
+
+
+@both
+def test_processes_share_the_tables_of_many_slides(method: str, tissue: np.ndarray, other: np.ndarray) -> None:
+    """A table filled in by a forked process is there for all; slides beyond the room are computed, nearly the same."""
+    stain = normaliser(method, tissue, a=other, b=tissue)
+    alone = stain.apply(other, "a")
+    stain.share()
+    child = multiprocessing.get_context("fork").Process(target=stain.apply, args=(other, "a"))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert [filled[0] for _, filled in stain._shared.values()] == [1, 0]
+    assert np.array_equal(stain.apply(other, "a"), alone)
+    stain._shared.pop("a")
+    computed = stain.apply(other, "a").astype(int)
+    assert np.abs(computed - alone).mean() < 1

@@ -181,8 +181,8 @@ class _Unreadable(PatchReader):
         super().__init__(patches, Model())
         self.bad = bad
 
-    def read(self, index, x, y):
-        pixels, errors = super().read(index, x, y)
+    def read(self, index, x, y, out=None):
+        pixels, errors = super().read(index, x, y, out)
         errors |= {slot: f"patch {i} is damaged" for slot, i in enumerate(index.tolist()) if i in self.bad}
         return pixels, errors
 

@@ -1,15 +1,15 @@
-"""Owns batches: what one step of one training process sees, prepared ahead by loader processes."""
+"""Owns batches: what one step of one training process sees, and what it is given to learn from."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from histomake.annotation.raster import rasterise
 from histomake.config import Task
@@ -20,9 +20,6 @@ from histomake.patch.augment import Parameters
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import AUGMENT, PLACE, Sampler, counter_rng
 from histomake.patch.table import read_table
-
-PREFETCH = 4
-"""Batches that each loader process keeps ready."""
 
 SHARE_SIDE = 64
 """Edge of the raster on which a moved patch's annotated shares are counted."""
@@ -44,26 +41,47 @@ class Batch:
     parameters: Parameters | None
     read_errors: list[str]
 
-    def pin_memory(self) -> Batch:
-        """Called by DataLoader: page-locked memory is copied to the GPU while it computes."""
-        self.images, self.target = self.images.pin_memory(), self.target.pin_memory()
-        self.parameters = self.parameters and self.parameters.pin_memory()
-        return self
+
+class BatchDataset(Dataset):
+    """Batches by number, of up to ``batch`` patches each."""
+
+    reader: PatchReader
+    masks: MaskReader | None
+    batch: int
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of a full batch's pixels, uint8."""
+        size = self.reader.patches.size
+        return self.batch, size, size, 3 * len(self.reader.scales)
+
+    @property
+    def mask_shape(self) -> tuple[int, int, int] | None:
+        """Shape of a full batch's masks; None where there are none."""
+        return None if self.masks is None else self.pixel_shape[:3]
+
+    @abstractmethod
+    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
+        """Batch number ``step``; its pixels are put into ``out``, if given, of which they may fill a part."""
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.prepare(step)
 
 
-class TrainingBatches(Dataset):
+class TrainingBatches(BatchDataset):
     """Batch number ``step`` of one training process, as a pure function of the sampler's seed and ``step``."""
 
     def __init__(self, reader: PatchReader, sampler: Sampler, task: Task, *, worker: int) -> None:
         self.reader, self.sampler, self.task, self.worker = reader, sampler, task, worker
-        self.patches = reader.patches
+        self.patches, self.batch = reader.patches, task.train.batch
         self.masks = MaskReader(self.patches, task.target) if task.kind == "segmentation" else None
         self.places = RandomPlaces(reader, task) if task.train.positions == "random" else None
 
-    def __getitem__(self, step: int) -> Batch:
-        index = self.sampler.draw(step, self.task.train.batch, worker=self.worker)
+    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
+        """See BatchDataset."""
+        index = self.sampler.draw(step, self.batch, worker=self.worker)
         x, y = self._places(step, index)
-        pixels, errors = self.reader.read(index, x, y)
+        pixels, errors = self.reader.read(index, x, y, out)
         messages = list(errors.values())
         for slot in errors:
             messages += self._replace(step, slot, index, x, y, pixels)
@@ -155,7 +173,7 @@ class RandomPlaces:
         return self._lattices[slide]
 
 
-class FixedBatches(Dataset):
+class FixedBatches(BatchDataset):
     """The patches of an index in order, in batches: for validation and prediction.
 
     ``groups``: how many patches each of several groups has, in order; no batch holds patches of two.
@@ -169,7 +187,7 @@ class FixedBatches(Dataset):
         masks: MaskReader | None = None,
         groups: Sequence[int] | None = None,
     ) -> None:
-        self.reader, self.masks = reader, masks
+        self.reader, self.masks, self.batch = reader, masks, batch
         ends = np.cumsum([len(reader.patches)] if groups is None else groups).tolist()
         starts = zip([0, *ends[:-1]], ends, strict=True)
         self.spans = [(low, min(low + batch, end)) for start, end in starts for low in range(start, end, batch)]
@@ -177,11 +195,12 @@ class FixedBatches(Dataset):
     def __len__(self) -> int:
         return len(self.spans)
 
-    def __getitem__(self, step: int) -> Batch:
+    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
+        """See BatchDataset."""
         patches = self.reader.patches
         index = np.arange(*self.spans[step])
         x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
-        pixels, errors = self.reader.read(index, x, y)
+        pixels, errors = self.reader.read(index, x, y, out)
         target = patches.target[index] if self.masks is None else self.masks.read(index, x, y)
         return Batch(
             step=step,
@@ -193,23 +212,3 @@ class FixedBatches(Dataset):
             parameters=None,
             read_errors=list(errors.values()),
         )
-
-
-def load_batches(dataset: Dataset, steps: range, *, workers: int) -> Iterator[Batch]:
-    """Yield batches ``steps`` of ``dataset`` in order, prepared by ``workers`` processes ahead of their use."""
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=steps,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals,
-    )
-    return iter(loader)
-
-
-def _leave_signals(_worker: int) -> None:
-    """Slurm signals every process of a job; only the training process answers, and it ends its loaders itself."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

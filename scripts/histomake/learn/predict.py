@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from histomake.config import Model, Target, Task
 from histomake.errors import HistomakeError
 from histomake.files import read_json
-from histomake.learn.batches import FixedBatches, load_batches
+from histomake.learn.batches import FixedBatches
 from histomake.learn.data import PatchIndex, SlideEntry, index_patches, usable_patches
+from histomake.learn.loading import load_batches
 from histomake.learn.pooling import decide
 from histomake.learn.reading import PatchReader
 from histomake.learn.runtime import Runtime, advise_on_memory, choose_runtime, standardise, to_unit
@@ -171,10 +172,11 @@ def predict_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions int64 (n,) in the reader's index and their scores, batch by batch."""
     dataset = FixedBatches(reader, batch=batch)
-    for loaded in load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1)):
-        if loaded.read_errors:
-            raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
-        with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)):
+    loading = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
+    with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
+        for loaded in batches:
+            if loaded.read_errors:
+                raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
             yield loaded.index, predictor.scores(loaded.images, flips=flips)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import shapely
 
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
@@ -21,38 +22,61 @@ from histomake.slide.reader import SlideReader, open_slide
 
 log = logging.getLogger(__name__)
 
-MAX_OPEN_SLIDES = 64
+MOST_READERS = 16_384
+"""Slides whose readers a process keeps: what a store's metadata say, about 20 kB a slide. Files are few, see store."""
+
+ANNOTATION_BYTES = 512 << 20
+"""Memory that the annotations kept by a process may take, about."""
+
 READ_FAILURES = (SlideError, OSError, ValueError)
 
 
+class _Recent[T]:
+    """Things made when they are first asked for; the least recently used leave when the others outgrow ``room``."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.taken = room, 0
+        self._kept: OrderedDict[int, tuple[T, int]] = OrderedDict()
+
+    def get(self, key: int, make: Callable[[], T], size: Callable[[T], int] = lambda _: 1) -> T:
+        """What ``make`` gives, which takes ``size`` of the room."""
+        if key not in self._kept:
+            made = make()
+            self._kept[key] = made, size(made)
+            self.taken += self._kept[key][1]
+            while self.taken > self.room and len(self._kept) > 1:
+                self.taken -= self._kept.popitem(last=False)[1][1]
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+
 class SlidePool:
-    """Open slides and annotations of one process, the least recently used closed first; none is pickled."""
+    """Open slides and annotations of one process: in a shuffled batch every patch may be of another slide.
+
+    None is pickled.
+    """
 
     def __init__(self, entries: Sequence[SlideEntry]) -> None:
         self.entries = tuple(entries)
-        self._readers: OrderedDict[int, SlideReader] = OrderedDict()
-        self._annotations: OrderedDict[int, Annotation] = OrderedDict()
+        self._readers: _Recent[SlideReader] = _Recent(MOST_READERS)
+        self._annotations: _Recent[Annotation] = _Recent(ANNOTATION_BYTES)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"entries": self.entries, "_readers": OrderedDict(), "_annotations": OrderedDict()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SlidePool, (self.entries,)
 
     def reader(self, slide: int) -> SlideReader:
         """The reader of the ``slide``-th entry."""
-        if slide not in self._readers:
-            if len(self._readers) >= MAX_OPEN_SLIDES:
-                self._readers.popitem(last=False)[1].close()
-            self._readers[slide] = open_slide(self.entries[slide].manifest)
-        self._readers.move_to_end(slide)
-        return self._readers[slide]
+        return self._readers.get(slide, lambda: open_slide(self.entries[slide].manifest))
 
     def annotation(self, slide: int) -> Annotation:
         """The annotation of the ``slide``-th entry."""
-        if slide not in self._annotations:
-            if len(self._annotations) >= MAX_OPEN_SLIDES:
-                self._annotations.popitem(last=False)
-            self._annotations[slide] = Annotation.load(self.entries[slide].annotation)
-        self._annotations.move_to_end(slide)
-        return self._annotations[slide]
+        return self._annotations.get(slide, lambda: Annotation.load(self.entries[slide].annotation), _annotation_bytes)
+
+
+def _annotation_bytes(annotation: Annotation) -> int:
+    """About: two coordinates of eight bytes a vertex, and the objects and index of each region."""
+    vertices = sum(shapely.get_num_coordinates(geometry) for _, geometry in annotation.regions)
+    return int(20_000 + 1_000 * len(annotation.regions) + 16 * vertices)
 
 
 class PatchReader:
@@ -64,13 +88,17 @@ class PatchReader:
         self.stain = stain
         self.pool = SlidePool(patches.entries)
 
-    def read(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    def read(
+        self, index: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[int, str]]:
         """Pixels uint8 (n, size, size, 3 · views) of the slides of patches ``index`` at ``x``, ``y`` (level-0 px).
 
-        Failures come back as messages by position in ``index``; their pixels are not to be used.
+        They are put into the first n of ``out``, if given. Failures come back as messages by position in ``index``;
+        their pixels are not to be used.
         """
         patches = self.patches
-        pixels = np.zeros((len(index), patches.size, patches.size, 3 * len(self.scales)), np.uint8)
+        shape = (len(index), patches.size, patches.size, 3 * len(self.scales))
+        pixels = np.empty(shape, np.uint8) if out is None else out[: len(index)]
         errors: dict[int, str] = {}
         for slide in np.unique(patches.slide[index]):
             slots = np.flatnonzero(patches.slide[index] == slide)

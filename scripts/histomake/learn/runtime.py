@@ -116,12 +116,26 @@ def _channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
+NO_MEMORY = ("can't allocate memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED")
+LOST_LOADER = "DataLoader worker"
+
+
 @contextmanager
 def advise_on_memory(advice: str) -> Iterator[None]:
-    """Turn running out of memory into ``advice``: what was attempted, and what to change."""
+    """Turn running out of memory into ``advice``: what was attempted, and what to change.
+
+    A loader process that ended by itself was killed, and what kills one process of a job is the kernel or Slurm, for
+    memory. torch may notice it at any moment, so it is told apart here.
+    """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise HistomakeError(f"out of memory {advice}. ({str(error).splitlines()[0]})") from error
+    except (MemoryError, RuntimeError) as error:
+        first, *_ = str(error).splitlines() or [""]
+        if LOST_LOADER in first:
+            raise HistomakeError(
+                f"a process that reads patches was killed, most likely because the job's memory was used up: give the "
+                f"job more (mem_mb, --set-resources), or lower train.workers. ({first})"
+            ) from error
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in first for words in NO_MEMORY):
+            raise HistomakeError(f"out of memory {advice}. ({first})") from error
+        raise

@@ -70,7 +70,7 @@ class PixelMeter:
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add one batch."""
-        target = target.to(logits.device)
+        target = target.to(logits.device).long()
         self._losses.append(float(self._loss(logits.float(), target)))
         known = target != UNLABELLED
         outputs = len(self.confusion)

@@ -27,8 +27,9 @@ from histomake.annotation.write import write_geojson
 from histomake.config import BACKGROUND
 from histomake.errors import HistomakeError
 from histomake.files import atomic_directory
-from histomake.learn.batches import Batch, FixedBatches, load_batches
+from histomake.learn.batches import Batch, FixedBatches
 from histomake.learn.data import PatchIndex, SlideEntry
+from histomake.learn.loading import load_batches
 from histomake.learn.predict import (
     SHORT_OF_MEMORY,
     Predictor,
@@ -142,13 +143,14 @@ def _predict_blocks(
     groups = [len(places) for places in blocks.values()]
     reader = PatchReader(windows, predictor.task.model, stain=predictor.stain)
     dataset = FixedBatches(reader, batch=batch, groups=groups)
-    loader = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
-    for block, count in zip(blocks, groups, strict=True):
-        some = itertools.islice(loader, -(-count // batch))
-        best = _predict_block(predictor, windows, lattice, block, some, batch=batch, flips=flips)
-        left, top, right, bottom = block
-        tissue = tissue_pixels(patches, lattice, block)
-        target[top:bottom, left:right] = np.where(tissue, best, 0).astype(np.uint8)
+    loading = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
+    with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
+        for block, count in zip(blocks, groups, strict=True):
+            some = itertools.islice(batches, -(-count // batch))
+            best = _predict_block(predictor, windows, lattice, block, some, flips=flips)
+            left, top, right, bottom = block
+            tissue = tissue_pixels(patches, lattice, block)
+            target[top:bottom, left:right] = np.where(tissue, best, 0).astype(np.uint8)
 
 
 def _predict_block(
@@ -158,7 +160,6 @@ def _predict_block(
     block: tuple[int, int, int, int],
     batches: Iterator[Batch],
     *,
-    batch: int,
     flips: bool,
 ) -> np.ndarray:
     """The best label of every pixel of a block: the blended scores of all windows that touch it."""
@@ -169,8 +170,7 @@ def _predict_block(
     for loaded in batches:
         if loaded.read_errors:
             raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
-        with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)):
-            scores = predictor.probabilities(loaded.images, flips=flips) * taper
+        scores = predictor.probabilities(loaded.images, flips=flips) * taper
         for score, window in zip(scores, loaded.index, strict=True):
             x, y = round(windows.x[window] / lattice.scale) - left, round(windows.y[window] / lattice.scale) - top
             _add(sums, score, x, y)

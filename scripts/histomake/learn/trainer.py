@@ -25,9 +25,10 @@ from histomake.errors import HistomakeError
 from histomake.files import sha256_file
 from histomake.learn import distributed
 from histomake.learn.audit import DrawnPatches
-from histomake.learn.batches import Batch, FixedBatches, TrainingBatches, load_batches
+from histomake.learn.batches import Batch, FixedBatches, TrainingBatches
 from histomake.learn.checkpoint import load_state, save_state
 from histomake.learn.data import PatchIndex, output_sizes, patches_containing
+from histomake.learn.loading import load_batches
 from histomake.learn.losses import build_loss
 from histomake.learn.optim import build_optimiser, build_schedule
 from histomake.learn.reading import MaskReader, PatchReader
@@ -130,7 +131,9 @@ class Trainer:
             entries = [*slides["train"], *slides["val"]]
             options = {"reference_from": slides["train"], "memory": self.state, "threads": threads}
             fitted = fit_normaliser(self.task.model.stain, entries, **options)
-        return distributed.from_first(fitted)
+        stain = distributed.from_first(fitted)
+        stain.share()
+        return stain
 
     def _loss_name(self) -> str:
         kind = "multi_label" if self.task.target.multi_label else self.task.kind
@@ -217,8 +220,11 @@ class Trainer:
         """
         train = self.task.train
         steps = range(self.step * train.accumulate, train.steps * train.accumulate)
-        batches = load_batches(self.dataset(), steps, workers=self.workers)
-        saved_at = time.monotonic()
+        with load_batches(self.dataset(), steps, workers=self.workers) as batches:
+            yield from self._run(batches, interrupts)
+
+    def _run(self, batches: Iterator[Batch], interrupts: Interrupts) -> Iterator[dict[str, Any]]:
+        train, saved_at = self.task.train, time.monotonic()
         while self.step < train.steps and not self.has_settled():
             started = time.monotonic()
             with advise_on_memory(SHORT_OF_MEMORY.format(batch=train.batch)):
@@ -313,7 +319,7 @@ class Trainer:
     def _loss_of(self, batch: Batch) -> Tensor:
         device = self.runtime.device
         images, target = self._pixels(batch.images), batch.target.to(device, non_blocking=True)
-        masks = target if self.task.kind == "segmentation" else None
+        masks = target.long() if self.task.kind == "segmentation" else None
         images, masks = augment.apply(images, batch.parameters.to(device), masks)
         with self.runtime.autocast():
             logits = self.forward(standardise(images, self.normalisation))
@@ -365,12 +371,13 @@ class Trainer:
         reader = PatchReader(self.held_out, task.model, stain=self.stain)
         dataset = FixedBatches(reader, batch=2 * task.train.batch, masks=masks)
         meter = PixelMeter(len(task.outputs), self.loss) if segmentation else ScoreMeter(task.kind, task.target)
-        for batch in load_batches(dataset, range(len(dataset)), workers=self.workers):
-            if batch.read_errors:
-                raise HistomakeError(f"a validation patch could not be read: {batch.read_errors[0]}")
-            with self.runtime.autocast():
-                logits = self.network(standardise(self._pixels(batch.images), self.normalisation))
-            meter.update(logits, batch.target)
+        with load_batches(dataset, range(len(dataset)), workers=self.workers) as batches:
+            for batch in batches:
+                if batch.read_errors:
+                    raise HistomakeError(f"a validation patch could not be read: {batch.read_errors[0]}")
+                with self.runtime.autocast():
+                    logits = self.network(standardise(self._pixels(batch.images), self.normalisation))
+                meter.update(logits, batch.target)
         return meter
 
     def _record(self, meter: ScoreMeter | PixelMeter) -> None:

@@ -9,7 +9,6 @@ batched per sample nor resumed bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,18 +49,11 @@ class Parameters:
     sigma: Tensor | None = None
     blur_radius: int = 0
 
-    def pin_memory(self) -> Parameters:
-        """In page-locked memory, from which copies to a GPU wait for nothing."""
-        return self._each(Tensor.pin_memory)
-
     def to(self, device: torch.device) -> Parameters:
         """On ``device``, but for turns and flips: they choose what is computed, on the CPU."""
-        moved = self._each(lambda values: values.to(device, non_blocking=True))
-        return replace(moved, turns=self.turns, flip=self.flip)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Parameters:
-        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **changed)
+        stay = ("turns", "flip")
+        tensors = {k: value for k, value in vars(self).items() if isinstance(value, Tensor) and k not in stay}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
 def draw_parameters(config: Augment, count: int, rng: np.random.Generator) -> Parameters:

@@ -6,6 +6,7 @@ of colours, and would be bent until it looked like an average patch.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -31,8 +32,9 @@ CELLS = 64
 CELL = 256 // CELLS
 """Levels of a channel that share a row of a slide's table of colours."""
 
-MAX_TABLES = 64
-"""Tables kept, of 1.5 MB each: as many as slides are open."""
+OWN_TABLES = 64
+SHARED_TABLES = 1_024
+"""Tables kept, of 1.5 MB each, by a process for itself and by the processes of one training together."""
 
 
 def learn_colours(method: Method, pixels: np.ndarray) -> Colours | None:
@@ -83,7 +85,20 @@ class StainNormaliser:
     ) -> None:
         self.method, self.reference = method, reference
         self.slides: dict[str, Colours | None] = dict(slides or {})
-        self._shifts: dict[str, np.ndarray] = {}
+        self._own: dict[str, np.ndarray] = {}
+        self._shared: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+
+    def share(self) -> None:
+        """Make room for the known slides' tables in memory that processes forked from now on share.
+
+        Whoever needs a slide first fills its table in; two at once write the same. In a shuffled batch every patch may
+        be of another slide, and a table takes longer than the patch's own pixels.
+        """
+        known = [name for name, colours in sorted(self.slides.items()) if colours is not None][:SHARED_TABLES]
+        cells = CELLS**3 * 3
+        tables = np.frombuffer(mmap.mmap(-1, max(1, len(known)) * cells * 2), np.int16).reshape(-1, CELLS**3, 3)
+        filled = np.frombuffer(mmap.mmap(-1, max(1, len(known))), np.uint8)
+        self._shared = {name: (tables[i], filled[i : i + 1]) for i, name in enumerate(known)}
 
     def apply(self, patch: np.ndarray, slide_id: str) -> np.ndarray:
         """One patch uint8 (h, w, 3) of a slide in ``slides``, in the reference's colours.
@@ -92,15 +107,31 @@ class StainNormaliser:
         colours are not known is left as it is. As a slide's change depends on a pixel's colour alone, it is looked up
         in a table of its shift at every CELLth level, within about one grey level of computing it.
         """
-        if self.slides[slide_id] is None:
+        colours = self.slides[slide_id]
+        if colours is None:
             return patch
-        if slide_id not in self._shifts:
-            if len(self._shifts) >= MAX_TABLES:
-                self._shifts.clear()
-            self._shifts[slide_id] = self._table(self.slides[slide_id])
+        shifts = self._shifts(slide_id, colours)
+        if shifts is None:
+            return np.clip(np.rint(self.change(patch.astype(np.float32), colours)), 0, 255).astype(np.uint8)
         red, green, blue = (patch[..., channel] // CELL for channel in range(3))
         cell = (red.astype(np.int32) * CELLS + green) * CELLS + blue
-        return np.clip(patch + self._shifts[slide_id][cell], 0, 255).astype(np.uint8)
+        return np.clip(patch + shifts[cell], 0, 255).astype(np.uint8)
+
+    def _shifts(self, slide_id: str, colours: Colours) -> np.ndarray | None:
+        """The slide's table; None of slides for which there is no shared room, the same in every process."""
+        if self._shared is not None:
+            if slide_id not in self._shared:
+                return None
+            table, filled = self._shared[slide_id]
+            if not filled[0]:
+                table[:] = self._table(colours)
+                filled[0] = 1
+            return table
+        if slide_id not in self._own:
+            if len(self._own) >= OWN_TABLES:
+                self._own.pop(next(iter(self._own)))
+            self._own[slide_id] = self._table(colours)
+        return self._own[slide_id]
 
     def _table(self, colours: Colours) -> np.ndarray:
         """How far each cell of colours moves, int16 (CELLS³, 3)."""

@@ -249,16 +249,17 @@ class _Shard:
         index, crc = tail[:length], tail[length:]
         if len(tail) != length + CRC_BYTES or google_crc32c.value(index) != int.from_bytes(crc, "little"):
             raise StoreError(f"the index of {path} is damaged")
-        self.index = np.frombuffer(index, "<u8").reshape(rows * columns, 2).tolist()
+        # An array and not lists: where a patch opens its shard, making and freeing lists takes longer than the opening.
+        self.index = np.frombuffer(index, "<u8").reshape(rows * columns, 2)
 
     def read(self, tile: int) -> bytes | None:
         """Encoded bytes of a tile, or None where there is none."""
-        offset, count = self.index[tile]
+        offset, count = self.index[tile].tolist()
         return None if count == ABSENT else self._read(offset, count)
 
     def read_row(self, first: int, count: int) -> list[bytes | None]:
         """Encoded bytes of neighbouring tiles: in one read where they lie back to back, as copied ones mostly do."""
-        entries = self.index[first : first + count]
+        entries = self.index[first : first + count].tolist()
         apart = any(offset + size != after for (offset, size), (after, _) in pairwise(entries))
         if apart or entries[0][1] == ABSENT:
             return [self.read(tile) for tile in range(first, first + count)]
