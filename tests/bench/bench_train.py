@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import openslide
 import shapely
+import torch
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
 from histomake.config import Convert, Grid, Task, Tissue
-from histomake.files import write_json
+from histomake.files import read_json, write_json
 from histomake.layout import Layout
-from histomake.learn.batches import Batch, TrainingBatches, load_batches
+from histomake.learn.batches import Batch, TrainingBatches
 from histomake.learn.data import SlideEntry
+from histomake.learn.loading import load_batches
 from histomake.learn.reading import PatchReader
 from histomake.learn.train import known_patches
 from histomake.learn.trainer import Trainer
@@ -31,7 +36,7 @@ from histomake.slide.reader import open_slide
 from histomake.tissue import presegment
 
 from tests.bench.figures import Figure
-from tests.bench.measure import ROUNDS, ratio, seconds, side_by_side
+from tests.bench.measure import ROUNDS, ratio, seconds, side_by_side, spread
 from tests.bench.slides import MPP, big_slide
 from tests.workshop import ROOT
 
@@ -40,6 +45,8 @@ SMALL_SIDE = 4_096
 GRID, CLASSES = "native", ["left", "right"]
 KILLS = 10
 LOADER_BATCHES = 16
+FEW, MANY = 30, 1_000
+WAIT_SECONDS = 150
 
 
 def run(work: Path) -> list[Figure]:
@@ -47,7 +54,8 @@ def run(work: Path) -> list[Figure]:
     entry = prepare(work / "train", SIDE)
     return [
         loader_throughput(work, entry),
-        data_wait(entry, work / "train/wait", threads=2, steps=1, rounds=5, bar=0.03),
+        many_slides(work),
+        data_wait(entry, work / "train/wait", threads=2, steps=1, budget=WAIT_SECONDS, bar=0.03),
         memory_of_prediction(work, entry),
         kills(work / "train/kills"),
     ]
@@ -108,9 +116,11 @@ def loader_throughput(work: Path, entry: SlideEntry) -> Figure:
     )
 
     def drain(reader: PatchReader) -> None:
-        for batch in load_batches(TrainingBatches(reader, sampler, task, worker=0), range(LOADER_BATCHES), workers=2):
-            if batch.read_errors:
-                raise RuntimeError(batch.read_errors[0])
+        dataset = TrainingBatches(reader, sampler, task, worker=0)
+        with load_batches(dataset, range(LOADER_BATCHES), workers=2) as batches:
+            for batch in batches:
+                if batch.read_errors:
+                    raise RuntimeError(batch.read_errors[0])
 
     peer, ours = side_by_side(*(lambda reader=reader: drain(reader) for reader in readers), rounds=ROUNDS)
     gain = ratio(peer, ours)
@@ -119,36 +129,92 @@ def loader_throughput(work: Path, entry: SlideEntry) -> Figure:
     return Figure("loader, 2 workers, 256 px on the grid, against OpenSlide", gain, ">= 1.5", gain >= 1.5, "x", note)
 
 
-def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, rounds: int, bar: float) -> Figure:
-    """Share by which ResNet-34 steps (256 px, batch 64) last longer than on the same batches ready in memory.
+def many_slides(work: Path) -> Figure:
+    """Patches per second of one loader process drawing from MANY slides over those from FEW, every draw from any.
 
-    A round is ``steps`` steps as in training, then the same again from memory: neighbours in time share the machine's
-    noise. The loaders run on between them, as they do between the steps of a training run.
+    The slides are hard links to one small slide's files, so that reading from the disk plays no part: what is measured
+    is opening slides and their shards. Both loaders have met most of their slides before.
+    """
+    entries = linked(prepare(work / "train", SMALL_SIDE), work / "train/many", MANY)
+    task = make_task(train={"batch": 64})
+
+    def loader(count: int) -> TrainingBatches:
+        patches = known_patches(entries[:count], task)
+        sampler = Sampler.from_weights(np.ones(len(patches)), seed=0)
+        return TrainingBatches(PatchReader(patches, task.model), sampler, task, worker=0)
+
+    datasets = [loader(FEW), loader(MANY)]
+    steps = itertools.count()
+    drains = [lambda dataset=dataset: [dataset[next(steps)] for _ in range(LOADER_BATCHES)] for dataset in datasets]
+    for _ in range(4 * MANY // (64 * LOADER_BATCHES)):
+        drains[1]()
+    drains[0]()
+    few, many = side_by_side(*drains, rounds=ROUNDS)
+    share = ratio(few, many)
+    speeds = [LOADER_BATCHES * 64 / statistics.median(took) for took in (few, many)]
+    note = f"{speeds[1]:.0f} patches/s from {MANY} slides, {speeds[0]:.0f} from {FEW}"
+    return Figure("one loader, 1,000 slides against 30", share, ">= 0.8", share >= 0.8, "x", note)
+
+
+def linked(entry: SlideEntry, root: Path, count: int) -> list[SlideEntry]:
+    """``count`` slides that are hard links to the files of one."""
+    layout, record = Layout(root), read_json(entry.manifest)
+    entries = [SlideEntry.at(layout, GRID, f"{entry.slide_id}-{i}", f"p{i}", {}) for i in range(count)]
+    store = entry.manifest.parent / record["store"]
+    for new in entries:
+        if new.table.exists():
+            continue
+        target = new.manifest.parent / f"{new.slide_id}.zarr"
+        shutil.copytree(store, target, copy_function=os.link, dirs_exist_ok=True)
+        write_json(new.manifest, record | {"slide_id": new.slide_id, "store": target.name})
+        for old, path in ((entry.annotation, new.annotation), (entry.table, new.table)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(old, path)
+        os.link(entry.annotation.with_suffix(".geojson"), new.annotation.with_suffix(".geojson"))
+    return entries
+
+
+def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, budget: float, bar: float) -> Figure:
+    """Share by which ResNet-34 steps (256 px, batch 64) last longer than on such batches ready in (pinned) memory.
+
+    A round is ``steps`` steps as in training and as many on the first batches, kept; neighbours in time share the
+    machine's noise, and every other round goes the other way about, so that a machine that slows down favours neither.
+    Rounds are made for ``budget`` seconds; the figure is their median. The loaders run on between the parts, as they do
+    between the steps of a training run, so ``steps`` on a fast GPU must be many more than they keep ready.
     """
     task = make_task(model={"name": "resnet34"}, train={"batch": 64, "steps": 10_000})
     patches = known_patches([entry], task)
     trainer = Trainer(task, patches=patches, held_out=patches.take(np.arange(8)), state=state, seed=0, threads=threads)
-    live = load_batches(trainer.dataset(), range(1 + steps * rounds), workers=trainer.workers)
-    _steps(trainer, live, 1)
-    waits, preloaded, blocked = [], [], []
-    for _ in range(rounds):
-        ready: list[Batch] = []
-        before = trainer.running.waited
-        fetched = seconds(lambda ready=ready: _steps(trainer, _kept(live, ready), steps))
-        blocked.append((trainer.running.waited - before) / fetched)
-        preloaded.append(seconds(lambda ready=ready: _steps(trainer, iter(ready), steps)))
-        waits.append(fetched / preloaded[-1] - 1)
+    dataset = trainer.dataset()
+    preparing = statistics.median(seconds(lambda step=step: dataset[step]) for step in range(10))
+    waits, took, with_loader = [], [], []
+    with load_batches(dataset, range(trainer.task.train.steps), workers=trainer.workers) as live:
+        ready = list(itertools.islice(kept(live), steps))
+        parts = [
+            (lambda: _steps(trainer, live, steps), with_loader),
+            (lambda: _steps(trainer, iter(ready), steps), took),
+        ]
+        for part, _ in parts:
+            part()
+        trainer.running.waited = 0.0
+        end = time.monotonic() + budget
+        while time.monotonic() < end or len(waits) < ROUNDS:
+            for part, times in parts if len(waits) % 2 else reversed(parts):
+                times.append(seconds(part))
+            waits.append(with_loader[-1] / took[-1] - 1)
     wait = statistics.median(waits)
-    step = statistics.median(preloaded) / steps
-    note = f"{step:.3f} s a step on {trainer.runtime.device.type}, rounds {[round(w, 4) for w in waits]}, "
-    note += f"blocked for a batch {statistics.median(blocked):.2%} of the time"
+    step = statistics.median(took) / steps
+    note = f"{step:.4f} s a step on {trainer.runtime.device.type}; {spread(waits)}; blocked for a batch "
+    note += f"{trainer.running.waited / sum(with_loader):.2%} of the time; a batch takes one core "
+    note += f"{preparing:.3f} s to prepare, {trainer.workers} loaders"
     return Figure("data wait, ResNet-34, 256 px, batch 64", wait, f"<= {bar}", wait <= bar, "share of a step", note)
 
 
-def _kept(batches: Iterator[Batch], ready: list[Batch]) -> Iterator[Batch]:
+def kept(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches whose pixels are copies, in pinned memory where there is a GPU: loaders use theirs again."""
     for batch in batches:
-        ready.append(batch)
-        yield batch
+        images = batch.images.clone()
+        yield replace(batch, images=images.pin_memory() if torch.cuda.is_available() else images)
 
 
 def _steps(trainer: Trainer, batches: Iterator[Batch], steps: int) -> None:
