@@ -11,6 +11,7 @@ from cascade_slide import MPP, DiscReader
 from histomake import figures
 from histomake.explain import level_maps
 from histomake.explain.level_maps import COLOURS, OUTLINE
+from histomake.viewer.masks import CASCADE_ORDER
 
 SIDE = 400
 RECORD = {
@@ -63,3 +64,9 @@ def test_every_panel_has_a_scale_bar_of_a_fifth_of_its_width_at_most(drawn):
 def test_a_gigapixel_is_read_only_about_as_finely_as_it_is_drawn():
     vast = np.broadcast_to(np.uint8(0), (50_000, 60_000))
     assert level_maps._coarsely(vast, 600).shape == (1000, 1200)
+
+
+def test_the_viewer_gives_the_states_the_same_colours():
+    colours = figures.class_colours(CASCADE_ORDER)
+    assert (colours["accepted"], colours["computed"]) == (COLOURS[2], COLOURS[1])
+    assert colours["nucleus"] == OUTLINE

@@ -26,6 +26,8 @@ ANNOTATION = "-"
 NUCLEI, LEVEL = "labels", "state"
 CASCADE_CLASSES = {NUCLEI: ["nucleus"], LEVEL: ["computed", "accepted"]}
 """What the arrays of a nucleus cascade hold, 0 left out: numbers of nuclei, and what became of a level's pixels."""
+CASCADE_ORDER = ["accepted", "computed", "nucleus"]
+"""So that, where nothing else takes the first colours, they are those of the level maps in the report."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def class_order(layout: Layout, slide: str) -> list[str]:
     if layout.annotation(slide).is_file():
         names |= dict.fromkeys(read_json(layout.annotation(slide)).get("class_names", []))
     if _cascade_arrays(layout, slide):
-        names |= dict.fromkeys(name for classes in CASCADE_CLASSES.values() for name in classes)
+        names |= dict.fromkeys(CASCADE_ORDER)
     return list(names)
 
 
