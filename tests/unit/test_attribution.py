@@ -114,6 +114,24 @@ def test_checks_favour_a_right_map_and_not_a_reversed_one(pictures):
     assert wrong["additivity_error"] > 1
 
 
+def test_curves_lead_from_the_patch_to_the_blurred_one_and_back_and_areas_lie_under_them(pictures):
+    images, base = pictures
+    margin = shapley.Margin(Linear())
+    scores = np.tile([0.1, 0.9], (len(images), 1)).astype(np.float32)
+    maps = shapley.explain(margin, images, base, seed=0, samples=20)
+    checks = attribution_checks.check(margin, images, base, maps, scores, seed=0)
+    blank = torch.stack([attribution_checks.blurred(image) for image in images])
+    whole, gone = (margin(shown)[:, 1].detach().numpy() for shown in (images, blank))
+    for way, first, last in (("deletion", whole, gone), ("insertion", gone, whole)):
+        for name in (way, f"random_{way}"):
+            curve = checks[f"{name}_curve"]
+            assert curve.shape == (len(images), attribution_checks.STEPS + 1)
+            np.testing.assert_allclose(curve[:, 0], first, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(curve[:, -1], last, rtol=1e-4, atol=1e-4)
+            middle = curve[:, 1:-1].sum(1) + (curve[:, 0] + curve[:, -1]) / 2
+            np.testing.assert_allclose(checks[name], middle / attribution_checks.STEPS)
+
+
 def test_randomised_weights_change_the_map_of_a_model_that_looks_at_pixels(pictures):
     images, base = pictures
     torch.manual_seed(7)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.annotation.model import Annotation
 from histomake.config import Task
-from histomake.explain import attribution_page, embedding, embedding_page, views
+from histomake.explain import attribution_page, embedding, embedding_page, report_task, views
 from histomake.explain.attribution import attribute
 from histomake.explain.findings import SlideFindings
 from histomake.explain.report_examples import examples
@@ -70,7 +70,7 @@ def test_its_patches_are_embedded_and_shown(finished):
     assert embedding_page.mosaic(found, title="t").shape[2] == 3
 
 
-def test_its_patches_are_explained_and_drawn(finished, tmp_path):
+def test_its_patches_are_explained_drawn_and_shown_in_the_report(finished, tmp_path):
     _, task, predictor, entries, table = finished
     found = attribute(
         predictor=predictor,
@@ -86,9 +86,15 @@ def test_its_patches_are_explained_and_drawn(finished, tmp_path):
     assert found.maps.shape[:2] == (found.table.num_rows, len(task.outputs))
     assert np.isfinite(found.maps).all()
     assert {"in a region"} < set(found.table["reason"].to_pylist())
-    write_json(tmp_path / "checks.json", found.record)
-    attribution_page.panels(found, patch_um=64).savefig(tmp_path / "panels.png", dpi=30)
-    assert (tmp_path / "panels.png").stat().st_size > 1000
+    folder = tmp_path / "attributions" / "t" / "fold0"
+    folder.mkdir(parents=True)
+    write_json(folder / "checks.json", found.record)
+    pq.write_table(found.table, folder / "patches.parquet")
+    attribution_page.panels(found, patch_um=64).savefig(folder / "panels.png", dpi=30)
+    assert (folder / "panels.png").stat().st_size > 1000
+    text = report_task._attribution("t", 0, Layout(tmp_path))
+    assert f"Mean of {found.table.num_rows} patches" in text
+    assert text.count("<img") == 2
 
 
 def test_its_slide_is_drawn_and_so_is_a_part_of_it(finished, tmp_path: Path):

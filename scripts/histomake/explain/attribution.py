@@ -85,7 +85,7 @@ def attribute(
     table = _described(chosen, tested, scores, predictor)
     checks = check(margin, images, base, maps, scores, seed=seed)
     for name, values in checks.items():
-        table = table.append_column(name, pa.array(values))
+        table = table.append_column(name, pa.array(values.tolist()))
     record = summarise(checks) | {"patches": len(chosen), "method": method, "background": len(base)}
     record["randomised_weights"] = randomised(margin, images, base, maps, seed=seed, method=method)
     shown, heat = pixels[..., :3], maps[:, :, :3].sum(2)

@@ -1,4 +1,4 @@
-"""Owns how attributions are drawn: panels of patch and heatmaps, and the curves that check them."""
+"""Owns how attributions are drawn: panels of a patch and its heatmaps."""
 
 from __future__ import annotations
 

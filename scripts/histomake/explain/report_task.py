@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow.csv
+import pyarrow.parquet
 
 from histomake import figures
 from histomake.config import Task
@@ -222,6 +224,21 @@ def _attribution(name: str, fold: int, layout: Layout) -> Html:
     ]
     parts = [
         page.table(["check", "value", "a trustworthy map has"], rows),
+        _check_curves(pyarrow.parquet.read_table(folder / "patches.parquet")),
         page.picture(folder / "panels.png", "Orange speaks for the class, violet against it"),
     ]
     return page.section(f"What it looks at (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")
+
+
+def _check_curves(patches: pyarrow.Table) -> Html:
+    """What the model makes of patches of which more and more is blurred, or uncovered, in the order of the map."""
+    figure = page.blank(7.4, 2.7)
+    for axis, name in zip(figure.subplots(1, 2), ("deletion", "insertion"), strict=True):
+        for column, text, style in ((name, "as SHAP says", "-"), (f"random_{name}", "at random", "--")):
+            curve = np.mean(patches[f"{column}_curve"].to_pylist(), axis=0)
+            colour = COLOURS[0] if column == name else "0.45"
+            axis.plot(np.linspace(0, 1, len(curve)), curve, style, color=colour, label=text)
+        axis.set(xlabel=f"share of squares, {name}", ylabel="class margin")
+        axis.legend(frameon=False, fontsize=8)
+    text = f"Mean of {patches.num_rows} patches: the most telling squares are blurred (left) or uncovered (right) first"
+    return page.plot(figure, text)
