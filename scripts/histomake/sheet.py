@@ -149,13 +149,14 @@ def _cohort_problems(slides: list[Slide], config: Config) -> list[str]:
         if n > 1
     ]
     known = {s.slide_id for s in slides}
-    # A sheet of new slides comes with the configuration of those that were trained on, whose places it need not hold.
-    new_only = all(s.split == "predict" for s in slides)
+    # Where nothing is trained, the configuration may come from where it was, with places on slides that are not here.
+    taken_over = bool(config.tasks) and all(task.trained for task in config.tasks.values())
+    trains = any(s.split != "predict" for s in slides) and not taken_over
     problems += [
         f"explain.{key} names slide {place[0]!r}, which is not in the sheet"
         for key in ("shap_at", "regions")
         for place in getattr(config.explain, key)
-        if place[0] not in known and not new_only
+        if trains and place[0] not in known
     ]
     for name, task in config.tasks.items():
         column = task.target.column

@@ -90,6 +90,16 @@ def test_places_to_look_at_on_slides_that_do_not_exist_are_named(tmp_path):
         assert fragment in str(caught.value)
 
 
+@pytest.mark.parametrize(("trained", "split"), [(True, "test"), (True, "predict"), (False, "predict")])
+def test_places_of_other_slides_do_no_harm_where_nothing_is_trained(tmp_path, trained: bool, split: str):
+    """The configuration comes from where the model was trained, with places on the slides it was looked at there."""
+    path = write(tmp_path, f"slide_id path patient_id split\na a.svs p {split}\n")
+    task = {"grid": "x20", "target": {"classes": ["t", "n"]}} | ({"trained": "/models/t"} if trained else {})
+    places = {"regions": [["b", 0, 0, 10, 10]], "shap_at": [["c", 5, 5]]}
+    config = parse_config({"annotations": {"classes": {"t": "t", "n": "n"}}, "tasks": {"one": task}, "explain": places})
+    assert set(read_sheet(path, config, check_files=False)) == {"a"}
+
+
 def test_a_region_without_extent_is_refused():
     with pytest.raises(ConfigError, match=r"explain\.regions"):
         parse_config({"explain": {"regions": [["a", 0, 0, 0, 10]]}})

@@ -193,6 +193,9 @@ def test_half_precision_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         choose_runtime("fp16", threads=1)
 
 
+PIXELS = {"kind": "segmentation", "target": {"source": "mask", "classes": ["a", "b"]}}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -207,10 +210,14 @@ def test_half_precision_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         {"train": {"factors": {"c": 2}}},
         {"train": {"factors": {"a": 2}, "shares": {"a": 1}}},
         {"train": {"containing": {"a": 0.6, "b": 0.5}}},
+        {"model": {"name": "alexnet", "pretrained": True}},
+        {**PIXELS, "model": {"name": "fast_scnn", "pretrained": True}},
+        {**PIXELS, "model": {"name": "fcn", "pretrained": True}},
+        {**PIXELS, "model": {"name": "unet", "dropout": 0.1}},
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValidationError, match=r"target|train"):
+    with pytest.raises(ValidationError, match=r"target|train|model\."):
         Task.model_validate({"grid": "g", "target": {"classes": ["a", "b"]}} | wrong)
 
 

@@ -228,6 +228,8 @@ FIGURES = {
     "regression": ("loss", "mae", "r2"),
 }
 
+NOT_ON_THE_HUB = {"classification": ("alexnet",), "regression": ("alexnet",), "segmentation": ("fcn", "fast_scnn")}
+
 
 def outputs_of(kind: str, target: Target) -> list[str]:
     """Names of a network's outputs, in order: the classes, background first where it is learned, or the column."""
@@ -274,6 +276,15 @@ def _training_problems(task: Task) -> Iterator[str]:
         yield "train.shares are shares of classes; remove them or train.balance"
 
 
+def _model_problems(kind: str, model: Model) -> Iterator[str]:
+    """Settings that the network would not heed."""
+    segmenter = kind == "segmentation"
+    if model.pretrained is True and model.name in NOT_ON_THE_HUB[kind]:
+        yield f"model.pretrained: the hub has no weights of {model.name}; give a path, or false"
+    if model.dropout and segmenter and model.name != "fast_scnn":
+        yield f"model.dropout: {model.name} has none; of the networks for segmentation only fast_scnn has"
+
+
 class Task(Section):
     """One thing to learn: a grid, a target, a network and how it is trained."""
 
@@ -295,7 +306,8 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Task:
-        problems = list(_target_problems(self.kind, self.target)) + list(_training_problems(self))
+        problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
+        problems += _model_problems(self.kind, self.model)
         if problems:
             raise ValueError("; ".join(problems))
         return self

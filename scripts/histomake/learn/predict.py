@@ -54,7 +54,8 @@ class Predictor:
             kind=self.description["kind"],
             grid=self.description["grid"]["name"],
             target=Target(**self.description["target"]),
-            model=Model(**{**self.description["architecture"], "pretrained": False}),
+            # What shapes training alone is left out: an older model may have settings that are refused today.
+            model=Model(**{**self.description["architecture"], "pretrained": False, "dropout": 0.0}),
         )
 
     def normalise(self, images: Tensor) -> Tensor:
