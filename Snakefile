@@ -1,4 +1,6 @@
 # histomake: whole-slide images to models, predictions, explanations and an audit trail.
+import re
+
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -10,6 +12,7 @@ if not workflow.overwrite_configfiles:
 
 
 include: "rules/common.smk"
+include: "rules/settled.smk"
 
 
 pathvars:
@@ -19,7 +22,7 @@ pathvars:
 
 
 wildcard_constraints:
-    slide=SLIDE_ID.pattern,
+    slide="|".join(map(re.escape, PLANNED or ["no-slide"])) if SETTLED else SLIDE_ID.pattern,
     grid="|".join(CONFIG.grids),
     task="|".join(CONFIG.tasks) or "no-task",
     fold=r"\d+",

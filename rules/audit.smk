@@ -33,6 +33,7 @@ onstart:
 onsuccess:
     from histomake import runs
 
+    remember_settled()
     runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=True)
 
 

@@ -1,4 +1,5 @@
 # The sheet, the typed configuration, and the named functions with which rules ask for inputs and params.
+import atexit
 import gc
 import sys
 from collections import defaultdict
@@ -7,8 +8,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# Planning makes millions of objects that live to its end. Looking for garbage among them takes a quarter of the time.
+# Planning makes millions of objects that live to its end. Looking for garbage among them takes a quarter of the time,
+# and at the end as long again.
 gc.set_threshold(100_000, 50, 50)
+atexit.register(gc.freeze)
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.append(str(SCRIPTS))
@@ -46,6 +49,7 @@ ADOPTED = [
     for name, settings in CONFIG.tasks.items()
     if settings.trained and Path(settings.trained).resolve() != LAYOUT.models(name).resolve()
 ]
+MODEL_KINDS = ("safetensors", "json")
 FIRST_GRID = min(CONFIG.grids)
 CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)
 MEASURED = [name for name in CONFIG.tasks if any(a.role == "test" for a in ROLES[name])]
@@ -298,13 +302,14 @@ def asset(path):
 
 
 def interpretation_outputs():
-    """Everything a person may open, asked for when no target is named."""
-    tissue = [LAYOUT.tissue_view(s) for s in SLIDES]
-    pages = [LAYOUT.results / "report" / "slides" / f"{s}.html" for s in paged_slides()]
+    """Everything a person may open, asked for when no target is named; of settled slides it is there."""
+    tissue = [LAYOUT.tissue_view(s) for s in PLANNED]
+    pages = [LAYOUT.results / "report" / "slides" / f"{s}.html" for s in paged_slides() if s not in SETTLED]
     exports = [
         LAYOUT.results / "qupath" / n / f"fold{f}" / f"{s}.geojson"
         for s, tasks in viewed_slides().items()
         for n, f, *_ in tasks
+        if s not in SETTLED
     ]
     return [LAYOUT.results / "report" / "index.html", *pages, *tissue, *(exports if CONFIG.explain.qupath else [])]
 

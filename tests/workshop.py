@@ -100,9 +100,9 @@ class Workshop:
         command = [sys.executable, "-m", "tests.demo", "demo", "--small"]
         subprocess.run(command, cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
-    def planned(self) -> set[Job]:
+    def planned(self, *arguments: str) -> set[Job]:
         """The jobs Snakemake would run now."""
-        done = self.snakemake("--dry-run")
+        done = self.snakemake("--dry-run", *arguments)
         text = done.stdout + done.stderr
         jobs = set()
         for match in JOB.finditer(text):

@@ -67,7 +67,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     workshop.write_config()
     content = yaml.safe_load(workshop.config.read_text())
     del content["grids"]["x5"]
-    content["tasks"]["tissue_kind"]["train"] |= {"steps": 24, "validate_every": 12}
+    content["tasks"]["tissue_kind"]["train"] |= {"steps": 48, "validate_every": 12}
     workshop.config.write_text(yaml.safe_dump(content, sort_keys=False))
     workshop.build_cohort()
     return workshop

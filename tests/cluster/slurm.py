@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_jobs()
         for name in reversed(list(self.daemons)):
             self.stop(name)
         if SYSTEM_CONF.is_symlink() and SYSTEM_CONF.resolve() == (self.folder / "slurm.conf").resolve():
@@ -80,6 +82,16 @@ class Cluster:
         for node in set(NODES) - self.idle_nodes():
             self.client("scontrol", "update", f"NodeName={node}", "State=RESUME")
         wait_for("idle nodes", lambda: self.idle_nodes() == set(NODES))
+
+    def _end_jobs(self) -> None:
+        """End what runs on the nodes: a job outlives the daemons."""
+        if "slurmctld" not in self.daemons:
+            return
+        try:
+            self.client("scancel", "-u", "root")
+            wait_for("an empty queue", lambda: not self.client("squeue", "-h").split())
+        except (ClusterError, subprocess.TimeoutExpired) as error:
+            print(f"jobs of the test cluster may still run: {error}", file=sys.stderr)
 
     def client(self, *command: str) -> str:
         """Output of a Slurm client command."""

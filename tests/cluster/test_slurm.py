@@ -175,7 +175,7 @@ def test_preempted_training_goes_on_from_its_checkpoint(ran, tmp_path):
     log.unlink()
     run = site.start(MODEL)
     job = first_running(site, "train")
-    wait_for("its start", lambda: log.is_file() and "validation patches" in log.read_text(), seconds=120)
+    wait_for("its first steps", lambda: log.is_file() and "validation at step 12" in log.read_text(), seconds=300)
     site.cluster.client("scancel", job)
     ends_well(run)
     assert "resumed at step" in log.read_text()

@@ -106,6 +106,13 @@ class Config(Section):
     max_quarantined: Share = Field(
         0.2, description="Share of the cohort that may be in quarantine before the run stops."
     )
+    plan: Literal["all", "new"] = Field(
+        "all",
+        exclude=True,
+        description="all: look at every slide; new: only at those that are new or changed since the last complete run, "
+        "as long as settings, code and the slides that models learn from are the same. For large cohorts, on the "
+        "command line: `--config plan=new`.",
+    )
     convert: Convert = Field(default_factory=Convert, description="Slide to OME-Zarr.")
     tissue: Tissue = Field(default_factory=Tissue, description="Tissue presegmentation.")
     quality: Quality = Field(default_factory=Quality, description="Artefacts.")

@@ -1,0 +1,86 @@
+# `--config plan=new`: slides that nothing has happened to since the last complete run are not planned. Their outputs are
+# sources then, as the slides are: a plan of 10,000 slides takes minutes and 2 GB otherwise.
+from types import SimpleNamespace
+
+from histomake import settled
+from histomake.recall import stamps
+
+MEMORY = LAYOUT.results / "memory" / "settled.json"
+SOURCES = ("Snakefile", "rules/*.smk", "envs/*")
+
+
+def model_files():
+    """Every file that models are, or are made from, besides slides and their tables."""
+    found = set(TISSUE_MODEL)
+    for name in CONFIG.tasks:
+        start = pretrained(SimpleNamespace(task=name))
+        found |= {start} if start else set()
+        for fold in folds(name):
+            folder = LAYOUT.model(name, fold)
+            found |= {f"{folder}.cohort.json", f"{folder}/history.csv"}
+            found |= {f"{place}/model.{kind}" for place in (folder, model_in_use(name, fold)) for kind in MODEL_KINDS}
+    return sorted(found)
+
+
+def shared_identity():
+    """What the outputs of all slides depend on: settings, code and models."""
+    models = model_files()
+    return settled.digest(
+        [
+            CONFIG.dump(),
+            [provenance.code_digest(script) for script in sorted(SCRIPTS.glob("*.py"))],
+            [sha256_file(file) for pattern in SOURCES for file in sorted(Path(workflow.basedir).glob(pattern))],
+            list(zip(models, stamps(models), strict=True)),
+        ]
+    )
+
+
+def own_identity():
+    """What the outputs of each slide depend on besides, by its id."""
+    roles = defaultdict(list)
+    for name in CONFIG.tasks:
+        for a in ROLES[name]:
+            roles[a.slide_id].append([name, a.fold, a.role])
+    return {
+        s.slide_id: settled.digest(
+            [
+                vars(s),
+                FINGERPRINTS.of(s.path),
+                FINGERPRINTS.of(s.annotation) if s.annotation else None,
+                roles[s.slide_id],
+            ]
+        )
+        for s in SLIDES.values()
+    }
+
+
+def find_settled():
+    """Ids of the slides that need no plan.
+
+    A model is made anew, and predicts every slide anew, if any slide that it learns from is not settled. Then, and with
+    cascades, which are made of slides too, everything is planned.
+    """
+    if CONFIG.plan == "all" or CONFIG.radhical or CONFIG.patch_cascades or not workflow.is_main_process:
+        return frozenset()
+    found = settled.settled(MEMORY, shared=shared_identity(), made_of=own_identity())
+    learned = {a.slide_id for name in TRAINED for a in ROLES[name] if a.role in cohort.FITTED}
+    # The memory knows the slides of the last run: one that left the sheet changes the split of those that are left.
+    found = found & set(SLIDES) if learned <= found else frozenset()
+    print(f"plan: {len(SLIDES) - len(found):,} of {len(SLIDES):,} slides are new or changed", file=sys.stderr)
+    return found
+
+
+def remember_settled():
+    """After a run that was asked for everything, keep what it left of every slide."""
+    asked = workflow.dag_settings
+    if set(asked.targets) - {"all"} or asked.until or asked.omit_from or asked.batch:
+        return
+    outputs = defaultdict(list)
+    for job in workflow.dag.jobs:
+        if "slide" in job.wildcards_dict:
+            outputs[job.wildcards_dict["slide"]] += map(str, job.output)
+    settled.remember(MEMORY, shared=shared_identity(), made_of=own_identity(), outputs=outputs, left_out=SETTLED)
+
+
+SETTLED = find_settled()
+PLANNED = [s for s in SLIDES if s not in SETTLED]

@@ -1,0 +1,64 @@
+"""`--config plan=new` runs what a plan of all slides would run, whatever has happened since the last complete run."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+
+from tests.workflow.test_rerun_contract import add_slide
+from tests.workshop import Workshop
+
+NEW = ("--config", "plan=new")
+
+
+def add_one_to_predict(workshop):
+    add_slide(workshop, split="predict")
+
+
+def add_one_to_learn_from(workshop):
+    add_slide(workshop, split="train")
+
+
+def edit_the_tested_slide(workshop):
+    with open(workshop.slide_file("P01-A"), "ab") as stream:
+        stream.write(b"\0")
+
+
+def change_the_tissue_settings(workshop):
+    content = yaml.safe_load(workshop.config.read_text())
+    content["tissue"] = content.get("tissue", {}) | {"close_um": 48.0}
+    workshop.config.write_text(yaml.safe_dump(content))
+
+
+def nothing(workshop):
+    pass
+
+
+@pytest.mark.parametrize(
+    "happen", [nothing, add_one_to_predict, add_one_to_learn_from, edit_the_tested_slide, change_the_tissue_settings]
+)
+def test_both_plans_are_the_same(workshop, happen):
+    happen(workshop)
+    assert workshop.planned(*NEW) == workshop.planned()
+
+
+def test_a_lost_picture_is_drawn_again(workshop):
+    picture = workshop.results / "contact" / "x10" / "P01-A.png"
+    kept = picture.with_name("kept")
+    os.rename(picture, kept)
+    try:
+        assert workshop.planned(*NEW) == workshop.planned()
+    finally:
+        os.rename(kept, picture)
+
+
+def test_only_what_is_new_is_looked_at_and_a_run_leaves_nothing_for_the_other_plan(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "workshop", symlinks=True)
+    workshop = Workshop(tmp_path / "workshop")
+    assert "plan: 0 of 5 slides are new or changed" in workshop.snakemake("--dry-run", *NEW).stderr
+    add_slide(workshop, split="predict")
+    done = workshop.snakemake(*NEW)
+    assert "plan: 1 of 6 slides are new or changed" in done.stderr
+    assert workshop.planned() == set()
+    assert "plan: 0 of 6 slides are new or changed" in workshop.snakemake("--dry-run", *NEW).stderr
