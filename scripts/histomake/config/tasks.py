@@ -45,7 +45,8 @@ class Target(Section):
     multi_label: bool = Field(
         False,
         description="Each class on its own: a patch has every class that reaches min_area, or none; the sheet's cell "
-        "lists classes with commas.",
+        "lists classes with commas. With one class and min_area: 0.01, a patch is positive from 1 % on and negative "
+        "below.",
     )
     unlabelled: Literal["ignore", "background"] = Field(
         "ignore",
@@ -81,7 +82,10 @@ class Model(Section):
         0, ge=0, le=50, description="First stages of the encoder whose weights stay as they are."
     )
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Each stage towards the input learns at this share of the rate of the next."
+        1.0,
+        gt=0,
+        le=1,
+        description="Each stage towards the input learns at this share of the rate of the next (Howard & Ruder 2018).",
     )
     dropout: Share = Field(0.0, description="Dropout before the last layer.")
     context: list[Annotated[float, Field(gt=1, le=64)]] = Field(
@@ -91,7 +95,8 @@ class Model(Section):
     stain: Literal["none", "macenko", "reinhard"] = Field(
         "none",
         description="Stain normalisation in training and prediction alike: each slide's colours are learned once, from "
-        "its tissue at 2 µm/px, and brought to those of the training slide nearest to the median.",
+        "its tissue at 2 µm/px, and brought to those of the training slide nearest to the median. Macenko et al. 2009; "
+        "Reinhard et al. 2001.",
     )
 
 
@@ -103,7 +108,10 @@ class Augment(Section):
     saturation: float = Field(0.15, ge=0, le=1, description="Saturation jitter, as a share.")
     hue: float = Field(0.03, ge=0, le=0.5, description="Hue jitter, as a share of the colour circle.")
     hed: float = Field(
-        0.0, ge=0, le=0.5, description="Jitter of haematoxylin, eosin and DAB densities, as a share (0.05 is usual)."
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Jitter of haematoxylin, eosin and DAB densities, as a share (Tellez et al. 2018; 0.05 is usual).",
     )
     rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation by any angle, in degrees; corners mirror.")
     elastic: float = Field(
@@ -119,7 +127,7 @@ class Augment(Section):
 class Train(Section):
     """The training loop."""
 
-    steps: int = Field(1000, ge=1, description="Optimiser steps: length does not depend on how many patches exist.")
+    steps: int = Field(1000, ge=1, description="Optimiser steps, as in histo-fetch: not passes over the patches.")
     batch: int = Field(32, ge=1, description="Patches per step.")
     accumulate: int = Field(
         1, ge=1, description="Batches whose gradients are added up for one step: a larger batch in the same memory."
@@ -127,14 +135,19 @@ class Train(Section):
     loss: Literal[
         "auto", "ce", "weighted_ce", "focal", "bce", "dice", "dice_ce", "generalised_dice", "mse", "huber"
     ] = Field(
-        "auto", description="auto: ce for classes, bce for multi_label, dice_ce for segmentation, huber for regression."
+        "auto",
+        description="auto: ce for classes, bce for multi_label, dice_ce for segmentation, huber for regression. focal: "
+        "Lin et al. 2017, gamma 2; dice: Milletari et al. 2016; generalised_dice: Sudre et al. 2017.",
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9, after Nesterov.")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="adamw: Loshchilov & Hutter 2019; sgd has momentum 0.9, after Nesterov."
+    )
     learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay.")
     schedule: Literal["one_cycle", "cosine", "warm_restarts", "constant"] = Field(
         "one_cycle",
-        description="Course of the learning rate; warm_restarts begins with a tenth of the steps, doubling.",
+        description="Course of the learning rate. one_cycle: Smith 2018; warm_restarts: Loshchilov & Hutter 2017, "
+        "beginning with a tenth of the steps, doubling.",
     )
     clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; longer ones are scaled down.")
     validate_every: int = Field(200, ge=1, description="Steps between validations; the best checkpoint is kept.")
@@ -164,7 +177,8 @@ class Train(Section):
     )
     positions: Literal["grid", "random"] = Field(
         "grid",
-        description="grid: patches of the table; random: moved by up to half a stride, so that no two draws are alike.",
+        description="grid: patches of the table; random: moved by up to half a stride, so that no two draws are alike "
+        "(after histo-fetch).",
     )
     audit: bool = Field(False, description="Write every drawn coordinate to drawn.parquet beside the model.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
