@@ -75,7 +75,7 @@ gpu-test: env
 	$(PYTHON) -m pytest tests/gpu -s
 
 cluster-test: env
-	tests/cluster/run
+	tests/cluster/run $(TESTS)
 
 profiles:
 	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake"; mkdir -p "$$folder"; \
