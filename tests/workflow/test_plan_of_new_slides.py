@@ -12,6 +12,12 @@ from tests.workshop import Workshop
 NEW = ("--config", "plan=new")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def complete(finished):
+    """A complete run after whatever other tests did: what is compared with later."""
+    finished.snakemake("--forcerun", "lineage")
+
+
 def add_one_to_predict(workshop):
     add_slide(workshop, split="predict")
 
