@@ -22,17 +22,29 @@ def model_files():
     return sorted(found)
 
 
-def shared_identity():
-    """What the outputs of all slides depend on: settings, code and models."""
-    models = model_files()
+def learned():
+    """(task, fold, slide, role) of every slide that a model is made with."""
+    return sorted(
+        (name, a.fold, a.slide_id, a.role) for name in TRAINED for a in ROLES[name] if a.role in cohort.FITTED
+    )
+
+
+def workflow_identity():
+    """What the outputs of all slides depend on besides models: settings, code, and the slides that models are of."""
     return settled.digest(
         [
             CONFIG.dump(),
             [provenance.code_digest(script) for script in sorted(SCRIPTS.glob("*.py"))],
             [sha256_file(file) for pattern in SOURCES for file in sorted(Path(workflow.basedir).glob(pattern))],
-            list(zip(models, stamps(models), strict=True)),
+            learned(),
         ]
     )
+
+
+def shared_identity():
+    """What the outputs of all slides depend on, with the models as they are now."""
+    models = model_files()
+    return settled.digest([WORKFLOW_IDENTITY, list(zip(models, stamps(models), strict=True))])
 
 
 def own_identity():
@@ -62,10 +74,9 @@ def find_settled():
     """
     if CONFIG.plan == "all" or CONFIG.radhical or CONFIG.patch_cascades or not workflow.is_main_process:
         return frozenset()
-    found = settled.settled(MEMORY, shared=shared_identity(), made_of=own_identity())
-    learned = {a.slide_id for name in TRAINED for a in ROLES[name] if a.role in cohort.FITTED}
-    # The memory knows the slides of the last run: one that left the sheet changes the split of those that are left.
-    found = found & set(SLIDES) if learned <= found else frozenset()
+    found = settled.settled(MEMORY, shared=shared_identity(), made_of=MADE_OF)
+    if not {slide_id for _, _, slide_id, _ in learned()} <= found:
+        found = frozenset()
     print(f"plan: {len(SLIDES) - len(found):,} of {len(SLIDES):,} slides are new or changed", file=sys.stderr)
     return found
 
@@ -79,8 +90,12 @@ def remember_settled():
     for job in workflow.dag.jobs:
         if "slide" in job.wildcards_dict:
             outputs[job.wildcards_dict["slide"]] += map(str, job.output)
-    settled.remember(MEMORY, shared=shared_identity(), made_of=own_identity(), outputs=outputs, left_out=SETTLED)
+    settled.remember(MEMORY, shared=shared_identity(), made_of=MADE_OF, outputs=outputs, left_out=SETTLED)
 
+
+# Taken now and not when the run ends: a slide or a file of code that changes meanwhile is not what the outputs are of.
+MADE_OF = own_identity() if workflow.is_main_process else {}
+WORKFLOW_IDENTITY = workflow_identity() if workflow.is_main_process else ""
 
 SETTLED = find_settled()
 PLANNED = [s for s in SLIDES if s not in SETTLED]

@@ -71,7 +71,7 @@ def remember(
         left_out: slides that it did not plan because they were settled.
     """
     before = _read(memory, None)
-    slides = {slide: before[slide] for slide in left_out}
+    slides = {slide: before[slide] for slide in left_out if slide in before}
     for slide, paths in outputs.items():
         names: Sequence[str] = sorted(paths)
         slides[slide] = Left(made_of[slide], dict(zip(names, stamps(names), strict=True)))

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -26,6 +27,12 @@ def add_one_to_learn_from(workshop):
     add_slide(workshop, split="train")
 
 
+def remove_one_learned_from(workshop):
+    roles = pq.read_table(workshop.results / "splits" / "tissue_kind.parquet").to_pylist()
+    gone = next(r["slide_id"] for r in roles if r["role"] == "train")
+    workshop.write_rows([row for row in workshop.rows() if not row.startswith(f"{gone}\t")])
+
+
 def edit_the_tested_slide(workshop):
     with open(workshop.slide_file("P01-A"), "ab") as stream:
         stream.write(b"\0")
@@ -42,7 +49,15 @@ def nothing(workshop):
 
 
 @pytest.mark.parametrize(
-    "happen", [nothing, add_one_to_predict, add_one_to_learn_from, edit_the_tested_slide, change_the_tissue_settings]
+    "happen",
+    [
+        nothing,
+        add_one_to_predict,
+        add_one_to_learn_from,
+        remove_one_learned_from,
+        edit_the_tested_slide,
+        change_the_tissue_settings,
+    ],
 )
 def test_both_plans_are_the_same(workshop, happen):
     happen(workshop)
