@@ -27,15 +27,30 @@ def add_one_to_learn_from(workshop):
     add_slide(workshop, split="train")
 
 
-def remove_one_learned_from(workshop):
+def slide_in_role(workshop, role):
+    """A slide with that role in the split, and not in quarantine."""
     roles = pq.read_table(workshop.results / "splits" / "tissue_kind.parquet").to_pylist()
-    gone = next(r["slide_id"] for r in roles if r["role"] == "train")
-    workshop.write_rows([row for row in workshop.rows() if not row.startswith(f"{gone}\t")])
+    return next(r["slide_id"] for r in roles if r["role"] == role and r["slide_id"] != "P04-B")
 
 
-def edit_the_tested_slide(workshop):
-    with open(workshop.slide_file("P01-A"), "ab") as stream:
+def learn_from_one_less(workshop):
+    freed = slide_in_role(workshop, "train")
+    header, *rows = workshop.rows()
+    splits = ["predict" if row.startswith(f"{freed}\t") else "" for row in rows]
+    workshop.write_rows([f"{header}\tsplit", *(f"{row}\t{split}" for row, split in zip(rows, splits, strict=True))])
+
+
+def edit_one(workshop, role):
+    with open(workshop.slide_file(slide_in_role(workshop, role)), "ab") as stream:
         stream.write(b"\0")
+
+
+def edit_one_learned_from(workshop):
+    edit_one(workshop, "train")
+
+
+def edit_one_tested(workshop):
+    edit_one(workshop, "test")
 
 
 def change_the_tissue_settings(workshop):
@@ -54,8 +69,9 @@ def nothing(workshop):
         nothing,
         add_one_to_predict,
         add_one_to_learn_from,
-        remove_one_learned_from,
-        edit_the_tested_slide,
+        learn_from_one_less,
+        edit_one_learned_from,
+        edit_one_tested,
         change_the_tissue_settings,
     ],
 )
