@@ -8,7 +8,7 @@ CORES ?= 2
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 export PYTHONPATH := scripts
 
-.PHONY: env envs lock docs demo report test test-examples lint bench cluster-test gpu-test profiles view viewer radhical shell clean
+.PHONY: env envs lock docs demo report test test-examples test-machine test-shared lint bench cluster-test gpu-test profiles view viewer radhical shell clean
 
 env: $(VENV)/lock.sha256
 
@@ -54,8 +54,17 @@ radhical: env
 	@cat results/nuclei/radhical/*/table.txt
 	@echo "report: results/nuclei/report.html"
 
+# What the plain `make test` leaves out has targets of its own, so that nothing is skipped.
+LEFT_OUT ?= examples or machine or shared
+
 test: env
-	$(PYTHON) -m pytest -m "not examples"
+	$(PYTHON) -m pytest -m "not ($(LEFT_OUT))"
+
+test-machine: env viewer
+	$(PYTHON) -m pytest -m machine
+
+test-shared: env
+	$(PYTHON) -m pytest -m shared
 
 test-examples: env
 	$(PYTHON) -m pytest tests/workflow -m examples

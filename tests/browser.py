@@ -20,6 +20,8 @@ class Browser:
     """One page of a headless Chromium, spoken to in the Chrome DevTools Protocol (NUL-separated JSON on fds 3, 4)."""
 
     def __init__(self, width: int = 1400, height: int = 900) -> None:
+        if not CHROMIUM:
+            raise FileNotFoundError("no Chromium here: apt-get install chromium")
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its last child may still write
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from histomake.errors import HistomakeError
 from histomake.explain import embedding, embedding_page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from tests.browser import CHROMIUM, Browser
+from tests.browser import Browser
 
 
 def small_embedding(count: int = 12) -> embedding.Embedding:
@@ -116,10 +117,7 @@ def test_groups_too_small_to_measure_are_left_out():
 
 
 def test_a_model_without_features_is_refused_with_its_name():
-    def fail(_):
-        raise AttributeError("no forward_head")
-
-    predictor = SimpleNamespace(embed=fail, description={"architecture": {"name": "strange"}})
+    predictor = SimpleNamespace(network=torch.nn.Linear(3, 1), description={"architecture": {"name": "strange"}})
     with pytest.raises(HistomakeError, match="strange"):
         embedding.embed_pixels(predictor, np.zeros((1, 8, 8, 3), np.uint8))
 
@@ -151,7 +149,7 @@ def test_a_single_patch_is_measured_and_shown_too():
     assert embedding_page.mosaic(one, title="one").shape[2] == 3
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt)")
+@pytest.mark.machine
 def test_a_large_map_is_made_of_few_triangles(tmp_path):
     count = 2001
     path = tmp_path / "map.html"
@@ -165,7 +163,7 @@ def test_a_large_map_is_made_of_few_triangles(tmp_path):
     assert count <= corners <= 20 * count  # a disc takes 68
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt)")
+@pytest.mark.machine
 def test_the_page_shows_the_patch_under_the_pointer_and_saves_a_lasso(tmp_path):
     found = small_embedding()
     path = tmp_path / "map.html"

@@ -19,7 +19,7 @@ from histomake.files import write_json
 from histomake.layout import Layout
 from PIL import Image
 
-from tests.browser import CHROMIUM, Browser
+from tests.browser import Browser
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -215,7 +215,7 @@ def test_without_cascades_the_report_has_no_such_section(tmp_path):
     assert report_cascades.cascades_section(Config.model_validate({}), Layout(tmp_path)) == ""
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt)")
+@pytest.mark.machine
 def test_a_page_inside_the_one_file_report_has_no_links_that_lead_nowhere(tmp_path):
     linked = page.document("t", [page.link("below", "#there"), page.link("P-1.a", "slides/P-1.a.html")])
     address = "data:text/html;base64," + base64.b64encode(linked.encode()).decode()

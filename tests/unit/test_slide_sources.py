@@ -223,7 +223,7 @@ def test_a_dicom_slide_shows_what_openslide_shows(data, tmp_path):
     assert manifest["mpp"] == pytest.approx(28.97, abs=0.01)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the JPEG 2000 files are not committed")
+@pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "codec", "tolerance"), [("-J2K_dicom", "jpeg", 0), (".jp2.tiff", "jpeg2k", 0.6)], ids=["dicom", "tiff"]
 )
@@ -301,7 +301,7 @@ def _place(index: int, columns: int, dataset: pydicom.Dataset) -> pydicom.Datase
     return group
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the NDPI slide is not committed")
+@pytest.mark.shared
 def test_ndpi_shows_what_openslide_shows(tmp_path):
     source = SHARED / "fluorescence-DAPI.ndpi"
     manifest, reader = stored(source, tmp_path)

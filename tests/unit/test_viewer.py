@@ -22,7 +22,7 @@ from histomake.viewer.masks import TILE
 from histomake.viewer.server import RefusedError, byte_range, safe_path, serve
 from PIL import Image
 
-from tests.browser import CHROMIUM, Browser
+from tests.browser import Browser
 from tests.marked_slide import (
     MARKED,
     READY,
@@ -283,12 +283,6 @@ def test_patches_come_with_what_the_model_decided(fetch):
     assert (found["kind"], found["range"]) == ("classification", [0, 1])
 
 
-needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and OPENSEADRAGON.is_file()),
-    reason="needs Chromium (apt) and OpenSeadragon (make viewer)",
-)
-
-
 @pytest.fixture(scope="module")
 def page(results):
     """A browser that shows the slide, and the server's address."""
@@ -303,13 +297,13 @@ def page(results):
     server.server_close()
 
 
-@needs_browser
+@pytest.mark.machine
 def test_tiles_appear_and_the_overlay_lies_on_them_to_a_pixel(page):
     assert (shown(page)[STAGE] > 240).all(axis=2).mean() > 0.5
     assert overlay_offset(page) <= 1
 
 
-@needs_browser
+@pytest.mark.machine
 def test_masks_lie_on_the_image_to_a_pixel(page):
     page.wait("histomake.masks.size === 2")
     assert overlay_offset(page, "annotation") <= 1
@@ -321,7 +315,7 @@ def test_masks_lie_on_the_image_to_a_pixel(page):
     page.wait("histomake.overlay.task === 'kind'")
 
 
-@needs_browser
+@pytest.mark.machine
 def test_outlines_lie_on_the_image_to_a_pixel_and_are_fetched_only_when_shown(outlined):
     server = serve(outlined.results, port=0, openseadragon=OPENSEADRAGON)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -339,7 +333,7 @@ def test_outlines_lie_on_the_image_to_a_pixel_and_are_fetched_only_when_shown(ou
     assert np.ptp(beyond) <= 1
 
 
-@needs_browser
+@pytest.mark.machine
 def test_an_address_with_a_place_opens_there(page):
     x, y = patch_positions()[MARKED]
     page.open("about:blank")
@@ -354,7 +348,7 @@ def test_an_address_with_a_place_opens_there(page):
     page.wait(READY)
 
 
-@needs_browser
+@pytest.mark.machine
 def test_a_click_shows_the_patch_under_it(page):
     bare = shown(page)
     top, bottom, left, right = box_of((bare[STAGE] < 64).all(axis=2))
@@ -365,7 +359,7 @@ def test_a_click_shows_the_patch_under_it(page):
     assert "score_nuclei\t1" in text
 
 
-@needs_browser
+@pytest.mark.machine
 def test_only_the_visible_tiles_are_fetched(page):
     page.open(f"{page.address}/slide/{SLIDE}")
     page.wait(READY)
@@ -376,7 +370,7 @@ def test_only_the_visible_tiles_are_fetched(page):
     assert fetched < tiles / 2
 
 
-@needs_browser
+@pytest.mark.machine
 def test_a_quarantined_slide_says_why(page):
     page.open(f"{page.address}/slide/lost")
     page.wait("document.getElementById('message')?.textContent.includes('give one')")

@@ -24,6 +24,7 @@ from histomake.errors import HistomakeError
 from histomake.explain.pixels import read_patches
 from histomake.learn.data import SlideEntry
 from histomake.learn.predict import Predictor
+from histomake.model.build import has_features
 from histomake.patch.table import read_table
 
 if TYPE_CHECKING:
@@ -126,13 +127,10 @@ def features_of(
 
 def embed_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Features float32 (n, d) of patches uint8 (n, h, w, 3 · views)."""
-    try:
-        return predictor.embed(torch.from_numpy(pixels))
-    except (AttributeError, NotImplementedError, TypeError) as error:
+    if not has_features(predictor.network):
         name = predictor.description["architecture"]["name"]
-        raise HistomakeError(
-            f"the model {name} gives no features before its last layer ({error}): it cannot be embedded"
-        ) from error
+        raise HistomakeError(f"the model {name} gives no features before its last layer: it cannot be embedded")
+    return predictor.embed(torch.from_numpy(pixels))
 
 
 def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -113,6 +113,11 @@ class FCN(nn.Module):
         return nn.functional.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
 
 
+def has_features(network: nn.Module) -> bool:
+    """Whether `embed` knows where the network's features are."""
+    return isinstance(network, FastSCNN) or hasattr(network, "forward_head") or hasattr(network, "encoder")
+
+
 def embed(network: nn.Module, x: Tensor) -> Tensor:
     """The vector before the last layer, (n, features); of a segmentation network the mean of its deepest features."""
     if hasattr(network, "forward_head"):

@@ -110,8 +110,8 @@ class Source(ABC):
         return [self.path]
 
     def tile_bytes(self, level: int) -> TileBytes:
-        """Byte ranges of the encoded tiles of a level that has a ``coding``."""
-        raise NotImplementedError(f"{self.info.family} has no encoded tiles on level {level}")
+        """Byte ranges of the encoded tiles of a level that has a ``coding``; ValueError for any other level."""
+        raise ValueError(f"{self.info.family} has no encoded tiles on level {level}")
 
     @abstractmethod
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
