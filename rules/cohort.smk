@@ -2,9 +2,6 @@
 
 
 rule split:
-    input:
-        manifests=of_every_slide(LAYOUT.manifest),
-        models=untrained_descriptions,
     output:
         split="<results>/splits/{task}.parquet",
     log:
@@ -18,10 +15,36 @@ rule split:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
-        roles=lambda wildcards: [[a.fold, a.slide_id, a.patient_id, a.role] for a in ROLES[wildcards.task]],
+        roles=lambda wildcards: roles_of(ROLES[wildcards.task]),
         code=code("split.py"),
     script:
         "../scripts/split.py"
+
+
+# No figure is worked out before the slides themselves were compared, and the sooner a leak is known the less time is
+# lost. Models do not wait for it, or a new slide to test would train them anew: enrol compares what it enrols.
+rule leakage:
+    input:
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in judged(ROLES[wildcards.task])],
+        models=earlier_descriptions,
+    output:
+        record="<results>/splits/{task}.leakage.json",
+    log:
+        "<logs>/leakage/{task}.log",
+    benchmark:
+        "<benchmarks>/leakage/{task}.tsv"
+    priority: 100
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(10),
+    params:
+        roles=lambda wildcards: roles_of(ROLES[wildcards.task], leakage.JUDGED),
+        code=code("leakage.py"),
+    script:
+        "../scripts/leakage.py"
 
 
 # A slide's table stands for the records it is made from. Snakemake looks for every input of a job among all jobs before

@@ -1,6 +1,7 @@
 # The sheet, the typed configuration, and the named functions with which rules ask for inputs and params.
 import atexit
 import gc
+import os
 import sys
 from collections import defaultdict
 from functools import cache, partial
@@ -16,7 +17,7 @@ atexit.register(gc.freeze)
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from histomake import cohort, provenance
+from histomake import cohort, leakage, provenance
 from histomake.config import parse_config
 from histomake.errors import HistomakeError
 from histomake.files import sha256_file
@@ -43,7 +44,7 @@ FINGERPRINTS = provenance.Fingerprints(LAYOUT.fingerprints, remember=workflow.is
 
 # Where the sheet gives a task slides to fit, its models are trained. Elsewhere they are taken over from the folder the
 # task names, or used as they lie in the results: no rule makes those, so that none can train them anew.
-TRAINED = [name for name in CONFIG.tasks if any(a.role in cohort.FITTED for a in ROLES[name])]
+TRAINED = [name for name in CONFIG.tasks if any(a.role in leakage.FITTED for a in ROLES[name])]
 ADOPTED = [
     name
     for name, settings in CONFIG.tasks.items()
@@ -125,11 +126,12 @@ def adopted(name):
     return lambda wildcards: model_in_use(wildcards.task, int(wildcards.fold)) / name
 
 
-def untrained_descriptions(wildcards):
-    """Descriptions of the task's models, if they are not trained here."""
-    if wildcards.task in TRAINED:
-        return []
-    return [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)]
+def earlier_descriptions(wildcards):
+    """Descriptions of the models that the task's were not made by it, or start from: what those have seen counts."""
+    if wildcards.task not in TRAINED:
+        return [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)]
+    found = [Path(start).with_name("model.json") for start in [pretrained(wildcards)] if start]
+    return [path for path in found if made_here(path) or path.is_file()]
 
 
 def of_every_slide(*places):
@@ -159,7 +161,7 @@ def entry(slide_id):
 
 def fitted(wildcards):
     """The slides a fold's model is made with, by role: part of the model's identity."""
-    return {role: [entry(s) for s in slides_in(wildcards.task, wildcards.fold, role)] for role in cohort.FITTED}
+    return {role: [entry(s) for s in slides_in(wildcards.task, wildcards.fold, role)] for role in leakage.FITTED}
 
 
 def fitted_slides(wildcards):
@@ -173,6 +175,32 @@ def pretrained(wildcards):
     if isinstance(path, bool):
         return []
     return path if path.endswith(".safetensors") else f"{path}/model.safetensors"
+
+
+def made_here(path):
+    """Whether a file is of a model that this very workflow trains."""
+    return any(Path(path).is_relative_to(LAYOUT.models(name)) for name in TRAINED)
+
+
+def pretrained_here(wildcards):
+    """The weights a task starts from, if they are made here: with them, the task is trained anew."""
+    path = pretrained(wildcards)
+    return str(Path(path)) if path and made_here(path) else []
+
+
+def pretrained_elsewhere(wildcards):
+    """The weights a task starts from, if they are not made here: their bytes count, and not their date."""
+    return [] if pretrained_here(wildcards) else pretrained(wildcards)
+
+
+def roles_of(assignments, roles=None):
+    """What a script must know of who is trained on and tested on; of some roles only, if they are given."""
+    return [[a.fold, a.slide_id, a.patient_id, a.role] for a in assignments if roles is None or a.role in roles]
+
+
+def judged(assignments):
+    """Ids of the slides that no other role may share, each once."""
+    return list(dict.fromkeys(a.slide_id for a in assignments if a.role in leakage.JUDGED))
 
 
 def prediction_paths(task_name, *roles):

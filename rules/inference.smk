@@ -64,7 +64,7 @@ rule evaluate:
     input:
         predictions=lambda wildcards: prediction_paths(wildcards.task, "test"),
         descriptions=lambda wildcards: [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)],
-        split=ancient("<results>/splits/{task}.parquet"),
+        leakage="<results>/splits/{task}.leakage.json",
     output:
         metrics="<results>/metrics/{task}.json",
         table="<results>/metrics/{task}.parquet",

@@ -14,9 +14,6 @@ rule radhical:
 
 
 rule radhical_split:
-    input:
-        manifests=of_every_slide(LAYOUT.manifest),
-        models=[],
     output:
         split=f"{CASCADE}/split.parquet",
     log:
@@ -30,17 +27,40 @@ rule radhical_split:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
-        roles=lambda wildcards: [[a.fold, a.slide_id, a.patient_id, a.role] for a in CASCADE_ROLES[wildcards.cascade]],
+        roles=lambda wildcards: roles_of(CASCADE_ROLES[wildcards.cascade]),
         code=code("split.py"),
     script:
         "../scripts/split.py"
+
+
+rule radhical_leakage:
+    input:
+        manifests=cascade_manifests(*leakage.JUDGED),
+        models=[],
+    output:
+        record=f"{CASCADE}/leakage.json",
+    log:
+        "<logs>/radhical_leakage/{cascade}.log",
+    benchmark:
+        "<benchmarks>/radhical_leakage/{cascade}.tsv"
+    priority: 100
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(10),
+    params:
+        roles=lambda wildcards: roles_of(CASCADE_ROLES[wildcards.cascade], leakage.JUDGED),
+        code=code("leakage.py"),
+    script:
+        "../scripts/leakage.py"
 
 
 rule radhical_train:
     input:
         manifests=cascade_manifests("train"),
         annotations=ancient(cascade_annotations("train")),
-        split=ancient(f"{CASCADE}/split.parquet"),
     output:
         weights=f"{CASCADE}/level{{level}}/model.safetensors",
         description=f"{CASCADE}/level{{level}}/model.json",
@@ -171,6 +191,7 @@ rule radhical_compare:
         annotations=ancient(cascade_annotations("test")),
         weights=cascade_weights,
         thresholds=f"{CASCADE}/thresholds.json",
+        leakage=f"{CASCADE}/leakage.json",
     output:
         metrics=f"{CASCADE}/metrics.json",
         slides=f"{CASCADE}/metrics.parquet",

@@ -23,8 +23,8 @@ def cascade_slides(name, *roles):
     return [a.slide_id for a in CASCADE_ROLES[name] if a.role in roles]
 
 
-def cascade_manifests(role):
-    return lambda wildcards: [LAYOUT.manifest(s) for s in cascade_slides(wildcards.cascade, role)]
+def cascade_manifests(*roles):
+    return lambda wildcards: [LAYOUT.manifest(s) for s in cascade_slides(wildcards.cascade, *roles)]
 
 
 def cascade_annotations(role):
@@ -65,7 +65,7 @@ def radhical_outputs():
     wanted = []
     for name in CONFIG.radhical:
         folder = LAYOUT.results / "radhical" / name
-        wanted += [folder / "metrics.json", folder / "pareto.png"]
+        wanted += [folder / "split.parquet", folder / "metrics.json", folder / "pareto.png"]
         for s in cascade_slides(name, "test", "predict"):
             wanted += [
                 folder / "slides" / f"{s}.geojson",

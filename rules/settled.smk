@@ -25,7 +25,7 @@ def model_files():
 def learned():
     """(task, fold, slide, role) of every slide that a model is made with."""
     return sorted(
-        (name, a.fold, a.slide_id, a.role) for name in TRAINED for a in ROLES[name] if a.role in cohort.FITTED
+        (name, a.fold, a.slide_id, a.role) for name in TRAINED for a in ROLES[name] if a.role in leakage.FITTED
     )
 
 

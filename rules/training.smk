@@ -2,15 +2,14 @@
 
 
 # The slides a model is made with. One small file stands for their thousands, so that the jobs behind the model stay
-# cheap to plan. The split must have passed its gate, yet a new slide that is only to be predicted must not train anew:
-# who is enrolled is a param. The quarantine's gate stands beside: behind an ancient input whose job runs, Snakemake
-# looks for no other reason to run a job, not even for outputs that are missing.
+# cheap to plan. Who is enrolled is a param, for a slide that is only to be predicted must not train anew. No input here
+# may be ancient() and another job's: when that job runs, Snakemake looks for no other reason to run those behind it,
+# not even for settings that changed.
 rule enrol:
     input:
         manifests=lambda wildcards: [LAYOUT.manifest(s) for s in fitted_slides(wildcards)],
         tables=lambda wildcards: [LAYOUT.table(task(wildcards).grid, s) for s in fitted_slides(wildcards)],
         annotations=lambda wildcards: [LAYOUT.annotation(s) for s in fitted_slides(wildcards)],
-        split=ancient("<results>/splits/{task}.parquet"),
     output:
         cohort="<results>/models/{task}/fold{fold}.cohort.json",
     log:
@@ -36,7 +35,8 @@ rule enrol:
 rule train:
     input:
         cohort="<results>/models/{task}/fold{fold}.cohort.json",
-        pretrained=ancient(pretrained),
+        pretrained=ancient(pretrained_elsewhere),
+        pretrained_here=pretrained_here,
     output:
         weights="<results>/models/{task}/fold{fold}/model.safetensors",
         description="<results>/models/{task}/fold{fold}/model.json",
@@ -58,7 +58,7 @@ rule train:
         cfg=lambda wildcards: task(wildcards).fitting(),
         classes=CONFIG.class_names,
         seed=CONFIG.seed,
-        pretrained=lambda wildcards: [FINGERPRINTS.of(path) for path in [pretrained(wildcards)] if path],
+        pretrained=lambda wildcards: [FINGERPRINTS.of(path) for path in [pretrained_elsewhere(wildcards)] if path],
         code=code("train.py"),
     script:
         "../scripts/train.py"

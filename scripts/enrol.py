@@ -1,15 +1,21 @@
 """Rule enrol: which slides a fold's model is made with, and the digests of what it will read of them."""
 
-from histomake.files import sha256_file, write_json
+from histomake.files import read_json, sha256_file, write_json
 from histomake.job import job
+from histomake.leakage import Assignment, leaks, refuse_leaks
 
 
 def main(snakemake):
     with job(snakemake):
         given = snakemake.input
+        slides = [(role, entry) for role, entries in snakemake.params.slides.items() for entry in entries]
+        fold = int(snakemake.wildcards.fold)
+        manifests = map(read_json, given.manifests)
+        contents = {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"}
+        found = leaks([Assignment(fold, slide, patient, role) for role, (slide, patient, _) in slides], contents)
+        refuse_leaks(found, snakemake.wildcards.task)
         files = zip(given.manifests, given.tables, given.annotations, strict=True)
         digests = [[sha256_file(path) for path in of_slide] for of_slide in files]
-        slides = [(role, entry) for role, entries in snakemake.params.slides.items() for entry in entries]
         write_json(
             snakemake.output.cohort,
             [

@@ -1,4 +1,4 @@
-"""Owns who is trained on and who is tested on: patient-level folds and the leakage gate.
+"""Owns who is trained on and who is tested on: patient-level folds.
 
 Roles follow from the sheet and the seed alone, so they are known before any job runs. Patients are ordered by a keyed
 hash instead of a shuffle: adding one patient moves at most a patient per stratum, and not the whole cohort.
@@ -9,24 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from histomake.config import Split, Task
 from histomake.errors import ConfigError
+from histomake.leakage import Assignment
 from histomake.sheet import Slide
-
-FITTED = ("train", "val")
-"""Roles a model sees while it is made."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The role of one slide in one fold."""
-
-    fold: int
-    slide_id: str
-    patient_id: str
-    role: str
 
 
 def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) -> list[Assignment]:
@@ -189,30 +177,3 @@ def _fold_roles(
             + "or give roles in the sheet's split column"
         )
     return roles
-
-
-def leaks(assignments: Iterable[Assignment], fingerprints: Mapping[str, str]) -> list[str]:
-    """Every way in which one fold's roles share a patient or the very same slide bytes; empty when clean.
-
-    ``fingerprints``: slide id → digest of the slide's bytes (a slide without one is not compared).
-    """
-    seen: dict[tuple[int, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for a in assignments:
-        seen[a.fold, "patient", a.patient_id][a.role].add(a.slide_id)
-        if digest := fingerprints.get(a.slide_id):
-            seen[a.fold, "slide bytes", digest][a.role].add(a.slide_id)
-    found = []
-    for (fold, kind, key), by_role in seen.items():
-        learned = {role: ids for role, ids in by_role.items() if role != "predict"}
-        if len(learned) > 1:
-            places = "; ".join(f"{role}: {', '.join(sorted(ids))}" for role, ids in sorted(learned.items()))
-            found.append(f"fold {fold}: same {kind} {key[:16]} in {places}")
-    return sorted(found)
-
-
-def seen_before(assignments: Iterable[Assignment], fingerprints: Mapping[str, str], seen: Iterable[str]) -> list[str]:
-    """Test slides whose bytes a model was made with; ``seen``: the beginnings of their digests that it remembers."""
-    known = set(seen)
-    lengths = {len(beginning) for beginning in known}
-    tested = {a.slide_id for a in assignments if a.role == "test"} & fingerprints.keys()
-    return sorted(s for s in tested if any(fingerprints[s][:n] in known for n in lengths))

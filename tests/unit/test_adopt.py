@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from histomake.cohort import assign_task, assign_unfitted, seen_before
+from histomake.cohort import assign_task, assign_unfitted
 from histomake.config import Grid, Task, parse_config
 from histomake.errors import ConfigError
 from histomake.model.adopt import folds, misfits, model_folder, taken_over
@@ -81,13 +81,6 @@ def test_with_a_model_slides_are_tested_when_the_sheet_says_so_and_predicted_oth
         (1, "b", "test"),
         (1, "c", "predict"),
     ]
-
-
-def test_slides_a_model_was_made_with_never_test_it() -> None:
-    found = assign_unfitted([Slide(s, "x", s, split=r) for s, r in (("a", "test"), ("b", "predict"))], folds=1)
-    digests = {"a": "0123456789", "b": "5555555555"}
-    assert seen_before(found, digests, ["01234", "55555"]) == ["a"]
-    assert seen_before(found, digests, []) == []
 
 
 def sheet_config(tmp_path: Path, rows: str, **task: object):

@@ -4,9 +4,10 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from histomake.cohort import assign, assign_task, leaks
+from histomake.cohort import assign, assign_task
 from histomake.config import Split, Task
 from histomake.errors import ConfigError
+from histomake.leakage import leaks
 from histomake.sheet import Slide
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,12 +102,6 @@ def test_a_patient_in_two_roles_of_the_sheet_is_a_leak():
 def test_too_few_patients_is_an_error_with_advice():
     with pytest.raises(ConfigError, match="no patient left for"):
         assign(cohort([5, 5]), Split(), seed=0, task="t")
-
-
-def test_equal_slide_bytes_in_two_roles_are_found():
-    slides = [Slide(s, "x", p, split=r) for s, p, r in [("a", "p", "train"), ("b", "q", "test"), ("c", "r", "val")]]
-    found = leaks(assign(slides, Split(), seed=0, task="t"), {"a": "same", "b": "same", "c": "other"})
-    assert found == ["fold 0: same slide bytes same in test: b; train: a"]
 
 
 def graded(grades: list[str], *, slides: int = 1) -> list[Slide]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from histomake.config import ConfigError, Grid, Model, Target, Task
 from histomake.errors import HistomakeError
+from histomake.files import write_json
 from histomake.layout import Layout
 from histomake.learn import trainer as trainer_module
 from histomake.learn.batches import TrainingBatches
@@ -133,6 +134,14 @@ def test_model_trained_earlier_is_the_start_of_another(cohort, tmp_path: Path) -
     model = {"name": "test_resnet", "pretrained": str(tmp_path / "first"), "transfer": "all", "frozen_stages": 1}
     described = fit(make_task(model=model | {"layer_decay": 0.7}), cohort, tmp_path / "second")
     assert described["architecture"]["pretrained"] == str(tmp_path / "first")
+
+
+def test_a_model_has_seen_what_the_model_it_started_from_had_seen(cohort, tmp_path: Path) -> None:
+    first = fit(make_task(), cohort, tmp_path / "first")
+    write_json(tmp_path / "first/model.json", first | {"made_with": ["an-earlier-slide"]})
+    model = {"name": "test_resnet", "pretrained": str(tmp_path / "first")}
+    second = fit(make_task(model=model), cohort, tmp_path / "second")
+    assert set(second["made_with"]) == {*first["made_with"], "an-earlier-slide"}
 
 
 def test_training_ends_early_when_nothing_gets_better(cohort, tmp_path: Path) -> None:

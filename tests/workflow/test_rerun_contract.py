@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.workshop import Workshop
+
 PER_SLIDE = {"convert", "annotate", "presegment", "quality", "tabulate"}
 MODULES_TO_RULES = {
     "tissue.py": {"presegment", "quality", "tabulate"},
     "slide/convert.py": {"convert"},
     "metrics.py": {"evaluate"},
-    "cohort.py": {"split"},
+    "cohort.py": set(),
+    "leakage.py": {"enrol", "leakage"},
 }
 
 
@@ -42,7 +45,9 @@ def test_a_replaced_slide_runs_its_own_jobs_and_the_aggregates_whatever_its_date
     os.utime(slide, (1_000_000_000, 1_000_000_000))
     jobs = workshop.planned()
     assert slides_of(jobs) == {"P02-A"}
-    assert {"convert", "annotate", "presegment", "quality", "tabulate", "split", "quarantine", "catalog"} <= rules(jobs)
+    assert {"convert", "annotate", "presegment", "quality", "tabulate", "leakage", "quarantine", "catalog"} <= rules(
+        jobs
+    )
 
 
 def test_a_replaced_slide_that_was_only_tested_trains_nothing(workshop):
@@ -69,6 +74,7 @@ def test_an_edited_module_runs_the_rules_that_import_it_and_what_follows(worksho
     before = {
         "convert": set(),
         "presegment": {"convert", "annotate"},
+        "enrol": PER_SLIDE,
         "evaluate": PER_SLIDE | {"train", "predict_slide"},
     }
     first = next((rule for rule in before if rule in own), None)
@@ -136,15 +142,15 @@ def test_a_new_task_is_trained_and_measured_though_the_quarantine_is_made_anew(w
     assert {"quarantine", "enrol", "train", "predict_slide", "evaluate"} <= rules(workshop.planned())
 
 
-def add_slide(workshop, *, split):
-    """Give the sheet a new patient's slide, a copy of another one's with one byte changed."""
+def add_slide(workshop, *, split, tail=b"\0"):
+    """Give the sheet a new patient's slide, a copy of P01-A's with some bytes more."""
     header, *rows = workshop.rows()
     columns = header.split("\t")
     if "split" not in columns:
         columns, rows = [*columns, "split"], [row + "\t" for row in rows]
     slide = workshop.slide_file("P01-A")
     copy = slide.with_name(f"P09-A{slide.suffix}")
-    copy.write_bytes(slide.read_bytes() + b"\0")
+    copy.write_bytes(slide.read_bytes() + tail)
     new = dict(zip(columns, next(r for r in rows if r.startswith("P01-A\t")).split("\t"), strict=True))
     relative = Path(new["path"]).with_name(copy.name)
     new |= {"slide_id": "P09-A", "patient_id": "patient-09", "path": str(relative), "split": split}
@@ -164,6 +170,52 @@ def test_an_added_slide_that_is_only_to_be_predicted_trains_nothing(workshop):
     assert slides_of(jobs) == {"P09-A"}
     assert slides_of(jobs, {"predict_slide"}) == {"P09-A"}
     assert not {"train", "evaluate", "embed", "attribute"} & rules(jobs)
+
+
+def test_settings_that_change_with_the_sheet_are_heeded_in_the_same_run(workshop):
+    add_slide(workshop, split="predict")
+    content = yaml.safe_load(workshop.config.read_text())
+    content["tasks"]["tissue_kind"]["train"]["learning_rate"] = 3e-3
+    workshop.config.write_text(yaml.safe_dump(content))
+    assert {"split", "train", "predict_slide", "evaluate"} <= rules(workshop.planned())
+
+
+def test_a_model_that_starts_from_another_task_s_is_made_after_it_and_anew_with_it(workshop):
+    content = yaml.safe_load(workshop.config.read_text())
+    first = content["tasks"]["tissue_kind"]
+    model = first.get("model", {}) | {"pretrained": "results/models/tissue_kind/fold0"}
+    content["tasks"]["second"] = first | {"model": model}
+    workshop.config.write_text(yaml.safe_dump(content))
+    second = "results/models/second/fold0/model.safetensors"
+    assert rules(workshop.planned("--", second)) == {"enrol", "train"}
+    content["tasks"]["tissue_kind"]["train"]["learning_rate"] = 3e-3
+    workshop.config.write_text(yaml.safe_dump(content))
+    done = workshop.snakemake("--dry-run", "--", second)
+    assert "train        2" in done.stdout + done.stderr
+
+
+def test_one_slide_under_two_names_in_two_roles_is_refused_again_and_again(finished, tmp_path):
+    import pyarrow.parquet as pq
+
+    shutil.copytree(finished.folder, tmp_path / "workshop", symlinks=True)
+    workshop = Workshop(tmp_path / "workshop")
+    table = pq.read_table(workshop.results / "splits" / "tissue_kind.parquet").to_pylist()
+    role = next(row["role"] for row in table if row["slide_id"] == "P01-A" and row["fold"] == 0)
+    add_slide(workshop, split="val" if role == "train" else "train", tail=b"")
+    header, *rows = workshop.rows()
+    fixed = {row["slide_id"]: row["role"] for row in table if row["fold"] == 0}
+    workshop.write_rows([header, *(r + fixed.get(r.split("\t")[0], "") for r in rows)])
+    targets = ("results/splits/tissue_kind.leakage.json", "results/models/tissue_kind/fold0.cohort.json")
+    done = workshop.snakemake("--keep-going", "--", *targets, check=False)
+    assert done.returncode != 0
+    for log in ("leakage/tissue_kind.log", "enrol/tissue_kind/fold0.log"):
+        text = (workshop.results / "logs" / log).read_text()
+        assert "task tissue_kind: slides leak between roles" in text
+        assert "P09-A" in text
+        assert "P01-A" in text
+    # A second try finds them again, though metrics of the cohort before are there.
+    planned = workshop.planned("--", "results/metrics/tissue_kind.json")
+    assert {"leakage", "enrol", "train", "evaluate"} <= rules(planned)
 
 
 def test_a_fresh_clone_over_old_results_runs_nothing(workshop):

@@ -26,6 +26,7 @@ from histomake.learn.staging import staged
 from histomake.learn.stains import COLOURS
 from histomake.learn.target import is_known
 from histomake.learn.trainer import Trainer
+from histomake.model.transfer import weights_file
 from histomake.patch.sampler import choose
 
 log = logging.getLogger(__name__)
@@ -181,15 +182,19 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         "metrics": finite,
         "step": best["step"],
         "seed": trainer.seed,
-        "made_with": made_with([*patches.entries, *trainer.held_out.entries]),
+        "made_with": made_with([*patches.entries, *trainer.held_out.entries], task.model.pretrained),
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
     }
 
 
-def made_with(entries: Iterable[SlideEntry]) -> list[str]:
-    """Which slides' bytes a model has seen, so that none of them ever tests it."""
+def made_with(entries: Iterable[SlideEntry], pretrained: bool | str) -> list[str]:
+    """Which slides' bytes a model has seen, itself or in the model it started from: none of them ever tests it."""
     manifests = (read_json(entry.manifest) for entry in entries)
-    return sorted({manifest["sha256"][:KNOWN_DIGITS] for manifest in manifests if manifest["status"] == "ok"})
+    seen = {manifest["sha256"][:KNOWN_DIGITS] for manifest in manifests if manifest["status"] == "ok"}
+    earlier = weights_file(pretrained).with_name("model.json") if isinstance(pretrained, str) else None
+    if earlier and earlier.is_file():
+        seen.update(read_json(earlier).get("made_with", []))
+    return sorted(seen)
 
 
 def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:

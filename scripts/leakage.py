@@ -1,0 +1,29 @@
+"""Rule leakage: that no slide, under whatever name, is in two roles, nor tests a model that it was made with."""
+
+from pathlib import Path
+
+from histomake.files import read_json, write_json
+from histomake.job import job
+from histomake.layout import Layout
+from histomake.leakage import Assignment, leaks, refuse_leaks, seen_before
+from histomake.recall import Recall
+
+
+def main(snakemake):
+    results = Path(snakemake.input.manifests[0]).parents[1]
+    recall = Recall(Layout(results).memory("-".join([snakemake.rule, *snakemake.wildcards])))
+    with job(snakemake, recall):
+        roles = [Assignment(*row) for row in snakemake.params.roles]
+        manifests = recall.records(snakemake.input.manifests)
+        digests = {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"}
+        found = leaks(roles, digests)
+        for path in snakemake.input.models:
+            seen = seen_before(roles, digests, read_json(path).get("made_with", []))
+            found += [f"the model {path} was made with {slide}, which is to test it" for slide in seen]
+        refuse_leaks(found, " ".join(snakemake.wildcards))
+        record = {"slides": sorted(digests), "models": list(snakemake.input.models), "leaks": found}
+        write_json(snakemake.output.record, record)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
