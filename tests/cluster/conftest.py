@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,7 @@ class Site:
 
     cluster: Cluster
     workshop: Workshop
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def arguments(self, *targets: str, options: tuple[str, ...] = ()) -> tuple[str, ...]:
         """The literal `--profile slurm`, hurried for tests."""
@@ -41,7 +42,7 @@ class Site:
 
     def start(self, *targets: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Start a run, to be disturbed."""
-        return subprocess.Popen(
+        run = subprocess.Popen(
             self.workshop.command(*self.arguments(*targets, options=options)),
             cwd=self.workshop.folder,
             env=self.workshop.environment(),
@@ -49,6 +50,14 @@ class Site:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.started.append(run)
+        return run
+
+    def stop(self) -> None:
+        """End every run that a failed test left."""
+        for run in self.started:
+            run.kill()
+            run.wait()
 
 
 def copy_of(workshop: Workshop, folder: Path) -> Workshop:
@@ -92,7 +101,9 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def site(cluster: Cluster, prepared: Workshop, tmp_path: Path) -> Iterator[Site]:
     """The cluster with a workshop of the test's own; afterwards no job is left and every node is up."""
-    yield Site(cluster, copy_of(prepared, tmp_path / "workshop"))
+    site = Site(cluster, copy_of(prepared, tmp_path / "workshop"))
+    yield site
+    site.stop()
     cluster.settle()
 
 
