@@ -14,7 +14,7 @@ from histomake.recall import Recall
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
     layout = Layout(Path(given.catalog).parent)
-    recall = Recall(layout.memory("front_page"))
+    recall = Recall(layout.memory("front_page"), version=params.code)
     with job(snakemake, recall), duckdb.connect(given.catalog, read_only=True) as catalog:
         content = front_page(Config.model_validate(params.cfg), layout, catalog, set(params.pages), recall)
         with atomic_file(snakemake.output.page) as aside:

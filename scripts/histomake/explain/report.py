@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter, defaultdict
 from typing import Any
 
 import duckdb
+import msgspec
 
 from histomake import provenance
 from histomake.config import Config
@@ -33,6 +35,9 @@ HEADLINES = (("patch", "auroc", "patch AUROC"), ("patch", "r2", "patch R²"), ("
 
 Row = dict[str, Any]
 """One slide, as the catalog knows it."""
+
+Job = tuple[float, float, float]
+"""Seconds, CPU seconds and peak MB of one job, as its benchmark tells."""
 
 
 def front_page(
@@ -139,17 +144,19 @@ def _patches(config: Config, catalog: duckdb.DuckDBPyConnection) -> Html:
 def _compute(layout: Layout, recall: Recall) -> Html:
     """Time and memory per rule, from the benchmark files."""
     folder = layout.results / "benchmarks"
-    runs: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
-    paths = sorted(folder.rglob("*.tsv"))
-    for path, text in zip(paths, recall.texts(paths), strict=True):
-        rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
-        runs[rule] += csv.DictReader((text or "").splitlines(), delimiter="\t")
+    names = (f"{place}/{name}" for place, _, names in os.walk(folder) for name in names)
+    paths = sorted(name for name in names if name.endswith(".tsv"))
+    spent: defaultdict[str, list[Job]] = defaultdict(list)
+    for path, text in zip(paths, recall.texts(paths, _benchmark), strict=True):
+        rule = path[len(f"{folder}/") :].split("/", 1)[0].removesuffix(".tsv")
+        spent[rule] += msgspec.json.decode(text or "[]", type=list[Job])
     body = []
-    for rule, jobs in runs.items():
-        seconds = sum(_number(job["s"]) for job in jobs)
-        cpu = sum(_number(job["cpu_time"]) for job in jobs)
-        peak = max(_number(job["max_rss"]) for job in jobs)
-        body.append([rule, len(jobs), seconds, cpu, peak, seconds / 3600 if rule in GPU_RULES else None])
+    for rule, jobs in spent.items():
+        if not jobs:
+            continue
+        seconds, cpu, peak = zip(*jobs, strict=True)
+        hours = sum(seconds) / 3600 if rule in GPU_RULES else None
+        body.append([rule, len(jobs), sum(seconds), sum(cpu), max(peak), hours])
     body.sort(key=lambda row: -row[2])
     note = (
         f"{sum(row[2] for row in body) / 3600:.2f} hours of jobs, {sum(row[3] for row in body) / 3600:.2f} CPU hours, "
@@ -157,6 +164,14 @@ def _compute(layout: Layout, recall: Recall) -> Html:
     )
     table = page.table(["rule", "jobs", "seconds", "CPU seconds", "peak MB", "GPU-rule hours"], body)
     return page.section("Compute", page.tag("p", note), table)
+
+
+def _benchmark(path: str) -> str:
+    """The jobs of a benchmark file, as JSON."""
+    with open(path) as stream:
+        jobs = csv.DictReader(stream, delimiter="\t")
+        found = [[_number(job[column]) for column in ("s", "cpu_time", "max_rss")] for job in jobs]
+    return msgspec.json.encode(found).decode()
 
 
 def _number(text: str) -> float:
