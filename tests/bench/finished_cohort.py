@@ -166,6 +166,10 @@ def write_pattern(rule: str, number: int, path: Path) -> None:
     random = np.random.default_rng(number)
     if path.suffix == ".parquet" and rule in ("tabulate", "predict_slide"):
         pq.write_table((patch_table if rule == "tabulate" else prediction_table)(random), path, compression="zstd")
+    elif path.suffix == ".parquet" and rule == "attribute":
+        curves = [list(curve) for curve in random.random((8, 17))]
+        kinds = ("deletion", "random_deletion", "insertion", "random_insertion")
+        pq.write_table(pa.table({f"{kind}_curve": curves for kind in kinds}), path)
     elif path.suffix == ".json":
         path.write_text(json.dumps(MODEL_RECORDS.get(rule, {})))
     elif path.suffix == ".csv":
