@@ -13,6 +13,7 @@ if not workflow.overwrite_configfiles:
 
 include: "rules/common.smk"
 include: "rules/settled.smk"
+include: "rules/failed.smk"
 
 
 pathvars:

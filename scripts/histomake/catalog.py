@@ -182,7 +182,7 @@ def _add_patches(growth: Growth, grid: str, files: Sequence[Path | str]) -> None
         f"patches_{grid}",
         files,
         f"{SLIDE}, * EXCLUDE (filename) REPLACE (excluded::exclusion AS excluded)",
-        "* REPLACE (slide_id::VARCHAR::slide AS slide_id, excluded::VARCHAR::exclusion AS excluded)",
+        ", old.excluded::VARCHAR::exclusion AS excluded",
     )
     base.execute(f"CREATE VIEW patches_{grid}_kept AS FROM patches_{grid} WHERE excluded = ''")
     columns = [c for (c, *_) in base.execute(f"DESCRIBE patches_{grid}").fetchall() if c.startswith("area_")]
@@ -203,6 +203,5 @@ def _add_predictions(growth: Growth, task: str, files: Sequence[Path | str]) -> 
             f"predictions_{task}",
             files,
             f"{FOLD.format(path='filename')} AS fold, {SLIDE}, * EXCLUDE (filename)",
-            "* REPLACE (slide_id::VARCHAR::slide AS slide_id)",
             by_fold=True,
         )

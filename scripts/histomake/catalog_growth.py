@@ -21,8 +21,11 @@ CREATE TABLE build.code (digest VARCHAR);
 """What the next build must know of this one: which files its rows came from, and which code wrote them."""
 
 SAME = """
-SELECT path, slide, fold FROM previous.build.sources SEMI JOIN build.sources USING ("table", path, size, mtime_ns)
+SELECT path, fold, enum_code(old.slide_id) AS code, slide::slide AS slide_id
+FROM previous.build.sources SEMI JOIN build.sources USING ("table", path, size, mtime_ns)
+JOIN previous.slides old ON old.slide_id::VARCHAR = slide
 """
+"""Unchanged files, and the number that each one's slide had before: rows are told apart by it, without their names."""
 
 SLIDE = "parse_filename(filename, true)::slide AS slide_id"
 FOLD = r"nullif(regexp_extract({path}, 'fold(\d+)[/\\][^/\\]+$', 1), '')::SMALLINT"
@@ -78,12 +81,12 @@ class Growth:
         return repr(stamps([str(self.previous)])[0])
 
     def fill(
-        self, table: str, files: Sequence[Path | str], columns: str, retyped: str, *, by_fold: bool = False
+        self, table: str, files: Sequence[Path | str], columns: str, retyped: str = "", *, by_fold: bool = False
     ) -> None:
         """Create ``table`` from Parquet files.
 
-        ``columns`` selects from a file, ``retyped`` from the previous catalog, whose types are its own; ``by_fold``:
-        a slide has a file per fold.
+        ``columns`` selects from a file; ``retyped`` replaces columns of the previous catalog, whose types are its own;
+        ``by_fold``: a slide has a file per fold.
         """
         names = list(map(str, files))
         self._note_sources(table, names)
@@ -111,8 +114,8 @@ class Growth:
         if kept:
             fold = "AND old.fold = kept.fold" if by_fold else ""
             self.base.execute(
-                f"CREATE TABLE {table} AS SELECT {retyped} FROM previous.{table} old "  # noqa: S608
-                f"SEMI JOIN kept ON old.slide_id::VARCHAR = kept.slide {fold}"
+                f"CREATE TABLE {table} AS SELECT old.* REPLACE (kept.slide_id AS slide_id{retyped}) "  # noqa: S608
+                f"FROM previous.{table} old JOIN kept ON enum_code(old.slide_id) = kept.code {fold}"
             )
         return kept
 
