@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from histomake.config import Grid
-from histomake.patch.grid import axes, cells, over_edge, span
+from histomake.patch.grid import axes, cells, middle, over_edge, span
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -49,6 +49,19 @@ def test_every_pixel_of_the_slide_lies_in_a_cell_when_the_stride_is_the_size(sli
     assert columns[0] == 0
     assert np.all(gaps <= 1)
     assert columns[-1] + length >= width - 1
+
+
+@given(slides, grids)
+def test_middles_of_overlapping_patches_tile_the_slide_and_others_are_the_whole_patch(slide, grid):
+    width, height, mpp0 = slide
+    offset, edge = middle(grid, mpp0)
+    assert offset + edge / 2 == pytest.approx(span(grid, mpp0) / 2)
+    if (grid.stride or grid.size) >= grid.size:
+        assert (offset, edge) == (0, span(grid, mpp0))
+    else:
+        columns, _ = axes(width, height, mpp0, grid)
+        assume((grid.stride * grid.mpp / mpp0) >= 1)
+        assert np.all(np.abs(np.diff(columns) - edge) <= 1)
 
 
 @given(slides, grids)

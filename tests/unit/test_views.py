@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,14 @@ def test_a_patch_of_several_classes_shows_in_the_panel_of_each():
     picture = panel.arranged(label_views.prediction(found, figures.thumbnail(found.reader, 4.0)))
     skin, nuclei = (share(picture, blended(figures.PALETTE[i])) for i in range(2))
     assert skin == pytest.approx(2 * nuclei, rel=0.05)
+
+
+def test_patches_that_overlap_are_coloured_around_their_middles_only():
+    found = findings("regression", {"score_v": [0.0, 1.0]}, classes=["v"])
+    found.meta["grid"]["stride"] = 64
+    found = replace(found, predictions=found.predictions.set_column(0, "x", pa.array([0, SPAN // 2], pa.int32())))
+    middles = found.middles
+    assert (middles.x.tolist(), middles.y.tolist(), middles.span) == ([64.0, 192.0], [64.0, 64.0], 128.0)
 
 
 def test_each_class_of_several_has_its_own_hits_misses_and_false_alarms():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAT = "PuOr_r"
-"""Orange speaks for the class, violet against it: a pair that people with colour deficiencies can tell apart."""
+"""Orange raises the score, violet lowers it: a pair that people with colour deficiencies can tell apart."""
 SMOOTH_SHARE = 0.012
 """Sigma of the heatmap's smoothing, as a share of the patch: single pixels of a gradient are noise to the eye."""
 
@@ -26,7 +26,7 @@ def panels(found: Attribution, *, patch_um: float) -> Figure:
     count, classes = len(found.pixels), len(found.classes)
     figure = Figure(figsize=(2.5 * (classes + 1) + 1.2, 2.75 * count + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"Patches of {patch_um:g} µm; orange speaks for the class, violet against it", fontsize=9)
+    figure.suptitle(f"Patches of {patch_um:g} µm; orange raises the score above, violet lowers it", fontsize=9)
     axes = figure.subplots(count, classes + 1, squeeze=False)
     for axis in axes.ravel():
         axis.set_axis_off()
@@ -43,7 +43,7 @@ def panels(found: Attribution, *, patch_um: float) -> Figure:
             called = "  (predicted)" if name in predicted else ""
             axis.set_title(f"{name}: {info[f'score_{name}']:.3f}{called}", fontsize=8)
         bar = figure.colorbar(shown, ax=axes[row, 1:].tolist(), shrink=0.8, ticks=[-limit, 0, limit])
-        bar.ax.set_yticklabels(["against", "0", "for"], fontsize=7)
+        bar.ax.set_yticklabels(["lowers", "0", "raises"], fontsize=7)
     return figure
 
 

@@ -13,7 +13,8 @@ import zarr
 from histomake import figures
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
-from histomake.config import BACKGROUND
+from histomake.config import BACKGROUND, Grid
+from histomake.patch.grid import middle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +56,13 @@ class SlideFindings:
     def patches(self) -> figures.Patches:
         """Where the predicted patches lie."""
         return figures.Patches(self.predictions["x"].to_numpy(), self.predictions["y"].to_numpy(), self.span)
+
+    @property
+    def middles(self) -> figures.Patches:
+        """The part of every patch that no other shares, to be coloured."""
+        offset, edge = middle(Grid.model_validate(self.meta["grid"]), self.meta["mpp"])
+        whole = self.patches
+        return figures.Patches(whole.x + offset, whole.y + offset, edge)
 
     @property
     def span(self) -> float:

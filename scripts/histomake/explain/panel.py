@@ -38,7 +38,7 @@ def named_patches(
 ) -> NDArray[np.uint8]:
     """Every patch in the colour of its name; those without a name are left bare."""
     known = np.array([name is not None for name in names], bool)
-    patches = findings.patches
+    patches = findings.middles
     chosen = figures.Patches(patches.x[known], patches.y[known], patches.span)
     paint = np.array([colours[name] for name in names[known]], np.uint8).reshape(-1, 3)
     return figures.paint_patches(thumb, thumb.pixels, chosen, paint)
@@ -55,7 +55,7 @@ def valued_patches(
 ) -> NDArray[np.uint8]:
     """A panel of every patch in the colour of its value on [0, 1]; NaN is left bare."""
     known = ~np.isnan(values)
-    patches = findings.patches
+    patches = findings.middles
     chosen = figures.Patches(patches.x[known], patches.y[known], patches.span)
     colours = figures.score_colours(values[known], colour_map)
     painted = figures.paint_patches(thumb, thumb.pixels, chosen, colours, opacity=SCORE_OPACITY)

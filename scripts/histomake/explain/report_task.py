@@ -68,7 +68,7 @@ def task_section(
     if layout.metrics(name).is_file():
         parts += _measured(name, task, layout, folds)
     if all((layout.model(name, fold) / "history.csv").is_file() for fold in folds):
-        parts.append(page.section("Training", training(name, layout, folds), level=3, anchor=f"{name}-training"))
+        parts.append(page.section("Training", training(name, task, layout, folds), level=3, anchor=f"{name}-training"))
     for fold in folds:
         parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
     return page.section(f"Task {name}", *parts, anchor=f"task-{name}")
@@ -153,10 +153,12 @@ def _interval(found: dict[str, Any]) -> str:
     return "" if found["low"] is None else f" ({found['low']:.3f}–{found['high']:.3f})"
 
 
-def training(name: str, layout: Layout, folds: Sequence[int]) -> Html:
+def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
     """Loss while training, and what was chosen on validation patients."""
     figure = page.blank(5.2, 3)
     axis = figure.subplots()
+    columns = {"threshold (validation)": "threshold"} if task.kind == "classification" else {}
+    columns["seed"] = "seed"
     chosen = []
     for fold in folds:
         folder = layout.model(name, fold)
@@ -167,11 +169,11 @@ def training(name: str, layout: Layout, folds: Sequence[int]) -> Html:
             if pairs:
                 axis.plot(*zip(*pairs, strict=True), style, color=colour, lw=1.5, label=f"fold {fold}, {column}")
         model = read_json(folder / "model.json")
-        chosen.append([fold, model.get("threshold"), len(model["class_names"]), model.get("seed")])
+        chosen.append([fold, *(model.get(key) for key in columns.values())])
     axis.set(xlabel="step", ylabel="loss")
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=8)
-    table = page.table(["fold", "threshold (validation)", "classes", "seed"], chosen)
+    table = page.table(["fold", *columns], chosen)
     return page.tag("div", page.plot(figure), table, class_="row")
 
 
@@ -225,7 +227,7 @@ def _attribution(name: str, fold: int, layout: Layout) -> Html:
     parts = [
         page.table(["check", "value", "a trustworthy map has"], rows),
         _check_curves(pyarrow.parquet.read_table(folder / "patches.parquet")),
-        page.picture(folder / "panels.png", "Orange speaks for the class, violet against it"),
+        page.picture(folder / "panels.png", "Orange raises the score, violet lowers it"),
     ]
     return page.section(f"What it looks at (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")
 

@@ -62,7 +62,9 @@ def draw_quarantine(entry: dict[str, Any], out: dict[str, Path]) -> None:
 
 def _heading(findings: SlideFindings, thumb: figures.Thumbnail) -> str:
     grid = findings.meta["grid"]
+    stride = grid.get("stride") or grid["size"]
+    every = f"every {stride * grid['mpp']:g} µm " if stride < grid["size"] else ""
     return (
-        f"{findings.meta['slide_id']} at {thumb.mpp:.3g} µm/px; patches of {grid['size'] * grid['mpp']:g} µm "
+        f"{findings.meta['slide_id']} at {thumb.mpp:.3g} µm/px; patches of {grid['size'] * grid['mpp']:g} µm {every}"
         f"read at {grid['mpp']:g} µm/px"
     )

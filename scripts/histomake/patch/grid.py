@@ -24,6 +24,17 @@ def span(grid: Grid, mpp0: Mpp | float) -> float:
     return grid.size * grid.mpp / mpp0
 
 
+def middle(grid: Grid, mpp0: Mpp | float) -> tuple[float, float]:
+    """The part of a patch that a picture may colour: how far its corner lies from the patch's, and its edge.
+
+    Both in level-0 pixels. Where patches overlap, it is the square around the middle that no other patch has, so that
+    no colour lies over another nor beside the tissue it was found in; else the whole patch.
+    """
+    edge = span(grid, mpp0)
+    own = min(edge, (grid.stride or grid.size) * grid.mpp / mpp0)
+    return (edge - own) / 2, own
+
+
 def starts(length: Level0Pixels | int, mpp0: Mpp | float, grid: Grid) -> NDArray[np.int32]:
     """Starts of the cells along one axis of ``length`` level-0 pixels: every start that lies inside the slide."""
     step = (grid.stride or grid.size) * grid.mpp / mpp0

@@ -237,15 +237,16 @@ function drawTissue(context) {
 
 function drawPredictions(context) {
   if (!state.overlay || !opacity("prediction")) return;
-  const { x, y, span, count } = state.overlay;
+  const { x, y, count, middle: { offset, span } } = state.overlay;
   const part = shownPart();
   context.globalAlpha = opacity("prediction");
   for (let i = 0; i < count; i += 1) {
-    if (x[i] > part.x + part.width || y[i] > part.y + part.height || x[i] + span < part.x || y[i] + span < part.y) continue;
+    const [left, top] = [x[i] + offset, y[i] + offset];
+    if (left > part.x + part.width || top > part.y + part.height || left + span < part.x || top + span < part.y) continue;
     const colour = colourOf(i);
     if (colour === null) continue;
     context.fillStyle = colour;
-    context.fillRect(x[i], y[i], span, span);
+    context.fillRect(left, top, span, span);
   }
 }
 
@@ -294,9 +295,11 @@ async function clicked(position) {
   const view = transform();
   const [px, py] = [(position.x - view.x) / view.scale, (position.y - view.y) / view.scale];
   const { x, y, span, count, task, fold, id } = state.overlay;
+  // Of patches that overlap, the one whose middle is nearest: the one whose colour lies there.
+  const away = (i) => Math.max(Math.abs(px - x[i] - span / 2), Math.abs(py - y[i] - span / 2));
   state.chosen = null;
   for (let i = 0; i < count; i += 1) {
-    if (px >= x[i] && px < x[i] + span && py >= y[i] && py < y[i] + span) state.chosen = i;
+    if (away(i) <= span / 2 && (state.chosen === null || away(i) < away(state.chosen))) state.chosen = i;
   }
   drawOverlay();
   if (state.chosen === null) {
