@@ -44,8 +44,10 @@ def test_a_killed_run_is_taken_up_where_it_was_and_two_at_once_are_refused(finis
         if attempt == 0:
             # Held still, or it might be through before the second has read its rules.
             os.killpg(run.pid, signal.SIGSTOP)
-            second = fresh.snakemake("--", *TABLES, check=False)
-            os.killpg(run.pid, signal.SIGCONT)
+            try:
+                second = fresh.snakemake("--", *TABLES, check=False)
+            finally:
+                os.killpg(run.pid, signal.SIGCONT)
             assert second.returncode != 0
             assert "lock" in (second.stdout + second.stderr).lower()
         time.sleep(rng.uniform(0, 2))
