@@ -26,7 +26,7 @@ from histomake.model import adopt
 from histomake.sheet import SLIDE_ID, read_sheet
 
 try:
-    CONFIG = parse_config(config)
+    CONFIG = parse_config(config, origin=", ".join(map(str, workflow.configfiles)))
     SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=workflow.is_main_process)
     ROLES = {
         name: (

@@ -114,3 +114,10 @@ def test_clocks_that_disagree_run_nothing_again(workshop):
     for path in (workshop.results / "tissue").glob("P01-A.*"):
         os.utime(path)
     assert planned == set()
+
+
+def test_a_mistake_in_the_configuration_is_told_with_the_file_it_is_in(workshop):
+    workshop.config.write_text(workshop.config.read_text() + "sead: 7\n")
+    done = workshop.snakemake("--dry-run", check=False)
+    assert done.returncode != 0
+    assert f"{workshop.config} has 1 problem(s):\n  sead: " in done.stdout + done.stderr
