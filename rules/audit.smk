@@ -25,20 +25,20 @@ rule lineage:
 
 # Imported where they are needed: every job of a cluster reads these files too, and is to start quickly.
 onstart:
-    from histomake import runs
+    from histomake.audit import runs
 
     print(runs.preflight(LAYOUT, SLIDES, FINGERPRINTS), file=sys.stderr)
 
 
 onsuccess:
-    from histomake import runs
+    from histomake.audit import runs
 
     remember_settled()
     runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=True)
 
 
 onerror:
-    from histomake import runs
+    from histomake.audit import runs
 
     mark_failed()
     runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=False)

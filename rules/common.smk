@@ -17,22 +17,24 @@ atexit.register(gc.freeze)
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from histomake import cohort, leakage, provenance
+from histomake.audit import identity
+from histomake.cohort import folds as cohort_folds
+from histomake.cohort import leakage
 from histomake.config import parse_config
-from histomake.errors import HistomakeError
-from histomake.files import sha256_file
-from histomake.layout import Layout
-from histomake.model import adopt
-from histomake.sheet import SLIDE_ID, read_sheet
+from histomake.base.errors import HistomakeError
+from histomake.base.files import sha256_file
+from histomake.base.layout import Layout
+from histomake.model import reuse
+from histomake.cohort.sheet import SLIDE_ID, read_sheet
 
 try:
     CONFIG = parse_config(config, origin=", ".join(map(str, workflow.configfiles)))
     SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=workflow.is_main_process)
     ROLES = {
         name: (
-            cohort.assign_unfitted(SLIDES.values(), folds=len(adopt.folds(task)))
+            cohort_folds.assign_unfitted(SLIDES.values(), folds=len(reuse.folds(task)))
             if task.trained
-            else cohort.assign_task(SLIDES.values(), task, seed=CONFIG.seed, name=name)
+            else cohort_folds.assign_task(SLIDES.values(), task, seed=CONFIG.seed, name=name)
         )
         for name, task in CONFIG.tasks.items()
     }
@@ -40,7 +42,7 @@ except HistomakeError as error:
     raise WorkflowError(str(error)) from None
 
 LAYOUT = Layout(Path(CONFIG.results))
-FINGERPRINTS = provenance.Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
+FINGERPRINTS = identity.Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
 
 # Where the sheet gives a task slides to fit, its models are trained. Elsewhere they are taken over from the folder the
 # task names, or used as they lie in the results: no rule makes those, so that none can train them anew.
@@ -93,7 +95,7 @@ def code(script):
     A job of a cluster digests that of its own rule only; the main process needs all, and a function per job costs more.
     """
     path = SCRIPTS / script
-    return provenance.code_digest(path) if workflow.is_main_process else lambda wildcards: provenance.code_digest(path)
+    return identity.code_digest(path) if workflow.is_main_process else lambda wildcards: identity.code_digest(path)
 
 
 def task(wildcards):
@@ -101,7 +103,7 @@ def task(wildcards):
 
 
 def folds(task_name):
-    return adopt.folds(CONFIG.tasks[task_name])
+    return reuse.folds(CONFIG.tasks[task_name])
 
 
 def only(names):
@@ -112,7 +114,7 @@ def only(names):
 def model_in_use(task_name, fold):
     """The folder of a model that is not trained here."""
     if task_name in ADOPTED:
-        return adopt.model_folder(CONFIG.tasks[task_name].trained, fold)
+        return reuse.model_folder(CONFIG.tasks[task_name].trained, fold)
     return LAYOUT.model(task_name, fold)
 
 
@@ -355,6 +357,6 @@ def final_outputs(wildcards):
 
 
 if workflow.is_main_process:
-    problems = adopt.problems(untrained_models(), CONFIG)
+    problems = reuse.problems(untrained_models(), CONFIG)
     if problems:
         raise WorkflowError("\n".join(["models and tasks do not fit together:", *(f"  {p}" for p in problems)]))

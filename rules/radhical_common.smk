@@ -7,7 +7,7 @@ CASCADE = "<results>/radhical/{cascade}"
 cascade_rows = [s if s.annotation else replace(s, split="predict") for s in SLIDES.values()]
 try:
     CASCADE_ROLES = {
-        name: cohort.assign(cascade_rows, settings.split, seed=CONFIG.seed, task=f"radhical.{name}")
+        name: cohort_folds.assign(cascade_rows, settings.split, seed=CONFIG.seed, task=f"radhical.{name}")
         for name, settings in CONFIG.radhical.items()
     }
 except HistomakeError as error:

@@ -2,8 +2,8 @@
 # sources then, as the slides are: a plan of 10,000 slides takes minutes and 2 GB otherwise.
 from types import SimpleNamespace
 
-from histomake import settled
-from histomake.recall import stamps
+from histomake.planning import unchanged
+from histomake.base.file_cache import stamps
 
 MEMORY = LAYOUT.results / "memory" / "settled.json"
 SOURCES = ("Snakefile", "rules/*.smk", "envs/*")
@@ -31,10 +31,10 @@ def learned():
 
 def workflow_identity():
     """What the outputs of all slides depend on besides models: settings, code, and the slides that models are of."""
-    return settled.digest(
+    return unchanged.digest(
         [
             CONFIG.dump(),
-            [provenance.code_digest(script) for script in sorted(SCRIPTS.glob("*.py"))],
+            [identity.code_digest(script) for script in sorted(SCRIPTS.glob("*.py"))],
             [sha256_file(file) for pattern in SOURCES for file in sorted(Path(workflow.basedir).glob(pattern))],
             learned(),
         ]
@@ -44,7 +44,7 @@ def workflow_identity():
 def shared_identity():
     """What the outputs of all slides depend on, with the models as they are now."""
     models = model_files()
-    return settled.digest([WORKFLOW_IDENTITY, list(zip(models, stamps(models), strict=True))])
+    return unchanged.digest([WORKFLOW_IDENTITY, list(zip(models, stamps(models), strict=True))])
 
 
 def own_identity():
@@ -54,7 +54,7 @@ def own_identity():
         for a in ROLES[name]:
             roles[a.slide_id].append([name, a.fold, a.role])
     return {
-        s.slide_id: settled.digest(
+        s.slide_id: unchanged.digest(
             [
                 vars(s),
                 FINGERPRINTS.of(s.path),
@@ -74,7 +74,7 @@ def find_settled():
     """
     if CONFIG.plan == "all" or CONFIG.radhical or CONFIG.patch_cascades or not workflow.is_main_process:
         return frozenset()
-    found = settled.settled(MEMORY, shared=shared_identity(), made_of=MADE_OF)
+    found = unchanged.settled(MEMORY, shared=shared_identity(), made_of=MADE_OF)
     if not {slide_id for _, _, slide_id, _ in learned()} <= found:
         found = frozenset()
     print(f"plan: {len(SLIDES) - len(found):,} of {len(SLIDES):,} slides are new or changed", file=sys.stderr)
@@ -90,7 +90,7 @@ def remember_settled():
     for job in workflow.dag.jobs:
         if "slide" in job.wildcards_dict:
             outputs[job.wildcards_dict["slide"]] += map(str, job.output)
-    settled.remember(MEMORY, shared=shared_identity(), made_of=MADE_OF, outputs=outputs, left_out=SETTLED)
+    unchanged.remember(MEMORY, shared=shared_identity(), made_of=MADE_OF, outputs=outputs, left_out=SETTLED)
 
 
 # Taken now and not when the run ends: a slide or a file of code that changes meanwhile is not what the outputs are of.

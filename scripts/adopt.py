@@ -3,12 +3,12 @@
 import shutil
 from pathlib import Path
 
+from histomake.audit.sidecar import job
+from histomake.base.errors import HistomakeError
+from histomake.base.files import atomic_file, read_json, write_json
 from histomake.config import parse_config
-from histomake.errors import HistomakeError
-from histomake.files import atomic_file, read_json, write_json
-from histomake.job import job
-from histomake.learn.predict import load_model
-from histomake.model.adopt import misfits, taken_over
+from histomake.learn.inference.predict import load_model
+from histomake.model.reuse import misfits, taken_over
 
 
 def main(snakemake):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from histomake.annotation.read import read_annotation
 from histomake.annotation.write import write_annotation, write_no_annotation
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json
+from histomake.cohort.quarantine import attempt, quarantined
 from histomake.config import Annotations
-from histomake.files import read_json
-from histomake.job import job
-from histomake.quarantine import attempt, quarantined
 
 
 def main(snakemake):

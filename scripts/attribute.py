@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.layout import Layout
 from histomake.explain.attribution import attribute
 from histomake.explain.attribution_page import panels
-from histomake.files import atomic_file, read_json, write_json
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.learn.data import SlideEntry
-from histomake.learn.predict import load_model
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import load_model
 
 
 def main(snakemake):

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from histomake.catalog import build_catalog
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.recall import Recall
+from histomake.audit.sidecar import job
+from histomake.base.file_cache import Recall
+from histomake.base.layout import Layout
+from histomake.catalog.build import build_catalog
 
 
 def main(snakemake):

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from histomake.audit.sidecar import job
+from histomake.base.errors import Reason, SlideError
+from histomake.base.files import write_json
+from histomake.cohort.quarantine import attempt
 from histomake.config import Convert
-from histomake.errors import Reason, SlideError
-from histomake.files import write_json
-from histomake.job import job
-from histomake.quarantine import attempt
 from histomake.slide.convert import convert
 
 

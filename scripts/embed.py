@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file, write_json
+from histomake.base.layout import Layout
 from histomake.explain.embedding import Source, embed
 from histomake.explain.embedding_page import mosaic, page
-from histomake.figures import write_picture
-from histomake.files import atomic_file, write_json
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.learn.data import SlideEntry
-from histomake.learn.predict import load_model
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import load_model
+from histomake.pictures.canvas import write_picture
 
 
 def main(snakemake):

@@ -1,8 +1,8 @@
 """Rule enrol: which slides a fold's model is made with, and the digests of what it will read of them."""
 
-from histomake.files import read_json, sha256_file, write_json
-from histomake.job import job
-from histomake.leakage import Assignment, leaks, refuse_leaks
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json, sha256_file, write_json
+from histomake.cohort.leakage import Assignment, leaks, refuse_leaks
 
 
 def main(snakemake):

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.layout import fold_of
 from histomake.config import Target
-from histomake.files import atomic_file, read_json, write_json
-from histomake.job import job
-from histomake.layout import fold_of
-from histomake.metric_figures import draw_figures
-from histomake.metrics import SlidePrediction, evaluate
+from histomake.evaluate.metrics import SlidePrediction, evaluate
+from histomake.evaluate.plots import draw_figures
 
 
 def main(snakemake):

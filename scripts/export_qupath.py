@@ -1,10 +1,10 @@
 """Rule export_qupath: the predictions of one slide as QuPath tiles."""
 
 import pyarrow.parquet as pq
-from histomake.explain.qupath import write_tiles
-from histomake.files import read_json
-from histomake.job import job
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json
 from histomake.patch.table import read_table
+from histomake.pictures.qupath import write_tiles
 
 
 def main(snakemake):

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import duckdb
+from histomake.audit.sidecar import job
+from histomake.base.file_cache import Recall
+from histomake.base.files import atomic_file
+from histomake.base.layout import Layout
 from histomake.config import Config
-from histomake.explain.report import front_page
-from histomake.files import atomic_file
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.recall import Recall
+from histomake.report.front_page import front_page
 
 
 def main(snakemake):

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from histomake.files import read_json, write_json
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.leakage import Assignment, leaks, refuse_leaks, seen_before
-from histomake.recall import Recall
+from histomake.audit.sidecar import job
+from histomake.base.file_cache import Recall
+from histomake.base.files import read_json, write_json
+from histomake.base.layout import Layout
+from histomake.cohort.leakage import Assignment, leaks, refuse_leaks, seen_before
 
 
 def main(snakemake):

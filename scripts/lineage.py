@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.lineage import walk, write_lineage
-from histomake.recall import Recall
+from histomake.audit.lineage import walk, write_lineage
+from histomake.audit.sidecar import job
+from histomake.base.file_cache import Recall
+from histomake.base.layout import Layout
 
 
 def main(snakemake):

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from histomake.explain.tissue_view import tissue_view
-from histomake.figures import quarantine_card, write_picture
-from histomake.files import read_json
-from histomake.job import job
-from histomake.patch.contact import contact_sheet, no_contact_sheet
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json
+from histomake.cohort.quarantine import quarantined
 from histomake.patch.table import read_table
-from histomake.quality import ArtefactMap
-from histomake.quarantine import quarantined
+from histomake.pictures.canvas import quarantine_card, write_picture
+from histomake.pictures.contact_sheet import contact_sheet, no_contact_sheet
+from histomake.pictures.tissue_view import tissue_view
 from histomake.slide.reader import open_slide
-from histomake.tissue import TissueMask
+from histomake.tissue.artefacts import ArtefactMap
+from histomake.tissue.mask import TissueMask
 
 
 def draw_tissue(given, picture, slide_id, mpp):

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from histomake.cascade.coarse import Stage, cascade_patches
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file, write_json
+from histomake.base.layout import Layout
+from histomake.cascade.patch_cascade import Stage, cascade_patches
 from histomake.config import PatchCascade
-from histomake.files import atomic_file, write_json
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.learn.data import SlideEntry
-from histomake.learn.predict import load_model
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import load_model
 
 
 def main(snakemake):

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file
+from histomake.base.layout import Layout
 from histomake.config import parse_config
-from histomake.files import atomic_file
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.learn.data import SlideEntry
-from histomake.learn.predict import load_model, predict_slide
-from histomake.learn.segment import segment_slide
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import load_model, predict_slide
+from histomake.learn.inference.segment import segment_slide
 
 
 def main(snakemake):

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json
+from histomake.cohort.quarantine import attempt, quarantined
 from histomake.config import Tissue
-from histomake.files import read_json
-from histomake.job import job
-from histomake.quarantine import attempt, quarantined
 from histomake.slide.reader import open_slide
-from histomake.tissue import presegment, save_no_tissue
+from histomake.tissue.mask import presegment, save_no_tissue
 
 
 def main(snakemake):

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json
+from histomake.cohort.quarantine import attempt, quarantined
 from histomake.config import Quality
-from histomake.files import read_json
-from histomake.job import job
-from histomake.quality import assess, save_no_quality
-from histomake.quarantine import attempt, quarantined
 from histomake.slide.reader import open_slide
-from histomake.tissue import TissueMask
+from histomake.tissue.artefacts import assess, save_no_quality
+from histomake.tissue.mask import TissueMask
 
 
 def main(snakemake):

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from histomake.files import write_json
-from histomake.job import job, log
-from histomake.layout import Layout
-from histomake.quarantine import check_loss, collect
-from histomake.recall import Recall
+from histomake.audit.sidecar import job, log
+from histomake.base.file_cache import Recall
+from histomake.base.files import write_json
+from histomake.base.layout import Layout
+from histomake.cohort.quarantine import check_loss, collect
 
 
 def main(snakemake):

@@ -5,14 +5,14 @@ import logging
 from pathlib import Path
 
 import pandas as pd
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file, read_json, write_json
 from histomake.cascade.compare import compare_slide, summarise, table
 from histomake.cascade.infer import answers_of, load_networks
 from histomake.cascade.samples import open_fields
+from histomake.cohort.quarantine import quarantined
 from histomake.config import Annotations, CascadeThresholds, Radhical
-from histomake.files import atomic_file, read_json, write_json
-from histomake.job import job
-from histomake.quarantine import quarantined
-from histomake.tissue import TissueMask
+from histomake.tissue.mask import TissueMask
 
 
 def main(snakemake):

@@ -1,11 +1,11 @@
 """Rule radhical_maps: the probabilities of all levels everywhere on a validation slide."""
 
 import numpy as np
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file, read_json
 from histomake.cascade.infer import open_answers, whole_maps
+from histomake.cohort.quarantine import quarantined
 from histomake.config import Radhical
-from histomake.files import atomic_file, read_json
-from histomake.job import job
-from histomake.quarantine import quarantined
 
 
 def main(snakemake):

@@ -1,11 +1,11 @@
 """Rule radhical_search: a cascade's thresholds, from its validation patients."""
 
-from histomake.cascade.figures import draw_front
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file, write_json
+from histomake.cascade.plots import draw_front
 from histomake.cascade.samples import open_fields
 from histomake.cascade.search import check_disjoint, find_thresholds, open_cases, search_record
 from histomake.config import Annotations, Radhical
-from histomake.files import atomic_file, write_json
-from histomake.job import job
 
 
 def main(snakemake):

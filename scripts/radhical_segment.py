@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json, write_json
 from histomake.cascade.infer import open_answers, segment_slide
 from histomake.cascade.objects import write_no_objects
+from histomake.cohort.quarantine import attempt, quarantined
 from histomake.config import CascadeThresholds, Radhical
-from histomake.explain.level_maps import level_maps
-from histomake.figures import quarantine_card, write_picture
-from histomake.files import read_json, write_json
-from histomake.job import job
-from histomake.quarantine import attempt, quarantined
+from histomake.pictures.canvas import quarantine_card, write_picture
+from histomake.pictures.level_maps import level_maps
 
 
 def main(snakemake):

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from histomake.audit.sidecar import job
 from histomake.cascade.samples import training_fields
 from histomake.cascade.train import train_level
 from histomake.config import Annotations, Radhical
-from histomake.job import job
 
 
 def main(snakemake):

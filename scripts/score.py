@@ -5,11 +5,11 @@ from pathlib import Path
 
 import msgspec
 import pyarrow.parquet as pq
-from histomake.files import atomic_file, read_json
-from histomake.job import job
-from histomake.layout import Layout, fold_of
-from histomake.recall import Recall
-from histomake.slide_scores import Pooled, PredictedSlide, pool, score_table
+from histomake.audit.sidecar import job
+from histomake.base.file_cache import Recall
+from histomake.base.files import atomic_file, read_json
+from histomake.base.layout import Layout, fold_of
+from histomake.evaluate.slide_scores import Pooled, PredictedSlide, pool, score_table
 
 
 def main(snakemake):

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from histomake.explain.slide_page import SlideTask, slide_page
-from histomake.files import atomic_file, read_json
-from histomake.job import job
-from histomake.layout import Layout
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file, read_json
+from histomake.base.layout import Layout
+from histomake.report.slide_page import SlideTask, slide_page
 
 
 def main(snakemake):

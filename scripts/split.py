@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from histomake.files import atomic_file
-from histomake.job import job
+from histomake.audit.sidecar import job
+from histomake.base.files import atomic_file
 
 
 def main(snakemake):

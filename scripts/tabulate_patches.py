@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from histomake.annotation.model import Annotation
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json
+from histomake.cohort.quarantine import quarantined
 from histomake.config import Grid
-from histomake.files import read_json
-from histomake.job import job
 from histomake.patch.table import empty_table, tabulate, write_table
-from histomake.quality import ArtefactMap
-from histomake.quarantine import quarantined
-from histomake.tissue import TissueMask
+from histomake.tissue.artefacts import ArtefactMap
+from histomake.tissue.mask import TissueMask
 
 
 def main(snakemake):

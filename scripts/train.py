@@ -4,11 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json
+from histomake.base.layout import Layout
 from histomake.config import parse_config
-from histomake.files import read_json
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.learn.data import SlideEntry
+from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.train import train
 
 

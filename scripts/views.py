@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from histomake.annotation.model import Annotation
-from histomake.explain.findings import SlideFindings
-from histomake.explain.views import draw_quarantine, draw_region, draw_views
-from histomake.files import read_json
-from histomake.job import job
+from histomake.audit.sidecar import job
+from histomake.base.files import read_json
+from histomake.cohort.quarantine import quarantined
 from histomake.patch.table import read_table
-from histomake.quarantine import quarantined
+from histomake.pictures.findings import SlideFindings
+from histomake.pictures.views import draw_quarantine, draw_region, draw_views
 from histomake.slide.reader import open_slide
 
 

@@ -15,9 +15,9 @@ import shapely
 import zarr
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
+from histomake.base.files import write_json
+from histomake.base.layout import Layout
 from histomake.config import Convert, Grid
-from histomake.files import write_json
-from histomake.layout import Layout
 from histomake.patch.table import METADATA_KEY
 from histomake.slide.convert import convert
 from PIL import Image

@@ -6,15 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from histomake.errors import HistomakeError
-from histomake.layout import Layout
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import Layout
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def document(_: argparse.Namespace) -> int:
     """Renew the generated parts of config/: the key tables and the JSON schema."""
-    from histomake.document import write_documents
+    from histomake.config.docs import write_documents
 
     write_documents(REPOSITORY / "config")
     return 0
@@ -22,7 +22,7 @@ def document(_: argparse.Namespace) -> int:
 
 def trace(options: argparse.Namespace) -> int:
     """Print the chain from one patch's prediction to its slide's bytes; with --verify, check every link."""
-    from histomake.lineage import altered, describe, of_other_slides, prediction_row, walk
+    from histomake.audit.lineage import altered, describe, of_other_slides, prediction_row, walk
 
     path, row = prediction_row(Layout(options.results), options.task, options.slide, options.patch_id)
     # A model's chain holds every slide it was fitted on: thousands of files, told of nowhere and checked on request.
@@ -36,7 +36,7 @@ def trace(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Hash stores against their manifests, slides against their stores, and the run records against each other."""
-    from histomake.runs import broken_links
+    from histomake.audit.runs import broken_links
 
     layout = Layout(options.results)
     slides = options.slide or sorted(p.stem for p in layout.manifest("x").parent.glob("*.json") if _is_manifest(p))
@@ -46,7 +46,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def crate(options: argparse.Namespace) -> int:
     """Export the last run's provenance as an RO-Crate folder."""
-    from histomake.crate import write_crate
+    from histomake.audit.ro_crate import write_crate
 
     print(write_crate(Layout(options.results), REPOSITORY / "Snakefile", options.folder))
     return 0
@@ -57,7 +57,7 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _altered_store(results: Path, slide: str) -> list[str]:
-    from histomake.files import read_json
+    from histomake.base.files import read_json
     from histomake.slide.verify import verify_slide
 
     manifest = Layout(results).manifest(slide)

@@ -15,8 +15,8 @@ import numpy as np
 import openslide
 import tifffile
 import zarr
+from histomake.base.files import sha256_file
 from histomake.config import Convert
-from histomake.files import sha256_file
 from histomake.slide.convert import convert
 from histomake.slide.reader import SlideReader
 from histomake.slide.store import Store

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from histomake.files import read_json
+from histomake.base.files import read_json
 
 from tests.bench.figures import Figure
 from tests.workshop import ROOT, Workshop

@@ -14,10 +14,10 @@ import pyarrow as pa
 import tifffile
 import timm
 import torch
+from histomake.base.files import write_json
+from histomake.base.layout import Layout
 from histomake.config import Convert
 from histomake.explain import embedding, embedding_page, shapley
-from histomake.files import write_json
-from histomake.layout import Layout
 from histomake.slide.convert import convert
 from histomake.viewer.__main__ import OPENSEADRAGON
 from histomake.viewer.server import serve

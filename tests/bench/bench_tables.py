@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 import shapely
 from histomake.annotation.model import Annotation
-from histomake.catalog import build_catalog
+from histomake.base.files import write_json
+from histomake.catalog.build import build_catalog
 from histomake.config import Convert, Grid, Quality, Tissue
-from histomake.files import write_json
 from histomake.patch.table import tabulate, write_table
-from histomake.quality import ArtefactMap, assess
 from histomake.slide.convert import convert
 from histomake.slide.reader import SlideReader
-from histomake.tissue import TissueMask, presegment
+from histomake.tissue.artefacts import ArtefactMap, assess
+from histomake.tissue.mask import TissueMask, presegment
 
 from tests.bench.figures import Figure
 from tests.bench.slides import big_slide

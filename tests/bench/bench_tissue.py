@@ -21,9 +21,9 @@ MEASURE = """
 import json, sys, time
 from pathlib import Path
 from histomake.config import Quality, Tissue
-from histomake.quality import assess
+from histomake.tissue.artefacts import assess
 from histomake.slide.reader import SlideReader
-from histomake.tissue import presegment
+from histomake.tissue.mask import presegment
 
 store, folder = Path(sys.argv[1]), Path(sys.argv[2])
 start = time.perf_counter()
@@ -76,7 +76,7 @@ def _measure(store: Path, folder: Path) -> dict[str, float]:
 def _detectors() -> list[Figure]:
     """Marks made over real tissue: how many are hit, how much of their area is found, what is wrongly marked."""
     sys.path.insert(0, str(ROOT / "tests" / "unit"))
-    from histomake.quality import BLUR, FOLD, PEN
+    from histomake.tissue.artefacts import BLUR, FOLD, PEN
     from scenes import INKS, defocused, folded, inked, large_piece
     from test_quality import DISCS, STROKES, rates
 

@@ -19,21 +19,21 @@ import shapely
 import torch
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
+from histomake.base.files import read_json, write_json
+from histomake.base.layout import Layout
 from histomake.config import Convert, Grid, Task, Tissue
-from histomake.files import read_json, write_json
-from histomake.layout import Layout
-from histomake.learn.batches import Batch, TrainingBatches
-from histomake.learn.data import SlideEntry
-from histomake.learn.loading import load_batches
-from histomake.learn.reading import PatchReader
+from histomake.learn.data.batches import Batch, TrainingBatches
+from histomake.learn.data.loader import load_batches
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.data.reading import PatchReader
+from histomake.learn.engine.trainer import Trainer
 from histomake.learn.train import known_patches
-from histomake.learn.trainer import Trainer
 from histomake.patch.sampler import Sampler
 from histomake.patch.table import tabulate, write_table
-from histomake.quality import ArtefactMap
 from histomake.slide.convert import convert
 from histomake.slide.reader import open_slide
-from histomake.tissue import presegment
+from histomake.tissue.artefacts import ArtefactMap
+from histomake.tissue.mask import presegment
 
 from tests.bench.figures import Figure
 from tests.bench.measure import ROUNDS, ratio, seconds, side_by_side, spread
@@ -236,9 +236,9 @@ PREDICT = """
 import sys
 from pathlib import Path
 from histomake.config import Task
-from histomake.layout import Layout
-from histomake.learn.data import SlideEntry
-from histomake.learn.predict import load_model, predict_slide
+from histomake.base.layout import Layout
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import load_model, predict_slide
 model, results, slide = sys.argv[1:]
 entry = SlideEntry.at(Layout(Path(results)), "native", slide, slide, {})
 table = predict_slide(load_model(Path(model), threads=2), entry, batch=64, threads=1)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from histomake.config import Model
-from histomake.learn.batches import FixedBatches
-from histomake.learn.loading import load_batches
-from histomake.learn.losses import build_loss
-from histomake.learn.predict import load_model, predict_slide
-from histomake.learn.reading import PatchReader
-from histomake.learn.runtime import Runtime
-from histomake.learn.segment import segment_slide
+from histomake.learn.data.batches import FixedBatches
+from histomake.learn.data.loader import load_batches
+from histomake.learn.data.reading import PatchReader
+from histomake.learn.engine.losses import build_loss
+from histomake.learn.engine.runtime import Runtime
+from histomake.learn.inference.predict import load_model, predict_slide
+from histomake.learn.inference.segment import segment_slide
 from histomake.learn.train import known_patches, train
 from histomake.model.build import build_model
 

@@ -8,14 +8,14 @@ import numpy as np
 import shapely
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
+from histomake.base.files import write_json
+from histomake.base.layout import Layout
 from histomake.config import Convert, Grid
-from histomake.files import write_json
-from histomake.layout import Layout
-from histomake.learn.data import SlideEntry
+from histomake.learn.data.patch_index import SlideEntry
 from histomake.patch.table import empty_table, tabulate, write_table
-from histomake.quality import ArtefactMap
 from histomake.slide.convert import convert
-from histomake.tissue import TissueMask
+from histomake.tissue.artefacts import ArtefactMap
+from histomake.tissue.mask import TissueMask
 
 CLASSES = ["smooth", "speckled"]
 GRID_NAME = "tiny"

@@ -11,8 +11,8 @@ import shapely
 import tifffile
 import zarr
 from histomake.annotation.read import read_annotation
+from histomake.base.errors import Reason, SlideError
 from histomake.config import Annotations
-from histomake.errors import Reason, SlideError
 from PIL import Image
 
 WIDTH, HEIGHT = 2220, 2967

@@ -10,8 +10,8 @@ import shapely
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.annotation.read import read_annotation
 from histomake.annotation.write import write_annotation, write_no_annotation
+from histomake.base.errors import Reason, SlideError
 from histomake.config import Annotations
-from histomake.errors import Reason, SlideError
 
 RECORD = {"status": "ok", "slide_id": "s1", "class_names": ["necrosis", "tumor"], "label_image": None}
 SHAPES = [

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from histomake.errors import HistomakeError
+from histomake.base.errors import HistomakeError
+from histomake.base.files import write_json
 from histomake.explain import attribution_checks, chosen, shapley
-from histomake.files import write_json
 from histomake.patch.table import METADATA_KEY
 from torch import nn
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from histomake.base.errors import ConfigError
 from histomake.cascade.net import EncoderDecoderNet, RadhicalNet, build_network, multiply_adds, probabilities
 from histomake.config import CascadeNetwork
-from histomake.errors import ConfigError
 from torch import nn
 
 TOLERANCE = 1e-5

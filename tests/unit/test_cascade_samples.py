@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cascade_slide import DiscReader, discs, levels, truth_of
+from histomake.base.errors import HistomakeError
 from histomake.cascade.levels import Window
 from histomake.cascade.samples import (
     BACKGROUND,
@@ -21,7 +22,6 @@ from histomake.cascade.samples import (
     safe_background,
 )
 from histomake.config import CascadeTrain
-from histomake.errors import HistomakeError
 from scipy import ndimage
 
 

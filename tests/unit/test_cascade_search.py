@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cascade_slide import discs, levels, truth_of
+from histomake.base.errors import ConfigError, HistomakeError
 from histomake.cascade.answers import StoredAnswers
 from histomake.cascade.search import (
     Case,
@@ -17,7 +18,6 @@ from histomake.cascade.search import (
     search_thresholds,
 )
 from histomake.config import CascadeSearch, CascadeThresholds, Radhical
-from histomake.errors import ConfigError, HistomakeError
 from scipy import ndimage
 
 SOME = CascadeThresholds(cut=0.5, lower=[0.1] * 3, upper=[0.9] * 3)

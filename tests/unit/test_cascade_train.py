@@ -10,17 +10,17 @@ import pytest
 import torch
 import zarr
 from cascade_slide import DiscReader, discs, levels, random_networks, truth_of
+from histomake.base.errors import ConfigError, HistomakeError
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers
 from histomake.cascade.compare import HALF_TISSUE, IMAGES, SLIDES, compare_slide, group_of, summarise, table
-from histomake.cascade.figures import draw_front
 from histomake.cascade.infer import load_networks, segment_slide, whole_labels, whole_maps
+from histomake.cascade.plots import draw_front
 from histomake.cascade.run import run_cascade
 from histomake.cascade.samples import Field
 from histomake.cascade.search import Case, search_thresholds
 from histomake.cascade.train import load_network, train_level
 from histomake.config import CascadeBaselines, CascadeNetwork, CascadeSearch, CascadeThresholds, CascadeTrain, Radhical
-from histomake.errors import ConfigError, HistomakeError
-from histomake.tissue import TissueMask
+from histomake.tissue.mask import TissueMask
 from PIL import Image
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ import pytest
 import shapely
 import tifffile
 from cascade_slide import discs, levels
+from histomake.base.errors import Reason, SlideError
 from histomake.cascade.levels import Window, levels_of
 from histomake.cascade.truth import open_truth
 from histomake.config import Annotations
-from histomake.errors import Reason, SlideError
 
 MANIFEST = {"width": 120, "height": 100, "mpp": 0.5}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from histomake.catalog import build_catalog
+from histomake.catalog.build import build_catalog
 from histomake.config import Grid
 from histomake.patch.table import REASONS, empty_table, schema, write_table
 

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from histomake.catalog import build_catalog
+from histomake.base.file_cache import Recall
+from histomake.catalog.build import build_catalog
 from histomake.patch.table import REASONS
-from histomake.recall import Recall
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

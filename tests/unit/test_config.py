@@ -4,9 +4,9 @@ import runpy
 from pathlib import Path
 
 import pytest
+from histomake.base.errors import ConfigError
 from histomake.config import Config, parse_config
-from histomake.document import schema, with_tables
-from histomake.errors import ConfigError
+from histomake.config.docs import schema, with_tables
 
 ROOT = Path(__file__).parents[2]
 

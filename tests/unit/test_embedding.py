@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from histomake.errors import HistomakeError
+from histomake.base.errors import HistomakeError
 from histomake.explain import embedding, embedding_page
 from hypothesis import given, settings
 from hypothesis import strategies as st

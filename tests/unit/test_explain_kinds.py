@@ -9,17 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.annotation.model import Annotation
+from histomake.base.files import read_json, write_json
+from histomake.base.layout import Layout
 from histomake.config import Task
-from histomake.explain import attribution_page, embedding, embedding_page, report_task, views
+from histomake.explain import attribution_page, embedding, embedding_page
 from histomake.explain.attribution import attribute
-from histomake.explain.findings import SlideFindings
-from histomake.explain.report_examples import examples
-from histomake.files import read_json, write_json
-from histomake.layout import Layout
-from histomake.learn.predict import load_model, predict_slide
-from histomake.learn.segment import segment_slide
+from histomake.learn.inference.predict import load_model, predict_slide
+from histomake.learn.inference.segment import segment_slide
 from histomake.learn.train import train
 from histomake.patch.table import read_table
+from histomake.pictures import views
+from histomake.pictures.findings import SlideFindings
+from histomake.report import task_section
+from histomake.report.examples import examples
 from histomake.slide.reader import open_slide
 from small_cohort import CLASSES, GRID_NAME, build_cohort
 
@@ -92,7 +94,7 @@ def test_its_patches_are_explained_drawn_and_shown_in_the_report(finished, tmp_p
     pq.write_table(found.table, folder / "patches.parquet")
     attribution_page.panels(found, patch_um=64).savefig(folder / "panels.png", dpi=30)
     assert (folder / "panels.png").stat().st_size > 1000
-    text = report_task._attribution("t", 0, Layout(tmp_path))
+    text = task_section._attribution("t", 0, Layout(tmp_path))
     assert f"Mean of {found.table.num_rows} patches" in text
     assert text.count("<img") == 2
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from histomake.files import atomic_directory, atomic_file, read_json, sha256_tree, write_json
+from histomake.base.files import atomic_directory, atomic_file, read_json, sha256_tree, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -44,7 +44,7 @@ def test_a_new_directory_replaces_the_old_one_whole(tmp_path):
 WRITER = """
 import sys, time
 sys.path.insert(0, {scripts!r})
-from histomake.files import atomic_directory, atomic_file
+from histomake.base.files import atomic_directory, atomic_file
 with {kind}({target!r}) as aside:
     (aside / "half" if aside.is_dir() else aside).write_text("half")
     print(aside, flush=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from histomake.cohort import assign, assign_unfitted
+from histomake.base.errors import ConfigError
+from histomake.cohort.folds import assign, assign_unfitted
+from histomake.cohort.leakage import leaks, refuse_leaks, seen_before
+from histomake.cohort.sheet import Slide
 from histomake.config import Split
-from histomake.errors import ConfigError
-from histomake.leakage import leaks, refuse_leaks, seen_before
-from histomake.sheet import Slide
 
 
 def test_equal_slide_bytes_in_two_roles_are_found():

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import zarr
 from cascade_slide import MPP, DiscReader
-from histomake import figures
-from histomake.explain import level_maps
-from histomake.explain.level_maps import COLOURS, OUTLINE
+from histomake.pictures import canvas, level_maps
+from histomake.pictures.level_maps import COLOURS, OUTLINE
 from histomake.viewer.masks import CASCADE_ORDER
 
 SIDE = 400
@@ -39,24 +38,24 @@ def drawn(tmp_path: Path) -> np.ndarray:
     return level_maps.level_maps(DiscReader(np.full((SIDE, SIDE, 3), 250, np.uint8)), tmp_path / "s.zarr", RECORD)
 
 
-def area(picture: np.ndarray, colour: figures.Colour) -> int:
+def area(picture: np.ndarray, colour: canvas.Colour) -> int:
     return int((picture == colour).all(axis=2).sum())
 
 
 def test_every_level_is_painted_as_large_as_its_share(drawn):
-    whole, swatches = SIDE * SIDE, 2 * (figures.FONT_PX + 2) ** 2
+    whole, swatches = SIDE * SIDE, 2 * (canvas.FONT_PX + 2) ** 2
     for state, share in ((1, 0.25 + 0.5), (2, 0.25), (0, 0.75 + 0.25)):
         assert area(drawn, COLOURS[state]) == pytest.approx(share * whole, abs=2 * swatches)
 
 
 def test_the_nucleus_is_outlined_where_it_lies_and_not_filled(drawn):
     green = area(drawn, OUTLINE)
-    assert 4 * 50 < green < 4 * 80 + (figures.FONT_PX + 2) ** 2
+    assert 4 * 50 < green < 4 * 80 + (canvas.FONT_PX + 2) ** 2
 
 
 def test_every_panel_has_a_scale_bar_of_a_fifth_of_its_width_at_most(drawn):
-    um = figures.round_length(SIDE * MPP / 5)
-    dark = (drawn == figures.TEXT).all(axis=2)
+    um = canvas.round_length(SIDE * MPP / 5)
+    dark = (drawn == canvas.TEXT).all(axis=2)
     runs = [len(run) for row in dark for run in "".join("#" if v else " " for v in row).split() if len(run) > 30]
     assert set(runs) == {round(um / MPP)}
 
@@ -67,6 +66,6 @@ def test_a_gigapixel_is_read_only_about_as_finely_as_it_is_drawn():
 
 
 def test_the_viewer_gives_the_states_the_same_colours():
-    colours = figures.class_colours(CASCADE_ORDER)
+    colours = canvas.class_colours(CASCADE_ORDER)
     assert (colours["accepted"], colours["computed"]) == (COLOURS[2], COLOURS[1])
     assert colours["nucleus"] == OUTLINE

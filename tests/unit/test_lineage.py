@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
-from histomake import runs
+from histomake.audit import runs
+from histomake.audit.lineage import altered, of_other_slides, walk, write_lineage
+from histomake.audit.sidecar import job
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import Layout
+from histomake.cohort.quarantine import check_loss, collect
 from histomake.config import parse_config
-from histomake.errors import HistomakeError
-from histomake.job import job
-from histomake.layout import Layout
-from histomake.lineage import altered, of_other_slides, walk, write_lineage
-from histomake.quarantine import check_loss, collect
 
 
 class Named(list):

@@ -11,13 +11,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from histomake.base.errors import HistomakeError
 from histomake.config import Task
-from histomake.errors import HistomakeError
-from histomake.learn import reading
-from histomake.learn.batches import Batch, BatchDataset, FixedBatches, TrainingBatches
-from histomake.learn.loading import HELD, load_batches
-from histomake.learn.reading import MaskReader, PatchReader, SlidePool
-from histomake.learn.runtime import advise_on_memory
+from histomake.learn.data import reading
+from histomake.learn.data.batches import Batch, BatchDataset, FixedBatches, TrainingBatches
+from histomake.learn.data.loader import HELD, load_batches
+from histomake.learn.data.reading import MaskReader, PatchReader, SlidePool
+from histomake.learn.engine.runtime import advise_on_memory
 from histomake.learn.train import known_patches
 from histomake.patch.sampler import Sampler
 from histomake.slide.reader import open_slide

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from histomake.base.errors import HistomakeError
 from histomake.config import Target
-from histomake.errors import HistomakeError
-from histomake.metrics import SlidePrediction, evaluate, patient_weights
+from histomake.evaluate.metrics import SlidePrediction, evaluate, patient_weights
 from sklearn import metrics as reference
 
 NAMES = ["benign", "tumour"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from histomake.base.errors import ConfigError, HistomakeError
 from histomake.config import Model, Train
-from histomake.errors import ConfigError, HistomakeError
-from histomake.learn.optim import build_optimiser, build_schedule
+from histomake.learn.engine.optim import build_optimiser, build_schedule
 from histomake.model.build import build_model, embed, normalisation
 from histomake.model.transfer import (
     freeze_stages,

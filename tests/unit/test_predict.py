@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from histomake.base.errors import HistomakeError
+from histomake.base.files import read_json, write_json
+from histomake.base.layout import Layout
 from histomake.config import Grid, Task
-from histomake.errors import HistomakeError
-from histomake.files import read_json, write_json
-from histomake.layout import Layout
-from histomake.learn.batches import FixedBatches
-from histomake.learn.predict import load_model, predict_slide
+from histomake.learn.data.batches import FixedBatches
+from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.train import train
 from histomake.patch.table import read_table
 from hypothesis import given

@@ -6,7 +6,7 @@ import json
 
 import pyarrow as pa
 import shapely
-from histomake.explain.qupath import write_tiles
+from histomake.pictures.qupath import write_tiles
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 

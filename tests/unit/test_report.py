@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from histomake.base.files import write_json
+from histomake.base.layout import Layout
 from histomake.config import Config, Task
-from histomake.explain import page, report_cascades, report_examples, report_task
-from histomake.explain.report import GPU_RULES
-from histomake.explain.slide_page import SlideTask, slide_page
-from histomake.files import write_json
-from histomake.layout import Layout
+from histomake.report import cascades_section, examples, page, task_section
+from histomake.report.front_page import GPU_RULES
+from histomake.report.slide_page import SlideTask, slide_page
 from PIL import Image
 
 from tests.browser import Browser
@@ -131,10 +131,10 @@ def test_metrics_stand_in_one_row_with_a_column_per_level():
         "bootstraps": 1000,
         "patients": 3,
     }
-    found = cells(report_task.metrics_table(metrics))
+    found = cells(task_section.metrics_table(metrics))
     assert found[:6] == ["AUROC", "0.912 (0.850–0.970)", "1.000", "calibration error (ECE)", "1.000", "–"]
     assert found[6:] == ["a: AUROC", "0.912 (0.850–0.970)", "–"]
-    assert "Only 3 test patients" in report_task.metrics_table(metrics)
+    assert "Only 3 test patients" in task_section.metrics_table(metrics)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_patches_per_class_are_counted_as_the_task_learns_them(kind, target, exp
             "AS s(task, fold, slide_id, patient_id, role)"
         )
         catalog.execute("CREATE TABLE quarantine AS SELECT 'lost' AS slide_id")
-        found = report_task.cohort_rows("t", Task(kind=kind, grid="x20", target=target, model=model), catalog)
+        found = task_section.cohort_rows("t", Task(kind=kind, grid="x20", target=target, model=model), catalog)
     empty = [0] * len(expected)
     assert found == [[0, "test", 1, 1, *empty], [0, "train", 2, 1, *expected]]
 
@@ -171,7 +171,7 @@ def test_examples_are_the_surest_right_ones_the_least_sure_and_the_worst_wrong_o
             "label": pa.array(["b", "b", "a", "a", None]).cast(DICTIONARY),
         }
     )
-    found = {r.reason.split(" (")[0]: r.rows.tolist() for r in report_examples.right_and_wrong(table, ["a", "b"])}
+    found = {r.reason.split(" (")[0]: r.rows.tolist() for r in examples.right_and_wrong(table, ["a", "b"])}
     assert found == {
         "a, right and most certain": [],
         "b, right and most certain": [0, 1],
@@ -196,7 +196,7 @@ def cascades(tmp_path):
 
 
 def test_what_a_cascade_saved_stands_in_tables(cascades):
-    page = report_cascades.cascades_section(*cascades)
+    page = cascades_section.cascades_section(*cascades)
     assert cells(page)[:7] == ["whole slides", "3", "92.8%", "64.0%", "800", "6", "2"]
     assert cells(page)[7:] == ["saved vs naive", "0.928", "&gt;= 0.85", "yes"]
     assert page.count("<img") == 2
@@ -212,7 +212,7 @@ def test_gpu_time_is_that_of_every_rule_that_asks_for_a_gpu():
 
 
 def test_without_cascades_the_report_has_no_such_section(tmp_path):
-    assert report_cascades.cascades_section(Config.model_validate({}), Layout(tmp_path)) == ""
+    assert cascades_section.cascades_section(Config.model_validate({}), Layout(tmp_path)) == ""
 
 
 @pytest.mark.machine

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from histomake.layout import Layout
-from histomake.provenance import Fingerprints
-from histomake.runs import preflight
-from histomake.sheet import Slide
+from histomake.audit.identity import Fingerprints
+from histomake.audit.runs import preflight
+from histomake.base.layout import Layout
+from histomake.cohort.sheet import Slide
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 import shapely
 import torch
 import zarr
+from histomake.base.layout import Layout
 from histomake.config import Grid, Target, Task
-from histomake.layout import Layout
-from histomake.learn import segment
-from histomake.learn.predict import load_model
-from histomake.learn.segment import Lattice, outline, pixel_counts, segment_slide, window_weight
+from histomake.evaluate.metrics import SlidePrediction, evaluate
+from histomake.learn.inference import segment
+from histomake.learn.inference.predict import load_model
+from histomake.learn.inference.segment import Lattice, outline, pixel_counts, segment_slide, window_weight
 from histomake.learn.train import train
-from histomake.metrics import SlidePrediction, evaluate
 from hypothesis import given
 from hypothesis import strategies as st
 from small_cohort import CLASSES, GRID_NAME, SIDE, build_cohort, build_quarantined

@@ -1,9 +1,9 @@
 """What the sheet promises: every mistake is found before a job starts, and all are told at once."""
 
 import pytest
+from histomake.base.errors import ConfigError
+from histomake.cohort.sheet import read_sheet
 from histomake.config import parse_config
-from histomake.errors import ConfigError
-from histomake.sheet import read_sheet
 
 TARGET = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
 CONFIG = parse_config({"tasks": {"t": {"grid": "x20", "target": TARGET}}})

@@ -20,10 +20,10 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from histomake.base.errors import Reason, SlideError
+from histomake.base.files import _take_place as take_place
+from histomake.base.files import sha256_tree
 from histomake.config import Convert
-from histomake.errors import Reason, SlideError
-from histomake.files import _take_place as take_place
-from histomake.files import sha256_tree
 from histomake.slide.convert import convert
 from histomake.slide.passthrough import copy_levels
 from histomake.slide.reader import SlideReader
@@ -409,7 +409,7 @@ def test_the_store_may_be_replaced_while_the_manifest_is_written(small, tmp_path
         shutil.rmtree(target)
 
     undisturbed = convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert())
-    monkeypatch.setattr("histomake.files._take_place", take_place_and_lose_it)
+    monkeypatch.setattr("histomake.base.files._take_place", take_place_and_lose_it)
     manifest = convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert())
     assert {**manifest, "seconds": None} == {**undisturbed, "seconds": None}
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from histomake.base.files import sha256_file, sha256_tree
 from histomake.config import Convert
-from histomake.files import sha256_file, sha256_tree
 from histomake.slide.convert import convert
 from histomake.slide.encode import halve
 from histomake.slide.reader import SlideReader

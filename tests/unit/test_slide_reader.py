@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from histomake.base.errors import Reason, SlideError
+from histomake.base.files import write_json
 from histomake.config import Convert
-from histomake.errors import Reason, SlideError
-from histomake.files import write_json
 from histomake.slide import store as store_module
 from histomake.slide.convert import convert
 from histomake.slide.reader import SlideReader, open_slide

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from histomake.slide_scores import PredictedSlide, pool, score_table
+from histomake.evaluate.slide_scores import PredictedSlide, pool, score_table
 
 DESCRIBED = {
     "class_names": ["a", "b"],

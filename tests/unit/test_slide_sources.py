@@ -11,11 +11,11 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
+from histomake.base.errors import Reason, SlideError
 from histomake.config import Convert
-from histomake.errors import Reason, SlideError
 from histomake.slide.convert import convert
 from histomake.slide.encode import halve
-from histomake.slide.layout import downsample_between
+from histomake.slide.plan import downsample_between
 from histomake.slide.reader import SlideReader
 from histomake.slide.source import open_source, resolve_mpp
 from histomake.slide.sources.base import SourceInfo, SourceLevel, over_white

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from histomake.base.errors import Reason, SlideError
+from histomake.base.files import write_json
 from histomake.config import Convert
-from histomake.errors import Reason, SlideError
-from histomake.files import write_json
 from histomake.slide.convert import convert
 from histomake.slide.verify import verify_slide
 from hypothesis import given, settings

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from histomake.base.errors import HistomakeError
+from histomake.base.files import read_json, sha256_file, write_json
+from histomake.base.layout import Layout
 from histomake.config import Convert, Grid
-from histomake.errors import HistomakeError
-from histomake.files import read_json, sha256_file, write_json
-from histomake.layout import Layout
-from histomake.learn.data import SlideEntry
-from histomake.learn.staging import staged
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.data.staging import staged
 from histomake.learn.train import train
 from histomake.slide.convert import convert
 from small_cohort import CLASSES, build_cohort, build_quarantined
@@ -90,7 +90,7 @@ def test_a_damaged_store_is_named_and_nothing_is_left(cohort, local):
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_copied(cohort, local, monkeypatch):
-    monkeypatch.setattr("histomake.learn.staging.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("histomake.learn.data.staging.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(HistomakeError, match="let TMPDIR name a larger disk"):
         staged(cohort[1]).__enter__()
     assert list(local.iterdir()) == []

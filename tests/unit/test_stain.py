@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 from histomake.config import Model, Task
-from histomake.learn.predict import load_model, predict_slide
-from histomake.learn.reading import PatchReader
-from histomake.learn.stains import fit_normaliser, learn_slide
+from histomake.learn.data.reading import PatchReader
+from histomake.learn.data.stains import fit_normaliser, learn_slide
+from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.train import known_patches, train
 from histomake.patch.stain import StainNormaliser, choose_reference, learn_colours
 from PIL import Image

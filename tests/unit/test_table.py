@@ -12,8 +12,8 @@ from histomake.annotation.model import Annotation, LabelImage
 from histomake.config import Grid
 from histomake.patch.grid import cells, span
 from histomake.patch.table import empty_table, read_table, schema, tabulate, write_table
-from histomake.quality import BLUR, FOLD, PEN, ArtefactMap
-from histomake.tissue import TissueMask
+from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
+from histomake.tissue.mask import TissueMask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ import numpy as np
 import openslide
 import pytest
 from array_reader import ArrayReader
+from histomake.base.errors import Reason, SlideError
 from histomake.config import Tissue
-from histomake.errors import Reason, SlideError
-from histomake.tissue import TissueMask, presegment, save_no_tissue
+from histomake.tissue.mask import TissueMask, presegment, save_no_tissue
 from PIL import Image
 from scenes import (
     MPP,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from array_reader import ArrayReader
+from histomake.base.errors import ConfigError
 from histomake.config import Tissue
-from histomake.errors import ConfigError
-from histomake.learn import tissue_model
-from histomake.learn.predict import Predictor
-from histomake.learn.runtime import Runtime
-from histomake.tissue import presegment
+from histomake.learn.engine.runtime import Runtime
+from histomake.learn.inference import tissue_model
+from histomake.learn.inference.predict import Predictor
+from histomake.tissue.mask import presegment
 from scenes import MPP, two_pieces
 from torch import nn
 

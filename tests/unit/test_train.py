@@ -11,12 +11,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import Layout
 from histomake.config import Grid, Model, Task
-from histomake.errors import HistomakeError
-from histomake.layout import Layout
-from histomake.learn.batches import TrainingBatches
-from histomake.learn.checkpoint import load_state, save_state
-from histomake.learn.reading import PatchReader
+from histomake.learn.data.batches import TrainingBatches
+from histomake.learn.data.reading import PatchReader
+from histomake.learn.engine.checkpoint import load_state, save_state
 from histomake.learn.train import check_classes, known_patches, train
 from histomake.patch.sampler import Sampler
 from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined

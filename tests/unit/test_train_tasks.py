@@ -11,28 +11,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from histomake.base.errors import HistomakeError
+from histomake.base.files import write_json
+from histomake.base.layout import Layout
 from histomake.config import ConfigError, Grid, Model, Target, Task
-from histomake.errors import HistomakeError
-from histomake.files import write_json
-from histomake.layout import Layout
-from histomake.learn import trainer as trainer_module
-from histomake.learn.batches import TrainingBatches
-from histomake.learn.data import output_sizes, patches_containing
-from histomake.learn.losses import build_loss, cross_entropy, dice, focal, generalised_dice
-from histomake.learn.pooling import pool_scores
-from histomake.learn.predict import SHORT_OF_MEMORY as PREDICTING
-from histomake.learn.predict import load_model, predict_slide
-from histomake.learn.reading import MaskReader, PatchReader
-from histomake.learn.runtime import advise_on_memory, choose_runtime
-from histomake.learn.score import choose_threshold, choose_thresholds, regression_scores
-from histomake.learn.target import UNLABELLED, balance_group, patch_targets, slide_target
+from histomake.evaluate.metrics import SlidePrediction, evaluate
+from histomake.learn.data.batches import TrainingBatches
+from histomake.learn.data.patch_index import output_sizes, patches_containing
+from histomake.learn.data.reading import MaskReader, PatchReader
+from histomake.learn.engine import trainer as trainer_module
+from histomake.learn.engine.losses import build_loss, cross_entropy, dice, focal, generalised_dice
+from histomake.learn.engine.runtime import advise_on_memory, choose_runtime
+from histomake.learn.engine.trainer import SHORT_OF_MEMORY as TRAINING
+from histomake.learn.engine.trainer import Trainer
+from histomake.learn.inference.predict import SHORT_OF_MEMORY as PREDICTING
+from histomake.learn.inference.predict import load_model, predict_slide
+from histomake.learn.inference.validation import choose_threshold, choose_thresholds, regression_scores
 from histomake.learn.train import check_classes, known_patches, train
-from histomake.learn.trainer import SHORT_OF_MEMORY as TRAINING
-from histomake.learn.trainer import Trainer
-from histomake.metrics import SlidePrediction, evaluate
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import Sampler, counter_rng
 from histomake.patch.table import read_table
+from histomake.target.pooling import pool_scores
+from histomake.target.targets import UNLABELLED, balance_group, patch_targets, slide_target
 from pydantic import ValidationError
 from small_cohort import CLASSES, GRID_NAME, SIDE, build_cohort, build_slide
 
@@ -359,7 +359,7 @@ def test_perfect_answers_cost_nothing_and_unknown_pixels_never_do() -> None:
 
 
 def test_focal_loss_without_focus_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histomake.learn.losses.FOCAL_GAMMA", 0.0)
+    monkeypatch.setattr("histomake.learn.engine.losses.FOCAL_GAMMA", 0.0)
     logits, target = torch.randn(8, 3), torch.randint(0, 3, (8,))
     assert float(focal(logits, target)) == pytest.approx(float(cross_entropy(logits, target)), rel=1e-5)
 

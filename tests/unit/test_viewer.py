@@ -12,10 +12,10 @@ import threading
 import numpy as np
 import pytest
 import zarr
-from histomake import figures
-from histomake.errors import HistomakeError
-from histomake.files import write_json
-from histomake.layout import Layout
+from histomake.base.errors import HistomakeError
+from histomake.base.files import write_json
+from histomake.base.layout import Layout
+from histomake.pictures import canvas
 from histomake.viewer import content, outlines
 from histomake.viewer.__main__ import OPENSEADRAGON
 from histomake.viewer.masks import TILE
@@ -179,7 +179,7 @@ def test_masks_come_as_coloured_tiles_of_every_level(fetch, task, pixel):
         status, _, body = fetch(f"/label/{SLIDE}/{task}/0/{level}/{y // tile}/{x // tile}")
         assert status == 200
         pixels = np.asarray(Image.open(io.BytesIO(body)).convert("RGBA"))
-        assert pixels[y % tile + 1, x % tile + 1].tolist() == [*figures.PALETTE[1], 255]
+        assert pixels[y % tile + 1, x % tile + 1].tolist() == [*canvas.PALETTE[1], 255]
         assert pixels[(y - 4) % tile, x % tile + 1][3] == 0
     assert fetch(f"/label/{SLIDE}/{task}/0/0/99/0")[0] == 404
     assert fetch(f"/label/{SLIDE}/{task}/0/99/0/0")[0] == 404
@@ -203,9 +203,9 @@ def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
 
     nuclei, states = tile("labels"), tile("state2")
     assert (nuclei[..., 3] > 0).tolist() == [[False, True], [True, False]]
-    assert nuclei[0, 1, :3].tolist() == list(figures.PALETTE[place["nucleus"]])
-    assert states[0, 1, :3].tolist() == list(figures.PALETTE[place["computed"]])
-    assert states[0, 2, :3].tolist() == list(figures.PALETTE[place["accepted"]])
+    assert nuclei[0, 1, :3].tolist() == list(canvas.PALETTE[place["nucleus"]])
+    assert states[0, 1, :3].tolist() == list(canvas.PALETTE[place["computed"]])
+    assert states[0, 2, :3].tolist() == list(canvas.PALETTE[place["accepted"]])
     shutil.rmtree(folder)
 
 

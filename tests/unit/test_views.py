@@ -10,13 +10,12 @@ import pyarrow as pa
 import pytest
 import shapely
 import zarr
-from histomake import figures
 from histomake.annotation.model import Annotation
-from histomake.explain import label_views, number_views, panel, pixel_views, views
-from histomake.explain.findings import SlideFindings
-from histomake.explain.tissue_view import ARTEFACTS, TISSUE, tissue_view
-from histomake.quality import PEN, ArtefactMap
-from histomake.tissue import TissueMask
+from histomake.pictures import canvas, label_views, number_views, panel, pixel_views, views
+from histomake.pictures.findings import SlideFindings
+from histomake.pictures.tissue_view import ARTEFACTS, TISSUE, tissue_view
+from histomake.tissue.artefacts import PEN, ArtefactMap
+from histomake.tissue.mask import TissueMask
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 SPAN = 256
@@ -73,7 +72,7 @@ def share(pixels: np.ndarray, colour: tuple[int, int, int], tolerance: int = 3) 
     return float((np.abs(pixels.astype(int) - colour).max(axis=2) <= tolerance).mean())
 
 
-def blended(colour: tuple[int, int, int], opacity: float = figures.OPACITY) -> tuple[int, ...]:
+def blended(colour: tuple[int, int, int], opacity: float = canvas.OPACITY) -> tuple[int, ...]:
     """A colour laid over white."""
     return tuple(round(255 * (1 - opacity) + c * opacity) for c in colour)
 
@@ -90,8 +89,8 @@ def test_a_patch_of_several_classes_shows_in_the_panel_of_each():
         multi_label=True,
     )
     assert label_views.has(found, "predicted").tolist() == [[True, True], [True, False], [False, False]]
-    picture = panel.arranged(label_views.prediction(found, figures.thumbnail(found.reader, 4.0)))
-    skin, nuclei = (share(picture, blended(figures.PALETTE[i])) for i in range(2))
+    picture = panel.arranged(label_views.prediction(found, canvas.thumbnail(found.reader, 4.0)))
+    skin, nuclei = (share(picture, blended(canvas.PALETTE[i])) for i in range(2))
     assert skin == pytest.approx(2 * nuclei, rel=0.05)
 
 
@@ -114,8 +113,8 @@ def test_each_class_of_several_has_its_own_hits_misses_and_false_alarms():
         },
         multi_label=True,
     )
-    picture = panel.arranged(label_views.truth(found, figures.thumbnail(found.reader, 4.0)))
-    hit, missed, alarm = (share(picture, blended(c)) for c in (figures.RIGHT, figures.MISSED, figures.FALSE_ALARM))
+    picture = panel.arranged(label_views.truth(found, canvas.thumbnail(found.reader, 4.0)))
+    hit, missed, alarm = (share(picture, blended(c)) for c in (canvas.RIGHT, canvas.MISSED, canvas.FALSE_ALARM))
     assert hit == pytest.approx(2 * alarm, rel=0.05)
     assert missed == pytest.approx(2 * alarm, rel=0.05)
     assert alarm > 0
@@ -130,14 +129,14 @@ def test_area_shares_are_drawn_from_0_to_1_and_numbers_over_their_range():
 
 
 def test_values_too_high_and_too_low_are_told_apart_and_equal_ones_do_not_fail():
-    ends = {True: figures.score_colours(np.array([0.0, 1.0]), figures.DIFFERENCE_MAP)}
+    ends = {True: canvas.score_colours(np.array([0.0, 1.0]), canvas.DIFFERENCE_MAP)}
     columns = {"predicted": [None] * 2, "label": [None] * 2, "target_x": [0.5, 0.5]}
     found = findings("regression", columns | {"score_x": [0.2, 0.8]}, classes=["x"])
-    picture = panel.arranged(number_views.truth(found, figures.thumbnail(found.reader, 4.0)))
+    picture = panel.arranged(number_views.truth(found, canvas.thumbnail(found.reader, 4.0)))
     for colour in ends[True]:
         assert share(picture, blended(colour, panel.SCORE_OPACITY)) > 0
     same = findings("regression", columns | {"score_x": [0.5, 0.5]}, classes=["x"])
-    assert panel.arranged(number_views.truth(same, figures.thumbnail(same.reader, 4.0))).shape[2] == 3
+    assert panel.arranged(number_views.truth(same, canvas.thumbnail(same.reader, 4.0))).shape[2] == 3
 
 
 def segmented(folder: Path, found: np.ndarray) -> Path:
@@ -164,14 +163,14 @@ def pixel_findings(tmp_path: Path, **options) -> SlideFindings:
 @pytest.mark.parametrize("mpp", [1.0, 1.7, 4.0])
 def test_predicted_pixels_land_where_they_were_predicted(tmp_path, mpp):
     found = pixel_findings(tmp_path)
-    labels = found.predicted_labels(figures.thumbnail(found.reader, mpp))
+    labels = found.predicted_labels(canvas.thumbnail(found.reader, mpp))
     border = np.flatnonzero(np.diff(labels[0].astype(int)))[0] + 1
     assert abs(border - WhiteSlide.width / 2 * MPP / mpp) <= 0.5
 
 
 def test_a_part_of_a_segmentation_lands_where_it_was_predicted(tmp_path):
     found = pixel_findings(tmp_path)
-    thumb = figures.region(found.reader, (WhiteSlide.width // 2 - 100, 300, 400, 300), 200)
+    thumb = canvas.region(found.reader, (WhiteSlide.width // 2 - 100, 300, 400, 300), 200)
     labels = found.predicted_labels(thumb)
     assert labels.shape == (150, 200)
     assert abs(np.flatnonzero(np.diff(labels[0].astype(int)))[0] + 1 - 50) <= 1
@@ -179,18 +178,18 @@ def test_a_part_of_a_segmentation_lands_where_it_was_predicted(tmp_path):
 
 def test_pixels_found_missed_and_called_in_error_are_painted_per_class(tmp_path):
     found = pixel_findings(tmp_path)
-    thumb = figures.thumbnail(found.reader, 4.0)
+    thumb = canvas.thumbnail(found.reader, 4.0)
     true, predicted = pixel_views.true_labels(found, thumb), pixel_views.predicted(found, thumb)
     skin = pixel_views._errors(thumb, "skin", predicted == 1, true == 1)
-    hit, alarm = share(skin, blended(figures.RIGHT)), share(skin, blended(figures.FALSE_ALARM))
+    hit, alarm = share(skin, blended(canvas.RIGHT)), share(skin, blended(canvas.FALSE_ALARM))
     assert hit == pytest.approx(alarm, rel=0.05)
-    assert share(skin, blended(figures.MISSED)) < 0.01
+    assert share(skin, blended(canvas.MISSED)) < 0.01
     assert len(pixel_views.truth(found, thumb)) == 4
 
 
 def test_unlabelled_pixels_count_only_where_background_was_learned(tmp_path):
     found = pixel_findings(tmp_path)
-    thumb = figures.thumbnail(found.reader, 4.0)
+    thumb = canvas.thumbnail(found.reader, 4.0)
     assert pixel_views.known_pixels(found, thumb).all()
     found.model["class_names"].remove("background")
     assert pixel_views.known_pixels(found, thumb).mean() == pytest.approx(0.5, abs=0.01)
@@ -212,8 +211,8 @@ def test_a_slide_without_patches_or_annotation_is_drawn_all_the_same(tmp_path, k
 
 def test_a_region_is_drawn_at_the_slides_own_resolution_when_it_is_small(tmp_path):
     found = pixel_findings(tmp_path)
-    assert figures.region(found.reader, (0, 0, 300, 200), 760).pixels.shape == (200, 300, 3)
-    assert figures.region(found.reader, (0, 0, 2000, 1000), 500).mpp == pytest.approx(2.0)
+    assert canvas.region(found.reader, (0, 0, 300, 200), 760).pixels.shape == (200, 300, 3)
+    assert canvas.region(found.reader, (0, 0, 2000, 1000), 500).mpp == pytest.approx(2.0)
     views.draw_region(found, (500, 300, 800, 400), tmp_path / "region.png")
     assert (tmp_path / "region.png").stat().st_size > 500
 
@@ -225,6 +224,6 @@ def test_tissue_and_what_spoils_it_are_painted_where_they_were_found():
     found = TissueMask(mask, SPAN, SPAN, {"area_mm2": 3.0})
     artefacts = ArtefactMap(labels, {"shares": {"pen": 0.25, "blur": 0, "fold": 0}})
     picture = tissue_view(WhiteSlide(), found, artefacts, slide_id="S", mpp=4.0)
-    tissue, pen = (share(picture, blended(colour, figures.OPACITY / 2)) for colour in (TISSUE, ARTEFACTS[PEN]))
+    tissue, pen = (share(picture, blended(colour, canvas.OPACITY / 2)) for colour in (TISSUE, ARTEFACTS[PEN]))
     assert tissue == pytest.approx(2 * pen, rel=0.1)
     assert pen > 0

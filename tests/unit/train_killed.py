@@ -11,10 +11,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from histomake.base.layout import Layout
 from histomake.config import Task
-from histomake.layout import Layout
-from histomake.learn.checkpoint import load_state
-from histomake.learn.data import SlideEntry
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.engine.checkpoint import load_state
 from histomake.learn.train import train
 from small_cohort import CLASSES, GRID_NAME
 

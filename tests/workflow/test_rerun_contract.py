@@ -11,11 +11,11 @@ from tests.workshop import Workshop
 
 PER_SLIDE = {"convert", "annotate", "presegment", "quality", "tabulate"}
 MODULES_TO_RULES = {
-    "tissue.py": {"presegment", "quality", "tabulate"},
+    "tissue/mask.py": {"presegment", "quality", "tabulate"},
     "slide/convert.py": {"convert"},
-    "metrics.py": {"evaluate"},
-    "cohort.py": set(),
-    "leakage.py": {"enrol", "leakage"},
+    "evaluate/metrics.py": {"evaluate"},
+    "cohort/folds.py": set(),
+    "cohort/leakage.py": {"enrol", "leakage"},
 }
 
 

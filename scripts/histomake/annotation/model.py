@@ -12,8 +12,8 @@ import shapely
 import zarr
 
 from histomake.annotation.features import geometries, parse_features
-from histomake.errors import Reason, SlideError
-from histomake.files import read_json
+from histomake.base.errors import Reason, SlideError
+from histomake.base.files import read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,8 +13,8 @@ from histomake.annotation.geojson import read_geojson
 from histomake.annotation.mask import SUFFIXES, count_values, open_mask, scale_of
 from histomake.annotation.model import Annotation, AnnotationError, Drawn, LabelImage, polygonal
 from histomake.annotation.xml_formats import read_xml
+from histomake.base.errors import Reason, SlideError
 from histomake.config import Annotations
-from histomake.errors import Reason, SlideError
 
 KNOWN = ".xml, .annotations, .geojson, .json, " + ", ".join(SUFFIXES)
 

@@ -13,7 +13,7 @@ import zarr
 
 from histomake.annotation.features import format_features
 from histomake.annotation.model import Annotation, LabelImage
-from histomake.files import atomic_directory, atomic_file, write_json
+from histomake.base.files import atomic_directory, atomic_file, write_json
 
 CHUNK = 1024
 GOLDEN_TURN = 0.381966  # neighbouring class numbers get hues far apart

@@ -12,9 +12,9 @@ import numpy as np
 from scipy import ndimage
 
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers, patch_by_patch
-from histomake.cascade.evaluate import otsu_nuclei, score
 from histomake.cascade.infer import DENSE_BLOCK_PX, cost_record, whole_labels, whole_maps
 from histomake.cascade.levels import Level, Window, read_window
+from histomake.cascade.measures import otsu_nuclei, score
 from histomake.cascade.run import COMPUTED, LevelMap, costs, run_cascade
 from histomake.config import CascadeBaselines, CascadeThresholds
 from histomake.patch.sampler import counter_rng
@@ -22,7 +22,7 @@ from histomake.patch.sampler import counter_rng
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histomake.tissue import TissueMask
+    from histomake.tissue.mask import TissueMask
 
 NAIVE_BATCH = 256
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Radhical
-from histomake.types import Level0Pixels, Mpp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

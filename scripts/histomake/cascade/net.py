@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from histomake.base.errors import ConfigError
 from histomake.config import CascadeNetwork
-from histomake.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

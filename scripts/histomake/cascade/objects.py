@@ -22,8 +22,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage import measure
 
+from histomake.base.files import atomic_file
 from histomake.cascade.levels import Level, Window
-from histomake.files import atomic_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

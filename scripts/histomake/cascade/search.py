@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from histomake.base.errors import ConfigError, HistomakeError
 from histomake.cascade.answers import StoredAnswers
-from histomake.cascade.evaluate import score
 from histomake.cascade.infer import whole_labels
 from histomake.cascade.levels import Level
+from histomake.cascade.measures import score
 from histomake.cascade.run import block_pixels, costs, pixel_evaluations, run_cascade
 from histomake.cascade.samples import Field
 from histomake.config import CascadeSearch, CascadeThresholds, Radhical
-from histomake.errors import ConfigError, HistomakeError
 from histomake.patch.sampler import counter_rng
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import shapely
 from histomake.annotation.mask import SUFFIXES, open_mask, scale_of
 from histomake.annotation.model import AnnotationError
 from histomake.annotation.read import read_annotation
+from histomake.base.errors import Reason, SlideError
 from histomake.cascade.levels import Level, Window
 from histomake.config import Annotations
-from histomake.errors import Reason, SlideError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from histomake.base.errors import ConfigError
 from histomake.config.cascades import (
     CascadeBaselines,
     CascadeNetwork,
@@ -25,7 +26,6 @@ from histomake.config.cascades import (
 from histomake.config.section import Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
 from histomake.config.tasks import BACKGROUND, Augment, Model, Predict, Split, Target, Task, Train, outputs_of
-from histomake.errors import ConfigError
 
 __all__ = [
     "BACKGROUND",

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from histomake.errors import HistomakeError
+from histomake.base.errors import HistomakeError
 from histomake.explain.attribution_checks import check, randomised, summarise
 from histomake.explain.chosen import Chosen, Tested, asked_for, choose
 from histomake.explain.embedding import draw_evenly
-from histomake.explain.pixels import read_patches
+from histomake.explain.patch_pixels import read_patches
 from histomake.explain.shapley import PARTITION_BACKGROUND, Margin, explain
-from histomake.learn.data import SlideEntry
-from histomake.learn.predict import Predictor
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import Predictor
 from histomake.patch.table import read_table
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from histomake.explain.attribution import Attribution
-from histomake.learn.target import JOINER
+from histomake.target.targets import JOINER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

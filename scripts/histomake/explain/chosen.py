@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from histomake.errors import HistomakeError
-from histomake.learn.data import SlideEntry
+from histomake.base.errors import HistomakeError
+from histomake.learn.data.patch_index import SlideEntry
 from histomake.patch.table import read_table
 
 if TYPE_CHECKING:

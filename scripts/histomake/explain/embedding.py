@@ -20,10 +20,10 @@ from sklearn.metrics import balanced_accuracy_score, silhouette_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from histomake.errors import HistomakeError
-from histomake.explain.pixels import read_patches
-from histomake.learn.data import SlideEntry
-from histomake.learn.predict import Predictor
+from histomake.base.errors import HistomakeError
+from histomake.explain.patch_pixels import read_patches
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import Predictor
 from histomake.model.build import has_features
 from histomake.patch.table import read_table
 

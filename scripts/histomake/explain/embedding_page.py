@@ -14,8 +14,8 @@ import pyarrow as pa
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from histomake import figures
 from histomake.explain.embedding import Embedding
+from histomake.pictures import canvas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def _payload(embedding: Embedding) -> dict[str, Any]:
         "ids": {name: table[name].to_pylist() for name in ("patch_id", "x", "y")},
         "plane": [_floats(table[f"umap2_{axis}"].to_numpy()) for axis in "xy"],
         "space": [_floats(table[f"umap3_{axis}"].to_numpy()) for axis in "xyz"],
-        "palette": [f"rgb{colour}" for colour in figures.PALETTE],
+        "palette": [f"rgb{colour}" for colour in canvas.PALETTE],
         "atlas": {
             "px": ATLAS_PX,
             "columns": ATLAS_COLUMNS,
@@ -131,16 +131,16 @@ def mosaic(embedding: Embedding, *, title: str) -> NDArray[np.uint8]:
     position[:, 1] = cells - position[:, 1]
     cell = np.clip(position.astype(int), 0, cells - 1)
     distance = np.abs(position - cell - 0.5).max(axis=1)
-    colours = figures.class_colours(classes_of(table))
+    colours = canvas.class_colours(classes_of(table))
     predicted = table["predicted"].to_pylist()
     px = thumbs.shape[1]
-    canvas = np.full((cells * px, cells * px, 3), 255, np.uint8)
+    picture = np.full((cells * px, cells * px, 3), 255, np.uint8)
     for i in np.argsort(-distance, kind="stable"):
         x, y = cell[i] * px
         tile = thumbs[i].copy()
-        frame = colours.get(predicted[i], figures.GREY)
+        frame = colours.get(predicted[i], canvas.GREY)
         tile[:2] = tile[-2:] = frame
         tile[:, :2] = tile[:, -2:] = frame
-        canvas[y : y + px, x : x + px] = tile
+        picture[y : y + px, x : x + px] = tile
     legend = {f"predicted {name}": colour for name, colour in colours.items() if name in predicted}
-    return figures.with_legend(canvas, title, legend)
+    return canvas.with_legend(picture, title, legend)

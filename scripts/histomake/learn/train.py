@@ -14,20 +14,20 @@ import numpy as np
 from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
+from histomake.base.errors import HistomakeError
+from histomake.base.files import atomic_file, read_json, write_json
 from histomake.config import Task
-from histomake.errors import HistomakeError
-from histomake.files import atomic_file, read_json, write_json
-from histomake.learn import distributed
-from histomake.learn.audit import join_parts
-from histomake.learn.checkpoint import remove_state
-from histomake.learn.data import PatchIndex, SlideEntry, index_patches, patches_containing
-from histomake.learn.runtime import catch_interrupts
-from histomake.learn.staging import staged
-from histomake.learn.stains import COLOURS
-from histomake.learn.target import is_known
-from histomake.learn.trainer import Trainer
+from histomake.learn.data.drawn_patches import join_parts
+from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, patches_containing
+from histomake.learn.data.staging import staged
+from histomake.learn.data.stains import COLOURS
+from histomake.learn.engine import distributed
+from histomake.learn.engine.checkpoint import remove_state
+from histomake.learn.engine.runtime import catch_interrupts
+from histomake.learn.engine.trainer import Trainer
 from histomake.model.transfer import weights_file
 from histomake.patch.sampler import choose
+from histomake.target.targets import is_known
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import timm
 import torchvision
 from torch import Tensor, nn
 
+from histomake.base.errors import ConfigError
 from histomake.config import Model
-from histomake.errors import ConfigError
 from histomake.model.fast_scnn import FastSCNN
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

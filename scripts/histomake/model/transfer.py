@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from histomake.errors import HistomakeError
+from histomake.base.errors import HistomakeError
 
 ENCODER_PREFIXES = ("", "encoder.", "encoder.model.")
 """Under which names one and the same encoder is found in timm and in segmentation-models-pytorch."""

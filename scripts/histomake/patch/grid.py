@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histomake.types import Level0Pixels, Mpp
+from histomake.base.units import Level0Pixels, Mpp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

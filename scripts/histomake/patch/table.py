@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from histomake.annotation.coverage import mask_shares
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import area_shares, labels_at
+from histomake.base.files import atomic_file
 from histomake.config import Grid
-from histomake.files import atomic_file
 from histomake.patch.grid import axes, over_edge, span
-from histomake.quality import BLUR, FOLD, PEN, ArtefactMap
-from histomake.tissue import TissueMask
+from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
+from histomake.tissue.mask import TissueMask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,21 +14,15 @@ from typing import Any
 import numpy as np
 
 from histomake import config as settings
-from histomake.errors import SlideError
-from histomake.files import SYNC_THREADS, atomic_directory, atomic_file, sha256_file, sync_file
+from histomake.base.errors import SlideError
+from histomake.base.files import SYNC_THREADS, atomic_directory, atomic_file, sha256_file, sync_file
 from histomake.slide.encode import Read, encode_levels, encode_picture
-from histomake.slide.layout import lay_out, plan_levels
 from histomake.slide.passthrough import copy_levels
+from histomake.slide.plan import lay_out, plan_levels
 from histomake.slide.reader import SlideReader
 from histomake.slide.source import Resolution, open_source, quarantining, resolve_mpp
 from histomake.slide.source_hash import SourceHash
-from histomake.slide.sources.base import (
-    PARSE_ERRORS,
-    DamagedTilesError,
-    Source,
-    SourceLevel,
-    UnsupportedSlideError,
-)
+from histomake.slide.sources.base import PARSE_ERRORS, DamagedTilesError, Source, SourceLevel, UnsupportedSlideError
 from histomake.slide.store import dump_json, image_metadata
 
 SHOWS_LABEL = ("label", "macro")

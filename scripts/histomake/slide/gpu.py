@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from histomake.errors import Reason, SlideError
+from histomake.base.errors import Reason, SlideError
 from histomake.slide.reader import SlideReader
 from histomake.slide.store import FILL
 

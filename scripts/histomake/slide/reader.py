@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from histomake.errors import Reason, SlideError
-from histomake.files import read_json
+from histomake.base.errors import Reason, SlideError
+from histomake.base.files import read_json
+from histomake.base.units import Level0Pixels, Mpp
 from histomake.slide.codec import TileDecodeError
 from histomake.slide.store import FILL, Level, Store, StoreError
-from histomake.types import Level0Pixels, Mpp
 
 # Loader workers are forked, and OpenCV's own thread pool does not survive a fork; the caller has threads enough.
 cv2.setNumThreads(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import openslide
 
-from histomake.errors import Reason, SlideError
+from histomake.base.errors import Reason, SlideError
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
     DamagedTilesError,

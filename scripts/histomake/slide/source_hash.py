@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from histomake.errors import Reason, SlideError
+from histomake.base.errors import Reason, SlideError
 from histomake.slide.source import combined_sha256, named_files
 from histomake.slide.sources.base import Source
 

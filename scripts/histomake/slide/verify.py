@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from histomake.errors import SlideError
-from histomake.files import read_json, sha256_file
+from histomake.base.errors import SlideError
+from histomake.base.files import read_json, sha256_file
 from histomake.slide.source import combined_sha256, named_files, open_source
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from histomake.errors import HistomakeError
+from histomake.base.errors import HistomakeError
 from histomake.viewer.server import serve
 
 OPENSEADRAGON = Path(__file__).resolve().parents[3] / ".tools" / "openseadragon" / "openseadragon.min.js"

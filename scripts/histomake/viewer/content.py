@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from histomake.base.files import read_json
+from histomake.base.layout import Layout
 from histomake.config import Grid
-from histomake.files import read_json
-from histomake.layout import Layout
-from histomake.learn.target import JOINER
 from histomake.patch.grid import middle
 from histomake.patch.table import read_table
 from histomake.slide.reader import open_slide
 from histomake.slide.store import Level
+from histomake.target.targets import JOINER
 from histomake.viewer import masks, outlines
 
 SIDECAR = ".meta.json"

@@ -11,11 +11,11 @@ import numpy as np
 import zarr
 from PIL import Image
 
-from histomake import figures
+from histomake.base.files import read_json
+from histomake.base.layout import Layout
 from histomake.config import BACKGROUND
-from histomake.files import read_json
-from histomake.layout import Layout
 from histomake.patch.table import read_table
+from histomake.pictures import canvas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,7 +140,7 @@ def class_order(layout: Layout, slide: str) -> list[str]:
 
 def picture(labels: NDArray[np.uint8], classes: list[str], order: list[str]) -> bytes:
     """A tile as PNG: every class in its colour, what has no class transparent."""
-    colours = figures.class_colours(order)
+    colours = canvas.class_colours(order)
     palette = np.zeros((256, 3), np.uint8)
     for i, name in enumerate(classes):
         palette[i + 1] = colours[name]

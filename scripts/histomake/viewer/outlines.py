@@ -11,8 +11,8 @@ import numpy as np
 import shapely
 
 from histomake.annotation.model import Annotation
-from histomake.files import read_json
-from histomake.layout import Layout
+from histomake.base.files import read_json
+from histomake.base.layout import Layout
 from histomake.viewer.masks import TILE
 
 if TYPE_CHECKING:

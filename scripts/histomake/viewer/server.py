@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 import cv2
 import numpy as np
 
-from histomake.errors import HistomakeError
-from histomake.layout import Layout
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import Layout
 from histomake.slide.reader import SlideReader, open_slide
 from histomake.viewer import content, masks, outlines
 

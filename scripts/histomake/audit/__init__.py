@@ -1,0 +1,1 @@
+"""Identity, sidecars, lineage and run records."""

@@ -1,0 +1,152 @@
+"""Owns the chain from a result back to the slide's bytes, as told by the sidecars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from histomake.audit.sidecar import SIDECAR
+from histomake.base.errors import HistomakeError
+from histomake.base.file_cache import Recall
+from histomake.base.files import atomic_file, read_json, sha256_file
+from histomake.base.layout import Layout
+
+PER_SLIDE = frozenset({"slides", "annotations", "tissue", "quality", "patches", "predictions"})
+"""Folders under the results folder whose files are named for their slides."""
+
+SCHEMA = pa.schema(
+    [
+        ("output", pa.string()),
+        ("sha256", pa.string()),
+        ("rule", pa.string()),
+        ("slide_id", pa.string()),
+        ("inputs", pa.list_(pa.string())),
+        ("params", pa.string()),
+        ("commit", pa.string()),
+        ("host", pa.string()),
+        ("slurm_job", pa.string()),
+        ("started", pa.string()),
+        ("seconds", pa.float64()),
+        ("log", pa.string()),
+    ]
+)
+
+
+def walk(
+    roots: Iterable[Path | str], recall: Recall | None = None, *, follow: Callable[[str], bool] = lambda _: True
+) -> Iterator[dict[str, Any]]:
+    """The sidecars of ``roots`` and of everything they were made from, each once, roots first.
+
+    An output without a sidecar of its own is described by that of the first output of its job, which every rule that
+    reads the one also reads. ``recall``: sidecars read before; ``follow``: whether to go on to an input.
+    """
+    recall = recall or Recall()
+    level = list(dict.fromkeys(map(str, roots)))
+    seen = set(level)
+    while level:
+        found = [text for text in recall.texts(f"{path}{SIDECAR}" for path in level) if text is not None]
+        level = []
+        for text in found:
+            sidecar = msgspec.json.decode(text)
+            yield sidecar
+            fresh = [path for path in sidecar["inputs"] if path not in seen and follow(path)]
+            seen.update(fresh)
+            level += fresh
+
+
+def of_other_slides(results: Path, slide: str) -> Callable[[str], bool]:
+    """Whether a path is a file of a slide other than ``slide``: it lies in a per-slide folder under another name."""
+
+    def check(path: str) -> bool:
+        try:
+            folder = Path(path).relative_to(results).parts[0]
+        except (ValueError, IndexError):
+            return False
+        return folder in PER_SLIDE and Path(path).stem != slide
+
+    return check
+
+
+def write_lineage(sidecars: Iterable[dict[str, Any]], path: Path | str, *, batch: int = 10_000) -> None:
+    """Write one row per output: its digest, how it was made and from what. Memory stays bounded."""
+    with atomic_file(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
+        rows: list[dict[str, Any]] = []
+        for sidecar in sidecars:
+            rows += _rows(sidecar)
+            if len(rows) >= batch:
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def _rows(sidecar: dict[str, Any]) -> list[dict[str, Any]]:
+    shared = {
+        "rule": sidecar["rule"],
+        "slide_id": sidecar["wildcards"].get("slide"),
+        "inputs": sorted(sidecar["inputs"]),
+        "params": json.dumps(sidecar["params"], sort_keys=True),
+        "commit": sidecar["git"].get("commit"),
+        "host": sidecar["machine"]["host"],
+        "slurm_job": sidecar["machine"]["slurm_job"],
+        "started": sidecar["started"],
+        "seconds": sidecar["seconds"],
+        "log": next(iter(sidecar["log"]), None),
+    }
+    return [{"output": path, "sha256": digest, **shared} for path, digest in sidecar["outputs"].items()]
+
+
+def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tuple[Path, dict[str, Any]]:
+    """The prediction of one patch, and the file it stands in; the first fold that tested the slide."""
+    for folder in sorted((layout.results / "predictions" / task).glob("fold*")):
+        path = folder / f"{slide}.parquet"
+        if path.is_file():
+            rows = pq.read_table(path, filters=[("patch_id", "=", patch_id)]).to_pylist()
+            if rows:
+                return path, rows[0]
+    raise HistomakeError(f"no prediction of task {task} for patch {patch_id} of slide {slide} under {layout.results}")
+
+
+def describe(path: Path, row: dict[str, Any], chain: list[dict[str, Any]], *, slide: str) -> str:
+    """The chain in words, prediction first: what was made, from what, by which code, where and when."""
+    lines = [f"{path}: " + ", ".join(f"{key} {value}" for key, value in row.items())]
+    for sidecar in chain:
+        # A model's chain holds every slide it was fitted on; they are counted, and only this slide's steps are told.
+        if sidecar["wildcards"].get("slide", slide) != slide:
+            continue
+        machine, git = sidecar["machine"], sidecar["git"]
+        lines += ["", f"{sidecar['rule']} {' '.join(f'{k}={v}' for k, v in sidecar['wildcards'].items())}".rstrip()]
+        lines += [f"  made      {output}  sha256 {digest}" for output, digest in sidecar["outputs"].items()]
+        lines += [f"  from      {source}" for source in list(sidecar["inputs"])[:6]]
+        if len(sidecar["inputs"]) > 6:
+            lines.append(f"  from      … {len(sidecar['inputs']) - 6} more files")
+        code = f"{git.get('commit', 'unknown')}{' (modified)' if git.get('modified') else ''}"
+        lines.append(f"  code      {code}, digest {sidecar['params'].get('code')}")
+        lines.append(f"  settings  {json.dumps(sidecar['params'].get('cfg'), sort_keys=True)}")
+        job_id = f", Slurm job {machine['slurm_job']}" if machine["slurm_job"] else ""
+        lines.append(f"  ran       {sidecar['started']} on {machine['host']}{job_id}, {sidecar['seconds']} s")
+        lines.append(f"  log       {next(iter(sidecar['log']), None)}")
+        if sidecar["rule"] == "convert":
+            lines.append(f"  slide     sha256 {_source_digest(sidecar)}")
+    return "\n".join(lines)
+
+
+def _source_digest(sidecar: dict[str, Any]) -> str:
+    return read_json(next(iter(sidecar["outputs"])))["sha256"]
+
+
+def altered(sidecars: Iterable[dict[str, Any]]) -> list[str]:
+    """Every output whose bytes are no longer those its sidecar states, or that is gone."""
+    problems = []
+    for sidecar in sidecars:
+        for path, digest in sidecar["outputs"].items():
+            if not Path(path).is_file():
+                problems.append(f"{path}: missing")
+            elif sha256_file(path) != digest:
+                problems.append(f"{path}: its bytes are not those that rule {sidecar['rule']} wrote")
+    return problems

@@ -1,0 +1,121 @@
+"""Owns what is said and kept of a whole run: the preflight summary, the closing lines, a chained record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from histomake.audit import identity
+from histomake.audit.sidecar import SIDECAR
+from histomake.base.file_cache import Recall
+from histomake.base.files import atomic_directory, read_json, sha256_file
+from histomake.base.layout import Layout
+from histomake.cohort.sheet import Slide
+from histomake.config import Config
+
+RECORD = "run.json"
+
+
+class Converted(msgspec.Struct):
+    """As much of convert's sidecar as tells which bytes it read."""
+
+    class Params(msgspec.Struct):
+        """Its params."""
+
+        slide: str | None = None
+
+    params: Params
+
+
+class Outcome(msgspec.Struct):
+    """As much of a manifest as tells what became of the slide."""
+
+    status: str
+
+
+def preflight(layout: Layout, slides: Mapping[str, Slide], fingerprints: identity.Fingerprints) -> str:
+    """One line on the cohort: how many slides are new, changed, in quarantine, unchanged."""
+    recall = Recall(layout.memory("preflight"))
+    manifests = [layout.manifest(slide) for slide in slides]
+    sidecars = recall.texts(f"{path}{SIDECAR}" for path in manifests)
+    counts = Counter(
+        _state(manifest, sidecar, fingerprints.of(slide.path))
+        for slide, manifest, sidecar in zip(slides.values(), recall.texts(manifests), sidecars, strict=True)
+    )
+    recall.save()
+    words = ", ".join(f"{counts[state]:,} {state}" for state in ("new", "changed", "quarantined", "unchanged"))
+    return f"cohort: {len(slides):,} slides: {words}"
+
+
+def _state(manifest: str | None, sidecar: str | None, fingerprint: str) -> str:
+    if manifest is None or sidecar is None:
+        return "new"
+    try:
+        if msgspec.json.decode(sidecar, type=Converted).params.slide != fingerprint:
+            return "changed"
+        return "unchanged" if msgspec.json.decode(manifest, type=Outcome).status == "ok" else "quarantined"
+    except msgspec.MsgspecError:
+        return "changed"
+
+
+def finish(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> None:
+    """Keep the run's record and say, as the last lines, what is missing and why."""
+    keep_record(layout, config, snakemake_logs=snakemake_logs, succeeded=succeeded)
+    entries = read_json(layout.quarantine) if layout.quarantine.is_file() else []
+    if entries:
+        print(f"\n{len(entries)} slide(s) in quarantine; all others are done:", file=sys.stderr)
+    for entry in entries:
+        print(f"  {entry['slide_id']} ({entry['reason']}): {entry['detail']}. {entry['remedy']}", file=sys.stderr)
+
+
+def keep_record(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> Path:
+    """Write ``audit/runs/<time>/``: configuration, sheet, code state, Snakemake's log.
+
+    Each record carries the sha256 of the one before, so that none can be altered or removed unnoticed.
+    """
+    folder = layout.runs
+    previous = max(folder.glob(f"*/{RECORD}"), default=None)
+    started = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%fZ")
+    with atomic_directory(folder / started) as aside:
+        (aside / "config.json").write_text(json.dumps(config.dump(), indent=1, ensure_ascii=False))
+        shutil.copyfile(config.sheet, aside / "slides.tsv")
+        for number, path in enumerate(map(Path, snakemake_logs)):
+            if path.is_file():
+                shutil.copyfile(path, aside / f"snakemake-{number}.log")
+        files = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
+        record = {
+            "finished": started,
+            "succeeded": succeeded,
+            "command": sys.argv,
+            "git": identity.git_state(),
+            "packages": identity.package_versions(),
+            "machine": identity.machine(),
+            "files": files,
+            "previous": {"run": previous.parent.name, "sha256": sha256_file(previous)} if previous else None,
+        }
+        (aside / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return folder / started
+
+
+def broken_links(layout: Layout) -> list[str]:
+    """Every run record that was altered or lost, judged by the chain of digests."""
+    problems, previous = [], None
+    for path in sorted(layout.runs.glob(f"*/{RECORD}")):
+        content = path.read_bytes()
+        record = json.loads(content)
+        if record["previous"] != previous:
+            problems.append(f"{path}: the record before it was altered or removed")
+        for name, digest in record["files"].items():
+            file = path.with_name(name)
+            if not file.is_file() or sha256_file(file) != digest:
+                problems.append(f"{file}: altered or removed since the run")
+        previous = {"run": path.parent.name, "sha256": hashlib.sha256(content).hexdigest()}
+    return problems

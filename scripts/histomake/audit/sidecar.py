@@ -1,0 +1,114 @@
+"""Owns what surrounds a rule's work: its log and its sidecar. It shapes no result, so no code digest counts it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import msgspec
+
+from histomake.audit import identity
+from histomake.base.errors import HistomakeError
+from histomake.base.file_cache import Recall
+from histomake.base.files import sha256_file, write_json
+
+log = logging.getLogger("histomake")
+
+SIDECAR = ".meta.json"
+HASHED_BYTES = 64_000_000
+
+
+class Outputs(msgspec.Struct):
+    """As much of a sidecar as tells the digests of a job's outputs."""
+
+    outputs: dict[str, str]
+
+
+@contextmanager
+def job(snakemake: Any, recall: Recall | None = None) -> Iterator[None]:
+    """Run a rule's work: log to its log file and to stderr, and leave a sidecar beside its first output.
+
+    An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback.
+    ``recall``: what the rule read the last time, for a rule with inputs of every slide; kept for the next when the
+    work is done.
+    """
+    recall = recall or Recall()
+    _log_to(snakemake.log[0] if snakemake.log else None)
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        yield
+    except HistomakeError as error:
+        log.error("%s", error)
+        _tell_damage(list(map(str, snakemake.input)), recall)
+        sys.exit(1)
+    except Exception:
+        log.exception("rule %s failed", snakemake.rule)
+        _tell_damage(list(map(str, snakemake.input)), recall)
+        sys.exit(1)
+    seconds = time.monotonic() - clock
+    write_json(f"{snakemake.output[0]}{SIDECAR}", _sidecar(snakemake, started, seconds, recall))
+    recall.save()
+    log.info("done in %.1f s", seconds)
+
+
+def _log_to(path: str | None) -> None:
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w"))
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
+    )
+    logging.captureWarnings(True)
+
+
+def _sidecar(snakemake: Any, started: datetime, seconds: float, recall: Recall) -> dict[str, Any]:
+    """Everything needed to say, years later, where these outputs came from."""
+    return {
+        "rule": snakemake.rule,
+        "wildcards": dict(snakemake.wildcards.items()),
+        "params": dict(snakemake.params.items()),
+        "inputs": _digests(list(map(str, snakemake.input)), recall),
+        "outputs": {str(path): sha256_file(path) for path in snakemake.output if Path(path).is_file()},
+        "log": list(map(str, snakemake.log)),
+        "started": started.isoformat(timespec="milliseconds"),
+        "seconds": round(seconds, 3),
+        "threads": snakemake.threads,
+        "packages": identity.package_versions(),
+        "git": identity.git_state(),
+        "machine": identity.machine(),
+    }
+
+
+def _digests(paths: list[str], recall: Recall) -> dict[str, str | None]:
+    """Every input's sha256: as a sidecar states it, else hashed when small; slides are hashed by `convert`."""
+    stated = _stated(paths, recall)
+    return {path: stated[path] if path in stated else _small_digest(Path(path)) for path in paths}
+
+
+def _stated(paths: list[str], recall: Recall) -> dict[str, str]:
+    """What the inputs' sidecars say of them; one that stands beside a job's first output tells of the others too."""
+    found: dict[str, str] = {}
+    for sidecar in recall.texts(f"{path}{SIDECAR}" for path in paths):
+        if sidecar:
+            found |= msgspec.json.decode(sidecar, type=Outputs).outputs
+    return found
+
+
+def _small_digest(path: Path) -> str | None:
+    return sha256_file(path) if path.is_file() and path.stat().st_size < HASHED_BYTES else None
+
+
+def _tell_damage(paths: list[str], recall: Recall) -> None:
+    """Name the inputs whose bytes are not those that their own job wrote: the likely reason for a failure."""
+    stated = _stated(paths, recall)
+    for path in paths:
+        if path in stated and _small_digest(Path(path)) not in (None, stated[path]):
+            log.error("%s: not the bytes that its job wrote; have it made again: rm %s", path, quote(path))

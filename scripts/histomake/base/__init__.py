@@ -1,0 +1,1 @@
+"""Errors, files, paths, units: what every other package uses."""

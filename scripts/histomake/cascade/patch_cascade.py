@@ -1,0 +1,166 @@
+"""Owns the cascade over patches: classifiers of coarse grids decide which patches of finer grids are looked at.
+
+The decision is that of the pixel cascade (`histomake.cascade.run.decide`), on one probability: the sought class's.
+Any classifier that `histomake.learn.train` made can be a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from histomake.base.errors import ConfigError
+from histomake.base.files import read_json
+from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED, decide
+from histomake.learn.data.patch_index import PatchIndex, SlideEntry
+from histomake.learn.data.reading import PatchReader
+from histomake.learn.inference.predict import Predictor, predict_batches, slide_patches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STATES = ("rejected", "computed", "accepted")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One magnification: a trained classifier, the slide with the patch table of its grid, and thresholds.
+
+    ``lower``, ``upper``: on this stage's score, for what happens at the next finer stage; the finest has no use for
+    them.
+    """
+
+    predictor: Predictor
+    entry: SlideEntry
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Patches of a stage: their score, their state, and the stage (0 coarsest) whose score it is."""
+
+    patches: PatchIndex
+    score: NDArray[np.float32]
+    state: NDArray[np.uint8]
+    decided_by: NDArray[np.uint8]
+
+
+def cascade_patches(
+    stages: Sequence[Stage], class_name: str, *, batch: int, threads: int
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Predict a slide as a cascade of stages, coarsest first.
+
+    A patch takes its decision from the coarser patch in which its centre lies; where there is none (its surroundings
+    were excluded at the coarser grid) it is computed.
+
+    Returns:
+        The patches of the finest grid: patch_id uint32; x, y int32; score float32 of ``class_name``, from the stage
+        that decided; state (rejected, computed, accepted); stage uint8 (1 coarsest) that decided. And a record: patches
+        and computed patches per stage, and pixels read by the cascade and by the finest stage alone.
+
+    Raises:
+        ConfigError: a stage does not know the class, or is no finer than the one before.
+    """
+    _check(stages, class_name)
+    scored: _Scored | None = None
+    record: list[dict[str, Any]] = []
+    for position, stage in enumerate(stages):
+        patches = slide_patches(stage.predictor, stage.entry)
+        if patches is None:
+            return _table(None), {"status": "ok", "slide_id": stage.entry.slide_id, "stages": [], "saved": 0.0}
+        start = _everything(patches) if scored is None else _inherit(scored, stages[position - 1], patches)
+        wanted = np.flatnonzero(start.state == COMPUTED)
+        start.decided_by[wanted] = position
+        start.score[wanted] = _scores(stage, patches.take(wanted), class_name, batch=batch, threads=threads)
+        scored = start
+        record.append({"mpp": patches.mpp, "patches": len(patches), "computed": len(wanted), "pixels": patches.size**2})
+    read = sum(r["computed"] * r["pixels"] for r in record)
+    alone = record[-1]["patches"] * record[-1]["pixels"]
+    return _table(scored), {
+        "status": "ok",
+        "slide_id": stages[0].entry.slide_id,
+        "stages": record,
+        "saved": 1 - read / alone,
+    }
+
+
+def _check(stages: Sequence[Stage], class_name: str) -> None:
+    for stage in stages:
+        if class_name not in stage.predictor.class_names:
+            known = ", ".join(stage.predictor.class_names)
+            raise ConfigError(f"cascade: task with grid {stage.predictor.task.grid} knows {known}, not {class_name}")
+    mpps = [stage.predictor.description["grid"]["mpp"] for stage in stages]
+    if any(fine >= coarse for coarse, fine in pairwise(mpps)):
+        raise ConfigError(f"cascade: stages must get finer, these are at {', '.join(f'{m:g}' for m in mpps)} µm/px")
+
+
+def _everything(patches: PatchIndex) -> _Scored:
+    n = len(patches)
+    return _Scored(patches, np.zeros(n, np.float32), np.full(n, COMPUTED, np.uint8), np.zeros(n, np.uint8))
+
+
+def _inherit(coarse: _Scored, stage: Stage, patches: PatchIndex) -> _Scored:
+    """Scores and states of finer patches, from the coarser ones around their centres."""
+    parent = _parents(coarse.patches, patches, stage)
+    known = parent >= 0
+    score = np.where(known, coarse.score[parent], 0).astype(np.float32)
+    inherited = known & (coarse.state[parent] == ACCEPTED)
+    state = decide(np.stack([np.zeros_like(score), score]), inherited, lower=stage.lower, upper=stage.upper)
+    # What a coarser stage rejected stays so, whatever its score was.
+    state[known & (coarse.state[parent] == REJECTED)] = REJECTED
+    state[~known] = COMPUTED
+    return _Scored(patches, score, state, np.where(known, coarse.decided_by[parent], 0).astype(np.uint8))
+
+
+def _parents(coarse: PatchIndex, fine: PatchIndex, stage: Stage) -> NDArray[np.int64]:
+    """Index of the coarse patch nearest to each fine patch's centre and holding it; -1 where there is none."""
+    mpp = read_json(stage.entry.manifest)["mpp"]
+    step, span = coarse.stride * coarse.mpp / mpp, coarse.size * coarse.mpp / mpp
+    half = fine.size * fine.mpp / mpp / 2
+    cells = {
+        cell: i
+        for i, cell in enumerate(zip(np.rint(coarse.x / step).tolist(), np.rint(coarse.y / step).tolist(), strict=True))
+    }
+    # The patch whose centre is nearest; with overlapping patches several hold the point.
+    columns, rows = (np.rint((c + half - span / 2) / step).astype(int) for c in (fine.x, fine.y))
+    found = np.array([cells.get(cell, -1) for cell in zip(columns.tolist(), rows.tolist(), strict=True)], np.int64)
+    inside = np.ones(len(fine), bool)
+    for centre, start in ((fine.x + half, coarse.x), (fine.y + half, coarse.y)):
+        offset = centre - start[found]
+        inside &= (offset >= 0) & (offset < span)
+    return np.where(inside, found, -1)
+
+
+def _scores(stage: Stage, patches: PatchIndex, class_name: str, *, batch: int, threads: int) -> NDArray[np.float32]:
+    """Scores float32 (n,) of the sought class."""
+    column = stage.predictor.class_names.index(class_name)
+    out = np.zeros(len(patches), np.float32)
+    if len(patches):
+        reader = PatchReader(patches, stage.predictor.task.model, stain=stage.predictor.stain)
+        for index, found in predict_batches(stage.predictor, reader, batch=batch, threads=threads, flips=False):
+            out[index] = found[:, column]
+    return out
+
+
+def _table(scored: _Scored | None) -> pa.Table:
+    schema = pa.schema(
+        [
+            ("patch_id", pa.uint32()),
+            ("x", pa.int32()),
+            ("y", pa.int32()),
+            ("score", pa.float32()),
+            ("state", pa.dictionary(pa.int8(), pa.string())),
+            ("stage", pa.uint8()),
+        ]
+    )
+    if scored is None:
+        return schema.empty_table()
+    p = scored.patches
+    state = pa.DictionaryArray.from_arrays(pa.array(scored.state.astype(np.int8)), pa.array(STATES))
+    return pa.table([p.patch_id, p.x, p.y, scored.score, state, scored.decided_by + 1], schema=schema)

@@ -1,0 +1,207 @@
+"""Owns the catalog: one DuckDB file in which the cohort's slides, patches, splits and predictions can be queried."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from histomake.base.file_cache import Recall
+from histomake.base.files import atomic_file
+from histomake.catalog.reuse import FOLD, SLIDE, Growth, literals
+from histomake.cohort.quarantine import collect
+from histomake.patch.table import REASONS
+
+Record = dict[str, Any]
+SheetRow = tuple[str, str, str | None, Mapping[str, str]]
+
+MANIFEST_COLUMNS = {
+    "status": pa.string(),
+    "width": pa.int64(),
+    "height": pa.int64(),
+    "mpp": pa.float64(),
+    "mpp_source": pa.string(),
+    "vendor": pa.string(),
+    "format": pa.string(),
+    "sha256": pa.string(),
+    "bytes_in": pa.int64(),
+    "bytes_out": pa.int64(),
+    "files": pa.int64(),
+    "tiles": pa.string(),
+}
+TISSUE_COLUMNS = {"area_mm2": pa.float64(), "components": pa.int64(), "coverage": pa.float64()}
+ARTEFACTS = ("pen", "blur", "fold")
+QUARANTINE_COLUMNS = ("slide_id", "stage", "reason", "path", "detail", "remedy")
+STAGES = ("convert", "annotate", "presegment", "quality")
+
+
+def build_catalog(
+    path: Path | str,
+    *,
+    manifests: Iterable[Path | str],
+    tissue: Iterable[Path | str],
+    quality: Iterable[Path | str],
+    annotations: Iterable[Path | str],
+    tables: Mapping[str, Sequence[Path | str]],
+    splits: Mapping[str, Path | str],
+    predictions: Mapping[str, Sequence[Path | str]],
+    sheet: Iterable[SheetRow] = (),
+    recall: Recall | None = None,
+    previous: Path | None = None,
+    code: str = "",
+    memory_mb: int = 4000,
+    threads: int = 2,
+) -> None:
+    """Build the catalog aside and put it in place when it is whole.
+
+    Parquet files are streamed into it, so memory stays near ``memory_mb`` whatever the size of the cohort. Rows of
+    files that are as the previous build found them are taken from its catalog: the same rows, without opening
+    thousands of files.
+
+    Args:
+        path: the DuckDB file.
+        manifests, tissue, quality, annotations: per-slide JSON records; quarantined ones fill ``quarantine``.
+        tables: patch tables ``{slide}.parquet`` by grid.
+        splits: split file by task.
+        predictions: prediction files ``fold{k}/{slide}.parquet`` by task.
+        sheet: slide_id, patient_id, site and labels of every slide.
+        recall: the records read by the previous build.
+        previous: where the previous build left its catalog, and where this one is left for the next.
+        code: digest of the code; rows that other code wrote are not taken over.
+        memory_mb: limit of the database engine.
+        threads: threads of the database engine.
+    """
+    recall = recall or Recall()
+    records = (recall.records(paths) for paths in (manifests, annotations, tissue, quality))
+    stages = {stage: {r["slide_id"]: r for r in of_stage} for stage, of_stage in zip(STAGES, records, strict=True)}
+    with atomic_file(path) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".duckdb-") as spill:
+        settings = {"memory_limit": f"{memory_mb}MB", "threads": threads, "temp_directory": spill}
+        with duckdb.connect(aside, config=settings) as base:
+            # Keeping files in order would buffer them whole; rows carry slide and position instead.
+            base.execute("SET preserve_insertion_order = false")
+            base.execute("SET enable_progress_bar = false")
+            base.execute(f"CREATE TYPE slide AS ENUM ({literals(sorted(stages['convert']))})")
+            base.execute(f"CREATE TYPE exclusion AS ENUM ({literals(REASONS)})")
+            growth = Growth(base, previous, code)
+            _add(base, "slides", _slides(stages, sheet))
+            _add(base, "annotations", _annotations(stages["annotate"].values()))
+            _add(base, "quarantine", _quarantine(stages))
+            _add_splits(base, splits)
+            for grid, files in tables.items():
+                _add_patches(growth, grid, files)
+            for task, files in predictions.items():
+                _add_predictions(growth, task, files)
+            growth.end()
+            base.execute("CHECKPOINT")
+    growth.leave(Path(path))
+
+
+def _add(base: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    base.register("incoming", rows)
+    typed = "* REPLACE (slide_id::slide AS slide_id)"
+    base.execute(f"CREATE TABLE {name} AS SELECT {typed} FROM incoming ORDER BY slide_id")  # noqa: S608
+    base.unregister("incoming")
+
+
+def _slides(stages: Mapping[str, Mapping[str, Record]], sheet: Iterable[SheetRow]) -> pa.Table:
+    """One row per slide: the sheet's columns, the manifest's, and figures of tissue and quality (null if missing)."""
+    people = {slide: (patient, site, labels) for slide, patient, site, labels in sheet}
+    label_columns = sorted({column for _, _, labels in people.values() for column in labels})
+    rows: list[Record] = []
+    for slide, manifest in stages["convert"].items():
+        patient, site, labels = people.get(slide, (None, None, {}))
+        row: Record = {"slide_id": slide, "patient_id": patient, "site": site}
+        row |= {f"label_{column}": labels.get(column) for column in label_columns}
+        row |= {column: manifest.get(column) for column in MANIFEST_COLUMNS} | {"tiles": _tiles(manifest)}
+        row["annotation_format"] = stages["annotate"].get(slide, {}).get("format")
+        found = stages["presegment"].get(slide, {})
+        row |= {f"tissue_{column}": found.get(column) for column in TISSUE_COLUMNS}
+        judged = stages["quality"].get(slide, {})
+        row |= {f"{name}_share": judged.get("shares", {}).get(name) for name in ARTEFACTS}
+        rows.append(row | {name: judged.get(name) for name in ("clean_share", "sharpness")})
+    texts = ("slide_id", "patient_id", "site", *(f"label_{column}" for column in label_columns))
+    fields = dict.fromkeys(texts, pa.string()) | MANIFEST_COLUMNS
+    fields |= {f"tissue_{column}": kind for column, kind in TISSUE_COLUMNS.items()}
+    fields |= dict.fromkeys((*(f"{name}_share" for name in ARTEFACTS), "clean_share", "sharpness"), pa.float64())
+    fields["annotation_format"] = pa.string()
+    return pa.Table.from_pylist(rows, schema=pa.schema(list(fields.items())))
+
+
+def _tiles(manifest: Record) -> str | None:
+    """How the store's full-resolution tiles came about: "copied", or the codec they were encoded anew with."""
+    levels = manifest.get("levels")
+    return levels and ("copied" if levels[0]["passthrough"] else levels[0]["codec"])
+
+
+def _annotations(records: Iterable[Record]) -> pa.Table:
+    """One row per slide and annotated class; area in level-0 pixels. Masks count pixels, not regions."""
+    rows = [
+        {
+            "slide_id": record["slide_id"],
+            "class": name,
+            "regions": record["regions"].get(name),
+            "area_px": area,
+            "format": record["format"],
+            "source": record["source"],
+        }
+        for record in records
+        if record["status"] == "ok"
+        for name, area in record.get("area_px", {}).items()
+    ]
+    fields = [(name, pa.string()) for name in ("slide_id", "class", "format", "source")]
+    fields[2:2] = [("regions", pa.int64()), ("area_px", pa.float64())]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+
+
+def _quarantine(stages: Mapping[str, Mapping[str, Record]]) -> pa.Table:
+    entries = collect({"stage": stage, **record} for stage in STAGES for record in stages[stage].values())
+    schema = pa.schema([(name, pa.string()) for name in QUARANTINE_COLUMNS])
+    return pa.Table.from_pylist([{name: e.get(name) for name in QUARANTINE_COLUMNS} for e in entries], schema=schema)
+
+
+def _add_splits(base: duckdb.DuckDBPyConnection, splits: Mapping[str, Path | str]) -> None:
+    base.execute("CREATE TABLE splits (task VARCHAR, fold SMALLINT, slide_id slide, patient_id VARCHAR, role VARCHAR)")
+    for task, file in splits.items():
+        columns = "fold, slide_id, patient_id, role"
+        base.execute(f"INSERT INTO splits SELECT ?, {columns} FROM read_parquet(?)", [task, str(file)])  # noqa: S608
+
+
+def _add_patches(growth: Growth, grid: str, files: Sequence[Path | str]) -> None:
+    """``patches_<grid>``, ``patches_<grid>_kept`` and ``class_balance_<grid>``.
+
+    Slide and reason are ENUMs: two bytes and one a row, and grouped without hashing strings.
+    """
+    if not files:
+        return
+    base = growth.base
+    growth.fill(
+        f"patches_{grid}",
+        files,
+        f"{SLIDE}, * EXCLUDE (filename) REPLACE (excluded::exclusion AS excluded)",
+        ", old.excluded::VARCHAR::exclusion AS excluded",
+    )
+    base.execute(f"CREATE VIEW patches_{grid}_kept AS FROM patches_{grid} WHERE excluded = ''")
+    columns = [c for (c, *_) in base.execute(f"DESCRIBE patches_{grid}").fetchall() if c.startswith("area_")]
+    if columns:
+        base.execute(
+            f"CREATE VIEW class_balance_{grid} AS "  # noqa: S608
+            "SELECT task, fold, role, class[6:] AS class, count(DISTINCT slide_id) AS slides, "
+            "count(DISTINCT patient_id) AS patients, count(*) AS patches, sum(share) AS patch_areas "
+            f"FROM (UNPIVOT patches_{grid}_kept ON {', '.join(columns)} INTO NAME class VALUE share) "
+            "JOIN splits USING (slide_id) WHERE share > 0 GROUP BY ALL ORDER BY ALL"
+        )
+
+
+def _add_predictions(growth: Growth, task: str, files: Sequence[Path | str]) -> None:
+    """``predictions_<task>``: fold and slide come from each file's place, everything else from its columns."""
+    if files:
+        growth.fill(
+            f"predictions_{task}",
+            files,
+            f"{FOLD.format(path='filename')} AS fold, {SLIDE}, * EXCLUDE (filename)",
+            by_fold=True,
+        )

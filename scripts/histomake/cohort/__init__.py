@@ -1,0 +1,1 @@
+"""The slide sheet, patient-level folds, leakage and quarantine."""

@@ -1,0 +1,145 @@
+"""Owns the figures of an evaluation: ROC and precision-recall curves, reliability, confusion, predicted and true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from histomake.base.files import atomic_file
+from histomake.config import Target
+from histomake.evaluate.curves import figure_points
+from histomake.evaluate.metrics import Evaluation
+from histomake.pictures import canvas
+
+COLOURS = [f"#{bytes(colour).hex()}" for colour in canvas.PALETTE]
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.prop_cycle": cycler(color=COLOURS),
+}
+PANEL_INCHES = 3.2
+DPI = 150
+
+
+def draw_figures(evaluation: Evaluation, *, kind: str, target: Target, out: Path) -> list[Path]:
+    """Draw what fits the kind of task into the folder ``out`` as PNG, the points beside it as CSV; returns the PNGs.
+
+    Classification: roc, precision_recall, reliability and, unless a patch may have several labels, confusion;
+    regression: scatter; segmentation: overlap. One panel per level.
+    """
+    levels = {level: items for level, items in evaluation.items.items() if len(items)}
+    paths = []
+    for name, points in figure_points(evaluation, kind=kind, target=target).items():
+        with mpl.rc_context(STYLE):
+            figure = Figure(figsize=(PANEL_INCHES * len(levels), PANEL_INCHES), layout="constrained")
+            FigureCanvasAgg(figure)
+            for axes, (level, items) in zip(
+                figure.subplots(1, len(levels), squeeze=False)[0], levels.items(), strict=True
+            ):
+                shown = points[points.level == level]
+                PANELS[name](axes, shown, evaluation, level)
+                if shown.empty:
+                    axes.text(0.5, 0.5, "one class only: no curve", ha="center", transform=axes.transAxes)
+                axes.set_title(f"{level} (n = {len(items)})")
+            path = out / f"{name}.png"
+            with atomic_file(path) as aside:
+                figure.savefig(aside, format="png", dpi=DPI)
+        with atomic_file(path.with_suffix(".csv")) as aside:
+            points.to_csv(aside, index=False)
+        paths.append(path)
+    return paths
+
+
+Panel = Callable[[Axes, pd.DataFrame, Evaluation, str], None]
+"""Draws the points of one level."""
+
+
+def _interval(evaluation: Evaluation, level: str, class_name: str, metric: str) -> str:
+    row = evaluation.record["levels"][level]["metrics"][class_name][metric]
+    if row["value"] is None or row["low"] is None:
+        return ""
+    return f" {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _roc(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    for name, curve in points.groupby("class", sort=False):
+        label = name + _interval(evaluation, level, name, "auroc")
+        axes.plot(curve.false_positive_rate, curve.sensitivity, label=label)
+    axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":")
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.02))
+    _legend(axes, "lower right")
+
+
+def _precision_recall(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    for name, curve in points.groupby("class", sort=False):
+        axes.plot(curve.recall, curve.precision, label=name + _interval(evaluation, level, name, "auprc"))
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    _legend(axes, "lower left")
+
+
+def _reliability(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    """Accuracy against confidence, by bin; areas of the dots follow the counts."""
+    axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":")
+    axes.plot(points.confidence, points.accuracy, color="C0", lw=1)
+    areas = 6 + 120 * points["count"] / points["count"].sum()
+    axes.scatter(points.confidence, points.accuracy, areas, color="C0", clip_on=False, zorder=3)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    text = f"ECE{_interval(evaluation, level, 'all', 'ece')}"
+    axes.text(0.97, 0.04, text, ha="right", fontsize=7, transform=axes.transAxes)
+
+
+def _confusion(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    names = evaluation.classes
+    counts, share = (points[column].to_numpy().reshape(len(names), -1) for column in ("count", "share"))
+    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if share[row, column] > 0.5 else "black"
+        text = f"{count}\n{share[row, column]:.0%}" if counts[row].any() else "0"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=30, ha="right")
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel="predicted", ylabel="true")
+
+
+def _scatter(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    for name, dots in points.groupby("class", sort=False):
+        axes.scatter(dots.true, dots.predicted, 4, alpha=0.5, label=name + _interval(evaluation, level, name, "r2"))
+    low, high = (pick(pick(axes.get_xlim()), pick(axes.get_ylim())) for pick in (min, max))
+    axes.plot([low, high], [low, high], color="0.7", lw=0.8, ls=":")
+    axes.set(xlabel="true", ylabel="predicted")
+    _legend(axes, "best")
+
+
+def _overlap(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    """Dice of each class with its interval."""
+    for place, row in enumerate(points.itertuples()):
+        axes.plot(row.dice, place, "o", color="C0")
+        axes.plot([row.low, row.high], [place, place], color="C0", lw=2)
+    axes.set_yticks(range(len(points)), points["class"])
+    axes.set(xlabel="Dice", xlim=(0, 1.02), ylim=(-0.5, len(points) - 0.5))
+
+
+PANELS: dict[str, Panel] = {
+    "roc": _roc,
+    "precision_recall": _precision_recall,
+    "reliability": _reliability,
+    "confusion": _confusion,
+    "scatter": _scatter,
+    "overlap": _overlap,
+}
+
+
+def _legend(axes: Axes, place: str) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=place, frameon=False, fontsize=7)

@@ -1,0 +1,122 @@
+"""Owns scores of whole slides and patients: their patches' scores pooled, and what the model says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from histomake.target.pooling import decide, pool_scores
+from histomake.target.targets import JOINER
+
+ALL_FOLDS = "all"
+"""Fold of the mean over the models of all folds, where several have predicted a slide."""
+
+
+class Pooled(msgspec.Struct, frozen=True):
+    """A slide's patches put together: how many, and a score per output; none of a slide without patches."""
+
+    patches: int
+    score: list[float]
+
+
+@dataclass(frozen=True)
+class PredictedSlide:
+    """One slide as one fold's model predicted it; ``described``: the model's description."""
+
+    slide_id: str
+    patient_id: str
+    fold: int
+    pooled: Pooled
+    described: dict[str, Any]
+
+
+def pool(table: pa.Table, class_names: Sequence[str], aggregate: str) -> Pooled:
+    """Pool a prediction table's patches."""
+    if not table.num_rows:
+        return Pooled(0, [])
+    columns = [table[f"score_{name}"].to_numpy().astype(np.float64) for name in class_names]
+    return Pooled(
+        table.num_rows, pool_scores(np.stack(columns, axis=1), aggregate, table["tissue"].to_numpy()).tolist()
+    )
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    slide_id: str
+    patient_id: str
+    fold: int | str
+    patches: int
+    score: np.ndarray
+    threshold: Any
+
+
+def score_table(slides: Iterable[PredictedSlide], described: dict[str, Any], *, aggregate: str) -> pa.Table:
+    """One row per slide and per patient, for every fold that predicted it and, if several did, for their mean.
+
+    Columns: level (slide or patient), slide_id (empty for patients), patient_id, fold, patches, score_<output>
+    float64, predicted. A slide without patches has no scores; a patient has the mean of the slides that have some.
+    ``described``: any of the models, for the outputs that all share.
+    """
+    by_slide = [_judged(slide, aggregate) for slide in slides]
+    by_slide += _over_folds(by_slide)
+    rows = [("slide", pooled) for pooled in by_slide] + [("patient", p) for p in _by_patient(by_slide)]
+    rows.sort(key=lambda row: (row[1].patient_id, row[0], row[1].slide_id, str(row[1].fold)))
+    columns: dict[str, Any] = {
+        "level": [level for level, _ in rows],
+        **{key: [getattr(p, key) for _, p in rows] for key in ("slide_id", "patient_id")},
+        "fold": [str(p.fold) for _, p in rows],
+        "patches": pa.array([p.patches for _, p in rows], pa.int64()),
+    }
+    for i, name in enumerate(described["class_names"]):
+        values = np.array([p.score[i] for _, p in rows])
+        columns[f"score_{name}"] = pa.array(values, pa.float64(), mask=np.isnan(values))
+    columns["predicted"] = pa.array([_decision(p, described) for _, p in rows], pa.string())
+    return pa.table(columns)
+
+
+def _judged(slide: PredictedSlide, aggregate: str) -> _Pooled:
+    described, pooled = slide.described, slide.pooled
+    score = np.array(pooled.score) if pooled.patches else np.full(len(described["class_names"]), np.nan)
+    threshold = described["slide_thresholds"].get(aggregate, described["threshold"])
+    return _Pooled(slide.slide_id, slide.patient_id, slide.fold, pooled.patches, score, threshold)
+
+
+def _over_folds(pooled: Iterable[_Pooled]) -> list[_Pooled]:
+    groups: dict[str, list[_Pooled]] = {}
+    for one in pooled:
+        groups.setdefault(one.slide_id, []).append(one)
+    return [
+        _Pooled(slide_id, group[0].patient_id, ALL_FOLDS, group[0].patches, *_means(group))
+        for slide_id, group in groups.items()
+        if len(group) > 1
+    ]
+
+
+def _by_patient(pooled: Iterable[_Pooled]) -> list[_Pooled]:
+    groups: dict[tuple[str, Any], list[_Pooled]] = {}
+    for one in pooled:
+        groups.setdefault((one.patient_id, one.fold), []).append(one)
+    found = []
+    for (patient, fold), group in groups.items():
+        scored = [one for one in group if one.patches] or group
+        found.append(_Pooled("", patient, fold, sum(one.patches for one in group), *_means(scored)))
+    return found
+
+
+def _means(group: Sequence[_Pooled]) -> tuple[np.ndarray, Any]:
+    score = np.mean([one.score for one in group], axis=0)
+    return score, np.mean([one.threshold for one in group], axis=0)
+
+
+def _decision(pooled: _Pooled, described: dict[str, Any]) -> str | None:
+    if described["kind"] == "regression" or np.isnan(pooled.score).all():
+        return None
+    several = described["target"]["multi_label"]
+    found = decide(pooled.score[None], pooled.threshold, multi_label=several)[0]
+    names = described["class_names"]
+    return JOINER.join(np.array(names, object)[found]) if several else names[int(found)]

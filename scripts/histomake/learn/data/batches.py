@@ -1,0 +1,214 @@
+"""Owns batches: what one step of one training process sees, and what it is given to learn from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from histomake.annotation.raster import rasterise
+from histomake.config import Task
+from histomake.learn.data.reading import MaskReader, PatchReader
+from histomake.patch import augment
+from histomake.patch.augment import Parameters
+from histomake.patch.positions import TissueLattice, move
+from histomake.patch.sampler import AUGMENT, PLACE, Sampler, counter_rng
+from histomake.patch.table import read_table
+from histomake.target.targets import dominant_class
+
+SHARE_SIDE = 64
+"""Edge of the raster on which a moved patch's annotated shares are counted."""
+
+
+@dataclass
+class Batch:
+    """One batch of n. images: uint8 (n, h, w, 3 · views); target: (n, …), of pixels (n, h, w); index, x, y: int64.
+
+    ``index`` points into the PatchIndex; x and y are level-0 px, which differ from the index's for moved patches.
+    """
+
+    step: int
+    images: Tensor
+    target: Tensor
+    index: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    parameters: Parameters | None
+    read_errors: list[str]
+
+
+class BatchDataset(Dataset):
+    """Batches by number, of up to ``batch`` patches each."""
+
+    reader: PatchReader
+    masks: MaskReader | None
+    batch: int
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of a full batch's pixels, uint8."""
+        size = self.reader.patches.size
+        return self.batch, size, size, 3 * len(self.reader.scales)
+
+    @property
+    def mask_shape(self) -> tuple[int, int, int] | None:
+        """Shape of a full batch's masks; None where there are none."""
+        return None if self.masks is None else self.pixel_shape[:3]
+
+    @abstractmethod
+    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
+        """Batch number ``step``; its pixels are put into ``out``, if given, of which they may fill a part."""
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.prepare(step)
+
+
+class TrainingBatches(BatchDataset):
+    """Batch number ``step`` of one training process, as a pure function of the sampler's seed and ``step``."""
+
+    def __init__(self, reader: PatchReader, sampler: Sampler, task: Task, *, worker: int) -> None:
+        self.reader, self.sampler, self.task, self.worker = reader, sampler, task, worker
+        self.patches, self.batch = reader.patches, task.train.batch
+        self.masks = MaskReader(self.patches, task.target) if task.kind == "segmentation" else None
+        self.places = RandomPlaces(reader, task) if task.train.positions == "random" else None
+
+    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
+        """See BatchDataset."""
+        index = self.sampler.draw(step, self.batch, worker=self.worker)
+        x, y = self._places(step, index)
+        pixels, errors = self.reader.read(index, x, y, out)
+        messages = list(errors.values())
+        for slot in errors:
+            messages += self._replace(step, slot, index, x, y, pixels)
+        rng = counter_rng(self.sampler.seed, worker=self.worker, step=step, stream=AUGMENT)
+        return Batch(
+            step=step,
+            images=torch.from_numpy(pixels),
+            target=torch.from_numpy(self._targets(index, x, y)),
+            index=index,
+            x=x,
+            y=y,
+            parameters=augment.draw_parameters(self.task.augment, len(index), rng),
+            read_errors=messages,
+        )
+
+    def _places(self, step: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.places is None:
+            return self.patches.x[index].astype(np.int64), self.patches.y[index].astype(np.int64)
+        return self.places.draw(index, counter_rng(self.sampler.seed, worker=self.worker, step=step, stream=PLACE))
+
+    def _targets(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if self.masks is not None:
+            return self.masks.read(index, x, y)
+        if self.places is not None and self.task.kind == "regression" and self.task.target.source == "annotation":
+            return self.places.shares(index, x, y)
+        return self.patches.target[index]
+
+    def _replace(
+        self, step: int, slot: int, index: np.ndarray, x: np.ndarray, y: np.ndarray, pixels: np.ndarray
+    ) -> list[str]:
+        """Draw another patch for ``slot`` until one can be read; returns the further failures met on the way.
+
+        Gives up once more patches have failed than the run may lose: the loop stops at the count.
+        """
+        messages: list[str] = []
+        while len(messages) <= self.task.train.max_read_errors:
+            chosen = self.sampler.redraw(step, worker=self.worker, slot=slot, attempt=len(messages))
+            index[slot], x[slot], y[slot] = chosen, self.patches.x[chosen], self.patches.y[chosen]
+            one = slice(slot, slot + 1)
+            other, errors = self.reader.read(index[one], x[one], y[one])
+            if not errors:
+                pixels[slot] = other[0]
+                break
+            messages += errors.values()
+        return messages
+
+
+class RandomPlaces:
+    """Moves drawn patches off the grid and says what is annotated there."""
+
+    def __init__(self, reader: PatchReader, task: Task) -> None:
+        self.reader, self.task, self.patches = reader, task, reader.patches
+        self._lattices: dict[int, tuple[TissueLattice, float]] = {}
+
+    def draw(self, index: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Level-0 places int64 (n,), (n,) of patches ``index``; a patch whose class would change stays on the grid."""
+        patches = self.patches
+        x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
+        for slot, patch in enumerate(index):
+            lattice, min_tissue = self._lattice(int(patches.slide[patch]))
+            x[slot], y[slot] = move(lattice, int(x[slot]), int(y[slot]), min_tissue=min_tissue, rng=rng)
+        if self.task.kind == "classification" and self.task.target.source == "annotation":
+            changed = ~self._same_class(index, x, y)
+            x[changed], y[changed] = patches.x[index[changed]], patches.y[index[changed]]
+        return x, y
+
+    def _same_class(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        shares, target = self.shares(index, x, y), self.patches.target[index]
+        if self.task.target.multi_label:
+            return (((shares >= self.task.target.min_area) & (shares > 0)) == (target > 0.5)).all(axis=1)
+        return dominant_class(shares, min_area=self.task.target.min_area) == target
+
+    def shares(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Annotated share per class, float32 (n, classes), of patches at ``x``, ``y``."""
+        result = np.zeros((len(index), len(self.task.target.classes)), np.float32)
+        for slot, patch in enumerate(index):
+            slide = int(self.patches.slide[patch])
+            annotation = self.reader.pool.annotation(slide)
+            span = self.patches.size * self.patches.mpp / self.reader.pool.reader(slide).mpp
+            raster = rasterise(annotation, int(x[slot]), int(y[slot]), SHARE_SIDE, span / SHARE_SIDE)
+            counts = np.bincount(raster.ravel(), minlength=len(annotation.class_names) + 1) / raster.size
+            result[slot] = [counts[annotation.class_names.index(name) + 1] for name in self.task.target.classes]
+        return result
+
+    def _lattice(self, slide: int) -> tuple[TissueLattice, float]:
+        if slide not in self._lattices:
+            table, meta = read_table(self.patches.entries[slide].table)
+            self._lattices[slide] = TissueLattice(table), float(meta["grid"]["min_tissue"])
+        return self._lattices[slide]
+
+
+class FixedBatches(BatchDataset):
+    """The patches of an index in order, in batches: for validation and prediction.
+
+    ``groups``: how many patches each of several groups has, in order; no batch holds patches of two.
+    """
+
+    def __init__(
+        self,
+        reader: PatchReader,
+        *,
+        batch: int,
+        masks: MaskReader | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        self.reader, self.masks, self.batch = reader, masks, batch
+        ends = np.cumsum([len(reader.patches)] if groups is None else groups).tolist()
+        starts = zip([0, *ends[:-1]], ends, strict=True)
+        self.spans = [(low, min(low + batch, end)) for start, end in starts for low in range(start, end, batch)]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
+        """See BatchDataset."""
+        patches = self.reader.patches
+        index = np.arange(*self.spans[step])
+        x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
+        pixels, errors = self.reader.read(index, x, y, out)
+        target = patches.target[index] if self.masks is None else self.masks.read(index, x, y)
+        return Batch(
+            step=step,
+            images=torch.from_numpy(pixels),
+            target=torch.from_numpy(target),
+            index=index,
+            x=x,
+            y=y,
+            parameters=None,
+            read_errors=list(errors.values()),
+        )

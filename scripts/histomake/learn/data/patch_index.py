@@ -1,0 +1,143 @@
+"""Owns which patches a model may see: the usable rows of many slides' patch tables, as one index."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histomake.base.errors import HistomakeError
+from histomake.base.files import read_json
+from histomake.base.layout import Layout
+from histomake.config import BACKGROUND, Target
+from histomake.patch.table import read_table
+from histomake.target.targets import UNLABELLED, patch_targets
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """One slide of a task: where its pixels, its patches and its labels are."""
+
+    slide_id: str
+    patient_id: str
+    manifest: Path
+    table: Path
+    annotation: Path | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, layout: Layout, grid: str, slide_id: str, patient_id: str, labels: dict[str, str]) -> SlideEntry:
+        """The entry of a slide whose files lie where the workflow puts them."""
+        return cls(
+            slide_id=slide_id,
+            patient_id=patient_id,
+            manifest=layout.manifest(slide_id),
+            table=layout.table(grid, slide_id),
+            annotation=layout.annotation(slide_id),
+            labels=dict(labels),
+        )
+
+    def is_annotated(self) -> bool:
+        """Whether somebody annotated the slide, if only to find nothing."""
+        if self.annotation is None or not self.annotation.exists():
+            return False
+        record = read_json(self.annotation)
+        return record["status"] == "ok" and record["format"] != "none"
+
+
+@dataclass(frozen=True)
+class PatchIndex:
+    """The usable patches of several slides, as parallel arrays of length n.
+
+    slide: int32, position in ``entries``; patch_id: uint32; x, y: int32, level-0 px; tissue: float32, share of the
+    patch; target: see patch_targets; size: px at ``mpp`` µm per px; stride: px at ``mpp``.
+    """
+
+    entries: tuple[SlideEntry, ...]
+    slide: np.ndarray
+    patch_id: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    tissue: np.ndarray
+    target: np.ndarray
+    size: int
+    mpp: float
+    stride: int
+
+    def __len__(self) -> int:
+        return len(self.slide)
+
+    def take(self, chosen: np.ndarray) -> PatchIndex:
+        """The patches at ``chosen`` (indices or a mask)."""
+        arrays = (self.slide, self.patch_id, self.x, self.y, self.tissue, self.target)
+        return PatchIndex(self.entries, *(array[chosen] for array in arrays), self.size, self.mpp, self.stride)
+
+    def describe(self, index: int) -> str:
+        """Name a patch for a person."""
+        return f"slide {self.entries[self.slide[index]].slide_id} patch at x={self.x[index]} y={self.y[index]}"
+
+
+def index_patches(entries: Sequence[SlideEntry], *, kind: str, target: Target) -> PatchIndex:
+    """Gather every patch that no exclusion applies to; slides in quarantine contribute none.
+
+    Raises HistomakeError when no patch is left or when tables of different grids are mixed.
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    grids: set[tuple[int, float, int]] = set()
+    for position, entry in enumerate(entries):
+        table, meta = usable_patches(entry)
+        if not table.num_rows:
+            log.warning("slide %s has no usable patch", entry.slide_id)
+            continue
+        grid = meta["grid"]
+        grids.add((int(grid["size"]), float(grid["mpp"]), int(grid["stride"] or grid["size"])))
+        places = [table[name].to_numpy() for name in ("patch_id", "x", "y", "tissue")]
+        targets = patch_targets(
+            table, kind, target, labels=entry.labels, annotated=entry.is_annotated(), slide_id=entry.slide_id
+        )
+        parts.append((np.full(table.num_rows, position, np.int32), *places, targets))
+    if not parts:
+        raise HistomakeError(f"none of {len(entries)} slides has a usable patch; see the catalog's excluded column")
+    if len(grids) > 1:
+        raise HistomakeError(f"patch tables of different grids were mixed (size, mpp, stride): {sorted(grids)}")
+    return PatchIndex(tuple(entries), *(np.concatenate(c) for c in zip(*parts, strict=True)), *grids.pop())
+
+
+def usable_patches(entry: SlideEntry) -> tuple[pa.Table, dict[str, Any]]:
+    """The slide's patches that no exclusion applies to, none for a slide in quarantine, and the table's metadata."""
+    table, meta = read_table(entry.table)
+    return table.filter(pc.equal(table["excluded"].cast("string"), "")), meta
+
+
+def annotated_shares(patches: PatchIndex, class_name: str) -> np.ndarray:
+    """Share of each patch of the index that is annotated as a class: float32 (n,)."""
+    shares = np.zeros(len(patches), np.float32)
+    for position, entry in enumerate(patches.entries):
+        mine = np.flatnonzero(patches.slide == position)
+        if len(mine):
+            table, _ = read_table(entry.table)
+            rows = np.searchsorted(table["patch_id"].to_numpy(), patches.patch_id[mine])
+            shares[mine] = table[f"area_{class_name}"].to_numpy()[rows]
+    return shares
+
+
+def patches_containing(patches: PatchIndex, class_name: str) -> np.ndarray:
+    """Which patches of the index contain an annotated class, however little of it: bool (n,)."""
+    return annotated_shares(patches, class_name) > 0
+
+
+def output_sizes(patches: PatchIndex, outputs: Sequence[str], *, kind: str) -> np.ndarray:
+    """How much there is to learn each output from, float64 (outputs,): patches or, for pixels, area in patches."""
+    if kind != "segmentation":
+        return np.bincount(patches.target[patches.target != UNLABELLED], minlength=len(outputs)).astype(np.float64)
+    areas = {name: float(annotated_shares(patches, name).sum()) for name in outputs if name != BACKGROUND}
+    rest = max(len(patches) - sum(areas.values()), 0.0)
+    return np.array([areas.get(name, rest) for name in outputs])

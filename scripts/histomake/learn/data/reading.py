@@ -1,0 +1,153 @@
+"""Owns reading patches in a loader process: open slides and annotations, pixels, label masks, failures."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+
+from histomake.annotation.model import Annotation
+from histomake.annotation.raster import rasterise
+from histomake.base.errors import SlideError
+from histomake.config import BACKGROUND, Model, Target
+from histomake.learn.data.patch_index import PatchIndex, SlideEntry
+from histomake.learn.data.stains import learn_slide
+from histomake.patch.stain import StainNormaliser
+from histomake.slide.reader import SlideReader, open_slide
+from histomake.target.targets import UNLABELLED
+
+log = logging.getLogger(__name__)
+
+MOST_READERS = 16_384
+"""Slides whose readers a process keeps: what a store's metadata say, about 20 kB a slide. Files are few, see store."""
+
+ANNOTATION_BYTES = 512 << 20
+"""Memory that the annotations kept by a process may take, about."""
+
+READ_FAILURES = (SlideError, OSError, ValueError)
+
+
+class _Recent[T]:
+    """Things made when they are first asked for; the least recently used leave when the others outgrow ``room``."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.taken = room, 0
+        self._kept: OrderedDict[int, tuple[T, int]] = OrderedDict()
+
+    def get(self, key: int, make: Callable[[], T], size: Callable[[T], int] = lambda _: 1) -> T:
+        """What ``make`` gives, which takes ``size`` of the room."""
+        if key not in self._kept:
+            made = make()
+            self._kept[key] = made, size(made)
+            self.taken += self._kept[key][1]
+            while self.taken > self.room and len(self._kept) > 1:
+                self.taken -= self._kept.popitem(last=False)[1][1]
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+
+class SlidePool:
+    """Open slides and annotations of one process: in a shuffled batch every patch may be of another slide.
+
+    None is pickled.
+    """
+
+    def __init__(self, entries: Sequence[SlideEntry]) -> None:
+        self.entries = tuple(entries)
+        self._readers: _Recent[SlideReader] = _Recent(MOST_READERS)
+        self._annotations: _Recent[Annotation] = _Recent(ANNOTATION_BYTES)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SlidePool, (self.entries,)
+
+    def reader(self, slide: int) -> SlideReader:
+        """The reader of the ``slide``-th entry."""
+        return self._readers.get(slide, lambda: open_slide(self.entries[slide].manifest))
+
+    def annotation(self, slide: int) -> Annotation:
+        """The annotation of the ``slide``-th entry."""
+        return self._annotations.get(slide, lambda: Annotation.load(self.entries[slide].annotation), _annotation_bytes)
+
+
+def _annotation_bytes(annotation: Annotation) -> int:
+    """About: two coordinates of eight bytes a vertex, and the objects and index of each region."""
+    vertices = sum(shapely.get_num_coordinates(geometry) for _, geometry in annotation.regions)
+    return int(20_000 + 1_000 * len(annotation.regions) + 16 * vertices)
+
+
+class PatchReader:
+    """Reads patches, grouped by slide and walked in reading order so that neighbours share decoded tiles."""
+
+    def __init__(self, patches: PatchIndex, model: Model, *, stain: StainNormaliser | None = None) -> None:
+        self.patches = patches
+        self.scales = (1.0, *model.context)
+        self.stain = stain
+        self.pool = SlidePool(patches.entries)
+
+    def read(
+        self, index: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Pixels uint8 (n, size, size, 3 · views) of the slides of patches ``index`` at ``x``, ``y`` (level-0 px).
+
+        They are put into the first n of ``out``, if given. Failures come back as messages by position in ``index``;
+        their pixels are not to be used.
+        """
+        patches = self.patches
+        shape = (len(index), patches.size, patches.size, 3 * len(self.scales))
+        pixels = np.empty(shape, np.uint8) if out is None else out[: len(index)]
+        errors: dict[int, str] = {}
+        for slide in np.unique(patches.slide[index]):
+            slots = np.flatnonzero(patches.slide[index] == slide)
+            for slot in slots[np.lexsort((x[slots], y[slots]))]:
+                try:
+                    pixels[slot] = self._read_views(int(slide), int(x[slot]), int(y[slot]))
+                except READ_FAILURES as error:
+                    place = f"slide {patches.entries[slide].slide_id} patch at x={x[slot]} y={y[slot]}"
+                    errors[int(slot)] = f"{place}: {error}"
+        return pixels, errors
+
+    def _read_views(self, slide: int, x: int, y: int) -> np.ndarray:
+        """All views of one place, side by side as channels: the coarser ones have the same centre."""
+        reader, size, mpp = self.pool.reader(slide), self.patches.size, self.patches.mpp
+        views = []
+        for scale in self.scales:
+            margin = (scale - 1) * size * mpp / reader.mpp / 2
+            view = reader.read(round(x - margin), round(y - margin), size, mpp * scale)
+            views.append(view if self.stain is None else self._normalised(view, slide))
+        return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
+
+    def _normalised(self, view: np.ndarray, slide: int) -> np.ndarray:
+        entry = self.patches.entries[slide]
+        learn_slide(self.stain, entry)
+        return self.stain.apply(view, entry.slide_id)
+
+
+class MaskReader:
+    """Label masks of patches, from drawn regions or label images."""
+
+    def __init__(self, patches: PatchIndex, target: Target) -> None:
+        self.patches, self.target = patches, target
+        self.pool = SlidePool(patches.entries)
+
+    def read(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """int64 (n, size, size): positions in the task's outputs, UNLABELLED where unknown."""
+        patches = self.patches
+        masks = [self._read(int(patches.slide[i]), int(x[slot]), int(y[slot])) for slot, i in enumerate(index)]
+        return np.stack(masks)
+
+    def _read(self, slide: int, x: int, y: int) -> np.ndarray:
+        annotation = self.pool.annotation(slide)
+        scale = self.patches.mpp / self.pool.reader(slide).mpp
+        return class_lookup(annotation, self.target)[rasterise(annotation, x, y, self.patches.size, scale)]
+
+
+def class_lookup(annotation: Annotation, target: Target) -> np.ndarray:
+    """int64 table from the numbers of ``rasterise`` to positions in the task's outputs."""
+    learned = [BACKGROUND, *target.classes] if target.unlabelled == "background" else list(target.classes)
+    other = 0 if target.unlabelled == "background" else UNLABELLED
+    numbers = [learned.index(name) if name in target.classes else other for name in annotation.class_names]
+    return np.array([other, *numbers], np.int64)

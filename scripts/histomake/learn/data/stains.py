@@ -1,0 +1,82 @@
+"""Owns learning slides' colours from their tissue patches, for stain normalisation, and remembering them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histomake.base.errors import HistomakeError, SlideError
+from histomake.base.files import read_json, write_json
+from histomake.learn.data.patch_index import SlideEntry, usable_patches
+from histomake.patch.stain import Colours, Method, StainNormaliser, choose_reference, learn_colours
+from histomake.slide.reader import open_slide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+STAIN_MPP = 2.0
+"""Resolution in µm per pixel at which colours are learned: nuclei are still apart from what lies around them."""
+
+STAIN_PATCHES = 64
+"""Tissue patches of a slide, spread evenly over it, from which its colours are learned."""
+
+COLOURS = "stains.json"
+
+
+def tissue_pixels(entry: SlideEntry) -> NDArray[np.uint8]:
+    """Pixels (n, 3) of up to STAIN_PATCHES usable patches of a slide, at STAIN_MPP or the grid's coarser mpp."""
+    table, meta = usable_patches(entry)
+    if not table.num_rows:
+        return np.zeros((0, 3), np.uint8)
+    rows = np.unique(np.linspace(0, table.num_rows - 1, STAIN_PATCHES).astype(int))
+    grid = meta["grid"]
+    mpp = max(STAIN_MPP, float(grid["mpp"]))
+    edge = max(1, round(grid["size"] * grid["mpp"] / mpp))
+    places = zip(table["x"].to_numpy()[rows].tolist(), table["y"].to_numpy()[rows].tolist(), strict=True)
+    with open_slide(entry.manifest) as reader:
+        return reader.read_many(list(places), edge, mpp).reshape(-1, 3)
+
+
+def learn_slide(stain: StainNormaliser, entry: SlideEntry) -> Colours | None:
+    """What ``stain`` knows of a slide's colours, learned now if it is nothing yet."""
+    if entry.slide_id not in stain.slides:
+        stain.slides[entry.slide_id] = _learn(stain.method, entry)
+    return stain.slides[entry.slide_id]
+
+
+def _learn(method: Method, entry: SlideEntry) -> Colours | None:
+    colours = learn_colours(method, tissue_pixels(entry))
+    if colours is None:
+        log.warning("slide %s: too little stained tissue to learn its colours; it is left as it is", entry.slide_id)
+    return colours
+
+
+def fit_normaliser(
+    method: Method, entries: Sequence[SlideEntry], *, reference_from: Sequence[SlideEntry], memory: Path, threads: int
+) -> StainNormaliser:
+    """A normaliser that knows ``entries``, its reference one of ``reference_from``; kept in the folder ``memory``.
+
+    Raises HistomakeError when no slide has colours or one cannot be read.
+    """
+    kept = memory / COLOURS
+    known = read_json(kept) if kept.is_file() else {}
+    slides: dict[str, Colours | None] = known["slides"] if known.get("method") == method else {}
+    unknown = [entry for entry in entries if entry.slide_id not in slides]
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        try:
+            slides |= zip([e.slide_id for e in unknown], pool.map(lambda e: _learn(method, e), unknown), strict=True)
+        except (SlideError, OSError) as error:
+            raise HistomakeError(f"stain normalisation: a slide's colours cannot be learned: {error}") from error
+    chosen = choose_reference(method, {entry.slide_id: slides[entry.slide_id] for entry in reference_from})
+    if chosen is None:
+        raise HistomakeError("stain normalisation: no training slide has enough stained tissue to be the reference")
+    log.info("stain normalisation (%s): the reference is slide %s", method, chosen)
+    write_json(kept, {"method": method, "reference": chosen, "slides": slides})
+    return StainNormaliser(method, reference=slides[chosen], slides=slides)

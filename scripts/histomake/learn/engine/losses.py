@@ -1,0 +1,87 @@
+"""Owns the losses, by name; targets that are unknown (class -1, value NaN) never contribute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from histomake.target.targets import UNLABELLED
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+FOCAL_GAMMA = 2.0
+DICE_SMOOTH = 1.0
+SMALLEST = 1e-12
+"""In place of a sum that is zero because nothing is known."""
+
+
+def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
+    """The loss called ``name`` of (logits, target) → scalar.
+
+    Class losses take logits (n, c, …) and int64 targets (n, …); bce, mse and huber take values of the logits' shape.
+    """
+    losses: dict[str, Loss] = {
+        "ce": cross_entropy,
+        "weighted_ce": lambda logits, target: cross_entropy(logits, target, class_weights),
+        "focal": focal,
+        "bce": lambda logits, target: _known_mean(F.binary_cross_entropy_with_logits, logits, target),
+        "dice": dice,
+        "dice_ce": lambda logits, target: dice(logits, target) + cross_entropy(logits, target),
+        "generalised_dice": generalised_dice,
+        "mse": lambda logits, target: _known_mean(F.mse_loss, logits, target),
+        "huber": lambda logits, target: _known_mean(F.huber_loss, logits, target),
+    }
+    return losses[name]
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over the labelled patches or pixels; 0 where there is none.
+
+    With ``weight`` (c,) a weighted mean. Asks the device for no value, so that a GPU is never waited for.
+    """
+    known = target != UNLABELLED
+    total = F.cross_entropy(logits, target, weight=weight, ignore_index=UNLABELLED, reduction="sum")
+    share = known if weight is None else weight[target.clamp(min=0)] * known
+    return total / share.sum().clamp(min=SMALLEST)
+
+
+def focal(logits: Tensor, target: Tensor) -> Tensor:
+    """Focal loss (Lin et al. 2017, eq. 4, without α): −(1 − p)^γ log p, mean over what is labelled."""
+    known = target != UNLABELLED
+    log_p = torch.log_softmax(logits, 1).gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1)
+    each = -((1 - log_p.exp()) ** FOCAL_GAMMA) * log_p
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def _overlaps(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per class over the whole batch: soft intersection, soft predicted size and true size, each (c,)."""
+    known = (target != UNLABELLED).unsqueeze(1)
+    probability = torch.softmax(logits.float(), 1) * known
+    truth = F.one_hot(target.clamp(min=0), logits.shape[1]).movedim(-1, 1) * known
+    axes = [0, *range(2, logits.ndim)]
+    return (probability * truth).sum(axes), probability.sum(axes), truth.sum(axes)
+
+
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """One minus soft Dice (Milletari et al. 2016), mean over the classes present in the batch."""
+    both, predicted, true = _overlaps(logits, target)
+    scores = (2 * both + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
+    present = true > 0
+    return ((1 - scores) * present).sum() / present.sum().clamp(min=1)
+
+
+def generalised_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Generalised Dice loss (Sudre et al. 2017, eq. 2): classes weighted by the inverse square of their size."""
+    both, predicted, true = _overlaps(logits, target)
+    weight = torch.where(true > 0, 1.0 / true.clamp(min=1).square(), torch.zeros_like(both))
+    return 1 - 2 * (weight * both).sum() / (weight * (predicted + true)).sum().clamp(min=SMALLEST)
+
+
+def _known_mean(each: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Tensor:
+    """Mean of an element-wise loss where the target is not NaN."""
+    known = ~torch.isnan(target)
+    values = each(logits, torch.nan_to_num(target), reduction="none")
+    return (values * known).sum() / known.sum().clamp(min=1)

@@ -1,0 +1,228 @@
+"""Owns prediction of patches with a trained model, always in eval mode: a patch's score depends on that patch alone."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from histomake.base.errors import HistomakeError
+from histomake.base.files import read_json
+from histomake.config import Model, Target, Task
+from histomake.learn.data.batches import FixedBatches
+from histomake.learn.data.loader import load_batches
+from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
+from histomake.learn.data.reading import PatchReader
+from histomake.learn.data.stains import learn_slide
+from histomake.learn.engine.runtime import Runtime, advise_on_memory, choose_runtime, standardise, to_unit
+from histomake.learn.inference.validation import activate
+from histomake.model import build, transfer
+from histomake.patch.stain import StainNormaliser
+from histomake.target.pooling import decide
+from histomake.target.targets import JOINER, UNLABELLED, is_known
+
+SHORT_OF_MEMORY = "with batches of {batch} patches: halve predict.batch, which changes no result"
+DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network with all that is needed to use it on a patch of its grid."""
+
+    network: nn.Module
+    description: dict[str, Any]
+    runtime: Runtime
+    stain: StainNormaliser | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return self.description["class_names"]
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """As much of the task as labels and patches need."""
+        return Task(
+            kind=self.description["kind"],
+            grid=self.description["grid"]["name"],
+            target=Target(**self.description["target"]),
+            # What shapes training alone is left out: an older model may have settings that are refused today.
+            model=Model(**{**self.description["architecture"], "pretrained": False, "dropout": 0.0}),
+        )
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (n, h, w, 3 · views) → the network's float input (n, 3 · views, h, w) on its device."""
+        return standardise(to_unit(images, self.runtime.device), self.description["normalisation"])
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor, *, flips: bool = False) -> Tensor:
+        """Scores (n, outputs), for segmentation (n, outputs, h, w), of uint8 patches, on the network's device.
+
+        ``flips``: averaged over the eight flips and quarter turns of each patch.
+        """
+        inputs = self.normalise(images)
+        variants = [(turns, mirror) for turns in range(4) for mirror in (False, True)] if flips else [(0, False)]
+        total = None
+        for turns, mirror in variants:
+            scores = self._forward(_turned(inputs, turns, mirror=mirror))
+            scores = _turned_back(scores, turns, mirror=mirror) if scores.ndim == 4 else scores
+            total = scores if total is None else total + scores
+        return total / len(variants)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        with self.runtime.autocast():
+            logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        return activate(logits, self.description["kind"], self.task.target)
+
+    def scores(self, images: Tensor, *, flips: bool = False) -> np.ndarray:
+        """The same, as float32 in main memory."""
+        return self.probabilities(images, flips=flips).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor) -> np.ndarray:
+        """The vector before the last layer, float32 (n, features), of uint8 patches (n, h, w, 3 · views)."""
+        return build.embed(self.network, self.normalise(images)).float().cpu().numpy()
+
+    def decide(self, scores: np.ndarray) -> np.ndarray:
+        """Class index int64 (n,): of two, the second from the threshold up; of more, the largest.
+
+        With several labels bool (n, classes), each class by its own threshold.
+        """
+        return decide(scores, self.description["threshold"], multi_label=self.description["target"]["multi_label"])
+
+
+def _turned(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
+    turned = torch.rot90(images, turns, (2, 3))
+    return turned.flip(3) if mirror else turned
+
+
+def _turned_back(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
+    return torch.rot90(images.flip(3) if mirror else images, -turns, (2, 3))
+
+
+def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") -> Predictor:
+    """Load model.safetensors and model.json, in eval mode. Raises HistomakeError for any other kind of file."""
+    description = read_json(model_dir / "model.json")
+    path = model_dir / transfer.WEIGHTS
+    architecture = Model(**{**description["architecture"], "pretrained": False})
+    outputs, size = len(description["class_names"]), int(description["grid"]["size"])
+    network = build.build_model(architecture, kind=description["kind"], outputs=outputs, size=size)
+    transfer.load_weights(network, transfer.read_weights(path), origin=path)
+    runtime = choose_runtime(precision, threads=threads)
+    network = network.to(runtime.device, memory_format=torch.channels_last).eval()
+    reference = description["stain"]
+    stain = StainNormaliser(architecture.stain, reference=reference) if reference else None
+    return Predictor(network, description, runtime, stain)
+
+
+def predict_slide(
+    predictor: Predictor, entry: SlideEntry, *, batch: int, threads: int, flips: bool = False
+) -> pa.Table:
+    """Scores of every tissue patch of a slide: classification and regression.
+
+    Columns: patch_id uint32; x, y int32 (level 0); tissue, score_<output> float32; predicted, label dictionary
+    strings (null where nothing is decided or known; several classes joined by "+"); target_<output> float32 for
+    regression. Raises HistomakeError if the table was made for another grid or a patch cannot be read.
+    """
+    patches = slide_patches(predictor, entry)
+    if patches is None:
+        return prediction_schema(predictor).empty_table()
+    scores = np.zeros((len(patches), len(predictor.class_names)), np.float32)
+    metadata = stain_metadata(predictor, entry)
+    reader = PatchReader(patches, predictor.task.model, stain=predictor.stain)
+    for index, found in predict_batches(predictor, reader, batch=batch, threads=threads, flips=flips):
+        scores[index] = found
+    return _table(predictor, patches, scores).replace_schema_metadata(metadata)
+
+
+def stain_metadata(predictor: Predictor, entry: SlideEntry) -> dict[str, str] | None:
+    """What stain normalisation learned of a slide, for the metadata of its prediction table.
+
+    Called before loader processes start, which then need not learn it again.
+    """
+    if predictor.stain is None:
+        return None
+    return {"stain": json.dumps({"method": predictor.stain.method, "slide": learn_slide(predictor.stain, entry)})}
+
+
+def slide_patches(predictor: Predictor, entry: SlideEntry) -> PatchIndex | None:
+    """The slide's patches that can be predicted; None for a slide in quarantine or without any."""
+    table, _ = usable_patches(entry)
+    if not table.num_rows:
+        return None
+    patches = index_patches([entry], kind=predictor.description["kind"], target=predictor.task.target)
+    grid = predictor.description["grid"]
+    if (patches.size, patches.mpp) != (grid["size"], grid["mpp"]):
+        raise HistomakeError(
+            f"slide {entry.slide_id}: {entry.table} has patches of {patches.size} px at {patches.mpp} µm/px, the model "
+            f"was trained on {grid['size']} px at {grid['mpp']}; tabulate the slide with grid {grid['name']}"
+        )
+    return patches
+
+
+def predict_batches(
+    predictor: Predictor, reader: PatchReader, *, batch: int, threads: int, flips: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions int64 (n,) in the reader's index and their scores, batch by batch."""
+    dataset = FixedBatches(reader, batch=batch)
+    loading = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
+    with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
+        for loaded in batches:
+            if loaded.read_errors:
+                raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
+            yield loaded.index, predictor.scores(loaded.images, flips=flips)
+
+
+def prediction_schema(predictor: Predictor) -> pa.Schema:
+    """Columns of a prediction table of this model."""
+    names = predictor.class_names
+    columns = [("patch_id", pa.uint32()), ("x", pa.int32()), ("y", pa.int32()), ("tissue", pa.float32())]
+    columns += [(f"score_{name}", pa.float32()) for name in names]
+    columns += [("predicted", DICTIONARY), ("label", DICTIONARY)]
+    if predictor.description["kind"] == "regression":
+        columns += [(f"target_{name}", pa.float32()) for name in names]
+    if predictor.description["kind"] == "segmentation":
+        columns += [(f"{count}_{name}", pa.int32()) for name in names for count in ("tp", "fp", "fn")]
+    return pa.schema(columns)
+
+
+def place_columns(patches: PatchIndex) -> dict[str, np.ndarray]:
+    """The columns that say which patch a row is about."""
+    return {"patch_id": patches.patch_id, "x": patches.x, "y": patches.y, "tissue": patches.tissue}
+
+
+def _table(predictor: Predictor, patches: PatchIndex, scores: np.ndarray) -> pa.Table:
+    names = predictor.class_names
+    columns: dict[str, Any] = place_columns(patches)
+    columns |= {f"score_{name}": scores[:, i] for i, name in enumerate(names)}
+    if predictor.description["kind"] == "regression":
+        columns["predicted"] = columns["label"] = pa.nulls(len(patches), DICTIONARY)
+        columns |= {f"target_{name}": _nullable(patches.target[:, i]) for i, name in enumerate(names)}
+    else:
+        columns["predicted"] = dictionary(predictor.decide(scores), names)
+        known = is_known(patches.target)
+        target = patches.target > 0.5 if patches.target.dtype.kind == "f" else patches.target
+        columns["label"] = dictionary(target, names, known=known)
+    return pa.table(columns, schema=prediction_schema(predictor))
+
+
+def _nullable(values: np.ndarray) -> pa.Array:
+    return pa.array(values, pa.float32(), mask=np.isnan(values))
+
+
+def dictionary(found: np.ndarray, names: list[str], *, known: np.ndarray | None = None) -> pa.Array:
+    """Class names of ``found``, int64 (n,) or, for several labels, bool (n, classes); null where not ``known``."""
+    if found.ndim == 2:
+        joined = [JOINER.join(name for name, has in zip(names, row, strict=True) if has) for row in found]
+        mask = None if known is None else ~known
+        return pa.array(np.array(joined, dtype=object), pa.string(), mask=mask).cast(DICTIONARY)
+    codes = pa.array(found.astype(np.int32), mask=found == UNLABELLED)
+    return pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string()))

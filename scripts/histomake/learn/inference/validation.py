@@ -1,0 +1,175 @@
+"""Owns what is measured on validation patches while training, and the thresholds chosen there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import Tensor
+
+from histomake.config import Target
+from histomake.target.pooling import POOLINGS, pool_scores
+from histomake.target.targets import UNLABELLED, is_known
+
+LOWER_IS_BETTER = ("loss", "mae")
+
+
+def activate(logits: Tensor, kind: str, target: Target) -> Tensor:
+    """Scores from logits (n, outputs, …): probabilities that sum to one, one by one, or numbers as they are."""
+    if kind == "regression":
+        return logits.float()
+    return torch.sigmoid(logits.float()) if target.multi_label else torch.softmax(logits.float(), 1)
+
+
+def is_better(figure: str, value: float, best: float | None) -> bool:
+    """Whether ``value`` of a validation figure beats the best so far; NaN never does."""
+    if np.isnan(value):
+        return False
+    return best is None or (value < best if figure in LOWER_IS_BETTER else value > best)
+
+
+class ScoreMeter:
+    """Gathers the logits of validation patches: for every kind but segmentation."""
+
+    def __init__(self, kind: str, target: Target) -> None:
+        self.kind, self.target = kind, target
+        self._logits: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add one batch."""
+        self._logits.append(logits.float().cpu())
+        self._targets.append(target.cpu())
+
+    def figures(self, loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
+        """Loss and the figures of the kind."""
+        logits, target = torch.cat(self._logits), torch.cat(self._targets)
+        scores, truth = activate(logits, self.kind, self.target).numpy(), target.numpy()
+        measure = classification_scores
+        if self.kind == "regression":
+            measure = regression_scores
+        elif self.target.multi_label:
+            measure = multi_label_scores
+        return {"loss": float(loss(logits, target)), **measure(scores, truth)}
+
+    def thresholds(self, slide: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
+        """Thresholds of patches and slides; ``slide`` int (n,) and ``tissue`` float (n,) of the patches in order."""
+        scores = activate(torch.cat(self._logits), self.kind, self.target).numpy()
+        return choose_thresholds(self.kind, self.target, scores, torch.cat(self._targets).numpy(), slide, tissue)
+
+
+class PixelMeter:
+    """Counts pixels of validation patches, in memory that does not grow with them: for segmentation."""
+
+    def __init__(self, outputs: int, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.confusion = np.zeros((outputs, outputs), np.int64)
+        self._loss, self._losses = loss, []
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add one batch."""
+        target = target.to(logits.device).long()
+        self._losses.append(float(self._loss(logits.float(), target)))
+        known = target != UNLABELLED
+        outputs = len(self.confusion)
+        cell = target[known] * outputs + logits.argmax(1)[known]
+        self.confusion += torch.bincount(cell, minlength=outputs**2).reshape(outputs, outputs).cpu().numpy()
+
+    def figures(self, _loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
+        """Loss, accuracy, and Dice as the mean over the classes that occur."""
+        hit = np.diag(self.confusion)
+        size = self.confusion.sum(0) + self.confusion.sum(1)
+        dice = 2 * hit[size > 0] / size[size > 0]
+        return {
+            "loss": float(np.mean(self._losses)),
+            "accuracy": float(hit.sum() / max(self.confusion.sum(), 1)),
+            "dice": float(dice.mean()) if len(dice) else float("nan"),
+        }
+
+    def thresholds(self, _slide: np.ndarray, _tissue: np.ndarray) -> dict[str, Any]:
+        """A pixel takes the largest score: nothing to choose."""
+        return {"threshold": 0.5, "slide_thresholds": {}}
+
+
+def classification_scores(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """AUROC (macro, one against the rest), accuracy and balanced accuracy of ``scores`` (n, c), ``target`` int64 (n,).
+
+    AUROC is NaN when fewer than two classes are there.
+    """
+    known = is_known(target)
+    scores, target = scores[known], target[known]
+    right = scores.argmax(axis=1) == target
+    return {
+        "auroc": _mean_auroc([target == c for c in range(scores.shape[1])], scores),
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": float(np.mean([right[target == c].mean() for c in np.unique(target)])),
+    }
+
+
+def multi_label_scores(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Macro AUROC of ``scores`` (n, c) and ``target`` float (n, c) over its known values."""
+    known = is_known(target)
+    return {"auroc": _mean_auroc(list(target[known].T > 0.5), scores[known])}
+
+
+def _mean_auroc(positive: list[np.ndarray], scores: np.ndarray) -> float:
+    each = [roc_auc_score(p, scores[:, c]) for c, p in enumerate(positive) if p.any() and not p.all()]
+    return float(np.mean(each)) if each else float("nan")
+
+
+def regression_scores(values: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Mean absolute error and R² of ``values`` and ``target``, both (n, c), over all outputs together."""
+    known = ~np.isnan(target)
+    error = (values - target)[known]
+    centred = (target - np.nanmean(target, axis=0))[known]
+    spread = float((centred**2).sum())
+    r2 = 1 - float((error**2).sum()) / spread if spread > 0 else float("nan")
+    return {"mae": float(np.abs(error).mean()), "r2": r2}
+
+
+def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
+    """The threshold with the largest sensitivity + specificity (Youden 1950) on validation patches.
+
+    ``score`` float (n,), ``positive`` bool (n,). Halfway to the next lower score, so that equal scores on other
+    slides do not sit on the edge; 0.5 when only one class is there.
+    """
+    if positive.all() or not positive.any():
+        return 0.5
+    false_rate, true_rate, thresholds = roc_curve(positive, score)
+    best = float(thresholds[1 + np.argmax(true_rate[1:] - false_rate[1:])])
+    lower = score[score < best]
+    return (best + float(lower.max())) / 2 if len(lower) else best
+
+
+def choose_thresholds(
+    kind: str, target: Target, scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray
+) -> dict[str, Any]:
+    """Thresholds of validation patches, and of slides for every way of pooling their patches.
+
+    One number for two classes (of the second), a list for several labels, 0.5 where the largest score decides.
+    Slides take the patches' threshold where the validation slides are all alike.
+    """
+    if target.multi_label:
+        each = [_output_thresholds(scores[:, c], truth[:, c] > 0.5, slide, tissue) for c in range(scores.shape[1])]
+        pooled = {how: [one["slide_thresholds"][how] for one in each] for how in POOLINGS}
+        return {"threshold": [one["threshold"] for one in each], "slide_thresholds": pooled}
+    if kind == "regression" or scores.shape[1] != 2:
+        return {"threshold": 0.5, "slide_thresholds": {}}
+    return _output_thresholds(scores[:, 1], truth == 1, slide, tissue)
+
+
+def _output_thresholds(
+    score: np.ndarray, positive: np.ndarray, slide: np.ndarray, tissue: np.ndarray
+) -> dict[str, Any]:
+    threshold = choose_threshold(score, positive)
+    slides = [slide == s for s in np.unique(slide)]
+    slide_positive = np.array([positive[members].mean() > 0.5 for members in slides])
+    if slide_positive.all() or not slide_positive.any():
+        return {"threshold": threshold, "slide_thresholds": dict.fromkeys(POOLINGS, threshold)}
+    chosen = {}
+    for how in POOLINGS:
+        pooled = np.array([pool_scores(score[m, None], how, tissue[m])[0] for m in slides])
+        chosen[how] = choose_threshold(pooled, slide_positive)
+    return {"threshold": threshold, "slide_thresholds": chosen}

@@ -1,0 +1,99 @@
+"""Owns the audit picture of patch selection: random kept and excluded patches of a slide, with the reasons."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from histomake.base.files import atomic_file
+from histomake.patch.table import KEPT
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+COLUMNS = 8
+THUMB_PX = 128
+DPI = 80
+KEPT_COLOUR, EXCLUDED_COLOUR = "#0072b2", "#b44a00"
+"""Blue and vermilion: told apart with any of the common colour deficiencies, and dark enough for small text."""
+
+
+def contact_sheet(
+    reader: SlideReader, table: pa.Table, metadata: dict[str, Any], path: Path | str, *, patches: int, seed: int
+) -> None:
+    """Draw up to ``patches`` random kept patches and as many excluded ones of a slide as a PNG.
+
+    Excluded patches are drawn evenly over the reasons, so that a rare one shows beside the many background patches.
+
+    Args:
+        reader: the slide.
+        table, metadata: as `histomake.patch.table.read_table` gives them.
+        path: the PNG.
+        patches: how many of each kind.
+        seed: with the slide's id it decides the draw.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(metadata["slide_id"].encode())])
+    reasons = np.asarray(table["excluded"].cast(pa.string()).to_pylist(), dtype=object)
+    chosen = [*_draw(np.flatnonzero(reasons == KEPT), patches, rng), *_draw_evenly(reasons, patches, rng)]
+    rows = max(1, -(-len(chosen) // COLUMNS))
+    figure = Figure(figsize=(COLUMNS * 1.3, rows * 1.55 + 0.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_title(table, metadata), fontsize=9)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    x, y, tissue = (table[name].to_numpy() for name in ("x", "y", "tissue"))
+    for axis, row in zip(axes, chosen, strict=False):
+        axis.imshow(_thumbnail(reader, int(x[row]), int(y[row]), metadata["grid"]))
+        colour = EXCLUDED_COLOUR if reasons[row] else KEPT_COLOUR
+        axis.set_title(
+            f"{reasons[row] or 'kept'}  {tissue[row]:.0%}\n{x[row]}, {y[row]}", fontsize=6, color=colour, pad=2
+        )
+    with atomic_file(path) as aside:
+        figure.savefig(aside, format="png", dpi=DPI)
+
+
+def no_contact_sheet(outcome: dict[str, Any], path: Path | str) -> None:
+    """Draw the reason why a slide in quarantine has no patches, in place of its contact sheet."""
+    figure = Figure(figsize=(COLUMNS * 1.3, 1.2))
+    FigureCanvasAgg(figure)
+    text = f"{outcome['slide_id']} is in quarantine ({outcome['reason']}): {outcome['detail']}"
+    figure.text(0.02, 0.5, text, fontsize=9, color=EXCLUDED_COLOUR, va="center", wrap=True, parse_math=False)
+    with atomic_file(path) as aside:
+        figure.savefig(aside, format="png", dpi=DPI)
+
+
+def _thumbnail(reader: SlideReader, x: int, y: int, grid: dict[str, Any]) -> NDArray[np.uint8]:
+    size = min(grid["size"], THUMB_PX)
+    return reader.read(x, y, size, grid["mpp"] * grid["size"] / size)
+
+
+def _draw(candidates: NDArray[np.intp], count: int, rng: np.random.Generator) -> list[int]:
+    return sorted(rng.choice(candidates, min(count, candidates.size), replace=False).tolist())
+
+
+def _draw_evenly(reasons: NDArray[np.object_], count: int, rng: np.random.Generator) -> list[int]:
+    """Up to ``count`` excluded rows, as evenly as the reasons allow, grouped by reason."""
+    by_reason = {r: rng.permutation(np.flatnonzero(reasons == r)) for r in sorted({*reasons} - {KEPT})}
+    quota = dict.fromkeys(by_reason, 0)
+    while sum(quota.values()) < count and any(quota[r] < rows.size for r, rows in by_reason.items()):
+        reason = min((r for r in by_reason if quota[r] < by_reason[r].size), key=lambda r: quota[r])
+        quota[reason] += 1
+    return [int(row) for reason, rows in by_reason.items() for row in rows[: quota[reason]]]
+
+
+def _title(table: pa.Table, metadata: dict[str, Any]) -> str:
+    counts = pc.value_counts(table["excluded"].cast(pa.string())).to_pylist()
+    listed = ", ".join(f"{c['values'] or 'kept'} {c['counts']:,}" for c in sorted(counts, key=lambda c: -c["counts"]))
+    grid = metadata["grid"]
+    size = f"patches of {grid['size'] * grid['mpp']:g} µm"
+    return f"{metadata['slide_id']}, grid {metadata['grid_name']}, {size}: {listed or 'no patches'}"

@@ -1,0 +1,117 @@
+"""Owns all that is known of one slide and one model's predictions on it: what every picture of them is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import zarr
+
+from histomake.annotation.model import Annotation
+from histomake.annotation.raster import rasterise
+from histomake.config import BACKGROUND, Grid
+from histomake.patch.grid import middle
+from histomake.pictures import canvas
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+
+@dataclass(frozen=True)
+class SlideFindings:
+    """A slide, what was drawn on it, and what a model says of it.
+
+    meta: metadata of the slide's patch table; model: the model's description (model.json); predictions: as
+    predict_slide or segment_slide makes them; label_store: the OME-Zarr of a segmentation.
+    """
+
+    reader: SlideReader
+    meta: dict[str, Any]
+    model: dict[str, Any]
+    predictions: pa.Table
+    annotation: Annotation
+    label_store: Path | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """The model's outputs, in order."""
+        return self.model["class_names"]
+
+    @property
+    def kind(self) -> str:
+        """classification, multi_label, regression or segmentation."""
+        return "multi_label" if self.model["target"]["multi_label"] else self.model["kind"]
+
+    @property
+    def colours(self) -> dict[str, canvas.Colour]:
+        """A colour per class, the same in all pictures; background is what is left bare."""
+        return canvas.class_colours([name for name in self.classes if name != BACKGROUND])
+
+    @property
+    def patches(self) -> canvas.Patches:
+        """Where the predicted patches lie."""
+        return canvas.Patches(self.predictions["x"].to_numpy(), self.predictions["y"].to_numpy(), self.span)
+
+    @property
+    def middles(self) -> canvas.Patches:
+        """The part of every patch that no other shares, to be coloured."""
+        offset, edge = middle(Grid.model_validate(self.meta["grid"]), self.meta["mpp"])
+        whole = self.patches
+        return canvas.Patches(whole.x + offset, whole.y + offset, edge)
+
+    @property
+    def span(self) -> float:
+        """Edge of a patch in level-0 pixels."""
+        return self.meta["grid"]["size"] * self.meta["grid"]["mpp"] / self.meta["mpp"]
+
+    def columns(self, prefix: str) -> NDArray[np.float64]:
+        """The ``prefix``_<output> columns as (n, outputs); NaN where a value is missing."""
+        found = [self.predictions[f"{prefix}_{name}"].to_numpy(zero_copy_only=False) for name in self.classes]
+        return np.stack(found, axis=1).astype(np.float64)
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Scores (n, outputs)."""
+        return self.columns("score")
+
+    def names(self, column: str) -> NDArray[np.object_]:
+        """``predicted`` or ``label`` of every patch; None where there is none."""
+        return np.array(self.predictions[column].cast(pa.string()).to_pylist(), dtype=object)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether somebody annotated the slide, if only to find nothing."""
+        return self.annotation.record.get("format", "none") != "none"
+
+    def annotated_labels(self, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
+        """The annotation on a thumbnail's pixels: 0 unlabelled, i + 1 ``annotation.class_names[i]``."""
+        height, width = thumb.pixels.shape[:2]
+        return rasterise(self.annotation, thumb.left, thumb.top, max(height, width), thumb.scale)[:height, :width]
+
+    def predicted_labels(self, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
+        """A segmentation on a thumbnail's pixels: 0 background or not predicted, i + 1 the target's i-th class."""
+        return labels_on(thumb, self.label_store, self.meta["grid"]["mpp"] / self.meta["mpp"])
+
+
+def labels_on(thumb: canvas.Thumbnail, store: Path, label_px: float) -> NDArray[np.uint8]:
+    """The labels of an OME-Zarr pyramid at the thumbnail's pixels, uint8 (h, w).
+
+    ``label_px``: level-0 pixels per label of the finest level. Read from the coarsest level that is as fine as the
+    thumbnail. A level holds every second label of the finer one, so positions are rounded and not floored: what is
+    drawn is at most half a thumbnail pixel off.
+    """
+    group = zarr.open_group(store, mode="r")
+    levels = [group[str(i)] for i in range(len(group.attrs["ome"]["multiscales"][0]["datasets"]))]
+    number = max((k for k in range(len(levels)) if label_px * 2**k <= thumb.scale), default=0)
+    x, y = thumb.centres()
+    columns, rows = (
+        np.clip(np.rint(np.floor(at / label_px) / 2**number).astype(int), 0, length - 1)
+        for at, length in ((x, levels[number].shape[1]), (y, levels[number].shape[0]))
+    )
+    part = levels[number][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.asarray(part)[(rows - rows[0])[:, None], columns - columns[0]]

@@ -1,0 +1,66 @@
+"""Owns the export of patch predictions to QuPath: tiles with a class and measurements, in GeoJSON."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from histomake.base.files import atomic_file
+from histomake.pictures import canvas
+from histomake.target.targets import JOINER
+
+
+def write_tiles(
+    path: Path | str,
+    predictions: pa.Table,
+    *,
+    slide_id: str,
+    classes: Sequence[str],
+    span: float,
+    width: int,
+    height: int,
+) -> None:
+    """Write every predicted patch as a QuPath tile object: its square, its predicted class or classes, its scores.
+
+    Scores become measurements, and with them true numbers where they are known.
+
+    ``span``: edge of a patch in level-0 pixels; squares are cut at the slide's border (``width``, ``height``). A slide
+    without predictions gives an empty collection. Written feature by feature, so that memory does not grow with it.
+    """
+    with atomic_file(path) as aside, aside.open("w") as stream:
+        stream.write('{"type":"FeatureCollection","features":[')
+        for i, feature in enumerate(_features(predictions, slide_id, classes, span, width, height)):
+            stream.write(",\n" if i else "\n")
+            json.dump(feature, stream, separators=(",", ":"))
+        stream.write("\n]}\n")
+
+
+def _features(
+    predictions: pa.Table, slide_id: str, classes: Sequence[str], span: float, width: int, height: int
+) -> Iterator[dict[str, Any]]:
+    colours = canvas.class_colours(classes)
+    for batch in predictions.to_batches(max_chunksize=10_000):
+        for row in batch.to_pylist():
+            left, top = row["x"], row["y"]
+            right, bottom = min(left + span, width), min(top + span, height)
+            ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+            names = [name for name in (row["predicted"] or "").split(JOINER) if name]
+            properties: dict[str, Any] = {"objectType": "tile", "isLocked": True}
+            if names:
+                # QuPath writes several classes of one object in one name, parted by ": ".
+                properties["classification"] = {"name": ": ".join(names), "color": list(colours[names[0]])}
+            measured = {f"score: {c}": row[f"score_{c}"] for c in classes}
+            measured |= {f"true: {c}": row.get(f"target_{c}") for c in classes}
+            kept = {name: round(float(value), 5) for name, value in measured.items() if value is not None}
+            properties["measurements"] = kept | {"patch_id": row["patch_id"]}
+            yield {
+                "type": "Feature",
+                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide_id}/{row['patch_id']}")),
+                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "properties": properties,
+            }

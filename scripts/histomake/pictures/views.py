@@ -1,0 +1,69 @@
+"""Owns the pictures of one slide that a pathologist reads, which differ by kind of task, and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histomake.pictures import canvas, class_views, label_views, number_views, panel, pixel_views
+from histomake.pictures.findings import SlideFindings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REGION_PX = 760
+"""Longest edge of a region's panels."""
+
+Painter = Callable[[SlideFindings, canvas.Thumbnail], "list[NDArray[np.uint8]]"]
+"""Draws the panels of one view."""
+
+
+def painters(kind: str) -> dict[str, Painter]:
+    """What can be drawn of a slide for a kind of task; only classifiers say how sure they are."""
+    of_kind: dict[str, dict[str, Painter]] = {
+        "classification": class_views.PAINTERS,
+        "multi_label": label_views.PAINTERS,
+        "regression": number_views.PAINTERS,
+        "segmentation": pixel_views.PAINTERS,
+    }
+    return of_kind[kind]
+
+
+def draw_views(findings: SlideFindings, *, mpp: float, out: dict[str, Path]) -> None:
+    """Draw the views named in ``out`` at ``mpp`` µm per pixel and write each to its path."""
+    thumb = canvas.thumbnail(findings.reader, mpp)
+    known = painters(findings.kind)
+    for view, path in out.items():
+        picture = panel.arranged(known[view](findings, thumb))
+        canvas.write_picture(canvas.headed(picture, _heading(findings, thumb)), path)
+
+
+def draw_region(findings: SlideFindings, box: tuple[int, int, int, int], path: Path) -> None:
+    """Draw a part of a slide beside what was annotated, predicted and wrong there.
+
+    ``box``: x, y, width and height in level-0 pixels.
+    """
+    thumb = canvas.region(findings.reader, box, REGION_PX)
+    bare = panel.panel(thumb.pixels, thumb, "Slide", {})
+    picture = panel.arranged([bare, *painters(findings.kind)["truth"](findings, thumb)])
+    place = "x {}, y {}, {} x {} level-0 px".format(*box)
+    canvas.write_picture(canvas.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
+
+
+def draw_quarantine(entry: dict[str, Any], out: dict[str, Path]) -> None:
+    """Write, in place of every picture, a card that says why the slide has none."""
+    for path in out.values():
+        canvas.write_picture(canvas.quarantine_card(entry), path)
+
+
+def _heading(findings: SlideFindings, thumb: canvas.Thumbnail) -> str:
+    grid = findings.meta["grid"]
+    stride = grid.get("stride") or grid["size"]
+    every = f"every {stride * grid['mpp']:g} µm " if stride < grid["size"] else ""
+    return (
+        f"{findings.meta['slide_id']} at {thumb.mpp:.3g} µm/px; patches of {grid['size'] * grid['mpp']:g} µm {every}"
+        f"read at {grid['mpp']:g} µm/px"
+    )

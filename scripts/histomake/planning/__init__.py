@@ -1,0 +1,1 @@
+"""Which outputs a run must produce."""

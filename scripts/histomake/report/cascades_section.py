@@ -1,0 +1,52 @@
+"""Owns what the report says of cascades: what looking coarsely first has saved, and what it cost."""
+
+from __future__ import annotations
+
+from histomake.base.files import read_json
+from histomake.base.layout import Layout
+from histomake.config import Config
+from histomake.report import page
+from histomake.report.page import Html
+
+
+def cascades_section(config: Config, layout: Layout) -> Html:
+    """Nucleus cascades with their savings, bars and level maps; cascades of classifiers with their savings."""
+    parts = [_nuclei(layout, name) for name in config.radhical]
+    parts += [_patches(layout, name) for name in config.patch_cascades]
+    return page.section("RADHicaL", *parts) if parts else Html("")
+
+
+def _nuclei(layout: Layout, name: str) -> Html:
+    folder = layout.results / "radhical" / name
+    metrics = read_json(folder / "metrics.json")
+    rows = []
+    for group, found in metrics["groups"].items():
+        seconds = found["seconds"]
+        times = [seconds[way] for way in ("naive", "dense", "cascade")]
+        rows.append(
+            [group, found["slides"], page.percent(found["saved"]), page.percent(found["saved_in_tissue"]), *times]
+        )
+    header = ["group", "slides", "evaluations saved", "inside tissue", "naive s", "dense s", "cascade s"]
+    bars = [[b["figure"], float(b["value"]), b["bar"], "yes" if b["ok"] else "no"] for b in metrics["bars"]]
+    pictures = [page.picture(path, path.stem, width=1000) for path in sorted(folder.glob("levels/*.png"))]
+    return page.section(
+        f"Nuclei: {name}",
+        page.tag("p", "Pixel evaluations against a patch-wise network, and seconds of the whole group."),
+        page.table(header, rows),
+        page.table(["figure", "measured", "bar", "met"], bars),
+        page.picture(folder / "pareto.png", "Thresholds: cost against F on validation patients", width=620),
+        page.folded("what every level did, slide by slide", *pictures),
+        level=3,
+    )
+
+
+def _patches(layout: Layout, name: str) -> Html:
+    rows = []
+    for path in sorted((layout.results / "cascades" / name).glob("fold*/*.json")):
+        if not path.name.endswith(".meta.json"):
+            record = read_json(path)
+            saved = page.percent(record["saved"]) if "saved" in record else None
+            rows.append([path.parent.name.removeprefix("fold"), record["slide_id"], saved])
+    return page.section(
+        f"Patches: {name}", page.table(["fold", "slide", "pixels read, saved against the finest grid"], rows), level=3
+    )

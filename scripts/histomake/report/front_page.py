@@ -1,0 +1,210 @@
+"""Owns the front page: one file, readable offline, from the cohort and what was lost of it to models and provenance."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter, defaultdict
+from typing import Any
+
+import duckdb
+import msgspec
+
+from histomake.audit import identity
+from histomake.base.file_cache import Recall
+from histomake.base.files import read_json
+from histomake.base.layout import Layout
+from histomake.config import Config
+from histomake.model import reuse
+from histomake.report import page
+from histomake.report.cascades_section import cascades_section
+from histomake.report.page import Html
+from histomake.report.task_section import task_section
+from histomake.tissue.artefacts import NAMES
+
+GPU_RULES = frozenset(
+    {"train", "predict", "embed", "attribute", "patch_cascade"}
+    | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
+)
+"""Benchmark folders of the rules that ask for a GPU where there is one; their wall time is GPU time."""
+
+HEADLINES = (("patch", "auroc", "patch AUROC"), ("patch", "r2", "patch R²"), ("pixel", "dice", "pixel Dice"))
+"""Level, metric and title of the one number by which each kind of task is known at a glance."""
+
+
+Row = dict[str, Any]
+"""One slide, as the catalog knows it."""
+
+Job = tuple[float, float, float]
+"""Seconds, CPU seconds and peak MB of one job, as its benchmark tells."""
+
+
+def front_page(
+    config: Config, layout: Layout, catalog: duckdb.DuckDBPyConnection, pages: set[str], recall: Recall | None = None
+) -> str:
+    """The report of a run as HTML.
+
+    ``catalog``: what is told of slides and patches; ``pages``: slides that have a page of their own; ``recall``: the
+    benchmark files read before.
+    """
+    rows = _rows(catalog, "SELECT * REPLACE (slide_id::VARCHAR AS slide_id) FROM slides ORDER BY slide_id")
+    lost = {slide for (slide,) in catalog.execute("SELECT slide_id::VARCHAR FROM quarantine").fetchall()}
+    usable = [row for row in rows if row["slide_id"] not in lost]
+    folds = {name: reuse.folds(task) for name, task in config.tasks.items()}
+    sections = {
+        "Cohort": [_quarantine(layout), _cohort(catalog, rows, lost, pages)],
+        "Quality": [_quality(usable)],
+        "Patches": [_patches(config, catalog)],
+    }
+    parts = [page.section(title, *content) for title, content in sections.items()]
+    parts += [task_section(name, task, layout, catalog, folds[name]) for name, task in config.tasks.items()]
+    parts += [cascades_section(config, layout), _compute(layout, recall or Recall()), _provenance(config, rows)]
+    anchors = [*(s.lower() for s in sections), *(f"task-{name}" for name in config.tasks), "compute", "provenance"]
+    links = page.tag("nav", *(page.link(anchor, f"#{anchor}") for anchor in anchors))
+    head = [page.tag("h1", "histomake report"), links, _headline(config, layout, rows, usable)]
+    return page.document("histomake report", [*head, *parts])
+
+
+def _rows(catalog: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
+    return catalog.sql(query).to_arrow_table().to_pylist()
+
+
+def _headline(config: Config, layout: Layout, rows: list[Row], usable: list[Row]) -> Html:
+    numbers: dict[str, object] = {
+        "slides": len(rows),
+        "patients": len({row["patient_id"] for row in rows}),
+        "in quarantine": len(rows) - len(usable),
+        "mm² of tissue": sum(row["tissue_area_mm2"] for row in usable),
+    }
+    for name in config.tasks:
+        # A task without slides to test has no metrics.
+        metrics = read_json(layout.metrics(name)) if layout.metrics(name).is_file() else {"levels": {}}
+        for level, metric, title in HEADLINES:
+            found = metrics["levels"].get(level, {}).get("metrics", {}).get("all", {}).get(metric)
+            if found and found["value"] is not None:
+                interval = f" ({found['low']:.2f}–{found['high']:.2f})" if found["low"] is not None else ""
+                numbers[f"{name}: {title}{interval}"] = f"{found['value']:.3f}"
+    return page.cards(numbers)
+
+
+def _quarantine(layout: Layout) -> Html:
+    entries = read_json(layout.quarantine)
+    if not entries:
+        return page.tag("p", "No slide is in quarantine.")
+    rows = [[e["slide_id"], e["reason"], e["stage"], e["detail"], e["remedy"]] for e in entries]
+    text = f"{len(entries)} slide(s) are in quarantine and appear in no number below."
+    return page.join(
+        [page.tag("p", text, class_="warn"), page.table(["slide", "reason", "stage", "what", "remedy"], rows)]
+    )
+
+
+def _cohort(catalog: duckdb.DuckDBPyConnection, rows: list[Row], lost: set[str], pages: set[str]) -> Html:
+    roles: defaultdict[str, list[str]] = defaultdict(list)
+    for slide, role in catalog.execute("SELECT slide_id::VARCHAR, role FROM splits ORDER BY task, fold").fetchall():
+        roles[slide].append(role)
+    body = []
+    for row in rows:
+        slide = row["slide_id"]
+        name: object = page.link(slide, f"slides/{slide}.html") if slide in pages else slide
+        used = ", ".join(f"{role} {count}x" if count > 1 else role for role, count in Counter(roles[slide]).items())
+        if slide in lost:
+            body.append([name, row["patient_id"], row["site"], "quarantine", None, None, None, None, None])
+            continue
+        size = f"{row['width']:,} x {row['height']:,}"
+        resolution = f"{row['mpp']:.4g} ({row['mpp_source']})"
+        stored = "copied" if row["tiles"] == "copied" else f"re-encoded, {row['tiles']}"
+        drawn, tissue = row["annotation_format"], row["tissue_area_mm2"]
+        body.append([name, row["patient_id"], row["site"], used, size, resolution, stored, drawn, tissue])
+    header = ["slide", "patient", "site", "role", "pixels", "µm/px (source)", "tiles", "annotation", "tissue mm²"]
+    return page.table(header, body)
+
+
+def _quality(usable: list[Row]) -> Html:
+    columns = ["clean_share", *(f"{name}_share" for name in NAMES.values())]
+    body = []
+    for row in usable:
+        picture = page.link(row["slide_id"], f"../views/tissue/{row['slide_id']}.jpg")
+        body.append([picture, *(page.percent(row[column]) for column in columns), row["sharpness"]])
+    text = "Shares of each slide's tissue. A patch mostly under an artefact is excluded for it."
+    return page.join([page.tag("p", text), page.table(["slide", "clean", *NAMES.values(), "sharpness (median)"], body)])
+
+
+def _patches(config: Config, catalog: duckdb.DuckDBPyConnection) -> Html:
+    """Per grid: how many patches are kept, and why the others are not."""
+    body = []
+    for name, grid in config.grids.items():
+        query = f"SELECT excluded::VARCHAR, count(*) AS n FROM patches_{name} GROUP BY 1 ORDER BY n DESC"  # noqa: S608
+        counts = dict(catalog.execute(query).fetchall())
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items() if reason)
+        body.append([name, f"{grid.size} px at {grid.mpp:g} µm/px", counts.get("", 0), reasons or "none"])
+    return page.table(["grid", "patch", "kept", "excluded, by reason"], body)
+
+
+def _compute(layout: Layout, recall: Recall) -> Html:
+    """Time and memory per rule, from the benchmark files."""
+    folder = layout.results / "benchmarks"
+    names = (f"{place}/{name}" for place, _, names in os.walk(folder) for name in names)
+    paths = sorted(name for name in names if name.endswith(".tsv"))
+    spent: defaultdict[str, list[Job]] = defaultdict(list)
+    for path, text in zip(paths, recall.texts(paths, _benchmark), strict=True):
+        rule = path[len(f"{folder}/") :].split("/", 1)[0].removesuffix(".tsv")
+        spent[rule] += msgspec.json.decode(text or "[]", type=list[Job])
+    body = []
+    for rule, jobs in spent.items():
+        if not jobs:
+            continue
+        seconds, cpu, peak = zip(*jobs, strict=True)
+        hours = sum(seconds) / 3600 if rule in GPU_RULES else None
+        body.append([rule, len(jobs), sum(seconds), sum(cpu), max(peak), hours])
+    body.sort(key=lambda row: -row[2])
+    note = (
+        f"{sum(row[2] for row in body) / 3600:.2f} hours of jobs, {sum(row[3] for row in body) / 3600:.2f} CPU hours, "
+        f"{sum(row[5] or 0 for row in body):.2f} hours in rules that use a GPU where there is one."
+    )
+    table = page.table(["rule", "jobs", "seconds", "CPU seconds", "peak MB", "GPU-rule hours"], body)
+    return page.section("Compute", page.tag("p", note), table)
+
+
+def _benchmark(path: str) -> str:
+    """The jobs of a benchmark file, as JSON."""
+    with open(path) as stream:
+        jobs = csv.DictReader(stream, delimiter="\t")
+        found = [[_number(job[column]) for column in ("s", "cpu_time", "max_rss")] for job in jobs]
+    return msgspec.json.encode(found).decode()
+
+
+def _number(text: str) -> float:
+    """A benchmark value; Snakemake writes - or NA for a job too short to be measured."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _provenance(config: Config, rows: list[Row]) -> Html:
+    code = identity.git_state()
+    state = {
+        "code": f"{code['commit']}{' with local changes' if code['modified'] else ''}" if code else "no git checkout"
+    }
+    versions = identity.package_versions()
+    slides = [
+        [
+            row["slide_id"],
+            page.tag("span", row["sha256"], class_="mono"),
+            row["bytes_in"],
+        ]
+        for row in rows
+    ]
+    text = "Every output has a sidecar (.meta.json) with its inputs, settings and code. To follow a prediction down to "
+    command = page.tag("code", "python -m histomake verify")
+    return page.section(
+        "Provenance",
+        page.facts(state),
+        page.tag("p", text, "the slide's bytes: ", command),
+        page.folded(
+            "slide fingerprints (sha256 of the source files)", page.table(["slide", "sha256", "bytes"], slides)
+        ),
+        page.folded("packages", page.facts(versions)),
+        page.folded("configuration", page.tag("pre", json.dumps(config.dump(), indent=1, ensure_ascii=False))),
+    )

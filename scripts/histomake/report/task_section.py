@@ -1,0 +1,246 @@
+"""Owns what the report says of one task: who was used how, how good the model is, where it errs, what it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
+
+from histomake.base.files import read_json
+from histomake.base.layout import Layout
+from histomake.config import Task
+from histomake.pictures import canvas
+from histomake.report import page
+from histomake.report.examples import examples
+from histomake.report.page import Html
+
+LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
+SHOWN_METRICS = (
+    "dice",
+    "iou",
+    "r2",
+    "mae",
+    "auroc",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "auprc",
+    "f1",
+    "mcc",
+    "ece",
+)
+METRIC_NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "f1": "F1",
+    "mcc": "Matthews correlation",
+    "ece": "calibration error (ECE)",
+}
+FIGURES = {
+    "roc": "ROC, by level",
+    "precision_recall": "Precision and recall, by level",
+    "reliability": "Calibration: of what is said to be x % sure, how much is right; larger dots stand for more",
+    "confusion": "Confusion, by level",
+    "scatter": "Predicted against true values, by level",
+    "overlap": "Dice per class, with intervals",
+}
+COLOURS = [f"#{bytes(colour).hex()}" for colour in canvas.PALETTE]
+
+
+def task_section(
+    name: str, task: Task, layout: Layout, catalog: duckdb.DuckDBPyConnection, folds: Sequence[int]
+) -> Html:
+    """Everything the report says of a task."""
+    made = f"model taken from {task.trained}" if task.trained else f"{task.model.name}, {task.train.steps} steps"
+    parts: list[object] = [
+        page.tag("p", f"{task.kind} on grid {task.grid}: {made}, {len(folds)} fold(s)."),
+        page.section("Who was used how", cohort_table(name, task, catalog), level=3, anchor=f"{name}-split"),
+    ]
+    if layout.metrics(name).is_file():
+        parts += _measured(name, task, layout, folds)
+    if all((layout.model(name, fold) / "history.csv").is_file() for fold in folds):
+        parts.append(page.section("Training", training(name, task, layout, folds), level=3, anchor=f"{name}-training"))
+    for fold in folds:
+        parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
+    return page.section(f"Task {name}", *parts, anchor=f"task-{name}")
+
+
+def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> list[object]:
+    """How good a task is, and patches it got right and wrong."""
+    metrics = read_json(layout.metrics(name))
+    parts: list[object] = [page.section("How good it is", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
+    drawn = sorted((layout.results / "metrics" / name).glob("*.png"))
+    parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
+    parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
+    return parts
+
+
+def cohort_table(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> Html:
+    """Usable slides, patients and patches per role, and patches per class as the task learns them."""
+    header = ["fold", "role", "slides", "patients", "usable patches", *_annotated(task)]
+    return page.table(header, cohort_rows(name, task, catalog))
+
+
+def _annotated(task: Task) -> list[str]:
+    """The classes that are told by annotation and not by the sheet."""
+    return [] if task.target.source == "sheet" else list(task.target.classes)
+
+
+def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> list[list[Any]]:
+    """Fold, role, slides, patients, usable patches and, unless the sheet tells them, patches of each class.
+
+    A patch is of a class by at least the target's ``min_area`` to classify it, by any area for pixels and shares.
+    """
+    least = task.target.min_area if task.kind == "classification" else 0.0
+    classes = _annotated(task)
+    areas = "".join(f', count_if("area_{c}" >= {least}::FLOAT AND "area_{c}" > 0) AS "of_{c}"' for c in classes)
+    sums = "".join(f', sum("of_{c}")' for c in classes)
+    query = f"""
+        WITH usable AS (SELECT slide_id::VARCHAR AS slide, count(*) AS patches{areas}
+                        FROM patches_{task.grid}_kept GROUP BY 1)
+        SELECT fold, role, count(*), count(DISTINCT patient_id), sum(patches){sums}
+        FROM splits LEFT JOIN usable ON splits.slide_id::VARCHAR = slide
+        WHERE task = ? AND splits.slide_id NOT IN (SELECT slide_id FROM quarantine) GROUP BY ALL ORDER BY ALL
+    """  # noqa: S608
+    return [[*row[:4], *(int(n or 0) for n in row[4:])] for row in catalog.execute(query, [name]).fetchall()]
+
+
+def metrics_table(metrics: dict[str, Any]) -> Html:
+    """Every metric with its interval, a column per level: of the whole, and folded away of every class."""
+    low, high = metrics["interval_percent"]
+    note = f"In brackets: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} resamples of patients."
+    parts = [_metrics_of(metrics, whole=True), page.tag("p", note)]
+    if metrics["patients"] < 10:
+        text = f"Only {metrics['patients']} test patients: read intervals with care."
+        parts.insert(0, page.tag("p", text, class_="warn"))
+    return page.join([*parts, page.folded("by class", _metrics_of(metrics, whole=False))])
+
+
+def _metrics_of(metrics: dict[str, Any], *, whole: bool) -> Html:
+    cells: dict[str, dict[str, str]] = {}
+    for level, record in metrics["levels"].items():
+        groups = {name: values for name, values in record["metrics"].items() if (name == "all") == whole}
+        for name, found in _shown_metrics(groups):
+            cells.setdefault(name, {})[level] = f"{found['value']:.3f}{_interval(found)}"
+    rows = [[name, *(row.get(level) for level in metrics["levels"])] for name, row in cells.items()]
+    return page.table(
+        ["metric", *(f"{LEVELS[level]} ({r['count']:,})" for level, r in metrics["levels"].items())], rows
+    )
+
+
+def _shown_metrics(groups: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Defined metrics of the whole or of classes; the usual ones first."""
+    rank = {name: i for i, name in enumerate(SHOWN_METRICS)}
+    shown = []
+    for group, values in groups.items():
+        for name in sorted(values, key=lambda key: (rank.get(key, len(rank)), key)):
+            if values[name]["value"] is not None:
+                title = METRIC_NAMES.get(name, name.replace("_", " "))
+                shown.append((title if group == "all" else f"{group}: {title}", values[name]))
+    return shown
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return "" if found["low"] is None else f" ({found['low']:.3f}–{found['high']:.3f})"
+
+
+def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
+    """Loss while training, and what was chosen on validation patients."""
+    figure = page.blank(5.2, 3)
+    axis = figure.subplots()
+    columns = {"threshold (validation)": "threshold"} if task.kind == "classification" else {}
+    columns["seed"] = "seed"
+    chosen = []
+    for fold in folds:
+        folder = layout.model(name, fold)
+        history = pyarrow.csv.read_csv(folder / "history.csv").to_pydict()
+        colour = COLOURS[fold % len(COLOURS)]
+        for column, style in (("loss", "-"), ("train_loss", "-"), ("val_loss", "--"), ("validation_loss", "--")):
+            pairs = [(s, v) for s, v in zip(history["step"], history.get(column, []), strict=False) if v is not None]
+            if pairs:
+                axis.plot(*zip(*pairs, strict=True), style, color=colour, lw=1.5, label=f"fold {fold}, {column}")
+        model = read_json(folder / "model.json")
+        chosen.append([fold, *(model.get(key) for key in columns.values())])
+    axis.set(xlabel="step", ylabel="loss")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
+    table = page.table(["fold", *columns], chosen)
+    return page.tag("div", page.plot(figure), table, class_="row")
+
+
+def _embedding(name: str, fold: int, layout: Layout) -> Html:
+    folder = layout.results / "embeddings" / name / f"fold{fold}"
+    if not (folder / "separation.json").is_file():
+        return Html("")
+    record = read_json(folder / "separation.json")
+    silhouettes = page.table(["grouped by", "silhouette"], sorted(record["silhouette"].items()))
+    batch = page.table(
+        ["told apart", "balanced accuracy", "chance", "groups"],
+        [[k, v["balanced_accuracy"], v["chance"], v["groups"]] for k, v in sorted(record["batch_effect"].items())],
+    )
+    text = (
+        f"{record['patches']:,} patches of {record['slides']} test slides, {record['features']} features each. "
+        "Site, patient or slide told apart far above chance means that the model sees the laboratory or the scanner."
+    )
+    target = f"../embeddings/{name}/fold{fold}/map.html"
+    parts = [
+        page.tag("p", text, " ", page.link("Open the interactive map", target)),
+        page.tag(
+            "div", page.picture(folder / "mosaic.png", width=780), page.tag("div", silhouettes, batch), class_="row"
+        ),
+    ]
+    return page.section(f"What the model sees (fold {fold})", *parts, level=3, anchor=f"{name}-embedding-{fold}")
+
+
+def _attribution(name: str, fold: int, layout: Layout) -> Html:
+    folder = layout.results / "attributions" / name / f"fold{fold}"
+    if not (folder / "checks.json").is_file():
+        return Html("")
+    record = read_json(folder / "checks.json")
+    weights = record["randomised_weights"]
+    rows = [
+        ["additivity error (median)", record["additivity_error"], "0: the map sums to what it explains"],
+        [
+            "deletion area, SHAP | random",
+            f"{record['deletion']:.3f} | {record['random_deletion']:.3f}",
+            "smaller is better",
+        ],
+        ["patches where SHAP deletes better", record["deletion_better"], "1"],
+        [
+            "insertion area, SHAP | random",
+            f"{record['insertion']:.3f} | {record['random_insertion']:.3f}",
+            "larger is better",
+        ],
+        ["patches where SHAP inserts better", record["insertion_better"], "1"],
+        ["agreement of two runs", weights["repeat"], "1"],
+        ["agreement with random weights", weights["random"], "0: else the map shows the image, not the model"],
+    ]
+    parts = [
+        page.table(["check", "value", "a trustworthy map has"], rows),
+        _check_curves(pyarrow.parquet.read_table(folder / "patches.parquet")),
+        page.picture(folder / "panels.png", "Orange raises the score, violet lowers it"),
+    ]
+    return page.section(f"What it looks at (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")
+
+
+def _check_curves(patches: pyarrow.Table) -> Html:
+    """What the model makes of patches of which more and more is blurred, or uncovered, in the order of the map."""
+    figure = page.blank(7.4, 2.7)
+    for axis, name in zip(figure.subplots(1, 2), ("deletion", "insertion"), strict=True):
+        for column, text, style in ((name, "as SHAP says", "-"), (f"random_{name}", "at random", "--")):
+            curve = np.mean(patches[f"{column}_curve"].to_pylist(), axis=0)
+            colour = COLOURS[0] if column == name else "0.45"
+            axis.plot(np.linspace(0, 1, len(curve)), curve, style, color=colour, label=text)
+        axis.set(xlabel=f"share of squares, {name}", ylabel="class margin")
+        axis.legend(frameon=False, fontsize=8)
+    text = f"Mean of {patches.num_rows} patches: the most telling squares are blurred (left) or uncovered (right) first"
+    return page.plot(figure, text)

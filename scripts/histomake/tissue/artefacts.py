@@ -1,0 +1,199 @@
+"""Owns artefacts: where tissue is under a pen, out of focus, or folded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from histomake.base.files import atomic_file, read_json, write_json
+from histomake.config import Quality
+from histomake.tissue.ink import find_ink, find_padding, whiten
+from histomake.tissue.mask import TissueMask
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+    Bools = NDArray[np.bool_]
+
+NONE, PEN, BLUR, FOLD = range(4)
+NAMES = {PEN: "pen", BLUR: "blur", FOLD: "fold"}
+
+TILE = 2048  # pixels at blur_mpp read at once
+MARGIN = 8  # pixels that the filters look past a tile
+FOCUS_UM = 100.0  # sharpness is an average over a window this wide: a few cells
+MIN_ARTEFACT_UM2 = 10_000.0
+# In-focus tissue has at least this fine-to-coarse energy; below it a wholly blurred slide gives itself away.
+TYPICAL_SHARPNESS = 2.0
+# A fold holds half as much stain again as its colour usually does, and clearly more than tissue varies.
+MIN_FOLD_EXCESS, FOLD_SPREADS = 0.4, 2.5
+FOLD_WIDTH_UM, FOLD_SMOOTH_UM, COLOUR_BINS = 40.0, 10.0, 16
+DENSE_QUANTILE = 0.6
+
+
+@dataclass(frozen=True)
+class ArtefactMap:
+    """What spoils each spot: ``labels`` uint8 (h, w) at the tissue mask's scale (0 none, 1 pen, 2 blur, 3 fold)."""
+
+    labels: NDArray[np.uint8]
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, png: Path | str, json: Path | str) -> None:
+        """Write the labels as a 2-bit palette PNG, then the record."""
+        save_labels(self.labels, png)
+        write_json(json, self.record)
+
+    @classmethod
+    def load(cls, png: Path | str, json: Path | str) -> ArtefactMap:
+        """Read what `save` wrote."""
+        with Image.open(png) as image:
+            return cls(np.asarray(image, np.uint8), read_json(json))
+
+
+def save_labels(labels: NDArray[np.uint8], png: Path | str) -> None:
+    """Write artefact labels as a PNG that shows them in colour."""
+    image = Image.fromarray(labels, mode="P")
+    image.putpalette([255, 255, 255, 0, 120, 255, 255, 170, 0, 200, 0, 160])
+    with atomic_file(png) as aside:
+        image.save(aside, format="PNG", optimize=True, bits=2)
+
+
+def save_no_quality(outcome: dict[str, Any], png: Path | str, json: Path | str) -> None:
+    """Write a quarantine entry and the empty map that stands in place of a slide's artefacts."""
+    save_labels(np.zeros((1, 1), np.uint8), png)
+    write_json(json, outcome)
+
+
+def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> ArtefactMap:
+    """Mark pen, blur and folds at the tissue mask's scale; where they overlap, pen wins over fold over blur.
+
+    Pen is also marked beside tissue, because the tissue mask leaves ink out. Shares in the record are of tissue and
+    ink together. Pen and folds are brightfield notions: a fluorescence slide is judged for focus alone. A slide
+    coarser than twice ``blur_mpp`` shows no cells and is not judged for focus: its ``sharpness`` is null.
+    """
+    mpp = tissue.record["mpp"]
+    labels = np.zeros(tissue.mask.shape, np.uint8)
+    sharpness = None
+    if reader.mpp <= 2 * config.blur_mpp:
+        sharpness, blurred = _blur(reader, tissue, config)
+        labels[blurred] = BLUR
+    if tissue.record["mode"] == "brightfield":
+        image = reader.read_whole(mpp)
+        padding = find_padding(image)
+        image = whiten(image, padding)
+        if config.fold and mpp <= FOLD_WIDTH_UM / 2:
+            labels[_folds(image, tissue.mask, mpp)] = FOLD
+        if config.pen:
+            labels[find_ink(image, mpp) & ~padding] = PEN
+    return ArtefactMap(labels, _record(tissue, labels, sharpness))
+
+
+def _record(tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float | None) -> dict[str, Any]:
+    on_tissue = tissue.mask | (labels == PEN)
+    shares = {name: round(float((labels[on_tissue] == label).mean()), 6) for label, name in NAMES.items()}
+    return {
+        "status": "ok",
+        "slide_id": tissue.record["slide_id"],
+        "mpp": tissue.record["mpp"],
+        "sharpness": None if sharpness is None else round(sharpness, 4),
+        "shares": shares,
+        "clean_share": round(1 - sum(shares.values()), 6),
+    }
+
+
+def _blur(reader: SlideReader, tissue: TissueMask, config: Quality) -> tuple[float, Bools]:
+    """Median sharpness of the slide's tissue, and where it is out of focus."""
+    fine, coarse = _energies(reader, tissue, config.blur_mpp)
+    window = max(1, round(FOCUS_UM / tissue.record["mpp"])) | 1
+    fine, coarse = (cv2.blur(np.where(tissue.mask, e, 0), (window, window)) for e in (fine, coarse))
+    sharpness = np.divide(fine, coarse, out=np.zeros_like(fine), where=coarse > 0)
+    median = float(np.median(sharpness[tissue.mask]))
+    blurred = tissue.mask & (sharpness < config.blur_sharpness * max(median, TYPICAL_SHARPNESS))
+    return median, _without_specks(blurred, MIN_ARTEFACT_UM2 / tissue.record["mpp"] ** 2)
+
+
+def _energies(reader: SlideReader, tissue: TissueMask, mpp: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Energy of the Laplacian at ``mpp`` and at twice it, averaged into the tissue mask's pixels.
+
+    Focus takes energy from the fine scale first, so their quotient tells blur from tissue that merely has little
+    structure (fat, mucus), which plain Laplacian variance (Pech-Pacheco et al., 2000) does not.
+    """
+    mpp = max(mpp, reader.mpp)
+    factor = max(1, round(tissue.record["mpp"] / mpp))
+    mpp = tissue.record["mpp"] / factor
+    height, width = tissue.mask.shape
+    fine, coarse = np.zeros((2, height, width), np.float32)
+    cells = TILE // factor
+    for top in range(0, height, cells):
+        for left in range(0, width, cells):
+            rows, columns = slice(top, min(top + cells, height)), slice(left, min(left + cells, width))
+            if tissue.mask[rows, columns].any():
+                parts = _tile_energies(reader, rows, columns, factor=factor, mpp=mpp)
+                fine[rows, columns], coarse[rows, columns] = parts
+    return fine, coarse
+
+
+def _tile_energies(
+    reader: SlideReader, rows: slice, columns: slice, *, factor: int, mpp: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    scale = mpp / reader.mpp
+    x, y = round((columns.start * factor - MARGIN) * scale), round((rows.start * factor - MARGIN) * scale)
+    rgb = reader.read(x, y, (width * factor + 2 * MARGIN, height * factor + 2 * MARGIN), mpp)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    edge = cv2.Laplacian(grey, cv2.CV_32F)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    half = MARGIN // 2
+    broad = cv2.Laplacian(cv2.pyrDown(grey), cv2.CV_32F)[half:-half, half:-half]
+    fine, coarse = (cv2.resize(e * e, (width, height), interpolation=cv2.INTER_AREA) for e in (edge, broad))
+    return fine, coarse
+
+
+def _folds(image: NDArray[np.uint8], mask: Bools, mpp: float) -> Bools:
+    """Tissue lying double: of the colour of its slide's tissue, but far denser than that colour usually is.
+
+    Two layers add their optical densities: the stain's direction stays, the amount doubles. Thresholds on darkness
+    and saturation alone (Palokangas et al., 2007) take epidermis or lymphoid tissue for folds, because these are
+    dense too; they are dense in a colour of their own. Thin dark lines (keratin, cell borders) are opened away.
+    """
+    excess, dense, spread = _density_excess(cv2.GaussianBlur(image, (0, 0), max(0.5, FOLD_SMOOTH_UM / mpp)), mask)
+    limit = max(MIN_FOLD_EXCESS, FOLD_SPREADS * spread)
+    radius = max(1, round(FOLD_WIDTH_UM / 2 / mpp))
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    core = cv2.morphologyEx(((excess > limit) & dense).astype(np.uint8), cv2.MORPH_OPEN, disk).astype(bool)
+    core = _without_specks(core, MIN_ARTEFACT_UM2 / mpp**2)
+    near = cv2.dilate(core.astype(np.uint8), disk).astype(bool)
+    return core | (near & (excess > limit / 2))
+
+
+def _density_excess(image: NDArray[np.uint8], mask: Bools) -> tuple[NDArray[np.float32], Bools, float]:
+    """Log ratio of each tissue pixel's optical density to the median density of its own colour, and its spread.
+
+    Also which pixels are in the denser part of the slide: muscle beside fat is dense for its colour, yet no fold.
+
+    Colour is the ratio of red to green optical density, which orders haematoxylin before eosin, in bins that hold
+    equally many pixels.
+    """
+    density = -np.log((image[mask].astype(np.float32) + 1) / 256)
+    colour = density[:, 0] / np.maximum(density[:, 1], 0.02)
+    amount = np.log(np.maximum(density.sum(axis=1), 0.02))
+    bins = np.searchsorted(np.quantile(colour, np.linspace(0, 1, COLOUR_BINS + 1)[1:-1]), colour)
+    usual = np.array([np.median(amount[bins == i]) if (bins == i).any() else 0 for i in range(COLOUR_BINS)])
+    deviation = amount - usual[bins]
+    excess = np.zeros(mask.shape, np.float32)
+    excess[mask] = deviation
+    dense = np.zeros(mask.shape, bool)
+    dense[mask] = amount > np.quantile(amount, DENSE_QUANTILE)
+    return excess, dense, 1.4826 * float(np.median(np.abs(deviation)))
+
+
+def _without_specks(mask: Bools, min_px: float) -> Bools:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= min_px
+    keep[0] = False
+    return keep[labels]

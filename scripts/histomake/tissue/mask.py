@@ -1,0 +1,296 @@
+"""Owns presegmentation: where on a slide there is tissue, from one low-resolution reading of it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from histomake.base.errors import Reason, SlideError
+from histomake.base.files import atomic_file, read_json, write_json
+from histomake.config import Tissue
+from histomake.tissue.ink import channel_extremes, chroma, find_ink, find_padding, whiten
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
+
+    Bools = NDArray[np.bool_]
+
+# Otsu splits any picture, an empty one too: tissue must stand out from glass by at least this, on the 0-255 scale.
+MIN_CONTRAST = 4.0
+# And what stands out by this much is tissue, even where all is tissue and Otsu would cut between nuclei and stroma.
+MAX_CONTRAST = 30.0
+# White-balanced glass, with the brightness steps of stitched scans, stays below this.
+GLASS_SIGNAL = 20
+# Otsu looks at the root of stain and the logarithm of light. So compressed, dense and pale (bright and dim) tissue lie
+# close together and far from glass; else Otsu cuts between them, and a lymph node costs its slide the stroma and fat.
+ROOT = np.sqrt(np.arange(256) * 255.0).round().astype(np.uint8)
+LOGARITHM = (np.log1p(np.arange(256)) * 255 / np.log(256)).round().astype(np.uint8)
+# Light that fluorescence does not have.
+WHITE_MIN = 150
+# A piece thinner than this all along and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
+LINE_WIDTH_UM, LINE_LENGTH_UM = 60.0, 3000.0
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Where tissue is.
+
+    ``mask`` is bool (h, w); one of its pixels spans ``downsample_x`` x ``downsample_y`` level-0 pixels. ``record``
+    says how it was made and what came out (area in mm², components, coverage of the slide).
+    """
+
+    mask: Bools
+    downsample_x: float
+    downsample_y: float
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, png: Path | str, json: Path | str) -> None:
+        """Write the mask as a 1-bit PNG, then the record."""
+        save_bits(self.mask, png)
+        write_json(json, self.record)
+
+    @classmethod
+    def load(cls, png: Path | str, json: Path | str) -> TissueMask:
+        """Read what `save` wrote."""
+        record = read_json(json)
+        with Image.open(png) as image:
+            mask = np.asarray(image.convert("1"), bool)
+        return cls(mask, record["downsample_x"], record["downsample_y"], record)
+
+
+def save_bits(mask: Bools, png: Path | str) -> None:
+    """Write a bool image as a 1-bit PNG (ISO/IEC 15948).
+
+    Written by hand because libdeflate packs outlines a tenth smaller than what image libraries link against.
+    """
+    height, width = mask.shape
+    unfiltered = np.zeros((height, 1), np.uint8)
+    rows = np.hstack([unfiltered, np.packbits(mask, axis=1)])
+    chunks = {
+        b"IHDR": struct.pack(">2I5B", width, height, 1, 0, 0, 0, 0),
+        b"IDAT": imagecodecs.deflate_encode(rows.tobytes(), level=12, raw=False),
+        b"IEND": b"",
+    }
+    with atomic_file(png) as aside, aside.open("wb") as stream:
+        stream.write(b"\x89PNG\r\n\x1a\n")
+        for kind, content in chunks.items():
+            stream.write(struct.pack(">I", len(content)) + kind + content)
+            stream.write(struct.pack(">I", zlib.crc32(kind + content)))
+
+
+def save_no_tissue(outcome: dict[str, Any], png: Path | str, json: Path | str) -> None:
+    """Write a quarantine entry and the empty mask that stands in place of a slide's tissue."""
+    save_bits(np.zeros((1, 1), bool), png)
+    write_json(json, outcome)
+
+
+def presegment(
+    reader: SlideReader,
+    config: Tissue,
+    *,
+    slide_id: str,
+    segment: Callable[[NDArray[np.uint8]], Bools] | None = None,
+) -> TissueMask:
+    """Find tissue: blur, threshold, morphology, specks, holes, growth.
+
+    Glass is first balanced to white, ink and unscanned areas are taken out, and only then is the threshold chosen
+    (Otsu, 1979), so that neither a tinted scanner nor a pen shifts it.
+
+    Args:
+        reader: the slide.
+        config: the section ``tissue``.
+        slide_id: for the error message.
+        segment: takes the RGB image as scanned at ``config.mpp`` (h, w, 3) and returns tissue, bool (h, w), in place
+            of the threshold; the cleaning after it is the same.
+
+    Raises:
+        SlideError: NO_TISSUE; FLUORESCENCE when the background is dark and ``mode`` is brightfield; UNSUPPORTED
+            when the slide is too coarse for the model in ``segment``.
+    """
+    if segment is not None and reader.mpp > config.mpp:
+        raise SlideError(
+            Reason.UNSUPPORTED,
+            slide_id=slide_id,
+            path=reader.path,
+            detail=f"at {reader.mpp:g} µm/px it is coarser than the tissue model's {config.mpp:g}",
+            remedy="Scan it finer, or train the tissue model at a coarser mpp",
+        )
+    mpp = max(config.mpp, reader.mpp)
+    scanned = _read(reader, mpp)
+    if config.mode == "brightfield":
+        _refuse_fluorescence(scanned, slide_id, reader.path)
+    image, padding, ink = _without_glass(scanned, config, mpp)
+    if segment is None:
+        found, threshold = _threshold(image, padding | ink, config, mpp)
+    else:
+        found, threshold = segment(scanned), None
+    mask = _clean(found & ~padding & ~ink, config, mpp) & ~ink
+    if not mask.any():
+        raise SlideError(
+            Reason.NO_TISSUE,
+            slide_id=slide_id,
+            path=reader.path,
+            detail=f"no tissue above {config.min_area_um2:g} µm² was found (threshold {threshold})",
+            remedy="Look at the slide; if tissue is there, lower tissue.threshold or tissue.min_area_um2",
+        )
+    downsample = mpp / reader.mpp
+    record = {
+        "status": "ok",
+        "slide_id": slide_id,
+        "mpp": mpp,
+        "mode": config.mode,
+        "method": _method(config, segment),
+        "threshold": threshold,
+        "ink_mm2": round(float(ink.sum()) * mpp**2 / 1e6, 4),
+        **describe(mask, mpp),
+        "downsample_x": downsample,
+        "downsample_y": downsample,
+    }
+    return TissueMask(mask, downsample, downsample, record)
+
+
+def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: float) -> tuple[NDArray[np.uint8], Bools, Bools]:
+    """The image with glass balanced to white, and where there is unscanned padding and ink: brightfield only."""
+    nothing = np.zeros(image.shape[:2], bool)
+    if config.mode == "fluorescence":
+        return image, nothing, nothing
+    padding = find_padding(image)
+    white = whiten(image, padding)
+    return white, padding, find_ink(white, mpp) & ~padding if config.ink else nothing
+
+
+def _read(reader: SlideReader, mpp: float) -> NDArray[np.uint8]:
+    """The whole slide, without the white with which a reader pads a last row or column that reaches past it."""
+    image = reader.read_whole(mpp)
+    if image.shape[0] * mpp > reader.height * reader.mpp and image.shape[0] > 1:
+        image[-1] = image[-2]
+    if image.shape[1] * mpp > reader.width * reader.mpp and image.shape[1] > 1:
+        image[:, -1] = image[:, -2]
+    return image
+
+
+def describe(mask: Bools, mpp: float) -> dict[str, Any]:
+    """Area in mm², number of connected pieces and share of the slide of a mask at ``mpp`` µm per pixel."""
+    components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
+    return {
+        "area_mm2": round(float(mask.sum()) * mpp**2 / 1e6, 4),
+        "components": int(components),
+        "coverage": round(float(mask.mean()), 6),
+    }
+
+
+def _method(config: Tissue, segment: Callable[..., Any] | None) -> str:
+    if segment is not None:
+        return "model"
+    channel = "intensity" if config.mode == "fluorescence" else config.channel
+    return f"{channel}, {'otsu' if config.threshold == 'otsu' else 'fixed'}"
+
+
+def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str, path: Path) -> None:
+    """Brightfield needs light somewhere: a dark picture without any white in it is fluorescence."""
+    darkest, brightest = channel_extremes(image)
+    white = (darkest > WHITE_MIN).mean()
+    if np.median(brightest) < 80 and white < 0.005:
+        raise SlideError(
+            Reason.FLUORESCENCE,
+            slide_id=slide_id,
+            path=path,
+            detail="its background is dark and nothing in it is white, as in fluorescence",
+            remedy="Set tissue.mode: fluorescence for a cohort of such slides, or take it out of the sheet",
+        )
+
+
+def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:
+    """The channel that is thresholded, high where tissue is."""
+    if config.mode == "fluorescence":
+        return channel_extremes(image)[1]
+    if config.channel == "saturation":
+        return chroma(image)
+    if config.channel == "red":
+        return 255 - image[..., 0]
+    return 255 - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: float) -> tuple[Bools, float]:
+    # Blurred before the channel is taken: max - min of noisy channels would be colour where there is none.
+    smooth = cv2.GaussianBlur(image, (0, 0), config.blur_um / mpp) if config.blur_um > 0 else image
+    signal = _signal(smooth, config)
+    if config.threshold != "otsu":
+        fixed = float(config.threshold)
+        return (signal >= fixed) & ~excluded, fixed
+    usable = signal[~excluded]
+    if usable.size == 0:
+        return np.zeros_like(excluded), 0.0
+    scale = LOGARITHM if config.mode == "fluorescence" else ROOT
+    scaled = cv2.LUT(usable.reshape(-1, 1), scale)
+    cut, _ = cv2.threshold(scaled, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    otsu = float(np.flatnonzero(scale <= cut)[-1])
+    empty = _empty_level(usable, config)
+    highest = np.inf if config.mode == "fluorescence" else empty + MAX_CONTRAST
+    threshold = min(max(otsu, empty + MIN_CONTRAST), highest)
+    return (signal > threshold) & ~excluded, threshold
+
+
+def _empty_level(signal: NDArray[np.uint8], config: Tissue) -> float:
+    """Signal where there is no tissue: its commonest level there and three robust standard deviations of noise.
+
+    White balance has put glass near zero; a slide filled with tissue to its edges has none. Darkness in fluorescence
+    is the lowest signal there is.
+    """
+    if config.mode == "fluorescence":
+        return float(np.percentile(signal, 1))
+    glass = signal[signal <= GLASS_SIGNAL]
+    if glass.size < 0.01 * signal.size:
+        return 0.0
+    glass = glass[glass <= np.median(glass)]  # faint tissue is above
+    mode = float(np.bincount(glass).argmax())
+    return mode + 3 * 1.4826 * float(np.median(np.abs(glass - mode)))
+
+
+def _clean(mask: Bools, config: Tissue, mpp: float) -> Bools:
+    """Close gaps, drop specks and lines, fill holes, grow or shrink."""
+    cleaned = mask.astype(np.uint8)
+    if radius := round(config.close_um / 2 / mpp):
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        cleaned = cv2.morphologyEx(cleaned, cv2.MORPH_CLOSE, kernel)
+    cleaned = _without_specks_and_lines(cleaned, config.min_area_um2, mpp)
+    cleaned = _without_holes(cleaned, config.max_hole_um2 / mpp**2)
+    if config.grow_um > 0:
+        return cv2.distanceTransform(1 - cleaned, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= config.grow_um / mpp
+    if config.grow_um < 0:
+        return cv2.distanceTransform(cleaned, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > -config.grow_um / mpp
+    return cleaned.astype(bool)
+
+
+def _without_specks_and_lines(mask: NDArray[np.uint8], min_area_um2: float, mpp: float) -> NDArray[np.uint8]:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA] * mpp**2
+    length = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) * mpp
+    keep = area >= min_area_um2
+    for piece in np.flatnonzero(keep & (length > LINE_LENGTH_UM)):
+        x, y, w, h = stats[piece, :4]
+        inside = np.pad((labels[y : y + h, x : x + w] == piece).astype(np.uint8), 1)
+        keep[piece] = 2 * cv2.distanceTransform(inside, cv2.DIST_L2, 3).max() * mpp > LINE_WIDTH_UM
+    keep[0] = False
+    return keep[labels].astype(np.uint8) if count > 1 else np.zeros_like(mask)
+
+
+def _without_holes(mask: NDArray[np.uint8], max_hole_px: float) -> NDArray[np.uint8]:
+    """Fill background pieces up to a size; pieces that reach the picture's border are no holes."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
+    x, y, w, h, area = stats.T
+    touches = (x == 0) | (y == 0) | (x + w == mask.shape[1]) | (y + h == mask.shape[0])
+    fill = (area <= max_hole_px) & ~touches
+    fill[0] = False
+    return mask | fill[labels].astype(np.uint8)

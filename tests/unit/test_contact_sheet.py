@@ -1,0 +1,69 @@
+"""Owns the proof of the contact sheet: kept and excluded patches, every reason, and the same ones each time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from array_reader import ArrayReader
+from histomake.config import Grid
+from histomake.patch.table import REASONS, schema
+from histomake.pictures import contact_sheet
+from PIL import Image
+from scenes import MPP, two_pieces
+
+GRID = Grid(size=64, mpp=MPP)
+METADATA = {"slide_id": "s1", "grid": GRID.dump(), "grid_name": "x5"}
+
+
+def patch_table(reasons):
+    n = len(reasons)
+    place = np.arange(n, dtype=np.int32)
+    columns = [place.astype(np.uint32), place * 64 % 1600, place * 64 // 1600 * 64, np.ones(n, np.float32)]
+    excluded = pa.array([REASONS.index(r) for r in reasons], pa.int8())
+    reason = pa.DictionaryArray.from_arrays(excluded, pa.array(REASONS))
+    return pa.Table.from_arrays([*map(pa.array, columns), reason], schema=schema([]))
+
+
+@pytest.fixture
+def titles(monkeypatch):
+    """What the sheet says over its patches, in order."""
+    said = []
+
+    def record(reader, x, y, grid):
+        said.append((x, y))
+        return reader.read(x, y, grid["size"], grid["mpp"])
+
+    monkeypatch.setattr(contact_sheet, "_thumbnail", record)
+    return said
+
+
+def draw(path, reasons, patches=6, seed=0):
+    contact_sheet.contact_sheet(
+        ArrayReader(two_pieces(), MPP), patch_table(reasons), METADATA, path, patches=patches, seed=seed
+    )
+
+
+def test_a_rare_reason_is_shown_beside_common_background(tmp_path, titles):
+    reasons = [""] * 50 + ["background"] * 300 + ["pen"] * 2 + ["fold"]
+    draw(tmp_path / "c.png", reasons)
+    shown = [reasons[y // 64 * 25 + x // 64] for x, y in titles]
+    assert shown.count("") == 6
+    assert shown.count("pen") == 2
+    assert shown.count("fold") == 1
+    assert shown.count("background") == 3
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.width > 800
+
+
+def test_the_draw_depends_on_the_seed_alone(tmp_path, titles):
+    for seed in (1, 1, 2):
+        draw(tmp_path / "c.png", [""] * 100, seed=seed)
+    first, again, other = titles[:6], titles[6:12], titles[12:]
+    assert first == again != other
+
+
+@pytest.mark.parametrize("reasons", [[], [""] * 3, ["background"] * 3])
+def test_a_slide_without_kept_or_without_excluded_patches_has_a_sheet(tmp_path, reasons):
+    draw(tmp_path / "c.png", reasons)
+    assert (tmp_path / "c.png").stat().st_size > 1000

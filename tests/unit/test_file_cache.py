@@ -1,0 +1,84 @@
+"""What remembering small files promises: what is told is what the files say now, and only changed ones are read."""
+
+import os
+
+import pytest
+from histomake.base.file_cache import Recall
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / f"{i}.json" for i in range(5)]
+    for i, path in enumerate(paths):
+        path.write_text(f'{{"number": {i}}}')
+    return paths
+
+
+@pytest.fixture
+def memory(tmp_path, files):
+    """The memory after a first reading of all files."""
+    recall = Recall(tmp_path / "memory.parquet")
+    assert [r["number"] for r in recall.records(files)] == list(range(5))
+    assert recall.read == 5
+    recall.save()
+    return tmp_path / "memory.parquet"
+
+
+def test_unchanged_files_are_not_read_again(files, memory):
+    recall = Recall(memory)
+    assert recall.texts(files, lambda path: pytest.fail(f"read {path}")) == [f.read_text() for f in files]
+    assert recall.read == 0
+
+
+def test_what_another_version_made_of_a_file_is_made_again(files, tmp_path):
+    memory = tmp_path / "made.parquet"
+    for version, times in (("1", 5), ("1", 0), ("2", 5)):
+        recall = Recall(memory, version)
+        assert recall.texts(files, lambda path, version=version: version) == [version] * 5
+        assert recall.read == times
+        recall.save()
+
+
+def test_a_changed_a_new_and_a_removed_file_are_told_as_they_are(files, memory, tmp_path):
+    files[1].write_text('{"number": 77}')
+    files[2].unlink()
+    new = tmp_path / "new.json"
+    new.write_text('{"number": 99}')
+    recall = Recall(memory)
+    assert recall.texts([*files, new]) == [
+        '{"number": 0}',
+        '{"number": 77}',
+        None,
+        '{"number": 3}',
+        '{"number": 4}',
+        '{"number": 99}',
+    ]
+    assert recall.read == 2
+
+
+def test_a_change_that_keeps_the_size_is_seen_by_its_time(files, memory):
+    files[0].write_text('{"number": 8}')
+    os.utime(files[0], ns=(1, 1))
+    assert Recall(memory).records(files[:1]) == [{"number": 8}]
+
+
+def test_what_is_no_longer_asked_for_is_forgotten(files, memory):
+    recall = Recall(memory)
+    recall.texts(files[:2])
+    recall.save()
+    kept = Recall(memory)
+    kept.texts(files)
+    assert kept.read == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"x" * 1000])
+def test_an_unusable_memory_costs_time_only(files, memory, content):
+    memory.write_bytes(content)
+    recall = Recall(memory)
+    assert [r["number"] for r in recall.records(files)] == list(range(5))
+    assert recall.read == 5
+
+
+def test_a_missing_record_is_an_error_that_names_it(memory, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+        Recall(memory).records([tmp_path / "absent.json"])

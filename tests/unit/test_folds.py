@@ -1,0 +1,141 @@
+"""What the cohort room promises: no patient in two roles, the same folds every time, strata kept."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from histomake.base.errors import ConfigError
+from histomake.cohort.folds import assign, assign_task
+from histomake.cohort.leakage import leaks
+from histomake.cohort.sheet import Slide
+from histomake.config import Split, Task
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def cohort(slides_per_patient, labels=None):
+    return [
+        Slide(f"p{p}s{s}", f"{p}-{s}.svs", f"p{p}", labels={"grade": labels[p]} if labels else {})
+        for p, n in enumerate(slides_per_patient)
+        for s in range(n)
+    ]
+
+
+def roles_of_patients(assignments):
+    roles = defaultdict(set)
+    for a in assignments:
+        roles[a.fold, a.patient_id].add(a.role)
+    return roles
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=12, max_size=60),
+    st.integers(1, 5),
+    st.integers(0, 5),
+    st.floats(0.1, 0.5),
+)
+def test_a_patient_has_one_role_in_each_fold(counts, folds, seed, test):
+    found = assign(cohort(counts), Split(folds=folds, test=test), seed=seed, task="t")
+    assert all(len(roles) == 1 for roles in roles_of_patients(found).values())
+    assert len(found) == folds * sum(counts)
+    assert leaks(found, {}) == []
+
+
+@given(st.lists(st.integers(1, 3), min_size=10, max_size=40), st.integers(2, 5))
+def test_cross_validation_tests_every_slide_once(counts, folds):
+    found = assign(cohort(counts), Split(folds=folds), seed=0, task="t")
+    tested = [a.slide_id for a in found if a.role == "test"]
+    assert sorted(tested) == sorted(s.slide_id for s in cohort(counts))
+
+
+@given(st.lists(st.sampled_from(["low", "high"]), min_size=20, max_size=80), st.integers(0, 9))
+def test_the_test_share_of_each_stratum_is_kept_to_one_patient(labels, seed):
+    slides = cohort([1] * len(labels), labels)
+    found = assign(slides, Split(test=0.3, stratify=["grade"]), seed=seed, task="t")
+    for grade in set(labels):
+        members = {s.patient_id for s in slides if s.labels["grade"] == grade}
+        tested = sum(a.role == "test" and a.patient_id in members for a in found)
+        assert abs(tested - 0.3 * len(members)) <= 1
+
+
+def test_the_same_seed_gives_the_same_roles_whatever_the_order_of_rows():
+    slides = cohort([2] * 20)
+    one = assign(slides, Split(), seed=3, task="t")
+    assert one == assign(slides[::-1], Split(), seed=3, task="t")
+    assert one != assign(slides, Split(), seed=4, task="t")
+
+
+def test_a_new_patient_moves_at_most_a_few_others():
+    before = {a.patient_id: a.role for a in assign(cohort([1] * 100), Split(), seed=0, task="t")}
+    after = {a.patient_id: a.role for a in assign(cohort([1] * 101), Split(), seed=0, task="t")}
+    assert sum(after[p] != role for p, role in before.items()) <= 3
+
+
+def test_a_slide_to_predict_changes_nothing_for_the_others():
+    slides = cohort([1] * 20)
+    before = assign(slides, Split(), seed=0, task="t")
+    new = Slide("new", "new.svs", "p999", split="predict")
+    after = assign([*slides, new], Split(), seed=0, task="t")
+    assert [a for a in after if a.slide_id != "new"] == before
+    assert [a.role for a in after if a.slide_id == "new"] == ["predict"]
+
+
+def test_roles_in_the_sheet_stand():
+    slides = [Slide(f"s{i}", "x", f"p{i}", split=role) for i, role in enumerate(["train", "val", "test", "train"])]
+    assert [a.role for a in assign(slides, Split(), seed=0, task="t")] == ["train", "val", "test", "train"]
+
+
+def test_a_sheet_of_training_and_test_patients_alone_lends_validation_some_of_the_training_ones():
+    given = ["train"] * 10 + ["test"] * 4
+    slides = [Slide(f"s{i:02}", "x", f"p{i}", split=role) for i, role in enumerate(given)]
+    found = [a.role for a in assign(slides, Split(val=0.2), seed=0, task="t")]
+    assert found[10:] == ["test"] * 4
+    assert sorted(found[:10]) == ["train"] * 8 + ["val"] * 2
+
+
+def test_a_patient_in_two_roles_of_the_sheet_is_a_leak():
+    slides = [Slide("a", "x", "p", split="train"), Slide("b", "x", "p", split="test")]
+    with pytest.raises(ConfigError, match="patient p: a in train, b in test"):
+        assign(slides, Split(), seed=0, task="t")
+
+
+def test_too_few_patients_is_an_error_with_advice():
+    with pytest.raises(ConfigError, match="no patient left for"):
+        assign(cohort([5, 5]), Split(), seed=0, task="t")
+
+
+def graded(grades: list[str], *, slides: int = 1) -> list[Slide]:
+    return [
+        Slide(f"p{i}s{n}", "x", f"p{i}", labels={"grade": grade})
+        for i, grade in enumerate(grades)
+        for n in range(slides)
+    ]
+
+
+def grading(**split) -> Task:
+    return Task(grid="x20", target={"source": "sheet", "column": "grade", "classes": ["low", "high"]}, split=split)
+
+
+@given(st.integers(3, 6), st.integers(2, 3), st.integers(0, 20))
+def test_every_fold_learns_and_tests_a_class_of_few_one_slide_patients(rare, folds, seed):
+    # One class has many patients with many slides, the other a few with one slide each.
+    slides = [
+        *graded(["low"] * 30, slides=3),
+        *(
+            replace(s, patient_id=f"r{s.patient_id}", slide_id=f"r{s.slide_id}")
+            for s in graded(["high"] * max(rare, folds))
+        ),
+    ]
+    found = assign_task(slides, grading(folds=folds), seed=seed, name="t")
+    grade = {s.slide_id: s.labels["grade"] for s in slides}
+    for fold in range(folds):
+        for role in ("train", "test"):
+            assert {grade[a.slide_id] for a in found if (a.fold, a.role) == (fold, role)} == {"low", "high"}
+
+
+def test_a_class_that_no_fold_can_learn_is_named_with_its_patients():
+    slides = [replace(s, split="test") if s.labels["grade"] == "high" else s for s in graded(["low"] * 10 + ["high"])]
+    with pytest.raises(ConfigError, match=r"fold 0: high; its patients: p10 \(test\)"):
+        assign_task(slides, grading(), seed=0, name="t")
+    with pytest.raises(ConfigError, match=r"fold 0: high; its patients: none"):
+        assign_task(graded(["low"] * 10), grading(), seed=0, name="t")

@@ -1,0 +1,121 @@
+"""What a task may use without training: a model that fits it; and what is then asked of the sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from histomake.base.errors import ConfigError
+from histomake.cohort.folds import assign_task, assign_unfitted
+from histomake.cohort.sheet import Slide, read_sheet
+from histomake.config import Grid, Task, parse_config
+from histomake.model.reuse import folds, misfits, model_folder, taken_over
+
+DESCRIBED = {
+    "kind": "classification",
+    "class_names": ["a", "b"],
+    "target": {"multi_label": False, "source": "annotation"},
+    "grid": {"name": "theirs", "size": 256, "mpp": 0.5},
+}
+
+
+def write_model(folder: Path, **changes: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text(json.dumps(DESCRIBED | changes))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+def make_task(**sections: object) -> Task:
+    return Task.model_validate({"grid": "x20", "target": {"classes": ["a", "b"]}, **sections})
+
+
+def test_a_model_that_fits_is_used_whatever_its_grid_is_called(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    assert misfits(folder, make_task(), Grid()) == []
+    assert misfits(folder, make_task(), Grid(), named=True) == [
+        f'{folder} was trained with grid: "theirs"; the configuration says "x20"'
+    ]
+    assert taken_over(DESCRIBED, make_task())["grid"] == {"name": "x20", "size": 256, "mpp": 0.5}
+
+
+def test_everything_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    changes = {"kind": "regression", "class_names": ["b", "a"], "grid": {"name": "x20", "size": 128, "mpp": 1.0}}
+    found = "\n".join(misfits(write_model(tmp_path / "model", **changes), make_task(), Grid()))
+    assert 'kind: "regression"; the configuration says "classification"' in found
+    assert "target.classes: b, a; the configuration says a, b" in found
+    assert "grids.x20.size: 128; the configuration says 256" in found
+    assert "grids.x20.mpp: 1.0; the configuration says 0.5" in found
+
+
+def test_a_pickle_in_place_of_a_model_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"\x80\x02.")
+    (found,) = misfits(tmp_path, make_task(), Grid())
+    assert "no model.safetensors and no model.json" in found
+    assert "model.pt may be a pickle, which is never read" in found
+
+
+@pytest.mark.parametrize("content", ["{", '{"kind": "classification"}', "[]"])
+def test_a_description_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "model.json").write_text(content)
+    (found,) = misfits(folder, make_task(), Grid())
+    assert "does not describe a model of this workflow" in found
+
+
+def test_one_model_is_one_fold_and_a_folder_of_folds_is_as_many_as_the_task_has(tmp_path: Path) -> None:
+    one = write_model(tmp_path / "one")
+    assert list(folds(make_task(trained=str(one), split={"folds": 3}))) == [0]
+    assert model_folder(one, 0) == one
+    write_model(tmp_path / "many/fold0")
+    assert list(folds(make_task(trained=str(tmp_path / "many"), split={"folds": 2}))) == [0, 1]
+    assert model_folder(tmp_path / "many", 1) == tmp_path / "many/fold1"
+
+
+def test_with_a_model_slides_are_tested_when_the_sheet_says_so_and_predicted_otherwise() -> None:
+    slides = [Slide("b", "x", "p", split="test"), Slide("a", "x", "p"), Slide("c", "x", "q", split="train")]
+    found = assign_unfitted(slides, folds=2)
+    assert [(a.fold, a.slide_id, a.role) for a in found if a.fold == 1] == [
+        (1, "a", "predict"),
+        (1, "b", "test"),
+        (1, "c", "predict"),
+    ]
+
+
+def sheet_config(tmp_path: Path, rows: str, **task: object):
+    sheet = tmp_path / "slides.tsv"
+    sheet.write_text(rows)
+    target = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
+    raw = {"grid": "x20", "target": target, "split": {"stratify": ["ward"]}, **task}
+    return sheet, parse_config({"tasks": {"t": raw}})
+
+
+def test_new_slides_need_no_labels(tmp_path: Path) -> None:
+    rows = "slide_id\tpath\tpatient_id\tsplit\nn\tn.svs\tp\tpredict\n"
+    slides = read_sheet(*sheet_config(tmp_path, rows), check_files=False)
+    assert slides["n"].labels == {}
+    slides = read_sheet(*sheet_config(tmp_path, rows.replace("predict", "test"), trained="m"), check_files=False)
+    assert slides["n"].split == "test"
+
+
+def test_new_slides_come_with_places_to_explain_on_others(tmp_path: Path) -> None:
+    rows = "slide_id\tpath\tpatient_id\tsplit\nn\tn.svs\tp\tpredict\n"
+    sheet, config = sheet_config(tmp_path, rows)
+    elsewhere = config.explain.model_copy(update={"regions": [("old", 0, 0, 9, 9)]})
+    config = config.model_copy(update={"explain": elsewhere})
+    assert list(read_sheet(sheet, config, check_files=False)) == ["n"]
+    sheet.write_text("slide_id\tpath\tpatient_id\tsplit\tgrade\tward\nn\tn.svs\tp\ttest\tlow\tw\n")
+    with pytest.raises(ConfigError, match=r"explain.regions names slide 'old'"):
+        read_sheet(sheet, config, check_files=False)
+
+
+def test_slides_to_train_on_need_their_labels(tmp_path: Path) -> None:
+    rows = "slide_id\tpath\tpatient_id\tsplit\nn\tn.svs\tp\tpredict\no\to.svs\tq\t\n"
+    with pytest.raises(ConfigError, match=r"column 'grade' is missing(.|\n)*column 'ward' is missing"):
+        read_sheet(*sheet_config(tmp_path, rows), check_files=False)
+
+
+def test_a_sheet_of_new_slides_gives_no_one_to_train_on() -> None:
+    found = assign_task([Slide("a", "x", "p", split="predict")], make_task(), seed=0, name="t")
+    assert [a.role for a in found] == ["predict"]

@@ -1,0 +1,65 @@
+"""Which slides a plan may leave out: those whose every output is as the last complete run left it, and no others."""
+
+import os
+
+import pytest
+from histomake.planning.unchanged import digest, remember, settled
+
+MADE_OF = {"A": "a", "B": "b", "C": "c"}
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Two outputs of each slide, by its id."""
+    found = {slide: [str(tmp_path / f"{slide}.{kind}") for kind in ("json", "png")] for slide in MADE_OF}
+    for paths in found.values():
+        for path in paths:
+            with open(path, "w") as stream:
+                stream.write("as it was left")
+    return found
+
+
+@pytest.fixture
+def memory(tmp_path, outputs):
+    path = tmp_path / "memory" / "settled.json"
+    remember(path, shared="1", made_of=MADE_OF, outputs=outputs, left_out=())
+    return path
+
+
+def test_slides_that_nothing_happened_to_are_settled(memory):
+    assert settled(memory, shared="1", made_of=MADE_OF) == {"A", "B", "C"}
+
+
+def test_without_a_memory_none_is(tmp_path):
+    assert settled(tmp_path / "none.json", shared="1", made_of=MADE_OF) == frozenset()
+
+
+def test_with_other_settings_code_or_models_none_is(memory):
+    assert settled(memory, shared="2", made_of=MADE_OF) == frozenset()
+
+
+def test_a_slide_made_of_something_else_a_new_and_a_lost_one_are_not(memory):
+    assert settled(memory, shared="1", made_of={"A": "other", "B": "b", "N": "n"}) == {"B"}
+
+
+@pytest.mark.parametrize("disturb", [os.unlink, os.utime, lambda path: os.truncate(path, 3)])
+def test_a_slide_with_a_removed_touched_or_truncated_output_is_not(memory, outputs, disturb):
+    disturb(outputs["B"][1])
+    assert settled(memory, shared="1", made_of=MADE_OF) == {"A", "C"}
+
+
+def test_a_run_that_planned_one_slide_keeps_what_is_known_of_the_others(memory, outputs):
+    os.utime(outputs["B"][0])
+    remember(memory, shared="2", made_of=MADE_OF, outputs={"B": outputs["B"]}, left_out={"A"})
+    assert settled(memory, shared="2", made_of=MADE_OF) == {"A", "B"}
+
+
+def test_a_damaged_memory_settles_nothing_and_is_said(memory, caplog):
+    memory.write_text('{"shared": 1}')
+    assert settled(memory, shared="1", made_of=MADE_OF) == frozenset()
+    assert "every slide is planned" in caplog.text
+
+
+def test_digests_tell_values_apart_and_heed_no_order_of_keys():
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1, "b": [2]}) != digest({"a": 1, "b": [3]})
