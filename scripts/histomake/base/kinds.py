@@ -1,0 +1,23 @@
+"""Task kinds: what a network learns from and what it outputs."""
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Kind of a task. The values are stored in model cards and configuration files: never rename one.
+
+    Code that depends on the kind looks it up in its stage's table ``dict[Kind, ...]``; it does not compare values. So a
+    new kind is one entry per table, and a test names each table that lacks it.
+    """
+
+    CLASSIFICATION = "classification"
+    """One class per patch."""
+
+    MULTI_LABEL = "multi_label"
+    """Any number of classes per patch, each decided on its own."""
+
+    REGRESSION = "regression"
+    """Numbers per patch."""
+
+    SEGMENTATION = "segmentation"
+    """One class per pixel."""
