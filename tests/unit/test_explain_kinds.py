@@ -23,6 +23,7 @@ from histomake.pictures.findings import SlideFindings
 from histomake.report import task_section
 from histomake.report.examples import examples
 from histomake.slide.reader import open_slide
+from histomake.target.outputs import outputs_of
 from small_cohort import CLASSES, GRID_NAME, build_cohort
 
 KINDS = {
@@ -45,7 +46,7 @@ def finished(request, tmp_path_factory):
         task,
         train=entries[:1],
         val=entries[1:2],
-        class_names=task.outputs,
+        class_names=outputs_of(task.kind, task.target),
         output=layout.model("t", 0),
         state=root / "state",
         seed=0,
@@ -68,7 +69,7 @@ def test_its_patches_are_embedded_and_shown(finished):
     found = embedding.embed(predictor=predictor, sources=[source], patches=6, neighbours=3, seed=0)
     payload = embedding_page._payload(found)
     assert found.table.num_rows == 6
-    assert {f"score_{name}" for name in task.outputs} <= set(payload["numbers"])
+    assert {f"score_{name}" for name in outputs_of(task.kind, task.target)} <= set(payload["numbers"])
     assert embedding_page.mosaic(found, title="t").shape[2] == 3
 
 
@@ -85,7 +86,7 @@ def test_its_patches_are_explained_drawn_and_shown_in_the_report(finished, tmp_p
         method="gradient",
         seed=0,
     )
-    assert found.maps.shape[:2] == (found.table.num_rows, len(task.outputs))
+    assert found.maps.shape[:2] == (found.table.num_rows, len(outputs_of(task.kind, task.target)))
     assert np.isfinite(found.maps).all()
     assert {"in a region"} < set(found.table["reason"].to_pylist())
     folder = tmp_path / "attributions" / "t" / "fold0"

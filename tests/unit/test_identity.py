@@ -1,11 +1,14 @@
 """What identity promises: bytes and imported code count, timestamps and names do not."""
 
+import inspect
 import os
 import time
+from pathlib import Path
 
 import pytest
 from histomake.audit import identity
 from histomake.audit.identity import Fingerprints, imported_files, quick_fingerprint
+from histomake.target.outputs import outputs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,3 +152,9 @@ def test_the_slurm_job_is_found_though_its_variables_were_removed(tmp_path, monk
     monkeypatch.setenv("PYTHONPATH", str(identity.SCRIPTS))
     found = subprocess.run([sys.executable, "-c", middle], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "4711"
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "front_page.py"])
+def test_the_order_of_a_network_s_outputs_is_part_of_the_code_that_uses_it(script):
+    module = inspect.getsourcefile(outputs_of)
+    assert Path(module) in imported_files(identity.SCRIPTS / script)

@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+BACKGROUND = "background"
+"""Name of the output that learns unlabelled pixels. No class of the configuration may have it."""
+
 
 class Kind(StrEnum):
     """Kind of a task. The values are stored in model cards and configuration files: never rename one.

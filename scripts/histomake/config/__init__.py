@@ -25,10 +25,9 @@ from histomake.config.cascades import (
 )
 from histomake.config.section import Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
-from histomake.config.tasks import BACKGROUND, Augment, Model, Predict, Split, Target, Task, Train, outputs_of
+from histomake.config.tasks import Augment, Model, Predict, Split, Target, Task, Train
 
 __all__ = [
-    "BACKGROUND",
     "Annotations",
     "Augment",
     "CascadeBaselines",
@@ -53,7 +52,6 @@ __all__ = [
     "Tissue",
     "Train",
     "load_config",
-    "outputs_of",
     "parse_config",
 ]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from histomake.base.kinds import BACKGROUND
 from histomake.config.section import Name, Section, Share
 
 
@@ -226,9 +227,6 @@ class Predict(Section):
     )
 
 
-BACKGROUND = "background"
-"""Output that learns unlabelled pixels."""
-
 LOSSES = {
     "classification": ("ce", "weighted_ce", "focal"),
     "multi_label": ("bce",),
@@ -245,13 +243,9 @@ FIGURES = {
 NOT_ON_THE_HUB = {"classification": ("alexnet",), "regression": ("alexnet",), "segmentation": ("fcn", "fast_scnn")}
 
 
-def outputs_of(kind: str, target: Target) -> list[str]:
-    """Names of a network's outputs, in order: the classes, background first where it is learned, or the column."""
-    if kind == "segmentation" and target.unlabelled == "background":
-        return [BACKGROUND, *target.classes]
-    if kind == "regression" and not target.classes:
-        return [target.column or ""]
-    return list(target.classes)
+def _class_names(target: Target) -> set[str]:
+    """Classes that a patch or pixel can have. Their order is decided in `histomake.target.outputs`."""
+    return {*target.classes, *([BACKGROUND] if target.unlabelled == "background" else [])}
 
 
 def _target_problems(kind: str, target: Target) -> Iterator[str]:
@@ -264,7 +258,7 @@ def _target_problems(kind: str, target: Target) -> Iterator[str]:
     if kind == "regression":
         if bool(target.classes) == (target.source == "sheet"):
             yield "regression learns the area shares of target.classes, or one number of target.column"
-    elif len(outputs_of(kind, target)) < (1 if target.multi_label else 2):
+    elif len(_class_names(target)) < (1 if target.multi_label else 2):
         yield f"target.classes: {kind} needs at least {1 if target.multi_label else 2} classes"
     if len(set(target.classes)) < len(target.classes) or BACKGROUND in target.classes:
         yield f"target.classes must differ from each other and from {BACKGROUND!r}"
@@ -279,7 +273,7 @@ def _training_problems(task: Task) -> Iterator[str]:
     if task.train.balance == "class" and kind == "regression":
         yield "train.balance: regression has no classes; use slide or area"
     for key, given in (("shares", task.train.shares), ("factors", task.train.factors)):
-        unknown = set(given) - {*task.outputs, "none"} if kind != "regression" else set(given)
+        unknown = set(given) - {*_class_names(task.target), "none"} if kind != "regression" else set(given)
         if unknown:
             yield f"train.{key}: {', '.join(sorted(unknown))} is no class of the task"
     if task.train.shares and task.train.factors:
@@ -325,11 +319,6 @@ class Task(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the network's outputs, in order."""
-        return outputs_of(self.kind, self.target)
 
     def fitting(self) -> dict[str, Any]:
         """What a trained model depends on: not how it is used, how its slides were chosen or how its job is run."""

@@ -27,6 +27,7 @@ from histomake.learn.engine.runtime import catch_interrupts
 from histomake.learn.engine.trainer import Trainer
 from histomake.model.transfer import weights_file
 from histomake.patch.sampler import choose
+from histomake.target.outputs import outputs_of
 from histomake.target.targets import is_known
 
 log = logging.getLogger(__name__)
@@ -139,13 +140,14 @@ def check_classes(patches: PatchIndex, held_out: PatchIndex, task: Task) -> None
 
 def _class_counts(patches: PatchIndex, task: Task) -> dict[str, int]:
     """Patches of each class; of pixels, patches that contain it: a rare structure may cover no patch by half."""
+    outputs = outputs_of(task.kind, task.target)
     if task.kind == "segmentation":
         return {name: int(patches_containing(patches, name).sum()) for name in task.target.classes}
     if task.target.multi_label:
         counts = (np.nan_to_num(patches.target) > 0.5).sum(axis=0)
     else:
-        counts = np.bincount(patches.target, minlength=len(task.outputs))
-    return dict(zip(task.outputs, counts.tolist(), strict=True))
+        counts = np.bincount(patches.target, minlength=len(outputs))
+    return dict(zip(outputs, counts.tolist(), strict=True))
 
 
 def export(trainer: Trainer, output: Path) -> None:
@@ -172,7 +174,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     return {
         "architecture": task.model.dump(),
         "kind": task.kind,
-        "class_names": task.outputs,
+        "class_names": trainer.outputs,
         "target": task.target.dump(),
         "grid": {"name": task.grid, "size": patches.size, "mpp": patches.mpp},
         "normalisation": trainer.normalisation,

@@ -12,6 +12,7 @@ from typing import Any
 
 from histomake.base.files import read_json
 from histomake.config import Config, Grid, Task
+from histomake.target.outputs import outputs_of
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
@@ -56,7 +57,7 @@ def misfits(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> lis
         return [f"{folder / DESCRIPTION} does not describe a model of this workflow ({error!r})"]
     wanted: dict[str, Any] = {
         "kind": task.kind,
-        "target.classes": task.outputs,
+        "target.classes": outputs_of(task.kind, task.target),
         "target.multi_label": task.target.multi_label,
         f"grids.{task.grid}.size": grid.size,
         f"grids.{task.grid}.mpp": grid.mpp,

@@ -12,7 +12,8 @@ import zarr
 
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
-from histomake.config import BACKGROUND, Grid
+from histomake.base.kinds import BACKGROUND
+from histomake.config import Grid
 from histomake.patch.grid import middle
 from histomake.pictures import canvas
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histomake.config import BACKGROUND
+from histomake.base.kinds import BACKGROUND
 from histomake.pictures import canvas, panel
 from histomake.pictures.findings import SlideFindings
 

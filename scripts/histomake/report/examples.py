@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
-from histomake.config import BACKGROUND, Task
+from histomake.config import Task
 from histomake.explain.chosen import Ranking, rankings
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
@@ -18,6 +19,7 @@ from histomake.pictures.findings import labels_on
 from histomake.report import page
 from histomake.report.page import Html
 from histomake.slide.reader import open_slide
+from histomake.target.outputs import outputs_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +34,8 @@ def examples(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> lis
     if not table.num_rows:
         return [page.tag("p", "No patch of a test slide was predicted.", class_="warn")]
     kind = "multi_label" if task.target.multi_label else task.kind
-    ranked = right_and_wrong(table, task.outputs) if kind == "classification" else rankings(table, kind)
+    outputs = outputs_of(task.kind, task.target)
+    ranked = right_and_wrong(table, outputs) if kind == "classification" else rankings(table, kind)
     parts: list[Html] = []
     for ranking in ranked:
         parts.append(page.tag("h4", f"{ranking.reason[0].upper()}{ranking.reason[1:]}"))
@@ -90,16 +93,17 @@ def _example(name: str, task: Task, layout: Layout, row: dict) -> Html:
 
 def _said(task: Task, row: dict) -> str:
     """What the model says of a patch, and what is true, where that is known and not a class."""
+    outputs = outputs_of(task.kind, task.target)
     if task.kind == "segmentation":
         parts = []
-        for name in task.outputs:
+        for name in outputs:
             hit, rest = row[f"tp_{name}"], row[f"fp_{name}"] + row[f"fn_{name}"]
             if name != BACKGROUND and hit + rest:
                 parts.append(f"{name}: Dice {2 * hit / (2 * hit + rest):.2f}")
         return ", ".join(parts) or "nothing but background"
     if task.kind == "regression":
-        true = {name: row[f"target_{name}"] for name in task.outputs}
+        true = {name: row[f"target_{name}"] for name in outputs}
         return ", ".join(
             f"{n} {row[f'score_{n}']:.3g}" + (f" (true {v:.3g})" if v is not None else "") for n, v in true.items()
         )
-    return ", ".join(f"{name} {row[f'score_{name}']:.2f}" for name in task.outputs)
+    return ", ".join(f"{name} {row[f'score_{name}']:.2f}" for name in outputs)

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from histomake.base.errors import ConfigError
-from histomake.config import BACKGROUND, Target, outputs_of
+from histomake.base.kinds import BACKGROUND
+from histomake.config import Target
+from histomake.target.outputs import outputs_of
 
 UNLABELLED = -1
 """Class of what nobody labelled; unknown numbers are NaN."""

@@ -12,8 +12,8 @@ import zarr
 from PIL import Image
 
 from histomake.base.files import read_json
+from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
-from histomake.config import BACKGROUND
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
 

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import read_json
+from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
-from histomake.config import BACKGROUND, Target
+from histomake.config import Target
 from histomake.patch.table import read_table
 from histomake.target.targets import UNLABELLED, patch_targets
 

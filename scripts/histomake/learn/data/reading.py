@@ -13,11 +13,13 @@ import shapely
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
 from histomake.base.errors import SlideError
-from histomake.config import BACKGROUND, Model, Target
+from histomake.base.kinds import BACKGROUND
+from histomake.config import Model, Target
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.learn.data.stains import learn_slide
 from histomake.patch.stain import StainNormaliser
 from histomake.slide.reader import SlideReader, open_slide
+from histomake.target.outputs import outputs_of
 from histomake.target.targets import UNLABELLED
 
 log = logging.getLogger(__name__)
@@ -147,7 +149,7 @@ class MaskReader:
 
 def class_lookup(annotation: Annotation, target: Target) -> np.ndarray:
     """int64 table from the numbers of ``rasterise`` to positions in the task's outputs."""
-    learned = [BACKGROUND, *target.classes] if target.unlabelled == "background" else list(target.classes)
-    other = 0 if target.unlabelled == "background" else UNLABELLED
+    learned = outputs_of("segmentation", target)
+    other = learned.index(BACKGROUND) if BACKGROUND in learned else UNLABELLED
     numbers = [learned.index(name) if name in target.classes else other for name in annotation.class_names]
     return np.array([other, *numbers], np.int64)

@@ -57,6 +57,7 @@ from histomake.model.transfer import (
 from histomake.patch import augment
 from histomake.patch.sampler import Sampler, balance_weights, mix_containing
 from histomake.patch.stain import StainNormaliser
+from histomake.target.outputs import outputs_of
 from histomake.target.targets import balance_group
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Trainer:
         self, task: Task, *, patches: PatchIndex, held_out: PatchIndex, state: Path, seed: int, threads: int
     ) -> None:
         self.task, self.patches, self.held_out = task, patches, held_out
+        self.outputs = outputs_of(task.kind, task.target)
         self.state, self.seed = state, seed
         self.worker, self.processes = distributed.rank(), distributed.size()
         self.runtime = choose_runtime(task.train.precision, threads=threads, index=distributed.local_rank())
@@ -98,7 +100,7 @@ class Trainer:
         """The network, with what is transferred and frozen; ``forward`` is what a step calls."""
         model = self.task.model
         seed_step(self.seed, worker=0, step=0)
-        network = build_model(model, kind=self.task.kind, outputs=len(self.task.outputs), size=self.patches.size)
+        network = build_model(model, kind=self.task.kind, outputs=len(self.outputs), size=self.patches.size)
         self.normalisation = normalisation(network)
         if isinstance(model.pretrained, str):
             origin = weights_file(model.pretrained)
@@ -143,7 +145,7 @@ class Trainer:
         """Inverse size of each class among the training patches, or of its area in them, mean 1, for weighted_ce."""
         if self._loss_name() != "weighted_ce":
             return None
-        sizes = output_sizes(self.patches, self.task.outputs, kind=self.task.kind)
+        sizes = output_sizes(self.patches, self.outputs, kind=self.task.kind)
         weights = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
         return torch.tensor(weights / weights.mean(), dtype=torch.float32, device=self.runtime.device)
 
@@ -250,7 +252,7 @@ class Trainer:
 
     def dataset(self) -> TrainingBatches:
         """The batches of this process, drawn as the task says."""
-        train, outputs = self.task.train, self.task.outputs
+        train, outputs = self.task.train, self.outputs
         balance = train.balance
         if balance == "auto":
             balance = "slide" if self.task.kind == "regression" else "class"
@@ -370,7 +372,7 @@ class Trainer:
         masks = MaskReader(self.held_out, task.target) if segmentation else None
         reader = PatchReader(self.held_out, task.model, stain=self.stain)
         dataset = FixedBatches(reader, batch=2 * task.train.batch, masks=masks)
-        meter = PixelMeter(len(task.outputs), self.loss) if segmentation else ScoreMeter(task.kind, task.target)
+        meter = PixelMeter(len(self.outputs), self.loss) if segmentation else ScoreMeter(task.kind, task.target)
         with load_batches(dataset, range(len(dataset)), workers=self.workers) as batches:
             for batch in batches:
                 if batch.read_errors:

@@ -26,7 +26,7 @@ from histomake.annotation.model import Annotation, polygonal
 from histomake.annotation.write import write_geojson
 from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_directory
-from histomake.config import BACKGROUND
+from histomake.base.kinds import BACKGROUND
 from histomake.learn.data.batches import Batch, FixedBatches
 from histomake.learn.data.loader import load_batches
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
