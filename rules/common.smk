@@ -17,7 +17,8 @@ atexit.register(gc.freeze)
 SCRIPTS = Path(workflow.basedir) / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from histomake.audit import identity
+from histomake.audit.code import code_digest
+from histomake.audit.fingerprints import Fingerprints
 from histomake.cohort import folds as cohort_folds
 from histomake.cohort import leakage
 from histomake.config import parse_config
@@ -42,7 +43,7 @@ except HistomakeError as error:
     raise WorkflowError(str(error)) from None
 
 LAYOUT = Layout(Path(CONFIG.results))
-FINGERPRINTS = identity.Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
+FINGERPRINTS = Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
 
 # Where the sheet gives a task slides to fit, its models are trained. Elsewhere they are taken over from the folder the
 # task names, or used as they lie in the results: no rule makes those, so that none can train them anew.
@@ -95,7 +96,7 @@ def code(script):
     A job of a cluster digests that of its own rule only; the main process needs all, and a function per job costs more.
     """
     path = SCRIPTS / script
-    return identity.code_digest(path) if workflow.is_main_process else lambda wildcards: identity.code_digest(path)
+    return code_digest(path) if workflow.is_main_process else lambda wildcards: code_digest(path)
 
 
 def task(wildcards):

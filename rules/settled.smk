@@ -34,7 +34,7 @@ def workflow_identity():
     return unchanged.digest(
         [
             CONFIG.dump(),
-            [identity.code_digest(script) for script in sorted(SCRIPTS.glob("*.py"))],
+            [code_digest(script) for script in sorted(SCRIPTS.glob("*.py"))],
             [sha256_file(file) for pattern in SOURCES for file in sorted(Path(workflow.basedir).glob(pattern))],
             learned(),
         ]

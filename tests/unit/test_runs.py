@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from histomake.audit.identity import Fingerprints
+from histomake.audit.fingerprints import Fingerprints
 from histomake.audit.runs import preflight
 from histomake.base.layout import Layout
 from histomake.cohort.sheet import Slide

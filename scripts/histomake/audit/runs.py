@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from histomake.audit import identity
+from histomake.audit import environment
+from histomake.audit.fingerprints import Fingerprints
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.file_cache import Recall
 from histomake.base.files import atomic_directory, read_json, sha256_file
@@ -41,7 +42,7 @@ class Outcome(msgspec.Struct):
     status: str
 
 
-def preflight(layout: Layout, slides: Mapping[str, Slide], fingerprints: identity.Fingerprints) -> str:
+def preflight(layout: Layout, slides: Mapping[str, Slide], fingerprints: Fingerprints) -> str:
     """One line on the cohort: how many slides are new, changed, in quarantine, unchanged."""
     recall = Recall(layout.memory("preflight"))
     manifests = [layout.manifest(slide) for slide in slides]
@@ -95,9 +96,9 @@ def keep_record(layout: Layout, config: Config, *, snakemake_logs: Sequence[str]
             "finished": started,
             "succeeded": succeeded,
             "command": sys.argv,
-            "git": identity.git_state(),
-            "packages": identity.package_versions(),
-            "machine": identity.machine(),
+            "git": environment.git_state(),
+            "packages": environment.package_versions(),
+            "machine": environment.machine(),
             "files": files,
             "previous": {"run": previous.parent.name, "sha256": sha256_file(previous)} if previous else None,
         }

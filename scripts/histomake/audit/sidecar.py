@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from histomake.audit import identity
+from histomake.audit import environment
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import Recall
 from histomake.base.files import sha256_file, write_json
@@ -81,9 +81,9 @@ def _sidecar(snakemake: Any, started: datetime, seconds: float, recall: Recall) 
         "started": started.isoformat(timespec="milliseconds"),
         "seconds": round(seconds, 3),
         "threads": snakemake.threads,
-        "packages": identity.package_versions(),
-        "git": identity.git_state(),
-        "machine": identity.machine(),
+        "packages": environment.package_versions(),
+        "git": environment.git_state(),
+        "machine": environment.machine(),
     }
 
 

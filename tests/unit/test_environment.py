@@ -1,0 +1,24 @@
+"""What a sidecar says of the machine and the software that a job ran with."""
+
+import subprocess
+import sys
+
+import histomake
+from histomake.audit.code import SCRIPTS
+from histomake.audit.environment import package_versions
+
+
+def test_the_library_s_own_version_is_recorded():
+    assert package_versions()["histomake"] == histomake.__version__
+
+
+def test_the_slurm_job_is_found_though_its_variables_were_removed(tmp_path, monkeypatch):
+    inner = "import histomake.audit.environment as e; print(e.slurm_job())"
+    middle = (
+        "import os, subprocess, sys; e = {k: v for k, v in os.environ.items() if not k.startswith('SLURM')}; "
+        f"subprocess.run([sys.executable, '-c', {inner!r}], env=e, check=True)"
+    )
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))
+    found = subprocess.run([sys.executable, "-c", middle], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "4711"
