@@ -1,4 +1,4 @@
-"""Owns writing small MIRAX slides (.mrxs, Slidedat.ini, Index.dat, Data0000.dat) that OpenSlide opens."""
+"""Writer of small MIRAX slides (.mrxs, Slidedat.ini, Index.dat, Data0000.dat) that OpenSlide can open."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PHOTO_PX = 64
 LEVELS = 3
 
 Photos = dict[tuple[int, int], tuple[int, int]]
-"""Where the stage stood for each photo taken: (column, row) in the scanner's grid to (x, y) in level-0 pixels."""
+"""Stage position of each photo: (column, row) in the scanner's grid to (x, y) in level-0 pixels."""
 
 
 def write_mrxs(path: Path, canvas: np.ndarray, photos: Photos, *, images: tuple[int, int], overlap: int) -> Path:
-    """A slide whose photos are cut from ``canvas``: uint8 (h, w, 3). ``images``: columns and rows of its grid.
+    """Write a slide whose photos are cut from ``canvas``: uint8 (h, w, 3). ``images``: columns and rows of its grid.
 
-    Photos are lossless PNGs of 64 px. Each level joins 2 x 2 images of the one above, shrunk to half, whatever place
-    their photos have. There is a label, a JPEG.
+    Photos are lossless PNGs of 64 px. Each level joins 2 x 2 images of the level above, reduced to half size, without
+    regard to the positions of their photos. The slide has a label, a JPEG.
     """
     folder = path.with_suffix("")
     folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def _append(data: bytearray, content: bytes) -> tuple[int, int]:
 
 
 def _store_level(data: bytearray, canvas: np.ndarray, photos: Photos, joined: int, columns: int) -> bytes:
-    """Append the images of a level, each of ``joined`` x ``joined`` photos; returns their page of the index."""
+    """Append the images of a level, each of ``joined`` x ``joined`` photos; return their page of the index."""
     edge = PHOTO_PX // joined
     entries = []
     for column, row in sorted({(c // joined * joined, r // joined * joined) for c, r in photos}):
@@ -66,7 +66,7 @@ def _store_level(data: bytearray, canvas: np.ndarray, photos: Photos, joined: in
 
 
 def _index(pages: list[bytes], records: list[bytes]) -> bytes:
-    """Index.dat: two tables of pointers, to the levels and to the rest, each to a zero and a pointer to its page."""
+    """Return Index.dat: two tables of pointers, to levels and other records, each to a zero and a page pointer."""
     head = b"01.02" + SLIDE_ID.encode()
     tables = len(head) + 8
     heads = tables + 4 * len(pages + records)
@@ -122,7 +122,7 @@ def _write_ini(path: Path, images: tuple[int, int], overlap: int) -> None:
             "IMAGE_CONCAT_FACTOR": int(level > 0),
         }
     parser = configparser.ConfigParser(interpolation=None)
-    parser.optionxform = str  # keys keep their case
+    parser.optionxform = str  # keep the case of keys
     parser.read_dict(content)
     with path.open("w") as stream:
         parser.write(stream, space_around_delimiters=False)

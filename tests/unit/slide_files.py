@@ -1,4 +1,4 @@
-"""Owns the small slides that tests write for themselves: coordinate grids and pyramids whose truth is known."""
+"""Small synthetic slides for tests: coordinate grids and pyramids with known content."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import tifffile
 from histomake.slide.reader import SlideReader
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
-"""Slides too large to commit; tests of them are skipped where they are not."""
+"""Slides that are too large to commit; their tests are skipped if this folder is missing."""
 
 BLOCK = 16
 
 
 def grid(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """An RGB image whose every 16 px block is one colour that tells its place: see ``block_places``."""
+    """Return an RGB image of 16 px blocks whose colour encodes their position; see ``block_places``."""
     rows, columns = np.mgrid[0:height, 0:width] // BLOCK
     return np.stack([columns, rows, np.full_like(rows, 100 + seed)], axis=2).astype(np.uint8)
 
 
 def block_places(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows of the blocks in an image made of ``grid``."""
+    """Return the columns and rows of the blocks in an image made by ``grid``."""
     return pixels[:, :, 0], pixels[:, :, 1]
 
 
 def expected_places(x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """What ``block_places`` finds in a crop of ``grid``."""
+    """Return what ``block_places`` must find in a crop of ``grid``."""
     rows, columns = np.mgrid[y : y + height, x : x + width] // BLOCK
     return columns.astype(np.uint8), rows.astype(np.uint8)
 
 
 def write_pyramid(path: Path, levels: list[np.ndarray], *, subifds: bool = False, **options: object) -> Path:
-    """A TIFF with ``levels``, finest first, as further pages or, as OME-TIFF has them, in SubIFDs."""
+    """Write a TIFF with ``levels``, finest first, as further pages or, as in OME-TIFF, in SubIFDs."""
     options = {"tile": (128, 128), "photometric": "rgb", **options}
     with tifffile.TiffWriter(path, ome=subifds) as writer:
         metadata = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 500.0, "PhysicalSizeYUnit": "nm"}
@@ -45,7 +45,7 @@ def write_pyramid(path: Path, levels: list[np.ndarray], *, subifds: bool = False
 
 
 def write_scn(path: Path, levels: list[np.ndarray], *, offset: tuple[int, int], canvas: tuple[int, int]) -> Path:
-    """A Leica SCN whose scanned area lies at ``offset`` on a larger, empty ``canvas`` (x, y in pixels of 0.5 µm)."""
+    """Write a Leica SCN whose scanned area lies at ``offset`` on a larger, empty ``canvas`` (x, y; 0.5 µm pixels)."""
     places = [(level.shape[1], level.shape[0], ifd) for ifd, level in enumerate(levels)]
     images = _scn_image(places, offset, places[0][:2]) + _scn_image([(64, 64, len(levels))], (0, 0), canvas)
     description = (
@@ -79,7 +79,7 @@ def _scn_image(levels: list[tuple[int, int, int]], offset: tuple[int, int], size
 
 
 def openslide_level(path: Path, level: int = 0) -> np.ndarray:
-    """A whole level as OpenSlide shows it, over white: uint8 (h, w, 3)."""
+    """Read a whole level with OpenSlide, blended over white: uint8 (h, w, 3)."""
     with openslide.OpenSlide(path) as slide:
         region = np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]))
     alpha = region[:, :, 3:].astype(np.uint16)
@@ -87,6 +87,6 @@ def openslide_level(path: Path, level: int = 0) -> np.ndarray:
 
 
 def crops(reader: SlideReader) -> np.ndarray:
-    """Forty patches at random places of a 2404 px slide; here, where a spawned process imports little to run it."""
+    """Read forty patches at random positions of a 2404 px slide. Spawned processes import this module quickly."""
     places = np.random.default_rng(0).integers(0, 2200, (40, 2))
     return reader.read_many([(int(x), int(y)) for x, y in places], 100, 0.499)

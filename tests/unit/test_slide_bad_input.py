@@ -1,4 +1,4 @@
-"""Owns the tests of bad slides: each ends in a typed reason or a clean error, and never in half a store."""
+"""Tests of damaged slides: each gives a typed reason or a clean error, and never a partial store."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def first_page(path: Path) -> tifffile.TiffPage:
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.9, 0.9999])
-def test_a_truncated_slide(share, small, tmp_path):
+def test_a_truncated_svs(share, small, tmp_path):
     path = tmp_path / "cut.svs"
     path.write_bytes(small.read_bytes()[: int(small.stat().st_size * share)])
     assert refused(path, tmp_path).reason is Reason.TRUNCATED
@@ -109,13 +109,13 @@ def test_a_picture_named_svs_is_a_picture_without_mpp(data, tmp_path):
     assert refused(tmp_path / "a.svs", tmp_path, mpp=None).reason is Reason.NO_MPP
 
 
-def test_an_absurd_mpp(data, tmp_path):
+def test_an_implausible_mpp(data, tmp_path):
     error = refused(data / "slides" / "CMU-1-Small-Region.jpeg.tiff", tmp_path, mpp=None)
     assert error.reason is Reason.NO_MPP
     assert "0.00499" in error.detail
 
 
-def test_a_damaged_picture(data, tmp_path):
+def test_a_damaged_png(data, tmp_path):
     whole = (data / "slides" / "synthetic_grid" / "XYC.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:9000])
     assert refused(tmp_path / "a.png", tmp_path).reason is Reason.TRUNCATED
@@ -142,7 +142,7 @@ def test_an_array_of_objects_runs_no_code(tmp_path):
     ],
     ids=str,
 )
-def test_arrays_that_are_no_images(array, reason, tmp_path):
+def test_arrays_that_are_not_images(array, reason, tmp_path):
     np.save(tmp_path / "a.npy", array)
     assert refused(tmp_path / "a.npy", tmp_path).reason is reason
 
@@ -157,13 +157,13 @@ def test_arrays_that_are_no_images(array, reason, tmp_path):
     ],
     ids=["16 bit", "channels", "stack", "palette"],
 )
-def test_tiffs_that_are_no_rgb_slides(image, options, tmp_path):
+def test_tiffs_that_are_not_rgb_slides(image, options, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", image, metadata=None, **options)
     assert refused(tmp_path / "a.tif", tmp_path).reason is Reason.UNSUPPORTED
 
 
 @pytest.mark.parametrize("side", [10**9, 0, 1_000_000])
-def test_a_header_that_claims_an_impossible_size(side, damaged, small, tmp_path):
+def test_a_header_with_an_impossible_size(side, damaged, small, tmp_path):
     width = first_page(small).tags["ImageWidth"]
     path = damaged({width.valueoffset: struct.pack("<I", side)})
     assert refused(path, tmp_path).reason is Reason.IMPLAUSIBLE_SIZE
@@ -175,7 +175,7 @@ def test_a_tile_beyond_the_end_of_the_file(damaged, small, tmp_path):
     assert refused(path, tmp_path).reason is Reason.TRUNCATED
 
 
-def test_one_tile_of_zeros_among_good_ones_is_named(damaged, small, tmp_path):
+def test_a_tile_of_zeros_is_named(damaged, small, tmp_path):
     page = first_page(small)
     path = damaged({page.dataoffsets[12]: bytes(page.databytecounts[12])})
     error = refused(path, tmp_path)
@@ -184,7 +184,7 @@ def test_one_tile_of_zeros_among_good_ones_is_named(damaged, small, tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_one_bad_tile_among_thousands_is_named_whichever_shard_it_belongs_to(threads, tmp_path):
+def test_a_single_damaged_tile_is_named_in_any_shard(threads, tmp_path):
     path = write_pyramid(tmp_path / "a.tif", [grid(1024, 1024)], compression="jpeg", tile=(16, 16))
     content = bytearray(path.read_bytes())
     offset = first_offsets(path)[50 * 64 + 37]
@@ -193,11 +193,11 @@ def test_one_bad_tile_among_thousands_is_named_whichever_shard_it_belongs_to(thr
     with pytest.raises(SlideError) as caught:
         convert(path, tmp_path / "a.zarr", slide_id="S1", config=Convert(shard_px=256), threads=threads)
     assert caught.value.reason is Reason.DAMAGED_TILES
-    assert "1 of 4096 tiles are no jpeg streams: row 50 column 37" in caught.value.detail
+    assert "1 of 4096 tiles are not jpeg streams: row 50 column 37" in caught.value.detail
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
 
 
-def test_one_tile_cut_short_among_good_ones_is_named(damaged, small, tmp_path):
+def test_a_truncated_tile_is_named(damaged, small, tmp_path):
     page = first_page(small)
     half = page.databytecounts[12] // 2
     path = damaged({page.dataoffsets[12] + half: bytes(page.databytecounts[12] - half)})
@@ -206,7 +206,7 @@ def test_one_tile_cut_short_among_good_ones_is_named(damaged, small, tmp_path):
     assert "row 2 column 2" in error.detail
 
 
-def test_a_tile_that_cannot_be_decoded_for_encoding_is_named(tmp_path):
+def test_a_tile_that_cannot_be_decoded_for_re_encoding_is_named(tmp_path):
     path = write_pyramid(tmp_path / "a.tif", [grid(512, 512)], compression="zlib")
     page_offsets = first_offsets(path)
     content = bytearray(path.read_bytes())
@@ -222,8 +222,8 @@ def first_offsets(path: Path) -> tuple[int, ...]:
         return tiff.pages[0].dataoffsets
 
 
-def test_a_tile_damaged_inside_is_an_error_when_it_is_read(damaged, small, tmp_path):
-    """Copying does not decode, so damage between a tile's ends shows only later; it is named, not painted over."""
+def test_a_tile_with_damaged_content_is_an_error_when_it_is_read(damaged, small, tmp_path):
+    """Copying does not decode tiles, so such damage is found when the tile is read, and reported with its position."""
     page = first_page(small)
     path = damaged({page.dataoffsets[12] + 2: b"\xff\xc0\x00\x02"})
     convert(path, tmp_path / "a.zarr", slide_id="S1", config=Convert())
@@ -232,7 +232,7 @@ def test_a_tile_damaged_inside_is_an_error_when_it_is_read(damaged, small, tmp_p
     assert caught.value.reason is Reason.DAMAGED_TILES
 
 
-def test_damage_inside_a_tile_shows_where_a_pyramid_has_to_be_made(tmp_path):
+def test_a_tile_with_damaged_content_is_found_when_the_pyramid_is_made(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
     path = write_pyramid(tmp_path / "a.tif", [image], compression="jpeg")
     content = bytearray(path.read_bytes())
@@ -244,15 +244,15 @@ def test_damage_inside_a_tile_shows_where_a_pyramid_has_to_be_made(tmp_path):
     assert "row 2, column 6" in error.detail
 
 
-def test_tiles_that_claim_more_bytes_than_their_pixels(damaged, small, tmp_path):
+def test_tiles_with_implausible_byte_counts(damaged, small, tmp_path):
     counts = first_page(small).tags["TileByteCounts"]
     size = struct.calcsize({3: "H", 4: "I", 16: "Q"}[int(counts.dtype)])
     path = damaged({counts.valueoffset + size * 7: struct.pack("<Q", 1 << 31)[:size]})
     assert refused(path, tmp_path).reason in (Reason.IMPLAUSIBLE_SIZE, Reason.TRUNCATED)
 
 
-@pytest.mark.parametrize("mpp", [0.499, 4 * 0.499], ids=["decoded", "shrunk"])
-def test_a_tile_that_claims_a_huge_picture_gets_no_memory(mpp, damaged, small, tmp_path):
+@pytest.mark.parametrize("mpp", [0.499, 4 * 0.499], ids=["full", "reduced"])
+def test_no_memory_is_allocated_for_the_size_in_a_forged_tile_header(mpp, damaged, small, tmp_path):
     page = first_page(small)
     with small.open("rb") as stream:
         stream.seek(page.dataoffsets[12])
@@ -264,7 +264,7 @@ def test_a_tile_that_claims_a_huge_picture_gets_no_memory(mpp, damaged, small, t
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(SlideError, match="row 2, column 2"):
             reader.read_whole(mpp)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # the claim is 12 GB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # the header states 12 GB
 
 
 def test_a_loop_of_directories(damaged, small, tmp_path):
@@ -277,7 +277,7 @@ def test_a_loop_of_directories(damaged, small, tmp_path):
 
 
 def test_a_file_without_permission(small):
-    # Root may read everything: it steps down for the attempt, in a folder that anybody may enter.
+    # Root can read every file, so it drops its privileges here, in a folder that any user can enter.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -319,11 +319,11 @@ def test_a_slide_that_changes_while_it_is_copied(small, tmp_path, monkeypatch):
     assert "changed while it was read" in error.detail
 
 
-# What the disk and the scheduler do.
+# Faults of disks and killed processes.
 
 
 def run_convert(source: Path, store: Path, before: str = "") -> subprocess.Popen:
-    """Convert in a process of its own, after running ``before`` there."""
+    """Convert in a separate process, after running the code ``before`` there."""
     code = textwrap.dedent(
         """
         import sys, time
@@ -338,7 +338,7 @@ def run_convert(source: Path, store: Path, before: str = "") -> subprocess.Popen
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
-def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing(small, tmp_path):
+def test_a_full_disk_raises_oserror_and_leaves_no_files(small, tmp_path):
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, {resource.RLIM_INFINITY}))"
     process = run_convert(small, tmp_path / "a.zarr", before=limit)
     _, errors = process.communicate(timeout=120)
@@ -349,7 +349,7 @@ def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing(small, tmp_path)
 
 
 @pytest.mark.machine
-def test_a_full_file_system_is_an_error_of_the_disk_and_leaves_nothing(small, tmp_path):
+def test_a_full_file_system_raises_oserror_and_leaves_no_files(small, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     script = (
@@ -368,7 +368,7 @@ def test_a_full_file_system_is_an_error_of_the_disk_and_leaves_nothing(small, tm
     assert result.stdout == ""
 
 
-def test_a_kill_in_mid_copy_leaves_no_store_and_the_next_run_makes_one(small, tmp_path):
+def test_a_killed_conversion_leaves_no_store_and_the_next_run_writes_one(small, tmp_path):
     slow = "write = base.os.write; base.os.write = lambda *a: (time.sleep(0.05), write(*a))[1]"
     process = run_convert(small, tmp_path / "a.zarr", before=slow)
     deadline = time.monotonic() + 60
@@ -390,7 +390,7 @@ def convert_often(source: Path, store: Path, config: Convert) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "zip"])
-def test_two_runs_at_once_on_one_slide_leave_one_whole_store(kind, small, tmp_path):
+def test_concurrent_conversions_of_one_slide_leave_one_complete_store(kind, small, tmp_path):
     config = Convert(store=kind)
     name = convert(small, tmp_path / "alone" / "a.zarr", slide_id="a", config=config)["store"]
     together = tmp_path / "together" / "a.zarr"
@@ -403,7 +403,7 @@ def test_two_runs_at_once_on_one_slide_leave_one_whole_store(kind, small, tmp_pa
         assert np.array_equal(ours.read_level(0, 0, 0, 1204, 1204), theirs.read_level(0, 0, 0, 1204, 1204))
 
 
-def test_the_store_may_be_replaced_while_the_manifest_is_written(small, tmp_path, monkeypatch):
+def test_the_manifest_is_complete_if_the_store_is_replaced_meanwhile(small, tmp_path, monkeypatch):
     def take_place_and_lose_it(aside: Path, target: Path, place: Path) -> None:
         take_place(aside, target, place)
         shutil.rmtree(target)
@@ -419,18 +419,18 @@ def test_the_store_may_be_replaced_while_the_manifest_is_written(small, tmp_path
 
 @pytest.mark.parametrize("file", ["zarr.json", "0/zarr.json"])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"not json"])
-def test_a_store_without_its_metadata_does_not_open(file, content, small, tmp_path):
+def test_a_store_without_readable_metadata_does_not_open(file, content, small, tmp_path):
     convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert())
     if content is None:
         (tmp_path / "a.zarr" / file).unlink()
     else:
         (tmp_path / "a.zarr" / file).write_bytes(content)
-    with pytest.raises(SlideError, match="converted again"):
+    with pytest.raises(SlideError, match="Delete the store"):
         SlideReader(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
-def test_a_damaged_shard_index_is_noticed(damage, small, tmp_path):
+def test_a_damaged_shard_index_is_detected(damage, small, tmp_path):
     convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert())
     shard = tmp_path / "a.zarr" / "0" / "c" / "0" / "0" / "0"
     content = bytearray(shard.read_bytes())
@@ -440,7 +440,7 @@ def test_a_damaged_shard_index_is_noticed(damage, small, tmp_path):
         reader.read(0, 0, 256, 0.499)
 
 
-# Fuzzing: whatever the bytes, a slide is converted or refused with a reason.
+# Fuzzing: any file is either converted or refused with a reason.
 
 fuzzing = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -449,7 +449,7 @@ changes = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_si
 
 
 class Seeds(dict[str, bytes]):
-    """File contents by kind, with a short name for reports of failures."""
+    """File contents by format, with a short representation for failure reports."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} seeds>"
@@ -457,7 +457,7 @@ class Seeds(dict[str, bytes]):
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory, data) -> Seeds:
-    """One small file of each parser, whole."""
+    """One small intact file for each parser."""
     folder = tmp_path_factory.mktemp("seeds")
     np.save(folder / "a.npy", grid(40, 30))
     write_pyramid(folder / "jpeg.tif", [grid(200, 150), grid(100, 75)], compression="jpeg")
@@ -478,7 +478,7 @@ def seeds(tmp_path_factory, data) -> Seeds:
     header=st.booleans(),
     cut=st.none() | st.floats(0, 1),
 )
-def test_no_bytes_do_worse_than_a_reason(seeds, tmp_path, kind, changes, header, cut):
+def test_arbitrary_bytes_are_converted_or_refused_with_a_reason(seeds, tmp_path, kind, changes, header, cut):
     content = bytearray(seeds[kind])
     reach = min(2000, len(content)) if header else len(content)
     for share, data in changes:
@@ -486,7 +486,7 @@ def test_no_bytes_do_worse_than_a_reason(seeds, tmp_path, kind, changes, header,
         content[position : position + len(data)] = data[: len(content) - position]
     path = tmp_path / "fuzz"
     path.write_bytes(content if cut is None else content[: int(len(content) * cut)])
-    with suppress(SlideError):  # anything else that is raised fails the test
+    with suppress(SlideError):  # any other exception fails the test
         manifest = convert(path, tmp_path / "a.zarr", slide_id="S1", config=Convert(tile_px=64), mpp=0.5)
         assert manifest["width"] * manifest["height"] < 1 << 32
     assert not list(tmp_path.glob(".*.partial"))

@@ -1,4 +1,4 @@
-"""Owns the tests of decoding one tile: sizes that lie, and every kind of subsampling."""
+"""Tests of decoding single tiles: wrong sizes in headers and all kinds of chroma subsampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TILE = (256, 256, 3)
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 @pytest.mark.parametrize("edge", [128, 255, 512, 1024])
-def test_a_stream_of_another_size_is_no_tile(edge, factor):
+def test_a_stream_of_another_size_is_refused(edge, factor):
     coding = TileCoding("jpeg")
     data = bytes(imagecodecs.jpeg8_encode(np.zeros((edge, edge, 3), np.uint8)))
     with pytest.raises(TileDecodeError):
@@ -24,7 +24,7 @@ def test_a_stream_of_another_size_is_no_tile(edge, factor):
 @pytest.mark.parametrize("rows", [256, 90])
 @pytest.mark.parametrize("colour", ["YCBCR", "RGB"])
 @pytest.mark.parametrize("sampling", ["444", "422", "420", "440", "411", "2x2,2x1,2x1", "1x1,1x2,2x1"])
-def test_tiles_of_any_subsampling_decode_to_what_libjpeg_makes_of_them(sampling, colour, rows):
+def test_tiles_of_any_subsampling_decode_as_in_libjpeg(sampling, colour, rows):
     data = _encoded(sampling, colour)
     truth = imagecodecs.jpeg8_decode(data, colorspace=colour, outcolorspace="RGB")
     coding = TileCoding("jpeg", colour)
@@ -35,7 +35,7 @@ def test_tiles_of_any_subsampling_decode_to_what_libjpeg_makes_of_them(sampling,
 
 
 def _encoded(sampling: str, colour: str) -> bytes:
-    """A tile; odd factors are written into the frame of a 4:4:4 stream, whose blocks then mean something else."""
+    """Encode a tile. Unusual factors are written into the frame of a 4:4:4 stream, whose content then changes."""
     odd = "x" in sampling
     pixels = cv2.resize(grid(16, 16), TILE[:2], interpolation=cv2.INTER_CUBIC)
     pixels[40:200, 60:160] = (180, 60, 90)

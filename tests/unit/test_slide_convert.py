@@ -1,4 +1,4 @@
-"""Owns the tests of conversion: what the store holds, who can read it, what the manifest says."""
+"""Tests of conversion: content of the store, compatibility with other readers, and the manifest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def store(svs, tmp_path_factory) -> tuple[dict, Path]:
     return manifest, folder / "a.zarr"
 
 
-def test_every_tile_of_the_source_is_in_the_store_byte_for_byte(svs, store):
+def test_encoded_tiles_are_copied_byte_for_byte(svs, store):
     stored = Store(store[1])
     with tifffile.TiffFile(svs) as tiff, svs.open("rb") as stream:
         pages = [page for page in tiff.pages if page.is_tiled]
@@ -49,7 +49,7 @@ def test_every_tile_of_the_source_is_in_the_store_byte_for_byte(svs, store):
                 assert stored.tile(index, *divmod(i, columns)) == stream.read(count)
 
 
-def test_plain_zarr_and_dask_read_what_openslide_shows(svs, store):
+def test_zarr_and_dask_read_the_same_pixels_as_openslide(svs, store):
     truth = np.moveaxis(openslide_level(svs), -1, 0)
     assert np.array_equal(zarr.open(store[1], mode="r")["0"][...], truth)
     assert np.array_equal(dask.array.from_zarr(store[1], component="0").compute(), truth)
@@ -73,14 +73,14 @@ def test_the_metadata_is_valid_ome_zarr(store):
     assert scales == [[1.0, 0.499 * d, 0.499 * d] for d in (1, 4, 16)]
 
 
-def test_levels_share_their_corner_and_not_their_first_pixels_centre(store):
+def test_levels_share_their_top_left_corner(store):
     image = Image.from_zarr(zarr.open_group(store[1], mode="r"))
     for dataset in image.ome_attributes.multiscales[0].datasets:
         scale, shift = (t.scale if t.type == "scale" else t.translation for t in dataset.coordinateTransformations)
         assert shift[2] - scale[2] / 2 == pytest.approx(-0.499 / 2)
 
 
-def test_the_manifest_says_what_was_done(svs, store):
+def test_the_manifest_describes_the_store(svs, store):
     manifest, path = store
     assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
     assert manifest["sha256"] == sha256_file(svs)
@@ -91,7 +91,7 @@ def test_the_manifest_says_what_was_done(svs, store):
     assert set(manifest["seconds"]) == {"open", "tiles", "commit", "total"}
 
 
-def test_a_store_is_hardly_larger_than_its_source(svs, tmp_path):
+def test_a_store_is_at_most_2_percent_larger_than_its_source(svs, tmp_path):
     manifest = convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert())
     assert manifest["bytes_out"] <= 1.02 * manifest["bytes_in"]
 
@@ -103,14 +103,14 @@ def test_a_folder_is_hashed_as_a_tree(data, tmp_path):
 
 
 @pytest.mark.parametrize("shard_px", [256, 512, 1000, 8192])
-def test_shards_of_any_size_hold_the_same_pixels(shard_px, svs, store, tmp_path):
+def test_the_shard_size_does_not_change_pixels(shard_px, svs, store, tmp_path):
     convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert(shard_px=shard_px))
     with SlideReader(tmp_path / "a.zarr") as ours, SlideReader(store[1]) as theirs:
         assert np.array_equal(ours.read_level(0, 0, 0, 2404, 2404), theirs.read_level(0, 0, 0, 2404, 2404))
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "jpegxl", "zstd"])
-def test_every_codec_reads_alike_through_zarr_and_the_reader(codec, data, tmp_path):
+def test_every_codec_gives_the_same_pixels_in_zarr_and_the_reader(codec, data, tmp_path):
     truth = tifffile.imread(data / "slides" / "CMU-1-Small-Region.webp.tiff")[:700, -1100:, :3]
     np.save(tmp_path / "a.npy", truth)
     manifest = convert(
@@ -124,7 +124,7 @@ def test_every_codec_reads_alike_through_zarr_and_the_reader(codec, data, tmp_pa
     assert difference == 0 if codec == "zstd" else 0 < difference < 2
 
 
-def test_a_source_without_a_pyramid_gets_one(data, tmp_path):
+def test_a_pyramid_is_made_for_a_source_without_one(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region.webp.tiff"
     manifest = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert(codec="zstd"), mpp=0.5)
     sizes = [(level["width"], level["height"], level["downsample"]) for level in manifest["levels"]]
@@ -148,7 +148,7 @@ def test_a_wide_pyramid_is_made_in_several_passes(tmp_path):
 
 
 @pytest.mark.parametrize("tile_px", [64, 512, 2048])
-def test_tiles_of_any_size_make_a_pyramid(tile_px, tmp_path):
+def test_a_pyramid_is_made_for_any_tile_size(tile_px, tmp_path):
     image = grid(2600, 1100)
     np.save(tmp_path / "a.npy", image)
     config = Convert(codec="zstd", tile_px=tile_px)
@@ -169,7 +169,7 @@ def test_the_number_of_threads_changes_no_byte(data, tmp_path):
     assert trees[0] == trees[1]
 
 
-def test_tiles_a_tiff_leaves_out_are_white_and_counted(tmp_path):
+def test_tiles_missing_in_a_tiff_are_white_and_counted(tmp_path):
     full = np.full((128, 128, 3), 40, np.uint8)
     tiles = [full, None, full, full, full, full]
     for compression in ("jpeg", "zlib"):
@@ -192,7 +192,7 @@ def test_tiles_a_tiff_leaves_out_are_white_and_counted(tmp_path):
         assert abs(int(pixels[128:].mean()) - 40) <= 1
 
 
-def test_levels_keep_their_own_tile_sizes_and_tables(tmp_path):
+def test_levels_keep_their_tile_sizes_and_jpeg_tables(tmp_path):
     path = tmp_path / "a.tif"
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     with tifffile.TiffWriter(path) as writer:
@@ -214,7 +214,7 @@ def test_levels_keep_their_own_tile_sizes_and_tables(tmp_path):
             assert np.array_equal(reader.read_level(index, 0, 0, page.imagewidth, page.imagelength), page.asarray())
 
 
-def test_a_level_whose_edge_tiles_are_cropped_is_encoded_again(tmp_path):
+def test_a_level_with_cropped_edge_tiles_is_re_encoded(tmp_path):
     image = grid(300, 200)
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg", rowsperstrip=128, metadata=None)
     manifest = convert(tmp_path / "a.tif", tmp_path / "a.zarr", slide_id="a", config=Convert(codec="zstd"), mpp=0.5)
@@ -223,7 +223,7 @@ def test_a_level_whose_edge_tiles_are_cropped_is_encoded_again(tmp_path):
         assert np.array_equal(reader.read_level(0, 0, 0, 300, 200), tifffile.imread(tmp_path / "a.tif"))
 
 
-def test_a_zip_store_is_one_file_that_zarr_and_the_reader_read(svs, store, tmp_path):
+def test_a_zip_store_is_one_file_for_zarr_and_the_reader(svs, store, tmp_path):
     convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert())
     manifest = convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert(store="zip"))
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr.zip"] == [manifest["store"]]
@@ -233,13 +233,13 @@ def test_a_zip_store_is_one_file_that_zarr_and_the_reader_read(svs, store, tmp_p
         assert zarr.open_group(archive, mode="r")["2"][...].shape == (3, 150, 150)
 
 
-def test_going_back_from_zip_to_directory_leaves_one_store(svs, tmp_path):
+def test_changing_from_zip_to_directory_leaves_one_store(svs, tmp_path):
     for kind in ("zip", "directory"):
         convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert(store=kind))
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_the_label_stays_out_unless_asked_for(data, tmp_path):
+def test_the_label_image_is_stored_only_on_request(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region.svs"
     without = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert())
     assert sorted(p.name for p in (tmp_path / "a.zarr" / "associated").iterdir()) == ["thumbnail", "zarr.json"]
@@ -261,7 +261,7 @@ def test_operator_and_dates_are_not_copied(data, tmp_path):
         assert private not in text
 
 
-def test_pixels_that_are_not_square_keep_both_spacings(tmp_path):
+def test_non_square_pixels_keep_both_spacings(tmp_path):
     write_pyramid(tmp_path / "a.tif", [grid(300, 200)], compression="zlib", subifds=False)
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
         tiff.pages[0].tags["YResolution"].overwrite((25_000, 1))

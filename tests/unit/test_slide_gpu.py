@@ -1,4 +1,4 @@
-"""Owns the tests of decoding tiles for a device, as far as a machine without a GPU can tell."""
+"""Tests of decoding tiles for a device, as far as possible without a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bench.slides import big_slide
 
 
 @pytest.mark.parametrize("colour", ["RGB", "YCBCR"])
-def test_without_a_gpu_tiles_come_from_the_cpu(colour, tmp_path):
+def test_without_a_gpu_tiles_are_decoded_on_the_cpu(colour, tmp_path):
     convert(big_slide(tmp_path, 1204, colour=colour), tmp_path / "a.zarr", slide_id="a", config=Convert())
     with SlideReader(tmp_path / "a.zarr") as reader:
         tiles = decode_tiles(reader, 0, [(2, 2), (1, 3)], "cpu")

@@ -1,4 +1,4 @@
-"""Owns the tests of reading JPEG and JPEG 2000 headers without decoding."""
+"""Tests of parsing JPEG and JPEG 2000 headers without decoding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def encoded(sampling: str = "420", colour: str = "YCBCR", **options: object) -> 
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_the_frame_tells_size_components_and_subsampling(sampling):
+def test_the_frame_header_gives_size_components_and_subsampling(sampling):
     frame = read_frame(encoded(sampling))
     assert (frame.width, frame.height, frame.components, frame.precision) == (192, 192, 3, 8)
     assert frame_size(encoded(sampling)) == (192, 192)
@@ -44,29 +44,29 @@ def test_the_frame_tells_size_components_and_subsampling(sampling):
 
 @settings(deadline=None)
 @given(st.integers(1, 192), st.sampled_from(SAMPLINGS), st.booleans())
-def test_the_first_rows_decode_to_what_they_were(rows, sampling, optimize):
+def test_the_first_rows_of_a_shortened_stream_are_unchanged(rows, sampling, optimize):
     stream = encoded(sampling, optimize=optimize)
     whole, part = imagecodecs.jpeg8_decode(stream), imagecodecs.jpeg8_decode(first_rows(stream, rows, 192)[0])
     assert rows <= part.shape[0] == first_rows(stream, rows, 192)[1] <= 192
     assert np.array_equal(part[:rows], whole[:rows])
 
 
-def test_few_rows_need_few_rows():
+def test_a_stream_is_shortened_to_whole_mcu_rows():
     assert read_frame(first_rows(encoded("444"), 3, 192)[0]).height == 8
     assert read_frame(first_rows(encoded("420"), 3, 192)[0]).height == 16
 
 
 @pytest.mark.parametrize(("colour", "stated"), [("RGB", "RGB"), ("YCBCR", "YCBCR")])
-def test_a_stream_states_its_colour(colour, stated):
+def test_a_marker_states_the_colour_space(colour, stated):
     assert stated_colour(encoded("444", colour)) == stated
 
 
-def test_an_abbreviated_stream_states_nothing():
+def test_an_abbreviated_stream_states_no_colour_space():
     assert stated_colour(abbreviate(encoded("444", "RGB"))[1]) is None
 
 
 @pytest.mark.parametrize("colour", ["RGB", "YCBCR"])
-def test_a_completed_tile_decodes_without_any_hint(colour):
+def test_a_completed_tile_decodes_without_further_information(colour):
     whole = encoded("444", colour)
     tables, tile = abbreviate(whole)
     file = complete(tile, stream_head(tables, rgb=colour == "RGB"))
@@ -75,14 +75,14 @@ def test_a_completed_tile_decodes_without_any_hint(colour):
 
 
 @given(st.binary(max_size=200))
-def test_bytes_that_are_no_jpeg_are_refused(junk):
+def test_bytes_that_are_not_jpeg_are_refused(junk):
     for read in (read_frame, frame_size):
         with pytest.raises(JpegStreamError):
             read(junk)
 
 
 @given(st.integers(0, encoded().index(b"\xff\xc0") + 9))
-def test_a_header_cut_before_or_inside_the_frame_is_refused(length):
+def test_a_truncated_header_is_refused(length):
     with pytest.raises(JpegStreamError):
         read_frame(encoded()[:length])
     if length < encoded().index(b"\xff\xc0") + 9:
@@ -92,7 +92,7 @@ def test_a_header_cut_before_or_inside_the_frame_is_refused(length):
 
 @pytest.mark.parametrize("mct", [False, True])
 @pytest.mark.parametrize("codecformat", ["J2K", "JP2"])
-def test_a_codestream_tells_size_and_colour_transform(mct, codecformat):
+def test_the_codestream_header_gives_size_and_colour_transform(mct, codecformat):
     stream = bytes(imagecodecs.jpeg2k_encode(TEXTURE, codecformat=codecformat, mct=mct))
     header = read_codestream(stream)
     assert (header.width, header.height, header.components, header.precision) == (192, 192, 3, 8)
@@ -101,7 +101,7 @@ def test_a_codestream_tells_size_and_colour_transform(mct, codecformat):
 
 
 @given(st.binary(max_size=100))
-def test_bytes_that_are_no_codestream_are_refused(junk):
+def test_bytes_that_are_not_a_codestream_are_refused(junk):
     with pytest.raises(Jpeg2000StreamError):
         read_codestream(junk)
     with pytest.raises(Jpeg2000StreamError):

@@ -1,4 +1,4 @@
-"""Owns the tests of patch reading: place, scale, padding, and sharing one reader between threads and processes."""
+"""Tests of patch reading: position, scale, padding, and one reader shared by threads and processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.bench.slides import big_slide
 
 @pytest.fixture(scope="module", params=["RGB", "YCBCR"])
 def tissue(request, tmp_path_factory) -> SlideReader:
-    """A real-tissue slide of 2404 px with levels at 1, 4 and 16."""
+    """A slide of real tissue, 2404 px, with levels at downsamples 1, 4 and 16."""
     folder = tmp_path_factory.mktemp("tissue")
     convert(big_slide(folder, 2404, colour=request.param), folder / "a.zarr", slide_id="a", config=Convert())
     return SlideReader(folder / "a.zarr")
@@ -38,7 +38,7 @@ def tissue(request, tmp_path_factory) -> SlideReader:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> SlideReader:
-    """A lossless coordinate grid of 1000 x 700 px, levels at 1 and 4, 0.5 µm per pixel."""
+    """A lossless coordinate grid of 1000 x 700 px, downsamples 1 and 4, 0.5 µm per pixel."""
     folder = tmp_path_factory.mktemp("places")
     source = write_pyramid(folder / "a.tif", [grid(1000, 700), grid(250, 175)], compression="zlib")
     convert(source, folder / "a.zarr", slide_id="a", config=Convert(codec="zstd"))
@@ -46,7 +46,7 @@ def places(tmp_path_factory) -> SlideReader:
 
 
 @given(x=st.integers(-300, 1100), y=st.integers(-300, 800), width=st.integers(1, 400), height=st.integers(1, 400))
-def test_a_patch_shows_its_place_and_white_outside(places, x, y, width, height):
+def test_a_patch_shows_its_position_and_white_outside_the_slide(places, x, y, width, height):
     patch = places.read(x, y, (width, height), 0.5)
     assert patch.shape == (height, width, 3)
     rows, columns = np.mgrid[y : y + height, x : x + width]
@@ -57,19 +57,19 @@ def test_a_patch_shows_its_place_and_white_outside(places, x, y, width, height):
 
 
 @given(x=st.integers(0, 150), y=st.integers(0, 100))
-def test_a_patch_of_a_lower_level_shows_its_place(places, x, y):
+def test_a_patch_of_a_lower_level_shows_its_position(places, x, y):
     patch = places.read(4 * x, 4 * y, 60, 2.0)
     for found, wanted in zip(block_places(patch), expected_places(x, y, 60, 60), strict=True):
         assert np.array_equal(found, wanted)
 
 
 @given(st.floats(0.2, 9), st.integers(1, 300))
-def test_a_patch_has_the_size_asked_for_at_any_scale(tissue, mpp, size):
+def test_a_patch_has_the_requested_size_at_any_scale(tissue, mpp, size):
     assert tissue.read(900, 900, (size, size + 3), mpp).shape == (size + 3, size, 3)
 
 
 def area_mean(pixels: np.ndarray, scale: float) -> np.ndarray:
-    """128 means along the first axis over boxes of ``scale`` pixels that begin anywhere."""
+    """Return 128 means along the first axis over adjacent boxes of ``scale`` pixels, which may be fractional."""
     summed = np.concatenate([np.zeros_like(pixels[:1]), np.cumsum(pixels, axis=0)])
     edges = np.arange(129) * scale
     whole = edges.astype(int)
@@ -79,7 +79,7 @@ def area_mean(pixels: np.ndarray, scale: float) -> np.ndarray:
 
 @pytest.mark.parametrize("mpp", [0.6, 0.75, 0.998, 1.3, 1.996, 3.0, 5.0])
 def test_a_coarser_patch_is_the_mean_of_the_pixels_it_covers(tissue, mpp):
-    """Read from level 0 alone, so that only scaling is compared; 2 grey levels is what issue 3 allows."""
+    """Read from level 0 only, so that only resampling is compared. The bound of 2 grey levels is from issue 3."""
     tissue.levels, levels = tissue.levels[:1], tissue.levels
     try:
         patch = tissue.read(800, 640, 128, mpp)
@@ -91,7 +91,7 @@ def test_a_coarser_patch_is_the_mean_of_the_pixels_it_covers(tissue, mpp):
     assert np.abs(patch.astype(int) - mean).mean() < 2
 
 
-def test_read_many_is_read_repeated(tissue):
+def test_read_many_equals_repeated_read(tissue):
     places = [(-50, -50), (700, 811), (2300, 2300), (5000, 5000)]
     together = tissue.read_many(places, 200, 0.7)
     assert together.shape == (4, 200, 200, 3)
@@ -101,7 +101,7 @@ def test_read_many_is_read_repeated(tissue):
 
 
 @pytest.mark.parametrize("mpp", [0.499, 0.8, 2.0, 3.7, 8.0, 30.0])
-def test_the_whole_slide_has_exactly_the_promised_size(tissue, mpp):
+def test_the_whole_slide_has_the_documented_size(tissue, mpp):
     whole = tissue.read_whole(mpp)
     side = int(np.ceil(2404 * 0.499 / mpp - 1e-9))
     assert whole.shape == (side, side, 3)
@@ -123,8 +123,8 @@ def test_levels_are_aligned_to_a_quarter_of_a_pixel(tissue):
         assert np.abs(shift).max() < 0.25
 
 
-def test_a_downsample_that_is_not_whole_does_not_shift_the_far_edge(tmp_path):
-    """2403 / 150 is 16.02: taken at its word, it would misplace the far corner by three pixels of level 0."""
+def test_a_fractional_ratio_of_sizes_does_not_shift_the_far_edge(tmp_path):
+    """2403 / 150 is 16.02. Used as the downsample, it would shift the far corner by three level-0 pixels."""
     source = big_slide(tmp_path, 2403)
     convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert())
     with SlideReader(tmp_path / "a.zarr") as reader:
@@ -150,13 +150,13 @@ def test_processes_share_a_reader(method, tissue):
             assert np.array_equal(together, alone)
 
 
-def test_a_copied_reader_opens_its_store_again(tissue):
+def test_a_copied_reader_reopens_its_store(tissue):
     copied = copy.copy(tissue)
     tissue.close()
     assert np.array_equal(copied.read(700, 700, 64, 1.0), tissue.read(700, 700, 64, 1.0))
 
 
-def test_open_shards_are_bounded(tmp_path):
+def test_the_number_of_open_shards_is_bounded(tmp_path):
     np.save(tmp_path / "a.npy", grid(2048, 2048))
     convert(tmp_path / "a.npy", tmp_path / "a.zarr", slide_id="a", config=Convert(tile_px=64, shard_px=512), mpp=0.5)
     descriptors = Path("/proc/self/fd")
@@ -169,7 +169,7 @@ def test_open_shards_are_bounded(tmp_path):
 
 @settings(max_examples=40)
 @given(st.integers(1, 256))
-def test_decoding_only_the_first_rows_changes_none_of_them(tissue, rows):
+def test_decoding_only_the_first_rows_does_not_change_them(tissue, rows):
     level = tissue.levels[0]
     data = tissue._store.tile(0, 4, 4)
     whole = level.coding.decode(data, level.tile_shape)
@@ -178,7 +178,7 @@ def test_decoding_only_the_first_rows_changes_none_of_them(tissue, rows):
 
 @settings(max_examples=40)
 @given(st.integers(1, 128), st.sampled_from([2, 4, 8]))
-def test_shrinking_only_the_first_rows_changes_none_of_them(tissue, rows, factor):
+def test_reduced_decoding_of_only_the_first_rows_does_not_change_them(tissue, rows, factor):
     level, rows = tissue.levels[0], max(1, rows * 2 // factor)
     data = tissue._store.tile(0, 4, 4)
     whole = level.coding.decode_reduced(data, level.tile_shape, factor)
@@ -187,8 +187,8 @@ def test_shrinking_only_the_first_rows_changes_none_of_them(tissue, rows, factor
     assert np.array_equal(part, whole[:rows])
 
 
-def test_encoded_tiles_show_the_right_colours_in_any_decoder(tissue):
-    """nvJPEG and others know nothing of TIFF tags: RGB tiles must say themselves that they are RGB."""
+def test_exported_tiles_have_the_right_colours_in_any_decoder(tissue):
+    """nvJPEG and other decoders do not see TIFF tags, so a marker in each RGB tile must state the colour space."""
     level = tissue.levels[0]
     (file, absent) = tissue.encoded_tiles(0, [(4, 5), (0, 0)])
     truth = tissue.read_level(0, 5 * level.tile_width, 4 * level.tile_height, level.tile_width, level.tile_height)
@@ -196,10 +196,10 @@ def test_encoded_tiles_show_the_right_colours_in_any_decoder(tissue):
     by_torch = decode_jpeg(torch.frombuffer(bytearray(file), dtype=torch.uint8)).permute(1, 2, 0).numpy()
     assert np.array_equal(by_pillow, truth)
     assert np.array_equal(by_torch, truth)
-    assert absent is not None  # Aperio writes white tiles too
+    assert absent is not None  # Aperio stores white tiles too
 
 
-def test_encoded_tiles_of_another_codec_are_refused(places):
+def test_exporting_tiles_of_another_codec_is_refused(places):
     with pytest.raises(ValueError, match="zstd"):
         places.encoded_tiles(0, [(0, 0)])
 

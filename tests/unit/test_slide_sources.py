@@ -1,4 +1,4 @@
-"""Owns the tests of reading each slide family: pixels, places, levels, resolution, kinds of tile."""
+"""Tests of reading each slide format: pixels, positions, levels, resolution and tile encodings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GRIDS = ("zlib", "LZW", "JPEG-2000", "JPEG")
 
 
 def published_grid(compression: str, data: Path, tmp_path: Path) -> Path:
-    """The grid in one compression; the published JPEG 2000 file is too large to commit and is made from the PNG."""
+    """Return the grid in one compression. The published JPEG 2000 file is too large to commit, so it is made here."""
     folder = data / "slides" / "synthetic_grid"
     if compression != "JPEG-2000":
         return folder / f"XYC_-compression_{compression}_-tilex_128_-tiley_128_-pyramid-scale_2_-merge.ome.tiff"
@@ -49,15 +49,15 @@ def stored(
 
 
 def grid_numbers(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of each 8 px block of the published synthetic grid, whose first 2 x 2 pixels hold them in bits."""
+    """Return x and y of each 8 px block of the published grid, whose first 2 x 2 pixels encode them as bits."""
     bits = (pixels[:512, :512].reshape(64, 8, 64, 8, 3)[:, :2, :, :2] > 127).transpose(0, 2, 1, 3, 4)
     weights = np.array([[32, 16, 8], [4, 2, 1]])
     y, x = ((bits[:, :, line] * weights).sum(axis=(2, 3)) for line in (0, 1))
     return x, y
 
 
-@pytest.mark.parametrize("compression", GRIDS[:3])  # JPEG loses the bits in the grid's single pixels
-def test_every_block_of_the_published_grid_lies_where_its_number_says(compression, data, tmp_path):
+@pytest.mark.parametrize("compression", GRIDS[:3])  # JPEG does not preserve the bits in single pixels
+def test_blocks_of_the_published_grid_are_at_their_encoded_positions(compression, data, tmp_path):
     _, reader = stored(published_grid(compression, data, tmp_path), tmp_path, mpp=0.5)
     x, y = grid_numbers(reader.read(0, 0, 512, 0.5))
     columns, rows = np.meshgrid(range(64), range(64))
@@ -66,16 +66,16 @@ def test_every_block_of_the_published_grid_lies_where_its_number_says(compressio
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_the_published_grid_reads_as_its_png_does(name, data, tmp_path):
+def test_the_published_grid_equals_its_png(name, data, tmp_path):
     _, reader = stored(published_grid(name, data, tmp_path), tmp_path, mpp=0.5)
     truth = np.asarray(Image.open(data / "slides" / "synthetic_grid" / "XYC.png"))
     difference = np.abs(reader.read(0, 0, 512, 0.5).astype(int) - truth)
-    # The JPEG file's TIFF tag says RGB, its streams YCbCr: believing the tag, the difference would be 56.
+    # In the JPEG file the TIFF tag states RGB, but the streams are YCbCr. With the tag, the difference would be 56.
     assert difference.mean() <= (15 if name == "JPEG" else 0)
 
 
 @pytest.mark.parametrize("subifds", [False, True], ids=["pages", "subifds"])
-def test_every_level_of_a_pyramid_is_read_at_its_own_place(subifds, tmp_path):
+def test_every_level_of_a_pyramid_is_read_at_its_position(subifds, tmp_path):
     sizes = [(1000, 700), (500, 350), (125, 87)]
     path = write_pyramid(
         tmp_path / "pyramid.tif", [grid(w, h, i) for i, (w, h) in enumerate(sizes)], subifds=subifds, compression="zlib"
@@ -110,7 +110,7 @@ def test_every_level_of_a_pyramid_is_read_at_its_own_place(subifds, tmp_path):
     ],
     ids=str,
 )
-def test_lossless_tiffs_of_every_layout_keep_every_pixel(options, tmp_path):
+def test_lossless_tiffs_of_any_layout_keep_every_pixel(options, tmp_path):
     image = cv2.resize(grid(600, 400), (900, 700), interpolation=cv2.INTER_LINEAR)
     options = {"tile": (128, 128), "photometric": "rgb", "metadata": None, **options}
     opening = {key: options.pop(key) for key in ("bigtiff", "byteorder") if key in options}
@@ -122,7 +122,7 @@ def test_lossless_tiffs_of_every_layout_keep_every_pixel(options, tmp_path):
 
 
 @pytest.mark.parametrize("tile", [(128, 128), None], ids=["tiled", "striped"])
-def test_a_jpeg_tiff_reads_as_tifffile_reads_it(tile, tmp_path):
+def test_a_jpeg_tiff_equals_its_pixels_in_tifffile(tile, tmp_path):
     image = grid(600, 400)
     layout = {"tile": tile} if tile else {"rowsperstrip": 64}
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg", metadata=None, **layout)
@@ -132,7 +132,7 @@ def test_a_jpeg_tiff_reads_as_tifffile_reads_it(tile, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (300, 400, 1), (300, 400, 3), (300, 400, 4)], ids=str)
-def test_arrays_of_every_shape_are_slides(shape, tmp_path):
+def test_arrays_of_all_supported_shapes_are_read(shape, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.save(tmp_path / "a.npy", array)
     manifest, reader = stored(tmp_path / "a.npy", tmp_path, mpp=0.5)
@@ -151,7 +151,7 @@ def test_transparent_pixels_become_white(tmp_path):
 
 
 @pytest.mark.parametrize("colour", ["RGB", "YCBCR"])
-def test_svs_levels_are_copied_and_show_what_openslide_shows(colour, tmp_path):
+def test_svs_levels_are_copied_and_equal_openslide(colour, tmp_path):
     source = big_slide(tmp_path, 2404, colour=colour)
     manifest, reader = stored(source, tmp_path)
     assert [level["downsample"] for level in manifest["levels"]] == [1.0, 4.0, 16.0]
@@ -161,7 +161,7 @@ def test_svs_levels_are_copied_and_show_what_openslide_shows(colour, tmp_path):
         assert np.array_equal(shown, openslide_level(source, index))
 
 
-def test_the_real_svs_shows_what_openslide_shows(data, tmp_path):
+def test_a_real_svs_equals_openslide(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region.svs"
     manifest, reader = stored(source, tmp_path)
     assert np.array_equal(reader.read_level(0, 0, 0, 2220, 2967), openslide_level(source))
@@ -177,7 +177,7 @@ def test_an_svs_without_a_thumbnail_keeps_its_second_level(tmp_path):
 
 
 @pytest.mark.parametrize(("code", "copied"), [(33003, False), (33005, True)])
-def test_aperio_jpeg2000_is_copied_when_its_components_are_rgb(code, copied, tmp_path):
+def test_aperio_jpeg2000_is_copied_if_its_components_are_rgb(code, copied, tmp_path):
     image = cv2.GaussianBlur(grid(256, 256), (0, 0), 3)
     pixels = image if copied else cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[:, :, [0, 2, 1]]
     tiles = [
@@ -204,7 +204,7 @@ def test_aperio_jpeg2000_is_copied_when_its_components_are_rgb(code, copied, tmp
 
 
 @pytest.mark.parametrize("one_file", [False, True], ids=["folder", "file"])
-def test_a_dicom_slide_shows_what_its_svs_shows(one_file, data, tmp_path):
+def test_a_dicom_slide_equals_its_svs(one_file, data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region_dicom"
     source = max(source.iterdir(), key=lambda p: p.stat().st_size) if one_file else source
     manifest, reader = stored(source, tmp_path)
@@ -215,7 +215,7 @@ def test_a_dicom_slide_shows_what_its_svs_shows(one_file, data, tmp_path):
     assert manifest["mpp"] == pytest.approx(0.499)
 
 
-def test_a_dicom_slide_shows_what_openslide_shows(data, tmp_path):
+def test_a_dicom_slide_equals_openslide(data, tmp_path):
     source = data / "slides" / "camelyon-lowres.dcm"
     manifest, reader = stored(source, tmp_path)
     difference = np.abs(reader.read_level(0, 0, 0, 1152, 700).astype(int) - openslide_level(source))
@@ -227,8 +227,8 @@ def test_a_dicom_slide_shows_what_openslide_shows(data, tmp_path):
 @pytest.mark.parametrize(
     ("name", "codec", "tolerance"), [("-J2K_dicom", "jpeg", 0), (".jp2.tiff", "jpeg2k", 0.6)], ids=["dicom", "tiff"]
 )
-def test_the_large_versions_of_the_svs_are_copied_and_show_what_it_shows(name, codec, tolerance, data, tmp_path):
-    """The DICOM series is named for JPEG 2000 and holds JPEG; the TIFF was encoded once more, in JPEG 2000."""
+def test_large_versions_of_the_svs_are_copied_and_show_the_same_pixels(name, codec, tolerance, data, tmp_path):
+    """The DICOM series has JPEG 2000 in its name but contains JPEG; the TIFF was re-encoded as JPEG 2000."""
     manifest, reader = stored(SHARED / f"CMU-1-Small-Region{name}", tmp_path, mpp=0.499)
     level = manifest["levels"][0]
     assert (level["codec"], level["passthrough"]) == (codec, True)
@@ -237,7 +237,7 @@ def test_the_large_versions_of_the_svs_are_copied_and_show_what_it_shows(name, c
 
 
 @pytest.mark.parametrize("order", ["columns", "backwards", "random"])
-def test_tiles_in_any_order_in_the_file_find_their_places(order, tmp_path):
+def test_tiles_in_any_file_order_are_read_at_their_positions(order, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
     path = write_pyramid(tmp_path / "a.tif", [image], compression="jpeg", tile=(32, 32))
     truth = tifffile.imread(path)
@@ -251,7 +251,7 @@ def test_tiles_in_any_order_in_the_file_find_their_places(order, tmp_path):
 
 
 def _shuffle_tiles(path: Path, order: str) -> None:
-    """Append the tiles of a TIFF once more, in another order, and let its header point there."""
+    """Append the tiles of a TIFF again, in another order, and make its header point to the copies."""
     content = path.read_bytes()
     with tifffile.TiffFile(path, mode="r+") as tiff:
         page = tiff.pages[0]
@@ -270,7 +270,7 @@ def _shuffle_tiles(path: Path, order: str) -> None:
         stream.write(added)
 
 
-def test_frames_in_any_order_find_their_places(data, tmp_path):
+def test_frames_in_any_file_order_are_read_at_their_positions(data, tmp_path):
     source = max((data / "slides" / "CMU-1-Small-Region_dicom").iterdir(), key=lambda p: p.stat().st_size)
     dataset = pydicom.dcmread(source)
     columns = -(-dataset.TotalPixelMatrixColumns // dataset.Columns)
@@ -302,7 +302,7 @@ def _place(index: int, columns: int, dataset: pydicom.Dataset) -> pydicom.Datase
 
 
 @pytest.mark.shared
-def test_ndpi_shows_what_openslide_shows(tmp_path):
+def test_ndpi_equals_openslide(tmp_path):
     source = SHARED / "fluorescence-DAPI.ndpi"
     manifest, reader = stored(source, tmp_path)
     for index, level in enumerate(manifest["levels"]):
@@ -311,8 +311,8 @@ def test_ndpi_shows_what_openslide_shows(tmp_path):
     assert (manifest["vendor"], round(manifest["mpp"], 4)) == ("hamamatsu", 0.2282)
 
 
-def test_the_empty_margin_around_a_scan_is_kept_and_costs_nothing(tmp_path):
-    """MRXS and SCN place the scan on a larger canvas: positions stay those of OpenSlide, and so of annotations."""
+def test_the_empty_margin_around_a_scan_is_kept_as_empty_tiles(tmp_path):
+    """MRXS and SCN place the scan on a larger canvas. Positions are those of OpenSlide, so annotations match."""
     area = grid(768, 512, seed=90)
     source = write_scn(tmp_path / "a.scn", [area, area[::4, ::4]], offset=(1024, 512), canvas=(4096, 3072))
     manifest, reader = stored(source, tmp_path, mpp=0.5)
@@ -328,14 +328,14 @@ def test_the_empty_margin_around_a_scan_is_kept_and_costs_nothing(tmp_path):
 
 @pytest.fixture
 def mrxs(tmp_path) -> tuple[Path, list[np.ndarray]]:
-    """A MIRAX slide of six photos that the stage took off its grid, and what its levels show."""
+    """A MIRAX slide of six photos taken off the grid, and the expected pixels of its levels."""
     canvas, covered = grid(477, 418, seed=90), np.zeros((418, 477), bool)
     jitter = 4 * np.random.default_rng(0).integers(0, 2, (8, 7, 2))
     photos = {(c, r): (60 * c + int(jitter[c, r, 0]), 60 * r + int(jitter[c, r, 1])) for c in (2, 3, 4) for r in (1, 2)}
     for x, y in photos.values():
         covered[y : y + PHOTO_PX, x : x + PHOTO_PX] = True
     truth = [canvas, halve(canvas), halve(halve(canvas))]
-    sizes = [(418, 477), (209, 238), (104, 119)]  # halves rounded down, as OpenSlide has them
+    sizes = [(418, 477), (209, 238), (104, 119)]  # halves are rounded down, as in OpenSlide
     truth = [
         np.where(covered[:: 1 << i, :: 1 << i, None], level, 255)[:h, :w].astype(np.uint8)
         for i, (level, (h, w)) in enumerate(zip(truth, sizes, strict=True))
@@ -343,13 +343,13 @@ def mrxs(tmp_path) -> tuple[Path, list[np.ndarray]]:
     return write_mrxs(tmp_path / "in" / "a.mrxs", canvas, photos, images=(8, 7), overlap=5), truth
 
 
-def test_an_mrxs_is_read_at_its_place_on_every_level(mrxs, tmp_path):
+def test_an_mrxs_is_read_at_its_position_on_every_level(mrxs, tmp_path):
     path, truth = mrxs
     manifest, reader = stored(path, tmp_path)
     assert (manifest["vendor"], manifest["mpp"], manifest["mpp_source"]) == ("mirax", 0.25, "vendor")
     assert [(level["width"], level["height"], level["downsample"]) for level in manifest["levels"]] == [
         (477, 418, 1.0),
-        (238, 209, 2.0),  # and not 477 / 238 = 2.004
+        (238, 209, 2.0),  # not 477 / 238 = 2.004
         (119, 104, 4.0),
     ]
     ys, xs = np.nonzero((truth[0] != 255).any(axis=2))
@@ -364,7 +364,7 @@ def test_an_mrxs_is_read_at_its_place_on_every_level(mrxs, tmp_path):
         assert np.array_equal(patch, expected[y : y + 24, x : x + 24])
 
 
-def test_an_mrxs_is_identified_by_its_data_and_keeps_the_patients_name_to_itself(mrxs, tmp_path):
+def test_an_mrxs_is_hashed_with_its_data_files_and_its_patient_name_is_not_copied(mrxs, tmp_path):
     path, _ = mrxs
     manifest, _ = stored(path, tmp_path)
     assert manifest["associated"] == {"label": "left out: it may show the patient's name"}
@@ -375,7 +375,7 @@ def test_an_mrxs_is_identified_by_its_data_and_keeps_the_patients_name_to_itself
     assert stored(path, tmp_path)[0]["sha256"] != manifest["sha256"]
 
 
-def test_an_mrxs_and_a_vms_are_hashed_with_the_files_they_stand_for(tmp_path):
+def test_an_mrxs_and_a_vms_are_hashed_with_their_companion_files(tmp_path):
     for name in ("a.mrxs", "b.vms", "b-1.jpg", "b.opt", "other.jpg", "a/Slidedat.ini", "a/Data0000.dat"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -387,7 +387,7 @@ def test_an_mrxs_and_a_vms_are_hashed_with_the_files_they_stand_for(tmp_path):
     assert companions(tmp_path / "other.jpg") == []
 
 
-def test_the_suffix_is_not_believed(data, tmp_path):
+def test_the_format_is_detected_from_the_content(data, tmp_path):
     path = tmp_path / "slide.npy"
     path.write_bytes((data / "slides" / "CMU-1-Small-Region.svs").read_bytes())
     with open_source(path, slide_id="a") as slide:
@@ -404,7 +404,7 @@ def test_the_suffix_is_not_believed(data, tmp_path):
         ((100_000, 100_000), (6000, 6000), 100 / 6),
     ],
 )
-def test_a_downsample_is_whole_when_rounding_explains_the_sizes(full, part, expected):
+def test_a_downsample_is_a_whole_factor_if_rounding_explains_the_sizes(full, part, expected):
     assert downsample_between(SourceLevel(*full, 1, 1), SourceLevel(*part, 1, 1)) == pytest.approx(expected, rel=1e-9)
 
 
@@ -421,13 +421,13 @@ def info(**fields: object) -> SourceInfo:
         ({"tag_mpp": (0.5, 0.6)}, None, 0.55, "tiff_tags"),
     ],
 )
-def test_the_first_believable_resolution_wins(fields, sheet, mpp, origin):
+def test_the_first_plausible_resolution_is_used(fields, sheet, mpp, origin):
     resolution = resolve_mpp(info(**fields), sheet, slide_id="a", path=Path("a.svs"))
     assert (resolution.mpp, resolution.origin) == (pytest.approx(mpp), origin)
 
 
 @pytest.mark.parametrize("tag_mpp", [None, (0.00499, 0.00499), (20.1, 20.1), (352.8, 352.8)])
-def test_a_slide_without_a_believable_resolution_is_refused(tag_mpp):
+def test_a_slide_without_a_plausible_resolution_is_refused(tag_mpp):
     with pytest.raises(SlideError, match="mpp column") as caught:
         resolve_mpp(info(tag_mpp=tag_mpp), None, slide_id="a", path=Path("a.tif"))
     assert caught.value.reason is Reason.NO_MPP

@@ -1,4 +1,4 @@
-"""Owns the tests of verification: any changed byte of a store or a slide is found and named."""
+"""Tests of verification: any changed byte of a store or a slide is found and its file named."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def store_files(manifest: Path) -> list[Path]:
     return sorted(p for p in manifest.parent.rglob("*") if p.is_file() and p != manifest)
 
 
-def test_a_whole_slide_has_no_problem(manifest, small):
+def test_an_unchanged_slide_has_no_problem(manifest, small):
     assert verify_slide(manifest, small) == []
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True), st.integers(1, 255))
-def test_one_flipped_byte_anywhere_is_found_and_named(manifest, which, where, change):
+def test_a_flipped_byte_anywhere_is_found_and_its_file_named(manifest, which, where, change):
     files = store_files(manifest)
     file = files[int(which * len(files))]
     whole = file.read_bytes()
@@ -52,7 +52,7 @@ def test_one_flipped_byte_anywhere_is_found_and_named(manifest, which, where, ch
         file.write_bytes(whole)
 
 
-def test_a_missing_and_a_foreign_file_are_named(small, tmp_path):
+def test_missing_and_foreign_files_are_named(small, tmp_path):
     write_json(tmp_path / "a.json", convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()))
     (tmp_path / "a.zarr" / "1" / "zarr.json").rename(tmp_path / "a.zarr" / "other.json")
     missing, foreign = verify_slide(tmp_path / "a.json")
@@ -66,7 +66,7 @@ def test_a_missing_store_is_a_problem(small, tmp_path):
     assert verify_slide(tmp_path / "a.json") == [f"slide a: {tmp_path / 'a.zarr'} is missing"]
 
 
-def test_another_slide_is_not_the_source(manifest, small, tmp_path):
+def test_a_different_slide_file_is_reported(manifest, small, tmp_path):
     other = tmp_path / "other.svs"
     content = bytearray(small.read_bytes())
     content[-1] ^= 1

@@ -62,7 +62,7 @@ def test_predictions_are_measured_with_intervals_by_patient(finished):
 def test_the_front_page_says_what_was_lost_and_counts_it_in_no_role(finished):
     text = (finished.results / "report" / "index.html").read_text()
     assert "1 slide(s) are in quarantine" in text
-    assert "Give one in the sheet" in text
+    assert "mpp column of the slide sheet" in text
     rows = re.findall(r'<td class="number">0</td>\n<td>(\w+)</td>\n<td class="number">(\d+)</td>', text)
     assert sum(int(slides) for _, slides in rows) == 4
     assert {role for role, _ in rows} == {"train", "val", "test"}

@@ -1,1 +1,1 @@
-"""The gigapixel image: sources, store, reader, conversion."""
+"""Whole-slide images: file formats, conversion to an OME-Zarr store, and patch reading."""

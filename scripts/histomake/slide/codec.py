@@ -1,4 +1,4 @@
-"""Owns how one tile becomes bytes and back: codec, colour, shared tables, and their names in Zarr metadata."""
+"""Encoding and decoding of single tiles, and the description of the codec in Zarr metadata."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ Codec = Literal["jpeg", "jpeg2k", "jpegxl", "zstd"]
 TRANSPOSE = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
 ZSTD_LEVEL = 3
 SUBSAMPLING = "422"
-"""Chroma of re-encoded tiles, as most scanners have it: 6 % more bytes than 4:2:0, and stains keep their edges."""
+"""Chroma subsampling of re-encoded tiles, as in most scanners: 6 % larger than 4:2:0, but stain edges stay sharp."""
 
 WORTHWHILE = 0.85
-"""Share of a tile's rows above which sparing the others costs more than it saves."""
+"""Decode the whole tile if a larger share of its rows is needed: cutting the stream would cost more than it saves."""
 
 
 class TileDecodeError(Exception):
-    """The bytes of a tile do not decode to a tile."""
+    """The bytes of a tile cannot be decoded to a tile."""
 
 
 @dataclass(frozen=True)
 class TileCoding:
     """How the tiles of a level are encoded.
 
-    ``colour`` is what the components of a JPEG stream mean, ``tables`` are JPEG tables shared by the level's
-    tiles (abbreviated streams, ITU T.81 B.4), ``quality`` (1-100) is only needed to encode.
+    Attributes:
+        codec: Name of the codec.
+        colour: Colour space of the components of a JPEG stream.
+        tables: JPEG tables shared by all tiles of the level (abbreviated streams, ITU T.81 B.4).
+        quality: 1-100; needed for encoding only.
     """
 
     codec: Codec
@@ -44,7 +47,7 @@ class TileCoding:
     quality: int | None = None
 
     def to_zarr(self) -> list[dict[str, Any]]:
-        """The codec chain of one (c, y, x) chunk, as Zarr v3 metadata."""
+        """Return the codec chain of one (c, y, x) chunk as Zarr v3 metadata."""
         if self.codec == "zstd":
             options = {"level": ZSTD_LEVEL, "checksum": False}
             return [TRANSPOSE, {"name": "bytes"}, {"name": "zstd", "configuration": options}]
@@ -57,7 +60,7 @@ class TileCoding:
 
     @classmethod
     def from_zarr(cls, codecs: list[dict[str, Any]]) -> TileCoding:
-        """Read back what ``to_zarr`` wrote; ValueError on a chain that is not ours."""
+        """Parse the output of ``to_zarr``. Raises ValueError for a codec chain that histomake does not write."""
         names = [codec["name"] for codec in codecs]
         if names == ["transpose", "bytes", "zstd"]:
             return cls("zstd")
@@ -76,14 +79,16 @@ class TileCoding:
         return stream_head(self.tables, rgb=self.colour == "RGB")
 
     def as_file(self, data: bytes) -> bytes:
-        """A JPEG tile as a self-contained file that any decoder, nvJPEG too, shows in the right colours."""
+        """Return a JPEG tile as a self-contained file whose colours any decoder, including nvJPEG, shows correctly."""
         return complete(data, self._head)
 
     def decode(self, data: bytes, shape: tuple[int, int, int], *, rows: int | None = None) -> np.ndarray:
-        """One tile as uint8 RGB ``shape`` = (height, width, 3); TileDecodeError when the bytes are something else.
+        """Decode one tile to uint8 RGB of ``shape`` = (height, width, 3).
 
-        With ``rows`` only that many rows from the top are needed: the result may end anywhere below them.
-        Decoders write into memory of the expected size: a stream that claims to be larger gets none.
+        If ``rows`` is given, only that many rows from the top are needed, and the result may have fewer rows than
+        ``shape``. The output buffer has the expected size, so a stream that claims a larger image allocates nothing.
+
+        Raises TileDecodeError if the bytes cannot be decoded to a tile of ``shape``.
         """
         try:
             if self.codec == "jpeg":
@@ -92,7 +97,7 @@ class TileCoding:
             if self.codec == "zstd":
                 flat = imagecodecs.zstd_decode(data, out=out.reshape(-1))
                 if len(flat) != out.size:
-                    raise TileDecodeError(f"decoded to {len(flat)} bytes, not to a tile of {shape}")
+                    raise TileDecodeError(f"decoded to {len(flat)} bytes instead of a tile of shape {shape}")
                 return out
             decode = imagecodecs.jpeg2k_decode if self.codec == "jpeg2k" else imagecodecs.jpegxl_decode
             return decode(data, out=out)
@@ -108,19 +113,19 @@ class TileCoding:
         try:
             return self._turbo(file, out)
         except ValueError:
-            # Rare layouts, such as odd subsampling, are beyond libjpeg-turbo's quick interface.
+            # libjpeg-turbo's fast interface does not support rare layouts, such as unusual subsampling.
             return imagecodecs.jpeg8_decode(file, colorspace=self.colour, outcolorspace="RGB", out=out)
 
     def _turbo(self, file: bytes, out: np.ndarray, factor: int = 1) -> np.ndarray:
-        """Decode a complete JPEG file, shrunk by ``factor``, into ``out``; ValueError when it does not fit."""
+        """Decode a complete JPEG file, reduced by ``factor``, into ``out``. Raises ValueError if the shapes differ."""
         height, width = (out.shape[0], out.shape[1]) if factor > 1 else (0, 0)
         tile = simplejpeg.decode_jpeg(file, min_height=height, min_width=width, buffer=out, strict=False)
         if tile.shape != out.shape:
-            raise ValueError(f"decoded to {tile.shape}, not to {out.shape}")
+            raise ValueError(f"decoded to shape {tile.shape} instead of {out.shape}")
         return out
 
     def reductions(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """Factors, largest first, by which the decoder itself can shrink a tile of ``shape``."""
+        """Return the factors, largest first, by which the decoder itself can reduce a tile of ``shape``."""
         if self.codec != "jpeg":
             return ()
         return tuple(f for f in (8, 4, 2) if shape[0] % f == 0 and shape[1] % f == 0)
@@ -128,17 +133,17 @@ class TileCoding:
     def decode_reduced(
         self, data: bytes, shape: tuple[int, int, int], factor: int, *, rows: int | None = None
     ) -> np.ndarray:
-        """One JPEG tile at 1 / ``factor`` of its size, from the low frequencies of each block (libjpeg's scaling).
+        """Decode one JPEG tile at 1 / ``factor`` of its size from the low frequencies of each block (libjpeg scaling).
 
-        Within half a grey level of the mean over factor x factor pixels on stained tissue, and faster: pixels that
-        nobody asked for are not computed, and subsampled chroma needs no interpolation. With ``rows`` only that many
-        rows of the result are needed, as in ``decode``.
+        On stained tissue the result is within half a grey level of the mean over factor x factor pixels. It is faster
+        than decoding the full tile, because fewer pixels are computed and subsampled chroma needs no interpolation.
+        If ``rows`` is given, only that many rows of the result are needed, as in ``decode``.
         """
         height, width, _ = shape
         part = data
         try:
             if (size := frame_size(data)) != (width, height):
-                raise TileDecodeError(f"a stream of {size[0]} x {size[1]} px is no tile of {shape}")
+                raise TileDecodeError(f"the stream has {size[0]} x {size[1]} px, but a tile has shape {shape}")
             if rows is not None and rows * factor < height * WORTHWHILE:
                 part, height = first_rows(data, rows * factor, height)
             out = np.empty((-(-height // factor), width // factor, 3), np.uint8)
@@ -158,4 +163,4 @@ class TileCoding:
             return imagecodecs.jpegxl_encode(tile, level=self.quality, numthreads=1)
         if self.codec == "zstd":
             return imagecodecs.zstd_encode(tile, level=ZSTD_LEVEL)
-        raise ValueError(f"tiles are never encoded as {self.codec}")
+        raise ValueError(f"encoding tiles as {self.codec} is not supported")

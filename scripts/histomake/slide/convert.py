@@ -1,4 +1,4 @@
-"""Owns turning a slide file into a store: encoded tiles copied where possible, encoded again where not."""
+"""Conversion of a slide file to a store: encoded tiles are copied where possible and re-encoded otherwise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from histomake.slide.sources.base import PARSE_ERRORS, DamagedTilesError, Source
 from histomake.slide.store import dump_json, image_metadata
 
 SHOWS_LABEL = ("label", "macro")
-"""Associated images with the glass's label on them, and the patient's name on that."""
+"""Associated images that may show the label on the glass, and with it the patient's name."""
 
 
 def convert(
@@ -38,10 +38,17 @@ def convert(
     mpp: float | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Convert one slide; the store appears whole or not at all. Returns the manifest.
+    """Convert one slide to a store and return its manifest. The store is written completely or not at all.
 
-    ``mpp`` is the sheet's override in µm per pixel. With ``config.store: zip`` the store is one file,
-    ``<store>.zip``. SlideError when the slide cannot be used; OSError when the disk is full.
+    Args:
+        source: Slide file, or folder of DICOM files.
+        store: Path of the store. With ``config.store: zip`` the store is the single file ``<store>.zip``.
+        slide_id: Identifier of the slide in the sheet.
+        config: The ``convert`` section of the configuration.
+        mpp: Resolution from the sheet in µm per pixel; overrides the resolution in the file.
+        threads: Number of threads.
+
+    Raises SlideError if the slide cannot be used, and OSError if the disk is full.
     """
     source, store = Path(source), Path(store)
     started = time.perf_counter()
@@ -54,7 +61,7 @@ def convert(
                 with atomic_file(packed) as aside:
                     written = writing.write(aside.with_name("store"))
                     writing.pack(aside)
-                shutil.rmtree(store, ignore_errors=True)  # of an earlier run with the other setting
+                shutil.rmtree(store, ignore_errors=True)  # left by an earlier run with store: directory
                 store = packed
             else:
                 with atomic_directory(store, sync=False) as aside:
@@ -67,7 +74,7 @@ def convert(
 
 
 class _Writing:
-    """One store being filled, level after level."""
+    """A store that is being written, level by level."""
 
     def __init__(
         self,
@@ -86,8 +93,8 @@ class _Writing:
         self.associated: dict[str, str] = {}
         self.bytes = 0
         self.checksums: dict[str, str] = {}
-        """sha256 of every file of the store, by its path inside it."""
-        # Finished shards go to the disk while the next ones are written, so that little is left to wait for.
+        """sha256 of every file of the store, keyed by its path inside the store."""
+        # Sync finished shards while later ones are written, so that the final sync has little left to do.
         self._syncing = ThreadPoolExecutor(SYNC_THREADS)
         self._synced: list[Future[None]] = []
 
@@ -102,7 +109,7 @@ class _Writing:
         self._synced.append(self._syncing.submit(sync_file, path))
 
     def commit(self) -> None:
-        """Push everything to the disk; OSError where that fails."""
+        """Sync all files to disk. Raises OSError if that fails."""
         for path in self.store.rglob("zarr.json"):
             self._closed(path, sha256_file(path))
         for future in self._synced:
@@ -111,16 +118,16 @@ class _Writing:
         self.bytes = sum((self.store / name).stat().st_size for name in self.checksums)
 
     def pack(self, packed: Path) -> None:
-        """Put everything into one uncompressed zip instead."""
+        """Pack all files of the store into one uncompressed zip file."""
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            # OME-Zarr zip files begin with the group's metadata, so that a reader finds it at once.
+            # An OME-Zarr zip file starts with the metadata of the group, so that readers find it immediately.
             for file in sorted(self.store.rglob("*"), key=lambda p: (p.name != "zarr.json", p)):
                 if file.is_file():
                     archive.write(file, file.relative_to(self.store).as_posix())
         self.checksums, self.bytes = {packed.name: sha256_file(packed)}, packed.stat().st_size
 
     def write(self, store: Path) -> float:
-        """Fill ``store`` and write its metadata, while the source is hashed; returns when it was done."""
+        """Write the tiles and metadata to ``store`` while the source is hashed; return the time of completion."""
         self.store = store
         store.mkdir(exist_ok=True)
         originals = self.slide.info.levels
@@ -136,7 +143,7 @@ class _Writing:
         return time.perf_counter()
 
     def _write_others(self, originals: Sequence[SourceLevel]) -> None:
-        """Encode the levels that were not copied, then those that the source lacks."""
+        """Encode the levels that were not copied, then the levels that the source lacks."""
         for index, original in enumerate(originals):
             last = len(self.levels) if index + 1 == len(originals) else index + 1
             if original.coding is None:
@@ -147,16 +154,16 @@ class _Writing:
             self._halve_stored(self.written - 1)
 
     def _halve_stored(self, index: int) -> None:
-        """Make the levels below ``index`` from its stored tiles, through the same reader as everyone's."""
+        """Create the levels below ``index`` from its stored tiles, read through ``SlideReader``."""
         stored = SourceLevel(self.levels[index].width, self.levels[index].height, 1, 1)
         with SlideReader(self.store, slide_id=self.slide_id) as reader:
             try:
                 self._encode(partial(reader.read_level, index), stored, index + 1, len(self.levels), halved=1)
-            except SlideError as error:  # what was just copied from the source is damaged
+            except SlideError as error:  # the tiles just copied from the source are damaged
                 raise DamagedTilesError(error.detail) from error
 
     def _encode(self, read: Read, base: SourceLevel, first: int, last: int, *, halved: int) -> None:
-        """Write as many of the levels from ``first`` to before ``last`` as one decoding of ``base`` yields."""
+        """Write as many of the levels ``first`` to ``last`` - 1 as one decoding of ``base`` yields."""
         empty = encode_levels(
             self.store,
             self.levels[first:last],
@@ -171,7 +178,7 @@ class _Writing:
         self._finish(first + len(empty))
 
     def _add_associated(self, name: str, read: Callable[[], np.ndarray]) -> str:
-        """Store a small image beside the levels; returns what became of it."""
+        """Store an associated image beside the levels; return its status for the manifest."""
         if name in SHOWS_LABEL and not self.config.keep_label_image:
             return "left out: it may show the patient's name"
         try:
@@ -186,7 +193,7 @@ class _Writing:
         return "stored"
 
     def _finish(self, written: int) -> None:
-        """Write the metadata of the levels there are."""
+        """Write the metadata of the first ``written`` levels."""
         for level in self.levels[self.written : written]:
             dump_json(self.store / level.path / "zarr.json", level.metadata())
         self.written = written

@@ -1,4 +1,4 @@
-"""Owns encoding levels whose tiles cannot be copied, and those a source lacks: block by block, on several threads."""
+"""Multithreaded, block-wise encoding of the levels that cannot be copied or that the source lacks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from histomake.slide.sources.base import SourceLevel
 from histomake.slide.store import FILL, Closed, Level, LevelWriter
 
 HALVINGS = 3
-"""Levels made from one decoded block: fewer decodes and less repeated JPEG loss than halving level by level."""
+"""Levels made from one decoded block. Halving level by level would decode more often and add JPEG loss each time."""
 
 BLOCK_TILES = 1 << HALVINGS
 BLOCK_BYTES = 1 << 27
-"""Largest decoded block: wide strips, decoded whole, get flatter blocks and fewer halvings."""
+"""Largest decoded block. Wide strips that are decoded whole get blocks of fewer rows and fewer halvings."""
 
 BLOCKS_PER_THREAD = 4
 
@@ -28,7 +28,7 @@ Read = Callable[[int, int, int, int], np.ndarray]
 
 @dataclass(frozen=True)
 class _Row:
-    """Encoded neighbours of one row of tiles: columns, sizes in bytes, and the bytes back to back."""
+    """Encoded tiles of one row that lie side by side: columns, sizes in bytes, and the concatenated bytes."""
 
     row: int
     columns: np.ndarray
@@ -47,10 +47,18 @@ def encode_levels(
     threads: int,
     closed: Closed,
 ) -> list[int]:
-    """Write as many of ``levels`` as one decoding of ``base`` yields; returns how many tiles of each are empty.
+    """Write as many of ``levels`` as one decoding of ``base`` yields; return the number of empty tiles of each.
 
-    ``read`` gives a box (x, y, width, height) of ``base``; the first of ``levels`` has 1 / 2^``halved`` of its size,
-    the others half the size of the one before.
+    Args:
+        store: Path of the store.
+        levels: Levels to write. The first has 1 / 2^``halved`` of the size of ``base``; each other level has half
+            the size of the one before it.
+        read: Function that returns the pixels of a box (x, y, width, height) of ``base``.
+        base: Level from which the pixels are read.
+        halved: Number of halvings between ``base`` and the first of ``levels``.
+        tile_px: Edge of a tile in pixels.
+        threads: Number of threads.
+        closed: Callback for each finished shard.
     """
     width, height, halvings = _block_size(base, tile_px)
     levels = list(levels[: halvings + 1 - halved])
@@ -69,20 +77,20 @@ def encode_levels(
 
 
 def encode_picture(store: Path, level: Level, pixels: np.ndarray, closed: Closed) -> None:
-    """Write a level of which all pixels are at hand."""
+    """Write a level whose pixels are all in memory."""
     with LevelWriter(store, level, closed) as writer:
         _append(writer, _encode_tiles(pixels, level, 0, 0))
 
 
 def _append(writer: LevelWriter, rows: list[_Row]) -> int:
-    """Write encoded rows of tiles; returns how many tiles they are."""
+    """Write encoded rows of tiles; return the number of tiles."""
     for row in rows:
         writer.append(row.row, row.columns, row.sizes, row.data)
     return sum(len(row.columns) for row in rows)
 
 
 def _block_size(base: SourceLevel, tile_px: int) -> tuple[int, int, int]:
-    """Width, height and number of halvings of the blocks in which ``base`` is decoded."""
+    """Return width, height and number of halvings of the blocks in which ``base`` is decoded."""
     halvings = HALVINGS
     while True:
         edge = tile_px << halvings
@@ -99,7 +107,7 @@ def _blocks(width: int, height: int, step_x: int, step_y: int) -> Iterator[tuple
 
 
 def _encode_block(read: Read, box: tuple[int, int, int, int], levels: list[Level], halved: int) -> list[list[_Row]]:
-    """Decode one block and encode its tiles for each of ``levels``, each half the size of the one before."""
+    """Decode one block and encode its tiles for each of ``levels``; each level has half the size of the previous."""
     x, y, _, _ = box
     pixels = read(*box)
     encoded = []
@@ -111,7 +119,7 @@ def _encode_block(read: Read, box: tuple[int, int, int, int], levels: list[Level
 
 
 def halve(pixels: np.ndarray) -> np.ndarray:
-    """Half the size by 2 x 2 means; an odd last row or column is repeated first, so sizes round up."""
+    """Halve an image by 2 x 2 means. An odd last row or column is repeated first, so sizes are rounded up."""
     height, width = pixels.shape[:2]
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -120,7 +128,7 @@ def halve(pixels: np.ndarray) -> np.ndarray:
 
 
 def _encode_tiles(pixels: np.ndarray, level: Level, first_column: int, first_row: int) -> list[_Row]:
-    """Encode a block's tiles; all-white ones are left out, since white is the store's fill value."""
+    """Encode the tiles of a block. White tiles are left out because white is the fill value of the store."""
     rows = []
     for i, top in enumerate(range(0, pixels.shape[0], level.tile_height)):
         columns, parts = [], []

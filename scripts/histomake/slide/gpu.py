@@ -1,4 +1,4 @@
-"""Owns decoding stored JPEG tiles where they are used: on the GPU by nvJPEG, or on the CPU where there is none."""
+"""Decoding of stored JPEG tiles on the GPU with nvJPEG, or on the CPU if there is no GPU."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from histomake.slide.store import FILL
 def decode_tiles(
     reader: SlideReader, level: int, tiles: Sequence[tuple[int, int]], device: torch.device | str
 ) -> torch.Tensor:
-    """Tiles (row, column) of a level: uint8 RGB (n, 3, tile_height, tile_width) on ``device``; empty ones are white.
+    """Decode tiles (row, column) of a level to uint8 RGB (n, 3, tile_height, tile_width) on ``device``.
 
-    On a CUDA device the encoded bytes cross the bus and nvJPEG decodes them, YCbCr-coded JPEG levels only: RGB-coded
-    ones it would convert once more, in any of torchvision's modes (seen on an H200). Its chroma interpolation differs
-    from libjpeg's: subsampled tiles differ by a few grey levels from the CPU's.
-    SlideError when a tile is damaged.
+    Empty tiles are white. On a CUDA device, encoded YCbCr JPEG tiles are transferred and decoded there by nvJPEG.
+    RGB-coded JPEG tiles are decoded on the CPU, because nvJPEG converts their colours a second time in every mode of
+    torchvision (observed on an H200). nvJPEG interpolates chroma differently from libjpeg: subsampled tiles differ
+    by a few grey levels from tiles decoded on the CPU.
+
+    Raises SlideError if a tile is damaged.
     """
     device = torch.device(device)
     layout = reader.levels[level]
@@ -49,5 +51,5 @@ def _on_gpu(reader: SlideReader, files: list[bytes], device: torch.device) -> to
             slide_id=reader.slide_id,
             path=reader.path,
             detail=f"nvJPEG cannot decode one of {len(files)} tiles: {error}",
-            remedy="Run histomake verify on the slide; if it finds nothing, the slide file itself is damaged",
+            remedy="Run 'histomake verify' on the slide. If it finds no problem, the slide file itself is damaged",
         ) from error

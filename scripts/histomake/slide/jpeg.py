@@ -1,4 +1,4 @@
-"""Owns reading and splicing JPEG streams at marker level, without decoding a pixel."""
+"""Parsing and splicing of JPEG streams at marker level, without decoding pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 SOI = b"\xff\xd8"
 EOI = b"\xff\xd9"
-# APP14 "Adobe", version 100, no flags, transform 0: the three components are R, G, B and are not to be converted.
+# APP14 "Adobe" marker, version 100, no flags, transform 0: the components are R, G, B and need no colour conversion.
 ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
 APP0, APP14, SOS = 0xE0, 0xEE, 0xDA
@@ -19,7 +19,7 @@ _SEQUENTIAL = {0xC0, 0xC1}
 
 
 class JpegStreamError(ValueError):
-    """The bytes are not a JPEG stream that can be understood."""
+    """The bytes are not a JPEG stream, or not one that can be parsed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Frame:
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of the payload of every marker segment up to the scan."""
+    """Yield (marker, start, end) of the payload of every marker segment up to and including the scan header."""
     if stream[:2] != SOI:
         raise JpegStreamError("no start-of-image marker")
     position = 2
@@ -59,7 +59,7 @@ def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def read_frame(stream: bytes) -> Frame:
-    """The frame header of ``stream``; JpegStreamError where there is none."""
+    """Return the frame header of ``stream``. Raises JpegStreamError if there is none."""
     for marker, start, end in _segments(stream):
         if marker in _FRAMES:
             return _parse_frame(stream[start:end], sequential=marker in _SEQUENTIAL)
@@ -67,7 +67,7 @@ def read_frame(stream: bytes) -> Frame:
 
 
 def frame_size(stream: bytes) -> tuple[int, int]:
-    """Width and height alone, for a check of every tile that is read; JpegStreamError where there is no frame."""
+    """Return width and height only, cheap enough to check every tile. Raises JpegStreamError if there is no frame."""
     for marker, start, _ in _segments(stream):
         if marker in _FRAMES and len(stream) >= start + 5:
             height, width = struct.unpack_from(">HH", stream, start + 1)
@@ -76,7 +76,7 @@ def frame_size(stream: bytes) -> tuple[int, int]:
 
 
 def stated_colour(stream: bytes) -> Literal["RGB", "YCBCR"] | None:
-    """What the stream itself says its three components are, by a JFIF or Adobe marker; None where it does not."""
+    """Return the colour space stated by a JFIF or Adobe marker of the stream, or None if there is no such marker."""
     stated: Literal["RGB", "YCBCR"] | None = None
     for marker, start, end in _segments(stream):
         payload = stream[start:end]
@@ -89,18 +89,19 @@ def stated_colour(stream: bytes) -> Literal["RGB", "YCBCR"] | None:
 
 def _parse_frame(body: bytes, *, sequential: bool) -> Frame:
     if len(body) < 6 or len(body) < 6 + 3 * body[5]:
-        raise JpegStreamError("frame header is cut short")
+        raise JpegStreamError("frame header is truncated")
     precision, height, width, components = struct.unpack_from(">BHHB", body)
     sampling = tuple((body[7 + 3 * i] >> 4, body[7 + 3 * i] & 15) for i in range(components))
     return Frame(width, height, components, precision, sequential, sampling)
 
 
 def first_rows(stream: bytes, rows: int, height: int) -> tuple[bytes, int]:
-    """A stream of at least the first ``rows`` rows, which decode to what they were, and how many rows it has.
+    """Shorten a stream to its first ``rows`` rows or slightly more; return it with its number of rows.
 
-    A baseline scan is coded top to bottom, so a decoder told of a smaller height stops early and spares the rest.
-    Only streams of one interleaved scan qualify; others come back as they are, with their ``height``. Where chroma
-    has half the rows, decoders interpolate it from the row below as well: hence two rows more.
+    The remaining rows decode to the same values as before. A baseline scan is coded from top to bottom, so a decoder
+    that reads a smaller height in the header stops early. Only streams with one interleaved scan can be shortened;
+    others are returned unchanged, with ``height``. If chroma has half the rows, decoders interpolate it with the row
+    below as well, so two more rows are kept.
     """
     height_at, mcu_rows, components = 0, 8, 0
     for marker, start, _ in _segments(stream):
@@ -116,16 +117,16 @@ def first_rows(stream: bytes, rows: int, height: int) -> tuple[bytes, int]:
 
 
 def stream_head(tables: bytes | None, *, rgb: bool) -> bytes:
-    """What replaces the start-of-image marker of a tile to make it an ordinary, self-contained JPEG file.
+    """Return the bytes that replace the start-of-image marker of a tile to make it a self-contained JPEG file.
 
     Tiles of a TIFF are abbreviated streams: their quantisation and Huffman ``tables`` are stored once, in a tag.
-    Where the components are RGB, the Adobe marker says so, or every ordinary decoder, nvJPEG among them, would
-    take them for YCbCr and convert the colours a second time.
+    With ``rgb``, an Adobe marker states that the components are RGB. Without the marker, ordinary decoders, including
+    nvJPEG, assume YCbCr and convert the colours a second time.
     """
     shared = tables[2:-2] if tables and tables[:2] == SOI and tables[-2:] == EOI else b""
     return SOI + (ADOBE_RGB if rgb else b"") + shared
 
 
 def complete(tile: bytes, head: bytes) -> bytes:
-    """``tile`` as a self-contained JPEG file, with the ``head`` of ``stream_head``."""
+    """Return ``tile`` as a self-contained JPEG file; ``head`` comes from ``stream_head``."""
     return b"".join((head, memoryview(tile)[2:])) if len(head) > len(SOI) else tile

@@ -1,4 +1,4 @@
-"""Owns reading the header of a JPEG 2000 codestream, without decoding it."""
+"""Parsing of JPEG 2000 codestream headers, without decoding pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Jpeg2000StreamError(ValueError):
 
 @dataclass(frozen=True)
 class Codestream:
-    """What the SIZ and COD markers say (ITU T.800, A.5.1 and A.6.1)."""
+    """Contents of the SIZ and COD markers (ITU T.800, A.5.1 and A.6.1)."""
 
     width: int
     height: int
@@ -27,7 +27,7 @@ class Codestream:
 
 
 def read_codestream(stream: bytes) -> Codestream:
-    """The main header of a raw or JP2-boxed codestream; Jpeg2000StreamError where there is none."""
+    """Parse the main header of a raw or JP2-boxed codestream. Raises Jpeg2000StreamError if there is none."""
     start = stream.find(CODESTREAM, 0, 4096)
     if start < 0 or len(stream) < start + 44:
         raise Jpeg2000StreamError("no codestream header")
@@ -35,7 +35,7 @@ def read_codestream(stream: bytes) -> Codestream:
     (components,) = struct.unpack_from(">H", stream, start + 40)
     details = stream[start + 42 : start + 42 + 3 * components]
     if len(details) < 3 * components or not components:
-        raise Jpeg2000StreamError("component list is cut short")
+        raise Jpeg2000StreamError("component list is truncated")
     (length,) = struct.unpack_from(">H", stream, start + 4)
     return Codestream(
         width=width - left,

@@ -1,7 +1,8 @@
-"""Owns copying encoded tiles from a slide's file into a store's shards as they are, and noticing what is no tile.
+"""Copying of encoded tiles from a slide file into the shards of a store, with a check that they are valid streams.
 
-A shard is one task: its thread reads a piece of the file, checks, hashes and writes it while it is in the processor's
-cache. The shards of a band, side by side on the slide, lie interleaved in the file, which the system is told to fetch.
+Each shard is one task: a thread reads a piece of the file, then checks, hashes and writes it while it is in the CPU
+cache. Shards that lie side by side on the slide (a band) are interleaved in the file, so each band is prefetched as a
+whole.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from histomake.slide.store import Closed, Level, ShardWriter
 PIECE_BYTES = 1 << 20
 
 TRAILER = 64
-"""Bytes at the end of a tile in which its end marker is looked for: some writers pad."""
+"""Number of bytes at the end of a tile that are searched for the end marker, because some writers add padding."""
 
 
 def copy_levels(store: Path, copies: Sequence[tuple[Level, TileBytes]], threads: int, closed: Closed) -> list[int]:
-    """Copy the tiles of several levels; returns how many tiles the source leaves empty in each.
+    """Copy the tiles of several levels; return the number of tiles of each that are empty in the source.
 
-    DamagedTilesError when tiles do not begin, or end, as the others of their level do.
+    Raises DamagedTilesError if the first or last bytes of a tile do not belong to the codec of its level.
     """
     checks = [_StreamCheck(level.coding.codec, int(np.count_nonzero(tiles.counts))) for level, tiles in copies]
     pool = ThreadPoolExecutor(threads)
@@ -47,7 +48,7 @@ def copy_levels(store: Path, copies: Sequence[tuple[Level, TileBytes]], threads:
 
 
 def _fetch_band(level: Level, row: int, tiles: TileBytes) -> None:
-    """Have the stretch of the file with a row of shards read from first to last byte, ahead of those who jump in it."""
+    """Prefetch the part of the file with one row of shards sequentially, before the shard tasks read it at random."""
     band = slice(row * level.shard_rows, (row + 1) * level.shard_rows)
     offsets, sizes = tiles.offsets[band].astype(np.int64), tiles.counts[band].astype(np.int64)
     if sizes.any():
@@ -59,7 +60,7 @@ def _fetch_band(level: Level, row: int, tiles: TileBytes) -> None:
 def _copy_shard(
     store: Path, level: Level, place: tuple[int, int], tiles: TileBytes, check: _StreamCheck, closed: Closed
 ) -> None:
-    """Copy the tiles of the shard at ``place``, its row and column, in the order in which they lie in the file."""
+    """Copy the tiles of the shard at ``place`` (row, column) in the order in which they lie in the file."""
     top, left = place[0] * level.shard_rows, place[1] * level.shard_columns
     box = slice(top, top + level.shard_rows), slice(left, left + level.shard_columns)
     rows, columns = np.nonzero(tiles.counts[box])
@@ -81,14 +82,14 @@ def _copy_shard(
 
 
 def _pieces(sizes: np.ndarray) -> Iterator[slice]:
-    """Neighbours in the file, of about PIECE_BYTES together."""
+    """Yield slices of tiles that are neighbours in the file, each of about PIECE_BYTES."""
     block = np.cumsum(sizes) // PIECE_BYTES
     edges = [0, *(np.flatnonzero(block[1:] != block[:-1]) + 1).tolist(), len(sizes)]
     return (slice(start, end) for start, end in pairwise(edges) if end > start)
 
 
 def _read_tiles(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: memoryview) -> None:
-    """Fill ``out`` with several tiles back to back: one read for each stretch that is contiguous in the file."""
+    """Fill ``out`` with the concatenated bytes of several tiles, with one read per contiguous range of the file."""
     breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1
     position = 0
     for first, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(offsets)], strict=True):
@@ -98,7 +99,7 @@ def _read_tiles(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: me
 
 
 class _StreamCheck:
-    """Finds tiles whose first or last bytes are not those of the codec, without decoding any; threads may share it."""
+    """Finds tiles whose first or last bytes do not belong to the codec, without decoding them. Thread-safe."""
 
     def __init__(self, codec: str, total: int) -> None:
         self._codec = codec
@@ -107,7 +108,7 @@ class _StreamCheck:
         self._unended: list[tuple[int, int]] = []
 
     def add(self, rows: np.ndarray, columns: np.ndarray, sizes: np.ndarray, data: memoryview) -> None:
-        """Look at tiles that lie back to back in ``data``."""
+        """Check tiles whose bytes are concatenated in ``data``."""
         view = np.frombuffer(data, np.uint8)
         ends = np.cumsum(sizes)
         starts = ends - sizes
@@ -120,8 +121,11 @@ class _StreamCheck:
                 self._unended.append((int(rows[i]), int(columns[i])))
 
     def finish(self) -> None:
-        """Raise DamagedTilesError when something was found; a writer that never ends its tiles is believed."""
+        """Raise DamagedTilesError if damaged tiles were found.
+
+        Missing end markers are ignored if at least half of the tiles lack one: some writers never write them.
+        """
         bad = set(self._bad + (self._unended if len(self._unended) < self._total / 2 else []))
         if bad:
             listed = ", ".join(f"row {r} column {c}" for r, c in sorted(bad)[:5])
-            raise DamagedTilesError(f"{len(bad)} of {self._total} tiles are no {self._codec} streams: {listed}")
+            raise DamagedTilesError(f"{len(bad)} of {self._total} tiles are not {self._codec} streams: {listed}")

@@ -1,4 +1,4 @@
-"""Owns deciding which levels a store has, and how they are cut into tiles and shards."""
+"""Layout of a store: its pyramid levels and their division into tiles and shards."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from histomake.slide.sources.base import SourceLevel
 from histomake.slide.store import Level
 
 PYRAMID_TOP_PX = 1024
-"""Halving stops when a level's longer side is at most this."""
+"""Halving stops once the longer side of a level is at most this long."""
 
 EXTEND_ABOVE_PX = 4096
-"""A slide that has a pyramid gets further levels only when its coarsest one is longer than this."""
+"""If a slide already has a pyramid, levels are added only if the longer side of its coarsest level exceeds this."""
 
 
 def plan_levels(source: Sequence[SourceLevel], config: settings.Convert) -> list[Level]:
-    """The levels of the store: those of the source, then halvings of the coarsest where a pyramid is missing."""
+    """Return the levels of the store: those of the source, then halvings of the coarsest level where needed."""
     levels = [lay_out(level, source[0], f"{i}", config) for i, level in enumerate(source)]
     longest = max(levels[-1].width, levels[-1].height)
     if len(levels) > 1 and longest <= EXTEND_ABOVE_PX:
@@ -33,7 +33,7 @@ def plan_levels(source: Sequence[SourceLevel], config: settings.Convert) -> list
 
 
 def lay_out(level: SourceLevel, finest: SourceLevel, path: str, config: settings.Convert) -> Level:
-    """``level`` of a source as a level of the store at ``path``: encoded tiles keep their size."""
+    """Return the store level at ``path`` for a level of a source. Copied tiles keep their size."""
     copied = level.coding is not None
     tile_width, tile_height = (level.tile_width, level.tile_height) if copied else (config.tile_px, config.tile_px)
     quality = None if config.codec == "zstd" else config.quality
@@ -57,16 +57,17 @@ def lay_out(level: SourceLevel, finest: SourceLevel, path: str, config: settings
 
 
 def _shard_tiles(grid: int, wanted: int) -> int:
-    """Tiles along a shard: a multiple of a block's tiles, so that a block never straddles two bands of shards."""
+    """Return the number of tiles along a shard, a multiple of BLOCK_TILES, so that no block spans two shard bands."""
     wanted = max(BLOCK_TILES, wanted // BLOCK_TILES * BLOCK_TILES)
     return min(wanted, -(-grid // BLOCK_TILES) * BLOCK_TILES)
 
 
 def downsample_between(finest: SourceLevel, level: SourceLevel) -> float:
-    """How many finest pixels a pixel of ``level`` spans along each side.
+    """Return the number of pixels of ``finest`` along each side of one pixel of ``level``.
 
-    Scanners shrink by whole factors and drop or add the last partial pixel, so width / width gives figures such as
-    16.0018, which shift the far edge by whole pixels: a whole factor that explains both sides to a pixel wins.
+    Scanners reduce by whole factors and drop or add the last partial pixel, so width / width gives values such as
+    16.0018, which shift the far edge by whole pixels. A whole factor is preferred if it explains both sides to within
+    one pixel.
     """
     ratios = finest.width / level.width, finest.height / level.height
     factor = round(sum(ratios) / 2)

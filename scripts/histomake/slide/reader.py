@@ -1,4 +1,4 @@
-"""Owns fast patch reading from a store: which level, which tiles, decoded how, resampled how."""
+"""Fast reading of patches from a store: choice of the pyramid level, tile decoding and resampling."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from histomake.base.units import Level0Pixels, Mpp
 from histomake.slide.codec import TileDecodeError
 from histomake.slide.store import FILL, Level, Store, StoreError
 
-# Loader workers are forked, and OpenCV's own thread pool does not survive a fork; the caller has threads enough.
+# Loader workers are forked, and OpenCV's own thread pool does not survive a fork. Callers provide parallelism.
 cv2.setNumThreads(1)
 
 SAME_SCALE = 0.01
-"""Scales closer than this share count as equal: scanners round their mpp."""
+"""Relative difference below which two scales are treated as equal, because scanners round their mpp."""
 
 LEAST_REST = 2
-"""Smallest scaling left to averaging after the decoder's own."""
+"""Smallest scale factor that remains for averaging after the decoder has reduced a tile."""
 
 PLANS = 16
-"""Resolutions for which a reader remembers how it reads them."""
+"""Number of resolutions for which a reader caches its read plan."""
 
 STRIP_BYTES = 1 << 26
-"""Decoded pixels held at once while a whole slide is reduced."""
+"""Size of the decoded strips in bytes when a whole slide is read at low resolution."""
 
 
 class SlideReader:
-    """Patches of a stored slide, by level-0 position and resolution.
+    """Reader of patches of a stored slide, by level-0 position and resolution.
 
-    Several threads may read at once, a forked child may go on reading, and a pickled reader opens its store again.
+    A reader is thread-safe, keeps working in a forked child process, and reopens its store when it is unpickled.
     """
 
     def __init__(self, store: Path | str, *, slide_id: str | None = None) -> None:
@@ -61,7 +61,7 @@ class SlideReader:
         self.close()
 
     def close(self) -> None:
-        """Nothing stays open for long: shards are closed when they leave the process-wide cache."""
+        """Do nothing: the process-wide cache closes the shards."""
 
     def _error(self, detail: str) -> SlideError:
         return SlideError(
@@ -69,11 +69,11 @@ class SlideReader:
             slide_id=self.slide_id,
             path=self.path,
             detail=detail,
-            remedy="Delete the store to have it converted again; if that fails too, the slide file is damaged",
+            remedy="Delete the store to convert the slide again. If that fails too, the slide file is damaged",
         )
 
     def level_for(self, mpp: Mpp | float) -> int:
-        """The coarsest level that is at least as fine as ``mpp``."""
+        """Return the coarsest level that is at least as fine as ``mpp``."""
         wanted = mpp / self.mpp * (1 + SAME_SCALE)
         return max((i for i, level in enumerate(self.levels) if level.downsample <= wanted), default=0)
 
@@ -89,19 +89,24 @@ class SlideReader:
         level = self.levels[index]
         scale = mpp / self.mpp / level.downsample
         factors = level.coding.reductions(level.tile_shape)
-        # Means of means are means only where their boxes fit: the decoder shrinks all the way, or leaves a good rest.
+        # A mean of means is exact only if the boxes fit. So the decoder reduces either completely or leaves a factor
+        # large enough for averaging.
         reduction = next((f for f in factors if _same(scale, f) or scale / f >= LEAST_REST), 1)
         return _Plan(index, reduction, level.downsample * reduction, scale / reduction)
 
     def read(
         self, x: Level0Pixels | int, y: Level0Pixels | int, size: int | tuple[int, int], mpp: Mpp | float
     ) -> np.ndarray:
-        """One patch: uint8 RGB (h, w, 3).
+        """Read one patch as uint8 RGB (h, w, 3).
 
-        ``x``, ``y``: its top-left corner in level-0 pixels, which may lie outside the slide; what lies outside is
-        white. ``size``: its edge, or (width, height), in pixels at ``mpp`` µm per pixel. The patch shows the
-        level-0 box from x to x + size * mpp / self.mpp, moved by at most half a pixel of the level it is read from.
-        Scales that differ by less than 1 % are not resampled.
+        Args:
+            x: Left edge in level-0 pixels. The patch may extend beyond the slide; pixels outside are white.
+            y: Top edge in level-0 pixels.
+            size: Edge, or (width, height), in pixels at ``mpp``.
+            mpp: Resolution in µm per pixel.
+
+        The patch shows the level-0 box from x to x + size * mpp / self.mpp, shifted by at most half a pixel of the
+        level from which it is read. Scales that differ by less than 1 % are not resampled.
         """
         width, height = (size, size) if isinstance(size, int) else size
         plan = self._plan(mpp)
@@ -114,7 +119,7 @@ class SlideReader:
     def read_many(
         self, positions: Sequence[tuple[int, int]], size: int | tuple[int, int], mpp: Mpp | float
     ) -> np.ndarray:
-        """Several patches of one size: uint8 RGB (n, h, w, 3), in the order of ``positions``."""
+        """Read several patches of one size as uint8 RGB (n, h, w, 3), in the order of ``positions``."""
         width, height = (size, size) if isinstance(size, int) else size
         out = np.empty((len(positions), height, width, 3), np.uint8)
         for patch, (x, y) in zip(out, positions, strict=True):
@@ -122,9 +127,10 @@ class SlideReader:
         return out
 
     def read_whole(self, mpp: Mpp | float) -> np.ndarray:
-        """The whole slide at ``mpp``: uint8 RGB (ceil(height * self.mpp / mpp), ceil(width * self.mpp / mpp), 3).
+        """Read the whole slide at ``mpp`` µm per pixel.
 
-        Read in strips, so memory is that of the result and one strip.
+        Returns uint8 RGB (ceil(height * self.mpp / mpp), ceil(width * self.mpp / mpp), 3). The slide is read in
+        strips, so that memory is needed for the result and one strip only.
         """
         factor = self.mpp / mpp
         width, height = math.ceil(self.width * factor - 1e-9), math.ceil(self.height * factor - 1e-9)
@@ -140,11 +146,11 @@ class SlideReader:
         return out
 
     def read_level(self, index: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels of one level as they are: uint8 RGB (height, width, 3), white outside the slide and in empty tiles."""
+        """Read unscaled pixels of one level as uint8 RGB (height, width, 3); pixels outside the slide are white."""
         return self._region(index, 1, x, y, width, height)
 
     def _region(self, index: int, reduction: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels of a level that its decoder has shrunk ``reduction``-fold; x, y and sizes are in shrunk pixels."""
+        """Read pixels of a level reduced ``reduction``-fold by its decoder; x, y and sizes are in reduced pixels."""
         level = self.levels[index]
         th, tw = level.tile_height // reduction, level.tile_width // reduction
         right, bottom = min(x + width, level.width // reduction), min(y + height, level.height // reduction)
@@ -173,7 +179,7 @@ class SlideReader:
     def _decoded(
         self, index: int, row: int, column: int, data: bytes | None, reduction: int, rows: int
     ) -> np.ndarray | None:
-        """The first ``rows`` rows, or more, of a tile decoded at 1 / ``reduction``; None where the slide is empty."""
+        """Decode at least the first ``rows`` rows of a tile at 1 / ``reduction``; return None for an empty tile."""
         if data is None:
             return None
         level = self.levels[index]
@@ -185,22 +191,22 @@ class SlideReader:
             raise self._error(f"level {index}, tile row {row}, column {column}: {error}") from error
 
     def tile(self, index: int, row: int, column: int) -> np.ndarray | None:
-        """One whole decoded tile: uint8 RGB (tile_height, tile_width, 3); None where the slide is empty."""
+        """Decode one whole tile to uint8 RGB (tile_height, tile_width, 3); return None for an empty tile."""
         ((_, data),) = self._encoded(index, row, column, column + 1)
         return self._decoded(index, row, column, data, 1, self.levels[index].tile_height)
 
     def encoded_tiles(self, index: int, tiles: Iterable[tuple[int, int]]) -> list[bytes | None]:
-        """Tiles (row, column) of a JPEG level as complete JPEG files, for decoding elsewhere; None where empty."""
+        """Return tiles (row, column) of a JPEG level as complete JPEG files to decode elsewhere, None where empty."""
         coding = self.levels[index].coding
         if coding.codec != "jpeg":
-            raise ValueError(f"level {index} of {self.path} holds {coding.codec} tiles, no JPEG")
+            raise ValueError(f"level {index} of {self.path} has {coding.codec} tiles; only JPEG tiles can be exported")
         found = [self._store.tile(index, row, column) for row, column in tiles]
         return [None if data is None else coding.as_file(data) for data in found]
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """From which level a resolution is read, how far its decoder shrinks it, and what scaling is left."""
+    """How a resolution is read: pyramid level, reduction by the decoder, and remaining scale factor."""
 
     level: int
     reduction: int
@@ -213,9 +219,10 @@ def _same(scale: float, other: float) -> bool:
 
 
 def _scaled(pixels: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
-    """The first width x height pixels of ``pixels`` shrunk by ``scale``: means, or when enlarging, interpolation.
+    """Return the first width x height pixels of ``pixels`` reduced by ``scale``; ``scale`` < 1 enlarges them.
 
-    OpenCV is given the factor and not the size, which it would divide into another factor.
+    Reduction uses area means, enlargement linear interpolation. OpenCV gets the factor instead of the size, because
+    it would derive a slightly different factor from the size.
     """
     method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
     small = cv2.resize(pixels, None, fx=1 / scale, fy=1 / scale, interpolation=method)
@@ -230,7 +237,7 @@ def _reopen(path: Path, slide_id: str) -> SlideReader:
 
 
 def open_slide(manifest: Path | str) -> SlideReader:
-    """The reader of the store that a manifest names; SlideError where the slide is in quarantine."""
+    """Open the store that a manifest names. Raises SlideError if the slide is in quarantine."""
     manifest = Path(manifest)
     record = read_json(manifest)
     if record["status"] != "ok":

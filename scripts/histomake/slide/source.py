@@ -1,4 +1,4 @@
-"""Owns opening a slide of any family, chosen by content, and deciding its resolution."""
+"""Opening of slide files, with the format detected from the content, and choice of the resolution."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ NPY_MAGIC = b"\x93NUMPY"
 OWN_TIFF_VENDORS = (None, "aperio", "generic-tiff")
 
 VENDOR_MPP = (0.05, 100.0)
-"""Believable µm per pixel from a vendor's own field: overview scans go far beyond diagnostic resolution."""
+"""Accepted range of vendor metadata in µm per pixel; overview scans are much coarser than diagnostic ones."""
 
 TAG_MPP = (0.05, 20.0)
-"""Believable µm per pixel from TIFF resolution tags, which software fills with print resolutions and zeros."""
+"""Accepted range of TIFF resolution tags in µm per pixel; software often writes print resolutions or zeros there."""
 
 _REASONS = {
     UnsupportedSlideError: (Reason.UNSUPPORTED, "Export the slide to a pyramidal 8-bit RGB TIFF"),
@@ -46,7 +46,7 @@ _REASONS = {
 
 @contextmanager
 def quarantining(slide_id: str, path: Path) -> Iterator[None]:
-    """Turn what a source raises about its own file into a SlideError for the slide."""
+    """Convert the exceptions that a source raises for its own file to a SlideError for the slide."""
     try:
         yield
     except tuple(_REASONS) as error:
@@ -55,7 +55,10 @@ def quarantining(slide_id: str, path: Path) -> Iterator[None]:
 
 
 def open_source(path: Path | str, *, slide_id: str) -> Source:
-    """Open a slide file or DICOM folder. SlideError when it cannot be read; the file's suffix is not trusted."""
+    """Open a slide file or DICOM folder. The format is detected from the content, not from the file name.
+
+    Raises SlideError if the slide cannot be read.
+    """
     path = Path(path)
     with quarantining(slide_id, path):
         try:
@@ -66,7 +69,7 @@ def open_source(path: Path | str, *, slide_id: str) -> Source:
                 slide_id=slide_id,
                 path=path,
                 detail=f"the file cannot be read ({type(error).__name__}: {error})",
-                remedy="Check that the file is a slide and is whole",
+                remedy="Check that the file is a complete slide",
             ) from error
 
 
@@ -88,19 +91,20 @@ def _family(path: Path) -> type[Source]:
         return OpenSlideSource
     if head.startswith(PICTURE_MAGIC):
         return PictureSource
-    raise UnsupportedSlideError(f"the content is of no known slide format (it begins with {head[:8]!r})")
+    raise UnsupportedSlideError(f"the content matches no supported slide format (it begins with {head[:8]!r})")
 
 
 def named_files(path: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """The files of a slide by their path relative to its folder: the names under which they are hashed."""
+    """Return the files of a slide keyed by their path relative to its folder: the names used for hashing."""
     root = path if path.is_dir() else path.parent
     return {file.relative_to(root).as_posix(): file for file in files}
 
 
 def combined_sha256(hashes: dict[str, str]) -> str:
-    """The hash of a slide from those of its files: that of its only file, or of the sorted (name, hash) list.
+    """Return the hash of a slide from the hashes of its files.
 
-    For a folder this is what files.sha256_tree gives.
+    For a single file this is its hash, otherwise the hash of the sorted (name, hash) list. For a folder the result
+    equals that of ``files.sha256_tree``.
     """
     if len(hashes) == 1:
         return next(iter(hashes.values()))
@@ -110,7 +114,7 @@ def combined_sha256(hashes: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Resolution:
-    """µm per level-0 pixel along x and y, and where the figure comes from: sheet, vendor or tiff_tags."""
+    """µm per level-0 pixel along x and y, and the origin of the value: sheet, vendor or tiff_tags."""
 
     x: float
     y: float
@@ -118,12 +122,16 @@ class Resolution:
 
     @property
     def mpp(self) -> float:
-        """The one figure used everywhere: the mean of both axes."""
+        """The resolution used everywhere: the mean of both axes."""
         return (self.x + self.y) / 2
 
 
 def resolve_mpp(info: SourceInfo, sheet_mpp: float | None, *, slide_id: str, path: Path) -> Resolution:
-    """Sheet, then vendor metadata, then TIFF resolution tags within bounds; else SlideError NO_MPP."""
+    """Return the resolution from the sheet, else from vendor metadata, else from TIFF resolution tags.
+
+    Metadata and tags are used only if they are within plausible bounds. Raises SlideError (NO_MPP) if no source gives
+    a usable value.
+    """
     if sheet_mpp is not None:
         return Resolution(sheet_mpp, sheet_mpp, "sheet")
     refused = []
@@ -132,7 +140,7 @@ def resolve_mpp(info: SourceInfo, sheet_mpp: float | None, *, slide_id: str, pat
             continue
         if all(low <= value <= high for value in mpp):
             return Resolution(*mpp, origin)
-        refused.append(f"{origin} claims {mpp[0]:.4g} µm per pixel")
+        refused.append(f"{origin} states {mpp[0]:.4g} µm per pixel, outside {low} to {high}")
     detail = "no usable mpp" + (f": {', '.join(refused)}" if refused else "; the file does not state one")
-    remedy = "Give one in the sheet's mpp column"
+    remedy = "Enter the resolution in the mpp column of the slide sheet"
     raise SlideError(Reason.NO_MPP, slide_id=slide_id, path=path, detail=detail, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Owns hashing a slide's own files while they are copied, and noticing that they change meanwhile."""
+"""Hashing of slide files while they are copied, with detection of concurrent changes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from histomake.slide.source import combined_sha256, named_files
 from histomake.slide.sources.base import Source
 
 BLOCK_BYTES = 1 << 20
-"""Read and hashed while in the processor's cache."""
+"""Block size for reading and hashing; small enough for the CPU cache."""
 
 
 class SourceHash:
-    """sha256 of the source's bytes, computed in a thread beside the copy, which has just read them into the cache."""
+    """sha256 of the bytes of a source, computed in a thread parallel to the copy.
+
+    The copy has just read the same bytes, so they come from the page cache.
+    """
 
     def __init__(self, slide: Source, slide_id: str) -> None:
         self._slide, self._slide_id = slide, slide_id
@@ -48,14 +51,14 @@ class SourceHash:
         self._pool.shutdown(cancel_futures=True)
 
     def result(self) -> str:
-        """The hash; SlideError when the slide changed while it was read."""
+        """Return the hash. Raises SlideError if the slide changed while it was read."""
         hashes = {name: future.result() for name, future in self._hashes.items()}
         try:
             after = self._stamps()
         except OSError as error:
             raise self._changed(str(error)) from error
         if after != self._before:
-            raise self._changed("its size or time changed")
+            raise self._changed("its size or modification time changed")
         return combined_sha256(hashes)
 
     def _changed(self, detail: str) -> SlideError:
@@ -64,5 +67,5 @@ class SourceHash:
             slide_id=self._slide_id,
             path=self._slide.path,
             detail=f"the slide changed while it was read: {detail}",
-            remedy="Wait until the scanner or the copy has finished writing it",
+            remedy="Wait until the scanner or the copy has finished writing the slide",
         )

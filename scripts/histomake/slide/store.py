@@ -1,4 +1,4 @@
-"""Owns the slide store: an OME-Zarr 0.5 image whose shards are files of encoded tiles, written and read as bytes.
+"""The slide store: an OME-Zarr 0.5 image whose shards are files of encoded tiles, read and written as bytes.
 
 A shard holds its tiles back to back, in any order, then an index of (offset, nbytes) uint64 pairs in C order
 (2^64 - 1 twice for an absent tile), then the crc32c of that index (Zarr v3 ``sharding_indexed``).
@@ -28,16 +28,16 @@ ABSENT = 2**64 - 1
 CRC_BYTES = 4
 FILL = 255
 OPEN_SHARDS = 256
-"""Shards a process keeps open, over all its slides: well under the usual limit of 1024 descriptors."""
+"""Number of shards a process keeps open over all slides: well below the usual limit of 1024 file descriptors."""
 
 
 class StoreError(Exception):
-    """The store is not what its metadata says."""
+    """The store does not match its metadata, or is not a store of histomake."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a store. ``shard_rows`` x ``shard_columns`` tiles make a shard; sizes are in its own pixels."""
+    """One resolution of a store, in its own pixels. A shard has ``shard_rows`` x ``shard_columns`` tiles."""
 
     path: str
     width: int
@@ -51,12 +51,12 @@ class Level:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tiles."""
+        """Number of rows and columns of tiles."""
         return -(-self.height // self.tile_height), -(-self.width // self.tile_width)
 
     @property
     def shards(self) -> tuple[int, int]:
-        """Rows and columns of shards."""
+        """Number of rows and columns of shards."""
         rows, columns = self.grid
         return -(-rows // self.shard_rows), -(-columns // self.shard_columns)
 
@@ -70,7 +70,7 @@ class Level:
         return f"{self.path}/c/0/{row}/{column}"
 
     def metadata(self) -> dict[str, Any]:
-        """The level's zarr.json."""
+        """Return the content of the level's zarr.json."""
         chunk = [3, self.tile_height, self.tile_width]
         shard = [3, self.tile_height * self.shard_rows, self.tile_width * self.shard_columns]
         sharding = {
@@ -94,7 +94,7 @@ class Level:
 
     @classmethod
     def from_metadata(cls, path: str, metadata: dict[str, Any], downsample: float) -> Level:
-        """Read back a level's zarr.json."""
+        """Create a level from the content of its zarr.json."""
         _, height, width = metadata["shape"]
         _, shard_height, shard_width = metadata["chunk_grid"]["configuration"]["chunk_shape"]
         sharding = metadata["codecs"][0]["configuration"]
@@ -113,7 +113,7 @@ class Level:
 
 
 class ShardWriter:
-    """One shard file in the making; tiles are appended, the index comes at the end, with which ``sha256`` is set."""
+    """Writer of one shard file. Tiles are appended; closing writes the index and sets ``sha256``."""
 
     sha256 = ""
 
@@ -126,7 +126,7 @@ class ShardWriter:
         self._end = 0
 
     def append(self, rows: np.ndarray | int, columns: np.ndarray, sizes: np.ndarray, data: bytes | memoryview) -> None:
-        """Append tiles at ``rows`` and ``columns`` of the shard: ``data`` is their bytes back to back."""
+        """Append tiles at ``rows`` and ``columns`` of the shard; ``data`` holds their concatenated bytes."""
         ends = self._end + np.cumsum(sizes, dtype=np.int64)
         self._index[rows, columns, 0] = ends - sizes
         self._index[rows, columns, 1] = sizes
@@ -145,7 +145,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write the index, unless something went wrong, and close the file."""
+        """Write the index, unless an exception was raised, and close the file."""
         try:
             if kind is None:
                 index = self._index.astype("<u8").tobytes()
@@ -156,11 +156,11 @@ class ShardWriter:
 
 
 Closed = Callable[[Path, str], None]
-"""Is told the path and the sha256 of every finished shard, from whichever thread finished it."""
+"""Callback that receives path and sha256 of every finished shard, from the thread that finished it."""
 
 
 class LevelWriter:
-    """Writes the tiles of one level into its shards, one band of shards after another, top to bottom."""
+    """Writer of the tiles of one level into its shards, one band of shards after another, from top to bottom."""
 
     def __init__(self, store: Path, level: Level, closed: Closed) -> None:
         self._store, self._level, self._closed = store, level, closed
@@ -169,7 +169,7 @@ class LevelWriter:
         self._stack = ExitStack()
 
     def append(self, row: int, columns: np.ndarray, sizes: np.ndarray, data: bytes) -> None:
-        """Append tiles of one row that lie in one shard; a lower band of shards closes the one above."""
+        """Append tiles of one row that lie in one shard. The first tile of a new band closes the previous band."""
         level = self._level
         band, inner = divmod(row, level.shard_rows)
         if band != self._band:
@@ -202,9 +202,9 @@ class LevelWriter:
 def image_metadata(
     levels: Sequence[Level], *, name: str, mpp: tuple[float, float], attributes: dict[str, Any]
 ) -> dict[str, Any]:
-    """The group's zarr.json: OME-Zarr 0.5 multiscales in micrometres, RGB channels, and our own ``attributes``.
+    """Return the group's zarr.json: OME-Zarr 0.5 multiscales in micrometres, RGB channels, and ``attributes``.
 
-    Levels share their top-left corner, while OME-Zarr places a pixel at its centre: hence the translations.
+    All levels share their top-left corner, but OME-Zarr places a pixel at its centre. The translations correct this.
     """
     datasets = []
     for level in levels:
@@ -231,13 +231,13 @@ def _channel(label: str, colour: str) -> dict[str, Any]:
 
 
 def dump_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a zarr.json inside a store that is still aside."""
+    """Write a zarr.json of a store that is not yet at its final path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1))
 
 
 class _Shard:
-    """An open shard: positional reads and the index in memory. Closed when the last user lets go of it."""
+    """An open shard, with positional reads and the index in memory. Closed when the last reference is dropped."""
 
     def __init__(self, path: Path, start: int, size: int, rows: int, columns: int) -> None:
         self._descriptor = -1
@@ -249,16 +249,16 @@ class _Shard:
         index, crc = tail[:length], tail[length:]
         if len(tail) != length + CRC_BYTES or google_crc32c.value(index) != int.from_bytes(crc, "little"):
             raise StoreError(f"the index of {path} is damaged")
-        # An array and not lists: where a patch opens its shard, making and freeing lists takes longer than the opening.
+        # An array, because creating and freeing lists would take longer than opening the shard itself.
         self.index = np.frombuffer(index, "<u8").reshape(rows * columns, 2)
 
     def read(self, tile: int) -> bytes | None:
-        """Encoded bytes of a tile, or None where there is none."""
+        """Return the encoded bytes of a tile, or None if it is empty."""
         offset, count = self.index[tile].tolist()
         return None if count == ABSENT else self._read(offset, count)
 
     def read_row(self, first: int, count: int) -> list[bytes | None]:
-        """Encoded bytes of neighbouring tiles: in one read where they lie back to back, as copied ones mostly do."""
+        """Return the encoded bytes of adjacent tiles, with one read if they are contiguous, as most copied ones are."""
         entries = self.index[first : first + count].tolist()
         apart = any(offset + size != after for (offset, size), (after, _) in pairwise(entries))
         if apart or entries[0][1] == ABSENT:
@@ -280,14 +280,14 @@ class _Shard:
 
 @lru_cache(maxsize=OPEN_SHARDS)
 def _open_shard(store: Store, level: int, row: int, column: int) -> _Shard | None:
-    """Shards of all open stores, the least used leaving first; None for a shard whose tiles are all empty."""
+    """Open a shard through an LRU cache shared by all stores; None for a shard whose tiles are all empty."""
     return store.open_shard(level, row, column)
 
 
 class Store:
-    """An existing store, directory or zip, read as encoded tiles.
+    """An existing store (directory or zip), read as encoded tiles.
 
-    Threads may share it: reads are positional. So may processes after a fork: nothing depends on a file position.
+    A store is thread-safe and survives a fork, because reads are positional and use no shared file position.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -302,7 +302,7 @@ class Store:
                 for d, downsample in zip(datasets, self.attributes["downsamples"], strict=True)
             ]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise StoreError(f"{self.path} is no histomake store: {error!r}") from error
+            raise StoreError(f"{self.path} is not a histomake store: {error!r}") from error
 
     def _json(self, key: str) -> dict[str, Any]:
         try:
@@ -313,14 +313,14 @@ class Store:
                 stream.seek(start)
                 return json.loads(stream.read(size))
         except (OSError, KeyError, ValueError) as error:
-            raise StoreError(f"{self.path} has no readable {key}: {error}") from error
+            raise StoreError(f"cannot read {key} of {self.path}: {error}") from error
 
     def tile(self, level: int, row: int, column: int) -> bytes | None:
-        """Encoded bytes of one tile, or None where the slide has none there (white)."""
+        """Return the encoded bytes of one tile, or None if it is empty (white)."""
         return self.tiles(level, row, column, column + 1)[0]
 
     def tiles(self, level: int, row: int, first: int, end: int) -> list[bytes | None]:
-        """Encoded bytes of the tiles of a row from column ``first`` to before ``end``; None for white ones."""
+        """Return the encoded bytes of the tiles of a row, columns ``first`` to ``end`` - 1; None for empty ones."""
         layout = self.levels[level]
         across = layout.shard_columns
         shard_row, inner_row = divmod(row, layout.shard_rows)
@@ -334,7 +334,7 @@ class Store:
         return found
 
     def open_shard(self, level: int, row: int, column: int) -> _Shard | None:
-        """Open a shard past the cache, or None where there is none."""
+        """Open a shard without the cache; return None if it does not exist."""
         layout = self.levels[level]
         key = layout.shard_key(row, column)
         path, start, size = self.path / key, 0, -1
@@ -349,16 +349,16 @@ class Store:
 
 
 def _zip_entries(path: Path) -> dict[str, tuple[int, int]]:
-    """Byte range of every member of an uncompressed zip."""
+    """Return offset and size of every member of an uncompressed zip file."""
     entries = {}
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
             for item in archive.infolist():
                 if item.compress_type != zipfile.ZIP_STORED:
-                    raise StoreError(f"{path} is compressed; a store must not be")
+                    raise StoreError(f"{path} is compressed; a zip store must be uncompressed")
                 stream.seek(item.header_offset + 26)
                 name, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
                 entries[item.filename] = (item.header_offset + 30 + name + extra, item.file_size)
     except zipfile.BadZipFile as error:
-        raise StoreError(f"{path} is no zip store: {error}") from error
+        raise StoreError(f"{path} is not a zip file: {error}") from error
     return entries

@@ -1,4 +1,4 @@
-"""Owns checking a store, byte by byte, against its manifest, and a manifest against its slide."""
+"""Verification of a store against the checksums in its manifest, and of the manifest against the slide file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from histomake.slide.source import combined_sha256, named_files, open_source
 
 
 def verify_slide(manifest: Path | str, source: Path | str | None = None) -> list[str]:
-    """Hash a slide's store again, and its source file or folder when given; returns what does not agree.
+    """Hash a slide's store again, and its source file or folder if given; return the mismatches found.
 
-    Each problem names the slide, the file and what is wrong with it. A quarantined slide has no store, so none.
+    Each message names the slide, the file and the problem. The list is empty for a quarantined slide, which has no
+    store.
     """
     manifest = Path(manifest)
     record = read_json(manifest)

@@ -1,1 +1,1 @@
-"""One reader per family of slide files, all behind the interface of base.py."""
+"""Readers of slide files, one per family of formats, with the common interface of base.py."""

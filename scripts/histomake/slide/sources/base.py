@@ -1,4 +1,4 @@
-"""Owns the interface between slide files and the converter: levels, encoded tiles, decoded regions."""
+"""Interface between slide files and the converter: levels, encoded tiles and decoded regions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 
 from histomake.slide.codec import TileCoding
 
-# What parsers raise on malformed input. Disk-full and friends come from writing and are never caught with these.
+# Exceptions of parsers for malformed input. Errors of writing, such as a full disk, are never caught with these.
 PARSE_ERRORS = (
     ValueError,
     TypeError,
@@ -37,30 +37,30 @@ PARSE_ERRORS = (
 )
 
 MAX_SIDE_PX = 2_000_000
-"""Longest believable side of a level: 0.1 µm per pixel over a 200 mm slide."""
+"""Longest plausible side of a level in pixels: 200 mm at 0.1 µm per pixel."""
 
 WHITE = 255
 
 
 class UnsupportedSlideError(Exception):
-    """The file is whole, but of a kind that is not handled; the message says which."""
+    """The file is complete, but its format is not supported; the message names the feature."""
 
 
 class TruncatedSlideError(Exception):
-    """The file ends before the data its header promises."""
+    """The file ends before the data that its header describes."""
 
 
 class ImplausibleSlideError(Exception):
-    """The header claims a size no slide has."""
+    """The header states an implausible size."""
 
 
 class DamagedTilesError(Exception):
-    """Some tiles cannot be what their header says."""
+    """Some tiles do not match their header."""
 
 
 @dataclass(frozen=True)
 class TileBytes:
-    """Where the encoded tiles of a level lie: byte ranges of one file, as (rows, columns) arrays; 0 bytes: absent."""
+    """Byte ranges of the encoded tiles of a level in one file, as (rows, columns) arrays. 0 bytes: empty tile."""
 
     path: Path
     offsets: np.ndarray
@@ -69,7 +69,7 @@ class TileBytes:
 
 @dataclass(frozen=True)
 class SourceLevel:
-    """One resolution of a slide. ``coding`` is None when the tiles have to be decoded and encoded again."""
+    """One resolution of a slide. ``coding`` is None if the tiles have to be decoded and encoded again."""
 
     width: int
     height: int
@@ -79,13 +79,13 @@ class SourceLevel:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tiles."""
+        """Number of rows and columns of tiles."""
         return -(-self.height // self.tile_height), -(-self.width // self.tile_width)
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a slide file says about itself."""
+    """Metadata of a slide file."""
 
     family: str
     vendor: str
@@ -97,7 +97,7 @@ class SourceInfo:
 
 
 class Source(ABC):
-    """An open slide file. Every method may be called from several threads at once."""
+    """An open slide file. All methods are thread-safe."""
 
     info: SourceInfo
 
@@ -106,24 +106,24 @@ class Source(ABC):
 
     @property
     def files(self) -> list[Path]:
-        """Every file that holds a part of the slide, sorted."""
+        """All files that hold a part of the slide, sorted."""
         return [self.path]
 
     def tile_bytes(self, level: int) -> TileBytes:
-        """Byte ranges of the encoded tiles of a level that has a ``coding``; ValueError for any other level."""
+        """Return the byte ranges of the encoded tiles of a level that has a ``coding``; else raise ValueError."""
         raise ValueError(f"{self.info.family} has no encoded tiles on level {level}")
 
     @abstractmethod
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels of ``level``, which must lie inside it: uint8 (height, width, 3). DamagedTilesError on bad data."""
+        """Read a region inside ``level`` as uint8 (height, width, 3). Raises DamagedTilesError for damaged data."""
 
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Readers of the label, macro and thumbnail images: name → function returning uint8 (h, w, 3)."""
+        """Return readers of the label, macro and thumbnail images: name → function returning uint8 (h, w, 3)."""
         return {}
 
     @abstractmethod
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
 
     def __enter__(self) -> Source:
         return self
@@ -133,17 +133,17 @@ class Source(ABC):
 
 
 def check_size(width: int, height: int) -> None:
-    """ImplausibleSlideError unless a level of this size can exist."""
+    """Raise ImplausibleSlideError if a level cannot have this size."""
     if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
-        raise ImplausibleSlideError(f"the header claims {width} x {height} px")
+        raise ImplausibleSlideError(f"the header states {width} x {height} px, which is not a plausible size")
 
 
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """uint8 RGB (h, w, 3) from grey (h, w) or (h, w, 1), grey and alpha, RGB or RGBA; transparency becomes white."""
+    """Convert grey (h, w) or (h, w, 1), grey with alpha, RGB or RGBA to uint8 RGB (h, w, 3) over white."""
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype != np.uint8:
-        raise UnsupportedSlideError(f"pixels are {pixels.dtype}, only 8-bit images are supported")
+        raise UnsupportedSlideError(f"pixels are {pixels.dtype}; only 8-bit images are supported")
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4:
@@ -157,7 +157,7 @@ def to_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def over_white(rgba: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:
-    """Lay RGBA pixels (h, w, 4) over white."""
+    """Blend RGBA pixels (h, w, 4) over white."""
     alpha = rgba[:, :, 3:4]
     if int(alpha.min(initial=WHITE)) == WHITE:
         return np.ascontiguousarray(rgba[:, :, :3])
@@ -168,14 +168,14 @@ def over_white(rgba: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:
 
 
 def touching(x: int, y: int, width: int, height: int, tile_width: int, tile_height: int) -> Iterator[tuple[int, int]]:
-    """(row, column) of every tile that a box of level pixels touches."""
+    """Yield (row, column) of every tile that overlaps a box in level pixels."""
     for row in range(y // tile_height, (y + height - 1) // tile_height + 1):
         for column in range(x // tile_width, (x + width - 1) // tile_width + 1):
             yield row, column
 
 
 def paste(out: np.ndarray, tile: np.ndarray, left: int, top: int) -> None:
-    """Copy the part of ``tile`` that falls into ``out`` when its corner is put at (left, top), which may be outside."""
+    """Copy ``tile`` into ``out`` with its corner at (left, top), which may be outside; the overlap is copied."""
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + tile.shape[1], out.shape[1]), min(top + tile.shape[0], out.shape[0])
     if x1 > x0 and y1 > y0:
@@ -183,7 +183,7 @@ def paste(out: np.ndarray, tile: np.ndarray, left: int, top: int) -> None:
 
 
 class FileBytes:
-    """A file opened once and read at any position by any thread."""
+    """A file that is opened once and read at any position by any thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -191,14 +191,14 @@ class FileBytes:
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, count: int) -> bytes:
-        """Exactly ``count`` bytes from ``offset``, or TruncatedSlideError."""
+        """Read exactly ``count`` bytes from ``offset``. Raises TruncatedSlideError if the file is too short."""
         self._check(offset, count)
         data = bytearray(count)
         self.read_into(offset, memoryview(data))
         return bytes(data)
 
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Fill ``out`` with the bytes from ``offset``, or TruncatedSlideError."""
+        """Fill ``out`` with the bytes from ``offset``. Raises TruncatedSlideError if the file is too short."""
         self._check(offset, len(out))
         while out:
             count = os.preadv(self._descriptor, [out], offset)
@@ -207,12 +207,12 @@ class FileBytes:
             offset, out = offset + count, out[count:]
 
     def fetch(self, offset: int, count: int) -> None:
-        """Ask the system to read bytes that are soon wanted into its cache."""
+        """Advise the operating system to read these bytes into its cache."""
         os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
 
     def _check(self, offset: int, count: int) -> None:
         if offset + count > self.size:
-            raise TruncatedSlideError(f"{self.path.name} has {self.size} bytes, byte {offset + count} is needed")
+            raise TruncatedSlideError(f"{self.path.name} has {self.size} bytes, but byte {offset + count} is needed")
 
     def close(self) -> None:
         """Close the file."""

@@ -1,4 +1,4 @@
-"""Owns DICOM whole-slide images: one instance, or a folder with the instances of one slide, parsed by pydicom."""
+"""DICOM whole-slide images: one instance, or a folder with the instances of one slide, parsed by pydicom."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ ENCAPSULATED = 0xFFFFFFFF
 EXPLICIT_LONG_HEADER = 12
 IMPLICIT_HEADER = 8
 WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-# Everything else may name the patient, the physician, the place or the day.
+# All other attributes may identify the patient, the physician, the place or the date.
 KEPT = ("Manufacturer", "ManufacturerModelName", "LossyImageCompressionMethod", "LossyImageCompressionRatio")
 
 
 class DicomSource(Source):
-    """A DICOM slide. Frames are tiles; their bytes are copied where JPEG or JPEG 2000 allows."""
+    """A DICOM slide. Frames are tiles; their bytes are copied if they are JPEG or JPEG 2000."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -69,10 +69,10 @@ class DicomSource(Source):
 
     def _describe(self) -> SourceInfo:
         if not self._instances:
-            raise UnsupportedSlideError("no DICOM whole-slide image of kind VOLUME is there")
+            raise UnsupportedSlideError("found no DICOM whole-slide image of type VOLUME")
         series = {instance.series for instance in self._instances}
         if len(series) > 1:
-            raise UnsupportedSlideError(f"the folder holds {len(series)} series; give each slide a folder of its own")
+            raise UnsupportedSlideError(f"the folder holds {len(series)} series; put each slide into its own folder")
         self._instances.sort(key=lambda instance: -instance.width)
         finest = self._instances[0]
         properties = {f"dicom.{key}": str(finest.header[key].value) for key in KEPT if key in finest.header}
@@ -85,7 +85,7 @@ class DicomSource(Source):
         )
 
     def tile_bytes(self, level: int) -> TileBytes:
-        """Byte ranges of the frames."""
+        """Return the byte ranges of the frames."""
         instance = self._instances[level]
         rows, columns = instance.level.grid
         offsets, counts = np.zeros((rows, columns), np.uint64), np.zeros((rows, columns), np.uint64)
@@ -94,11 +94,11 @@ class DicomSource(Source):
         return TileBytes(instance.path, offsets, counts)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels of ``level``: uint8 (height, width, 3)."""
+        """Read pixels of ``level`` as uint8 (height, width, 3)."""
         return self._instances[level].read(x, y, width, height)
 
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Label, overview (macro) and thumbnail instances."""
+        """Return readers of the label, overview (macro) and thumbnail instances."""
         names = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
         return {
             names[instance.kind]: lambda i=instance: i.read(0, 0, i.width, i.height)
@@ -113,7 +113,7 @@ class DicomSource(Source):
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the DICOM preamble."""
+    """Return whether a file has the DICOM preamble."""
     with path.open("rb") as stream:
         stream.seek(128)
         return stream.read(4) == b"DICM"
@@ -121,7 +121,7 @@ def is_dicom(path: Path) -> bool:
 
 @dataclass(init=False)
 class _Instance:
-    """One SOP instance: a level, or a label, overview or thumbnail. ``frames`` maps (row, column) to fragments."""
+    """One SOP instance: a level, label, overview or thumbnail. ``frames`` maps (row, column) to fragments."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -129,7 +129,7 @@ class _Instance:
             self.header = pydicom.dcmread(stream, stop_before_pixels=True)
             start = stream.tell()
         if self.header.get("SOPClassUID") != WSI_STORAGE:
-            raise UnsupportedSlideError(f"{path.name} is no VL Whole Slide Microscopy Image")
+            raise UnsupportedSlideError(f"{path.name} is not a VL Whole Slide Microscopy Image")
         self.kind = str(self.header.ImageType[2]).upper() if len(self.header.get("ImageType", ())) > 2 else ""
         self.series = str(self.header.get("SeriesInstanceUID", ""))
         self.syntax = uid.UID(self.header.file_meta.TransferSyntaxUID)
@@ -139,9 +139,9 @@ class _Instance:
         check_size(self.width, self.height)
         check_size(self.tile_width, self.tile_height)
         if self.header.BitsAllocated != 8:
-            raise UnsupportedSlideError(f"{self.header.BitsAllocated} bits per sample, only 8 are supported")
+            raise UnsupportedSlideError(f"{self.header.BitsAllocated} bits per sample; only 8 bits are supported")
         if "InConcatenationNumber" in self.header:
-            raise UnsupportedSlideError("the instance is one part of a concatenation")
+            raise UnsupportedSlideError("the instance is one part of a concatenation, which is not supported")
         self._file = FileBytes(path)
         try:
             fragments = self._fragments(start)
@@ -152,11 +152,11 @@ class _Instance:
             raise
 
     def _places(self, count: int) -> list[tuple[int, int]]:
-        """(row, column) of each frame; of several focal planes or optical paths only the first is kept."""
+        """Return (row, column) of each frame; only the first focal plane or optical path is kept."""
         rows, columns = -(-self.height // self.tile_height), -(-self.width // self.tile_width)
         if self.header.get("DimensionOrganizationType") != "TILED_SPARSE":
             if count < rows * columns:
-                raise ImplausibleSlideError(f"{rows * columns} frames are needed, {self.path.name} holds {count}")
+                raise ImplausibleSlideError(f"{self.path.name} needs {rows * columns} frames, but has only {count}")
             return [divmod(i, columns) for i in range(rows * columns)]
         places = []
         for group in self.header.PerFrameFunctionalGroupsSequence:
@@ -167,11 +167,11 @@ class _Instance:
                 raise UnsupportedSlideError("frames do not lie on a regular grid")
             places.append((top // self.tile_height, left // self.tile_width))
         if len(set(places)) < len(places) or len(places) > count:
-            raise UnsupportedSlideError("several frames share one place, or some are missing")
+            raise UnsupportedSlideError("several frames share one position, or frames are missing")
         return places
 
     def _fragments(self, start: int) -> list[list[tuple[int, int]]]:
-        """Byte ranges of each frame, in file order (DICOM PS3.5, A.4)."""
+        """Return the byte ranges of each frame, in file order (DICOM PS3.5, A.4)."""
         explicit = not self.syntax.is_implicit_VR
         header = EXPLICIT_LONG_HEADER if explicit else IMPLICIT_HEADER
         (length,) = struct.unpack("<I", self._file.read(start + header - 4, 4))
@@ -179,7 +179,7 @@ class _Instance:
         if length != ENCAPSULATED:
             size = self.tile_width * self.tile_height * int(self.header.SamplesPerPixel)
             if start + length > self._file.size:
-                raise TruncatedSlideError(f"{self.path.name} ends before its pixels do")
+                raise TruncatedSlideError(f"{self.path.name} ends before the end of its pixel data")
             return [[(start + i * size, size)] for i in range(length // size)]
         items = self._items(start)
         table, first, fragments = items[0], items[1][0] - 8 if len(items) > 1 else 0, items[1:]
@@ -188,7 +188,7 @@ class _Instance:
             return [[fragment] for fragment in fragments]
         offsets = np.frombuffer(self._file.read(*table), "<u4").astype(np.int64) + first
         if len(offsets) != frames:
-            raise UnsupportedSlideError(f"{len(fragments)} fragments make {frames} frames, and no table says how")
+            raise UnsupportedSlideError(f"no offset table assigns the {len(fragments)} fragments to {frames} frames")
         owner = np.searchsorted(offsets, [offset - 8 for offset, _ in fragments], side="right") - 1
         grouped: list[list[tuple[int, int]]] = [[] for _ in range(frames)]
         for frame, fragment in zip(owner, fragments, strict=True):
@@ -196,14 +196,14 @@ class _Instance:
         return grouped
 
     def _items(self, position: int) -> list[tuple[int, int]]:
-        """(offset, length) of every item: the basic offset table, then the fragments."""
+        """Return (offset, length) of every item: the basic offset table, then the fragments."""
         items = []
         while True:
             tag, length = struct.unpack("<4sI", self._file.read(position, 8))
             if tag == DELIMITER:
                 return items
             if tag != ITEM:
-                raise DamagedTilesError(f"no item at byte {position} of {self.path.name}")
+                raise DamagedTilesError(f"no item tag at byte {position} of {self.path.name}")
             if position + 8 + length > self._file.size:
                 raise TruncatedSlideError(f"{self.path.name} ends inside a frame")
             items.append((position + 8, length))
@@ -226,11 +226,11 @@ class _Instance:
         return None
 
     def _jpeg_colour(self, sample: bytes) -> str:
-        # The stream's own markers come first: converters copy RGB tiles under a header that says YBR_FULL.
+        # The markers of the stream take precedence: some converters copy RGB tiles under a header that states YBR_FULL.
         return stated_colour(sample) or ("RGB" if self.header.PhotometricInterpretation == "RGB" else "YCBCR")
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels: uint8 (height, width, 3), white where there is no frame."""
+        """Read pixels as uint8 (height, width, 3), white where there is no frame."""
         out = np.full((height, width, 3), 255, np.uint8)
         for row, column in touching(x, y, width, height, self.tile_width, self.tile_height):
             if (row, column) in self.frames:
@@ -263,7 +263,7 @@ class _Instance:
         return pixels.reshape(self.tile_height, self.tile_width, samples)
 
     def mpp(self) -> tuple[float, float] | None:
-        """µm per pixel along x and y: the pixel spacing, or else the imaged volume over the matrix."""
+        """Return µm per pixel along x and y: the pixel spacing, else the imaged volume divided by the matrix size."""
         try:
             spacing = self.header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
             return float(spacing[1]) * 1000, float(spacing[0]) * 1000

@@ -1,4 +1,4 @@
-"""Owns plain images as slides: NPY arrays, PNG and JPEG files, one level, no resolution of their own."""
+"""Plain images as slides: NPY arrays, PNG and JPEG files, with one level and no resolution metadata."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IHDR_AT = 16
 TRAILER_BYTES = 1 << 16
 
 MAX_PICTURE_PX = 1 << 29
-"""Largest PNG or JPEG: these formats are decoded in one piece, 1.6 GB of RGB at this size."""
+"""Largest number of pixels of a PNG or JPEG. These formats are decoded as a whole: 1.6 GB of RGB at this size."""
 
 BLOCK_PX = 2048
 
@@ -43,7 +43,7 @@ class NpySource(Source):
                 raise TruncatedSlideError("the array is longer than the file") from error
             raise
         if self._array.ndim not in (2, 3):
-            raise UnsupportedSlideError(f"array of shape {self._array.shape} is no image")
+            raise UnsupportedSlideError(f"an array of shape {self._array.shape} is not an image")
         height, width = self._array.shape[:2]
         check_size(width, height)
         to_rgb(self._array[:1, :1])
@@ -51,15 +51,15 @@ class NpySource(Source):
         self.info = SourceInfo("plain", "npy", (level,))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels: uint8 (height, width, 3)."""
+        """Read pixels as uint8 (height, width, 3)."""
         return to_rgb(np.array(self._array[y : y + height, x : x + width]))
 
     def close(self) -> None:
-        """Nothing to release: the map goes with the array."""
+        """Do nothing: the memory map is released with the array."""
 
 
 class PictureSource(Source):
-    """A PNG or JPEG file, decoded once, in one piece."""
+    """A PNG or JPEG file, decoded once as a whole."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -68,21 +68,21 @@ class PictureSource(Source):
         width, height = _png_size(data) if vendor == "png" else _jpeg_size(data)
         check_size(width, height)
         if width * height > MAX_PICTURE_PX:
-            raise ImplausibleSlideError(f"a {vendor} of {width} x {height} px would have to be decoded in one piece")
+            raise ImplausibleSlideError(f"a {vendor} of {width} x {height} px is too large to be decoded as a whole")
         try:
             pixels = imagecodecs.png_decode(data) if vendor == "png" else imagecodecs.jpeg8_decode(data)
         except PARSE_ERRORS as error:
-            raise TruncatedSlideError(f"the picture cannot be decoded to its end: {error}") from error
+            raise TruncatedSlideError(f"the image cannot be decoded completely: {error}") from error
         self._pixels = to_rgb(pixels)
         level = SourceLevel(width, height, min(BLOCK_PX, width), min(BLOCK_PX, height))
         self.info = SourceInfo("plain", vendor, (level,))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels: uint8 (height, width, 3)."""
+        """Read pixels as uint8 (height, width, 3)."""
         return self._pixels[y : y + height, x : x + width]
 
     def close(self) -> None:
-        """Nothing to release: the pixels go with the object."""
+        """Do nothing: the pixels are released with the object."""
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
@@ -93,7 +93,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     frame = read_frame(data)
     if frame.components not in (1, 3) or frame.precision != 8:
-        raise UnsupportedSlideError(f"a JPEG of {frame.components} components, {frame.precision} bits each")
+        raise UnsupportedSlideError(f"JPEG with {frame.components} components of {frame.precision} bits each")
     if EOI not in data[-TRAILER_BYTES:]:
-        raise TruncatedSlideError("the JPEG has no end")  # decoders would paint the rest grey
+        raise TruncatedSlideError("the JPEG has no end marker")  # decoders would fill the rest with grey
     return frame.width, frame.height

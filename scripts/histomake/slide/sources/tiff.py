@@ -1,4 +1,4 @@
-"""Owns TIFF slides: Aperio SVS, OME-TIFF and generic TIFF, tiled or striped, parsed by tifffile."""
+"""TIFF slides: Aperio SVS, OME-TIFF and generic TIFF, tiled or striped, parsed by tifffile."""
 
 from __future__ import annotations
 
@@ -41,18 +41,19 @@ PHOTOMETRIC_GREY, PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR = 1, 2, 6
 BIG_TIFF = 43
 MAX_DIRECTORIES = 10_000
 MAX_EXPANSION, HEADER_BYTES = 2, 1 << 20
-"""No codec makes a tile more than so many times larger: beyond, the byte counts are forged to exhaust memory."""
+"""Largest plausible size of an encoded tile, relative to its pixels, plus a header. Larger byte counts are forged to
+exhaust memory."""
 
 MAX_SEGMENT_BYTES = 1 << 29
-"""Largest strip or tile decoded in one piece: one-strip files beyond this would not fit a job's memory."""
+"""Largest strip or tile in bytes: it is decoded as a whole, and a larger one would not fit the memory of a job."""
 
 MICRONS_PER_UNIT = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-# Aperio's other fields name the operator, the site, the barcode or the date, and can point to a patient.
+# Other Aperio fields name the operator, the site, the barcode or the date, and may identify a patient.
 APERIO_KEPT = ("AppMag", "MPP", "StripeWidth", "Parmset", "ICC Profile", "OriginalWidth", "OriginalHeight")
 
 
 class TiffSource(Source):
-    """A TIFF slide. Level pixels come through tifffile's segment decoders, in any number of threads."""
+    """A TIFF slide. Pixels are decoded by tifffile's segment decoders, from any number of threads."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -89,7 +90,7 @@ class TiffSource(Source):
         return _copyable(segments, self._file, aperio=self._tiff.is_svs)
 
     def tile_bytes(self, level: int) -> TileBytes:
-        """Byte ranges of the tiles, straight from the TileOffsets and TileByteCounts tags."""
+        """Return the byte ranges of the tiles from the TileOffsets and TileByteCounts tags."""
         segments = self._levels[level]
         page, _ = segments.planes[0]
         count = segments.grid[0] * segments.grid[1]
@@ -97,7 +98,7 @@ class TiffSource(Source):
         return TileBytes(self.path, offsets.reshape(segments.grid), counts.reshape(segments.grid))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels of ``level``: uint8 (height, width, 3)."""
+        """Read pixels of ``level`` as uint8 (height, width, 3)."""
         segments = self._levels[level]
         channels = [self._read_plane(segments, plane, x, y, width, height) for plane in range(len(segments.planes))]
         return to_rgb(channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2))
@@ -128,7 +129,7 @@ class TiffSource(Source):
         return pixels[0]
 
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Thumbnail, label and macro of an SVS: its striped pages."""
+        """Return readers of thumbnail, label and macro of an SVS, which are its striped pages."""
         if not self._tiff.is_svs:
             return {}
         return {
@@ -145,7 +146,7 @@ class TiffSource(Source):
 
 @dataclass(init=False)
 class _Segments:
-    """The tiles or strips of one level: ``planes`` are (page, index of the plane's first segment)."""
+    """The tiles or strips of one level. ``planes`` lists (page, index of the plane's first segment)."""
 
     def __init__(self, pages: list[tifffile.TiffPage], file_size: int) -> None:
         page = pages[0]
@@ -170,35 +171,37 @@ class _Segments:
             if int(page.photometric) not in (PHOTOMETRIC_GREY, PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR):
                 raise UnsupportedSlideError(f"photometric interpretation {page.photometric!r} is neither grey nor RGB")
             if page.bitspersample != 8:
-                raise UnsupportedSlideError(f"{page.bitspersample} bits per sample, only 8 are supported")
+                raise UnsupportedSlideError(f"{page.bitspersample} bits per sample; only 8 bits are supported")
             if self.tile_width * self.tile_height * page.samplesperpixel > MAX_SEGMENT_BYTES:
                 raise UnsupportedSlideError(
-                    f"one strip or tile holds {self.tile_width} x {self.tile_height} px; it cannot be decoded in parts"
+                    f"one strip or tile has {self.tile_width} x {self.tile_height} px, too large to decode as a whole"
                 )
             self._check_bytes(page, first, file_size)
 
     def _check_bytes(self, page: tifffile.TiffPage, first: int, file_size: int) -> None:
-        """The tiles a header lists must be as many as the size needs, inside the file, and of believable length."""
+        """Check that the header lists as many tiles as the size needs, inside the file, and of plausible length."""
         needed = first + self.grid[0] * self.grid[1]
         if min(len(page.dataoffsets), len(page.databytecounts)) < needed:
             raise ImplausibleSlideError(
-                f"{self.width} x {self.height} px need {needed} tiles, the header lists {len(page.dataoffsets)}"
+                f"{self.width} x {self.height} px need {needed} tiles, but the header lists {len(page.dataoffsets)}"
             )
         offsets, counts = np.asarray(page.dataoffsets, np.float64), np.asarray(page.databytecounts, np.float64)
         used = slice(first, needed)
         ends = (offsets[used] + counts[used])[counts[used] > 0]
         end = float(ends.max(initial=0))
         if end > file_size:
-            raise TruncatedSlideError(f"the file has {file_size} bytes, its tiles end at byte {end:.0f}")
+            raise TruncatedSlideError(f"the file has {file_size} bytes, but its tiles end at byte {end:.0f}")
         pixel_bytes = self.tile_width * self.tile_height * page.samplesperpixel
         if counts.max(initial=0) > MAX_EXPANSION * pixel_bytes + HEADER_BYTES:
-            raise ImplausibleSlideError(f"a tile of {pixel_bytes} bytes of pixels has {counts.max():.0f} bytes")
+            raise ImplausibleSlideError(
+                f"a tile with {pixel_bytes} bytes of pixels has {counts.max():.0f} encoded bytes: not plausible"
+            )
 
 
 def _check_directories(file: FileBytes) -> None:
-    """Walk the chain of directories: TruncatedSlideError when one lies past the end of the file.
+    """Walk the chain of directories. Raises TruncatedSlideError if one lies past the end of the file.
 
-    tifffile merely logs that and goes on with the directories it found.
+    tifffile only logs this problem and continues with the directories it found.
     """
     order = "<" if file.read(0, 2) == b"II" else ">"
     big = struct.unpack(order + "H", file.read(2, 2))[0] == BIG_TIFF
@@ -214,19 +217,21 @@ def _check_directories(file: FileBytes) -> None:
 
 
 def _aperio_kind(page: tifffile.TiffPage) -> str:
-    """What a striped page of an SVS shows: its description's second line begins with its name, or it is a thumbnail."""
+    """Return what a striped page of an SVS shows: the second line of its description names label or macro, else it is
+    the thumbnail.
+    """
     line = (page.description or "").partition("\n")[2].strip().lower()
     return next((kind for kind in ("label", "macro") if line.startswith(kind)), "thumbnail")
 
 
 def _baseline_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
-    """Pages of each level, finest first; one page, or three single-channel pages, a level."""
+    """Return the pages of each level, finest first: one page, or three single-channel pages, per level."""
     levels = _ome_pages(tiff) if tiff.is_ome else [[page] for page in _pyramid_pages(tiff)]
     return sorted(levels, key=lambda pages: -int(pages[0].imagewidth))
 
 
 def _ome_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
-    """Levels of the first OME image, its lower ones in SubIFDs."""
+    """Return the levels of the first OME image; reduced levels are in SubIFDs."""
     series = tiff.series[0]
     if series.axes not in ("YX", "YXS", "SYX", "CYX") or (series.axes == "CYX" and series.shape[0] not in (1, 3)):
         raise UnsupportedSlideError(
@@ -236,19 +241,19 @@ def _ome_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
     if not all(levels):
         raise TruncatedSlideError("a level has no pages")
     if any(page.parent is not tiff for pages in levels for page in pages):
-        raise UnsupportedSlideError("its OME-XML spreads the image over several files")
+        raise UnsupportedSlideError("the OME-XML distributes the image over several files, which is not supported")
     return levels
 
 
 def _pyramid_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The first page and those that are smaller versions of it, by shape: not every writer marks them as such.
+    """Return the first page and its reduced versions, recognised by shape because not every writer marks them.
 
-    In an SVS only tiled pages are levels: the thumbnail, with the slide's shape, has strips.
+    In an SVS only tiled pages are levels: the thumbnail, which has the aspect ratio of the slide, is striped.
     """
     first, *others = tiff.pages
     others = [page for page in (*others, *(first.pages or ())) if page.is_tiled or not tiff.is_svs]
     if any(page.shape == first.shape for page in others):
-        raise UnsupportedSlideError("several pages of the full size: a stack of planes is not supported")
+        raise UnsupportedSlideError("several pages have the full size; stacks of planes are not supported")
     return [first, *(page for page in others if page.dtype == first.dtype and _is_smaller(page, first))]
 
 
@@ -272,7 +277,7 @@ def _copyable(segments: _Segments, file: FileBytes, *, aperio: bool) -> TileCodi
 
 
 def _corner_tiles(segments: _Segments, page: tifffile.TiffPage, file: FileBytes) -> list[bytes]:
-    """First present tile and the tiles of the far corners: those a writer may have cropped to the image."""
+    """Return the first tile that exists and the tiles of the other corners, which a writer may have cropped."""
     rows, columns = segments.grid
     last = rows * columns - 1
     first = next((i for i, count in enumerate(page.databytecounts[: last + 1]) if count), 0)
@@ -289,7 +294,7 @@ def _copyable_jpeg(segments: _Segments, page: tifffile.TiffPage, corners: list[b
         frame = read_frame(tile)
         if (frame.width, frame.height) != size or frame.components != 3 or not frame.sequential or frame.precision != 8:
             return None
-        # A JFIF or Adobe marker knows better than the TIFF tag; Aperio's RGB tiles have neither.
+        # A JFIF or Adobe marker is more reliable than the TIFF tag. Aperio's RGB tiles have neither.
         colour = stated_colour(tile) or colour
     return TileCoding("jpeg", colour, page.jpegtables) if colour and corners else None
 
@@ -308,7 +313,7 @@ def _copyable_jpeg2000(
 
 
 def _is_plain_ycbcr(tile: bytes) -> bool:
-    """Whether decoding an Aperio 33003 tile yields YCbCr: neither subsampled (openjpeg converts) nor transformed."""
+    """Return whether an Aperio 33003 tile decodes to YCbCr: neither subsampled (openjpeg converts) nor transformed."""
     if CODESTREAM not in tile[:4096]:
         return False
     stream = read_codestream(tile)
@@ -327,7 +332,7 @@ def _ome_mpp(xml: str) -> tuple[float, float] | None:
     try:
         pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("}Pixels"))
     except (ElementTree.ParseError, StopIteration):
-        return None  # the pixels may be whole all the same
+        return None  # the pixels may be intact nevertheless
     sizes = []
     for axis in "XY":
         size = _positive(pixels.get(f"PhysicalSize{axis}"))

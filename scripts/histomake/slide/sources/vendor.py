@@ -1,4 +1,4 @@
-"""Owns the slides that only OpenSlide parses: NDPI, MRXS, SCN, BIF, VMS, Philips and others."""
+"""Slides read through OpenSlide: NDPI, MRXS, SCN, BIF, VMS, Philips and others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import openslide
 from histomake.slide.sources.base import DamagedTilesError, Source, SourceInfo, SourceLevel, check_size, over_white
 
 BLOCK_PX = 2048
-# Everything else a vendor writes may name the patient, the operator or the day.
+# All other vendor properties may identify the patient, the operator or the date.
 KEPT = (
     "openslide.objective-power",
     "openslide.bounds-x",
@@ -28,11 +28,11 @@ KEPT = (
 
 
 class OpenSlideSource(Source):
-    """A slide behind OpenSlide; coordinates are OpenSlide's, so the empty margin around ``bounds`` is kept.
+    """A slide read by OpenSlide. Coordinates are OpenSlide's, so the empty margin around ``bounds`` is kept.
 
-    NDPI is encoded again although it is JPEG: a level is one stream, whose restart intervals could be stacked into
-    tiles without decoding, but each is 8 rows high and as wide as thousands of pixels, or the slide. Such tiles would
-    cost a patch of 256 px ten times the decoding, for every reader, for as long as the store is kept.
+    NDPI is re-encoded although it is JPEG: a level is one stream. Its restart intervals could be combined to tiles
+    without decoding, but each is 8 rows high and thousands of pixels, or the whole slide, wide. Reading a patch of
+    256 px from such tiles would take ten times as long to decode, for every reader and as long as the store exists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,13 +57,13 @@ class OpenSlideSource(Source):
 
     @property
     def files(self) -> list[Path]:
-        """The slide file and the files it stands for."""
+        """The slide file and the other files that hold its pixels."""
         return [self.path, *companions(self.path)]
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Pixels of ``level``, laid over white: uint8 (height, width, 3)."""
+        """Read pixels of ``level``, blended over white, as uint8 (height, width, 3)."""
         downsample = self._slide.level_downsamples[level]
-        # OpenSlide wants the corner in level-0 pixels, which a fractional downsample misses by a little.
+        # OpenSlide expects the corner in level-0 pixels; with a fractional downsample it is off by a little.
         origin = round(x * downsample), round(y * downsample)
         try:
             region = self._slide.read_region(origin, level, (width, height))
@@ -72,7 +72,7 @@ class OpenSlideSource(Source):
         return over_white(np.asarray(region))
 
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Label, macro and thumbnail images."""
+        """Return readers of the label, macro and thumbnail images."""
         return {
             name: partial(self._associated, name)
             for name in self._slide.associated_images
@@ -91,7 +91,7 @@ class OpenSlideSource(Source):
 
 
 def companions(path: Path) -> list[Path]:
-    """Files that hold the pixels of ``path``: the folder beside an MRXS, what a VMS or VMU names, sorted."""
+    """Return the files that hold the pixels of ``path``, sorted: the folder of an MRXS, files named in a VMS or VMU."""
     suffix = path.suffix.lower()
     if suffix == ".mrxs" and path.with_suffix("").is_dir():
         return sorted(p for p in path.with_suffix("").rglob("*") if p.is_file())
