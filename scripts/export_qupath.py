@@ -3,6 +3,7 @@
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
 from histomake.base.files import read_json
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures.qupath import write_tiles
 
@@ -10,16 +11,12 @@ from histomake.pictures.qupath import write_tiles
 def main(snakemake):
     with job(snakemake):
         _, meta = read_table(snakemake.input.table)
-        grid = meta["grid"]
-        lost = meta["status"] != "ok"
         write_tiles(
             snakemake.output.tiles,
             pq.read_table(snakemake.input.predictions),
             slide_id=snakemake.wildcards.slide,
             classes=read_json(snakemake.input.description)["class_names"],
-            span=0.0 if lost else grid["size"] * grid["mpp"] / meta["mpp"],
-            width=0 if lost else meta["width"],
-            height=0 if lost else meta["height"],
+            slide_grid=SlideGrid.of_table(meta) if meta["status"] == "ok" else None,
         )
 
 

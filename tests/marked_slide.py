@@ -84,7 +84,8 @@ def write_masks(layout: Layout, positions: list[tuple[int, int]]) -> None:
 def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) -> None:
     ids = np.arange(len(positions), dtype=np.uint32)
     place = {"patch_id": ids, "x": np.array(positions, np.int32)[:, 0], "y": np.array(positions, np.int32)[:, 1]}
-    meta = {"slide_id": SLIDE, "sha256": sha256, "mpp": MPP, "grid": Grid(size=128, mpp=1.0).dump(), "status": "ok"}
+    meta = {"slide_id": SLIDE, "sha256": sha256, "status": "ok", "width": SIZE, "height": SIZE, "mpp": MPP}
+    meta["grid"] = Grid(size=128, mpp=1.0).dump()
     table = pa.table({**place, "tissue": np.ones(len(ids), np.float32)})
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(meta).encode()})
     layout.table("x10", SLIDE).parent.mkdir(parents=True)

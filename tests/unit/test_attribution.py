@@ -219,27 +219,26 @@ def test_cell_sums_keep_the_total():
 
 @pytest.fixture
 def tested(tmp_path):
-    """Two slides with a row of patches of 100 µm each, of 200 level-0 pixels; and their grid."""
-    grid = {"size": 100, "mpp": 1.0}
-    meta = {"grid": grid, "mpp": 0.5}
+    """Two slides with a row of patches of 100 µm each, of 200 level-0 pixels."""
+    meta = {"grid": {"size": 100, "mpp": 1.0}, "width": 2000, "height": 200, "mpp": 0.5}
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({"x": [0]}).replace_schema_metadata({METADATA_KEY: json.dumps(meta).encode()}), path)
     table = pa.table({"x": pa.array(np.arange(10) * 200, pa.int32()), "y": pa.array(np.zeros(10), pa.int32())})
-    return [(SimpleNamespace(slide_id=name, table=path), table) for name in ("other", "S")], grid
+    return [(SimpleNamespace(slide_id=name, table=path), table) for name in ("other", "S")]
 
 
 def test_a_patch_asked_for_is_the_one_that_holds_the_point(tested):
-    (found,) = chosen.asked_for([("S", 399, 199), ("of another fold", 0, 0)], [], *tested)
+    (found,) = chosen.asked_for([("S", 399, 199), ("of another fold", 0, 0)], [], tested)
     assert (found.slide, found.row, found.reason) == (1, 1, "asked for")
     with pytest.raises(HistomakeError, match=r"\(400, 200\)"):
-        chosen.asked_for([("S", 400, 200)], [], *tested)
+        chosen.asked_for([("S", 400, 200)], [], tested)
 
 
 def test_of_a_region_some_patches_are_taken_evenly(tested):
-    found = chosen.asked_for([], [("S", 250, 0, 1600, 200)], *tested)
+    found = chosen.asked_for([], [("S", 250, 0, 1600, 200)], tested)
     assert [c.row for c in found] == [1, 3, 6, 8]
     assert {c.reason for c in found} == {"in a region"}
-    assert chosen.asked_for([], [("S", 0, 5000, 100, 100)], *tested) == []
+    assert chosen.asked_for([], [("S", 0, 5000, 100, 100)], tested) == []
 
 
 def test_squares_of_a_linear_model_add_up_exactly_and_lie_where_it_looks(pictures):

@@ -47,7 +47,7 @@ def findings(predicted, label, scores=None, annotation=None) -> SlideFindings:
     )
     return SlideFindings(
         reader=WhiteSlide(),
-        meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "mpp": 0.5},
+        meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "width": 4000, "height": 3000, "mpp": 0.5},
         model=MODEL,
         predictions=table,
         annotation=annotation or Annotation(("nuclei", "skin"), []),

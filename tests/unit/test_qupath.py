@@ -6,6 +6,8 @@ import json
 
 import pyarrow as pa
 import shapely
+from histomake.config import Grid
+from histomake.patch.grid import SlideGrid
 from histomake.pictures.qupath import write_tiles
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -24,9 +26,13 @@ def predictions(count: int) -> pa.Table:
     )
 
 
+def slide_grid(span: float) -> SlideGrid:
+    return SlideGrid(250, 80, mpp=1.0, grid=Grid(size=round(2 * span), mpp=0.5))
+
+
 def written(tmp_path, count: int) -> list[dict]:
     path = tmp_path / "tiles.geojson"
-    options = {"slide_id": "S", "classes": ["skin", "nuclei"], "span": 100.5, "width": 250, "height": 80}
+    options = {"slide_id": "S", "classes": ["skin", "nuclei"], "slide_grid": slide_grid(100.5)}
     write_tiles(path, predictions(count), **options)
     return json.loads(path.read_text())["features"]
 
@@ -41,7 +47,7 @@ def test_every_patch_is_a_tile_with_its_class_and_scores(tmp_path):
 
 def test_several_classes_and_numbers_are_written_as_qupath_reads_them(tmp_path):
     place = {"patch_id": [0, 1], "x": [0, 100], "y": [0, 0]}
-    options = {"slide_id": "S", "classes": ["skin", "nuclei"], "span": 100, "width": 250, "height": 80}
+    options = {"slide_id": "S", "classes": ["skin", "nuclei"], "slide_grid": slide_grid(100)}
     several = {"score_skin": [0.9, 0.1], "score_nuclei": [0.8, 0.1], "predicted": ["skin+nuclei", ""]}
     write_tiles(tmp_path / "several.geojson", pa.table(place | several), **options)
     first, second = (f["properties"] for f in json.loads((tmp_path / "several.geojson").read_text())["features"])

@@ -10,7 +10,7 @@ import pytest
 import shapely
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.config import Grid
-from histomake.patch.grid import cells, span
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import empty_table, read_table, schema, tabulate, write_table
 from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
 from histomake.tissue.mask import TissueMask
@@ -45,7 +45,7 @@ def reasons(table):
 
 def test_every_cell_has_a_row_in_the_agreed_schema():
     table = make(class_names=["stroma", "tumor"])
-    x, y = cells(4096, 2048, MPP, PLAIN)
+    x, y = SlideGrid(4096, 2048, MPP, PLAIN).cells()
     assert table.schema.remove_metadata() == schema(["stroma", "tumor"])
     assert table["patch_id"].to_pylist() == list(range(128))
     np.testing.assert_array_equal(table["x"], x)
@@ -138,7 +138,7 @@ def test_areas_agree_with_shapely_to_a_hundredth_of_a_patch(seed, walk, kind):
         )
         annotation = Annotation(("tumor",), [], LabelImage(values, 128))
     table = make(grid, annotation, ["tumor"])
-    length = span(grid, MPP)
+    length = SlideGrid(4096, 2048, MPP, grid).span
     for row in rng.choice(table.num_rows, min(25, table.num_rows), replace=False):
         x, y = table["x"][row].as_py(), table["y"][row].as_py()
         expected = truth.intersection(shapely.box(x, y, x + length, y + length)).area / length**2

@@ -49,6 +49,7 @@ def findings(
 ) -> SlideFindings:
     """A slide whose first patches, in reading order, have the given columns."""
     count = len(next(iter(columns.values())))
+    grid = {"size": 128, "mpp": 1.0}
     place = {"x": np.arange(count) % COLUMNS * SPAN, "y": np.arange(count) // COLUMNS * SPAN}
     table = {name: pa.array(values, pa.int32()) for name, values in place.items()}
     for name, values in columns.items():
@@ -58,7 +59,7 @@ def findings(
     model["target"] = {"multi_label": multi_label, "classes": [c for c in classes if c != "background"]}
     return SlideFindings(
         reader=WhiteSlide(),
-        meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "mpp": MPP},
+        meta={"slide_id": "S", "grid": grid, "width": WhiteSlide.width, "height": WhiteSlide.height, "mpp": MPP},
         model=model,
         predictions=pa.table(table),
         annotation=Annotation(

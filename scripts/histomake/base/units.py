@@ -1,7 +1,11 @@
-"""Owns the units: which space a coordinate or a length lives in.
+"""Units of positions, lengths and resolutions.
 
-Positions are integer level-0 pixels ``(x, y)``, top-left, x to the right. Arrays are ``(y, x, c)``.
+Public functions state the unit of a position, a length or a resolution with these types. Whole level-0 pixels are
+``(x, y)``, top-left corner, x to the right; arrays are ``(y, x, c)``. Inside a function, and for lengths that are not
+whole pixels, values are plain numbers.
 """
+
+from __future__ import annotations
 
 from typing import NewType
 
@@ -12,7 +16,12 @@ PatchPixels = NewType("PatchPixels", int)
 """A length in pixels of a patch at the patch's own mpp."""
 
 Microns = NewType("Microns", float)
-"""A length on the glass, in micrometres."""
+"""A length on the slide, in micrometres."""
 
 Mpp = NewType("Mpp", float)
 """A resolution: micrometres per pixel."""
+
+
+def rescale(length: float, mpp: Mpp, to: Mpp) -> float:
+    """Length in pixels at ``to`` of ``length`` pixels at ``mpp``; a float, because magnifications rarely divide."""
+    return length * mpp / to

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from histomake.base.errors import ConfigError
 from histomake.base.files import read_json
+from histomake.base.units import rescale
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED, decide
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.learn.data.reading import PatchReader
@@ -121,8 +122,8 @@ def _inherit(coarse: _Scored, stage: Stage, patches: PatchIndex) -> _Scored:
 def _parents(coarse: PatchIndex, fine: PatchIndex, stage: Stage) -> NDArray[np.int64]:
     """Index of the coarse patch nearest to each fine patch's centre and holding it; -1 where there is none."""
     mpp = read_json(stage.entry.manifest)["mpp"]
-    step, span = coarse.stride * coarse.mpp / mpp, coarse.size * coarse.mpp / mpp
-    half = fine.size * fine.mpp / mpp / 2
+    step, span = (rescale(length, coarse.mpp, mpp) for length in (coarse.stride, coarse.size))
+    half = rescale(fine.size, fine.mpp, mpp) / 2
     cells = {
         cell: i
         for i, cell in enumerate(zip(np.rint(coarse.x / step).tolist(), np.rint(coarse.y / step).tolist(), strict=True))

@@ -66,7 +66,7 @@ def attribute(
     """
     target = predictor.task.target
     kind = "multi_label" if target.multi_label else predictor.task.kind
-    wanted = asked_for(points, regions, tested, predictor.description["grid"])
+    wanted = asked_for(points, regions, tested)
     found = choose([table for _, table in tested], patches, kind)
     first = {(item.slide, item.row): item for item in reversed([*wanted, *found])}
     chosen = list(reversed(first.values()))

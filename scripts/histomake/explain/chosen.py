@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from histomake.base.errors import HistomakeError
 from histomake.learn.data.patch_index import SlideEntry
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ def asked_for(
     points: Iterable[tuple[str, int, int]],
     regions: Iterable[tuple[str, int, int, int, int]],
     tested: Tested,
-    grid: dict[str, Any],
 ) -> list[Chosen]:
     """The predicted patches that hold the points, and some of those whose centre lies in the regions.
 
@@ -61,7 +61,7 @@ def asked_for(
             log.warning("explain: %s is no test slide of this fold; nothing is explained on it", slide_id)
             continue
         entry, table = tested[number[slide_id]]
-        span = grid["size"] * grid["mpp"] / read_table(entry.table)[1]["mpp"]
+        span = SlideGrid.of_table(read_table(entry.table)[1]).span
         left, top = table["x"].to_numpy(), table["y"].to_numpy()
         if size:
             across, down = left + span / 2 - x, top + span / 2 - y

@@ -16,7 +16,7 @@ from histomake.annotation.model import Annotation
 from histomake.annotation.raster import area_shares, labels_at
 from histomake.base.files import atomic_file
 from histomake.config import Grid
-from histomake.patch.grid import axes, over_edge, span
+from histomake.patch.grid import SlideGrid
 from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
 from histomake.tissue.mask import TissueMask
 
@@ -73,9 +73,9 @@ def tabulate(
     Returns:
         A table of `schema`, with metadata under the key ``histomake``.
     """
-    mpp0 = manifest["mpp"]
-    columns, rows = axes(manifest["width"], manifest["height"], mpp0, grid)
-    length = span(grid, mpp0)
+    slide_grid = SlideGrid(manifest["width"], manifest["height"], manifest["mpp"], grid)
+    columns, rows = slide_grid.axes()
+    length = slide_grid.span
     band = max(1, BAND_CELLS // max(1, columns.size))
     parts = [
         _band(columns, rows[top : top + band], length, tissue, artefacts, annotation, class_names)
@@ -83,7 +83,8 @@ def tabulate(
     ]
     shares = {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
     x, y = np.tile(columns, rows.size), np.repeat(rows, columns.size)
-    over = over_edge(rows, manifest["height"], mpp0, grid)[:, None] | over_edge(columns, manifest["width"], mpp0, grid)
+    columns_over, rows_over = slide_grid.over_edge()
+    over = rows_over[:, None] | columns_over
     outside = ~labels_at(annotation, grid.roi, x + length / 2, y + length / 2) if grid.roi else None
     reason = _reasons(shares, over.ravel(), outside, grid, max_share)
     arrays = [

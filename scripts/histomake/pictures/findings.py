@@ -13,8 +13,7 @@ import zarr
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
 from histomake.base.kinds import BACKGROUND
-from histomake.config import Grid
-from histomake.patch.grid import middle
+from histomake.patch.grid import SlideGrid
 from histomake.pictures import canvas
 
 if TYPE_CHECKING:
@@ -56,19 +55,20 @@ class SlideFindings:
     @property
     def patches(self) -> canvas.Patches:
         """Where the predicted patches lie."""
-        return canvas.Patches(self.predictions["x"].to_numpy(), self.predictions["y"].to_numpy(), self.span)
+        x, y = (self.predictions[name].to_numpy() for name in ("x", "y"))
+        return canvas.Patches(x, y, self.slide_grid.span)
 
     @property
     def middles(self) -> canvas.Patches:
         """The part of every patch that no other shares, to be coloured."""
-        offset, edge = middle(Grid.model_validate(self.meta["grid"]), self.meta["mpp"])
+        offset, edge = self.slide_grid.middle
         whole = self.patches
         return canvas.Patches(whole.x + offset, whole.y + offset, edge)
 
     @property
-    def span(self) -> float:
-        """Edge of a patch in level-0 pixels."""
-        return self.meta["grid"]["size"] * self.meta["grid"]["mpp"] / self.meta["mpp"]
+    def slide_grid(self) -> SlideGrid:
+        """The grid of the predicted patches."""
+        return SlideGrid.of_table(self.meta)
 
     def columns(self, prefix: str) -> NDArray[np.float64]:
         """The ``prefix``_<output> columns as (n, outputs); NaN where a value is missing."""
@@ -96,7 +96,7 @@ class SlideFindings:
 
     def predicted_labels(self, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
         """A segmentation on a thumbnail's pixels: 0 background or not predicted, i + 1 the target's i-th class."""
-        return labels_on(thumb, self.label_store, self.meta["grid"]["mpp"] / self.meta["mpp"])
+        return labels_on(thumb, self.label_store, self.slide_grid.scale)
 
 
 def labels_on(thumb: canvas.Thumbnail, store: Path, label_px: float) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from histomake.base.files import atomic_file
+from histomake.patch.grid import SlideGrid
 from histomake.pictures import canvas
 from histomake.target.targets import JOINER
 
@@ -21,29 +22,30 @@ def write_tiles(
     *,
     slide_id: str,
     classes: Sequence[str],
-    span: float,
-    width: int,
-    height: int,
+    slide_grid: SlideGrid | None,
 ) -> None:
     """Write every predicted patch as a QuPath tile object: its square, its predicted class or classes, its scores.
 
     Scores become measurements, and with them true numbers where they are known.
 
-    ``span``: edge of a patch in level-0 pixels; squares are cut at the slide's border (``width``, ``height``). A slide
-    without predictions gives an empty collection. Written feature by feature, so that memory does not grow with it.
+    Squares are cut at the slide's border. A slide in quarantine has no grid (None) and no predictions, which gives an
+    empty collection. Features are written one by one, so that memory does not grow with their number.
     """
     with atomic_file(path) as aside, aside.open("w") as stream:
         stream.write('{"type":"FeatureCollection","features":[')
-        for i, feature in enumerate(_features(predictions, slide_id, classes, span, width, height)):
+        for i, feature in enumerate(_features(predictions, slide_id, classes, slide_grid)):
             stream.write(",\n" if i else "\n")
             json.dump(feature, stream, separators=(",", ":"))
         stream.write("\n]}\n")
 
 
 def _features(
-    predictions: pa.Table, slide_id: str, classes: Sequence[str], span: float, width: int, height: int
+    predictions: pa.Table, slide_id: str, classes: Sequence[str], slide_grid: SlideGrid | None
 ) -> Iterator[dict[str, Any]]:
+    if slide_grid is None:
+        return
     colours = canvas.class_colours(classes)
+    span, width, height = slide_grid.span, slide_grid.width, slide_grid.height
     for batch in predictions.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             left, top = row["x"], row["y"]

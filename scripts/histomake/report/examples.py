@@ -13,6 +13,7 @@ from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
 from histomake.config import Task
 from histomake.explain.chosen import Ranking, rankings
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
 from histomake.pictures.findings import labels_on
@@ -76,15 +77,14 @@ def right_and_wrong(table: pa.Table, classes: Sequence[str]) -> list[Ranking]:
 
 
 def _example(name: str, task: Task, layout: Layout, row: dict) -> Html:
-    meta = read_table(layout.table(task.grid, row["slide_id"]))[1]
-    grid = meta["grid"]
-    span = round(grid["size"] * grid["mpp"] / meta["mpp"])
+    slide_grid = SlideGrid.of_table(read_table(layout.table(task.grid, row["slide_id"]))[1])
+    span = round(slide_grid.span)
     with open_slide(layout.manifest(row["slide_id"])) as reader:
-        thumb = canvas.region(reader, (row["x"], row["y"], span, span), min(grid["size"], 2 * EXAMPLE_PX))
+        thumb = canvas.region(reader, (row["x"], row["y"], span, span), min(slide_grid.grid.size, 2 * EXAMPLE_PX))
     pixels, width = thumb.pixels, EXAMPLE_PX
     if task.kind == "segmentation":
         store = layout.prediction(name, row["fold"], row["slide_id"]).with_suffix(".labels.zarr")
-        found = labels_on(thumb, store, grid["mpp"] / meta["mpp"])
+        found = labels_on(thumb, store, slide_grid.scale)
         colours = {i + 1: c for i, c in enumerate(canvas.class_colours(task.target.classes).values())}
         pixels, width = canvas.beside([pixels, canvas.paint_labels(pixels, found, colours)], 4), 2 * EXAMPLE_PX
     place = f"{row['slide_id']} ({row['x']}, {row['y']})"

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 
 from histomake.base.files import read_json
 from histomake.base.layout import Layout
-from histomake.config import Grid
-from histomake.patch.grid import middle
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.slide.reader import open_slide
 from histomake.slide.store import Level
@@ -90,13 +89,13 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
     """Every predicted patch of a slide as base64 columns.
 
     x, y int32 level-0 pixels; scores float32 and called (whether the model says the class) uint8, both (classes, n).
-    ``span``: edge of a patch; ``middle``: the part of it to colour (`patch.grid.middle`); ``range``: ends of the
+    ``span``: edge of a patch; ``middle``: the part of it to colour (`SlideGrid.middle`); ``range``: ends of the
     colour scale.
     """
     table = pq.read_table(prediction_path(layout, slide, task, fold))
     classes = [name.removeprefix("score_") for name in table.column_names if name.startswith("score_")]
-    _, meta = read_table(layout.table(grid_of(layout, task, fold), slide))
-    offset, own = middle(Grid.model_validate(meta["grid"]), meta["mpp"])
+    slide_grid = SlideGrid.of_table(read_table(layout.table(grid_of(layout, task, fold), slide))[1])
+    offset, own = slide_grid.middle
     scores = np.stack([table[f"score_{name}"].to_numpy() for name in classes])
     said = [set((names or "").split(JOINER)) for names in table["predicted"].cast(pa.string()).to_pylist()]
     model = model_of(layout, task, fold)
@@ -106,7 +105,7 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
         "range": [0.0, 1.0] if shares or not scores.size else [float(scores.min()), float(scores.max())],
         "called": _base64(np.array([[name in names for names in said] for name in classes]), "u1"),
         "classes": classes,
-        "span": meta["grid"]["size"] * meta["grid"]["mpp"] / meta["mpp"],
+        "span": slide_grid.span,
         "middle": {"offset": offset, "span": own},
         "count": table.num_rows,
         "patch_id": _base64(table["patch_id"].to_numpy(), "<u4"),

@@ -14,6 +14,8 @@ from PIL import Image
 from histomake.base.files import read_json
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
+from histomake.base.units import rescale
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
 
@@ -78,8 +80,8 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
     group = zarr.open_group(store, mode="r")
     levels = [group[str(i)] for i in range(len(group.attrs["ome"]["multiscales"][0]["datasets"]))]
     model = read_json(layout.model(task, fold) / "model.json")
-    meta = read_table(layout.table(model["grid"]["name"], slide))[1]
-    return Mask(levels, model["grid"]["mpp"] / meta["mpp"], [c for c in model["class_names"] if c != BACKGROUND])
+    slide_grid = SlideGrid.of_table(read_table(layout.table(model["grid"]["name"], slide))[1])
+    return Mask(levels, slide_grid.scale, [c for c in model["class_names"] if c != BACKGROUND])
 
 
 def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
@@ -89,7 +91,7 @@ def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
     model = folder / f"level{level}" / "model.json"
     if not (store / array).is_dir() or not model.is_file():
         raise KeyError(f"cascade {cascade} has no {array} of {slide}")
-    pixel = read_json(model)["mpp"] / read_json(layout.manifest(slide))["mpp"]
+    pixel = rescale(1, read_json(model)["mpp"], read_json(layout.manifest(slide))["mpp"])
     return Mask([zarr.open_group(store, mode="r")[array]], pixel, CASCADE_CLASSES[kind])
 
 

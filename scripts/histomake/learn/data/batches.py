@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from histomake.annotation.raster import rasterise
+from histomake.base.units import rescale
 from histomake.config import Task
 from histomake.learn.data.reading import MaskReader, PatchReader
 from histomake.patch import augment
@@ -160,7 +161,7 @@ class RandomPlaces:
         for slot, patch in enumerate(index):
             slide = int(self.patches.slide[patch])
             annotation = self.reader.pool.annotation(slide)
-            span = self.patches.size * self.patches.mpp / self.reader.pool.reader(slide).mpp
+            span = rescale(self.patches.size, self.patches.mpp, self.reader.pool.reader(slide).mpp)
             raster = rasterise(annotation, int(x[slot]), int(y[slot]), SHARE_SIDE, span / SHARE_SIDE)
             counts = np.bincount(raster.ravel(), minlength=len(annotation.class_names) + 1) / raster.size
             result[slot] = [counts[annotation.class_names.index(name) + 1] for name in self.task.target.classes]

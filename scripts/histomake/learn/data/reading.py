@@ -14,6 +14,7 @@ from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
 from histomake.base.errors import SlideError
 from histomake.base.kinds import BACKGROUND
+from histomake.base.units import rescale
 from histomake.config import Model, Target
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.learn.data.stains import learn_slide
@@ -117,7 +118,7 @@ class PatchReader:
         reader, size, mpp = self.pool.reader(slide), self.patches.size, self.patches.mpp
         views = []
         for scale in self.scales:
-            margin = (scale - 1) * size * mpp / reader.mpp / 2
+            margin = rescale((scale - 1) * size, mpp, reader.mpp) / 2
             view = reader.read(round(x - margin), round(y - margin), size, mpp * scale)
             views.append(view if self.stain is None else self._normalised(view, slide))
         return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
@@ -143,7 +144,7 @@ class MaskReader:
 
     def _read(self, slide: int, x: int, y: int) -> np.ndarray:
         annotation = self.pool.annotation(slide)
-        scale = self.patches.mpp / self.pool.reader(slide).mpp
+        scale = rescale(1, self.patches.mpp, self.pool.reader(slide).mpp)
         return class_lookup(annotation, self.target)[rasterise(annotation, x, y, self.patches.size, scale)]
 
 

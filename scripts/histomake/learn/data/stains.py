@@ -12,6 +12,8 @@ import numpy as np
 
 from histomake.base.errors import HistomakeError, SlideError
 from histomake.base.files import read_json, write_json
+from histomake.base.units import Mpp, rescale
+from histomake.config import Grid
 from histomake.learn.data.patch_index import SlideEntry, usable_patches
 from histomake.patch.stain import Colours, Method, StainNormaliser, choose_reference, learn_colours
 from histomake.slide.reader import open_slide
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STAIN_MPP = 2.0
+STAIN_MPP = Mpp(2.0)
 """Resolution in µm per pixel at which colours are learned: nuclei are still apart from what lies around them."""
 
 STAIN_PATCHES = 64
@@ -36,9 +38,9 @@ def tissue_pixels(entry: SlideEntry) -> NDArray[np.uint8]:
     if not table.num_rows:
         return np.zeros((0, 3), np.uint8)
     rows = np.unique(np.linspace(0, table.num_rows - 1, STAIN_PATCHES).astype(int))
-    grid = meta["grid"]
-    mpp = max(STAIN_MPP, float(grid["mpp"]))
-    edge = max(1, round(grid["size"] * grid["mpp"] / mpp))
+    grid = Grid.model_validate(meta["grid"])
+    mpp = max(STAIN_MPP, grid.mpp)
+    edge = max(1, round(rescale(grid.size, grid.mpp, mpp)))
     places = zip(table["x"].to_numpy()[rows].tolist(), table["y"].to_numpy()[rows].tolist(), strict=True)
     with open_slide(entry.manifest) as reader:
         return reader.read_many(list(places), edge, mpp).reshape(-1, 3)
