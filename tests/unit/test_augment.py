@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from histomake.base.rng import AUGMENT, counter_rng
 from histomake.config import Augment
 from histomake.patch.augment import apply, colour_matrices, density_matrices, draw_parameters
-from histomake.patch.sampler import AUGMENT, counter_rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from histomake.patch.sampler import Sampler, balance_weights, choose, counter_rng, mix_containing
+from histomake.base.rng import counter_rng
+from histomake.patch.sampler import Sampler, balance_weights, choose, mix_containing
 from hypothesis import given
 from hypothesis import strategies as st
 

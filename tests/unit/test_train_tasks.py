@@ -14,6 +14,7 @@ import torch
 from histomake.base.errors import HistomakeError
 from histomake.base.files import write_json
 from histomake.base.layout import Layout
+from histomake.base.rng import counter_rng
 from histomake.config import ConfigError, Grid, Model, Target, Task
 from histomake.evaluate.metrics import SlidePrediction, evaluate
 from histomake.learn.data.batches import TrainingBatches
@@ -29,7 +30,7 @@ from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.inference.validation import choose_threshold, choose_thresholds, regression_scores
 from histomake.learn.train import check_classes, known_patches, train
 from histomake.patch.positions import TissueLattice, move
-from histomake.patch.sampler import Sampler, counter_rng
+from histomake.patch.sampler import Sampler
 from histomake.patch.table import read_table
 from histomake.target.pooling import pool_scores
 from histomake.target.targets import UNLABELLED, balance_group, patch_targets, slide_target

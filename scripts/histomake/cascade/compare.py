@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
+from histomake.base.rng import counter_rng
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers, patch_by_patch
 from histomake.cascade.infer import DENSE_BLOCK_PX, cost_record, whole_labels, whole_maps
 from histomake.cascade.levels import Level, Window, read_window
 from histomake.cascade.measures import otsu_nuclei, score
 from histomake.cascade.run import COMPUTED, LevelMap, costs, run_cascade
 from histomake.config import CascadeBaselines, CascadeThresholds
-from histomake.patch.sampler import counter_rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

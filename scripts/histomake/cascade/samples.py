@@ -20,10 +20,10 @@ from scipy import ndimage
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import read_json
+from histomake.base.rng import counter_rng
 from histomake.cascade.levels import Level, Window, mirrored, read_window, slide_levels
 from histomake.cascade.truth import Truth, open_truth
 from histomake.config import Annotations, CascadeTrain, Radhical
-from histomake.patch.sampler import counter_rng
 from histomake.slide.reader import SlideReader, open_slide
 
 if TYPE_CHECKING:

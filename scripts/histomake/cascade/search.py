@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from histomake.base.errors import ConfigError, HistomakeError
+from histomake.base.rng import counter_rng
 from histomake.cascade.answers import StoredAnswers
 from histomake.cascade.infer import whole_labels
 from histomake.cascade.levels import Level
@@ -23,7 +24,6 @@ from histomake.cascade.measures import score
 from histomake.cascade.run import block_pixels, costs, pixel_evaluations, run_cascade
 from histomake.cascade.samples import Field
 from histomake.config import CascadeSearch, CascadeThresholds, Radhical
-from histomake.patch.sampler import counter_rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,12 +21,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.rng import AUGMENT, counter_rng
 from histomake.cascade.net import PixelNetwork, build_network
 from histomake.cascade.samples import IGNORED, Field, Layout, Points, class_of, draw_points, kind_shares, read_batch
 from histomake.config import Augment, CascadeNetwork, CascadeTrain
 from histomake.learn.engine.runtime import Runtime, choose_runtime
 from histomake.patch.augment import apply, draw_parameters
-from histomake.patch.sampler import AUGMENT, counter_rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from histomake.base.errors import HistomakeError
+from histomake.base.rng import ORDER, counter_rng
 from histomake.config import Target
 from histomake.evaluate import statistics
-from histomake.patch.sampler import ORDER, counter_rng
 from histomake.target.outputs import outputs_of
 from histomake.target.pooling import decide, pool_scores
 from histomake.target.targets import JOINER, UNLABELLED, is_known, slide_target

@@ -1,9 +1,7 @@
-"""Owns which patch is drawn at which step: weights over all usable patches, and a counter-based random stream.
+"""Which patch is drawn at which step: weights over all usable patches, and draws from them.
 
-A draw is a pure function of (seed, worker, step), so a run can be repeated, resumed at any step and audited
-without keeping any generator state. "Worker" is one training process (a GPU), never a loader process: how many
-processes load patches must not change what is trained. After histo-fetch, with its defects left behind: weights
-may follow slide, area or class, and positions are looked up, not searched for.
+A draw is a pure function of (seed, worker, step), see `histomake.base.rng`. After histo-fetch, without its defects:
+weights may follow slide, area or class, and positions are looked up instead of searched for.
 """
 
 from __future__ import annotations
@@ -14,20 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from histomake.base.rng import ORDER, counter_rng
+
 Balance = Literal["class", "slide", "area"]
-
-DRAW, AUGMENT, ORDER, MODEL, PLACE = range(5)
-"""Independent random streams of one (seed, worker, step)."""
-
-
-def counter_rng(seed: int, *, worker: int = 0, step: int = 0, stream: int = DRAW) -> np.random.Generator:
-    """A generator fixed by its arguments alone: Philox with key (seed, worker) and counter (·, ·, stream, step).
-
-    Two different (stream, step) never overlap: each owns 2¹²⁸ blocks (Salmon et al., SC 2011).
-    """
-    key = np.array([seed, worker], dtype=np.uint64)
-    counter = np.array([0, 0, stream, step], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def balance_weights(

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from histomake.annotation.raster import rasterise
+from histomake.base.rng import AUGMENT, PLACE, counter_rng
 from histomake.base.units import rescale
 from histomake.config import Task
 from histomake.learn.data.reading import MaskReader, PatchReader
 from histomake.patch import augment
 from histomake.patch.augment import Parameters
 from histomake.patch.positions import TissueLattice, move
-from histomake.patch.sampler import AUGMENT, PLACE, Sampler, counter_rng
+from histomake.patch.sampler import Sampler
 from histomake.patch.table import read_table
 from histomake.target.targets import dominant_class
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from histomake.base.errors import ConfigError, HistomakeError
+from histomake.base.rng import MODEL, counter_rng
 from histomake.config import Train
-from histomake.patch.sampler import MODEL, counter_rng
 
 log = logging.getLogger(__name__)
 
