@@ -5,10 +5,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file, read_json, write_json
-from histomake.base.layout import fold_of
 from histomake.config import Target
 from histomake.evaluate.metrics import SlidePrediction, evaluate
 from histomake.evaluate.plots import draw_figures
+from histomake.model.reuse import fold_of
 
 
 def main(snakemake):

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
 from histomake.base.file_cache import Recall
 from histomake.base.files import atomic_file, read_json
-from histomake.base.layout import Layout, fold_of
+from histomake.base.layout import Layout
 from histomake.evaluate.slide_scores import Pooled, PredictedSlide, pool, score_table
+from histomake.model.reuse import fold_of
 
 
 def main(snakemake):

@@ -7,11 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-def fold_of(path: Path | str) -> int:
-    """The fold that the folder of a model's or a prediction's file is named after."""
-    return int(Path(path).parent.name.removeprefix("fold"))
-
-
 @dataclass(frozen=True)
 class Layout:
     """Paths of one results folder; the rules' output patterns say the same."""

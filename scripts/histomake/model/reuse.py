@@ -24,6 +24,11 @@ def model_folder(trained: Path | str, fold: int) -> Path:
     return trained if is_one_model(trained) else trained / f"fold{fold}"
 
 
+def fold_of(path: Path | str) -> int:
+    """The fold that the folder of a model's or a prediction's file is named after."""
+    return int(Path(path).parent.name.removeprefix("fold"))
+
+
 def is_one_model(trained: Path | str) -> bool:
     """Whether a folder holds one model and not one per fold."""
     return any((Path(trained) / name).exists() for name in (DESCRIPTION, WEIGHTS))

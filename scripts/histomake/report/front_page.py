@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from histomake.audit import environment
+from histomake.audit.environment import git_state, package_versions
 from histomake.base.file_cache import Recall
 from histomake.base.files import read_json
 from histomake.base.layout import Layout
@@ -183,11 +183,11 @@ def _number(text: str) -> float:
 
 
 def _provenance(config: Config, rows: list[Row]) -> Html:
-    code = environment.git_state()
+    code = git_state()
     state = {
         "code": f"{code['commit']}{' with local changes' if code['modified'] else ''}" if code else "no git checkout"
     }
-    versions = environment.package_versions()
+    versions = package_versions()
     slides = [
         [
             row["slide_id"],

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from histomake import config as settings
 from histomake.base.errors import SlideError
 from histomake.base.files import SYNC_THREADS, atomic_directory, atomic_file, sha256_file, sync_file
+from histomake.config import Convert
 from histomake.slide.encode import Read, encode_levels, encode_picture
 from histomake.slide.passthrough import copy_levels
 from histomake.slide.plan import lay_out, plan_levels
@@ -34,7 +34,7 @@ def convert(
     store: Path | str,
     *,
     slide_id: str,
-    config: settings.Convert,
+    config: Convert,
     mpp: float | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class _Writing:
     def __init__(
         self,
         slide: Source,
-        config: settings.Convert,
+        config: Convert,
         threads: int,
         slide_id: str,
         resolution: Resolution,

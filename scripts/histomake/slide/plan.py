@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from histomake import config as settings
+from histomake.config import Convert
 from histomake.slide.codec import TileCoding
 from histomake.slide.encode import BLOCK_TILES
 from histomake.slide.sources.base import SourceLevel
@@ -18,7 +18,7 @@ EXTEND_ABOVE_PX = 4096
 """If a slide already has a pyramid, levels are added only if the longer side of its coarsest level exceeds this."""
 
 
-def plan_levels(source: Sequence[SourceLevel], config: settings.Convert) -> list[Level]:
+def plan_levels(source: Sequence[SourceLevel], config: Convert) -> list[Level]:
     """Return the levels of the store: those of the source, then halvings of the coarsest level where needed."""
     levels = [lay_out(level, source[0], f"{i}", config) for i, level in enumerate(source)]
     longest = max(levels[-1].width, levels[-1].height)
@@ -32,7 +32,7 @@ def plan_levels(source: Sequence[SourceLevel], config: settings.Convert) -> list
     return levels
 
 
-def lay_out(level: SourceLevel, finest: SourceLevel, path: str, config: settings.Convert) -> Level:
+def lay_out(level: SourceLevel, finest: SourceLevel, path: str, config: Convert) -> Level:
     """Return the store level at ``path`` for a level of a source. Copied tiles keep their size."""
     copied = level.coding is not None
     tile_width, tile_height = (level.tile_width, level.tile_height) if copied else (config.tile_px, config.tile_px)

@@ -1,0 +1,110 @@
+"""Modules that code digests leave out: no job may take a result from them, for a change there re-runs nothing.
+
+Jobs may use models of the configuration, whose values are params and so compared, and the few names listed here.
+"""
+
+import ast
+import importlib
+import inspect
+import textwrap
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from histomake.audit.code import SCRIPTS, UNTRACKED_MODULES, imported_files
+from histomake.base.layout import Layout
+from histomake.config import Section
+
+ALLOWED_NAMES = {
+    "histomake.audit.environment.git_state": "the report shows it",
+    "histomake.audit.environment.package_versions": "the report shows it",
+    "histomake.audit.sidecar.SIDECAR": "a part of a file's name",
+    "histomake.audit.sidecar.job": "logs the work and describes it afterwards",
+    "histomake.audit.sidecar.log": "a logger",
+    "histomake.base.layout.Layout": "paths only, see the test of its members",
+    "histomake.config.parse_config": "returns a model",
+}
+
+ALLOWED_MEMBERS = {
+    "Config.class_names": "a param of tabulate and train",
+    "Radhical.fitting": "selects the keys that are compared",
+    "Section.dump": "the form in which values are compared",
+    "Task.fitting": "selects the keys that are compared",
+    "Task.predicting": "selects the keys that are compared",
+}
+"""Public members of the configuration's models. A further one belongs into a module that is digested, as
+`histomake.target.outputs` is, unless its result is a param."""
+
+
+def sections(section=Section):
+    """Every model of the configuration."""
+    return [section, *(found for child in section.__subclasses__() for found in sections(child))]
+
+
+def untracked(module):
+    return any(module == name or module.startswith(f"{name}.") for name in UNTRACKED_MODULES)
+
+
+def names_taken():
+    """Names that jobs import from undigested modules; a whole module is given by its own name."""
+    found = set()
+    for file in {file for script in SCRIPTS.glob("*.py") for file in imported_files(script)}:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names if untracked(alias.name)}
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= names if untracked(node.module) else {name for name in names if untracked(name)}
+    return found
+
+
+def is_model(name):
+    module, _, attribute = name.rpartition(".")
+    value = getattr(importlib.import_module(module), attribute)
+    return isinstance(value, type) and issubclass(value, Section)
+
+
+def test_jobs_import_models_and_allowed_names_only():
+    refused = {name for name in names_taken() - set(ALLOWED_NAMES) if not is_model(name)}
+    assert not refused, f"move them into a module that code digests count: {sorted(refused)}"
+
+
+def test_every_allowed_name_is_imported_by_a_job():
+    assert set(ALLOWED_NAMES) <= names_taken()
+
+
+def test_models_compute_nothing_but_what_is_compared():
+    members = {
+        f"{section.__name__}.{name}"
+        for section in sections()
+        for name in vars(section)
+        if not name.startswith(("_", "model_"))
+    }
+    assert members == set(ALLOWED_MEMBERS)
+
+
+def validators():
+    return [
+        pytest.param(decorator.func, id=f"{section.__name__}.{name}")
+        for section in sections()
+        for kind in ("validators", "field_validators", "root_validators", "model_validators")
+        for name, decorator in getattr(section.__pydantic_decorators__, kind).items()
+    ]
+
+
+@pytest.mark.parametrize("validator", validators())
+def test_a_validator_returns_the_value_that_it_is_given(validator):
+    function = ast.parse(textwrap.dedent(inspect.getsource(validator))).body[0]
+    given = next(argument.arg for argument in function.args.args if argument.arg != "cls")
+    nodes = list(ast.walk(function))
+    returned = {ast.unparse(node.value) for node in nodes if isinstance(node, ast.Return)}
+    assigned = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert returned == {given}
+    assert given not in assigned
+
+
+@pytest.mark.parametrize("name", [name for name in vars(Layout) if not name.startswith("_") and name != "results"])
+def test_a_layout_gives_paths_only(name):
+    member = inspect.getattr_static(Layout, name)
+    function = member.fget if isinstance(member, property) else member
+    assert get_type_hints(function)["return"] is Path
