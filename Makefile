@@ -1,12 +1,12 @@
-# The project's face to its developers. Users need `make demo`, `make env` and `make profiles`; the rest is for us.
+# Users need `make demo`, `make env` and `make profiles`; the other targets are for developers.
 SHELL := /bin/bash -o pipefail
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SNAKEMAKE := $(VENV)/bin/snakemake
+HISTOMAKE := $(VENV)/bin/histomake
 CORES ?= 2
-# A uv already on the machine is used; otherwise one is put into .tools.
+# uv is taken from the machine, or installed into .tools.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
-export PYTHONPATH := scripts
 
 .PHONY: env envs lock docs demo report test test-examples test-machine test-shared lint bench cluster-test gpu-test profiles view viewer radhical shell clean
 
@@ -16,9 +16,11 @@ env: $(VENV)/lock.sha256
 	python3 -m venv .tools
 	.tools/bin/pip install --quiet uv
 
-$(VENV)/lock.sha256: requirements.txt .python-version | $(filter .tools/bin/uv,$(UV))
+# The library is installed in place: a change of its code needs no new installation.
+$(VENV)/lock.sha256: requirements.txt pyproject.toml .python-version | $(filter .tools/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV)
 	$(UV) pip sync --quiet --compile-bytecode --python $(PYTHON) --require-hashes requirements.txt
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(PYTHON) --editable .
 	sha256sum requirements.txt > $@
 
 # After a change of pyproject.toml: resolve anew, with hashes.
@@ -31,7 +33,7 @@ envs: env
 	$(PYTHON) envs/generate.py
 
 docs: env
-	$(PYTHON) -m histomake document
+	$(HISTOMAKE) document
 
 demo: env
 	$(PYTHON) -m tests.demo demo
@@ -95,8 +97,8 @@ profiles:
 		ln -sfn "$(CURDIR)/$$profile" "$$folder/$$name"; \
 		echo "snakemake --profile $$name uses $(CURDIR)/$$profile"; done
 
-# The viewer's one JavaScript library, vendored from npm at build time and known by its digest.
-OPENSEADRAGON := .tools/openseadragon/openseadragon.min.js
+# The viewer's only JavaScript library, fetched from npm and checked against its digest.
+OPENSEADRAGON := scripts/histomake/viewer/vendor/openseadragon.min.js
 $(OPENSEADRAGON):
 	mkdir -p $(@D)
 	cd $(@D) && npm pack --silent openseadragon@6.1.1 && \
@@ -107,11 +109,10 @@ $(OPENSEADRAGON):
 viewer: $(OPENSEADRAGON)
 
 view: env viewer
-	$(PYTHON) -m histomake.viewer $(RESULTS)
+	$(HISTOMAKE) view $(RESULTS)
 
 shell: env
-	@$(PYTHON) -c 'import duckdb, sys; duckdb.connect(sys.argv[1], read_only=True).sql(sys.argv[2]).show()' \
-		$(RESULTS)/catalog.duckdb "$(or $(SQL),SHOW TABLES)"
+	@$(HISTOMAKE) shell --results $(RESULTS) "$(or $(SQL),SHOW TABLES)"
 
 clean:
 	rm -rf demo results/demo .pytest_cache .ruff_cache .hypothesis

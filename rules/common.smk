@@ -15,9 +15,13 @@ gc.set_threshold(100_000, 50, 50)
 atexit.register(gc.freeze)
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
-sys.path.append(str(SCRIPTS))
+# The library beside the scripts runs, here and in the jobs, also where another copy is installed. Where conda removes
+# PYTHONPATH, the folder that Snakemake appends to the path of every script serves.
+SEARCHED = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, SEARCHED)))
+sys.path.insert(0, str(SCRIPTS))
 
-from histomake.audit.code import code_digest
+from histomake.audit.code import code_digest, require_library
 from histomake.audit.fingerprints import Fingerprints
 from histomake.cohort import folds as cohort_folds
 from histomake.cohort import leakage
@@ -29,6 +33,7 @@ from histomake.model import reuse
 from histomake.cohort.sheet import SLIDE_ID, read_sheet
 
 try:
+    require_library(SCRIPTS)
     CONFIG = parse_config(config, origin=", ".join(map(str, workflow.configfiles)))
     SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=workflow.is_main_process)
     ROLES = {

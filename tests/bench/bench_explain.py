@@ -19,8 +19,7 @@ from histomake.base.layout import Layout
 from histomake.config import Convert
 from histomake.explain import embedding, embedding_page, shapley
 from histomake.slide.convert import convert
-from histomake.viewer.__main__ import OPENSEADRAGON
-from histomake.viewer.server import serve
+from histomake.viewer.server import OPENSEADRAGON, serve
 
 from tests.bench.figures import Figure
 from tests.bench.slides import REGION, big_slide

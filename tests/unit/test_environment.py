@@ -3,13 +3,17 @@
 import subprocess
 import sys
 
-import histomake
-from histomake.audit.code import SCRIPTS
+from histomake.audit.code import SCRIPTS, imported_files
 from histomake.audit.environment import package_versions
+from histomake.version import __version__
 
 
 def test_the_library_s_own_version_is_recorded():
-    assert package_versions()["histomake"] == histomake.__version__
+    assert package_versions()["histomake"] == __version__
+
+
+def test_a_new_version_alone_changes_no_code_digest():
+    assert not [s for s in SCRIPTS.glob("*.py") if SCRIPTS / "histomake" / "version.py" in imported_files(s)]
 
 
 def test_the_slurm_job_is_found_though_its_variables_were_removed(tmp_path, monkeypatch):

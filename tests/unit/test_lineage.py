@@ -5,12 +5,15 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 from histomake.audit import runs
+from histomake.audit.code import SCRIPTS
 from histomake.audit.lineage import altered, of_other_slides, walk, write_lineage
 from histomake.audit.sidecar import job
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.cohort.quarantine import check_loss, collect
 from histomake.config import parse_config
+
+SCRIPTDIR = str(SCRIPTS)
 
 
 class Named(list):
@@ -33,10 +36,17 @@ def make(rule, output, inputs, text):
         params=Named(cfg={"a": 1}),
         wildcards=Named(slide="s1"),
         log=[],
+        scriptdir=SCRIPTDIR,
         threads=1,
     )
     with job(snakemake):
         output.write_text(text)
+
+
+def failing(folder, inputs, scriptdir=SCRIPTDIR):
+    """A job with one output, ``x``, and a log."""
+    output, log = Named(o=str(folder / "x")), [str(folder / "l.log")]
+    return SimpleNamespace(rule="r", input=inputs, output=output, log=log, scriptdir=scriptdir)
 
 
 @pytest.fixture
@@ -80,8 +90,7 @@ def test_an_altered_and_a_missing_output_are_both_named(chain):
 
 
 def test_a_failing_job_leaves_no_sidecar(tmp_path):
-    output = tmp_path / "x"
-    snakemake = SimpleNamespace(rule="r", input=Named(), output=Named(o=str(output)), log=[str(tmp_path / "l.log")])
+    snakemake = failing(tmp_path, Named())
     with pytest.raises(SystemExit), job(snakemake):
         raise HistomakeError("slide s1: no mpp; give one in the sheet")
     assert not (tmp_path / "x.meta.json").exists()
@@ -90,12 +99,22 @@ def test_a_failing_job_leaves_no_sidecar(tmp_path):
     assert "Traceback" not in log
 
 
+def test_a_job_refuses_a_library_that_is_not_beside_its_script(tmp_path):
+    (tmp_path / "scripts" / "histomake").mkdir(parents=True)
+    (tmp_path / "scripts" / "histomake" / "__init__.py").write_text("")
+    output = tmp_path / "x"
+    snakemake = failing(tmp_path, Named(), scriptdir=str(tmp_path / "scripts"))
+    with pytest.raises(SystemExit), job(snakemake):
+        output.write_text("made by other code")
+    assert not output.exists()
+    assert f"but the scripts are in {tmp_path / 'scripts'}" in (tmp_path / "l.log").read_text()
+
+
 def test_a_job_that_fails_on_a_damaged_input_names_it(chain, tmp_path):
     _, store, table = chain
     table.write_text("tab")
-    output = tmp_path / "x"
     inputs = Named(store=str(store), table=str(table))
-    snakemake = SimpleNamespace(rule="r", input=inputs, output=Named(o=str(output)), log=[str(tmp_path / "l.log")])
+    snakemake = failing(tmp_path, inputs)
     with pytest.raises(SystemExit), job(snakemake):
         raise ValueError("no Parquet")
     log = (tmp_path / "l.log").read_text()

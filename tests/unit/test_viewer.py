@@ -17,9 +17,8 @@ from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.pictures import canvas
 from histomake.viewer import content, outlines
-from histomake.viewer.__main__ import OPENSEADRAGON
 from histomake.viewer.masks import TILE
-from histomake.viewer.server import RefusedError, byte_range, safe_path, serve
+from histomake.viewer.server import OPENSEADRAGON, RefusedError, byte_range, safe_path, serve
 from PIL import Image
 
 from tests.browser import Browser

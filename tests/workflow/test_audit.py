@@ -16,7 +16,7 @@ def histomake(finished):
         return subprocess.run(
             [sys.executable, "-m", "histomake", *map(str, arguments)],
             cwd=finished.folder,
-            env={**finished.environment(), "PYTHONPATH": "scripts"},
+            env=finished.environment(),
             capture_output=True,
             text=True,
         )
@@ -68,7 +68,7 @@ def test_an_unknown_patch_is_an_error_in_one_line(histomake, predicted):
 
 
 def test_the_run_is_exported_as_an_ro_crate(finished, histomake, tmp_path):
-    done = histomake("crate", tmp_path / "crate")
+    done = histomake("export-crate", tmp_path / "crate")
     assert done.returncode == 0, done.stderr
     graph = json.loads((tmp_path / "crate" / "ro-crate-metadata.json").read_text())["@graph"]
     actions = [entity for entity in graph if entity["@type"] == "CreateAction"]

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 from functools import cache
 from pathlib import Path
+
+from histomake.base.errors import HistomakeError
 
 LIBRARY = Path(__file__).resolve().parents[1]
 SCRIPTS = LIBRARY.parent
@@ -21,6 +24,22 @@ params; layout names files, which Snakemake compares itself; sidecar and environ
 
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 """Where a statement holds other statements. Imports stand nowhere else, and expressions are most of a syntax tree."""
+
+
+def require_library(scripts: Path) -> None:
+    """Refuse a library that does not lie beside the scripts that use it: their digests would not tell what ran.
+
+    ``scripts`` is the folder of a rule's script, or one above it. Raises HistomakeError.
+    """
+    scripts = scripts.resolve()
+    folders = (folder / LIBRARY.name for folder in (scripts, *scripts.parents))
+    beside = next((folder for folder in folders if (folder / "__init__.py").is_file()), None)
+    if beside is None or beside.resolve() != LIBRARY:
+        raise HistomakeError(
+            f"the library was imported from {LIBRARY}, but the scripts are in {scripts}: code digests would not tell "
+            f"what ran. Uninstall it from this environment ({sys.prefix}) with `pip uninstall histomake`, "
+            "or install this checkout with `make env`"
+        )
 
 
 @cache

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import histomake
+from histomake.version import __version__
 
 RECORDED_PACKAGES = (
     "dask",
@@ -36,7 +36,7 @@ RECORDED_PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that shape results; those not installed in this rule's environment are left out."""
-    versions = {"python": platform.python_version(), "histomake": histomake.__version__}
+    versions = {"python": platform.python_version(), "histomake": __version__}
     for name in RECORDED_PACKAGES:
         try:
             versions[name] = metadata.version(name)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from histomake.audit import environment
+from histomake.audit.code import require_library
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import Recall
 from histomake.base.files import sha256_file, write_json
@@ -35,7 +36,8 @@ class Outputs(msgspec.Struct):
 def job(snakemake: Any, recall: Recall | None = None) -> Iterator[None]:
     """Run a rule's work: log to its log file and to stderr, and leave a sidecar beside its first output.
 
-    An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback.
+    An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
+    is an error if the library is not the one beside the rule's script.
     ``recall``: what the rule read the last time, for a rule with inputs of every slide; kept for the next when the
     work is done.
     """
@@ -43,6 +45,7 @@ def job(snakemake: Any, recall: Recall | None = None) -> Iterator[None]:
     _log_to(snakemake.log[0] if snakemake.log else None)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
+        require_library(Path(snakemake.scriptdir))
         yield
     except HistomakeError as error:
         log.error("%s", error)

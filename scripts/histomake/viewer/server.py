@@ -25,6 +25,7 @@ from histomake.viewer import content, masks, outlines
 log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent
+OPENSEADRAGON = ASSETS / "vendor" / "openseadragon.min.js"
 PAGES = {"viewer.html", "viewer.js", "store.js"}
 LOCAL_NAMES = {"127.0.0.1", "localhost"}
 BLOCK = 1 << 20
@@ -72,7 +73,7 @@ def serve(results: Path, *, port: int, openseadragon: Path) -> ViewerServer:
     if not (results / "slides").is_dir():
         raise HistomakeError(f"{results} holds no slides: give the results folder of a run")
     if not openseadragon.is_file():
-        raise HistomakeError(f"{openseadragon} is missing: run `make view`, which fetches OpenSeadragon with npm")
+        raise HistomakeError(f"{openseadragon} is missing: run `make viewer`, which fetches OpenSeadragon with npm")
     try:
         return ViewerServer(results, port=port, openseadragon=openseadragon)
     except OSError as error:

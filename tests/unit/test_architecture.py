@@ -1,0 +1,110 @@
+"""The rooms of the library: which room may import from which, and that no two modules need each other.
+
+Every import counts, also one inside a function or under ``TYPE_CHECKING``: a reader follows those as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+LAYERS = (
+    ("base", "version"),
+    ("audit.code", "audit.environment"),
+    ("audit.sidecar",),
+    ("config",),
+    ("slide", "cohort", "target"),
+    ("annotation",),
+    ("tissue",),
+    ("patch",),
+    ("model",),
+    ("learn",),
+    ("cascade",),
+    ("pictures",),
+    ("evaluate", "explain"),
+    ("catalog", "audit"),
+    ("report", "planning", "viewer"),
+    ("cli",),
+)
+"""Lowest first. A room imports from lower layers and from itself, never from a neighbour in its own layer."""
+
+RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
+
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("learn.engine.distributed", "learn.train"): "goes when the training loop takes an objective",
+}
+"""(importing module, imported module) that break the order or close a circle, each with its reason."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the library by its name below ``histomake``; a package is named without ``__init__``."""
+    found = {}
+    for file in sorted((SCRIPTS / "histomake").rglob("*.py")):
+        parts = file.relative_to(SCRIPTS / "histomake").with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Modules of the library that a module imports anywhere in its text."""
+    named: set[str] = set()
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(node, ast.Import):
+            named.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: a relative import; name the module in full"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                named.add(inner if inner.removeprefix("histomake.") in modules() else str(node.module))
+    known = {name.removeprefix("histomake").removeprefix(".") for name in named if name.split(".")[0] == "histomake"}
+    return frozenset(known - {"", module})
+
+
+def room_of(module: str) -> str:
+    """The name in LAYERS that covers a module: the longest one that is a prefix of it."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if (room := ".".join(parts[:length])) in RANK:
+            return room
+    return ""
+
+
+def test_every_module_lies_in_a_room_with_a_layer():
+    outside = [name for name in modules() if name not in ("", "__main__") and not room_of(name)]
+    assert not outside, f"add the room to LAYERS: {outside}"
+
+
+def test_every_room_of_the_layers_exists():
+    assert not [room for room in RANK if room not in modules()]
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name not in ("", "__main__")])
+def test_a_module_imports_only_from_lower_layers_and_its_own_room(module):
+    room = room_of(module)
+    upward = [
+        other
+        for other in sorted(imports(module))
+        if room_of(other) != room and RANK[room_of(other)] >= RANK[room] and (module, other) not in EXCEPTIONS
+    ]
+    assert not upward, f"{module} ({room}) must not import {upward}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name: {other for other in imports(name) if (name, other) not in EXCEPTIONS} for name in modules()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_every_exception_is_still_needed():
+    needless = [pair for pair in EXCEPTIONS if pair[0] not in modules() or pair[1] not in imports(pair[0])]
+    assert not needless, f"remove from EXCEPTIONS: {needless}"
