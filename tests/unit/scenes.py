@@ -1,4 +1,4 @@
-"""Owns made-up slides over real tissue: glass, stains, scanners and marks whose true place is known."""
+"""Synthetic slides with real tissue: background, stains, scanner effects and artefacts at known positions."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 
 @cache
 def cmu() -> np.ndarray:
-    """CMU-1-Small-Region at 2 µm per pixel: skin, RGB uint8 (742, 555, 3)."""
+    """Return CMU-1-Small-Region at 2 µm per pixel: skin, RGB uint8 (742, 555, 3)."""
     with openslide.OpenSlide(DATA / "slides" / "CMU-1-Small-Region.svs") as slide:
         image = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
     return cv2.resize(image, (555, 742), interpolation=cv2.INTER_AREA)
 
 
 def glass(height: int, width: int) -> np.ndarray:
-    """Empty glass with sensor noise."""
+    """Return empty glass with sensor noise."""
     noise = np.random.default_rng(0).normal(0, 1.5, (height, width, 3))
     return np.clip(np.add(GLASS, noise), 0, 255).astype(np.uint8)
 
 
 def two_pieces(tissue: np.ndarray | None = None) -> np.ndarray:
-    """Two pieces of CMU-1 (or what was made of it) far apart on glass, 3.2 mm square."""
+    """Place two copies of CMU-1, or of ``tissue``, far apart on glass, 3.2 mm square."""
     piece = cmu() if tissue is None else tissue
     slide = glass(1600, 1600)
     for y, x, flip in ((100, 150, 1), (800, 850, -1)):
@@ -40,7 +40,7 @@ def two_pieces(tissue: np.ndarray | None = None) -> np.ndarray:
 
 
 def large_piece() -> np.ndarray:
-    """One large piece, mirrored from the dense part of CMU-1, with glass around it: 2.8 by 3.8 mm."""
+    """Return one large piece with glass around it, mirrored from the dense part of CMU-1: 2.8 by 3.8 mm."""
     part = cmu()[330:742, 200:440]
     part = np.hstack([part, part[:, ::-1]])
     part = np.hstack([np.vstack([part, part[::-1]])] * 3)
@@ -50,12 +50,12 @@ def large_piece() -> np.ndarray:
 
 
 def faint(image: np.ndarray, stain: float) -> np.ndarray:
-    """The same with only a share of its stain."""
+    """Reduce the stain to the share ``stain``."""
     return (255 - (255 - image.astype(float)) * stain).astype(np.uint8)
 
 
 def immunostained(image: np.ndarray) -> np.ndarray:
-    """Eosin taken out, haematoxylin halved, and brown DAB where eosin was strongest."""
+    """Remove eosin, halve haematoxylin, and add brown DAB where eosin was strongest."""
     stains = rgb2hed(image)
     eosin = np.clip(stains[..., 1], 0, None)
     positive = cv2.GaussianBlur(eosin, (0, 0), 8) > np.percentile(eosin, 85)
@@ -64,7 +64,7 @@ def immunostained(image: np.ndarray) -> np.ndarray:
 
 
 def frozen(image: np.ndarray) -> np.ndarray:
-    """Greyer, softer, and full of ice-crystal holes."""
+    """Imitate a frozen section: greyer, softer, and full of ice-crystal holes."""
     grey = image.mean(axis=2, keepdims=True)
     soft = cv2.GaussianBlur((grey + (image - grey) * 0.35).astype(np.uint8), (0, 0), 1.2)
     pattern = cv2.GaussianBlur(np.random.default_rng(1).random(image.shape[:2]).astype(np.float32), (0, 0), 2.5)
@@ -74,12 +74,12 @@ def frozen(image: np.ndarray) -> np.ndarray:
 
 
 def unscanned_border(image: np.ndarray, margin: int) -> np.ndarray:
-    """The slide as scanners leave it that fill what they did not visit with black."""
+    """Add a black border, as scanners do that fill unscanned areas with black."""
     return cv2.copyMakeBorder(image, *[margin] * 4, cv2.BORDER_CONSTANT, value=(0, 0, 0))
 
 
 def coverslip(image: np.ndarray) -> np.ndarray:
-    """Grey edges of a coverslip across the slide, 36 and 24 µm wide."""
+    """Draw the grey edges of a coverslip across the slide, 36 and 24 µm wide."""
     slide = image.copy()
     cv2.line(slide, (1500, 0), (1470, 1599), (150, 152, 158), 18, cv2.LINE_AA)
     cv2.line(slide, (0, 1560), (1599, 1545), (175, 175, 170), 12, cv2.LINE_AA)
@@ -87,7 +87,7 @@ def coverslip(image: np.ndarray) -> np.ndarray:
 
 
 def stitched(image: np.ndarray) -> np.ndarray:
-    """Brightness steps of up to 14 grey levels between scan strips and rows."""
+    """Add brightness steps of up to 14 grey levels between scan strips and rows."""
     slide = image.astype(int)
     for i, step in enumerate((0, -6, 4, -9, 5, -3, 0, -7)):
         slide[:, i * 200 : (i + 1) * 200] += (step, step - 1, step + 1)
@@ -97,12 +97,12 @@ def stitched(image: np.ndarray) -> np.ndarray:
 
 
 def tinted(image: np.ndarray) -> np.ndarray:
-    """Yellowish light."""
+    """Apply a yellowish illumination."""
     return (image * (1.0, 0.97, 0.85)).clip(0, 255).astype(np.uint8)
 
 
 def _stroke(shape: tuple[int, ...], start: tuple[int, int], end: tuple[int, int], width: int) -> np.ndarray:
-    """Opacity of a soft-edged stroke, float (h, w, 1)."""
+    """Return the opacity of a soft-edged stroke, float (h, w, 1)."""
     line = np.zeros(shape[:2], np.uint8)
     cv2.line(line, start, end, 255, width, cv2.LINE_AA)
     return cv2.GaussianBlur(line, (0, 0), 2)[..., None] / 255
@@ -111,7 +111,7 @@ def _stroke(shape: tuple[int, ...], start: tuple[int, int], end: tuple[int, int]
 def inked(
     image: np.ndarray, colour: str, start: tuple[int, int], end: tuple[int, int], *, width: int = 160, opacity: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A pen stroke, ``width`` x 2 µm wide, that dims the light behind it; and where it lies, bool (h, w)."""
+    """Draw a pen stroke, ``width`` x 2 µm wide, that darkens the image; return the image and its mask, bool (h, w)."""
     stroke = _stroke(image.shape, start, end, width)
     passed = 1 - stroke * opacity * (1 - np.divide(INKS[colour], 255))
     return (image * passed).clip(0, 255).astype(np.uint8), stroke[..., 0] > 0.5
@@ -120,7 +120,7 @@ def inked(
 def defocused(
     image: np.ndarray, centre: tuple[int, int], radius: int, sigma_um: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A disc out of focus; and where it lies."""
+    """Blur a disc; return the image and the mask of the disc."""
     disc = np.zeros(image.shape[:2], np.uint8)
     cv2.circle(disc, centre, radius, 1, -1)
     soft = cv2.GaussianBlur(image, (0, 0), sigma_um / MPP)
@@ -130,7 +130,7 @@ def defocused(
 def folded(
     image: np.ndarray, start: tuple[int, int], end: tuple[int, int], *, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A strip in which a second layer, the tissue from beside it, adds its optical density; and where it lies."""
+    """Fold a strip: adjacent tissue adds its optical density; return the image and the mask of the strip."""
     strip = _stroke(image.shape, start, end, width)
     density = -np.log((image.astype(float) + 1) / 256)
     doubled = density + strip * np.roll(density, (37, 23), (0, 1))

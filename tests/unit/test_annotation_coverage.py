@@ -1,4 +1,4 @@
-"""Owns the proof of area shares: polygons against shapely cell by cell, rasters against counting pixels."""
+"""Tests of area shares: polygons against shapely for every cell, rasters against pixel counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shapely.affinity import translate
 
 
 def by_shapely(geometry, columns, rows, span):
-    """The slow, obvious way: intersect every cell."""
+    """Intersect every cell with shapely: slow reference implementation."""
     return np.array(
         [[geometry.intersection(shapely.box(x, y, x + span, y + span)).area / span**2 for x in columns] for y in rows]
     )
@@ -20,7 +20,7 @@ def by_shapely(geometry, columns, rows, span):
 
 @st.composite
 def shapes(draw):
-    """A union of random star-shaped polygons, some with holes, some hanging over the edge of the slide."""
+    """Draw a union of random star-shaped polygons, some with holes, some partly outside the slide."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     parts = []
     for _ in range(draw(st.integers(1, 5))):
@@ -35,7 +35,7 @@ def shapes(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(shapes(), st.sampled_from([20.0, 37.3, 64.0]), st.sampled_from([20, 33, 64, 90]))
-def test_polygon_shares_equal_shapelys_on_any_grid(geometry, span, stride):
+def test_polygon_shares_equal_those_of_shapely_on_any_grid(geometry, span, stride):
     columns = np.arange(0, 500, stride)
     rows = np.floor(np.arange(0, 400, stride * 1.1) + 0.5)
     shares = polygon_shares(geometry, columns, rows, span)
@@ -56,7 +56,7 @@ def test_a_hole_is_not_covered():
     np.testing.assert_allclose(shares, [[1, 0, 0]])
 
 
-def test_edges_on_cell_borders_belong_to_neither_neighbour():
+def test_edges_on_cell_borders_add_no_area_to_adjacent_cells():
     shares = polygon_shares(shapely.box(64, 64, 128, 128), np.array([0, 64, 128]), np.array([0, 64, 128]), 64.0)
     np.testing.assert_array_equal(shares, [[0, 0, 0], [0, 1, 0], [0, 0, 0]])
 
@@ -73,7 +73,7 @@ def test_geometry_off_the_grid_covers_nothing(geometry):
     st.sampled_from([8.0, 31.7, 64.0]),
     st.integers(3, 70),
 )
-def test_mask_shares_equal_shares_of_the_masks_pixels_as_polygons(seed, downsample, span, stride):
+def test_mask_shares_equal_shares_of_the_pixels_as_polygons(seed, downsample, span, stride):
     mask = np.random.default_rng(seed).random((9, 12)) > 0.5
     pixels = [
         shapely.box(x * downsample, y * downsample, (x + 1) * downsample, (y + 1) * downsample)

@@ -1,4 +1,4 @@
-"""Owns the proof of label crops: pixel centres decide, smaller regions win, any offset and scale agree."""
+"""Tests of label crops: pixel centres decide, smaller regions are on top, offsets and scales are consistent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def star(seed, centre=(50.0, 50.0), radius=45.0):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(-30, 30), st.integers(-30, 30), st.sampled_from([0.5, 1.0, 1.7, 4.0]))
-def test_a_pixel_is_labelled_when_its_centre_is_inside(seed, x, y, scale):
+def test_a_pixel_is_labelled_if_its_centre_is_inside(seed, x, y, scale):
     region = star(seed) - shapely.box(45.3, 45.3, 51.7, 51.7)
     labels = rasterise(Annotation(NAMES, [("tumor", region)]), x, y, 48, scale)
     centres = (np.arange(48) + 0.5) * scale
@@ -31,7 +31,7 @@ def test_a_pixel_is_labelled_when_its_centre_is_inside(seed, x, y, scale):
     np.testing.assert_array_equal(labels, np.where(inside, 3, 0))
 
 
-def test_the_smaller_of_overlapping_regions_wins_whatever_the_order():
+def test_the_smaller_of_overlapping_regions_is_on_top_in_any_order():
     tumour, necrosis = ("tumor", shapely.box(0, 0, 64, 64)), ("necrosis", shapely.box(16, 16, 32, 32))
     for regions in ([tumour, necrosis], [necrosis, tumour]):
         labels = rasterise(Annotation(NAMES, regions), 0, 0, 64, 1.0)
@@ -39,14 +39,14 @@ def test_the_smaller_of_overlapping_regions_wins_whatever_the_order():
         assert labels[40, 40] == 3
 
 
-def test_crops_fit_together():
+def test_adjacent_crops_join_without_gap():
     annotation = Annotation(NAMES, [("tumor", star(1)), ("stroma", star(2, (70, 40)))])
     whole = rasterise(annotation, 0, 0, 100, 1.0)
     quarters = np.block([[rasterise(annotation, x, y, 50, 1.0) for x in (0, 50)] for y in (0, 50)])
     np.testing.assert_array_equal(whole, quarters)
 
 
-def test_far_from_any_region_nothing_is_labelled():
+def test_pixels_far_from_any_region_are_unlabelled():
     assert not rasterise(Annotation(NAMES, [("tumor", star(1))]), 5000, 5000, 32, 1.0).any()
     assert not rasterise(Annotation(NAMES, []), 0, 0, 32, 1.0).any()
 
@@ -64,12 +64,12 @@ def test_a_label_image_is_sampled_at_pixel_centres_and_empty_outside(downsample,
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 4]), st.sampled_from([16.0, 21.5, 40.0]))
-def test_area_shares_of_a_label_image_are_its_histogram(seed, downsample, span):
+def test_area_shares_of_a_label_image_equal_its_histogram(seed, downsample, span):
     values = np.random.default_rng(seed).integers(0, 4, (32, 48), np.uint8)
     annotation = Annotation(NAMES, [], LabelImage(values, downsample))
     columns, rows = np.arange(0, 48 * downsample, 23), np.arange(0, 32 * downsample, 19)
     full = np.kron(values, np.ones((downsample, downsample), np.uint8))
-    # Eightfold pixels make every span a whole number of pixels (16, 21.5 and 40 are multiples of 1/8).
+    # With pixels enlarged eightfold, every span is a whole number of pixels (16, 21.5 and 40 are multiples of 1/8).
     fine = np.kron(full, np.ones((8, 8), np.uint8))
     for number, shares in enumerate(area_shares(annotation, NAMES, columns, rows, span).values(), 1):
         for j, y in enumerate(rows):
@@ -96,7 +96,7 @@ def test_overlapping_regions_of_one_class_count_once():
     assert shares["tumor"][0, 0] == pytest.approx(150 / 400)
 
 
-def test_points_are_looked_up_in_regions_and_label_images_alike():
+def test_points_are_looked_up_in_regions_and_in_label_images():
     regions = Annotation(NAMES, [("tumor", shapely.box(10, 10, 20, 20)), ("stroma", shapely.box(30, 10, 40, 20))])
     values = np.zeros((50, 50), np.uint8)
     values[10:20, 10:20], values[10:20, 30:40] = 3, 2

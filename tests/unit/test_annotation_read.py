@@ -1,4 +1,4 @@
-"""Owns the proof that every annotation format ends as the same geometry, and every bad file as a clear error."""
+"""Tests of annotation formats: every format gives the same geometry, and every bad file a clear error."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def feature(points, **properties):
     return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
 
 
-# What is read
+# Supported input
 
 
 def test_a_slide_without_annotation_has_no_regions_and_no_error():
@@ -98,7 +98,7 @@ def test_all_vector_formats_give_the_same_square(tmp_path):
         assert geometry.equals(shapely.box(100, 200, 300, 500))
 
 
-def test_the_real_dsa_file_is_read_once_its_overhang_is_allowed(data):
+def test_the_real_dsa_file_is_read_with_a_higher_limit_for_its_overhang(data):
     annotation = read(data / "annotations/CMU-1-Small-Region.dsa.geojson", max_outside=0.1)
     assert annotation.record["regions"] == {"other": 1, "tumor": 1}
     assert annotation.record["clipped"] == 1
@@ -113,7 +113,7 @@ def test_the_real_halo_file_is_read(data):
 
 
 @pytest.mark.parametrize(("part", "area"), [("cell", 100.0 * 100), ("nucleus", 20.0 * 20)])
-def test_a_qupath_cell_gives_its_cell_or_its_nucleus(tmp_path, part, area):
+def test_a_qupath_cell_gives_its_cell_or_nucleus_outline(tmp_path, part, area):
     cell = feature([(0, 0), (100, 0), (100, 100), (0, 100)], objectType="cell", classification={"name": "Tumor"})
     cell["nucleusGeometry"] = feature([(40, 40), (60, 40), (60, 60), (40, 60)])["geometry"]
     annotation = read(geojson(tmp_path / "c.geojson", cell), cell_part=part)
@@ -137,27 +137,27 @@ def test_the_real_qupath_cells_are_read(data):
         {"class": "Tumor"},
     ],
 )
-def test_the_class_is_found_in_every_dialect(tmp_path, properties):
+def test_the_class_is_found_in_every_qupath_version(tmp_path, properties):
     assert read(geojson(tmp_path / "a.geojson", feature(SQUARE, **properties))).regions[0][0] == "tumor"
 
 
-def test_derived_qupath_classes_are_joined_as_qupath_shows_them(tmp_path):
+def test_derived_qupath_classes_are_joined_as_in_qupath(tmp_path):
     path = geojson(tmp_path / "a.geojson", feature(SQUARE, classification={"names": ["Tumor", "Positive"]}))
     assert read(path, classes={"Tumor: Positive": "positive"}).regions[0][0] == "positive"
 
 
-def test_the_class_property_can_be_named_and_nested(tmp_path):
+def test_the_class_property_can_be_configured_and_nested(tmp_path):
     path = geojson(tmp_path / "a.geojson", feature(SQUARE, label="x", meta={"kind": "Tumor"}))
     assert read(path, class_property="meta.kind").regions[0][0] == "tumor"
 
 
-def test_a_bare_list_of_features_as_qupath_02_writes_it_is_read(tmp_path):
+def test_a_bare_list_of_features_as_in_qupath_02_is_read(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([feature(SQUARE, classification={"name": "Tumor"})]))
     assert len(read(path).regions) == 1
 
 
-def test_a_byte_order_mark_is_no_obstacle(tmp_path):
+def test_a_byte_order_mark_is_accepted(tmp_path):
     path = geojson(tmp_path / "a.geojson", feature(SQUARE, label="Tumor"))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read(path).regions) == 1
@@ -184,7 +184,7 @@ def test_negative_regions_are_cut_out_of_their_own_layer_only(tmp_path):
     assert annotation.union_by_class["other"].area == 200 * 300
 
 
-def test_rectangles_and_ellipses_are_spanned_by_their_corners(tmp_path):
+def test_rectangles_and_ellipses_are_defined_by_their_corners(tmp_path):
     corners = [(100, 200), (300, 500)]
     path = aperio(tmp_path / "a.xml", {"Tumor": aperio_region(corners, 1), "Other": aperio_region(corners, 2)})
     annotation = read(path)
@@ -192,32 +192,32 @@ def test_rectangles_and_ellipses_are_spanned_by_their_corners(tmp_path):
     assert annotation.union_by_class["other"].area == pytest.approx(np.pi * 100 * 150, rel=1e-3)
 
 
-def test_shapes_without_area_are_counted_not_lost(tmp_path):
+def test_shapes_without_area_are_counted(tmp_path):
     path = asap(tmp_path / "a.xml", asap_polygon(SQUARE), asap_polygon(SQUARE[:1], kind="Dot"))
     assert read(path).record["skipped"] == {"Dot": 1}
     path = aperio(tmp_path / "b.xml", {"Tumor": aperio_region(SQUARE) + aperio_region(SQUARE[:2], 4)})
     assert read(path).record["skipped"] == {"region type 4": 1}
 
 
-def test_an_unnamed_aperio_layer_takes_the_text_of_its_region(tmp_path):
+def test_an_unnamed_aperio_layer_uses_the_text_of_its_region(tmp_path):
     path = aperio(tmp_path / "a.xml", {"": aperio_region(SQUARE, text="Tumor")})
     assert read(path).regions[0][0] == "tumor"
 
 
-def test_asap_vertices_follow_their_order_attribute(tmp_path):
+def test_asap_vertices_are_sorted_by_their_order_attribute(tmp_path):
     shuffled = "".join(f'<Coordinate Order="{i}" X="{SQUARE[i][0]}" Y="{SQUARE[i][1]}"/>' for i in (2, 0, 3, 1))
     polygon = f'<Annotation Type="Polygon" PartOfGroup="Tumor"><Coordinates>{shuffled}</Coordinates></Annotation>'
     assert read(asap(tmp_path / "a.xml", polygon)).regions[0][1].area == 200 * 300
 
 
-def test_several_names_may_share_a_class_and_some_be_ignored(tmp_path):
+def test_several_names_can_map_to_one_class_and_names_can_be_ignored(tmp_path):
     path = asap(tmp_path / "a.xml", *(asap_polygon(SQUARE, g) for g in ("Tumor", "met", "junk")))
     annotation = read(path, classes={"Tumor": "tumor", "met": "tumor"}, ignore=["junk"])
     assert annotation.record["regions"] == {"tumor": 2}
     assert annotation.record["ignored"] == {"junk": 1}
 
 
-def test_a_file_whose_names_are_all_ignored_has_no_regions_and_no_error(tmp_path):
+def test_a_file_with_only_ignored_names_has_no_regions_and_no_error(tmp_path):
     annotation = read(asap(tmp_path / "a.xml", asap_polygon(SQUARE, "junk")), ignore=["junk"])
     assert annotation.regions == []
     assert annotation.record["ignored"] == {"junk": 1}
@@ -226,7 +226,7 @@ def test_a_file_whose_names_are_all_ignored_has_no_regions_and_no_error(tmp_path
 # Bad input
 
 
-def test_an_unmapped_name_is_an_error_that_lists_them_all(tmp_path):
+def test_unmapped_names_are_all_listed_in_the_error(tmp_path):
     message = refusal(asap(tmp_path / "a.xml", *(asap_polygon(SQUARE, g) for g in ("x", "y", "Tumor"))))
     assert "'x' (1), 'y' (1)" in message
     assert "annotations.classes" in message
@@ -235,10 +235,10 @@ def test_an_unmapped_name_is_an_error_that_lists_them_all(tmp_path):
 @pytest.mark.parametrize("name", ["a.xml", "a.geojson"])
 def test_an_empty_annotation_is_an_error(tmp_path, name):
     path = asap(tmp_path / name) if name.endswith("xml") else geojson(tmp_path / name)
-    assert "holds no region" in refusal(path)
+    assert "contains no region" in refusal(path)
 
 
-def test_a_self_crossing_outline_becomes_the_area_it_encloses_and_is_counted(tmp_path):
+def test_a_self_intersecting_outline_becomes_the_area_it_encloses_and_is_counted(tmp_path):
     bow_tie = [(0, 0), (100, 100), (100, 0), (0, 100)]
     annotation = read(asap(tmp_path / "a.xml", asap_polygon(bow_tie), asap_polygon(SQUARE)))
     assert annotation.record["repaired"] == 1
@@ -246,14 +246,14 @@ def test_a_self_crossing_outline_becomes_the_area_it_encloses_and_is_counted(tmp
     assert annotation.regions[0][1].area == pytest.approx(5000)
 
 
-def test_degenerate_outlines_are_dropped_and_counted_and_alone_are_an_error(tmp_path):
+def test_degenerate_outlines_are_dropped_and_counted_and_refused_if_there_are_no_others(tmp_path):
     line = asap_polygon([(0, 0), (5, 5)])
     annotation = read(asap(tmp_path / "a.xml", line, asap_polygon(SQUARE)))
     assert annotation.record["degenerate"] == 1
-    assert "none of its 1 regions has an area" in refusal(asap(tmp_path / "b.xml", line))
+    assert "none of the 1 regions has an area" in refusal(asap(tmp_path / "b.xml", line))
 
 
-def test_an_annotation_off_the_slide_is_refused_with_how_far(data):
+def test_an_annotation_outside_the_slide_is_refused_with_the_distances(data):
     message = refusal(data / "annotations/CMU-1-Small-Region.dsa.geojson")
     assert "6.9% of the annotated area" in message
     assert "113 px beyond the right" in message
@@ -287,7 +287,7 @@ def test_entities_and_dtds_are_refused(tmp_path, text):
     [
         ("a.xml", "<ASAP_Annotations><Annotations>", "not well-formed XML"),
         ("a.xml", "", "not well-formed XML"),
-        ("a.xml", "<kml/>", "its root is <kml>"),
+        ("a.xml", "<kml/>", "the root is <kml>"),
         ("a.geojson", "{", "not JSON"),
         ("a.geojson", '{"a": 1}', "neither a GeoJSON"),
         ("a.geojson", '{"type": "FeatureCollection", "features": [1]}', "neither a GeoJSON"),
@@ -295,7 +295,7 @@ def test_entities_and_dtds_are_refused(tmp_path, text):
         ("a.txt", "hello", "unknown annotation format '.txt'"),
     ],
 )
-def test_what_is_no_annotation_is_refused_with_what_it_is(tmp_path, name, text, said):
+def test_files_that_are_not_annotations_are_refused_with_the_reason(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     assert said in refusal(tmp_path / name)
 
@@ -310,14 +310,14 @@ def test_unreadable_coordinates_in_geojson_are_refused(tmp_path):
     broken = feature(SQUARE, label="Tumor")
     broken["geometry"]["coordinates"] = [[["a", "b"]]]
     message = refusal(geojson(tmp_path / "a.geojson", feature(SQUARE, label="Tumor"), broken))
-    assert "cannot be read in 1 features, the first of them 2" in message
+    assert "1 features have an unreadable geometry, the first is feature 2" in message
 
 
 def test_a_file_above_the_limit_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "a.geojson"
     with path.open("wb") as stream:
         stream.truncate(1_000_000_000)
-    assert "1000 MB is above annotations.max_file_mb (500)" in refusal(path)
+    assert "1000 MB, more than annotations.max_file_mb (500)" in refusal(path)
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -352,7 +352,7 @@ def test_masks_of_every_format_give_the_same_labels(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(("shape", "factor"), [((2967, 2220), 1), ((741, 555), 4), ((742, 555), 4), ((185, 139), 16)])
-def test_a_mask_at_a_whole_fraction_of_the_slide_is_taken(tmp_path, shape, factor):
+def test_a_mask_at_a_whole_fraction_of_the_slide_is_accepted(tmp_path, shape, factor):
     path = save_mask(tmp_path / "m.npy", np.ones(shape, np.uint8))
     assert read(path, classes={"1": "tumor"}).label_image.downsample == factor
 
@@ -363,7 +363,7 @@ def test_a_mask_of_another_shape_is_refused(tmp_path, shape):
 
 
 def test_a_transposed_mask_is_refused_with_a_hint(tmp_path):
-    assert "axes swapped" in refusal(save_mask(tmp_path / "m.npy", np.ones((WIDTH, HEIGHT), np.uint8)))
+    assert "swapped axes" in refusal(save_mask(tmp_path / "m.npy", np.ones((WIDTH, HEIGHT), np.uint8)))
 
 
 def test_unmapped_mask_values_are_listed(tmp_path):
@@ -383,17 +383,17 @@ def test_zero_is_unlabelled_unless_it_is_mapped(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
-        (np.ones((HEIGHT, WIDTH), np.float32), "must hold integers"),
+        (np.ones((HEIGHT, WIDTH), np.float32), "must contain integers"),
         (np.ones((HEIGHT, WIDTH, 3), np.uint8), "must have two axes"),
-        (np.full((HEIGHT, WIDTH), -1, np.int32), "labels run from -1"),
+        (np.full((HEIGHT, WIDTH), -1, np.int32), "labels range from -1"),
         (np.array([{"a": 1}], dtype=object), "cannot be read"),
     ],
 )
-def test_masks_that_are_none_are_refused(tmp_path, mask, said):
+def test_arrays_that_are_not_masks_are_refused(tmp_path, mask, said):
     assert said in refusal(save_mask(tmp_path / "m.npy", mask))
 
 
-def test_a_mask_file_that_is_none_is_refused(tmp_path):
+def test_files_that_are_not_masks_are_refused(tmp_path):
     for name in ("m.npy", "m.png", "m.tif"):
         (tmp_path / name).write_bytes(b"not an image")
         assert "cannot be read" in refusal(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Owns the proof that the canonical annotation comes back as it was, and is GeoJSON as QuPath writes it."""
+"""Tests of written annotations: they are read back unchanged, and are GeoJSON in QuPath's format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save(annotation, folder):
     return folder / "s1.json"
 
 
-def test_regions_come_back_with_class_and_shape(tmp_path):
+def test_regions_are_read_back_with_class_and_shape(tmp_path):
     path = save(Annotation(("necrosis", "tumor"), SHAPES, None, RECORD), tmp_path)
     loaded = Annotation.load(path)
     assert loaded.class_names == ("necrosis", "tumor")
@@ -35,7 +35,7 @@ def test_regions_come_back_with_class_and_shape(tmp_path):
         assert after.is_valid
 
 
-def test_a_label_image_comes_back_with_its_scale(tmp_path):
+def test_a_label_image_is_read_back_with_its_scale(tmp_path):
     values = np.random.default_rng(0).integers(0, 3, (1500, 1100), np.uint8)
     path = save(Annotation(("necrosis", "tumor"), [], LabelImage(values, 4), RECORD), tmp_path)
     loaded = Annotation.load(path).label_image
@@ -44,14 +44,14 @@ def test_a_label_image_comes_back_with_its_scale(tmp_path):
     np.testing.assert_array_equal(loaded.read(slice(1000, 1040), slice(7, 9)), values[1000:1040, 7:9])
 
 
-def test_labels_of_an_earlier_run_do_not_outlive_their_annotation(tmp_path):
+def test_labels_of_an_earlier_run_are_removed(tmp_path):
     save(Annotation(("a",), [], LabelImage(np.ones((4, 4), np.uint8), 1), RECORD), tmp_path)
     save(Annotation(("necrosis", "tumor"), SHAPES, None, RECORD), tmp_path)
     assert not (tmp_path / "s1.labels.zarr").exists()
     assert Annotation.load(tmp_path / "s1.json").label_image is None
 
 
-def test_the_file_is_what_qupath_reads(tmp_path):
+def test_the_file_has_the_structure_that_qupath_reads(tmp_path):
     """QuPath needs a FeatureCollection of annotation objects whose classification has a name and an RGB colour."""
     save(Annotation(("necrosis", "tumor"), SHAPES, None, RECORD), tmp_path)
     content = json.loads((tmp_path / "s1.geojson").read_text())
@@ -66,7 +66,7 @@ def test_the_file_is_what_qupath_reads(tmp_path):
     assert len(colours) == 2
 
 
-def test_the_canonical_file_can_be_read_as_an_annotation_again(tmp_path):
+def test_the_written_file_can_be_read_as_an_annotation(tmp_path):
     save(Annotation(("necrosis", "tumor"), SHAPES, None, RECORD), tmp_path)
     config = Annotations(classes={"tumor": "tumor", "necrosis": "necrosis"})
     again = read_annotation(tmp_path / "s1.geojson", config, slide_id="s1", width=500, height=500)
@@ -74,7 +74,7 @@ def test_the_canonical_file_can_be_read_as_an_annotation_again(tmp_path):
     assert again.record["regions"] == {"tumor": 1, "necrosis": 1}
 
 
-def test_a_quarantined_slide_leaves_an_empty_collection_and_its_reason(tmp_path):
+def test_a_quarantined_slide_has_an_empty_collection_and_its_reason(tmp_path):
     error = SlideError(Reason.BAD_ANNOTATION, slide_id="s1", path="a.xml", detail="empty", remedy="Draw")
     write_no_annotation(error.as_record(), record=tmp_path / "s1.json", geojson=tmp_path / "s1.geojson")
     assert json.loads((tmp_path / "s1.geojson").read_text())["features"] == []

@@ -1,1 +1,1 @@
-"""Annotations of every format in one geometry."""
+"""Annotations: reading of all supported formats, geometry in level-0 pixels, rasters and area shares."""

@@ -1,6 +1,6 @@
-"""Owns exact areas: how much of each cell of a grid is covered by polygons, or by each value of a raster.
+"""Exact areas: the share of each grid cell that is covered by polygons or by each value of a raster.
 
-A grid is the product of its column intervals and row intervals, which may overlap, leave gaps, or end between pixels.
+A grid is the product of column intervals and row intervals, which may overlap, leave gaps, or end between pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 
 def polygon_shares(geometry: shapely.Geometry, columns: NDArray, rows: NDArray, span: float) -> NDArray[np.float32]:
-    """Share of each grid cell that lies inside a valid (multi)polygon, exact up to floating point.
+    """Compute the share of each grid cell inside a valid (multi)polygon, exact up to floating point.
 
-    The plane is cut at every start and end of an interval; areas of those small cells follow from Green's theorem and
-    are summed into cells, so overlapping cells cost no second pass over the geometry.
-
+    The plane is cut at every start and end of an interval. The areas of the resulting small cells follow from Green's
+    theorem and are summed into grid cells, so overlapping grid cells need no second pass over the geometry.
     Args:
         geometry: a valid Polygon or MultiPolygon, possibly empty; level-0 pixels.
         columns, rows: starts of the intervals, ascending; level-0 pixels.
@@ -44,23 +43,24 @@ def polygon_shares(geometry: shapely.Geometry, columns: NDArray, rows: NDArray, 
 
 
 def _cuts(starts: NDArray, span: float) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
-    """All starts and ends, ascending, and where each interval's start and end stand among them."""
+    """Return all starts and ends, ascending, and the index of each interval's start and end among them."""
     cuts, places = np.unique(np.concatenate([starts, starts + span]), return_inverse=True)
     return cuts, places[: starts.size], places[starts.size :]
 
 
 def _areas_between_cuts(geometry: shapely.Geometry, x_cuts: Floats, y_cuts: Floats) -> Floats:
-    """Area of the geometry inside each rectangle between neighbouring cuts, shape (len(y_cuts)-1, len(x_cuts)-1).
+    """Compute the area of the geometry in each rectangle between adjacent cuts, shape (len(y_cuts)-1, len(x_cuts)-1).
 
-    Every edge piece of height dy covers, signed by its direction, dy times the distance to its right: the rest of its
-    own rectangle, and the whole of every rectangle further right. Summed around closed rings that is the area.
+    Every piece of an edge with height dy covers dy times the distance to its right, signed by its direction: the
+    remaining part of its own rectangle and the whole of every rectangle further right. The sum around closed rings is
+    the area.
     """
     height, width = y_cuts.size - 1, x_cuts.size - 1
     x0, y0, x1, y1 = _split_at(y_cuts, *_edges(geometry)[[1, 0, 3, 2]])[[1, 0, 3, 2]]
     row = np.searchsorted(y_cuts, (y0 + y1) / 2, side="right") - 1
     inside = (row >= 0) & (row < height) & (y0 != y1)
     x0, y0, x1, y1 = _split_at(x_cuts, x0[inside], y0[inside], x1[inside], y1[inside])
-    # Pieces left of the grid count in full from its first column on; pieces right of it count nothing.
+    # Pieces left of the grid count in full from its first column on; pieces right of the grid count zero.
     x0, x1 = np.clip([x0, x1], x_cuts[0], x_cuts[-1])
     row = np.searchsorted(y_cuts, (y0 + y1) / 2, side="right") - 1
     column = np.clip(np.searchsorted(x_cuts, (x0 + x1) / 2, side="right") - 1, 0, width - 1)
@@ -74,7 +74,7 @@ def _areas_between_cuts(geometry: shapely.Geometry, x_cuts: Floats, y_cuts: Floa
 
 
 def _edges(geometry: shapely.Geometry) -> Floats:
-    """Edges of all rings as rows x0, y0, x1, y1; turned so that areas to the right of an edge sum up positive."""
+    """Return the edges of all rings as rows x0, y0, x1, y1, oriented so that areas to their right sum up positive."""
     rings = shapely.get_rings(shapely.orient_polygons(shapely.get_parts(geometry), exterior_cw=True))
     points, ring = shapely.get_coordinates(rings, return_index=True)
     same = ring[1:] == ring[:-1]
@@ -82,13 +82,13 @@ def _edges(geometry: shapely.Geometry) -> Floats:
 
 
 def _split_at(cuts: Floats, u0: Floats, v0: Floats, u1: Floats, v1: Floats) -> Floats:
-    """Split segments wherever their u crosses a cut; returns u0, v0, u1, v1 of the pieces, direction kept."""
+    """Split segments where their u crosses a cut; return u0, v0, u1, v1 of the pieces in the original direction."""
     low = np.searchsorted(cuts, np.minimum(u0, u1), side="right")
     high = np.searchsorted(cuts, np.maximum(u0, u1), side="left")
     count = np.maximum(high - low, 0)
     pieces = count + 1
     source = np.repeat(np.arange(u0.size), pieces)
-    # The k-th piece of a segment ends at its k-th crossing, counted along the segment's own direction.
+    # The k-th piece of a segment ends at its k-th crossing in the direction of the segment.
     k = np.arange(source.size) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     rising = (u1 >= u0)[source]
     crossing = np.where(rising, low[source] + k, high[source] - 1 - k)
@@ -104,10 +104,10 @@ def _split_at(cuts: Floats, u0: Floats, v0: Floats, u1: Floats, v1: Floats) -> F
 
 
 def interval_weights(starts: NDArray, span: float, pixels: int, downsample: float) -> sparse.csr_array:
-    """Overlap of intervals with the pixels of a raster axis, as a sparse matrix (intervals, pixels).
+    """Compute the overlap of intervals with the pixels of a raster axis as a sparse matrix (intervals, pixels).
 
     Entry (i, p) is the share of interval i (level-0 pixels) covered by pixel p, which spans
-    ``[p * downsample, (p + 1) * downsample)``. A row sums to 1 where the interval lies wholly on the raster.
+    ``[p * downsample, (p + 1) * downsample)``. A row sums to 1 if the interval lies completely on the raster.
     """
     low = np.asarray(starts, np.float64) / downsample
     high = low + span / downsample
@@ -124,9 +124,9 @@ def interval_weights(starts: NDArray, span: float, pixels: int, downsample: floa
 def mask_shares(
     mask: NDArray, columns: NDArray, rows: NDArray, span: float, *, downsample_x: float, downsample_y: float
 ) -> NDArray[np.float32]:
-    """Share of each grid cell where ``mask`` (bool, shape (h, w)) is true, exact for partly covered pixels.
+    """Compute the share of each grid cell where ``mask`` (bool, shape (h, w)) is true, exact for partial pixels.
 
-    Outside the raster counts as false. Returns float32 of shape (rows, columns).
+    Pixels outside the raster count as false. Returns float32 of shape (rows, columns).
     """
     by_row = interval_weights(rows, span, mask.shape[0], downsample_y)
     by_column = interval_weights(columns, span, mask.shape[1], downsample_x)

@@ -1,4 +1,4 @@
-"""Owns reading GeoJSON annotations: QuPath 0.2 to 0.5 and plain GeoJSON with the class in some property."""
+"""Reader for GeoJSON annotations: QuPath 0.2 to 0.5, and plain GeoJSON with the class in any property."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ UNCLASSIFIED = "unclassified"
 
 
 def read_geojson(path: Path, config: Annotations, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
-    """All areal shapes of a GeoJSON file, in level-0 pixels, and the format's name.
+    """Read all areal shapes of a GeoJSON file, in level-0 pixels; return the name of the format and the shapes.
 
     Points, lines and features without geometry are counted in ``skipped``.
 
     Raises:
-        AnnotationError: not JSON, not GeoJSON, or a geometry that cannot be read.
+        AnnotationError: The file is not JSON or not GeoJSON, or a geometry cannot be read.
     """
     try:
         features = parse_features(path.read_bytes())
@@ -45,7 +45,7 @@ def _outline(feature: Feature, config: Annotations) -> Any:
 
 
 def _name(properties: dict[str, Any], class_property: str | None) -> str:
-    """The annotator's name for a feature; without one it is "unclassified", which a user can map or ignore."""
+    """Return the annotator's class name of a feature, or "unclassified", which the configuration can map or ignore."""
     if class_property is not None:
         value: Any = properties
         for key in class_property.split("."):
@@ -56,7 +56,7 @@ def _name(properties: dict[str, Any], class_property: str | None) -> str:
 
 
 def _text(value: Any) -> str:
-    """QuPath writes a class as {"name": …} or, for derived classes, {"names": […]}, which it shows joined by ": "."""
+    """Return a class as text. QuPath writes {"name": …}, or for derived classes {"names": […]}, joined by ": "."""
     if isinstance(value, dict):
         value = value.get("name") or ": ".join(map(str, value.get("names") or []))
     return UNCLASSIFIED if value in (None, "") else str(value)

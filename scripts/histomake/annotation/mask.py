@@ -1,4 +1,4 @@
-"""Owns reading label masks (NPY, PNG, TIFF, Zarr): rasters whose pixel values are classes."""
+"""Reader for label masks (NPY, PNG, TIFF, Zarr): rasters whose pixel values are classes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from PIL import Image, UnidentifiedImageError
 from histomake.annotation.model import AnnotationError
 
 SUFFIXES = (".npy", ".png", ".tif", ".tiff", ".zarr")
-BAND_PIXELS = 1 << 22  # looked at together
+BAND_PIXELS = 1 << 22  # pixels read at a time
 MAX_VALUE = 65_535
 
 
 def open_mask(path: Path) -> Any:
-    """An array-like (y, x) of integer labels, memory-mapped or lazily read where the format allows.
+    """Open an array-like (y, x) of integer labels, memory-mapped or read lazily if the format allows it.
 
     Raises:
-        AnnotationError: unreadable, not two-dimensional, or not integer.
+        AnnotationError: The mask is unreadable, not two-dimensional, or not of an integer type.
     """
     try:
         values = _open(path)
     except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError, KeyError) as error:
         raise AnnotationError(
-            f"a label mask that cannot be read ({error})",
-            "Save it as NPY, PNG, tiled TIFF or Zarr, one integer a pixel",
+            f"the label mask cannot be read ({error})",
+            "Save it as NPY, PNG, tiled TIFF or Zarr with one integer per pixel",
         ) from None
     if len(values.shape) != 2:
-        raise AnnotationError(f"a label mask must have two axes (y, x), this one has shape {tuple(values.shape)}")
+        raise AnnotationError(f"a label mask must have two axes (y, x), but this one has shape {tuple(values.shape)}")
     if not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
-        raise AnnotationError(f"a label mask must hold integers, this one holds {values.dtype}")
+        raise AnnotationError(f"a label mask must contain integers, but this one contains {values.dtype}")
     return values
 
 
@@ -53,12 +53,12 @@ def _open(path: Path) -> Any:
 
 
 def scale_of(shape: tuple[int, int], *, width: int, height: int) -> int:
-    """How many level-0 pixels one mask pixel spans: the whole number that maps the mask's shape to the slide's.
+    """Return the whole number of level-0 pixels per mask pixel that maps the mask's shape to the slide's shape.
 
-    A mask of a pyramid level may be rounded up or down at the far edges, as scanners do.
+    The mask of a pyramid level may be rounded up or down at the far edges, as in the files of scanners.
 
     Raises:
-        AnnotationError: no whole number fits both axes.
+        AnnotationError: No whole number fits both axes.
     """
     factor = max(1, round(width / shape[1])) if shape[1] else 1
     if all(
@@ -66,18 +66,18 @@ def scale_of(shape: tuple[int, int], *, width: int, height: int) -> int:
         for size, full in ((shape[0], height), (shape[1], width))
     ):
         return factor
-    turned = " It would fit with its axes swapped: save it as (y, x)." if shape == (width, height) else ""
+    turned = " It would fit with swapped axes: save it as (y, x)." if shape == (width, height) else ""
     raise AnnotationError(
-        f"the mask is {shape[1]} x {shape[0]} (w x h), the slide {width} x {height}: no whole scale fits.{turned}",
+        f"the mask is {shape[1]} x {shape[0]} px (w x h), the slide {width} x {height}: no whole scale fits.{turned}",
         "Draw the mask at the slide's full size or at a whole fraction of it",
     )
 
 
 def count_values(values: Any) -> Counter[int]:
-    """Pixels per label, read in bands so that memory does not grow with the mask.
+    """Count the pixels of each label. The mask is read in bands, so memory does not grow with its size.
 
     Raises:
-        AnnotationError: a label is negative or above 65,535.
+        AnnotationError: A label is negative or above 65,535.
     """
     counts: Counter[int] = Counter()
     height, width = values.shape
@@ -86,7 +86,7 @@ def count_values(values: Any) -> Counter[int]:
         part = np.asarray(values[top : top + band])
         low, high = int(part.min()), int(part.max())
         if low < 0 or high > MAX_VALUE:
-            raise AnnotationError(f"labels run from {low} to {high}; 0 to {MAX_VALUE} are possible")
+            raise AnnotationError(f"labels range from {low} to {high}, but must be between 0 and {MAX_VALUE}")
         pixels = np.bincount(part.ravel())
         counts.update({int(value): int(pixels[value]) for value in np.flatnonzero(pixels)})
     return counts

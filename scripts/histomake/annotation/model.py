@@ -1,4 +1,4 @@
-"""Owns what an annotation is once its file format is forgotten: classed regions, or a label image, of one slide."""
+"""Format-independent annotation of one slide: regions with classes, or a label image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REMEDY = "Correct or re-export the annotation, or empty the slide's annotation c
 
 
 class AnnotationError(Exception):
-    """A format reader's complaint, before it is known which slide it belongs to."""
+    """A problem found by a format reader, which does not know the slide of the file."""
 
     def __init__(self, detail: str, remedy: str = REMEDY) -> None:
         super().__init__(detail)
@@ -31,7 +31,7 @@ class AnnotationError(Exception):
 
 
 class Drawn(NamedTuple):
-    """One shape as a format reader found it: the annotator's name for it and its geometry, valid or not."""
+    """One shape as read from a file: the annotator's class name and a geometry that may be invalid."""
 
     name: str
     geometry: shapely.Geometry
@@ -39,11 +39,13 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelImage:
-    """A raster of labels over the slide, read piece by piece.
+    """A raster of labels over the slide, read in parts.
 
-    ``values`` is anything that slices like an array and has a 2-D ``shape`` (y, x); ``lookup`` turns its values into
-    class numbers (0: unlabelled, i + 1: ``class_names[i]``) and is None where they already are. One raster pixel
-    covers ``downsample`` x ``downsample`` level-0 pixels.
+    Attributes:
+        values: Any object with a two-dimensional ``shape`` (y, x) that can be sliced like an array.
+        downsample: One raster pixel covers ``downsample`` x ``downsample`` level-0 pixels.
+        lookup: Maps values to class numbers (0: unlabelled, i + 1: ``class_names[i]``); None if the values are class
+            numbers already.
     """
 
     values: Any
@@ -56,17 +58,17 @@ class LabelImage:
         return self.values.shape[0], self.values.shape[1]
 
     def read(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
-        """Class numbers of a part of the raster, uint8 (y, x)."""
+        """Read a part of the raster as class numbers, uint8 (y, x)."""
         part = np.asarray(self.values[rows, columns])
         return part.astype(np.uint8) if self.lookup is None else self.lookup[part]
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is drawn on one slide: regions in level-0 pixels, or a label image, never both.
+    """The annotation of one slide: either regions in level-0 pixels or a label image.
 
     ``regions`` are valid, non-empty Polygons or MultiPolygons inside the slide. Regions of different classes may
-    overlap: area shares count each class on its own, rasters let the smaller region win.
+    overlap: area shares count each class separately, and in rasters the smaller region is drawn on top.
     """
 
     class_names: tuple[str, ...]
@@ -76,10 +78,10 @@ class Annotation:
 
     @classmethod
     def load(cls, path: Path | str) -> Annotation:
-        """Open a canonical annotation by its JSON record, as `histomake.annotation.write` leaves it.
+        """Open an annotation written by `histomake.annotation.write`, given the path of its JSON record.
 
         Raises:
-            SlideError: the record is a quarantine entry.
+            SlideError: The record is a quarantine entry.
         """
         path = Path(path)
         record = read_json(path)
@@ -102,9 +104,9 @@ class Annotation:
 
     @cached_property
     def union_by_class(self) -> dict[str, shapely.Geometry]:
-        """Per class, the union of its regions: overlapping drawings of one class count once.
+        """The union of the regions of each class, so that overlapping regions of one class count once.
 
-        Only regions whose boxes touch are merged geometrically, so 100,000 cells take less than a second.
+        Only regions with touching bounding boxes are merged geometrically, so 100,000 cells take less than a second.
         """
         grouped: dict[str, list[shapely.Geometry]] = {}
         for name, geometry in self.regions:
@@ -113,7 +115,7 @@ class Annotation:
 
     @cached_property
     def draw_rank(self) -> NDArray[np.intp]:
-        """Place of each region in drawing order, the largest first: what is drawn last stays visible."""
+        """Position of each region in drawing order, largest first, so that smaller regions stay visible."""
         areas = shapely.area([geometry for _, geometry in self.regions])
         rank = np.empty(areas.size, np.intp)
         rank[np.argsort(-areas, kind="stable")] = np.arange(areas.size)
@@ -121,12 +123,12 @@ class Annotation:
 
     @cached_property
     def index(self) -> shapely.STRtree:
-        """Spatial index over ``regions`` in their own order."""
+        """Spatial index over ``regions``, in the same order."""
         return shapely.STRtree([geometry for _, geometry in self.regions])
 
 
 def polygonal(geometry: shapely.Geometry) -> shapely.Geometry:
-    """The areal part of a geometry as one Polygon or MultiPolygon: points and lines have no area to share."""
+    """Return the areal part of a geometry as a Polygon or MultiPolygon, without points and lines."""
     if geometry.geom_type in ("Polygon", "MultiPolygon"):
         return geometry
     parts = [p for p in shapely.get_parts(geometry).tolist() if p.geom_type in ("Polygon", "MultiPolygon")]

@@ -1,4 +1,4 @@
-"""Owns annotations as numbers on a grid: label crops for segmentation and area shares for the patch table."""
+"""Annotations on a grid: label crops for segmentation and area shares for the patch table."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from histomake.annotation.model import Annotation, LabelImage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MASK_TILE = 2048  # raster pixels looked at together: bounds memory whatever the mask's size
+MASK_TILE = 2048  # edge of the parts in which a mask is read, so that memory does not depend on its size
 
 
 def rasterise(annotation: Annotation, x: int, y: int, size: int, scale: float) -> NDArray[np.uint8]:
-    """Class numbers of a square of the slide: 0 unlabelled, i + 1 ``annotation.class_names[i]``.
+    """Rasterise a square of the slide to class numbers: 0 unlabelled, i + 1 ``annotation.class_names[i]``.
 
-    A pixel belongs to a region when its centre does. Where regions overlap the smaller one wins, so necrosis drawn
-    inside a tumour stays necrosis whatever the order in the file.
+    A pixel belongs to a region if its centre is inside. Where regions overlap, the smaller one is drawn on top:
+    necrosis drawn inside a tumour stays necrosis, independent of the order in the file.
 
     Args:
         annotation: the slide's annotation.
@@ -46,7 +46,7 @@ def rasterise(annotation: Annotation, x: int, y: int, size: int, scale: float) -
 
 
 def _inside(geometry: shapely.Geometry, x: float, y: float, size: int, scale: float) -> NDArray[np.bool_]:
-    """Which pixel centres lie in a polygon: even-odd rule, scan line by scan line (Foley et al., 1990, ch. 3.6)."""
+    """Return which pixel centres lie in a polygon, by the even-odd scan-line rule (Foley et al., 1990, ch. 3.6)."""
     points, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(geometry)), return_index=True)
     points = (points - [x, y]) / scale - 0.5  # pixel centres now have whole coordinates
     same = ring[1:] == ring[:-1]
@@ -63,7 +63,7 @@ def _inside(geometry: shapely.Geometry, x: float, y: float, size: int, scale: fl
 
 
 def _sample(labels: LabelImage, x: int, y: int, size: int, scale: float) -> NDArray[np.uint8]:
-    """Nearest label of every pixel centre; unlabelled outside the raster."""
+    """Return the label at every pixel centre; pixels outside the raster are unlabelled."""
     centres = (np.arange(size) + 0.5) * scale
     rows = np.floor((y + centres) / labels.downsample).astype(np.int64)
     columns = np.floor((x + centres) / labels.downsample).astype(np.int64)
@@ -80,9 +80,9 @@ def _sample(labels: LabelImage, x: int, y: int, size: int, scale: float) -> NDAr
 def area_shares(
     annotation: Annotation, class_names: Sequence[str], columns: NDArray, rows: NDArray, span: float
 ) -> dict[str, NDArray[np.float32]]:
-    """Share of every grid cell annotated as each class; columns, rows, span in level-0 pixels.
+    """Compute the share of every grid cell annotated as each class; columns, rows and span are in level-0 pixels.
 
-    Returns float32 of shape (rows, columns) by class; zero for a class that the annotation does not know.
+    Returns float32 of shape (rows, columns) by class name; zeros for a class that the annotation does not contain.
     """
     if annotation.label_image is None:
         unions = annotation.union_by_class
@@ -96,7 +96,7 @@ def area_shares(
 def _label_shares(
     labels: LabelImage, numbers: set[int], columns: NDArray, rows: NDArray, span: float
 ) -> dict[int, NDArray[np.float32]]:
-    """Share of every cell per class number; the raster is read once, in tiles, and only where there are cells."""
+    """Compute the share of every cell per class number. The raster is read once, in tiles, only where cells are."""
     height, width = labels.shape
     shares = {number: np.zeros((rows.size, columns.size)) for number in numbers}
     by_row = interval_weights(rows, span, height, labels.downsample).tocsc()
@@ -118,7 +118,7 @@ def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 
 
 def labels_at(annotation: Annotation, names: list[str], x: NDArray, y: NDArray) -> NDArray[np.bool_]:
-    """Whether each point (level-0 pixels, shape (n,)) lies in a region of one of the named classes."""
+    """Return whether each point (level-0 pixels, shape (n,)) lies in a region of one of the named classes."""
     if annotation.label_image is not None:
         wanted = [annotation.class_names.index(n) + 1 for n in names if n in annotation.class_names]
         return np.isin(_labels_of_points(annotation.label_image, x, y), wanted)

@@ -1,4 +1,4 @@
-"""Owns turning any annotation file into checked, classed geometry of one slide."""
+"""Reading of an annotation file of any format into validated regions with classes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ KNOWN = ".xml, .annotations, .geojson, .json, " + ", ".join(SUFFIXES)
 
 
 def read_annotation(path: Path | None, config: Annotations, *, slide_id: str, width: int, height: int) -> Annotation:
-    """Read, name, repair and check the annotation of a slide of ``width`` x ``height`` level-0 pixels.
+    """Read, map, repair and check the annotation of a slide of ``width`` x ``height`` level-0 pixels.
 
-    ``path`` None means the slide has no annotation, which is no error and gives an annotation without regions.
+    If ``path`` is None, the slide has no annotation. This is not an error and gives an annotation without regions.
 
     Raises:
-        SlideError: BAD_ANNOTATION, saying which file, what is wrong with it and what to do.
+        SlideError: BAD_ANNOTATION, with the file, the problem and a remedy.
     """
     class_names = tuple(sorted(set(config.classes.values())))
     record: dict[str, Any] = {
@@ -58,8 +58,8 @@ def _check_file(path: Path, config: Annotations) -> None:
     lazily_read = path.suffix.lower() in (".npy", ".tif", ".tiff", ".zarr")
     if size_mb > config.max_file_mb and not lazily_read:
         raise AnnotationError(
-            f"{size_mb:.0f} MB is above annotations.max_file_mb ({config.max_file_mb:g})",
-            "Raise the limit if the job has the memory (about five times the file), or export without measurements",
+            f"the file has {size_mb:.0f} MB, more than annotations.max_file_mb ({config.max_file_mb:g})",
+            "Raise the limit if the job has enough memory (five times the file size), or export without measurements",
         )
 
 
@@ -71,10 +71,10 @@ def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], 
     elif suffix in (".geojson", ".json"):
         kind, drawn = read_geojson(path, config, skipped)
     else:
-        raise AnnotationError(f"unknown annotation format {path.suffix!r}", f"Known are {KNOWN}")
+        raise AnnotationError(f"unknown annotation format {path.suffix!r}", f"Supported formats: {KNOWN}")
     if not drawn:
-        without_area = f" ({sum(skipped.values())} shapes without area)" if skipped else ""
-        raise AnnotationError(f"the annotation holds no region{without_area}")
+        without_area = f" (only {sum(skipped.values())} shapes without area)" if skipped else ""
+        raise AnnotationError(f"the annotation contains no region{without_area}")
     _check_names(Counter(d.name for d in drawn), config, "names")
     ignored = Counter(d.name for d in drawn if d.name in config.ignore)
     kept = [d for d in drawn if d.name not in config.ignore]
@@ -102,13 +102,13 @@ def _check_names(found: Counter[str], config: Annotations, what: str) -> None:
     if unknown:
         listed = ", ".join(f"{name!r} ({n})" for name, n in unknown.items())
         raise AnnotationError(
-            f"{what} that annotations.classes does not map: {listed}",
+            f"{what} missing in annotations.classes: {listed}",
             "Map them under annotations.classes or list them under annotations.ignore",
         )
 
 
 def _repair(drawn: list[Drawn], config: Annotations) -> tuple[list[tuple[str, shapely.Geometry]], dict[str, int]]:
-    """Make every geometry valid and areal. A self-crossing outline becomes the area that it encloses."""
+    """Make every geometry valid and areal. A self-intersecting outline becomes the area that it encloses."""
     shapes = np.array([d.geometry for d in drawn], dtype=object)
     crossed = ~shapely.is_valid(shapes)
     shapes[crossed] = shapely.make_valid(shapes[crossed])
@@ -116,16 +116,17 @@ def _repair(drawn: list[Drawn], config: Annotations) -> tuple[list[tuple[str, sh
     kept = shapely.area(areal) > 0
     regions = [(config.classes[d.name], g) for d, g, keep in zip(drawn, areal, kept, strict=True) if keep]
     if drawn and not regions:
-        raise AnnotationError(f"none of its {len(drawn)} regions has an area")
+        raise AnnotationError(f"none of the {len(drawn)} regions has an area")
     return regions, {"repaired": int(crossed.sum()), "degenerate": len(drawn) - len(regions)}
 
 
 def _check_bounds(
     regions: list[tuple[str, shapely.Geometry]], config: Annotations, *, width: int, height: int
 ) -> float:
-    """Share of the annotated area that lies off the slide; above ``max_outside`` the file is for another image.
+    """Return the share of the annotated area outside the slide; refuse a share above ``max_outside``.
 
-    An offset (MRXS bounds), a coordinate system in µm or at another level, and swapped axes all show up here.
+    A large share means that the file belongs to another image, or that it has an offset (MRXS bounds), coordinates in
+    µm or of another level, or swapped axes.
     """
     geometries = [geometry for _, geometry in regions]
     if not geometries:
@@ -139,7 +140,7 @@ def _check_bounds(
         listed = ", ".join(f"{by:.0f} px beyond the {side}" for side, by in beyond.items() if by > 0)
         raise AnnotationError(
             f"{outside:.1%} of the annotated area lies outside the slide of {width} x {height} px: {listed}",
-            "Look for a wrong scale, offset or slide; annotations.max_outside sets how much is clipped without asking",
+            "Check for a wrong scale, offset or slide. annotations.max_outside sets the share that may be clipped",
         )
     return outside
 

@@ -1,4 +1,4 @@
-"""Owns the canonical annotation on disk: GeoJSON that QuPath opens, a Zarr of class numbers for masks, a record."""
+"""Writer of annotations: GeoJSON that QuPath opens, a Zarr of class numbers for masks, and a JSON record."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from histomake.annotation.model import Annotation, LabelImage
 from histomake.base.files import atomic_directory, atomic_file, write_json
 
 CHUNK = 1024
-GOLDEN_TURN = 0.381966  # neighbouring class numbers get hues far apart
+GOLDEN_TURN = 0.381966  # consecutive class numbers get clearly different hues
 
 
 def write_annotation(annotation: Annotation, *, record: Path | str, geojson: Path | str) -> dict[str, Any]:
-    """Write the GeoJSON, for a mask ``{slide}.labels.zarr`` beside the record, and last the record.
+    """Write the GeoJSON, ``{slide}.labels.zarr`` beside the record if there is a label image, and last the record.
 
     Returns:
         The record as written.
@@ -40,7 +40,7 @@ def write_annotation(annotation: Annotation, *, record: Path | str, geojson: Pat
 
 
 def write_no_annotation(outcome: dict[str, Any], *, record: Path | str, geojson: Path | str) -> None:
-    """Write a quarantine entry and the empty GeoJSON that stands in place of the slide's annotation."""
+    """Write a quarantine entry as the record, and an empty GeoJSON in place of the annotation."""
     write_geojson(Annotation((), []), geojson)
     write_json(record, outcome)
 
@@ -53,7 +53,7 @@ def write_geojson(annotation: Annotation, path: Path | str) -> None:
     }
     shapes = np.array([geometry for _, geometry in annotation.regions], dtype=object)
     rounded = shapely.transform(shapes, lambda points: points.round(2))
-    # Rounding can push vertices over each other; such a shape keeps all its digits.
+    # Rounding can make a shape invalid or empty; such a shape keeps all its digits.
     shapes = np.where(shapely.is_valid(rounded) & ~shapely.is_empty(rounded), rounded, shapes)
     with atomic_file(path) as aside:
         aside.write_text(format_features(shapes, (properties[name] for name, _ in annotation.regions)))

@@ -1,6 +1,6 @@
-"""Owns reading XML annotations: ASAP, and the shared dialect of Aperio ImageScope and HALO.
+"""Reader for XML annotations: ASAP, and the related formats of Aperio ImageScope and HALO.
 
-Files are streamed, so memory follows the largest region and not the file; entities and DTDs are refused (defusedxml).
+Files are streamed, so memory depends on the largest region, not the file. Entities and DTDs are refused (defusedxml).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ ASAP_AREAS = ("Polygon", "Spline", "Rectangle")
 # ImageScope numbers its region types, HALO names them. Arrows, rulers, pins and text have no area.
 AREAS = {"0": "polygon", "1": "rectangle", "2": "ellipse", "polygon": "polygon", "freehand": "polygon"}
 AREAS |= {"rectangle": "rectangle", "ellipse": "ellipse"}
-ELLIPSE_SEGMENTS = 32  # per quarter: the polygon's area is 0.04 % below the ellipse's
+ELLIPSE_SEGMENTS = 32  # per quarter: the area of the polygon is 0.04 % smaller than that of the ellipse
 
 
 def read_xml(path: Path, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
-    """All areal shapes of an annotation XML file, in level-0 pixels, and the format's name.
+    """Read all areal shapes of an XML annotation, in level-0 pixels; return the name of the format and the shapes.
 
     Shapes without area (points, rulers, arrows) are counted in ``skipped``.
 
     Raises:
-        AnnotationError: not XML, unsafe XML, an unknown dialect, or a coordinate that is no number.
+        AnnotationError: The file is not XML, unsafe XML or of an unknown format, or a coordinate is not a number.
     """
     try:
         events = ElementTree.iterparse(path, events=("start", "end"), forbid_dtd=True)
@@ -47,15 +47,15 @@ def read_xml(path: Path, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
     except DefusedXmlException as error:
         raise AnnotationError(
             f"XML with a DTD or entities is refused because it can exhaust memory or read other files ({error!r})",
-            "Export the annotation again; annotation programs never write a DTD",
+            "Export the annotation again; annotation programs do not write DTDs",
         ) from None
     except (ParseError, StopIteration) as error:
         raise AnnotationError(f"not well-formed XML ({error})") from None
-    raise AnnotationError(f"XML of an unknown kind: its root is <{root.tag}>, not ASAP_Annotations or Annotations")
+    raise AnnotationError(f"unknown XML format: the root is <{root.tag}> instead of ASAP_Annotations or Annotations")
 
 
 def _asap(events: Iterator[tuple[str, Element]], skipped: Counter[str]) -> Iterator[Drawn]:
-    """ASAP: the class is the group the annotation belongs to ("None" when it has none)."""
+    """Read ASAP. The class is the group to which the annotation belongs, "None" without a group."""
     for event, element in events:
         if event != "end" or element.tag != "Annotation":
             continue
@@ -69,7 +69,7 @@ def _asap(events: Iterator[tuple[str, Element]], skipped: Counter[str]) -> Itera
 
 
 def _layers(events: Iterator[tuple[str, Element]], skipped: Counter[str]) -> Iterator[Drawn]:
-    """ImageScope and HALO: the class is the layer's name; negative regions are cut out of their own layer."""
+    """Read ImageScope and HALO. The class is the layer's name; negative regions are cut out of their own layer."""
     layer: dict[str, str] = {}
     positive: list[Drawn] = []
     negative: list[shapely.Geometry] = []
@@ -92,7 +92,7 @@ def _dialect(skipped: Counter[str]) -> str:
 
 
 def _layer_name(layer: dict[str, str], region: Element) -> str:
-    """ImageScope leaves a layer's name empty unless someone types one; the region's own text is next best."""
+    """Return the layer's name. ImageScope leaves it empty by default; then the region's text is used, or the id."""
     return layer.get("Name") or region.get("Text") or f"layer {layer.get('Id', '?')}"
 
 
@@ -117,15 +117,15 @@ def _points(elements: list[Element]) -> np.ndarray:
     try:
         points = np.array([(float(e.attrib["X"]), float(e.attrib["Y"])) for e in elements]).reshape(-1, 2)
     except (KeyError, ValueError):
-        # ASAP follows the desktop's locale on some systems and then writes decimal commas.
-        raise AnnotationError("a vertex whose X or Y is missing or not a number (decimal comma?)") from None
+        # On some systems ASAP uses the locale's decimal comma.
+        raise AnnotationError("X or Y of a vertex is missing or not a number (decimal comma?)") from None
     if not np.isfinite(points).all():
-        raise AnnotationError("a vertex whose X or Y is not finite")
+        raise AnnotationError("X or Y of a vertex is not finite")
     return points
 
 
 def _ring(points: np.ndarray) -> shapely.Polygon:
-    """A polygon through the points; fewer than three make an empty one, which the caller counts as degenerate."""
+    """Return a polygon through the points. Fewer than three give an empty one, which is counted as degenerate."""
     return shapely.Polygon(points) if len(points) >= 3 else shapely.Polygon()
 
 
