@@ -32,7 +32,7 @@ def titles(monkeypatch):
 
     def record(reader, x, y, grid):
         said.append((x, y))
-        return reader.read(x, y, grid["size"], grid["mpp"])
+        return reader.read(x, y, grid.size, grid.mpp)
 
     monkeypatch.setattr(contact_sheet, "_thumbnail", record)
     return said

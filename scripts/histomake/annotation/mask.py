@@ -13,6 +13,7 @@ import zarr
 from PIL import Image, UnidentifiedImageError
 
 from histomake.annotation.model import AnnotationError
+from histomake.base.units import Level0Pixels
 
 SUFFIXES = (".npy", ".png", ".tif", ".tiff", ".zarr")
 BAND_PIXELS = 1 << 22  # pixels read at a time
@@ -52,7 +53,7 @@ def _open(path: Path) -> Any:
     return zarr.open(tifffile.imread(path, aszarr=True, level=0), mode="r")
 
 
-def scale_of(shape: tuple[int, int], *, width: int, height: int) -> int:
+def scale_of(shape: tuple[int, int], *, width: Level0Pixels, height: Level0Pixels) -> int:
     """Return the whole number of level-0 pixels per mask pixel that maps the mask's shape to the slide's shape.
 
     The mask of a pyramid level may be rounded up or down at the far edges, as in the files of scanners.

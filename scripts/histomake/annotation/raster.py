@@ -10,6 +10,7 @@ import shapely
 
 from histomake.annotation.coverage import interval_weights, polygon_shares
 from histomake.annotation.model import Annotation, LabelImage
+from histomake.base.units import Level0Pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 MASK_TILE = 2048  # edge of the parts in which a mask is read, so that memory does not depend on its size
 
 
-def rasterise(annotation: Annotation, x: int, y: int, size: int, scale: float) -> NDArray[np.uint8]:
+def rasterise(annotation: Annotation, x: Level0Pixels, y: Level0Pixels, size: int, scale: float) -> NDArray[np.uint8]:
     """Rasterise a square of the slide to class numbers: 0 unlabelled, i + 1 ``annotation.class_names[i]``.
 
     A pixel belongs to a region if its centre is inside. Where regions overlap, the smaller one is drawn on top:

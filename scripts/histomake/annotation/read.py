@@ -14,12 +14,15 @@ from histomake.annotation.mask import SUFFIXES, count_values, open_mask, scale_o
 from histomake.annotation.model import Annotation, AnnotationError, Drawn, LabelImage, polygonal
 from histomake.annotation.xml_formats import read_xml
 from histomake.base.errors import Reason, SlideError
+from histomake.base.units import Level0Pixels
 from histomake.config import Annotations
 
 KNOWN = ".xml, .annotations, .geojson, .json, " + ", ".join(SUFFIXES)
 
 
-def read_annotation(path: Path | None, config: Annotations, *, slide_id: str, width: int, height: int) -> Annotation:
+def read_annotation(
+    path: Path | None, config: Annotations, *, slide_id: str, width: Level0Pixels, height: Level0Pixels
+) -> Annotation:
     """Read, map, repair and check the annotation of a slide of ``width`` x ``height`` level-0 pixels.
 
     If ``path`` is None, the slide has no annotation. This is not an error and gives an annotation without regions.
@@ -121,7 +124,7 @@ def _repair(drawn: list[Drawn], config: Annotations) -> tuple[list[tuple[str, sh
 
 
 def _check_bounds(
-    regions: list[tuple[str, shapely.Geometry]], config: Annotations, *, width: int, height: int
+    regions: list[tuple[str, shapely.Geometry]], config: Annotations, *, width: Level0Pixels, height: Level0Pixels
 ) -> float:
     """Return the share of the annotated area outside the slide; refuse a share above ``max_outside``.
 
@@ -146,7 +149,7 @@ def _check_bounds(
 
 
 def _clip(
-    regions: list[tuple[str, shapely.Geometry]], *, width: int, height: int
+    regions: list[tuple[str, shapely.Geometry]], *, width: Level0Pixels, height: Level0Pixels
 ) -> tuple[list[tuple[str, shapely.Geometry]], int]:
     slide = shapely.box(0, 0, width, height)
     x0, y0, x1, y1 = shapely.bounds([geometry for _, geometry in regions]).reshape(-1, 4).T

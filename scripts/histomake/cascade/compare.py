@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from histomake.base.rng import counter_rng
+from histomake.base.units import Mpp
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers, patch_by_patch
 from histomake.cascade.infer import DENSE_BLOCK_PX, cost_record, whole_labels, whole_maps
 from histomake.cascade.levels import Level, Window, read_window
@@ -126,7 +127,7 @@ def _tissue_share(tissue: TissueMask | None) -> float:
     return 1.0 if tissue is None else float(tissue.mask.mean())
 
 
-def _saved_inside(tissue: TissueMask | None, maps: Sequence[LevelMap], mpp: float) -> float:
+def _saved_inside(tissue: TissueMask | None, maps: Sequence[LevelMap], mpp: Mpp) -> float:
     """Share of pixel evaluations saved against naive when only tissue counts, for both."""
     evaluations, finest = 0, 0
     for m in maps:
@@ -137,7 +138,7 @@ def _saved_inside(tissue: TissueMask | None, maps: Sequence[LevelMap], mpp: floa
     return 1 - evaluations / finest if finest else 0.0
 
 
-def _on_level(tissue: TissueMask, level: Level, mpp: float) -> NDArray[np.bool_]:
+def _on_level(tissue: TissueMask, level: Level, mpp: Mpp) -> NDArray[np.bool_]:
     """The tissue mask on a level's grid, (h, w): the mask pixel in which each pixel's centre lies."""
     height, width = tissue.mask.shape
     rows = ((np.arange(level.height) + 0.5) * level.mpp / mpp / tissue.downsample_y).astype(int)

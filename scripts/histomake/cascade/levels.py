@@ -78,7 +78,9 @@ class Level:
         return even(self.height), even(self.width)
 
 
-def levels_of(*, width: int, height: int, mpp: Mpp, finest_mpp: Mpp, scales: Sequence[float]) -> list[Level]:
+def levels_of(
+    *, width: Level0Pixels, height: Level0Pixels, mpp: Mpp, finest_mpp: Mpp, scales: Sequence[float]
+) -> list[Level]:
     """Levels of a slide of ``width`` x ``height`` level-0 pixels at ``mpp``, finest first; partial pixels count."""
     levels = []
     for number, scale in enumerate(scales, start=1):

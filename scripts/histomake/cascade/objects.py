@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from skimage import measure
 
 from histomake.base.files import atomic_file
+from histomake.base.units import Mpp
 from histomake.cascade.levels import Level, Window
 
 if TYPE_CHECKING:
@@ -192,9 +193,7 @@ def outline(mask: NDArray[np.bool_], corner: tuple[float, float], scale: float) 
     return area if area.is_valid else shapely.make_valid(area)
 
 
-def write_objects(
-    path: Path, nuclei: list[Nucleus], labels: Any, probability: Any, *, scale: float, mpp: float
-) -> None:
+def write_objects(path: Path, nuclei: list[Nucleus], labels: Any, probability: Any, *, scale: float, mpp: Mpp) -> None:
     """Write the nuclei as a GeoJSON FeatureCollection of QuPath detections, in level-0 pixels.
 
     Args:
@@ -212,12 +211,10 @@ def write_objects(
 
 def write_no_objects(path: Path) -> None:
     """Write the empty FeatureCollection that stands in place of a slide's nuclei."""
-    write_objects(path, [], None, None, scale=1, mpp=1)
+    write_objects(path, [], None, None, scale=1, mpp=Mpp(1))
 
 
-def _features(
-    nuclei: list[Nucleus], labels: Any, probability: Any, scale: float, mpp: float
-) -> Iterator[dict[str, Any]]:
+def _features(nuclei: list[Nucleus], labels: Any, probability: Any, scale: float, mpp: Mpp) -> Iterator[dict[str, Any]]:
     for nucleus in nuclei:
         here = nucleus.window.slices
         mask = np.asarray(labels[here]) == nucleus.number

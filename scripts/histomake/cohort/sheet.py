@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from histomake.base.errors import ConfigError
+from histomake.base.units import Mpp
 from histomake.config import Config
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -30,7 +31,7 @@ class Slide:
     path: str
     patient_id: str
     annotation: str | None = None
-    mpp: float | None = None
+    mpp: Mpp | None = None
     sha256: str | None = None
     site: str | None = None
     split: str | None = None
@@ -122,7 +123,7 @@ def _parse_row(row: dict[str, str], labels: set[str]) -> tuple[Slide | None, lis
     mpp = None
     if cell.get("mpp"):
         try:
-            mpp = float(cell["mpp"])
+            mpp = Mpp(float(cell["mpp"]))
         except ValueError:
             faults.append(f"mpp {cell['mpp']!r} is no number")
         else:

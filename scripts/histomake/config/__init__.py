@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from histomake.base.errors import ConfigError
+from histomake.base.units import Level0Pixels, Mpp
 from histomake.config.cascades import (
     CascadeBaselines,
     CascadeNetwork,
@@ -56,6 +57,9 @@ __all__ = [
 ]
 
 
+Extent = Annotated[Level0Pixels, Field(ge=1)]
+
+
 class Explain(Section):
     """Pictures of what a model saw."""
 
@@ -70,7 +74,7 @@ class Explain(Section):
     shap_background: int = Field(
         32, ge=2, le=256, description="Training patches that stand for 'nothing special' in SHAP."
     )
-    shap_at: list[tuple[str, int, int]] = Field(
+    shap_at: list[tuple[str, Level0Pixels, Level0Pixels]] = Field(
         default_factory=list,
         description="Further patches to explain: [slide_id, x, y], a point in level-0 pixels inside the patch.",
     )
@@ -79,8 +83,8 @@ class Explain(Section):
         description="gradient: expected gradients, pixel by pixel; partition: asks nothing of the network but answers, "
         "by squares of a sixteenth of the patch's edge and against 8 background patches at most; slower.",
     )
-    overlay_mpp: float = Field(8.0, gt=0.5, description="Resolution of overlays in µm per pixel.")
-    regions: list[tuple[str, int, int, Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]] = Field(
+    overlay_mpp: Mpp = Field(Mpp(8.0), gt=0.5, description="Resolution of overlays in µm per pixel.")
+    regions: list[tuple[str, Level0Pixels, Level0Pixels, Extent, Extent]] = Field(
         default_factory=list,
         description="Parts of slides to look at closely: [slide_id, x, y, width, height] in level-0 pixels. Each is "
         "drawn beside its annotation, prediction and errors, and up to 4 of its patches are explained by SHAP.",

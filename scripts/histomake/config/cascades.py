@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from histomake.base.units import Mpp
 from histomake.config.section import Name, Section, Share
 from histomake.config.tasks import Split
 
@@ -112,7 +113,7 @@ class CascadeBaselines(Section):
 class Radhical(Section):
     """A RADHicaL cascade: a network per magnification, the low ones decide where the high ones must look."""
 
-    mpp: float = Field(0.5, gt=0.05, le=64, description="Resolution of level 1, the finest, in µm per pixel.")
+    mpp: Mpp = Field(Mpp(0.5), gt=0.05, le=64, description="Resolution of level 1, the finest, in µm per pixel.")
     scales: list[float] = Field(
         default_factory=lambda: [1.0, 0.5, 0.25, 0.1],
         description="Scale of every level relative to mpp, finest first; the first is 1.",

@@ -57,6 +57,8 @@ def _values(field: FieldInfo) -> str:
 
 
 def _type_words(annotation: Any) -> str:
+    if isinstance(annotation, typing.NewType):
+        return _type_words(annotation.__supertype__)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return ", ".join(map(str, args))

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from histomake.base.units import Microns, Mpp, PatchPixels
 from histomake.config.section import Name, Section, Share
 
 
@@ -34,8 +35,8 @@ class Convert(Section):
 class Tissue(Section):
     """Presegmentation of tissue, on a low-resolution reading of the slide."""
 
-    mpp: float = Field(
-        8.0, gt=0.5, le=64, description="Working resolution in µm per pixel; never in pixels, so scanners agree."
+    mpp: Mpp = Field(
+        Mpp(8.0), gt=0.5, le=64, description="Working resolution in µm per pixel; never in pixels, so scanners agree."
     )
     mode: Literal["brightfield", "fluorescence"] = Field(
         "brightfield",
@@ -54,10 +55,10 @@ class Tissue(Section):
         description="Folder of a trained segmentation model with a class named tissue, in place of the threshold; its "
         "grid must have the mpp given here.",
     )
-    blur_um: float = Field(
-        8.0, ge=0, description="Gaussian sigma before thresholding, in µm; more would wash out thin strands."
+    blur_um: Microns = Field(
+        Microns(8.0), ge=0, description="Gaussian sigma before thresholding, in µm; more would wash out thin strands."
     )
-    close_um: float = Field(32.0, ge=0, description="Gaps up to this width are closed, in µm.")
+    close_um: Microns = Field(Microns(32.0), ge=0, description="Gaps up to this width are closed, in µm.")
     min_area_um2: float = Field(
         10_000.0, ge=0, description="Tissue pieces below this area are dropped as specks, in µm²."
     )
@@ -65,7 +66,9 @@ class Tissue(Section):
     ink: bool = Field(
         True, description="Leave pen ink out of the tissue; switch off for blue or green stains (trichrome)."
     )
-    grow_um: float = Field(0.0, ge=-500, le=500, description="Grow (positive) or shrink (negative) the mask, in µm.")
+    grow_um: Microns = Field(
+        Microns(0.0), ge=-500, le=500, description="Grow (positive) or shrink (negative) the mask, in µm."
+    )
 
 
 class Quality(Section):
@@ -77,7 +80,9 @@ class Quality(Section):
         description="Tissue whose local sharpness is below this share of the slide's median (or, in a slide blurred "
         "all over, of what is usual) is out of focus.",
     )
-    blur_mpp: float = Field(2.0, gt=0, le=16, description="Resolution at which sharpness is measured, in µm per pixel.")
+    blur_mpp: Mpp = Field(
+        Mpp(2.0), gt=0, le=16, description="Resolution at which sharpness is measured, in µm per pixel."
+    )
     pen: bool = Field(True, description="Look for pen ink by colour.")
     fold: bool = Field(True, description="Look for folds: tissue far denser than tissue of its colour usually is.")
     max_share: Share = Field(0.5, description="A patch with more than this share of an artefact is excluded for it.")
@@ -110,9 +115,11 @@ class Annotations(Section):
 class Grid(Section):
     """One patch grid: a magnification and how it is walked."""
 
-    size: int = Field(256, ge=16, le=4096, description="Patch edge in pixels at this grid's mpp.")
-    mpp: float = Field(0.5, gt=0.05, le=64, description="Resolution of the patches in µm per pixel.")
-    stride: int | None = Field(None, ge=8, description="Step in pixels at this grid's mpp; default: size, no overlap.")
+    size: PatchPixels = Field(PatchPixels(256), ge=16, le=4096, description="Patch edge in pixels at this grid's mpp.")
+    mpp: Mpp = Field(Mpp(0.5), gt=0.05, le=64, description="Resolution of the patches in µm per pixel.")
+    stride: PatchPixels | None = Field(
+        None, ge=8, description="Step in pixels at this grid's mpp; default: size, no overlap."
+    )
     min_tissue: Share = Field(0.5, description="Patches with a smaller share of tissue are excluded as background.")
     border: Literal["drop", "pad"] = Field(
         "pad", description="Cells over the slide's edge: pad keeps them (white outside), drop excludes them as edge."

@@ -18,6 +18,7 @@ from matplotlib import colormaps, font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from histomake.base.files import atomic_file
+from histomake.base.units import Level0Pixels, Mpp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
     Colour = tuple[int, int, int]
+
+Box = tuple[Level0Pixels, Level0Pixels, Level0Pixels, Level0Pixels]
+"""A part of a slide: x, y, width and height in level-0 pixels."""
 
 PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),
@@ -52,6 +56,7 @@ WIDTH_PER_FONT = 72
 MARGIN_PX = 12
 MIN_WIDTH_PX = 420
 OPACITY = 0.55
+ORIGIN = Level0Pixels(0)
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,10 @@ class Thumbnail:
     """
 
     pixels: Pixels
-    mpp: float
+    mpp: Mpp
     scale: float
-    left: int = 0
-    top: int = 0
+    left: Level0Pixels = ORIGIN
+    top: Level0Pixels = ORIGIN
 
     def columns(self, x: NDArray) -> NDArray[np.int64]:
         """Level-0 positions along x as the nearest pixel boundaries of the thumbnail."""
@@ -91,18 +96,19 @@ class Patches:
     span: float
 
 
-def thumbnail(reader: SlideReader, mpp: float) -> Thumbnail:
+def thumbnail(reader: SlideReader, mpp: Mpp) -> Thumbnail:
     """Read the slide at ``mpp``, or at its own resolution if that is coarser."""
     mpp = max(mpp, reader.mpp)
     return Thumbnail(reader.read_whole(mpp), mpp, mpp / reader.mpp)
 
 
-def region(reader: SlideReader, box: tuple[int, int, int, int], most_px: int) -> Thumbnail:
+def region(reader: SlideReader, box: Box, most_px: int) -> Thumbnail:
     """Read a part of a slide, ``box`` x, y, width and height in level-0 pixels, at most ``most_px`` wide and high."""
     x, y, width, height = box
     scale = max(1.0, max(width, height) / most_px)
     size = max(1, round(width / scale)), max(1, round(height / scale))
-    return Thumbnail(reader.read(x, y, size, scale * reader.mpp), scale * reader.mpp, scale, x, y)
+    mpp = Mpp(scale * reader.mpp)
+    return Thumbnail(reader.read(x, y, size, mpp), mpp, scale, x, y)
 
 
 def class_colours(names: Sequence[str]) -> dict[str, Colour]:
@@ -181,7 +187,7 @@ def font(size: int = FONT_PX) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
 
 
-def with_scale_bar(pixels: Pixels, mpp: float) -> Pixels:
+def with_scale_bar(pixels: Pixels, mpp: Mpp) -> Pixels:
     """Add, under the picture and not over it, a bar of a round length of about a fifth of its width."""
     length_um = round_length(pixels.shape[1] * mpp / 5)
     bar = round(length_um / mpp)

@@ -13,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from histomake.base.files import atomic_file
+from histomake.base.units import Level0Pixels, Mpp
+from histomake.config import Grid
 from histomake.patch.table import KEPT
 
 if TYPE_CHECKING:
@@ -51,9 +53,10 @@ def contact_sheet(
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
-    x, y, tissue = (table[name].to_numpy() for name in ("x", "y", "tissue"))
+    x, y, tissue = (table[name].to_pylist() for name in ("x", "y", "tissue"))
+    grid = Grid.model_validate(metadata["grid"])
     for axis, row in zip(axes, chosen, strict=False):
-        axis.imshow(_thumbnail(reader, int(x[row]), int(y[row]), metadata["grid"]))
+        axis.imshow(_thumbnail(reader, Level0Pixels(x[row]), Level0Pixels(y[row]), grid))
         colour = EXCLUDED_COLOUR if reasons[row] else KEPT_COLOUR
         axis.set_title(
             f"{reasons[row] or 'kept'}  {tissue[row]:.0%}\n{x[row]}, {y[row]}", fontsize=6, color=colour, pad=2
@@ -72,9 +75,9 @@ def no_contact_sheet(outcome: dict[str, Any], path: Path | str) -> None:
         figure.savefig(aside, format="png", dpi=DPI)
 
 
-def _thumbnail(reader: SlideReader, x: int, y: int, grid: dict[str, Any]) -> NDArray[np.uint8]:
-    size = min(grid["size"], THUMB_PX)
-    return reader.read(x, y, size, grid["mpp"] * grid["size"] / size)
+def _thumbnail(reader: SlideReader, x: Level0Pixels, y: Level0Pixels, grid: Grid) -> NDArray[np.uint8]:
+    size = min(grid.size, THUMB_PX)
+    return reader.read(x, y, size, Mpp(grid.mpp * grid.size / size))
 
 
 def _draw(candidates: NDArray[np.intp], count: int, rng: np.random.Generator) -> list[int]:
@@ -94,6 +97,6 @@ def _draw_evenly(reasons: NDArray[np.object_], count: int, rng: np.random.Genera
 def _title(table: pa.Table, metadata: dict[str, Any]) -> str:
     counts = pc.value_counts(table["excluded"].cast(pa.string())).to_pylist()
     listed = ", ".join(f"{c['values'] or 'kept'} {c['counts']:,}" for c in sorted(counts, key=lambda c: -c["counts"]))
-    grid = metadata["grid"]
-    size = f"patches of {grid['size'] * grid['mpp']:g} µm"
+    grid = Grid.model_validate(metadata["grid"])
+    size = f"patches of {grid.size * grid.mpp:g} µm"
     return f"{metadata['slide_id']}, grid {metadata['grid_name']}, {size}: {listed or 'no patches'}"

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import zarr
 
+from histomake.base.units import Mpp
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED
 from histomake.pictures import canvas
 
@@ -31,7 +32,7 @@ def level_maps(reader: SlideReader, store: Path, record: dict[str, Any]) -> NDAr
 
     ``store``: what `histomake.cascade.infer.segment_slide` wrote; ``record``: what it returned.
     """
-    thumb = canvas.thumbnail(reader, reader.mpp * max(reader.width, reader.height) / PANEL_PX)
+    thumb = canvas.thumbnail(reader, Mpp(reader.mpp * max(reader.width, reader.height) / PANEL_PX))
     group = zarr.open_group(store, mode="r")
     panels = [_nuclei(thumb, group["labels"], record["nuclei"])]
     for level in reversed(record["levels"]):

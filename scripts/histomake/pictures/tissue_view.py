@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histomake.base.units import Mpp
 from histomake.pictures import canvas
 from histomake.pictures.panel import panel
 from histomake.tissue.artefacts import BLUR, FOLD, NAMES, PEN, ArtefactMap
@@ -21,7 +22,7 @@ TISSUE = (0, 158, 115)
 
 
 def tissue_view(
-    reader: SlideReader, mask: TissueMask, artefacts: ArtefactMap, *, slide_id: str, mpp: float
+    reader: SlideReader, mask: TissueMask, artefacts: ArtefactMap, *, slide_id: str, mpp: Mpp
 ) -> NDArray[np.uint8]:
     """The bare slide at ``mpp`` µm per pixel, and beside it its tissue, pen, blur and folds."""
     thumb = canvas.thumbnail(reader, mpp)

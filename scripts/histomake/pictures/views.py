@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histomake.base.units import Mpp
 from histomake.pictures import canvas, class_views, label_views, number_views, panel, pixel_views
 from histomake.pictures.findings import SlideFindings
 
@@ -32,7 +33,7 @@ def painters(kind: str) -> dict[str, Painter]:
     return of_kind[kind]
 
 
-def draw_views(findings: SlideFindings, *, mpp: float, out: dict[str, Path]) -> None:
+def draw_views(findings: SlideFindings, *, mpp: Mpp, out: dict[str, Path]) -> None:
     """Draw the views named in ``out`` at ``mpp`` µm per pixel and write each to its path."""
     thumb = canvas.thumbnail(findings.reader, mpp)
     known = painters(findings.kind)
@@ -41,7 +42,7 @@ def draw_views(findings: SlideFindings, *, mpp: float, out: dict[str, Path]) -> 
         canvas.write_picture(canvas.headed(picture, _heading(findings, thumb)), path)
 
 
-def draw_region(findings: SlideFindings, box: tuple[int, int, int, int], path: Path) -> None:
+def draw_region(findings: SlideFindings, box: canvas.Box, path: Path) -> None:
     """Draw a part of a slide beside what was annotated, predicted and wrong there.
 
     ``box``: x, y, width and height in level-0 pixels.

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
+from histomake.base.units import Level0Pixels
 from histomake.config import Task
 from histomake.explain.chosen import Ranking, rankings
 from histomake.patch.grid import SlideGrid
@@ -78,7 +79,7 @@ def right_and_wrong(table: pa.Table, classes: Sequence[str]) -> list[Ranking]:
 
 def _example(name: str, task: Task, layout: Layout, row: dict) -> Html:
     slide_grid = SlideGrid.of_table(read_table(layout.table(task.grid, row["slide_id"]))[1])
-    span = round(slide_grid.span)
+    span = Level0Pixels(round(slide_grid.span))
     with open_slide(layout.manifest(row["slide_id"])) as reader:
         thumb = canvas.region(reader, (row["x"], row["y"], span, span), min(slide_grid.grid.size, 2 * EXAMPLE_PX))
     pixels, width = thumb.pixels, EXAMPLE_PX

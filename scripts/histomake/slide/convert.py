@@ -15,6 +15,7 @@ import numpy as np
 
 from histomake.base.errors import SlideError
 from histomake.base.files import SYNC_THREADS, atomic_directory, atomic_file, sha256_file, sync_file
+from histomake.base.units import Mpp
 from histomake.config import Convert
 from histomake.slide.encode import Read, encode_levels, encode_picture
 from histomake.slide.passthrough import copy_levels
@@ -35,7 +36,7 @@ def convert(
     *,
     slide_id: str,
     config: Convert,
-    mpp: float | None = None,
+    mpp: Mpp | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Convert one slide to a store and return its manifest. The store is written completely or not at all.

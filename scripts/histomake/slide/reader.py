@@ -72,19 +72,19 @@ class SlideReader:
             remedy="Delete the store to convert the slide again. If that fails too, the slide file is damaged",
         )
 
-    def level_for(self, mpp: Mpp | float) -> int:
+    def level_for(self, mpp: Mpp) -> int:
         """Return the coarsest level that is at least as fine as ``mpp``."""
         wanted = mpp / self.mpp * (1 + SAME_SCALE)
         return max((i for i, level in enumerate(self.levels) if level.downsample <= wanted), default=0)
 
-    def _plan(self, mpp: Mpp | float) -> _Plan:
+    def _plan(self, mpp: Mpp) -> _Plan:
         if (plan := self._plans.get(mpp)) is None:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
             plan = self._plans[mpp] = self._make_plan(mpp)
         return plan
 
-    def _make_plan(self, mpp: Mpp | float) -> _Plan:
+    def _make_plan(self, mpp: Mpp) -> _Plan:
         index = self.level_for(mpp)
         level = self.levels[index]
         scale = mpp / self.mpp / level.downsample
@@ -94,9 +94,7 @@ class SlideReader:
         reduction = next((f for f in factors if _same(scale, f) or scale / f >= LEAST_REST), 1)
         return _Plan(index, reduction, level.downsample * reduction, scale / reduction)
 
-    def read(
-        self, x: Level0Pixels | int, y: Level0Pixels | int, size: int | tuple[int, int], mpp: Mpp | float
-    ) -> np.ndarray:
+    def read(self, x: Level0Pixels, y: Level0Pixels, size: int | tuple[int, int], mpp: Mpp) -> np.ndarray:
         """Read one patch as uint8 RGB (h, w, 3).
 
         Args:
@@ -117,7 +115,7 @@ class SlideReader:
         return _scaled(self._region(plan.level, plan.reduction, left, top, *box), width, height, plan.scale)
 
     def read_many(
-        self, positions: Sequence[tuple[int, int]], size: int | tuple[int, int], mpp: Mpp | float
+        self, positions: Sequence[tuple[Level0Pixels, Level0Pixels]], size: int | tuple[int, int], mpp: Mpp
     ) -> np.ndarray:
         """Read several patches of one size as uint8 RGB (n, h, w, 3), in the order of ``positions``."""
         width, height = (size, size) if isinstance(size, int) else size
@@ -126,7 +124,7 @@ class SlideReader:
             patch[:] = self.read(x, y, (width, height), mpp)
         return out
 
-    def read_whole(self, mpp: Mpp | float) -> np.ndarray:
+    def read_whole(self, mpp: Mpp) -> np.ndarray:
         """Read the whole slide at ``mpp`` µm per pixel.
 
         Returns uint8 RGB (ceil(height * self.mpp / mpp), ceil(width * self.mpp / mpp), 3). The slide is read in

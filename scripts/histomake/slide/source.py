@@ -11,6 +11,7 @@ from pathlib import Path
 import openslide
 
 from histomake.base.errors import Reason, SlideError
+from histomake.base.units import Mpp
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
     DamagedTilesError,
@@ -126,7 +127,7 @@ class Resolution:
         return (self.x + self.y) / 2
 
 
-def resolve_mpp(info: SourceInfo, sheet_mpp: float | None, *, slide_id: str, path: Path) -> Resolution:
+def resolve_mpp(info: SourceInfo, sheet_mpp: Mpp | None, *, slide_id: str, path: Path) -> Resolution:
     """Return the resolution from the sheet, else from vendor metadata, else from TIFF resolution tags.
 
     Metadata and tags are used only if they are within plausible bounds. Raises SlideError (NO_MPP) if no source gives

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.units import Mpp
 from histomake.config import Quality
 from histomake.tissue.ink import find_ink, find_padding, whiten
 from histomake.tissue.mask import TissueMask
@@ -118,7 +119,7 @@ def _blur(reader: SlideReader, tissue: TissueMask, config: Quality) -> tuple[flo
     return median, _without_specks(blurred, MIN_ARTEFACT_UM2 / tissue.record["mpp"] ** 2)
 
 
-def _energies(reader: SlideReader, tissue: TissueMask, mpp: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _energies(reader: SlideReader, tissue: TissueMask, mpp: Mpp) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Energy of the Laplacian at ``mpp`` and at twice it, averaged into the tissue mask's pixels.
 
     Focus takes energy from the fine scale first, so their quotient tells blur from tissue that merely has little
@@ -140,7 +141,7 @@ def _energies(reader: SlideReader, tissue: TissueMask, mpp: float) -> tuple[NDAr
 
 
 def _tile_energies(
-    reader: SlideReader, rows: slice, columns: slice, *, factor: int, mpp: float
+    reader: SlideReader, rows: slice, columns: slice, *, factor: int, mpp: Mpp
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     height, width = rows.stop - rows.start, columns.stop - columns.start
     scale = mpp / reader.mpp
@@ -154,7 +155,7 @@ def _tile_energies(
     return fine, coarse
 
 
-def _folds(image: NDArray[np.uint8], mask: Bools, mpp: float) -> Bools:
+def _folds(image: NDArray[np.uint8], mask: Bools, mpp: Mpp) -> Bools:
     """Tissue lying double: of the colour of its slide's tissue, but far denser than that colour usually is.
 
     Two layers add their optical densities: the stain's direction stays, the amount doubles. Thresholds on darkness

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from histomake.base.units import Mpp
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -70,7 +72,7 @@ def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.u
     return balanced
 
 
-def find_ink(image: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
+def find_ink(image: NDArray[np.uint8], mpp: Mpp) -> NDArray[np.bool_]:
     """Pixels covered by pen ink: green, blue, black or saturated red strokes.
 
     Seeds are pixels of a colour that haematoxylin, eosin and DAB do not take, in strokes at least ``STROKE_UM``

@@ -16,6 +16,7 @@ from PIL import Image
 
 from histomake.base.errors import Reason, SlideError
 from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.units import Mpp
 from histomake.config import Tissue
 from histomake.tissue.ink import channel_extremes, chroma, find_ink, find_padding, whiten
 
@@ -160,7 +161,7 @@ def presegment(
     return TissueMask(mask, downsample, downsample, record)
 
 
-def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: float) -> tuple[NDArray[np.uint8], Bools, Bools]:
+def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: Mpp) -> tuple[NDArray[np.uint8], Bools, Bools]:
     """The image with glass balanced to white, and where there is unscanned padding and ink: brightfield only."""
     nothing = np.zeros(image.shape[:2], bool)
     if config.mode == "fluorescence":
@@ -170,7 +171,7 @@ def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: float) -> tupl
     return white, padding, find_ink(white, mpp) & ~padding if config.ink else nothing
 
 
-def _read(reader: SlideReader, mpp: float) -> NDArray[np.uint8]:
+def _read(reader: SlideReader, mpp: Mpp) -> NDArray[np.uint8]:
     """The whole slide, without the white with which a reader pads a last row or column that reaches past it."""
     image = reader.read_whole(mpp)
     if image.shape[0] * mpp > reader.height * reader.mpp and image.shape[0] > 1:
@@ -180,7 +181,7 @@ def _read(reader: SlideReader, mpp: float) -> NDArray[np.uint8]:
     return image
 
 
-def describe(mask: Bools, mpp: float) -> dict[str, Any]:
+def describe(mask: Bools, mpp: Mpp) -> dict[str, Any]:
     """Area in mm², number of connected pieces and share of the slide of a mask at ``mpp`` µm per pixel."""
     components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
     return {
@@ -222,7 +223,7 @@ def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:
     return 255 - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: float) -> tuple[Bools, float]:
+def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: Mpp) -> tuple[Bools, float]:
     # Blurred before the channel is taken: max - min of noisy channels would be colour where there is none.
     smooth = cv2.GaussianBlur(image, (0, 0), config.blur_um / mpp) if config.blur_um > 0 else image
     signal = _signal(smooth, config)
@@ -258,7 +259,7 @@ def _empty_level(signal: NDArray[np.uint8], config: Tissue) -> float:
     return mode + 3 * 1.4826 * float(np.median(np.abs(glass - mode)))
 
 
-def _clean(mask: Bools, config: Tissue, mpp: float) -> Bools:
+def _clean(mask: Bools, config: Tissue, mpp: Mpp) -> Bools:
     """Close gaps, drop specks and lines, fill holes, grow or shrink."""
     cleaned = mask.astype(np.uint8)
     if radius := round(config.close_um / 2 / mpp):
@@ -273,7 +274,7 @@ def _clean(mask: Bools, config: Tissue, mpp: float) -> Bools:
     return cleaned.astype(bool)
 
 
-def _without_specks_and_lines(mask: NDArray[np.uint8], min_area_um2: float, mpp: float) -> NDArray[np.uint8]:
+def _without_specks_and_lines(mask: NDArray[np.uint8], min_area_um2: float, mpp: Mpp) -> NDArray[np.uint8]:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     area = stats[:, cv2.CC_STAT_AREA] * mpp**2
     length = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) * mpp

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from histomake.annotation.raster import rasterise
 from histomake.base.rng import AUGMENT, PLACE, counter_rng
-from histomake.base.units import rescale
+from histomake.base.units import Level0Pixels, rescale
 from histomake.config import Task
 from histomake.learn.data.reading import MaskReader, PatchReader
 from histomake.patch import augment
@@ -163,7 +163,8 @@ class RandomPlaces:
             slide = int(self.patches.slide[patch])
             annotation = self.reader.pool.annotation(slide)
             span = rescale(self.patches.size, self.patches.mpp, self.reader.pool.reader(slide).mpp)
-            raster = rasterise(annotation, int(x[slot]), int(y[slot]), SHARE_SIDE, span / SHARE_SIDE)
+            place = Level0Pixels(int(x[slot])), Level0Pixels(int(y[slot]))
+            raster = rasterise(annotation, *place, SHARE_SIDE, span / SHARE_SIDE)
             counts = np.bincount(raster.ravel(), minlength=len(annotation.class_names) + 1) / raster.size
             result[slot] = [counts[annotation.class_names.index(name) + 1] for name in self.task.target.classes]
         return result

@@ -16,7 +16,8 @@ from histomake.base.errors import HistomakeError
 from histomake.base.files import read_json
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
-from histomake.config import Target
+from histomake.base.units import Mpp, PatchPixels
+from histomake.config import Grid, Target
 from histomake.patch.table import read_table
 from histomake.target.targets import UNLABELLED, patch_targets
 
@@ -69,9 +70,9 @@ class PatchIndex:
     y: np.ndarray
     tissue: np.ndarray
     target: np.ndarray
-    size: int
-    mpp: float
-    stride: int
+    size: PatchPixels
+    mpp: Mpp
+    stride: PatchPixels
 
     def __len__(self) -> int:
         return len(self.slide)
@@ -92,14 +93,14 @@ def index_patches(entries: Sequence[SlideEntry], *, kind: str, target: Target) -
     Raises HistomakeError when no patch is left or when tables of different grids are mixed.
     """
     parts: list[tuple[np.ndarray, ...]] = []
-    grids: set[tuple[int, float, int]] = set()
+    grids: set[tuple[PatchPixels, Mpp, PatchPixels]] = set()
     for position, entry in enumerate(entries):
         table, meta = usable_patches(entry)
         if not table.num_rows:
             log.warning("slide %s has no usable patch", entry.slide_id)
             continue
-        grid = meta["grid"]
-        grids.add((int(grid["size"]), float(grid["mpp"]), int(grid["stride"] or grid["size"])))
+        grid = Grid.model_validate(meta["grid"])
+        grids.add((grid.size, grid.mpp, grid.stride or grid.size))
         places = [table[name].to_numpy() for name in ("patch_id", "x", "y", "tissue")]
         targets = patch_targets(
             table, kind, target, labels=entry.labels, annotated=entry.is_annotated(), slide_id=entry.slide_id
@@ -109,7 +110,9 @@ def index_patches(entries: Sequence[SlideEntry], *, kind: str, target: Target) -
         raise HistomakeError(f"none of {len(entries)} slides has a usable patch; see the catalog's excluded column")
     if len(grids) > 1:
         raise HistomakeError(f"patch tables of different grids were mixed (size, mpp, stride): {sorted(grids)}")
-    return PatchIndex(tuple(entries), *(np.concatenate(c) for c in zip(*parts, strict=True)), *grids.pop())
+    slide, patch_id, x, y, tissue, target_of = (np.concatenate(column) for column in zip(*parts, strict=True))
+    size, mpp, stride = grids.pop()
+    return PatchIndex(tuple(entries), slide, patch_id, x, y, tissue, target_of, size, mpp, stride)
 
 
 def usable_patches(entry: SlideEntry) -> tuple[pa.Table, dict[str, Any]]:

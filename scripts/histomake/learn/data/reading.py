@@ -14,7 +14,7 @@ from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
 from histomake.base.errors import SlideError
 from histomake.base.kinds import BACKGROUND
-from histomake.base.units import rescale
+from histomake.base.units import Level0Pixels, Mpp, rescale
 from histomake.config import Model, Target
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.learn.data.stains import learn_slide
@@ -107,19 +107,20 @@ class PatchReader:
             slots = np.flatnonzero(patches.slide[index] == slide)
             for slot in slots[np.lexsort((x[slots], y[slots]))]:
                 try:
-                    pixels[slot] = self._read_views(int(slide), int(x[slot]), int(y[slot]))
+                    pixels[slot] = self._read_views(int(slide), Level0Pixels(int(x[slot])), Level0Pixels(int(y[slot])))
                 except READ_FAILURES as error:
                     place = f"slide {patches.entries[slide].slide_id} patch at x={x[slot]} y={y[slot]}"
                     errors[int(slot)] = f"{place}: {error}"
         return pixels, errors
 
-    def _read_views(self, slide: int, x: int, y: int) -> np.ndarray:
+    def _read_views(self, slide: int, x: Level0Pixels, y: Level0Pixels) -> np.ndarray:
         """All views of one place, side by side as channels: the coarser ones have the same centre."""
         reader, size, mpp = self.pool.reader(slide), self.patches.size, self.patches.mpp
         views = []
         for scale in self.scales:
             margin = rescale((scale - 1) * size, mpp, reader.mpp) / 2
-            view = reader.read(round(x - margin), round(y - margin), size, mpp * scale)
+            left, top = Level0Pixels(round(x - margin)), Level0Pixels(round(y - margin))
+            view = reader.read(left, top, size, Mpp(mpp * scale))
             views.append(view if self.stain is None else self._normalised(view, slide))
         return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
 
@@ -138,11 +139,14 @@ class MaskReader:
 
     def read(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """int64 (n, size, size): positions in the task's outputs, UNLABELLED where unknown."""
-        patches = self.patches
-        masks = [self._read(int(patches.slide[i]), int(x[slot]), int(y[slot])) for slot, i in enumerate(index)]
-        return np.stack(masks)
+        return np.stack(
+            [
+                self._read(int(slide), Level0Pixels(left), Level0Pixels(top))
+                for slide, left, top in zip(self.patches.slide[index], x.tolist(), y.tolist(), strict=True)
+            ]
+        )
 
-    def _read(self, slide: int, x: int, y: int) -> np.ndarray:
+    def _read(self, slide: int, x: Level0Pixels, y: Level0Pixels) -> np.ndarray:
         annotation = self.pool.annotation(slide)
         scale = rescale(1, self.patches.mpp, self.pool.reader(slide).mpp)
         return class_lookup(annotation, self.target)[rasterise(annotation, x, y, self.patches.size, scale)]

@@ -27,6 +27,7 @@ from histomake.annotation.write import write_geojson
 from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_directory
 from histomake.base.kinds import BACKGROUND
+from histomake.base.units import Mpp, PatchPixels
 from histomake.learn.data.batches import Batch, FixedBatches
 from histomake.learn.data.loader import load_batches
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
@@ -69,7 +70,7 @@ class Lattice:
     scale: float
 
     @classmethod
-    def over(cls, reader: SlideReader, *, size: int, mpp: float, overlap: float) -> Lattice:
+    def over(cls, reader: SlideReader, *, size: int, mpp: Mpp, overlap: float) -> Lattice:
         """The lattice of a slide at ``mpp``; ``scale`` is level-0 px per label px."""
         scale = mpp / reader.mpp
         width, height = math.ceil(reader.width / scale - 1e-9), math.ceil(reader.height / scale - 1e-9)
@@ -234,11 +235,11 @@ def _as_index(patches: PatchIndex, lattice: Lattice, places: np.ndarray) -> Patc
         target=np.full(count, UNLABELLED),
         size=patches.size,
         mpp=patches.mpp,
-        stride=lattice.step,
+        stride=PatchPixels(lattice.step),
     )
 
 
-def _pyramid(folder: Path, shape: tuple[int, int], class_names: tuple[str, ...], mpp: float) -> list[zarr.Array]:
+def _pyramid(folder: Path, shape: tuple[int, int], class_names: tuple[str, ...], mpp: Mpp) -> list[zarr.Array]:
     """An empty label pyramid in OME-Zarr 0.5: each level half the one before, in sharded chunks."""
     shapes = [shape]
     while max(shapes[-1]) > MIN_LEVEL:
@@ -259,7 +260,7 @@ def _pyramid(folder: Path, shape: tuple[int, int], class_names: tuple[str, ...],
     ]
 
 
-def _label_metadata(levels: int, class_names: tuple[str, ...], mpp: float) -> dict[str, Any]:
+def _label_metadata(levels: int, class_names: tuple[str, ...], mpp: Mpp) -> dict[str, Any]:
     datasets = [
         {
             "path": str(level),

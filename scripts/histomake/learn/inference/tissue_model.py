@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from histomake.base.errors import ConfigError
+from histomake.base.units import Mpp
 from histomake.learn.inference.predict import Predictor, load_model
 from histomake.learn.inference.segment import window_weight
 
@@ -22,7 +23,7 @@ BATCH = 16
 SAME_MPP = 0.01
 
 
-def tissue_model(model_dir: Path, *, mpp: float, threads: int) -> Callable[[NDArray[np.uint8]], NDArray[np.bool_]]:
+def tissue_model(model_dir: Path, *, mpp: Mpp, threads: int) -> Callable[[NDArray[np.uint8]], NDArray[np.bool_]]:
     """What `histomake.tissue.mask.presegment` takes as ``segment``: the network of a segmentation task.
 
     One of the task's classes must be called ``tissue``, and its grid must have the mpp at which tissue is sought.
