@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file, read_json, write_json
 from histomake.base.layout import Layout
+from histomake.base.tables import write_table
 from histomake.explain.attribution import attribute
 from histomake.explain.attribution_page import panels
 from histomake.learn.data.patch_index import SlideEntry
@@ -40,8 +41,7 @@ def main(snakemake):
         )
         patch_um = predictor.description["grid"]["size"] * predictor.description["grid"]["mpp"]
         for path, table in ((out.patches, found.table), (out.background, found.background)):
-            with atomic_file(path) as aside:
-                pq.write_table(table, aside, compression="zstd")
+            write_table(table, path)
         with atomic_file(out.maps) as aside, aside.open("wb") as stream:
             np.savez_compressed(stream, maps=found.maps, classes=np.array(found.classes))
         with atomic_file(out.panels) as aside:

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file, write_json
 from histomake.base.layout import Layout
+from histomake.base.tables import write_table
 from histomake.explain.embedding import Source, embed
 from histomake.explain.embedding_page import mosaic, page
 from histomake.learn.data.patch_index import SlideEntry
@@ -30,8 +31,7 @@ def main(snakemake):
             neighbours=params.cfg["umap_neighbors"],
             seed=params.seed,
         )
-        with atomic_file(out.features) as aside:
-            pq.write_table(found.table, aside, compression="zstd")
+        write_table(found.table, out.features)
         with atomic_file(out.page) as aside:
             aside.write_text(page(found, title=f"What the model sees: {title}"))
         shown = f"Patches of {title}, laid out by what the model sees in them (UMAP)"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.files import read_json, write_json
+from histomake.base.tables import write_table
 from histomake.config import Target
 from histomake.evaluate.metrics import SlidePrediction, evaluate
 from histomake.evaluate.plots import draw_figures
@@ -24,8 +25,7 @@ def main(snakemake):
         task = {"kind": params.kind, "target": Target.model_validate(params.target)}
         found = evaluate(predictions, **task, aggregate=params.aggregate, seed=params.seed)
         draw_figures(found, **task, out=Path(snakemake.output.figures))
-        with atomic_file(snakemake.output.table) as aside:
-            pq.write_table(found.table(), aside, compression="zstd")
+        write_table(found.table(), snakemake.output.table)
         write_json(snakemake.output.metrics, found.record)
 
 

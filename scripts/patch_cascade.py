@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, write_json
+from histomake.base.files import write_json
 from histomake.base.layout import Layout
+from histomake.base.tables import write_table
 from histomake.cascade.patch_cascade import Stage, cascade_patches
 from histomake.config import PatchCascade
 from histomake.learn.data.patch_index import SlideEntry
@@ -25,8 +25,7 @@ def main(snakemake):
         table, record = cascade_patches(
             stages, config.class_name, batch=snakemake.params.batch, threads=snakemake.threads
         )
-        with atomic_file(output) as aside:
-            pq.write_table(table, aside, compression="zstd")
+        write_table(table, output)
         write_json(snakemake.output.record, record)
 
 

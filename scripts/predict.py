@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
+from histomake.base.tables import write_table
 from histomake.config import parse_config
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import load_model, predict_slide
@@ -27,8 +26,7 @@ def main(snakemake):
             )
         else:
             table = predict_slide(predictor, entry, **options)
-        with atomic_file(output) as aside:
-            pq.write_table(table, aside, compression="zstd")
+        write_table(table, output)
 
 
 if __name__ == "__main__":

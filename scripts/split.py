@@ -1,9 +1,8 @@
 """Rule split: the roles of all slides in every fold."""
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file
+from histomake.base.tables import write_table
 
 
 def main(snakemake):
@@ -12,8 +11,7 @@ def main(snakemake):
         table = pa.table(
             {"fold": pa.array(fold, pa.int16()), "slide_id": slide_id, "patient_id": patient_id, "role": role}
         )
-        with atomic_file(snakemake.output.split) as aside:
-            pq.write_table(table, aside, compression="zstd")
+        write_table(table, snakemake.output.split)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from histomake.annotation.model import Annotation
 from histomake.base.files import write_json
 from histomake.catalog.build import build_catalog
 from histomake.config import Convert, Grid, Quality, Tissue
-from histomake.patch.table import tabulate, write_table
+from histomake.patch.table import tabulate, write_patch_table
 from histomake.slide.convert import convert
 from histomake.slide.reader import SlideReader
 from histomake.tissue.artefacts import ArtefactMap, assess
@@ -143,7 +143,7 @@ def _pathflowai(folder: Path) -> list[Figure]:
     start = time.perf_counter()
     for (manifest, tissue, artefacts), annotation in cohort:
         table = tabulate(manifest, tissue, artefacts, annotation, grid, classes, grid_name="x20", max_share=0.5)
-        write_table(table, folder / "patches" / f"{manifest['slide_id']}.parquet")
+        write_patch_table(table, folder / "patches" / f"{manifest['slide_id']}.parquet")
     tabulated = time.perf_counter() - start
     for (manifest, _, _), _ in cohort:
         _records(folder, manifest["slide_id"], manifest)
@@ -173,7 +173,7 @@ def _ten_thousand(folder: Path) -> list[Figure]:
         outlines = _outlines(12, side, classes, i)
         table = tabulate(manifest, tissue, artefacts, outlines, grid, classes, grid_name="x20", max_share=0.5)
         patterns.append(folder / "patterns" / f"{i}.parquet")
-        write_table(table, patterns[-1])
+        write_patch_table(table, patterns[-1])
     for stage in ("manifests", "tissue", "quality", "annotations", "patches"):
         (folder / stage).mkdir(exist_ok=True)
     for i in range(10_000):
@@ -214,7 +214,7 @@ def _chopping(work: Path) -> list[Figure]:
         def tabulated() -> None:
             nothing = Annotation((), [])
             table = tabulate(manifest, tissue, artefacts, nothing, grid, [], grid_name="x20", max_share=0.5)
-            write_table(table, table_path)
+            write_patch_table(table, table_path)
 
         ready = _median(tabulated)
         table = tabulate(manifest, tissue, artefacts, Annotation((), []), grid, [], grid_name="x20", max_share=0.5)

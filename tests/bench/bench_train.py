@@ -29,7 +29,7 @@ from histomake.learn.data.reading import PatchReader
 from histomake.learn.engine.trainer import Trainer
 from histomake.learn.train import known_patches
 from histomake.patch.sampler import Sampler
-from histomake.patch.table import tabulate, write_table
+from histomake.patch.table import tabulate, write_patch_table
 from histomake.slide.convert import convert
 from histomake.slide.reader import open_slide
 from histomake.tissue.artefacts import ArtefactMap
@@ -81,7 +81,7 @@ def prepare(root: Path, side: int) -> SlideEntry:
     artefacts = ArtefactMap(np.zeros(tissue.mask.shape, np.uint8))
     grid = Grid(size=256, mpp=MPP)
     options = {"grid_name": GRID, "max_share": 0.5}
-    write_table(tabulate(manifest, tissue, artefacts, annotation, grid, CLASSES, **options), entry.table)
+    write_patch_table(tabulate(manifest, tissue, artefacts, annotation, grid, CLASSES, **options), entry.table)
     return entry
 
 

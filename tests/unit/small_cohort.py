@@ -12,7 +12,7 @@ from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.config import Convert, Grid
 from histomake.learn.data.patch_index import SlideEntry
-from histomake.patch.table import empty_table, tabulate, write_table
+from histomake.patch.table import empty_table, tabulate, write_patch_table
 from histomake.slide.convert import convert
 from histomake.tissue.artefacts import ArtefactMap
 from histomake.tissue.mask import TissueMask
@@ -55,7 +55,7 @@ def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient
     tissue = TissueMask(mask, DOWNSAMPLE, DOWNSAMPLE)
     artefacts = ArtefactMap(np.zeros_like(mask, np.uint8))
     table = tabulate(manifest, tissue, artefacts, annotation, grid, CLASSES, grid_name=GRID_NAME, max_share=0.5)
-    write_table(table, layout.table(GRID_NAME, slide_id))
+    write_patch_table(table, layout.table(GRID_NAME, slide_id))
     return SlideEntry.at(layout, GRID_NAME, slide_id, patient_id or f"patient-{slide_id}", {})
 
 
@@ -64,7 +64,7 @@ def build_quarantined(layout: Layout, slide_id: str, *, grid: Grid) -> SlideEntr
     outcome = {"status": "quarantined", "slide_id": slide_id, "reason": "unreadable", "path": "gone.svs"}
     outcome |= {"detail": "not a slide", "remedy": "Scan it again"}
     write_json(layout.manifest(slide_id), outcome)
-    write_table(empty_table(outcome, grid, CLASSES, grid_name=GRID_NAME), layout.table(GRID_NAME, slide_id))
+    write_patch_table(empty_table(outcome, grid, CLASSES, grid_name=GRID_NAME), layout.table(GRID_NAME, slide_id))
     return SlideEntry.at(layout, GRID_NAME, slide_id, f"patient-{slide_id}", {})
 
 

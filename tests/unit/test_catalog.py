@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.catalog.build import build_catalog
 from histomake.config import Grid
-from histomake.patch.table import REASONS, empty_table, schema, write_table
+from histomake.patch.table import REASONS, empty_table, schema, write_patch_table
 
 README = Path(__file__).parents[2] / "config" / "README.md"
 GRID = Grid()
@@ -60,7 +60,7 @@ def results(tmp_path):
     }
     tables = [tmp_path / "patches" / f"{s}.parquet" for s in slides]
     for path, table in zip(tables, (patch_table(3, 5), patch_table(2, 0), None), strict=True):
-        write_table(table if table is not None else empty_table(BAD, GRID, CLASSES, grid_name="x20"), path)
+        write_patch_table(table if table is not None else empty_table(BAD, GRID, CLASSES, grid_name="x20"), path)
     split = tmp_path / "grade.parquet"
     pq.write_table(
         pa.table(

@@ -6,8 +6,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from histomake.base.files import atomic_directory, atomic_file, read_json, sha256_tree, write_json
+from histomake.base.tables import write_table
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -45,6 +48,7 @@ WRITER = """
 import sys, time
 sys.path.insert(0, {scripts!r})
 from histomake.base.files import atomic_directory, atomic_file
+from histomake.base.tables import write_table
 with {kind}({target!r}) as aside:
     (aside / "half" if aside.is_dir() else aside).write_text("half")
     print(aside, flush=True)
@@ -138,3 +142,11 @@ def test_a_tree_digest_changes_with_a_byte_and_with_a_name(tmp_path):
     changed = sha256_tree(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert len({before, changed, sha256_tree(tmp_path)}) == 3
+
+
+def test_a_table_is_written_compressed_with_the_options_given(tmp_path):
+    write_table(pa.table({"x": [1, 2], "y": ["a", "a"]}), tmp_path / "t.parquet", use_dictionary=["y"])
+    columns = [pq.ParquetFile(tmp_path / "t.parquet").metadata.row_group(0).column(i) for i in range(2)]
+    assert [column.compression for column in columns] == ["ZSTD", "ZSTD"]
+    assert [column.has_dictionary_page for column in columns] == [False, True]
+    assert [file.name for file in tmp_path.iterdir()] == ["t.parquet"]

@@ -11,7 +11,7 @@ import shapely
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.config import Grid
 from histomake.patch.grid import SlideGrid
-from histomake.patch.table import empty_table, read_table, schema, tabulate, write_table
+from histomake.patch.table import empty_table, read_table, schema, tabulate, write_patch_table
 from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
 from histomake.tissue.mask import TissueMask
 from hypothesis import given, settings
@@ -154,7 +154,7 @@ def test_bands_of_a_large_grid_join_without_a_seam(monkeypatch):
 
 def test_the_file_carries_slide_grid_and_fingerprint(tmp_path):
     table = make(class_names=["tumor"], blur=slice(0, 16))
-    write_table(table, tmp_path / "s1.parquet")
+    write_patch_table(table, tmp_path / "s1.parquet")
     read, metadata = read_table(tmp_path / "s1.parquet")
     assert read.equals(table)
     assert reasons(read)[0] == "blur"
@@ -163,7 +163,7 @@ def test_the_file_carries_slide_grid_and_fingerprint(tmp_path):
 
 def test_a_quarantined_slide_has_an_empty_table_of_the_same_schema(tmp_path):
     outcome = {"status": "quarantined", "slide_id": "s1", "reason": "no_tissue", "detail": "none", "path": "p"}
-    write_table(empty_table(outcome, PLAIN, ["tumor"], grid_name="x20"), tmp_path / "s1.parquet")
+    write_patch_table(empty_table(outcome, PLAIN, ["tumor"], grid_name="x20"), tmp_path / "s1.parquet")
     table, metadata = read_table(tmp_path / "s1.parquet")
     assert table.num_rows == 0
     assert table.schema.remove_metadata() == make(class_names=["tumor"]).schema.remove_metadata()

@@ -17,7 +17,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from histomake.base.files import atomic_file
+from histomake.base.tables import write_table
 
 THREADS = 16
 """Requests under way at once; they wait for the file server and not for the CPU."""
@@ -119,6 +119,4 @@ class Recall:
         rows = ((path, *stamp, text) for path, (stamp, text) in self._asked.items())
         columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
         table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
-        with atomic_file(self.memory) as aside:
-            table = table.replace_schema_metadata({VERSION: self.version.encode()})
-            pq.write_table(table, aside, compression="zstd")
+        write_table(table.replace_schema_metadata({VERSION: self.version.encode()}), self.memory)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from histomake.annotation.coverage import mask_shares
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import area_shares, labels_at
-from histomake.base.files import atomic_file
+from histomake.base.tables import write_table
 from histomake.config import Grid
 from histomake.patch.grid import SlideGrid
 from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
@@ -104,20 +104,11 @@ def empty_table(outcome: dict[str, Any], grid: Grid, class_names: Sequence[str],
     return table.replace_schema_metadata({METADATA_KEY: _metadata(outcome, grid, grid_name)})
 
 
-def write_table(table: pa.Table, path: Path | str) -> None:
-    """Write a patch table as Parquet (zstd), atomically."""
-    with atomic_file(path) as aside:
-        pq.write_table(
-            table,
-            aside,
-            compression="zstd",
-            compression_level=9,
-            use_dictionary=["excluded"],
-            column_encoding=dict.fromkeys(("patch_id", "x", "y"), "DELTA_BINARY_PACKED")
-            | {
-                name: "BYTE_STREAM_SPLIT" for name in table.column_names if pa.types.is_floating(table.field(name).type)
-            },
-        )
+def write_patch_table(table: pa.Table, path: Path | str) -> None:
+    """Write a patch table as Parquet, atomically, with an encoding for each type of column."""
+    floats = [name for name in table.column_names if pa.types.is_floating(table.field(name).type)]
+    encoding = dict.fromkeys(("patch_id", "x", "y"), "DELTA_BINARY_PACKED") | dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
+    write_table(table, path, compression_level=9, use_dictionary=["excluded"], column_encoding=encoding)
 
 
 def read_table(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:

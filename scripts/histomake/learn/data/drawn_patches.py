@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histomake.base.files import atomic_file
+from histomake.base.tables import write_table
 from histomake.learn.data.batches import Batch
 from histomake.learn.data.patch_index import PatchIndex
 
@@ -47,8 +48,7 @@ class DrawnPatches:
         """Write what was noted since the last time."""
         if self._batches:
             first = self._batches[0].step
-            with atomic_file(self.folder / f"{self.worker:03d}-{first:09d}.parquet") as aside:
-                pq.write_table(self._table(), aside, compression="zstd")
+            write_table(self._table(), self.folder / f"{self.worker:03d}-{first:09d}.parquet")
             self._batches = []
 
     def _table(self) -> pa.Table:
