@@ -1,4 +1,4 @@
-"""Owns the tests of networks: every family is built by name, Fast-SCNN has the paper's size, weights carry over."""
+"""Tests of networks: construction by name, size of Fast-SCNN, and transfer of weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def count(network: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("name", "size"), CLASSIFIERS.items())
-def test_classifier_families_answer_per_patch(name: str, size: int) -> None:
+def test_classifiers_return_one_output_vector_per_patch(name: str, size: int) -> None:
     network = build_model(Model(name=name), kind="classification", outputs=3, size=size).eval()
     with torch.inference_mode():
         images = torch.zeros(2, 3, size, size)
@@ -51,7 +51,7 @@ def test_classifier_families_answer_per_patch(name: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
-def test_segmentation_families_answer_per_pixel(name: str) -> None:
+def test_segmentation_networks_return_one_output_vector_per_pixel(name: str) -> None:
     network = build_model(Model(name=name), kind="segmentation", outputs=3, size=64).eval()
     with torch.inference_mode():
         images = torch.zeros(2, 3, 64, 64)
@@ -65,15 +65,15 @@ def test_any_timm_model_with_features_can_be_the_encoder() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])
-def test_context_views_are_further_channels(kind: str) -> None:
+def test_context_views_are_additional_channels(kind: str) -> None:
     name = "resnet10t" if kind == "classification" else "unet"
     network = build_model(Model(name=name, context=[4.0]), kind=kind, outputs=2, size=64).eval()
     assert network(torch.zeros(1, 6, 64, 64)).shape[1] == 2
 
 
-def test_fast_scnn_has_the_paper_s_1_11_million_weights() -> None:
+def test_fast_scnn_has_1_11_million_weights_as_in_the_paper() -> None:
     network = build_model(Model(name="fast_scnn"), kind="segmentation", outputs=19, size=64)
-    # The paper counts the convolutions: batch norm folds into them at inference.
+    # The paper counts only convolutions, because batch norm is merged into them at inference.
     weights = sum(count(module) for module in network.modules() if isinstance(module, nn.Conv2d))
     assert round(weights / 1e6, 2) == 1.11
 
@@ -86,12 +86,12 @@ def test_fast_scnn_has_the_paper_s_1_11_million_weights() -> None:
         ("segmentation", Model(name="unet", encoder="resnet1")),
     ],
 )
-def test_unknown_names_are_refused_with_what_there_is(kind: str, model: Model) -> None:
-    with pytest.raises(ConfigError, match=r"near it|one of"):
+def test_unknown_names_are_refused_with_alternatives(kind: str, model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"similar names|use one of"):
         build_model(model, kind=kind, outputs=2, size=64)
 
 
-def test_weights_say_how_pixels_are_normalised() -> None:
+def test_normalisation_is_that_of_the_pretrained_weights() -> None:
     vit = build_model(Model(name="vit_tiny_patch16_224"), kind="classification", outputs=2, size=32)
     assert normalisation(vit) == {"mean": [0.5] * 3, "std": [0.5] * 3}
 
@@ -100,7 +100,7 @@ def built(name: str = "resnet18", kind: str = "classification", outputs: int = 2
     return build_model(Model(name=name), kind=kind, outputs=outputs, size=64)
 
 
-def test_encoder_is_transferred_and_the_head_stays_new(tmp_path: Path) -> None:
+def test_the_encoder_is_transferred_and_the_head_is_not(tmp_path: Path) -> None:
     source, target = built(outputs=5), built(outputs=2)
     head = target.fc.weight.clone()
     save_file(source.state_dict(), tmp_path / "model.safetensors")
@@ -109,24 +109,24 @@ def test_encoder_is_transferred_and_the_head_stays_new(tmp_path: Path) -> None:
     assert torch.equal(target.fc.weight, head)
 
 
-def test_encoder_of_a_classifier_serves_a_segmentation_network() -> None:
+def test_the_encoder_of_a_classifier_can_be_used_for_segmentation() -> None:
     source, target = built(), built("unet", "segmentation")
     taken = transfer_encoder(target, source.state_dict(), origin=Path("x"))
     assert taken > 100
     assert torch.equal(target.encoder.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
 
 
-def test_encoder_of_another_architecture_is_refused() -> None:
+def test_the_encoder_of_another_architecture_is_refused() -> None:
     with pytest.raises(HistomakeError, match="another architecture"):
         transfer_encoder(built("resnet18"), built("densenet121").state_dict(), origin=Path("densenet"))
 
 
-def test_all_weights_of_another_head_are_refused() -> None:
+def test_loading_all_weights_with_another_head_is_refused() -> None:
     with pytest.raises(HistomakeError, match="another architecture"):
         load_weights(built(outputs=2), built(outputs=5).state_dict(), origin=Path("five"))
 
 
-def test_missing_file_to_transfer_from_is_named(tmp_path: Path) -> None:
+def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(HistomakeError, match="train that model first"):
         weights_file(tmp_path / "gone")
 
@@ -145,13 +145,13 @@ def test_frozen_stages_keep_weights_and_batch_statistics() -> None:
     assert "fc.weight" in changed
 
 
-def test_freezing_the_head_too_is_refused() -> None:
+def test_freezing_the_head_is_refused() -> None:
     with pytest.raises(HistomakeError, match="frozen_stages"):
         freeze_stages(built(), 50)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("resnet18", "classification"), ("unet", "segmentation")])
-def test_learning_rate_falls_by_stage_towards_the_input(name: str, kind: str) -> None:
+def test_the_learning_rate_decreases_by_stage_towards_the_input(name: str, kind: str) -> None:
     network = built(name, kind)
     groups = parameter_groups(network, learning_rate=1.0, weight_decay=0.1, layer_decay=0.5)
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -162,7 +162,7 @@ def test_learning_rate_falls_by_stage_towards_the_input(name: str, kind: str) ->
         assert rate[id(parameter)] == pytest.approx(0.5 ** (last - stages[parameter_name]))
 
 
-def test_norms_and_biases_do_not_decay() -> None:
+def test_norms_and_biases_have_no_weight_decay() -> None:
     groups = parameter_groups(built(), learning_rate=1.0, weight_decay=0.1, layer_decay=1.0)
     assert all((group["weight_decay"] == 0) == (p.ndim <= 1) for group in groups for p in group["params"])
 

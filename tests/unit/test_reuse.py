@@ -1,4 +1,4 @@
-"""What a task may use without training: a model that fits it; and what is then asked of the sheet."""
+"""Tests of reused models: which models match a task, and what the slide sheet must then contain."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ def make_task(**sections: object) -> Task:
     return Task.model_validate({"grid": "x20", "target": {"classes": ["a", "b"]}, **sections})
 
 
-def test_a_model_that_fits_is_used_whatever_its_grid_is_called(tmp_path: Path) -> None:
+def test_a_matching_model_is_used_even_if_its_grid_has_another_name(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     assert misfits(folder, make_task(), Grid()) == []
     assert misfits(folder, make_task(), Grid(), named=True) == [
-        f'{folder} was trained with grid: "theirs"; the configuration says "x20"'
+        f'{folder} was trained with grid: "theirs", but the configuration has "x20"'
     ]
     assert taken_over(DESCRIBED, make_task())["grid"] == {"name": "x20", "size": 256, "mpp": 0.5}
 
 
-def test_everything_that_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_all_mismatches_are_named(tmp_path: Path) -> None:
     changes = {"kind": "regression", "class_names": ["b", "a"], "grid": {"name": "x20", "size": 128, "mpp": 1.0}}
     found = "\n".join(misfits(write_model(tmp_path / "model", **changes), make_task(), Grid()))
-    assert 'kind: "regression"; the configuration says "classification"' in found
-    assert "target.classes: b, a; the configuration says a, b" in found
-    assert "grids.x20.size: 128; the configuration says 256" in found
-    assert "grids.x20.mpp: 1.0; the configuration says 0.5" in found
+    assert 'kind: "regression", but the configuration has "classification"' in found
+    assert "target.classes: b, a, but the configuration has a, b" in found
+    assert "grids.x20.size: 128, but the configuration has 256" in found
+    assert "grids.x20.mpp: 1.0, but the configuration has 0.5" in found
 
 
-def test_a_pickle_in_place_of_a_model_is_named_as_such(tmp_path: Path) -> None:
+def test_a_pickle_in_place_of_a_model_is_mentioned(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"\x80\x02.")
     (found,) = misfits(tmp_path, make_task(), Grid())
-    assert "no model.safetensors and no model.json" in found
-    assert "model.pt may be a pickle, which is never read" in found
+    assert "lacks model.safetensors and model.json" in found
+    assert "model.pt may be a pickle" in found
 
 
 @pytest.mark.parametrize("content", ["{", '{"kind": "classification"}', "[]"])
-def test_a_description_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_does_not_describe_a_model_is_refused(tmp_path: Path, content: str) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "model.json").write_text(content)
     (found,) = misfits(folder, make_task(), Grid())
-    assert "does not describe a model of this workflow" in found
+    assert "does not describe a model of histomake" in found
 
 
-def test_one_model_is_one_fold_and_a_folder_of_folds_is_as_many_as_the_task_has(tmp_path: Path) -> None:
+def test_a_single_model_is_one_fold_and_a_folder_of_folds_has_the_folds_of_the_task(tmp_path: Path) -> None:
     one = write_model(tmp_path / "one")
     assert list(folds(make_task(trained=str(one), split={"folds": 3}))) == [0]
     assert model_folder(one, 0) == one
@@ -73,7 +73,7 @@ def test_one_model_is_one_fold_and_a_folder_of_folds_is_as_many_as_the_task_has(
     assert model_folder(tmp_path / "many", 1) == tmp_path / "many/fold1"
 
 
-def test_with_a_model_slides_are_tested_when_the_sheet_says_so_and_predicted_otherwise() -> None:
+def test_with_a_reused_model_slides_are_predicted_unless_the_sheet_says_test() -> None:
     slides = [Slide("b", "x", "p", split="test"), Slide("a", "x", "p"), Slide("c", "x", "q", split="train")]
     found = assign_unfitted(slides, folds=2)
     assert [(a.fold, a.slide_id, a.role) for a in found if a.fold == 1] == [
@@ -91,7 +91,7 @@ def sheet_config(tmp_path: Path, rows: str, **task: object):
     return sheet, parse_config({"tasks": {"t": raw}})
 
 
-def test_new_slides_need_no_labels(tmp_path: Path) -> None:
+def test_slides_to_predict_need_no_labels(tmp_path: Path) -> None:
     rows = "slide_id\tpath\tpatient_id\tsplit\nn\tn.svs\tp\tpredict\n"
     slides = read_sheet(*sheet_config(tmp_path, rows), check_files=False)
     assert slides["n"].labels == {}
@@ -99,7 +99,7 @@ def test_new_slides_need_no_labels(tmp_path: Path) -> None:
     assert slides["n"].split == "test"
 
 
-def test_new_slides_come_with_places_to_explain_on_others(tmp_path: Path) -> None:
+def test_regions_to_explain_may_only_name_slides_of_the_sheet(tmp_path: Path) -> None:
     rows = "slide_id\tpath\tpatient_id\tsplit\nn\tn.svs\tp\tpredict\n"
     sheet, config = sheet_config(tmp_path, rows)
     elsewhere = config.explain.model_copy(update={"regions": [("old", 0, 0, 9, 9)]})
@@ -110,12 +110,12 @@ def test_new_slides_come_with_places_to_explain_on_others(tmp_path: Path) -> Non
         read_sheet(sheet, config, check_files=False)
 
 
-def test_slides_to_train_on_need_their_labels(tmp_path: Path) -> None:
+def test_slides_to_train_on_need_labels(tmp_path: Path) -> None:
     rows = "slide_id\tpath\tpatient_id\tsplit\nn\tn.svs\tp\tpredict\no\to.svs\tq\t\n"
     with pytest.raises(ConfigError, match=r"column 'grade' is missing(.|\n)*column 'ward' is missing"):
         read_sheet(*sheet_config(tmp_path, rows), check_files=False)
 
 
-def test_a_sheet_of_new_slides_gives_no_one_to_train_on() -> None:
+def test_a_sheet_with_only_slides_to_predict_has_no_slides_to_train_on() -> None:
     found = assign_task([Slide("a", "x", "p", split="predict")], make_task(), seed=0, name="t")
     assert [a.role for a in found] == ["predict"]

@@ -1,4 +1,4 @@
-"""Owns the proof of presegmentation: the same tissue is found whatever the stain, the scanner or a pen did."""
+"""Tests of tissue detection: the same tissue is found for any stain, scanner or pen mark."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def overlap(a, b) -> float:
 
 @pytest.fixture(scope="module")
 def plain() -> np.ndarray:
-    """The mask of the two pieces as they are; checked by eye to follow the tissue's outline."""
+    """The mask of the two unmodified pieces, checked by eye."""
     return find(two_pieces()).mask
 
 
@@ -66,7 +66,7 @@ def test_two_pieces_of_known_size_are_found(plain):
     ],
     ids=["stitching", "tint", "coverslip", "frozen", "faint", "very faint", "IHC", "faint and stitched"],
 )
-def test_the_tissue_is_found_whatever_happened_to_the_slide(plain, change, least):
+def test_tissue_is_found_after_any_change_of_the_slide(plain, change, least):
     assert overlap(find(change(two_pieces())).mask, plain) >= least
 
 
@@ -74,7 +74,7 @@ def test_a_slide_filled_with_tissue_is_all_tissue():
     assert find(cmu()[500:742, 230:420]).mask.mean() > 0.97
 
 
-def test_an_unscanned_black_border_changes_nothing(plain):
+def test_an_unscanned_black_border_has_no_effect(plain):
     found = find(unscanned_border(two_pieces(), 400))
     assert not found.mask[:99].any()
     np.testing.assert_array_equal(found.mask[100:-100, 100:-100], plain)
@@ -86,29 +86,29 @@ def test_ink_on_glass_is_not_tissue_and_does_not_move_the_threshold(plain, colou
     found = find(image)
     stroke = cv2.resize(where.astype(np.uint8), plain.shape[::-1], interpolation=cv2.INTER_AREA) > 0
     assert (found.mask & stroke).sum() < 0.02 * stroke.sum()
-    drawn_mm2 = 0.32 * 1.0 + np.pi * 0.16**2  # with its round ends
+    drawn_mm2 = 0.32 * 1.0 + np.pi * 0.16**2  # with the round ends of the stroke
     assert drawn_mm2 <= found.record["ink_mm2"] < 1.3 * drawn_mm2
     assert overlap(found.mask, plain) > 0.99
 
 
-def test_ink_can_be_kept_for_blue_stains(plain):
+def test_ink_detection_can_be_disabled_for_blue_stains(plain):
     image, _ = inked(two_pieces(), "blue", (1300, 100), (1300, 600), opacity=0.92)
     assert find(image, ink=False).mask.sum() > plain.sum() * 1.15
 
 
-def test_the_channels_agree_on_ordinary_tissue(plain):
+def test_all_channels_give_similar_masks_on_ordinary_tissue(plain):
     for channel in ("red", "grey"):
         assert overlap(find(two_pieces(), channel=channel).mask, plain) > 0.85
 
 
-def test_a_fixed_threshold_is_taken_as_it_is():
+def test_a_fixed_threshold_is_used_unchanged():
     found = find(two_pieces(), threshold=60)
     assert found.record["threshold"] == 60
     assert found.record["method"] == "saturation, fixed"
     assert found.mask.sum() < find(two_pieces(), threshold=10).mask.sum()
 
 
-def test_lengths_are_microns_so_the_resolution_of_the_slide_does_not_matter(plain):
+def test_lengths_are_in_microns_so_the_resolution_has_no_effect(plain):
     half = cv2.resize(two_pieces(), (800, 800), interpolation=cv2.INTER_AREA)
     assert overlap(find(half, mpp=2 * MPP).mask, plain) > 0.97
 
@@ -133,7 +133,7 @@ def test_specks_are_dropped_and_small_holes_filled():
     assert find(slide, min_area_um2=500).record["components"] == 2
 
 
-def test_a_model_can_take_the_place_of_the_threshold():
+def test_a_model_can_replace_the_threshold():
     def left_half(image):
         found = np.zeros(image.shape[:2], bool)
         found[:, : image.shape[1] // 2] = True
@@ -154,7 +154,7 @@ def test_a_slide_coarser_than_the_model_is_refused():
 # Slides that are refused
 
 
-def test_empty_glass_is_refused_and_not_split_by_otsu():
+def test_empty_glass_is_refused_instead_of_being_split_by_otsu():
     for image in (glass(1600, 1600), stitched(glass(1600, 1600)), coverslip(glass(1600, 1600))):
         with pytest.raises(SlideError) as caught:
             find(image)
@@ -163,7 +163,7 @@ def test_empty_glass_is_refused_and_not_split_by_otsu():
 
 
 @pytest.mark.parametrize("side", [800, 402])
-def test_fluorescence_is_refused_with_what_to_set(side):
+def test_fluorescence_is_refused_with_the_setting_to_change(side):
     dark = np.zeros((side, side, 3), np.uint8)
     cv2.circle(dark, (side // 2, side // 2), side // 4, (0, 0, 180), -1)
     with pytest.raises(SlideError) as caught:
@@ -172,7 +172,7 @@ def test_fluorescence_is_refused_with_what_to_set(side):
     assert "tissue.mode: fluorescence" in caught.value.remedy
 
 
-def test_fluorescence_mode_finds_what_shines():
+def test_fluorescence_mode_finds_bright_tissue():
     dark = np.random.default_rng(0).integers(0, 12, (800, 800, 3), np.uint8)
     cv2.circle(dark, (400, 400), 200, (0, 0, 180), -1)
     found = find(dark, mode="fluorescence")
@@ -183,7 +183,7 @@ def test_fluorescence_mode_finds_what_shines():
 # Files
 
 
-def test_the_mask_is_a_one_bit_png_below_20_kb_that_comes_back(tmp_path):
+def test_the_mask_is_a_one_bit_png_below_20_kb_that_is_read_back(tmp_path):
     found = find(large_piece())
     found.save(tmp_path / "m.png", tmp_path / "m.json")
     with Image.open(tmp_path / "m.png") as image:
@@ -195,7 +195,7 @@ def test_the_mask_is_a_one_bit_png_below_20_kb_that_comes_back(tmp_path):
     assert loaded.downsample_x == found.downsample_x
 
 
-def test_a_quarantined_slide_leaves_an_empty_mask_and_its_reason(tmp_path):
+def test_a_quarantined_slide_has_an_empty_mask_and_its_reason(tmp_path):
     error = SlideError(Reason.NO_TISSUE, slide_id="s1", path="p", detail="d", remedy="r")
     save_no_tissue(error.as_record(), tmp_path / "m.png", tmp_path / "m.json")
     assert (tmp_path / "m.png").is_file()
@@ -205,7 +205,7 @@ def test_a_quarantined_slide_leaves_an_empty_mask_and_its_reason(tmp_path):
 # Real slides
 
 
-def test_the_real_skin_is_followed_and_its_dust_left_out(data):
+def test_real_skin_is_found_without_its_dust(data):
     with openslide.OpenSlide(data / "slides/CMU-1-Small-Region.svs") as slide:
         image = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
     found = find(image, mpp=0.499)

@@ -1,4 +1,4 @@
-"""Owns the proof that a trained segmentation network can find tissue: seamless, at its own scale, else refused."""
+"""Tests of tissue detection by a segmentation network: no seams, its own scale, unsuitable models refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DESCRIPTION = {
 
 
 class Darkness(nn.Module):
-    """Tissue wherever green is below one half: a network whose right answer is known at every pixel."""
+    """A network that marks tissue where green is below one half, so that the correct mask is known."""
 
     def forward(self, images):
         green = images[:, 1:2]
@@ -41,13 +41,13 @@ def predictor():
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (200, 333), (30, 70), (65, 128)])
-def test_every_pixel_is_decided_as_the_network_does_whatever_the_size(predictor, shape):
+def test_every_pixel_equals_the_output_of_the_network_for_any_image_size(predictor, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     found = tissue_model.find_tissue(predictor, image)
     np.testing.assert_array_equal(found, image[..., 1] < 127.5)
 
 
-def test_presegmentation_cleans_what_the_network_found(predictor):
+def test_the_network_output_is_cleaned_like_the_threshold(predictor):
     def segment(image):
         return tissue_model.find_tissue(predictor, image)
 
@@ -65,7 +65,7 @@ def test_presegmentation_cleans_what_the_network_found(predictor):
         ({"grid": {"name": "x1", "size": 64, "mpp": 0.5}}, "trained at 0.5 µm/px"),
     ],
 )
-def test_a_model_that_cannot_find_tissue_here_is_refused(monkeypatch, predictor, tmp_path, change, said):
+def test_an_unsuitable_tissue_model_is_refused(monkeypatch, predictor, tmp_path, change, said):
     other = Predictor(predictor.network, json.loads(json.dumps(DESCRIPTION | change)), predictor.runtime)
     monkeypatch.setattr(tissue_model, "load_model", lambda *_, **__: other)
     with pytest.raises(ConfigError, match=said):

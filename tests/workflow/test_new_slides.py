@@ -81,8 +81,8 @@ def test_every_model_that_does_not_fit_is_named_before_any_job_starts(ward):
     message = done.stdout + done.stderr
     assert done.returncode
     assert "task tissue_kind: ward/models/tissue_kind/fold0 was trained with grids.x10.size: 128" in message
-    assert "target.classes: skin, nuclei; the configuration says nuclei, skin" in message
-    assert "task nowhere: no/such/folder/fold0 has no model.safetensors and no model.json" in message
+    assert "target.classes: skin, nuclei, but the configuration has nuclei, skin" in message
+    assert "task nowhere: no/such/folder/fold0 lacks model.safetensors and model.json" in message
     assert "Traceback" not in message
 
 

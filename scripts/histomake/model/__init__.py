@@ -1,1 +1,1 @@
-"""Network builders."""
+"""Networks: construction by name, transfer of weights, reuse of trained models."""

@@ -1,4 +1,4 @@
-"""Owns the building of networks by name: timm for patches, segmentation-models-pytorch for pixels."""
+"""Construction of networks by name: timm for patches, segmentation-models-pytorch for pixels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def build_model(model: Model, *, kind: str, outputs: int, size: int) -> nn.Module:
-    """A network with random weights, or timm's for ``pretrained: true``.
+    """Build a network with random weights, or with timm's weights for ``pretrained: true``.
 
-    Input float (n, 3 · views, size, size), where views is 1 and the number of ``model.context``. Output logits
-    (n, outputs), for segmentation (n, outputs, size, size). Raises ConfigError for a name that no library knows.
+    Its input is float (n, 3 · views, size, size), where views is 1 plus the length of ``model.context``. Its output
+    are logits (n, outputs), for segmentation (n, outputs, size, size). Raises ConfigError for an unknown name.
     """
     channels = 3 * (1 + len(model.context))
     if kind == "segmentation":
@@ -42,7 +42,7 @@ def build_model(model: Model, *, kind: str, outputs: int, size: int) -> nn.Modul
 def _check_timm(name: str, *, key: str) -> None:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:6]}*")[:8]
-        raise ConfigError(f"{key}: timm has no model {name!r}; near it: {', '.join(near) or 'none'}")
+        raise ConfigError(f"{key}: timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
 
 
 def _segmenter(model: Model, *, outputs: int, channels: int) -> nn.Module:
@@ -50,12 +50,12 @@ def _segmenter(model: Model, *, outputs: int, channels: int) -> nn.Module:
         return FastSCNN(outputs=outputs, inputs=channels, dropout=model.dropout)
     if model.name == "fcn":
         return FCN(outputs=outputs, channels=channels)
-    # Imported here because it takes seconds, and only segmentation needs it.
+    # Imported here because the import takes seconds and only segmentation needs it.
     import segmentation_models_pytorch as smp
 
     if model.name not in smp.MODEL_ARCHITECTURES_MAPPING:
         known = ", ".join(["fast_scnn", "fcn", *smp.MODEL_ARCHITECTURES_MAPPING])
-        raise ConfigError(f"model.name: no segmentation architecture is called {model.name!r}; one of {known}")
+        raise ConfigError(f"model.name: unknown segmentation architecture {model.name!r}; use one of {known}")
     encoder = model.encoder
     if encoder not in smp.encoders.encoders:
         _check_timm(encoder, key="model.encoder")
@@ -65,40 +65,40 @@ def _segmenter(model: Model, *, outputs: int, channels: int) -> nn.Module:
 
 
 class AlexNet(nn.Module):
-    """torchvision's AlexNet behind timm's interface; timm has none. Patches of 63 px or more."""
+    """torchvision's AlexNet with timm's interface, because timm has none. The input must be at least 63 px wide."""
 
     default_cfg: ClassVar = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "classifier": "net.classifier.6"}
 
     def __init__(self, model: Model, *, outputs: int, channels: int) -> None:
         super().__init__()
         if model.pretrained is True:
-            raise ConfigError("model.pretrained: the hub has no alexnet; give a local file")
+            raise ConfigError("model.pretrained: timm has no weights for alexnet; use a local file")
         self.net = torchvision.models.alexnet(weights=None, num_classes=outputs, dropout=model.dropout)
         if channels != 3:
             first = self.net.features[0]
             self.net.features[0] = nn.Conv2d(channels, first.out_channels, 11, stride=4, padding=2)
 
     def group_matcher(self, *, coarse: bool) -> dict[str, Any]:
-        """Which parameters form a stage: each layer is one, coarse or not."""
+        """Return the patterns that assign parameters to stages; each layer is a stage."""
         layers = [(r"^net\.features\.(\d+)", None), (r"^net\.classifier\.(\d+)", None)]
         return {"stem": r"^net\.features\.0\.", "blocks": layers}
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) → (n, 256, 6, 6)."""
+        """Map (n, channels, h, w) to features (n, 256, 6, 6)."""
         return self.net.avgpool(self.net.features(x))
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """(n, 256, 6, 6) → logits, or the 4096 values before the last layer."""
+        """Map (n, 256, 6, 6) to logits, or to the 4096 values before the last layer."""
         layers = self.net.classifier[:-1] if pre_logits else self.net.classifier
         return layers(x.flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) → (n, outputs)."""
+        """Map (n, channels, h, w) to logits (n, outputs)."""
         return self.forward_head(self.forward_features(x))
 
 
 class FCN(nn.Module):
-    """torchvision's fully convolutional network over ResNet-50 (Long et al. 2015)."""
+    """torchvision's fully convolutional network with ResNet-50 backbone (Long et al. 2015)."""
 
     def __init__(self, *, outputs: int, channels: int) -> None:
         super().__init__()
@@ -108,18 +108,18 @@ class FCN(nn.Module):
         self.encoder, self.decoder = net.backbone, net.classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) → (n, outputs, h, w)."""
+        """Map (n, channels, h, w) to logits (n, outputs, h, w)."""
         logits = self.decoder(self.encoder(x)["out"])
         return nn.functional.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
 
 
 def has_features(network: nn.Module) -> bool:
-    """Whether `embed` knows where the network's features are."""
+    """Return whether `embed` supports the network."""
     return isinstance(network, FastSCNN) or hasattr(network, "forward_head") or hasattr(network, "encoder")
 
 
 def embed(network: nn.Module, x: Tensor) -> Tensor:
-    """The vector before the last layer, (n, features); of a segmentation network the mean of its deepest features."""
+    """Return the features before the last layer, (n, features); for segmentation the mean of the deepest features."""
     if hasattr(network, "forward_head"):
         return network.forward_head(network.forward_features(x), pre_logits=True)
     if isinstance(network, FastSCNN):
@@ -131,7 +131,7 @@ def embed(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def normalisation(network: nn.Module) -> dict[str, list[float]]:
-    """The mean and standard deviation per channel, on [0, 1] RGB, that the network's weights were made for."""
+    """Return mean and standard deviation per channel of RGB in [0, 1] for which the network was pretrained."""
     settings = getattr(network, "default_cfg", {})
     return {
         "mean": list(settings.get("mean", IMAGENET_MEAN)),

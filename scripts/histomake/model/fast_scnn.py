@@ -1,4 +1,4 @@
-"""Owns Fast-SCNN (Poudel, Liwicki & Cipolla 2019, arXiv 1902.04502, table 1), which no kept library offers."""
+"""Fast-SCNN (Poudel, Liwicki & Cipolla 2019, arXiv 1902.04502, table 1), which no maintained library provides."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 POOLED_SIZES = (1, 2, 3, 6)
-"""Bins per edge of the pyramid pooling module (Zhao et al. 2017)."""
+"""Bins per edge in the pyramid pooling module (Zhao et al. 2017)."""
 
 
 def _conv(
     inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = True
 ) -> nn.Module:
-    """Convolution, batch norm and, unless told otherwise, ReLU."""
+    """Return convolution, batch norm and, unless ``relu`` is False, ReLU."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -22,13 +22,13 @@ def _conv(
 
 
 def _separable(inputs: int, outputs: int, *, stride: int = 1) -> nn.Module:
-    """Depthwise then pointwise convolution, with no non-linearity between them (section 3.2.1)."""
+    """Return depthwise and pointwise convolution without a non-linearity between them (section 3.2.1)."""
     depthwise = _conv(inputs, inputs, kernel=3, stride=stride, groups=inputs, relu=False)
     return nn.Sequential(depthwise, _conv(inputs, outputs))
 
 
 class Bottleneck(nn.Module):
-    """Inverted residual block (table 2): expand, depthwise, project; a shortcut where the shape stays."""
+    """Inverted residual block (table 2): expand, depthwise, project; with a shortcut if the shape is unchanged."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int = 6) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) → (n, outputs, h / stride, w / stride)."""
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
         return x + self.block(x) if self.shortcut else self.block(x)
 
 
 class PyramidPooling(nn.Module):
-    """Context at several scales beside the features themselves."""
+    """Concatenates features with their context at several scales."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class PyramidPooling(nn.Module):
         self.project = _conv(2 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) → the same shape."""
+        """Map (n, c, h, w) to the same shape."""
         pooled = [
             F.interpolate(branch(F.adaptive_avg_pool2d(x, size)), x.shape[2:], mode="bilinear", align_corners=False)
             for size, branch in zip(POOLED_SIZES, self.branches, strict=True)
@@ -63,7 +63,7 @@ class PyramidPooling(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Adds deep features to fine ones (table 3)."""
+    """Adds upsampled deep features to fine features (table 3)."""
 
     def __init__(self, fine: int, deep: int, outputs: int) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ class FeatureFusion(nn.Module):
         self.fine = _conv(fine, outputs, relu=False)
 
     def forward(self, fine: Tensor, deep: Tensor) -> Tensor:
-        """(n, fine, h, w) and (n, deep, h', w') → (n, outputs, h, w)."""
+        """Map (n, fine, h, w) and (n, deep, h', w') to (n, outputs, h, w)."""
         deep = F.interpolate(deep, fine.shape[2:], mode="bilinear", align_corners=False)
         return F.relu(self.fine(fine) + self.deep(deep))
 
 
 class FastSCNN(nn.Module):
-    """Learning to downsample, global features, fusion, classifier: 1.11 million parameters in the paper."""
+    """Learning to downsample, global features, fusion, classifier; 1.11 million parameters in the paper."""
 
     def __init__(self, *, outputs: int, inputs: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class FastSCNN(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) → logits (n, outputs, h, w); h and w at least 32."""
+        """Map (n, inputs, h, w) to logits (n, outputs, h, w); h and w are at least 32."""
         fine = self.downsample(x)
         logits = self.classifier(self.fusion(fine, self.context(fine)))
         return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)

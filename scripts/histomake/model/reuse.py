@@ -1,6 +1,6 @@
-"""Owns models that a task uses without training one: where they lie, and whether they fit the task.
+"""Reuse of trained models in a task: their folders, and checks that they match the task.
 
-Light on purpose: Snakemake asks before any job starts.
+The imports are light because Snakemake runs these checks before any job starts.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 
 
 def model_folder(trained: Path | str, fold: int) -> Path:
-    """The folder of a fold's model: ``trained`` itself where it holds one, else its ``fold<k>``."""
+    """Return the folder of a fold's model: ``trained`` itself if it is a model, else its subfolder ``fold<k>``."""
     trained = Path(trained)
     return trained if is_one_model(trained) else trained / f"fold{fold}"
 
 
 def fold_of(path: Path | str) -> int:
-    """The fold that the folder of a model's or a prediction's file is named after."""
+    """Return the fold in the name of the folder of a model or prediction file."""
     return int(Path(path).parent.name.removeprefix("fold"))
 
 
 def is_one_model(trained: Path | str) -> bool:
-    """Whether a folder holds one model and not one per fold."""
+    """Return whether a folder holds a single model instead of one per fold."""
     return any((Path(trained) / name).exists() for name in (DESCRIPTION, WEIGHTS))
 
 
 def folds(task: Task) -> range:
-    """The folds whose models a task takes over."""
+    """Return the folds whose models a task uses."""
     return range(1 if task.trained and is_one_model(task.trained) else task.split.folds)
 
 
 def misfits(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> list[str]:
-    """What keeps ``task`` on ``grid`` from using the model in ``folder``, in words; empty when it fits.
+    """Return the reasons why ``task`` on ``grid`` cannot use the model in ``folder``; empty if it can.
 
-    ``named``: its grid must also be called as the task's, because the model is used where it lies.
+    With ``named``, the grid must also have the same name as the task's grid, because the model is used in place.
     """
     missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
     if missing:
-        return [f"{folder} has no {' and no '.join(missing)}{_pickle_hint(folder)}"]
+        return [f"{folder} lacks {' and '.join(missing)}{_pickle_hint(folder)}"]
     try:
         described = read_json(folder / DESCRIPTION)
         found = {
@@ -59,7 +59,7 @@ def misfits(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> lis
         if named:
             found["grid"] = described["grid"]["name"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        return [f"{folder / DESCRIPTION} does not describe a model of this workflow ({error!r})"]
+        return [f"{folder / DESCRIPTION} does not describe a model of histomake ({error!r})"]
     wanted: dict[str, Any] = {
         "kind": task.kind,
         "target.classes": outputs_of(task.kind, task.target),
@@ -69,7 +69,7 @@ def misfits(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> lis
         "grid": task.grid,
     }
     return [
-        f"{folder} was trained with {key}: {_words(value)}; the configuration says {_words(wanted[key])}"
+        f"{folder} was trained with {key}: {_words(value)}, but the configuration has {_words(wanted[key])}"
         for key, value in found.items()
         if value != wanted[key]
     ]
@@ -81,20 +81,20 @@ def _words(value: Any) -> str:
 
 def _pickle_hint(folder: Path) -> str:
     pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLED)
-    return f" ({pickled[0]} may be a pickle, which is never read: export it as safetensors)" if pickled else ""
+    return f" ({pickled[0]} may be a pickle; pickles are not read, so export it as safetensors)" if pickled else ""
 
 
 def taken_over(described: dict[str, Any], task: Task) -> dict[str, Any]:
-    """The description of a model once it is the task's own, which names its grid and says what the truth is."""
+    """Return a model's description for use in ``task``, with the name of its grid and its target definition."""
     return described | {"grid": described["grid"] | {"name": task.grid}, "target": task.target.dump()}
 
 
 def problems(models: Iterable[tuple[str, Path, bool]], config: Config) -> list[str]:
-    """Everything that keeps tasks from using models that are there: of (task, folder, used where it lies)."""
+    """Return all reasons why tasks cannot use existing models, given (task, folder, used in place)."""
     found = []
     for name, folder, in_place in models:
         task = config.tasks[name]
         faults = misfits(folder, task, config.grids[task.grid], named=in_place)
-        hint = "" if task.trained else " (the sheet gives no slide to train on)"
+        hint = "" if task.trained else " (the slide sheet has no slide to train on)"
         found += [f"task {name}: {fault}{hint}" for fault in faults]
     return found

@@ -1,4 +1,4 @@
-"""Owns what a network takes over from another: local weights, frozen stages, learning rates per stage."""
+"""Transfer learning: loading of local weights, frozen stages, and learning rates per stage."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from histomake.base.errors import HistomakeError
 
 ENCODER_PREFIXES = ("", "encoder.", "encoder.model.")
-"""Under which names one and the same encoder is found in timm and in segmentation-models-pytorch."""
+"""Prefixes of the same encoder's parameters in timm and in segmentation-models-pytorch."""
 
 WEIGHTS = "model.safetensors"
 
 
 def weights_file(path: Path | str) -> Path:
-    """The safetensors file at ``path``, which may be the folder of a model trained by this workflow."""
+    """Return the safetensors file at ``path``, which may also be the folder of a model trained by histomake."""
     path = Path(path)
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
-        raise HistomakeError(f"model.pretrained: there is no file {file}; train that model first or correct the path")
+        raise HistomakeError(f"model.pretrained: no file {file}; train that model first or correct the path")
     return file
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; HistomakeError for any other kind of file."""
+    """Read the tensors of a safetensors file. Raises HistomakeError for any other kind of file."""
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -37,17 +37,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], *, origin: Path) -> None:
-    """Give the network exactly these weights; HistomakeError when they are another architecture's."""
+    """Load exactly these weights into the network. Raises HistomakeError if they are from another architecture."""
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise HistomakeError(f"{origin} holds the weights of another architecture: {error}") from error
+        raise HistomakeError(f"{origin} contains weights of another architecture: {error}") from error
 
 
 def transfer_encoder(network: nn.Module, weights: dict[str, Tensor], *, origin: Path) -> int:
-    """Copy the weights of everything before the last layer or decoder; returns how many tensors were taken.
+    """Copy the weights of all layers before the last layer or decoder; return the number of tensors copied.
 
-    All of them must be there and fit: a half-loaded network would train, only worse.
+    Raises HistomakeError unless all tensors are present with the right shapes, because a partially loaded network
+    would train without an error, but worse.
     """
     own = {name: value for name, value in network.state_dict().items() if not is_head(network, name)}
     found = {name: source for name in own if (source := _find(name, weights)) is not None}
@@ -55,7 +56,7 @@ def transfer_encoder(network: nn.Module, weights: dict[str, Tensor], *, origin: 
     unfit = [n for n, source in found.items() if weights[source].shape != own[n].shape]
     if missing or unfit:
         raise HistomakeError(
-            f"{origin} is of another architecture: {len(missing)} tensors of the encoder are missing from it "
+            f"{origin} has another architecture: {len(missing)} tensors of the encoder are missing "
             f"({', '.join(missing[:3])}…), {len(unfit)} have another shape ({', '.join(unfit[:3])}…)"
         )
     network.load_state_dict({name: weights[source] for name, source in found.items()}, strict=False)
@@ -67,12 +68,12 @@ def _find(name: str, weights: dict[str, Tensor]) -> str | None:
 
 
 def _bare(name: str) -> str:
-    """A parameter's name within its encoder."""
+    """Return a parameter's name within its encoder."""
     return name.removeprefix("encoder.").removeprefix("model.")
 
 
 def is_head(network: nn.Module, name: str) -> bool:
-    """Whether a parameter belongs to the last layer (classifiers) or to anything but the encoder (segmentation)."""
+    """Return whether a parameter is in the last layer (classifiers) or outside the encoder (segmentation)."""
     if hasattr(network, "encoder"):
         return not name.startswith("encoder.")
     classifier = getattr(network, "default_cfg", {}).get("classifier", "classifier")
@@ -81,7 +82,7 @@ def is_head(network: nn.Module, name: str) -> bool:
 
 
 def parameter_stages(network: nn.Module) -> dict[str, int]:
-    """The stage of every parameter, 0 nearest to the input; the head or decoder is the last."""
+    """Return the stage of every parameter, 0 nearest to the input; the head or decoder is the last stage."""
     names = [name for name, _ in network.named_parameters()]
     if hasattr(network, "group_matcher"):
         groups = group_parameters(network, network.group_matcher(coarse=True), reverse=True)
@@ -93,24 +94,24 @@ def parameter_stages(network: nn.Module) -> dict[str, int]:
 
 
 def _stages_by_module(network: nn.Module, names: Iterable[str]) -> dict[str, int]:
-    """Stages of a network that does not say: the encoder's modules in their order."""
+    """Return the stages of a network without ``group_matcher``: the modules of its encoder in order."""
     modules: dict[str, int] = {}
     encoder = [name for name in names if not is_head(network, name)]
     return {name: modules.setdefault(_bare(name).split(".")[0], len(modules)) for name in encoder}
 
 
 def freeze_stages(network: nn.Module, count: int) -> None:
-    """Keep the weights of the first ``count`` stages as they are."""
+    """Freeze the weights of the first ``count`` stages."""
     stages = parameter_stages(network)
     last = max(stages.values())
     if count > last:
-        raise HistomakeError(f"model.frozen_stages: {count} would freeze the last of {last + 1} stages too")
+        raise HistomakeError(f"model.frozen_stages: {count} would freeze all stages; the network has {last + 1}")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(stages[name] >= count)
 
 
 def train_mode(network: nn.Module) -> None:
-    """Switch to training; layers whose weights are all frozen stay in eval mode, their batch statistics too."""
+    """Switch to training mode, but keep layers with only frozen weights in eval mode, with their batch statistics."""
     network.train()
     for module in network.modules():
         own = list(module.parameters(recurse=False))
@@ -121,7 +122,10 @@ def train_mode(network: nn.Module) -> None:
 def parameter_groups(
     network: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """Optimiser groups: each stage at ``layer_decay`` of the next one's rate; norms and biases without decay."""
+    """Return optimiser groups with ``layer_decay`` per stage; norms and biases have no weight decay.
+
+    The learning rate of each stage is ``layer_decay`` times that of the next stage.
+    """
     stages = parameter_stages(network)
     last = max(stages.values())
     groups: dict[tuple[int, bool], dict[str, Any]] = {}

@@ -1,1 +1,1 @@
-"""Tissue and artefacts."""
+"""Tissue masks and artefact maps."""

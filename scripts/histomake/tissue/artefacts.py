@@ -1,4 +1,4 @@
-"""Owns artefacts: where tissue is under a pen, out of focus, or folded."""
+"""Detection of artefacts: pen marks, out-of-focus tissue and tissue folds."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 NONE, PEN, BLUR, FOLD = range(4)
 NAMES = {PEN: "pen", BLUR: "blur", FOLD: "fold"}
 
-TILE = 2048  # pixels at blur_mpp read at once
-MARGIN = 8  # pixels that the filters look past a tile
-FOCUS_UM = 100.0  # sharpness is an average over a window this wide: a few cells
+TILE = 2048  # edge in pixels at blur_mpp of the parts that are read at once
+MARGIN = 8  # pixels around a tile that the filters need
+FOCUS_UM = 100.0  # edge of the window over which sharpness is averaged: a few cells
 MIN_ARTEFACT_UM2 = 10_000.0
-# In-focus tissue has at least this fine-to-coarse energy; below it a wholly blurred slide gives itself away.
+# Ratio of fine to coarse energy that in-focus tissue reaches at least. Used as a reference if a whole slide is blurred.
 TYPICAL_SHARPNESS = 2.0
-# A fold holds half as much stain again as its colour usually does, and clearly more than tissue varies.
+# A fold is at least half again as dense as usual for its colour, and clearly denser than tissue varies.
 MIN_FOLD_EXCESS, FOLD_SPREADS = 0.4, 2.5
 FOLD_WIDTH_UM, FOLD_SMOOTH_UM, COLOUR_BINS = 40.0, 10.0, 16
 DENSE_QUANTILE = 0.6
@@ -40,7 +40,7 @@ DENSE_QUANTILE = 0.6
 
 @dataclass(frozen=True)
 class ArtefactMap:
-    """What spoils each spot: ``labels`` uint8 (h, w) at the tissue mask's scale (0 none, 1 pen, 2 blur, 3 fold)."""
+    """Artefact labels, uint8 (h, w), at the scale of the tissue mask: 0 none, 1 pen, 2 blur, 3 fold."""
 
     labels: NDArray[np.uint8]
     record: dict[str, Any] = field(default_factory=dict)
@@ -52,13 +52,13 @@ class ArtefactMap:
 
     @classmethod
     def load(cls, png: Path | str, json: Path | str) -> ArtefactMap:
-        """Read what `save` wrote."""
+        """Read the files written by `save`."""
         with Image.open(png) as image:
             return cls(np.asarray(image, np.uint8), read_json(json))
 
 
 def save_labels(labels: NDArray[np.uint8], png: Path | str) -> None:
-    """Write artefact labels as a PNG that shows them in colour."""
+    """Write artefact labels as a palette PNG that shows them in colour."""
     image = Image.fromarray(labels, mode="P")
     image.putpalette([255, 255, 255, 0, 120, 255, 255, 170, 0, 200, 0, 160])
     with atomic_file(png) as aside:
@@ -66,17 +66,18 @@ def save_labels(labels: NDArray[np.uint8], png: Path | str) -> None:
 
 
 def save_no_quality(outcome: dict[str, Any], png: Path | str, json: Path | str) -> None:
-    """Write a quarantine entry and the empty map that stands in place of a slide's artefacts."""
+    """Write a quarantine entry as the record, and an empty map in place of the slide's artefacts."""
     save_labels(np.zeros((1, 1), np.uint8), png)
     write_json(json, outcome)
 
 
 def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> ArtefactMap:
-    """Mark pen, blur and folds at the tissue mask's scale; where they overlap, pen wins over fold over blur.
+    """Detect pen, blur and folds at the scale of the tissue mask. Where they overlap, pen precedes fold and blur.
 
-    Pen is also marked beside tissue, because the tissue mask leaves ink out. Shares in the record are of tissue and
-    ink together. Pen and folds are brightfield notions: a fluorescence slide is judged for focus alone. A slide
-    coarser than twice ``blur_mpp`` shows no cells and is not judged for focus: its ``sharpness`` is null.
+    Pen is also marked outside tissue, because the tissue mask excludes ink. Shares in the record refer to tissue and
+    ink together. Pen and folds are detected in brightfield only; a fluorescence slide is checked for focus only. A
+    slide coarser than twice ``blur_mpp`` does not resolve cells and is not checked for focus: its ``sharpness`` is
+    null.
     """
     mpp = tissue.record["mpp"]
     labels = np.zeros(tissue.mask.shape, np.uint8)
@@ -109,7 +110,7 @@ def _record(tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float | No
 
 
 def _blur(reader: SlideReader, tissue: TissueMask, config: Quality) -> tuple[float, Bools]:
-    """Median sharpness of the slide's tissue, and where it is out of focus."""
+    """Return the median sharpness of the slide's tissue, and the mask of out-of-focus tissue."""
     fine, coarse = _energies(reader, tissue, config.blur_mpp)
     window = max(1, round(FOCUS_UM / tissue.record["mpp"])) | 1
     fine, coarse = (cv2.blur(np.where(tissue.mask, e, 0), (window, window)) for e in (fine, coarse))
@@ -120,10 +121,10 @@ def _blur(reader: SlideReader, tissue: TissueMask, config: Quality) -> tuple[flo
 
 
 def _energies(reader: SlideReader, tissue: TissueMask, mpp: Mpp) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Energy of the Laplacian at ``mpp`` and at twice it, averaged into the tissue mask's pixels.
+    """Compute the energy of the Laplacian at ``mpp`` and at twice ``mpp``, averaged per pixel of the tissue mask.
 
-    Focus takes energy from the fine scale first, so their quotient tells blur from tissue that merely has little
-    structure (fat, mucus), which plain Laplacian variance (Pech-Pacheco et al., 2000) does not.
+    Defocus removes energy from the fine scale first. The ratio of both scales therefore distinguishes blur from
+    tissue with little structure (fat, mucus); plain Laplacian variance (Pech-Pacheco et al., 2000) does not.
     """
     mpp = max(mpp, reader.mpp)
     factor = max(1, round(tissue.record["mpp"] / mpp))
@@ -156,11 +157,12 @@ def _tile_energies(
 
 
 def _folds(image: NDArray[np.uint8], mask: Bools, mpp: Mpp) -> Bools:
-    """Tissue lying double: of the colour of its slide's tissue, but far denser than that colour usually is.
+    """Detect folded tissue: far denser than tissue of the same colour on the same slide.
 
-    Two layers add their optical densities: the stain's direction stays, the amount doubles. Thresholds on darkness
-    and saturation alone (Palokangas et al., 2007) take epidermis or lymphoid tissue for folds, because these are
-    dense too; they are dense in a colour of their own. Thin dark lines (keratin, cell borders) are opened away.
+    In a fold two layers add their optical densities: the stain colour stays the same and its amount doubles.
+    Thresholds on darkness and saturation alone (Palokangas et al., 2007) confuse epidermis and lymphoid tissue with
+    folds, because these are dense too; but they have a colour of their own. Thin dark lines (keratin, cell borders)
+    are removed by morphological opening.
     """
     excess, dense, spread = _density_excess(cv2.GaussianBlur(image, (0, 0), max(0.5, FOLD_SMOOTH_UM / mpp)), mask)
     limit = max(MIN_FOLD_EXCESS, FOLD_SPREADS * spread)
@@ -173,12 +175,13 @@ def _folds(image: NDArray[np.uint8], mask: Bools, mpp: Mpp) -> Bools:
 
 
 def _density_excess(image: NDArray[np.uint8], mask: Bools) -> tuple[NDArray[np.float32], Bools, float]:
-    """Log ratio of each tissue pixel's optical density to the median density of its own colour, and its spread.
+    """Compare the optical density of each tissue pixel with the median density of pixels of the same colour.
 
-    Also which pixels are in the denser part of the slide: muscle beside fat is dense for its colour, yet no fold.
+    Returns the log ratio, the mask of pixels in the denser part of the slide, and the robust spread of the log ratio.
+    The mask is needed because muscle beside fat is dense for its colour without being a fold.
 
-    Colour is the ratio of red to green optical density, which orders haematoxylin before eosin, in bins that hold
-    equally many pixels.
+    Colour is the ratio of red to green optical density, which orders haematoxylin before eosin, in bins with equal
+    numbers of pixels.
     """
     density = -np.log((image[mask].astype(np.float32) + 1) / 256)
     colour = density[:, 0] / np.maximum(density[:, 1], 0.02)

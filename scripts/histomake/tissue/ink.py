@@ -1,4 +1,4 @@
-"""Owns what is seen on a slide besides tissue: the glass itself, unscanned padding, and pen ink."""
+"""Detection of background, unscanned padding and pen ink."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from histomake.base.units import Mpp
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Glass is bright and, tinted or not, far less coloured than stain.
+# Glass is bright and, even if tinted, has far less chroma than stain.
 GLASS_MIN, GLASS_MAX_CHROMA = 170, 60
-# What a scanner did not visit is filled with (nearly) black.
+# Scanners fill unscanned areas with black or nearly black.
 PADDING_MAX = 24
-# Pen tips are a third of a millimetre and wider; margin dye on tissue edges and pigment are finer.
+# Pen strokes are a third of a millimetre wide or wider; margin dye on tissue edges and pigment are narrower.
 STROKE_UM = 100.0
-# The pale rim of a stroke reaches this far from its saturated middle.
+# Maximum distance of the pale rim of a stroke from its saturated centre.
 RIM_UM = 150.0
-# Its last soft edge has no colour of its own left.
+# Width of the soft outer edge of a stroke, which has no chroma.
 EDGE_UM = 24.0
-# Ink on more than this share of all coloured glass is a stain (trichrome, alcian blue), not a pen.
+# If a larger share of all coloured pixels looks like ink, it is a stain (trichrome, alcian blue), not a pen.
 MAX_SHARE = 0.6
 
 
 def channel_extremes(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Smallest and largest channel of every pixel, uint8 (h, w) each.
+    """Return the smallest and the largest channel of every pixel, uint8 (h, w) each.
 
-    Tens of times faster than numpy's min and max over an axis of three.
+    Tens of times faster than numpy's min and max over an axis of length three.
     """
     red, green, blue = cv2.split(image)
     return cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
 
 
 def chroma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Largest less smallest channel: colourfulness that, unlike HSV saturation, does not blow up noise in the dark."""
+    """Return the largest minus the smallest channel. Unlike HSV saturation, it does not amplify noise in dark areas."""
     low, high = channel_extremes(image)
     return high - low
 
 
 def find_padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Unscanned black that reaches the picture's border, with its blurred rim; image RGB uint8, result bool (h, w)."""
+    """Find unscanned black areas connected to the image border, with their blurred rim: RGB uint8 to bool (h, w)."""
     dark = (channel_extremes(image)[1] <= PADDING_MAX).astype(np.uint8)
     if not dark.any():
         return dark.astype(bool)
@@ -55,8 +55,9 @@ def find_padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Scale the channels so that glass becomes white, and fill unscanned padding with white.
 
-    Glass is taken from the upper end of the bright pixels, not from the commonest level: a slide filled with pale
-    tissue has little of it. A slide without any is left as it is. Image and result: RGB uint8 (h, w, 3).
+    Glass is estimated from the upper end of the bright pixels, not from the most frequent level, because a slide full
+    of pale tissue shows little glass. A slide without glass is returned unchanged. Input and result: RGB uint8
+    (h, w, 3).
     """
     sample = image[::2, ::2]
     low, high = channel_extremes(sample)
@@ -73,14 +74,14 @@ def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.u
 
 
 def find_ink(image: NDArray[np.uint8], mpp: Mpp) -> NDArray[np.bool_]:
-    """Pixels covered by pen ink: green, blue, black or saturated red strokes.
+    """Detect pixels covered by pen ink: green, blue, black or saturated red strokes.
 
-    Seeds are pixels of a colour that haematoxylin, eosin and DAB do not take, in strokes at least ``STROKE_UM``
-    wide; they then grow into the paler pixels around them.
+    Seeds are pixels of a colour that haematoxylin, eosin and DAB do not have, in strokes at least ``STROKE_UM`` wide.
+    They are extended into the paler pixels around them.
 
     Args:
         image: RGB, uint8 (h, w, 3), white-balanced if the glass is tinted.
-        mpp: its resolution in µm per pixel.
+        mpp: Resolution of ``image`` in µm per pixel.
 
     Returns:
         bool (h, w).
@@ -98,7 +99,7 @@ def find_ink(image: NDArray[np.uint8], mpp: Mpp) -> NDArray[np.bool_]:
 
 
 def _ink_coloured(image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which pixels have a colour that only ink has, and which could be its pale rim."""
+    """Return the pixels with a colour that only ink has, and the pixels that may be its pale rim."""
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
     colour = chroma(image)
 
@@ -106,7 +107,7 @@ def _ink_coloured(image: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[
         low8, high8 = low * 256 / 360, high * 256 / 360
         return (hue >= low8) & (hue <= high8)
 
-    # Ink on dark tissue is dark itself: there little chroma is left, but its saturation stays.
+    # Ink on dark tissue is dark and has little chroma, but is still saturated.
     green, blue, red = between(75, 200), between(200, 252), between(0, 14) | between(346, 360)
     strong = green & ((colour > 50) | ((colour > 20) & (saturation > 100)))
     strong |= blue & (colour > 40) & (saturation > 160)

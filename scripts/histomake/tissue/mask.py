@@ -1,4 +1,4 @@
-"""Owns presegmentation: where on a slide there is tissue, from one low-resolution reading of it."""
+"""Tissue detection on a low-resolution image of a slide (presegmentation)."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ if TYPE_CHECKING:
 
     Bools = NDArray[np.bool_]
 
-# Otsu splits any picture, an empty one too: tissue must stand out from glass by at least this, on the 0-255 scale.
+# Otsu splits any image, even an empty one: tissue must differ from glass by at least this, on the 0-255 scale.
 MIN_CONTRAST = 4.0
-# And what stands out by this much is tissue, even where all is tissue and Otsu would cut between nuclei and stroma.
+# A larger difference is always tissue, also on a slide full of tissue, where Otsu would split nuclei from stroma.
 MAX_CONTRAST = 30.0
-# White-balanced glass, with the brightness steps of stitched scans, stays below this.
+# Upper limit of the signal of white-balanced glass, including the brightness steps of stitched scans.
 GLASS_SIGNAL = 20
-# Otsu looks at the root of stain and the logarithm of light. So compressed, dense and pale (bright and dim) tissue lie
-# close together and far from glass; else Otsu cuts between them, and a lymph node costs its slide the stroma and fat.
+# Otsu is applied to the square root of the stain signal and to the logarithm of fluorescence. This moves dense and pale
+# (bright and dim) tissue close together and far from glass. Without it, Otsu splits dense from pale tissue, and on a
+# slide with a lymph node stroma and fat are lost.
 ROOT = np.sqrt(np.arange(256) * 255.0).round().astype(np.uint8)
 LOGARITHM = (np.log1p(np.arange(256)) * 255 / np.log(256)).round().astype(np.uint8)
-# Light that fluorescence does not have.
+# Pixels brighter than this in all channels are white; fluorescence images have none.
 WHITE_MIN = 150
-# A piece thinner than this all along and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
+# A component thinner than this everywhere and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
 LINE_WIDTH_UM, LINE_LENGTH_UM = 60.0, 3000.0
 
 
 @dataclass(frozen=True)
 class TissueMask:
-    """Where tissue is.
+    """A tissue mask.
 
     ``mask`` is bool (h, w); one of its pixels spans ``downsample_x`` x ``downsample_y`` level-0 pixels. ``record``
-    says how it was made and what came out (area in mm², components, coverage of the slide).
+    describes the method and the result (area in mm², number of components, coverage of the slide).
     """
 
     mask: Bools
@@ -63,7 +64,7 @@ class TissueMask:
 
     @classmethod
     def load(cls, png: Path | str, json: Path | str) -> TissueMask:
-        """Read what `save` wrote."""
+        """Read the files written by `save`."""
         record = read_json(json)
         with Image.open(png) as image:
             mask = np.asarray(image.convert("1"), bool)
@@ -73,7 +74,7 @@ class TissueMask:
 def save_bits(mask: Bools, png: Path | str) -> None:
     """Write a bool image as a 1-bit PNG (ISO/IEC 15948).
 
-    Written by hand because libdeflate packs outlines a tenth smaller than what image libraries link against.
+    The file is written here because libdeflate compresses outlines 10 % better than the zlib of image libraries.
     """
     height, width = mask.shape
     unfiltered = np.zeros((height, 1), np.uint8)
@@ -91,7 +92,7 @@ def save_bits(mask: Bools, png: Path | str) -> None:
 
 
 def save_no_tissue(outcome: dict[str, Any], png: Path | str, json: Path | str) -> None:
-    """Write a quarantine entry and the empty mask that stands in place of a slide's tissue."""
+    """Write a quarantine entry as the record, and an empty mask in place of the slide's tissue."""
     save_bits(np.zeros((1, 1), bool), png)
     write_json(json, outcome)
 
@@ -103,29 +104,29 @@ def presegment(
     slide_id: str,
     segment: Callable[[NDArray[np.uint8]], Bools] | None = None,
 ) -> TissueMask:
-    """Find tissue: blur, threshold, morphology, specks, holes, growth.
+    """Find tissue: blur, threshold, morphological closing, removal of specks, filling of holes, growing.
 
-    Glass is first balanced to white, ink and unscanned areas are taken out, and only then is the threshold chosen
-    (Otsu, 1979), so that neither a tinted scanner nor a pen shifts it.
+    Glass is first balanced to white, and ink and unscanned areas are excluded. The threshold (Otsu, 1979) is chosen
+    afterwards, so that neither a tinted illumination nor pen marks shift it.
 
     Args:
-        reader: the slide.
-        config: the section ``tissue``.
-        slide_id: for the error message.
-        segment: takes the RGB image as scanned at ``config.mpp`` (h, w, 3) and returns tissue, bool (h, w), in place
-            of the threshold; the cleaning after it is the same.
+        reader: The slide.
+        config: The ``tissue`` section of the configuration.
+        slide_id: Identifier for error messages.
+        segment: Function that replaces the threshold: maps the RGB image as scanned at ``config.mpp`` (h, w, 3) to
+            tissue, bool (h, w). The steps after it are the same.
 
     Raises:
-        SlideError: NO_TISSUE; FLUORESCENCE when the background is dark and ``mode`` is brightfield; UNSUPPORTED
-            when the slide is too coarse for the model in ``segment``.
+        SlideError: NO_TISSUE; FLUORESCENCE if the background is dark and ``mode`` is brightfield; UNSUPPORTED
+            if the slide is too coarse for the model in ``segment``.
     """
     if segment is not None and reader.mpp > config.mpp:
         raise SlideError(
             Reason.UNSUPPORTED,
             slide_id=slide_id,
             path=reader.path,
-            detail=f"at {reader.mpp:g} µm/px it is coarser than the tissue model's {config.mpp:g}",
-            remedy="Scan it finer, or train the tissue model at a coarser mpp",
+            detail=f"the slide has {reader.mpp:g} µm/px, coarser than the tissue model ({config.mpp:g} µm/px)",
+            remedy="Scan the slide at a finer resolution, or train the tissue model at a coarser mpp",
         )
     mpp = max(config.mpp, reader.mpp)
     scanned = _read(reader, mpp)
@@ -142,8 +143,8 @@ def presegment(
             Reason.NO_TISSUE,
             slide_id=slide_id,
             path=reader.path,
-            detail=f"no tissue above {config.min_area_um2:g} µm² was found (threshold {threshold})",
-            remedy="Look at the slide; if tissue is there, lower tissue.threshold or tissue.min_area_um2",
+            detail=f"found no tissue larger than {config.min_area_um2:g} µm² (threshold {threshold})",
+            remedy="Check the slide. If it shows tissue, lower tissue.threshold or tissue.min_area_um2",
         )
     downsample = mpp / reader.mpp
     record = {
@@ -162,7 +163,7 @@ def presegment(
 
 
 def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: Mpp) -> tuple[NDArray[np.uint8], Bools, Bools]:
-    """The image with glass balanced to white, and where there is unscanned padding and ink: brightfield only."""
+    """Return the image with glass balanced to white, unscanned padding and ink; unchanged and empty in fluorescence."""
     nothing = np.zeros(image.shape[:2], bool)
     if config.mode == "fluorescence":
         return image, nothing, nothing
@@ -172,7 +173,7 @@ def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: Mpp) -> tuple[
 
 
 def _read(reader: SlideReader, mpp: Mpp) -> NDArray[np.uint8]:
-    """The whole slide, without the white with which a reader pads a last row or column that reaches past it."""
+    """Read the whole slide, and replace a last row or column that the reader padded with white beyond the slide."""
     image = reader.read_whole(mpp)
     if image.shape[0] * mpp > reader.height * reader.mpp and image.shape[0] > 1:
         image[-1] = image[-2]
@@ -182,7 +183,7 @@ def _read(reader: SlideReader, mpp: Mpp) -> NDArray[np.uint8]:
 
 
 def describe(mask: Bools, mpp: Mpp) -> dict[str, Any]:
-    """Area in mm², number of connected pieces and share of the slide of a mask at ``mpp`` µm per pixel."""
+    """Return area in mm², number of connected components and coverage of a mask at ``mpp`` µm per pixel."""
     components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
     return {
         "area_mm2": round(float(mask.sum()) * mpp**2 / 1e6, 4),
@@ -199,7 +200,7 @@ def _method(config: Tissue, segment: Callable[..., Any] | None) -> str:
 
 
 def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str, path: Path) -> None:
-    """Brightfield needs light somewhere: a dark picture without any white in it is fluorescence."""
+    """Refuse a dark image without any white: a brightfield image has bright areas, a fluorescence image has none."""
     darkest, brightest = channel_extremes(image)
     white = (darkest > WHITE_MIN).mean()
     if np.median(brightest) < 80 and white < 0.005:
@@ -207,13 +208,13 @@ def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str, path: Path) ->
             Reason.FLUORESCENCE,
             slide_id=slide_id,
             path=path,
-            detail="its background is dark and nothing in it is white, as in fluorescence",
-            remedy="Set tissue.mode: fluorescence for a cohort of such slides, or take it out of the sheet",
+            detail="the background is dark and no area is white, as in fluorescence images",
+            remedy="Set tissue.mode: fluorescence for a cohort of fluorescence slides, or remove the slide",
         )
 
 
 def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:
-    """The channel that is thresholded, high where tissue is."""
+    """Return the channel to be thresholded, in which tissue has high values."""
     if config.mode == "fluorescence":
         return channel_extremes(image)[1]
     if config.channel == "saturation":
@@ -224,7 +225,7 @@ def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:
 
 
 def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: Mpp) -> tuple[Bools, float]:
-    # Blurred before the channel is taken: max - min of noisy channels would be colour where there is none.
+    # The image is blurred before the channel is computed, because max - min of noisy channels would look like colour.
     smooth = cv2.GaussianBlur(image, (0, 0), config.blur_um / mpp) if config.blur_um > 0 else image
     signal = _signal(smooth, config)
     if config.threshold != "otsu":
@@ -244,23 +245,23 @@ def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: M
 
 
 def _empty_level(signal: NDArray[np.uint8], config: Tissue) -> float:
-    """Signal where there is no tissue: its commonest level there and three robust standard deviations of noise.
+    """Return the upper end of the signal without tissue: its mode plus three robust standard deviations of noise.
 
-    White balance has put glass near zero; a slide filled with tissue to its edges has none. Darkness in fluorescence
-    is the lowest signal there is.
+    After white balance, glass is near zero; a slide full of tissue has no glass. In fluorescence the background is
+    the lowest signal.
     """
     if config.mode == "fluorescence":
         return float(np.percentile(signal, 1))
     glass = signal[signal <= GLASS_SIGNAL]
     if glass.size < 0.01 * signal.size:
         return 0.0
-    glass = glass[glass <= np.median(glass)]  # faint tissue is above
+    glass = glass[glass <= np.median(glass)]  # the upper half may contain faint tissue
     mode = float(np.bincount(glass).argmax())
     return mode + 3 * 1.4826 * float(np.median(np.abs(glass - mode)))
 
 
 def _clean(mask: Bools, config: Tissue, mpp: Mpp) -> Bools:
-    """Close gaps, drop specks and lines, fill holes, grow or shrink."""
+    """Close gaps, remove specks and lines, fill holes, and grow or shrink the mask."""
     cleaned = mask.astype(np.uint8)
     if radius := round(config.close_um / 2 / mpp):
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
@@ -288,7 +289,7 @@ def _without_specks_and_lines(mask: NDArray[np.uint8], min_area_um2: float, mpp:
 
 
 def _without_holes(mask: NDArray[np.uint8], max_hole_px: float) -> NDArray[np.uint8]:
-    """Fill background pieces up to a size; pieces that reach the picture's border are no holes."""
+    """Fill holes up to a size. Background components that reach the image border are not holes."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
     x, y, w, h, area = stats.T
     touches = (x == 0) | (y == 0) | (x + w == mask.shape[1]) | (y + h == mask.shape[0])
