@@ -15,6 +15,8 @@ from histomake.base.errors import HistomakeError
 from histomake.version import __version__
 
 COMMANDS = {
+    "init": "lay out the folder of a new project",
+    "doctor": "check what a run needs on this machine",
     "view": "serve the slide viewer on this machine",
     "shell": "query the catalog with SQL",
     "trace": "follow a prediction back to the bytes of its slide",
@@ -26,6 +28,8 @@ COMMANDS = {
 
 EXAMPLES = """\
 examples:
+  histomake init my-cohort
+  histomake doctor --configfile config/config.yaml
   histomake view results
   histomake trace tumour S1 4711 --verify
 

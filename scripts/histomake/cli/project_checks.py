@@ -1,0 +1,84 @@
+"""Checks of a project: its configuration and sheet, room and file locks in the results folder, runs that hold it."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+
+from histomake.audit.fingerprints import slide_files
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import Layout
+from histomake.cli.findings import Finding, ok, problem, warning
+from histomake.cohort.sheet import Slide, read_sheet
+from histomake.config import load_config
+
+GIB = 1 << 30
+STORE_SHARE = 1.1
+"""Room asked for per byte of slides that are not converted yet: their stores, and what is made from them."""
+
+
+def project(configfile: Path) -> Iterator[Finding]:
+    """Every check of the project that a configuration describes; those that need a valid one are left out without."""
+    try:
+        config = load_config(configfile)
+    except FileNotFoundError:
+        yield problem(
+            "configuration", f"{configfile} does not exist", "name it with --configfile, or run histomake init"
+        )
+        return
+    except (HistomakeError, yaml.YAMLError) as error:
+        yield problem("configuration", str(error), f"correct {configfile}; config/README.md explains every key")
+        return
+    yield ok("configuration", f"{configfile}: {len(config.tasks)} tasks, {len(config.grids)} grids")
+    layout = Layout(Path(config.results))
+    slides: Iterable[Slide] = ()
+    try:
+        slides = read_sheet(config.sheet, config, check_files=True).values()
+        yield ok("sheet", f"{config.sheet}: {len(slides)} slides")
+    except HistomakeError as error:
+        yield problem("sheet", str(error), f"correct {config.sheet}")
+    yield room(layout, slides)
+    yield file_locks(layout)
+    yield held()
+
+
+def room(layout: Layout, slides: Iterable[Slide]) -> Finding:
+    """Free space under the results folder against the size of the slides that are not converted yet."""
+    pending = [slide for slide in slides if not layout.manifest(slide.slide_id).is_file()]
+    needed = STORE_SHARE * sum(file.stat().st_size for slide in pending for file in slide_files(slide.path))
+    free = shutil.disk_usage(_existing(layout.results)).free
+    detail = f"{layout.results}: {free / GIB:.0f} GiB free, {needed / GIB:.1f} GiB for {len(pending)} slides to convert"
+    if free < needed:
+        return problem("disk", detail, "set `results` to a folder on a larger disk")
+    return ok("disk", detail)
+
+
+def file_locks(layout: Layout) -> Finding:
+    """Whether files under the results folder can be locked, which DuckDB and the writers of stores rely on."""
+    folder = _existing(layout.results)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        remedy = "set `results` to a folder you may write to, on a file system mounted with locks"
+        return problem("file locks", f"{folder}: {error}", remedy)
+    return ok("file locks", f"work in {folder}")
+
+
+def held(folder: Path = Path(".snakemake/locks")) -> Finding:
+    """Whether a run holds this working folder, or was killed before it let go."""
+    if any(folder.glob("*")):
+        remedy = "if no run is under way: snakemake --unlock"
+        return warning("Snakemake", "this folder is locked by a run, or by one that was killed", remedy)
+    return ok("Snakemake", "no run holds this folder")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
