@@ -3,10 +3,12 @@
 import runpy
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 from histomake.base.errors import ConfigError
 from histomake.config import Config, parse_config
-from histomake.config.docs import schema, with_tables
+from histomake.config.docs import SCHEMA, schema, with_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,9 +54,22 @@ def test_every_key_has_a_description():
 
 def test_the_committed_schema_and_key_tables_are_the_generated_ones():
     folder = ROOT / "config"
-    assert (folder / "config.schema.json").read_text() == schema(), "run `make docs`"
+    assert (folder / SCHEMA).read_text() == schema(), "run `make docs`"
     readme = (folder / "README.md").read_text()
     assert with_tables(readme) == readme, "run `make docs`"
+
+
+CONFIGURATIONS = [
+    path
+    for folder in ("config", ".test/config", "scripts/histomake/cli/project")
+    for path in sorted((ROOT / folder).rglob("*.yaml"))
+    if path.parent.name != "schemas"
+]
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_schema_accepts_every_configuration_here(path):
+    jsonschema.validate(yaml.safe_load(path.read_text()), yaml.safe_load(schema()))
 
 
 def test_the_conda_environments_are_made_from_the_lock():

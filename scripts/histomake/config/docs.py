@@ -8,17 +8,32 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic.fields import FieldInfo
 
 from histomake.config import Config, Section
 
 BEGIN = "<!-- keys: begin, made by `make docs` -->"
 END = "<!-- keys: end -->"
+SCHEMA = "schemas/config.schema.yaml"
+SCHEMA_HEADER = "# Made by `make docs` from the configuration models; do not edit.\n"
 
 
 def schema() -> str:
-    """The JSON schema of config.yaml, for editors that complete and check YAML."""
-    return json.dumps(Config.model_json_schema(), indent=1, sort_keys=True) + "\n"
+    """The JSON schema of config.yaml, as YAML: for editors and for the Snakemake Workflow Catalog."""
+    written = Config.model_json_schema()
+    definitions = written.pop("$defs")
+    return SCHEMA_HEADER + yaml.safe_dump(_inlined(written, definitions), width=120, allow_unicode=True)
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """``node`` with every reference replaced by what it refers to: the Workflow Catalog reads nested sections only."""
+    if isinstance(node, list):
+        return [_inlined(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    referred = definitions[node["$ref"].rpartition("/")[2]] if "$ref" in node else {}
+    return {key: _inlined(value, definitions) for key, value in {**referred, **node}.items() if key != "$ref"}
 
 
 def key_tables() -> str:
@@ -90,7 +105,7 @@ def with_tables(readme: str) -> str:
 
 
 def write_documents(folder: Path) -> None:
-    """Renew ``config.schema.json`` and ``README.md`` in the config folder."""
-    (folder / "config.schema.json").write_text(schema())
+    """Renew ``schemas/config.schema.yaml`` and ``README.md`` in the config folder."""
+    (folder / SCHEMA).write_text(schema())
     readme = folder / "README.md"
     readme.write_text(with_tables(readme.read_text()))
