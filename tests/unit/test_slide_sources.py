@@ -19,7 +19,6 @@ from histomake.slide.plan import downsample_between
 from histomake.slide.reader import SlideReader
 from histomake.slide.source import open_source, resolve_mpp
 from histomake.slide.sources.base import SourceInfo, SourceLevel, over_white
-from histomake.slide.sources.vendor import companions
 from mrxs_file import PHOTO_PX, write_mrxs
 from PIL import Image
 from slide_files import SHARED, block_places, expected_places, grid, openslide_level, write_pyramid, write_scn
@@ -373,18 +372,6 @@ def test_an_mrxs_is_hashed_with_its_data_files_and_its_patient_name_is_not_copie
     data = path.with_suffix("") / "Data0000.dat"
     data.write_bytes(data.read_bytes() + b"\0")
     assert stored(path, tmp_path)[0]["sha256"] != manifest["sha256"]
-
-
-def test_an_mrxs_and_a_vms_are_hashed_with_their_companion_files(tmp_path):
-    for name in ("a.mrxs", "b.vms", "b-1.jpg", "b.opt", "other.jpg", "a/Slidedat.ini", "a/Data0000.dat"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "b.vms").write_text(
-        "[Virtual Microscope Specimen]\nImageFile=b-1.jpg\nImageFile(1,0)=gone.jpg\nOptimisationFile=b.opt\n"
-    )
-    assert companions(tmp_path / "a.mrxs") == [tmp_path / "a/Data0000.dat", tmp_path / "a/Slidedat.ini"]
-    assert companions(tmp_path / "b.vms") == [tmp_path / "b-1.jpg", tmp_path / "b.opt"]
-    assert companions(tmp_path / "other.jpg") == []
 
 
 def test_the_format_is_detected_from_the_content(data, tmp_path):

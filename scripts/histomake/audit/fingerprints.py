@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from histomake.base.files import write_json
+import msgspec
+
+from histomake.base.files import atomic_file
+from histomake.slide.companions import named_files
 
 SAMPLE_BYTES = 64 * 1024
 SAMPLED_BLOCKS = 4
@@ -21,28 +23,26 @@ SAMPLED_BLOCKS = 4
 log = logging.getLogger(__name__)
 
 
-def slide_files(path: Path | str) -> list[Path]:
-    """The files that are one slide: the file itself; all files of a folder; for MRXS and VMS also the data folder."""
-    path = Path(path)
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.is_file())
-    companion = path.with_suffix("")
-    if path.suffix and companion.is_dir():
-        return [path, *sorted(p for p in companion.rglob("*") if p.is_file())]
-    return [path]
+class Known(msgspec.Struct, array_like=True):
+    """What the memory holds of a slide: name, size and modification time (ns) of each file, and the fingerprint."""
+
+    stamp: list[tuple[str, int, int]]
+    fingerprint: str
 
 
-def quick_fingerprint(path: Path | str) -> str:
-    """Digest of a slide's size, head, tail and evenly sampled blocks: at most 384 KiB are read per file.
+def quick_fingerprint(files: Mapping[str, Path]) -> str:
+    """Digest of names, sizes, and evenly sampled blocks of a slide's files, the first and the last bytes among them.
 
-    It guards re-runs. An edit in mid-file that keeps the size can escape it, which a sheet's ``sha256`` catches;
-    `convert` hashes every byte.
+    At most 384 KiB are read per file. An edit in mid-file that keeps the size can go unnoticed; the sheet's ``sha256``
+    column notices it, for `convert` hashes every byte.
+
+    Args:
+        files: the files by name, as `histomake.slide.companions.named_files` gives them.
     """
-    files = slide_files(path)
     digest = hashlib.sha256()
-    for file in files:
+    for name, file in files.items():
         size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
+        digest.update(f"{name}\0{size}\0".encode())
         with open(file, "rb") as stream:
             for offset in _sample_offsets(size):
                 stream.seek(offset)
@@ -56,44 +56,47 @@ def _sample_offsets(size: int) -> list[int]:
 
 
 class Fingerprints:
-    """Fingerprints of slides, remembered by (path, size, mtime) so that a big cohort is not read at every start.
+    """Fingerprints of slides, remembered by name, size and modification time of their files.
 
-    Jobs read the same memory but only the main process (``remember=True``) writes it, once, when it ends.
+    Thanks to the memory a large cohort is not read at every start. Jobs read it; only the main process
+    (``remember=True``) writes it, once, when it ends.
     """
 
     def __init__(self, memory: Path | str, *, remember: bool) -> None:
         self.memory = Path(memory)
-        self._known: dict[str, list[Any]] = {}
-        self._dirty = False
+        self._known: dict[str, Known] = {}
+        self._changed = False
         try:
-            self._known = json.loads(self.memory.read_text())
+            self._known = msgspec.json.decode(self.memory.read_bytes(), type=dict[str, Known])
         except FileNotFoundError:
             log.debug("no fingerprint memory yet at %s", self.memory)
-        except (ValueError, OSError) as error:
-            log.warning("fingerprint memory %s is unusable (%s); slides are read again", self.memory, error)
+        except (msgspec.MsgspecError, OSError) as error:
+            log.warning("fingerprint memory %s is unusable (%s); all slides are read again", self.memory, error)
         if remember:
             atexit.register(self.save)
 
     def of(self, path: str) -> str:
-        """Fingerprint of one slide, or ``missing`` when there is no such file."""
+        """Fingerprint of one slide; ``missing`` if the file does not exist or the folder is empty."""
         try:
-            stamp = [[s.st_size, s.st_mtime_ns] for s in (f.stat() for f in slide_files(path))]
+            files = named_files(path)
+            stamp = [(name, s.st_size, s.st_mtime_ns) for name, file in files.items() for s in [file.stat()]]
         except FileNotFoundError:
             return "missing"
         if not stamp:
             return "missing"
         known = self._known.get(path)
-        if known is None or known[0] != stamp:
-            known = self._known[path] = [stamp, quick_fingerprint(path)]
-            self._dirty = True
-        return known[1]
+        if known is None or known.stamp != stamp:
+            known = self._known[path] = Known(stamp, quick_fingerprint(files))
+            self._changed = True
+        return known.fingerprint
 
     def save(self) -> None:
-        """Write the memory back, if anything was learned; a read-only folder only costs time, so it is no error."""
-        if not self._dirty:
+        """Write the memory if fingerprints were added. A read-only folder costs only time, so it is not an error."""
+        if not self._changed:
             return
         try:
-            write_json(self.memory, self._known)
-            self._dirty = False
+            with atomic_file(self.memory) as aside:
+                aside.write_bytes(msgspec.json.encode(self._known, order="sorted"))
+            self._changed = False
         except OSError as error:
-            log.warning("fingerprints could not be remembered in %s: %s", self.memory, error)
+            log.warning("fingerprints could not be written to %s: %s", self.memory, error)

@@ -17,6 +17,7 @@ from histomake.base.errors import SlideError
 from histomake.base.files import SYNC_THREADS, atomic_directory, atomic_file, sha256_file, sync_file
 from histomake.base.units import Mpp
 from histomake.config import Convert
+from histomake.slide.companions import slide_files
 from histomake.slide.encode import Read, encode_levels, encode_picture
 from histomake.slide.passthrough import copy_levels
 from histomake.slide.plan import lay_out, plan_levels
@@ -242,7 +243,7 @@ def _manifest(writing: _Writing, store: str, seconds: dict[str, float]) -> dict[
         "associated": writing.associated,
         "sha256": writing.sha256,
         "checksums": writing.checksums,
-        "bytes_in": sum(p.stat().st_size for p in writing.slide.files),
+        "bytes_in": sum(p.stat().st_size for p in slide_files(writing.slide.path)),
         "bytes_out": writing.bytes,
         "files": len(writing.checksums),
         "vendor": info.vendor,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,24 +92,6 @@ def _family(path: Path) -> type[Source]:
     if head.startswith(PICTURE_MAGIC):
         return PictureSource
     raise UnsupportedSlideError(f"the content matches no supported slide format (it begins with {head[:8]!r})")
-
-
-def named_files(path: Path, files: Iterable[Path]) -> dict[str, Path]:
-    """Return the files of a slide keyed by their path relative to its folder: the names used for hashing."""
-    root = path if path.is_dir() else path.parent
-    return {file.relative_to(root).as_posix(): file for file in files}
-
-
-def combined_sha256(hashes: dict[str, str]) -> str:
-    """Return the hash of a slide from the hashes of its files.
-
-    For a single file this is its hash, otherwise the hash of the sorted (name, hash) list. For a folder the result
-    equals that of ``files.sha256_tree``.
-    """
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
-    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(hashes.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from histomake.base.errors import Reason, SlideError
-from histomake.slide.source import combined_sha256, named_files
+from histomake.slide.companions import combined_sha256, named_files
 from histomake.slide.sources.base import Source
 
 BLOCK_BYTES = 1 << 20
@@ -23,7 +23,7 @@ class SourceHash:
 
     def __init__(self, slide: Source, slide_id: str) -> None:
         self._slide, self._slide_id = slide, slide_id
-        self._files = named_files(slide.path, slide.files)
+        self._files = named_files(slide.path)
         self._before = self._stamps()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1)

@@ -7,7 +7,8 @@ from typing import Any
 
 from histomake.base.errors import SlideError
 from histomake.base.files import read_json, sha256_file
-from histomake.slide.source import combined_sha256, named_files, open_source
+from histomake.slide.companions import combined_sha256, named_files
+from histomake.slide.source import open_source
 
 
 def verify_slide(manifest: Path | str, source: Path | str | None = None) -> list[str]:
@@ -47,11 +48,10 @@ def _source_problems(source: Path, record: dict[str, Any]) -> list[str]:
     if not source.exists():
         return [f"{source} is missing"]
     try:
-        with open_source(source, slide_id=record["slide_id"]) as slide:
-            files = named_files(source, slide.files)
+        open_source(source, slide_id=record["slide_id"]).close()
     except SlideError as error:
         return [f"{source}: {error.detail}"]
-    actual = combined_sha256({name: sha256_file(path) for name, path in files.items()})
+    actual = combined_sha256({name: sha256_file(path) for name, path in named_files(source).items()})
     if actual == record["sha256"]:
         return []
     return [f"{source} has sha256 {actual}; the store was made from {record['sha256']}"]

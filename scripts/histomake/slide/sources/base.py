@@ -104,11 +104,6 @@ class Source(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @property
-    def files(self) -> list[Path]:
-        """All files that hold a part of the slide, sorted."""
-        return [self.path]
-
     def tile_bytes(self, level: int) -> TileBytes:
         """Return the byte ranges of the encoded tiles of a level that has a ``coding``; else raise ValueError."""
         raise ValueError(f"{self.info.family} has no encoded tiles on level {level}")

@@ -13,6 +13,7 @@ import pydicom
 from pydicom import uid
 
 from histomake.slide.codec import TileCoding
+from histomake.slide.companions import slide_files
 from histomake.slide.jpeg import read_frame, stated_colour
 from histomake.slide.jpeg2000 import read_codestream
 from histomake.slide.sources.base import (
@@ -49,17 +50,12 @@ class DicomSource(Source):
         self._instances: list[_Instance] = []
         self._others: list[_Instance] = []
         try:
-            for file in self.files:
+            for file in slide_files(path):
                 self._add(file)
             self.info = self._describe()
         except BaseException:
             self.close()
             raise
-
-    @property
-    def files(self) -> list[Path]:
-        """The file, or every file of the folder."""
-        return sorted(p for p in self.path.rglob("*") if p.is_file()) if self.path.is_dir() else [self.path]
 
     def _add(self, file: Path) -> None:
         if not is_dicom(file):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -55,11 +54,6 @@ class OpenSlideSource(Source):
             properties={key: properties[key] for key in KEPT if key in properties},
         )
 
-    @property
-    def files(self) -> list[Path]:
-        """The slide file and the other files that hold its pixels."""
-        return [self.path, *companions(self.path)]
-
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read pixels of ``level``, blended over white, as uint8 (height, width, 3)."""
         downsample = self._slide.level_downsamples[level]
@@ -88,19 +82,6 @@ class OpenSlideSource(Source):
     def close(self) -> None:
         """Close the slide."""
         self._slide.close()
-
-
-def companions(path: Path) -> list[Path]:
-    """Return the files that hold the pixels of ``path``, sorted: the folder of an MRXS, files named in a VMS or VMU."""
-    suffix = path.suffix.lower()
-    if suffix == ".mrxs" and path.with_suffix("").is_dir():
-        return sorted(p for p in path.with_suffix("").rglob("*") if p.is_file())
-    if suffix not in (".vms", ".vmu"):
-        return []
-    index = configparser.ConfigParser(strict=False, interpolation=None)
-    index.read_string(path.read_text(errors="replace"))
-    names = {value for section in index.sections() for value in index[section].values() if value}
-    return sorted(path.parent / name for name in names if "/" not in name and (path.parent / name).is_file())
 
 
 def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:

@@ -1,0 +1,67 @@
+"""The files that make up one slide, the names under which they are hashed, and their combined hash.
+
+Snakemake asks for the files of every slide each time it starts, so this module imports nothing heavy and an ordinary
+slide costs one look at the file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from os.path import isfile
+from pathlib import Path
+
+INDEX_BYTES = 1 << 20
+"""Bytes of a VMS or VMU file that are searched for names; such files have a few kB."""
+
+
+def slide_files(path: Path | str) -> list[Path]:
+    """Return the files that make up a slide, the slide file first; see `named_files`."""
+    return list(named_files(path).values())
+
+
+def named_files(path: Path | str) -> dict[str, Path]:
+    """Return the files that make up a slide by the names under which they are hashed: paths relative to its folder.
+
+    A folder (DICOM) is all files below it. An MRXS file comes with all files of the folder of the same name, a VMS or
+    VMU file (Hamamatsu) with the files that its text names, as far as they exist. Any other file is a slide by itself,
+    whatever lies beside it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return {file.relative_to(path).as_posix(): file for file in _files_below(path)}
+    find = COMPANIONS.get(path.suffix.lower())
+    companions = find(path) if find else []
+    return {path.name: path} | {file.relative_to(path.parent).as_posix(): file for file in companions}
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _files_named_in(index: Path) -> list[Path]:
+    """Files of the same folder whose names are values of an INI file; paths to other folders are not followed."""
+    with index.open("rb") as stream:
+        lines = stream.read(INDEX_BYTES).decode(errors="replace").splitlines()
+    names = {line.partition("=")[2].strip() for line in lines} - {"", index.name}
+    # os.path.isfile also takes values that cannot be the name of a file.
+    return sorted(index.with_name(name) for name in names if "/" not in name and isfile(index.parent / name))
+
+
+COMPANIONS = {
+    ".mrxs": lambda path: _files_below(path.with_suffix("")),
+    ".vms": _files_named_in,
+    ".vmu": _files_named_in,
+}
+"""Function that finds the further files of a slide, by the suffix of the slide file."""
+
+
+def combined_sha256(hashes: dict[str, str]) -> str:
+    """Return the hash of a slide from the hashes of its files.
+
+    For a single file this is its hash, otherwise the hash of the sorted (name, hash) list. For a folder the result
+    equals that of ``files.sha256_tree``.
+    """
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
