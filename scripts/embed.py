@@ -7,7 +7,7 @@ from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file, write_json
 from histomake.base.layout import Layout
 from histomake.base.tables import write_table
-from histomake.explain.embedding import Source, embed
+from histomake.explain.embedding import TestedSlide, embed
 from histomake.explain.embedding_page import mosaic, page
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import load_model
@@ -20,13 +20,13 @@ def main(snakemake):
     with job(snakemake):
         predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
         layout = Layout(Path(out.features).parents[3])
-        sources = [
-            Source(SlideEntry.at(layout, predictor.task.grid, *entry), site, pq.read_table(path))
+        slides = [
+            TestedSlide(SlideEntry.at(layout, predictor.task.grid, *entry), site, pq.read_table(path))
             for entry, site, path in zip(params.slides, params.sites, snakemake.input.predictions, strict=True)
         ]
         found = embed(
             predictor=predictor,
-            sources=sources,
+            slides=slides,
             patches=params.cfg["embed_patches"],
             neighbours=params.cfg["umap_neighbors"],
             seed=params.seed,

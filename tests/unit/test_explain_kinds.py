@@ -65,8 +65,8 @@ def finished(request, tmp_path_factory):
 
 def test_its_patches_are_embedded_and_shown(finished):
     _, task, predictor, entries, table = finished
-    source = embedding.Source(entries[2], "north", table)
-    found = embedding.embed(predictor=predictor, sources=[source], patches=6, neighbours=3, seed=0)
+    slide = embedding.TestedSlide(entries[2], "north", table)
+    found = embedding.embed(predictor=predictor, slides=[slide], patches=6, neighbours=3, seed=0)
     payload = embedding_page._payload(found)
     assert found.table.num_rows == 6
     assert {f"score_{name}" for name in outputs_of(task.kind, task.target)} <= set(payload["numbers"])

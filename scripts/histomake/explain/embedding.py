@@ -44,7 +44,7 @@ GROUPS = ("label", "predicted", "slide_id", "patient_id", "site")
 
 
 @dataclass(frozen=True)
-class Source:
+class TestedSlide:
     """One slide whose patches may be embedded: its files, its site, its predictions (as predict_slide makes them)."""
 
     entry: SlideEntry
@@ -61,16 +61,18 @@ class Embedding:
     record: dict[str, Any]
 
 
-def embed(*, predictor: Predictor, sources: Sequence[Source], patches: int, neighbours: int, seed: int) -> Embedding:
+def embed(
+    *, predictor: Predictor, slides: Sequence[TestedSlide], patches: int, neighbours: int, seed: int
+) -> Embedding:
     """Embed up to ``patches`` patches, drawn evenly from the slides.
 
     Raises HistomakeError when no slide has a patch, or when the model has no vector before its last layer.
     """
     rng = np.random.default_rng([seed, 3])
-    chosen = [np.sort(rows) for rows in draw_evenly([s.predictions.num_rows for s in sources], patches, rng)]
-    parts = [_embed_slide(predictor, s, rows) for s, rows in zip(sources, chosen, strict=True) if len(rows)]
+    chosen = [np.sort(rows) for rows in draw_evenly([s.predictions.num_rows for s in slides], patches, rng)]
+    parts = [_embed_slide(predictor, s, rows) for s, rows in zip(slides, chosen, strict=True) if len(rows)]
     if not parts:
-        raise HistomakeError(f"none of {len(sources)} slides has a predicted patch: there is nothing to embed")
+        raise HistomakeError(f"none of {len(slides)} slides has a predicted patch: there is nothing to embed")
     features = np.concatenate([part[1] for part in parts])
     plane, space = lay_out(features, neighbours=neighbours, seed=seed)
     table = pa.concat_tables([part[0] for part in parts], promote_options="default")
@@ -94,23 +96,23 @@ def draw_evenly(counts: Sequence[int], limit: int, rng: np.random.Generator) -> 
 
 
 def _embed_slide(
-    predictor: Predictor, source: Source, rows: NDArray[np.int64]
+    predictor: Predictor, slide: TestedSlide, rows: NDArray[np.int64]
 ) -> tuple[pa.Table, NDArray[np.float32], NDArray[np.uint8]]:
-    predictions = source.predictions.take(rows)
-    patches, meta = read_table(source.entry.table)
-    features, thumbs = features_of(predictor, source.entry, predictions)
+    predictions = slide.predictions.take(rows)
+    patches, meta = read_table(slide.entry.table)
+    features, thumbs = features_of(predictor, slide.entry, predictions)
     count = predictions.num_rows
     columns = {
-        "slide_id": pa.array([source.entry.slide_id] * count),
-        "patient_id": pa.array([source.entry.patient_id] * count),
-        "site": pa.array([source.site] * count),
+        "slide_id": pa.array([slide.entry.slide_id] * count),
+        "patient_id": pa.array([slide.entry.patient_id] * count),
+        "site": pa.array([slide.site] * count),
     }
     columns |= {name: predictions[name] for name in ("patch_id", "x", "y")}
     columns |= {name: predictions[name].cast(pa.string()) for name in ("predicted", "label")}
     columns |= {name: predictions[name] for name in predictions.column_names if name.startswith(("score_", "target_"))}
     found = patches.take(predictions["patch_id"])
     columns |= {name: found[name] for name in found.column_names if name == "tissue" or name.startswith("area_")}
-    log.info("slide %s: %d patches of grid %s embedded", source.entry.slide_id, count, meta["grid_name"])
+    log.info("slide %s: %d patches of grid %s embedded", slide.entry.slide_id, count, meta["grid_name"])
     return pa.table(columns), features, thumbs
 
 

@@ -12,7 +12,7 @@ import dask
 import numpy as np
 
 from histomake.slide.sources.base import SourceLevel
-from histomake.slide.store import FILL, Closed, Level, LevelWriter
+from histomake.slide.store import FILL, Closed, LevelWriter, StoreLevel
 
 HALVINGS = 3
 """Levels made from one decoded block. Halving level by level would decode more often and add JPEG loss each time."""
@@ -38,7 +38,7 @@ class _Row:
 
 def encode_levels(
     store: Path,
-    levels: Sequence[Level],
+    levels: Sequence[StoreLevel],
     read: Read,
     base: SourceLevel,
     *,
@@ -76,7 +76,7 @@ def encode_levels(
     return empty
 
 
-def encode_picture(store: Path, level: Level, pixels: np.ndarray, closed: Closed) -> None:
+def encode_picture(store: Path, level: StoreLevel, pixels: np.ndarray, closed: Closed) -> None:
     """Write a level whose pixels are all in memory."""
     with LevelWriter(store, level, closed) as writer:
         _append(writer, _encode_tiles(pixels, level, 0, 0))
@@ -106,7 +106,9 @@ def _blocks(width: int, height: int, step_x: int, step_y: int) -> Iterator[tuple
             yield x, y, min(step_x, width - x), min(step_y, height - y)
 
 
-def _encode_block(read: Read, box: tuple[int, int, int, int], levels: list[Level], halved: int) -> list[list[_Row]]:
+def _encode_block(
+    read: Read, box: tuple[int, int, int, int], levels: list[StoreLevel], halved: int
+) -> list[list[_Row]]:
     """Decode one block and encode its tiles for each of ``levels``; each level has half the size of the previous."""
     x, y, _, _ = box
     pixels = read(*box)
@@ -127,7 +129,7 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _encode_tiles(pixels: np.ndarray, level: Level, first_column: int, first_row: int) -> list[_Row]:
+def _encode_tiles(pixels: np.ndarray, level: StoreLevel, first_column: int, first_row: int) -> list[_Row]:
     """Encode the tiles of a block. White tiles are left out because white is the fill value of the store."""
     rows = []
     for i, top in enumerate(range(0, pixels.shape[0], level.tile_height)):
@@ -146,7 +148,7 @@ def _encode_tiles(pixels: np.ndarray, level: Level, first_column: int, first_row
     return rows
 
 
-def _split_by_shard(row: int, columns: np.ndarray, parts: list[bytes], level: Level) -> Iterator[_Row]:
+def _split_by_shard(row: int, columns: np.ndarray, parts: list[bytes], level: StoreLevel) -> Iterator[_Row]:
     for shard in np.unique(columns // level.shard_columns):
         chosen = np.flatnonzero(columns // level.shard_columns == shard)
         tiles = [parts[i] for i in chosen]

@@ -16,7 +16,7 @@ import numpy as np
 
 from histomake.slide.jpeg import EOI
 from histomake.slide.sources.base import DamagedTilesError, FileBytes, TileBytes
-from histomake.slide.store import Closed, Level, ShardWriter
+from histomake.slide.store import Closed, ShardWriter, StoreLevel
 
 PIECE_BYTES = 1 << 20
 
@@ -24,7 +24,7 @@ TRAILER = 64
 """Number of bytes at the end of a tile that are searched for the end marker, because some writers add padding."""
 
 
-def copy_levels(store: Path, copies: Sequence[tuple[Level, TileBytes]], threads: int, closed: Closed) -> list[int]:
+def copy_levels(store: Path, copies: Sequence[tuple[StoreLevel, TileBytes]], threads: int, closed: Closed) -> list[int]:
     """Copy the tiles of several levels; return the number of tiles of each that are empty in the source.
 
     Raises DamagedTilesError if the first or last bytes of a tile do not belong to the codec of its level.
@@ -47,7 +47,7 @@ def copy_levels(store: Path, copies: Sequence[tuple[Level, TileBytes]], threads:
     return [int(np.count_nonzero(tiles.counts == 0)) for _, tiles in copies]
 
 
-def _fetch_band(level: Level, row: int, tiles: TileBytes) -> None:
+def _fetch_band(level: StoreLevel, row: int, tiles: TileBytes) -> None:
     """Prefetch the part of the file with one row of shards sequentially, before the shard tasks read it at random."""
     band = slice(row * level.shard_rows, (row + 1) * level.shard_rows)
     offsets, sizes = tiles.offsets[band].astype(np.int64), tiles.counts[band].astype(np.int64)
@@ -58,7 +58,7 @@ def _fetch_band(level: Level, row: int, tiles: TileBytes) -> None:
 
 
 def _copy_shard(
-    store: Path, level: Level, place: tuple[int, int], tiles: TileBytes, check: _StreamCheck, closed: Closed
+    store: Path, level: StoreLevel, place: tuple[int, int], tiles: TileBytes, check: _StreamCheck, closed: Closed
 ) -> None:
     """Copy the tiles of the shard at ``place`` (row, column) in the order in which they lie in the file."""
     top, left = place[0] * level.shard_rows, place[1] * level.shard_columns

@@ -9,7 +9,7 @@ from histomake.config import Convert
 from histomake.slide.codec import TileCoding
 from histomake.slide.encode import BLOCK_TILES
 from histomake.slide.sources.base import SourceLevel
-from histomake.slide.store import Level
+from histomake.slide.store import StoreLevel
 
 PYRAMID_TOP_PX = 1024
 """Halving stops once the longer side of a level is at most this long."""
@@ -18,7 +18,7 @@ EXTEND_ABOVE_PX = 4096
 """If a slide already has a pyramid, levels are added only if the longer side of its coarsest level exceeds this."""
 
 
-def plan_levels(source: Sequence[SourceLevel], config: Convert) -> list[Level]:
+def plan_levels(source: Sequence[SourceLevel], config: Convert) -> list[StoreLevel]:
     """Return the levels of the store: those of the source, then halvings of the coarsest level where needed."""
     levels = [lay_out(level, source[0], f"{i}", config) for i, level in enumerate(source)]
     longest = max(levels[-1].width, levels[-1].height)
@@ -32,12 +32,12 @@ def plan_levels(source: Sequence[SourceLevel], config: Convert) -> list[Level]:
     return levels
 
 
-def lay_out(level: SourceLevel, finest: SourceLevel, path: str, config: Convert) -> Level:
+def lay_out(level: SourceLevel, finest: SourceLevel, path: str, config: Convert) -> StoreLevel:
     """Return the store level at ``path`` for a level of a source. Copied tiles keep their size."""
     copied = level.coding is not None
     tile_width, tile_height = (level.tile_width, level.tile_height) if copied else (config.tile_px, config.tile_px)
     quality = None if config.codec == "zstd" else config.quality
-    layout = Level(
+    layout = StoreLevel(
         path=path,
         width=level.width,
         height=level.height,

@@ -15,7 +15,7 @@ from histomake.base.errors import Reason, SlideError
 from histomake.base.files import read_json
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.slide.codec import TileDecodeError
-from histomake.slide.store import FILL, Level, Store, StoreError
+from histomake.slide.store import FILL, Store, StoreError, StoreLevel
 
 # Loader workers are forked, and OpenCV's own thread pool does not survive a fork. Callers provide parallelism.
 cv2.setNumThreads(1)
@@ -46,7 +46,7 @@ class SlideReader:
             self._store = Store(self.path)
         except StoreError as error:
             raise self._error(str(error)) from error
-        self.levels: list[Level] = self._store.levels
+        self.levels: list[StoreLevel] = self._store.levels
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self.mpp: Mpp = Mpp(self._store.attributes["mpp"])
         self._plans: dict[float, _Plan] = {}

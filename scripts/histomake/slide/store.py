@@ -36,7 +36,7 @@ class StoreError(Exception):
 
 
 @dataclass(frozen=True)
-class Level:
+class StoreLevel:
     """One resolution of a store, in its own pixels. A shard has ``shard_rows`` x ``shard_columns`` tiles."""
 
     path: str
@@ -93,7 +93,7 @@ class Level:
         }
 
     @classmethod
-    def from_metadata(cls, path: str, metadata: dict[str, Any], downsample: float) -> Level:
+    def from_metadata(cls, path: str, metadata: dict[str, Any], downsample: float) -> StoreLevel:
         """Create a level from the content of its zarr.json."""
         _, height, width = metadata["shape"]
         _, shard_height, shard_width = metadata["chunk_grid"]["configuration"]["chunk_shape"]
@@ -162,7 +162,7 @@ Closed = Callable[[Path, str], None]
 class LevelWriter:
     """Writer of the tiles of one level into its shards, one band of shards after another, from top to bottom."""
 
-    def __init__(self, store: Path, level: Level, closed: Closed) -> None:
+    def __init__(self, store: Path, level: StoreLevel, closed: Closed) -> None:
         self._store, self._level, self._closed = store, level, closed
         self._band = -1
         self._open: dict[int, ShardWriter] = {}
@@ -200,7 +200,7 @@ class LevelWriter:
 
 
 def image_metadata(
-    levels: Sequence[Level], *, name: str, mpp: tuple[float, float], attributes: dict[str, Any]
+    levels: Sequence[StoreLevel], *, name: str, mpp: tuple[float, float], attributes: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the group's zarr.json: OME-Zarr 0.5 multiscales in micrometres, RGB channels, and ``attributes``.
 
@@ -298,7 +298,7 @@ class Store:
             self.attributes: dict[str, Any] = group["attributes"]["histomake"]
             datasets = group["attributes"]["ome"]["multiscales"][0]["datasets"]
             self.levels = [
-                Level.from_metadata(d["path"], self._json(f"{d['path']}/zarr.json"), float(downsample))
+                StoreLevel.from_metadata(d["path"], self._json(f"{d['path']}/zarr.json"), float(downsample))
                 for d, downsample in zip(datasets, self.attributes["downsamples"], strict=True)
             ]
         except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ from histomake.base.layout import Layout
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.slide.reader import open_slide
-from histomake.slide.store import Level
+from histomake.slide.store import StoreLevel
 from histomake.target.targets import JOINER
 from histomake.viewer import masks, outlines
 
@@ -60,7 +60,7 @@ def describe(layout: Layout, slide: str) -> dict[str, Any]:
     return found
 
 
-def describe_level(level: Level, *, zipped: bool) -> dict[str, Any]:
+def describe_level(level: StoreLevel, *, zipped: bool) -> dict[str, Any]:
     """A level's geometry; ``jpeg`` says how its tiles are made whole JPEG files, and is null where a browser cannot.
 
     The shards of a zipped store are no files of their own, so their tiles come from the server.
