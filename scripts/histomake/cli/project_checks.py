@@ -10,12 +10,12 @@ from pathlib import Path
 
 import yaml
 
-from histomake.audit.fingerprints import slide_files
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.cli.findings import Finding, ok, problem, warning
 from histomake.cohort.sheet import Slide, read_sheet
 from histomake.config import load_config
+from histomake.slide.companions import slide_files
 
 GIB = 1 << 30
 STORE_SHARE = 1.1
