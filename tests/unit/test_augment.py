@@ -1,4 +1,4 @@
-"""Owns the tests of augmentation: image and mask together, repeatable, and colours that stay colours."""
+"""Tests of augmentation: consistency of image and mask, reproducibility, and colour changes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def parameters(count: int = 8, step: int = 0, **options):
 
 
 def pictures(count: int = 8, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smooth images and the masks of their bright parts."""
+    """Return smooth images and the masks of their bright parts."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 1, 4, 4, generator=generator)
     images = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1).repeat(1, 3, 1, 1)
     return images, (images[:, 0] > 0.5).long()
 
 
-def test_everything_off_changes_nothing() -> None:
+def test_with_everything_disabled_nothing_changes() -> None:
     images, masks = pictures()
     changed, same = apply(images, parameters(), masks)
     assert torch.allclose(changed, images, atol=1e-6)
@@ -55,14 +55,14 @@ def test_all_eight_symmetries_occur() -> None:
 
 
 @pytest.mark.parametrize("options", [{"hed": 0.05}, {"rotate": 30}, {"elastic": 0.01}, {"blur": 2}, {"hue": 0.1}])
-def test_same_step_gives_the_same_change_and_another_step_another(options: dict) -> None:
+def test_a_step_always_gives_the_same_change_and_other_steps_other_changes(options: dict) -> None:
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     first, again, other = (apply(images, parameters(4, step, **options))[0] for step in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_switching_one_setting_off_moves_no_other() -> None:
+def test_disabling_one_setting_does_not_affect_the_others() -> None:
     with_colour, without = parameters(flip=True, hue=0.1), parameters(flip=True)
     assert torch.equal(with_colour.turns, without.turns)
     assert torch.equal(with_colour.flip, without.flip)
@@ -70,7 +70,7 @@ def test_switching_one_setting_off_moves_no_other() -> None:
 
 @given(hue=st.floats(0, 0.5), saturation=st.floats(0, 1), jitter=st.lists(st.floats(-1, 1), min_size=2, max_size=2))
 @settings(deadline=None)
-def test_hue_and_saturation_leave_grey_and_luma_alone(hue: float, saturation: float, jitter: list[float]) -> None:
+def test_hue_and_saturation_do_not_change_grey_and_luma(hue: float, saturation: float, jitter: list[float]) -> None:
     config = Augment(flip=False, brightness=0, saturation=saturation, hue=hue)
     matrix = colour_matrices(config, np.array([[0, 0, *jitter]]))[0]
     assert matrix[:, :3] @ np.full(3, 0.4) + matrix[:, 3] == pytest.approx(np.full(3, 0.4), abs=1e-3)
@@ -79,7 +79,7 @@ def test_hue_and_saturation_leave_grey_and_luma_alone(hue: float, saturation: fl
     assert luma @ (matrix[:, :3] @ colour) == pytest.approx(luma @ colour, abs=1e-3)
 
 
-def test_density_jitter_of_one_stain_leaves_the_others_alone() -> None:
+def test_density_jitter_of_one_stain_does_not_change_the_others() -> None:
     jitter = np.zeros((1, 3, 2))
     jitter[0, 0, 0] = 1
     matrix = density_matrices(0.1, jitter)[0]
@@ -98,7 +98,7 @@ def test_blur_of_a_point_is_a_gaussian_of_the_drawn_sigma() -> None:
     assert (blurred.sum(0) * distance**2).sum() == pytest.approx(float(drawn.sigma[0]) ** 2, rel=0.05)
 
 
-def test_elastic_bends_the_middle_and_keeps_the_border() -> None:
+def test_elastic_deformation_keeps_the_border() -> None:
     images, _ = pictures(4, 64)
     changed, _ = apply(images, parameters(4, elastic=0.02))
     difference = (changed - images).abs()
@@ -106,7 +106,7 @@ def test_elastic_bends_the_middle_and_keeps_the_border() -> None:
     assert difference[:, :, 16:48, 16:48].max() > 0.02
 
 
-def test_views_of_one_place_change_alike() -> None:
+def test_views_of_one_position_change_together() -> None:
     images, _ = pictures()
     options = {"flip": True, "rotate": 30, "hue": 0.2, "hed": 0.05}
     changed, _ = apply(images.repeat(1, 2, 1, 1), parameters(**options))

@@ -1,4 +1,4 @@
-"""Owns the proof of the catalog: it answers which slides and patches exist and why others do not."""
+"""Tests of the catalog: queries for slides, patches and the reasons for their exclusion."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def patch_table(kept, background):
 
 @pytest.fixture
 def results(tmp_path):
-    """Three slides, of which s3 has no tissue, with one task predicted in two folds."""
+    """Three slides, of which s3 has no tissue, and one task with predictions in two folds."""
 
     def record(stage, slide, content):
         path = tmp_path / stage / f"{slide}.json"
@@ -92,12 +92,12 @@ def base(results):
         yield connection
 
 
-def test_exclusions_are_a_query(base):
+def test_exclusions_can_be_queried(base):
     counts = base.execute("SELECT excluded, count(*) FROM patches_x20 GROUP BY 1").fetchall()
     assert dict(counts) == {"": 5, "background": 5}
 
 
-def test_patches_know_their_slide_even_when_its_name_has_dots(base):
+def test_patches_have_their_slide_even_if_its_name_has_dots(base):
     counts = base.execute("SELECT slide_id, count(*) FROM patches_x20 GROUP BY 1 ORDER BY 1").fetchall()
     assert counts == [("s1", 8), ("s2.b", 2)]
 
@@ -106,14 +106,14 @@ def test_kept_patches_have_a_view(base):
     assert base.execute("SELECT count(*) FROM patches_x20_kept").fetchone() == (5,)
 
 
-def test_slides_join_sheet_manifest_tissue_and_quality(base):
+def test_slides_have_columns_of_sheet_manifest_tissue_and_quality(base):
     wanted = "slide_id, patient_id, site, label_grade, mpp, tissue_area_mm2, blur_share, sharpness"
     rows = base.execute(f"SELECT {wanted} FROM slides ORDER BY slide_id").fetchall()
     assert rows[0] == ("s1", "p1", "north", "2", 0.5, 5.0, 0.1, 3.5)
     assert rows[2] == ("s3", "p3", None, None, 0.5, None, None, None)
 
 
-def test_the_quarantine_names_slide_stage_and_reason(base):
+def test_the_quarantine_table_has_slide_stage_and_reason(base):
     assert base.execute("FROM quarantine").fetchall() == [
         ("s3", "presegment", "no_tissue", "o'hara.svs", "no tissue", "look")
     ]
@@ -134,17 +134,17 @@ def test_class_balance_is_given_per_task_fold_and_role(base):
     ]
 
 
-def test_predictions_know_their_fold_and_slide(base):
+def test_predictions_have_their_fold_and_slide(base):
     rows = base.execute("SELECT fold, slide_id, patch_id, score_tumor FROM predictions_grade ORDER BY 1").fetchall()
     assert rows == [(0, "s2.b", 7, 0.5), (1, "s1", 7, 0.5)]
 
 
 @pytest.mark.parametrize("query", re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL))
-def test_the_queries_of_the_documentation_run(base, query):
+def test_the_documented_queries_run(base, query):
     base.execute(query.replace("<grid>", "x20").replace("<task>", "grade")).fetchall()
 
 
-def test_the_old_catalog_stays_when_a_build_fails(results):
+def test_the_old_catalog_is_kept_if_a_build_fails(results):
     before = (results / "catalog.duckdb").read_bytes()
     nothing = {"manifests": [], "tissue": [], "quality": [], "annotations": [], "splits": {}, "predictions": {}}
     with pytest.raises(duckdb.IOException):
@@ -153,7 +153,7 @@ def test_the_old_catalog_stays_when_a_build_fails(results):
     assert not list(results.glob(".*"))
 
 
-def test_a_cohort_without_slides_still_has_its_tables(tmp_path):
+def test_an_empty_cohort_has_all_tables(tmp_path):
     nothing = {"manifests": [], "tissue": [], "quality": [], "annotations": [], "splits": {}, "predictions": {}}
     build_catalog(tmp_path / "c.duckdb", **nothing, tables={})
     with duckdb.connect(tmp_path / "c.duckdb", read_only=True) as base:

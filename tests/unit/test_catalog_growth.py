@@ -1,4 +1,4 @@
-"""What a growing catalog promises: whatever happened to the cohort, it equals the one built from nothing."""
+"""Tests of incremental builds: after any change of the cohort the catalog equals one built from scratch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 STAGES = ("manifests", "tissue", "quality", "annotations")
 SLIDES = st.sampled_from(["a", "b.1", "c", "d'e"])
 COHORTS = st.lists(st.dictionaries(SLIDES, st.integers(0, 2), min_size=1), min_size=2, max_size=4)
-"""Cohorts one after another: for each slide the version of its files."""
+"""Successive cohorts: for each slide the version of its files."""
 
 
 def patches(version: int) -> pa.Table:
@@ -30,7 +30,7 @@ def patches(version: int) -> pa.Table:
 
 
 def write(root: Path, cohort: dict[str, int]) -> dict:
-    """The files of a cohort; those already there in the right version are left alone. Returns the arguments."""
+    """Write the files of a cohort, except those that exist in the right version; return the arguments of the build."""
     for slide, version in cohort.items():
         stamp = root / f"{slide}.version"
         if stamp.is_file() and stamp.read_text() == str(version):
@@ -53,7 +53,7 @@ def write(root: Path, cohort: dict[str, int]) -> dict:
 
 
 def content(path: Path) -> dict[str, list]:
-    """Every table and view: columns with types, and rows in a fixed order."""
+    """Return every table and view: columns with types, and rows in a fixed order."""
     with duckdb.connect(path, read_only=True) as base:
         names = [name for (name,) in base.execute("SHOW TABLES").fetchall()]
         assert {"slides", "patches_x", "patches_x_kept", "predictions_t", "class_balance_x"} <= set(names)
@@ -73,7 +73,7 @@ def grow(root: Path, arguments: dict, *, code: str = "1") -> Recall:
 
 @given(cohorts=COHORTS)
 @settings(max_examples=12, deadline=None)
-def test_a_grown_catalog_equals_one_built_from_nothing(cohorts):
+def test_an_incremental_catalog_equals_one_built_from_scratch(cohorts):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for cohort in cohorts:
@@ -92,32 +92,32 @@ def grown(tmp_path):
     return arguments
 
 
-def test_one_changed_slide_opens_only_its_files(grown, tmp_path, caplog):
+def test_after_a_change_of_one_slide_only_its_files_are_read(grown, tmp_path, caplog):
     caplog.set_level("INFO")
     arguments = write(tmp_path, {"a": 0, "b.1": 1, "c": 0, "d'e": 0})
     assert grow(tmp_path, arguments).read == 2 * len(STAGES)
-    assert "patches_x: 2 of 4 files read" in caplog.text
-    assert "predictions_t: 4 of 8 files read" in caplog.text
+    assert "patches_x: read 2 of 4 files" in caplog.text
+    assert "predictions_t: read 4 of 8 files" in caplog.text
 
 
-def test_rows_of_other_code_or_of_a_catalog_that_was_written_to_are_not_taken_over(grown, tmp_path, caplog):
+def test_rows_of_other_code_or_of_a_modified_catalog_are_not_reused(grown, tmp_path, caplog):
     caplog.set_level("INFO")
     grow(tmp_path, grown, code="2")
-    assert "patches_x: 3 of 3 files read" in caplog.text
+    assert "patches_x: read 3 of 3 files" in caplog.text
     caplog.clear()
     with duckdb.connect(tmp_path / "grown.duckdb") as base:
         base.execute("DELETE FROM patches_x")
     grow(tmp_path, grown, code="2")
-    assert "was written to since it was built" in caplog.text
-    assert "patches_x: 3 of 3 files read" in caplog.text
+    assert "was modified after it was built" in caplog.text
+    assert "patches_x: read 3 of 3 files" in caplog.text
 
 
-def test_an_unusable_previous_catalog_costs_time_only(grown, tmp_path, caplog):
+def test_an_unusable_previous_catalog_is_ignored(grown, tmp_path, caplog):
     memory = tmp_path / "memory.duckdb"
     memory.unlink()
     memory.write_bytes(b"no catalog")
     memory.with_suffix(".stamp").write_text(repr((memory.stat().st_size, memory.stat().st_mtime_ns)))
     grow(tmp_path, grown)
-    assert "is unusable" in caplog.text
+    assert "cannot be used" in caplog.text
     build_catalog(tmp_path / "new.duckdb", **grown)
     assert content(tmp_path / "grown.duckdb") == content(tmp_path / "new.duckdb")

@@ -1,4 +1,4 @@
-"""What the cohort room promises: no patient in two roles, the same folds every time, strata kept."""
+"""Tests of fold assignment: one role per patient, reproducible folds, preserved strata."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -49,7 +49,7 @@ def test_cross_validation_tests_every_slide_once(counts, folds):
 
 
 @given(st.lists(st.sampled_from(["low", "high"]), min_size=20, max_size=80), st.integers(0, 9))
-def test_the_test_share_of_each_stratum_is_kept_to_one_patient(labels, seed):
+def test_the_test_share_of_each_stratum_is_correct_within_one_patient(labels, seed):
     slides = cohort([1] * len(labels), labels)
     found = assign(slides, Split(test=0.3, stratify=["grade"]), seed=seed, task="t")
     for grade in set(labels):
@@ -58,20 +58,20 @@ def test_the_test_share_of_each_stratum_is_kept_to_one_patient(labels, seed):
         assert abs(tested - 0.3 * len(members)) <= 1
 
 
-def test_the_same_seed_gives_the_same_roles_whatever_the_order_of_rows():
+def test_the_same_seed_gives_the_same_roles_for_any_order_of_rows():
     slides = cohort([2] * 20)
     one = assign(slides, Split(), seed=3, task="t")
     assert one == assign(slides[::-1], Split(), seed=3, task="t")
     assert one != assign(slides, Split(), seed=4, task="t")
 
 
-def test_a_new_patient_moves_at_most_a_few_others():
+def test_a_new_patient_changes_the_roles_of_at_most_a_few_others():
     before = {a.patient_id: a.role for a in assign(cohort([1] * 100), Split(), seed=0, task="t")}
     after = {a.patient_id: a.role for a in assign(cohort([1] * 101), Split(), seed=0, task="t")}
     assert sum(after[p] != role for p, role in before.items()) <= 3
 
 
-def test_a_slide_to_predict_changes_nothing_for_the_others():
+def test_a_slide_to_predict_does_not_change_other_roles():
     slides = cohort([1] * 20)
     before = assign(slides, Split(), seed=0, task="t")
     new = Slide("new", "new.svs", "p999", split="predict")
@@ -80,12 +80,12 @@ def test_a_slide_to_predict_changes_nothing_for_the_others():
     assert [a.role for a in after if a.slide_id == "new"] == ["predict"]
 
 
-def test_roles_in_the_sheet_stand():
+def test_roles_in_the_sheet_are_kept():
     slides = [Slide(f"s{i}", "x", f"p{i}", split=role) for i, role in enumerate(["train", "val", "test", "train"])]
     assert [a.role for a in assign(slides, Split(), seed=0, task="t")] == ["train", "val", "test", "train"]
 
 
-def test_a_sheet_of_training_and_test_patients_alone_lends_validation_some_of_the_training_ones():
+def test_validation_patients_are_taken_from_the_training_patients_if_the_sheet_gives_none():
     given = ["train"] * 10 + ["test"] * 4
     slides = [Slide(f"s{i:02}", "x", f"p{i}", split=role) for i, role in enumerate(given)]
     found = [a.role for a in assign(slides, Split(val=0.2), seed=0, task="t")]
@@ -93,13 +93,13 @@ def test_a_sheet_of_training_and_test_patients_alone_lends_validation_some_of_th
     assert sorted(found[:10]) == ["train"] * 8 + ["val"] * 2
 
 
-def test_a_patient_in_two_roles_of_the_sheet_is_a_leak():
+def test_a_patient_with_two_roles_in_the_sheet_is_refused():
     slides = [Slide("a", "x", "p", split="train"), Slide("b", "x", "p", split="test")]
     with pytest.raises(ConfigError, match="patient p: a in train, b in test"):
         assign(slides, Split(), seed=0, task="t")
 
 
-def test_too_few_patients_is_an_error_with_advice():
+def test_too_few_patients_is_an_error_with_a_remedy():
     with pytest.raises(ConfigError, match="no patient left for"):
         assign(cohort([5, 5]), Split(), seed=0, task="t")
 
@@ -117,8 +117,8 @@ def grading(**split) -> Task:
 
 
 @given(st.integers(3, 6), st.integers(2, 3), st.integers(0, 20))
-def test_every_fold_learns_and_tests_a_class_of_few_one_slide_patients(rare, folds, seed):
-    # One class has many patients with many slides, the other a few with one slide each.
+def test_every_fold_trains_and_tests_on_a_class_of_few_patients_with_one_slide(rare, folds, seed):
+    # One class has many patients with many slides, the other has a few patients with one slide each.
     slides = [
         *graded(["low"] * 30, slides=3),
         *(
@@ -133,7 +133,7 @@ def test_every_fold_learns_and_tests_a_class_of_few_one_slide_patients(rare, fol
             assert {grade[a.slide_id] for a in found if (a.fold, a.role) == (fold, role)} == {"low", "high"}
 
 
-def test_a_class_that_no_fold_can_learn_is_named_with_its_patients():
+def test_a_class_without_training_patient_is_named_with_its_patients():
     slides = [replace(s, split="test") if s.labels["grade"] == "high" else s for s in graded(["low"] * 10 + ["high"])]
     with pytest.raises(ConfigError, match=r"fold 0: high; its patients: p10 \(test\)"):
         assign_task(slides, grading(), seed=0, name="t")

@@ -1,4 +1,4 @@
-"""Owns the tests of drawing patches: repeatable by counter, balanced as asked."""
+"""Tests of patch sampling: reproducible draws with the configured balance."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ counters = st.integers(0, 2**31)
 
 
 @given(seed=counters, worker=st.integers(0, 64), step=counters)
-def test_a_draw_depends_on_seed_worker_and_step_alone(seed: int, worker: int, step: int) -> None:
+def test_a_draw_depends_only_on_seed_worker_and_step(seed: int, worker: int, step: int) -> None:
     sampler = Sampler.from_weights(np.ones(1000), seed=seed)
     sampler.draw(step + 1, 8, worker=worker)
     again = Sampler.from_weights(np.ones(1000), seed=seed)
     assert np.array_equal(sampler.draw(step, 8, worker=worker), again.draw(step, 8, worker=worker))
 
 
-def test_neighbouring_counters_give_different_streams() -> None:
+def test_adjacent_counters_give_different_streams() -> None:
     streams = [
         counter_rng(seed, worker=worker, step=step, stream=stream).random(4)
         for seed in (0, 1)
@@ -31,7 +31,7 @@ def test_neighbouring_counters_give_different_streams() -> None:
     assert len({tuple(numbers) for numbers in streams}) == 16
 
 
-def test_area_balance_draws_patches_as_they_come() -> None:
+def test_area_balance_draws_all_patches_with_equal_probability() -> None:
     weights = balance_weights(slide=np.array([0, 0, 0, 1]), group=np.array([0, 0, 0, 1]), balance="area")
     assert weights == pytest.approx([0.25] * 4)
 
@@ -46,14 +46,14 @@ def test_class_balance_gives_each_class_the_same_total_and_leaves_out_unlabelled
     assert weights == pytest.approx([1 / 6] * 3 + [0.5, 0])
 
 
-def test_class_shares_are_met() -> None:
+def test_class_shares_are_respected() -> None:
     weights = balance_weights(
         slide=np.zeros(4, int), group=np.array([0, 0, 0, 1]), balance="class", shares={0: 0.9, 1: 0.1}
     )
     assert weights == pytest.approx([0.3, 0.3, 0.3, 0.1])
 
 
-def test_drawn_classes_follow_the_shares() -> None:
+def test_the_classes_drawn_follow_the_shares() -> None:
     group = np.repeat([0, 1], [9900, 100])
     weights = balance_weights(slide=np.zeros(10000, int), group=group, balance="class", shares={0: 0.7, 1: 0.3})
     sampler = Sampler.from_weights(weights, seed=3)
@@ -61,7 +61,7 @@ def test_drawn_classes_follow_the_shares() -> None:
     assert drawn.mean() == pytest.approx(0.3, abs=0.02)
 
 
-def test_rare_structures_are_drawn_on_purpose() -> None:
+def test_rare_structures_are_drawn_with_their_share() -> None:
     contains = np.zeros(1000, bool)
     contains[7] = True
     weights = mix_containing(np.full(1000, 1 / 1000), [(contains, 0.25)])
@@ -88,7 +88,7 @@ def test_patches_of_weight_zero_are_never_drawn(weights: list[float]) -> None:
 
 
 @pytest.mark.parametrize("weights", [[], [0.0, 0.0], [np.nan]])
-def test_a_sampler_without_anything_to_draw_is_an_error(weights: list[float]) -> None:
+def test_a_sampler_without_positive_weights_is_an_error(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="no patch"):
         Sampler.from_weights(np.array(weights), seed=0)
 
@@ -100,7 +100,7 @@ def test_a_replacement_draw_differs_by_attempt_and_is_repeatable() -> None:
     assert draws == [sampler.redraw(9, worker=0, slot=3, attempt=attempt) for attempt in range(4)]
 
 
-def test_chosen_subset_is_fixed_sorted_and_without_repeats() -> None:
+def test_a_chosen_subset_is_fixed_sorted_and_without_repeats() -> None:
     subset = choose(50, 1000, seed=1)
     assert len(set(subset.tolist())) == 50
     assert np.array_equal(subset, np.sort(subset))

@@ -1,4 +1,4 @@
-"""Owns the tests of stain normalisation: per slide, to a real slide, remembered, and never bending glass."""
+"""Tests of stain normalisation: per slide, to a real slide, reproducible, and without effect on glass."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ OTHER_STAINS = np.array([[0.55, 0.76, 0.35], [0.14, 0.92, 0.37]])
 
 @pytest.fixture(scope="module")
 def amounts(data: Path) -> np.ndarray:
-    """Amounts of two stains, (512, 512, 2), as they are in real tissue."""
+    """Amounts of two stains in real tissue, (512, 512, 2)."""
     image = tifffile.imread(data / "slides" / "CMU-1-Small-Region.svs")[600:1112, 600:1112]
     density = -np.log((image.astype(float) + 1) / 256)
     return np.clip(density @ np.linalg.pinv(STAINS), 0, None)
 
 
 def stained(amounts: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """The tissue as a laboratory with these stains would show it: uint8 (512, 512, 3)."""
+    """Render the tissue with these stains: uint8 (512, 512, 3)."""
     return np.clip(240 * np.exp(-amounts @ stains), 0, 255).astype(np.uint8)
 
 
@@ -59,7 +59,7 @@ def normaliser(method: str, image: np.ndarray, **slides: np.ndarray) -> StainNor
 
 
 @both
-def test_another_laboratorys_slide_gets_the_references_colours(tissue: np.ndarray, other: np.ndarray, method) -> None:
+def test_a_slide_of_another_laboratory_gets_the_colours_of_the_reference(tissue, other: np.ndarray, method) -> None:
     found = normaliser(method, tissue, other=other).apply(other, "other")
     before = np.abs(other.astype(int) - tissue).mean()
     assert before > 8
@@ -67,13 +67,13 @@ def test_another_laboratorys_slide_gets_the_references_colours(tissue: np.ndarra
 
 
 @both
-def test_the_reference_itself_hardly_changes(tissue: np.ndarray, method: str) -> None:
+def test_the_reference_itself_is_almost_unchanged(tissue: np.ndarray, method: str) -> None:
     found = normaliser(method, tissue, same=tissue).apply(tissue, "same")
     assert np.abs(found.astype(int) - tissue).mean() < 1.5
 
 
 @both
-def test_where_all_is_stained_the_result_is_torchstains(tissue: np.ndarray, other: np.ndarray, method: str) -> None:
+def test_on_stained_pixels_the_result_equals_torchstain(tissue: np.ndarray, other: np.ndarray, method: str) -> None:
     dark = (tissue.min(axis=2) < 199) & (other.min(axis=2) < 199)
     rows = int(dark.sum()) // 256
     first, second = (image[dark][: rows * 256].reshape(rows, 256, 3) for image in (tissue, other))
@@ -84,25 +84,25 @@ def test_where_all_is_stained_the_result_is_torchstains(tissue: np.ndarray, othe
     found = normaliser(method, first, second=second)
     computed = found.change(second.astype(np.float32), found.slides["second"])
     weight = np.minimum((255 - second.min(axis=2, keepdims=True)) / 55, 1)
-    # Theirs cuts fractions off.
+    # torchstain truncates fractions.
     assert np.abs(computed - (weight * (expected + 0.5) + (1 - weight) * second)).mean() < 0.7
     assert np.abs(found.apply(second, "second") - computed).mean() < 1
 
 
 @both
-def test_a_colour_of_a_slide_becomes_the_same_colour_in_every_patch(tissue: np.ndarray, other, method: str) -> None:
+def test_a_colour_is_changed_equally_in_every_patch_of_a_slide(tissue: np.ndarray, other, method: str) -> None:
     stain = normaliser(method, tissue, other=other)
     assert np.array_equal(stain.apply(other, "other")[:64, :64], stain.apply(other[:64, :64], "other"))
 
 
 @both
-def test_glass_stays_glass(tissue: np.ndarray, other: np.ndarray, method: str) -> None:
+def test_glass_is_unchanged(tissue: np.ndarray, other: np.ndarray, method: str) -> None:
     white = np.full((32, 32, 3), 255, np.uint8)
     assert np.array_equal(normaliser(method, tissue, other=other).apply(white, "other"), white)
 
 
 @both
-def test_a_slide_with_too_little_stain_is_left_as_it_is(tissue: np.ndarray, method: str) -> None:
+def test_a_slide_with_too_little_stain_is_unchanged(tissue: np.ndarray, method: str) -> None:
     pale = np.full((64, 64, 3), 230, np.uint8)
     stain = normaliser(method, tissue, pale=pale)
     assert stain.slides == {"pale": None}
@@ -123,7 +123,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory):
 
 
 @both
-def test_what_is_learned_is_remembered_and_the_same_every_time(cohort, tmp_path: Path, method: str) -> None:
+def test_estimated_colours_are_cached_and_reproducible(cohort, tmp_path: Path, method: str) -> None:
     def fit(folder: Path, threads: int) -> dict:
         stain = fit_normaliser(method, cohort, reference_from=cohort[:2], memory=folder, threads=threads)
         return {"reference": stain.reference, "slides": stain.slides}
@@ -139,7 +139,7 @@ def test_what_is_learned_is_remembered_and_the_same_every_time(cohort, tmp_path:
 
 
 @both
-def test_training_and_prediction_normalise_alike_and_record_it(cohort, tmp_path: Path, method: str) -> None:
+def test_training_and_prediction_normalise_equally_and_record_it(cohort, tmp_path: Path, method: str) -> None:
     quick = {"steps": 4, "batch": 8, "validate_every": 4, "workers": 0}
     model = {"name": "test_resnet", "stain": method, "context": [2.0]}
     task = Task(grid=GRID_NAME, target={"classes": CLASSES}, model=model, train=quick)
@@ -158,7 +158,7 @@ def test_training_and_prediction_normalise_alike_and_record_it(cohort, tmp_path:
     assert learn_slide(predictor.stain, cohort[0]) == remembered["slides"]["s0"]
 
 
-def test_every_view_of_a_place_is_normalised_as_its_slide(cohort) -> None:
+def test_every_view_of_a_position_is_normalised_like_its_slide(cohort) -> None:
     patches = known_patches(cohort[:1], Task(grid=GRID_NAME, target={"classes": CLASSES}))
     stain = StainNormaliser("reinhard", reference={"mean": [50, 20, -20], "std": [10, 5, 5]})
     index = np.array([len(patches) // 2])
@@ -170,7 +170,7 @@ def test_every_view_of_a_place_is_normalised_as_its_slide(cohort) -> None:
         assert np.array_equal(found[0, ..., view], stain.apply(plain[0, ..., view], "s0"))
 
 
-def test_real_nuclei_images_come_nearer_to_each_other(data: Path) -> None:
+def test_images_of_real_nuclei_become_more_similar(data: Path) -> None:
     paths = sorted((data / "nuclei").glob("*.png"))[:2]
     first, second = (np.asarray(Image.open(path).convert("RGB"))[:256, :256] for path in paths)
     for method in METHODS:
@@ -181,7 +181,8 @@ def test_real_nuclei_images_come_nearer_to_each_other(data: Path) -> None:
 
 @both
 def test_processes_share_the_tables_of_many_slides(method: str, tissue: np.ndarray, other: np.ndarray) -> None:
-    """A table filled in by a forked process is there for all; slides beyond the room are computed, nearly the same."""
+    """A table filled by a forked process is visible to all. Slides without a table are computed, with nearly equal
+    results."""
     stain = normaliser(method, tissue, a=other, b=tissue)
     alone = stain.apply(other, "a")
     stain.share()

@@ -244,6 +244,6 @@ def test_every_mistake_is_listed_before_any_job_starts(workshop):
     done = workshop.snakemake(check=False)
     assert done.returncode != 0
     message = done.stdout + done.stderr
-    assert "no file nowhere.svs" in message
-    assert "is given 2 times" in message
+    assert "file nowhere.svs does not exist" in message
+    assert "appears 2 times" in message
     assert "Traceback" not in message

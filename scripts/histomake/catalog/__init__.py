@@ -1,1 +1,1 @@
-"""The cohort's DuckDB database."""
+"""The catalog: a DuckDB database of the cohort."""

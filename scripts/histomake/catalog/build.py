@@ -1,4 +1,4 @@
-"""Owns the catalog: one DuckDB file in which the cohort's slides, patches, splits and predictions can be queried."""
+"""The catalog: one DuckDB file for queries about the cohort's slides, patches, splits and predictions."""
 
 from __future__ import annotations
 
@@ -56,24 +56,24 @@ def build_catalog(
     memory_mb: int = 4000,
     threads: int = 2,
 ) -> None:
-    """Build the catalog aside and put it in place when it is whole.
+    """Build the catalog in a temporary file and move it to ``path`` when it is complete.
 
-    Parquet files are streamed into it, so memory stays near ``memory_mb`` whatever the size of the cohort. Rows of
-    files that are as the previous build found them are taken from its catalog: the same rows, without opening
-    thousands of files.
+    Parquet files are streamed, so memory stays near ``memory_mb`` for a cohort of any size. Rows of files that are
+    unchanged since the previous build are copied from its catalog. They are identical, and thousands of files need
+    not be opened.
 
     Args:
-        path: the DuckDB file.
-        manifests, tissue, quality, annotations: per-slide JSON records; quarantined ones fill ``quarantine``.
-        tables: patch tables ``{slide}.parquet`` by grid.
-        splits: split file by task.
-        predictions: prediction files ``fold{k}/{slide}.parquet`` by task.
+        path: The DuckDB file.
+        manifests, tissue, quality, annotations: JSON records per slide; quarantined ones fill ``quarantine``.
+        tables: Patch tables ``{slide}.parquet`` by grid.
+        splits: Split file by task.
+        predictions: Prediction files ``fold{k}/{slide}.parquet`` by task.
         sheet: slide_id, patient_id, site and labels of every slide.
-        recall: the records read by the previous build.
-        previous: where the previous build left its catalog, and where this one is left for the next.
-        code: digest of the code; rows that other code wrote are not taken over.
-        memory_mb: limit of the database engine.
-        threads: threads of the database engine.
+        recall: Cache of the records read by the previous build.
+        previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
+        code: Digest of the code; rows written by other code are not reused.
+        memory_mb: Memory limit of the database engine.
+        threads: Number of threads of the database engine.
     """
     recall = recall or Recall()
     records = (recall.records(paths) for paths in (manifests, annotations, tissue, quality))
@@ -81,7 +81,7 @@ def build_catalog(
     with atomic_file(path) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".duckdb-") as spill:
         settings = {"memory_limit": f"{memory_mb}MB", "threads": threads, "temp_directory": spill}
         with duckdb.connect(aside, config=settings) as base:
-            # Keeping files in order would buffer them whole; rows carry slide and position instead.
+            # Preserving the order would buffer whole files. Rows contain slide and position instead.
             base.execute("SET preserve_insertion_order = false")
             base.execute("SET enable_progress_bar = false")
             base.execute(f"CREATE TYPE slide AS ENUM ({literals(sorted(stages['convert']))})")
@@ -108,7 +108,7 @@ def _add(base: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
 
 
 def _slides(stages: Mapping[str, Mapping[str, Record]], sheet: Iterable[SheetRow]) -> pa.Table:
-    """One row per slide: the sheet's columns, the manifest's, and figures of tissue and quality (null if missing)."""
+    """Return one row per slide with columns of the sheet, the manifest, tissue and quality; null if missing."""
     people = {slide: (patient, site, labels) for slide, patient, site, labels in sheet}
     label_columns = sorted({column for _, _, labels in people.values() for column in labels})
     rows: list[Record] = []
@@ -132,13 +132,13 @@ def _slides(stages: Mapping[str, Mapping[str, Record]], sheet: Iterable[SheetRow
 
 
 def _tiles(manifest: Record) -> str | None:
-    """How the store's full-resolution tiles came about: "copied", or the codec they were encoded anew with."""
+    """Return the origin of the full-resolution tiles: "copied", or the codec with which they were re-encoded."""
     levels = manifest.get("levels")
     return levels and ("copied" if levels[0]["passthrough"] else levels[0]["codec"])
 
 
 def _annotations(records: Iterable[Record]) -> pa.Table:
-    """One row per slide and annotated class; area in level-0 pixels. Masks count pixels, not regions."""
+    """Return one row per slide and annotated class. Areas are in level-0 pixels; masks have no number of regions."""
     rows = [
         {
             "slide_id": record["slide_id"],
@@ -171,9 +171,9 @@ def _add_splits(base: duckdb.DuckDBPyConnection, splits: Mapping[str, Path | str
 
 
 def _add_patches(growth: Growth, grid: str, files: Sequence[Path | str]) -> None:
-    """``patches_<grid>``, ``patches_<grid>_kept`` and ``class_balance_<grid>``.
+    """Create ``patches_<grid>``, ``patches_<grid>_kept`` and ``class_balance_<grid>``.
 
-    Slide and reason are ENUMs: two bytes and one a row, and grouped without hashing strings.
+    Slide and reason are ENUMs, which take two bytes and one byte per row and are grouped without hashing strings.
     """
     if not files:
         return
@@ -197,7 +197,7 @@ def _add_patches(growth: Growth, grid: str, files: Sequence[Path | str]) -> None
 
 
 def _add_predictions(growth: Growth, task: str, files: Sequence[Path | str]) -> None:
-    """``predictions_<task>``: fold and slide come from each file's place, everything else from its columns."""
+    """Create ``predictions_<task>``. Fold and slide come from each file's path, all other values from its columns."""
     if files:
         growth.fill(
             f"predictions_{task}",

@@ -1,4 +1,4 @@
-"""Owns what one build of the catalog leaves to the next, so that a new slide does not open the files of all others."""
+"""Reuse of rows between builds of the catalog, so that a new slide does not make it read the files of all others."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ CREATE SCHEMA build;
 CREATE TABLE build.sources ("table" VARCHAR, path VARCHAR, size BIGINT, mtime_ns BIGINT, slide VARCHAR, fold SMALLINT);
 CREATE TABLE build.code (digest VARCHAR);
 """
-"""What the next build must know of this one: which files its rows came from, and which code wrote them."""
+"""Information for the next build: the files from which the rows were read, and the code that wrote them."""
 
 SAME = """
 SELECT path, fold, enum_code(old.slide_id) AS code, slide::slide AS slide_id
 FROM previous.build.sources SEMI JOIN build.sources USING ("table", path, size, mtime_ns)
 JOIN previous.slides old ON old.slide_id::VARCHAR = slide
 """
-"""Unchanged files, and the number that each one's slide had before: rows are told apart by it, without their names."""
+"""Unchanged files and the ENUM number of each slide in the previous catalog. Joins use the number, not the name."""
 
 SLIDE = "parse_filename(filename, true)::slide AS slide_id"
 FOLD = r"nullif(regexp_extract({path}, 'fold(\d+)[/\\][^/\\]+$', 1), '')::SMALLINT"
-"""Slide and fold of a file, which its name and its folder tell."""
+"""SQL expressions for slide and fold of a file, from its name and folder."""
 
 log = logging.getLogger(__name__)
 
 
 def literals(values: Iterable[object]) -> str:
-    """SQL string literals; statements that name files or types cannot take bound parameters."""
+    """Return SQL string literals; statements that name files or types do not support bound parameters."""
     return ", ".join("'" + str(value).replace("'", "''") + "'" for value in values)
 
 
 class Growth:
-    """The catalog being built and, if its rows may be taken over, the one before.
+    """The catalog being built and, if its rows can be reused, the previous one.
 
-    Rows of a file are taken over when the file has the size and time it was read with, and the code is the same. The
-    previous catalog is a second name of the file that users see; once somebody has written into it, it is not used.
+    Rows of a file are reused if its size and modification time are unchanged and the code is the same. The previous
+    catalog is a hard link to the file that users see; if that file has been modified since, it is not used.
 
     Args:
-        base: the catalog being built.
-        previous: where the last build left its catalog; None to read every file and leave nothing.
-        code: digest of the code that builds.
+        base: The catalog being built.
+        previous: Where the last build kept its catalog; None to read every file and keep nothing.
+        code: Digest of the current code.
     """
 
     def __init__(self, base: duckdb.DuckDBPyConnection, previous: Path | None, code: str) -> None:
@@ -62,7 +62,7 @@ class Growth:
             return False
         stamp = self._stamp_file
         if not stamp.is_file() or stamp.read_text() != self._stamp():
-            log.warning("%s was written to since it was built; every file is read", self.previous)
+            log.warning("%s was modified after it was built; reading all files", self.previous)
             return False
         try:
             self.base.execute(f"ATTACH {literals([self.previous])} AS previous (READ_ONLY)")
@@ -70,7 +70,7 @@ class Growth:
                 return True
             self.base.execute("DETACH previous")
         except duckdb.Error as error:
-            log.warning("%s is unusable (%s); every file is read", self.previous, error)
+            log.warning("%s cannot be used (%s); reading all files", self.previous, error)
         return False
 
     @property
@@ -85,8 +85,12 @@ class Growth:
     ) -> None:
         """Create ``table`` from Parquet files.
 
-        ``columns`` selects from a file; ``retyped`` replaces columns of the previous catalog, whose types are its own;
-        ``by_fold``: a slide has a file per fold.
+        Args:
+            table: Name of the table.
+            files: Parquet files.
+            columns: SELECT list for a file.
+            retyped: SQL that replaces columns of the previous catalog, whose ENUM types differ.
+            by_fold: Whether there is one file per slide and fold instead of one per slide.
         """
         names = list(map(str, files))
         self._note_sources(table, names)
@@ -96,7 +100,7 @@ class Growth:
             start = f"INSERT INTO {table} BY NAME" if kept else f"CREATE TABLE {table} AS"
             source = f"read_parquet([{literals(changed)}], filename = true)"
             self.base.execute(f"{start} SELECT {columns} FROM {source}")  # noqa: S608
-        log.info("%s: %d of %d files read", table, len(changed), len(names))
+        log.info("%s: read %d of %d files", table, len(changed), len(names))
 
     def _note_sources(self, table: str, names: list[str]) -> None:
         found = stamps(names)
@@ -108,7 +112,7 @@ class Growth:
         self.base.unregister("incoming")
 
     def _take_over(self, table: str, retyped: str, *, by_fold: bool) -> set[str]:
-        """Create the table from the previous one's rows of unchanged files; returns these files."""
+        """Create the table from the rows of unchanged files in the previous catalog; return these files."""
         self.base.execute(f'CREATE OR REPLACE TEMP TABLE kept AS {SAME} WHERE "table" = ?', [table])
         kept = {path for (path,) in self.base.execute("SELECT path FROM kept").fetchall()}
         if kept:
@@ -120,12 +124,12 @@ class Growth:
         return kept
 
     def end(self) -> None:
-        """Let go of the previous catalog."""
+        """Detach the previous catalog."""
         if self._attached:
             self.base.execute("DETACH previous")
 
     def leave(self, path: Path) -> None:
-        """Keep the finished catalog for the next build: a second name, or a copy where files have but one."""
+        """Keep the finished catalog for the next build: as a hard link, or as a copy if links are not supported."""
         if self.previous is None:
             return
         self.previous.parent.mkdir(parents=True, exist_ok=True)

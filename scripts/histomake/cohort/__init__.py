@@ -1,1 +1,1 @@
-"""The slide sheet, patient-level folds, leakage and quarantine."""
+"""The slide sheet, patient-level folds, leakage checks and quarantine."""

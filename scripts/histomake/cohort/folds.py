@@ -1,7 +1,7 @@
-"""Owns who is trained on and who is tested on: patient-level folds.
+"""Patient-level folds: assignment of training, validation and test roles.
 
-Roles follow from the sheet and the seed alone, so they are known before any job runs. Patients are ordered by a keyed
-hash instead of a shuffle: adding one patient moves at most a patient per stratum, and not the whole cohort.
+Roles depend only on the sheet and the seed, so they are known before any job runs. Patients are ordered by a keyed
+hash instead of a shuffle: adding one patient changes the role of at most one patient per stratum.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from histomake.config import Split, Task
 
 
 def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) -> list[Assignment]:
-    """Roles for a task; slides without the task's label in the sheet can only be predicted.
+    """Assign roles for a task. Slides whose label for the task is empty in the sheet can only be predicted.
 
-    A class of the sheet is always stratified by. Raises ConfigError when, even so, a fold cannot learn a class.
+    A class in the sheet is always used for stratification. Raises ConfigError if a fold nevertheless has no training
+    patient of a class.
     """
     column = task.target.column
     rows = [replace(s, split="predict") if column and s.value(column) is None else s for s in slides]
@@ -31,23 +32,23 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
     missing = _unlearnable(assignments, {s.slide_id: classes_of(s, task) for s in rows}, task.target.classes)
     if missing:
         raise ConfigError(
-            f"task {name}: classes without a patient to learn from:\n"
+            f"task {name}: no training patient for these classes:\n"
             + "\n".join(missing)
-            + "\nAdd patients of the class, leave it out of target.classes, lower split.folds, or give roles in the "
-            "sheet's split column"
+            + "\nAdd patients of the class, remove it from target.classes, lower split.folds, or assign roles in the "
+            "split column of the sheet"
         )
     return assignments
 
 
 def classes_of(slide: Slide, task: Task) -> list[str]:
-    """The classes that the sheet gives a slide for a task."""
+    """Return the classes of a slide for a task, from the sheet."""
     value = slide.value(task.target.column or "") or ""
     found = value.split(",") if task.target.multi_label else [value]
     return [name.strip() for name in found if name.strip()]
 
 
 def _unlearnable(assignments: list[Assignment], classes: Mapping[str, list[str]], wanted: list[str]) -> list[str]:
-    """Folds and classes that no training slide has, with who has them."""
+    """Return the folds and classes without a training slide, with the patients of the class."""
     if all(a.role == "predict" for a in assignments):
         return []
     owners: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
@@ -65,7 +66,7 @@ def _unlearnable(assignments: list[Assignment], classes: Mapping[str, list[str]]
 
 
 def assign_unfitted(slides: Iterable[Slide], *, folds: int) -> list[Assignment]:
-    """Roles for a model that is already there: slides given for testing are tested, all others predicted."""
+    """Assign roles for a model that is already trained: slides with split "test" are tested, all others predicted."""
     rows = sorted(slides, key=lambda s: s.slide_id)
     return [
         Assignment(fold, s.slide_id, s.patient_id, "test" if s.split == "test" else "predict")
@@ -75,11 +76,11 @@ def assign_unfitted(slides: Iterable[Slide], *, folds: int) -> list[Assignment]:
 
 
 def assign(slides: Iterable[Slide], split: Split, *, seed: int, task: str) -> list[Assignment]:
-    """Give every slide a role in every fold.
+    """Assign a role to every slide in every fold.
 
-    Roles written in the sheet stand; the other patients are divided at random (seeded), stratified by the columns of
-    ``split.stratify``. Where the sheet knows training and test patients alone, validation patients are drawn from the
-    training ones. Raises ConfigError when a patient would be in two roles or there are too few patients.
+    Roles in the sheet are kept. The other patients are divided at random (seeded), stratified by the columns of
+    ``split.stratify``. If the sheet gives only training and test patients, validation patients are taken from the
+    training patients. Raises ConfigError if a patient would have two roles or there are too few patients.
     """
     rows = list(slides)
     patients: dict[str, list[Slide]] = defaultdict(list)
@@ -102,12 +103,12 @@ def _keyed(*parts: object) -> str:
 
 
 def _stratum(slides: list[Slide], columns: list[str]) -> tuple[str, ...]:
-    """A patient's stratum: for each column, all values its slides have."""
+    """Return a patient's stratum: for each column, all values of the patient's slides."""
     return tuple("+".join(sorted({s.value(c) or "" for s in slides})) for c in columns)
 
 
 def _fixed_roles(patients: Mapping[str, list[Slide]], task: str) -> dict[str, str]:
-    """Roles the sheet gives; a patient with slides in two of them is a leak."""
+    """Return the roles from the sheet; refuse patients whose slides have different roles."""
     fixed, leaks = {}, []
     for patient, slides in patients.items():
         given = {s.split for s in slides} - {None}
@@ -118,12 +119,12 @@ def _fixed_roles(patients: Mapping[str, list[Slide]], task: str) -> dict[str, st
         elif given:
             fixed[patient] = given.pop()
     if leaks:
-        raise ConfigError(f"task {task}: patients in two roles of the sheet's split column:\n" + "\n".join(leaks))
+        raise ConfigError(f"task {task}: patients with two roles in the split column:\n" + "\n".join(leaks))
     return fixed
 
 
 def _take(share: float, strata: Mapping[str, tuple[str, ...]], order: Mapping[str, str]) -> set[str]:
-    """``share`` of the patients, the same share of each stratum as nearly as whole patients allow."""
+    """Choose ``share`` of the patients, with the same share in each stratum as far as whole patients allow."""
     if not share or len(strata) < 2:
         return set()
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
@@ -140,7 +141,7 @@ def _take(share: float, strata: Mapping[str, tuple[str, ...]], order: Mapping[st
 
 
 def _folds(folds: int, strata: Mapping[str, tuple[str, ...]], order: Mapping[str, str]) -> dict[str, int]:
-    """Deal patients to folds, stratum by stratum, so that each fold gets its share of every stratum."""
+    """Distribute patients to folds, stratum by stratum, so that each fold gets its share of every stratum."""
     dealt = sorted(strata, key=lambda p: (strata[p], order[p]))
     return {patient: i % folds for i, patient in enumerate(dealt)}
 
@@ -153,7 +154,7 @@ def _fold_roles(
     fixed: Mapping[str, str],
     task: str,
 ) -> dict[str, str]:
-    """Role of every patient in one fold."""
+    """Return the role of every patient in one fold."""
     everyone, strata = strata, {p: s for p, s in strata.items() if p not in fixed}
     if split.folds == 1:
         fixed_test = any(role == "test" for role in fixed.values())
@@ -174,6 +175,6 @@ def _fold_roles(
             f"task {task}, fold {fold}: no patient left for {', '.join(sorted(missing))} "
             f"({len(everyone)} patients in the sheet); add patients, "
             + (f"lower tasks.{task}.split.folds, " if split.folds > 1 else "")
-            + "or give roles in the sheet's split column"
+            + "or assign roles in the split column of the sheet"
         )
     return roles

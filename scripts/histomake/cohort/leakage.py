@@ -1,6 +1,6 @@
-"""Owns the leakage gate: no patient and no slide is in two roles, and no model is tested on what it was made with.
+"""Leakage checks: no patient or slide has two roles, and no model is tested on slides it was trained with.
 
-Apart from `cohort`, which says who gets which role: models depend on the gate's code, and not on how roles are drawn.
+Separate from `folds`, which assigns roles: models depend on the code of the checks, not on the code of the assignment.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from histomake.base.errors import ConfigError
 
 FITTED = ("train", "val")
-"""Roles a model sees while it is made."""
+"""Roles of slides that are used to train a model, including validation."""
 
 JUDGED = (*FITTED, "test")
-"""Roles that no patient and no slide may have two of."""
+"""Roles of which a patient or a slide may have only one."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Assignment:
 
 
 def leaks(assignments: Iterable[Assignment], fingerprints: Mapping[str, str]) -> list[str]:
-    """Every way in which one fold's roles share a patient or the very same slide bytes; empty when clean.
+    """Return all cases in which different roles of one fold share a patient or identical slide files.
 
-    ``fingerprints``: slide id → digest of the slide's bytes (a slide without one is not compared).
+    ``fingerprints`` maps slide ids to digests of the slide files; slides without a digest are not compared.
     """
     seen: dict[tuple[int, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for a in assignments:
@@ -53,13 +53,13 @@ def refuse_leaks(found: list[str], task: str) -> None:
         raise ConfigError(
             f"task {task}: slides leak between roles:\n  "
             + "\n  ".join(found)
-            + "\nRemove the duplicates from the sheet, give the slides the same patient_id, or let slides that a "
-            "model has seen be predicted (split: predict) and not tested"
+            + "\nRemove the duplicates from the sheet, give the slides the same patient_id, or set split: predict for "
+            "slides that a model was trained with"
         )
 
 
 def seen_before(assignments: Iterable[Assignment], fingerprints: Mapping[str, str], seen: Iterable[str]) -> list[str]:
-    """Test slides whose bytes a model was made with; ``seen``: the beginnings of their digests that it remembers."""
+    """Return test slides that a model was trained with; ``seen`` lists the digest prefixes stored in the model."""
     known = set(seen)
     lengths = {len(beginning) for beginning in known}
     tested = {a.slide_id for a in assignments if a.role == "test"} & fingerprints.keys()

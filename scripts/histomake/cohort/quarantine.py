@@ -1,4 +1,4 @@
-"""Owns what happens to a bad slide: its record in place of a result, and how much of a cohort may be lost."""
+"""Quarantine of bad slides: their records in place of results, and the allowed share of lost slides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def attempt(stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The record of a slide's stage: what ``work`` returns, or the quarantine entry if the slide is bad."""
+    """Return the record of a slide's stage: the result of ``work``, or a quarantine entry if the slide is bad."""
     try:
         return work()
     except SlideError as error:
@@ -21,14 +21,14 @@ def attempt(stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def quarantined(*records: dict[str, Any]) -> dict[str, Any] | None:
-    """The first quarantine entry among the records of earlier stages, if any."""
+    """Return the first quarantine entry among the records of earlier stages, or None."""
     return next((record for record in records if record["status"] != "ok"), None)
 
 
 def collect(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry per quarantined slide, from its earliest stage; sorted by slide.
+    """Return one entry per quarantined slide, from its earliest stage, sorted by slide.
 
-    ``records`` come stage by stage, in the order of the workflow.
+    ``records`` must be ordered by stage, in the order of the workflow.
     """
     first: dict[str, dict[str, Any]] = {}
     for record in records:
@@ -38,7 +38,7 @@ def collect(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_loss(entries: list[dict[str, Any]], *, slides: int, max_share: float) -> None:
-    """Raise HistomakeError, naming every slide and reason, when more than ``max_share`` of the cohort is lost."""
+    """Raise HistomakeError with all slides and reasons if more than ``max_share`` of the cohort is quarantined."""
     if len(entries) <= max_share * slides:
         return
     listed = "\n".join(f"  {e['slide_id']} ({e['reason']}): {e['detail']}. {e['remedy']}" for e in entries)

@@ -1,4 +1,4 @@
-"""Owns the slide sheet: reading slides.tsv, and refusing a bad one with every offender in a single message."""
+"""Reader for the slide sheet (slides.tsv), with all problems of a bad sheet in a single message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Role = Literal["train", "val", "test", "predict"]
 
 @dataclass(frozen=True)
 class Slide:
-    """One row of the sheet. ``split`` is empty when the workflow is to choose the role."""
+    """One row of the sheet. ``split`` is empty if the workflow assigns the role."""
 
     slide_id: str
     path: str
@@ -38,12 +38,12 @@ class Slide:
     labels: dict[str, str] = field(default_factory=dict)
 
     def value(self, column: str) -> str | None:
-        """The sheet's value of a label column or of ``site``; None when empty."""
+        """Return the slide's value of a label column or of ``site``; None if the cell is empty."""
         return self.site if column == "site" else self.labels.get(column)
 
 
 def label_columns(config: Config, *, fitted: bool = False) -> set[str]:
-    """Sheet columns the configuration refers to, besides the standard ones; ``fitted``: for tasks that are trained."""
+    """Return the label columns that the configuration uses; with ``fitted``, only those of tasks that are trained."""
     columns: set[str] = set()
     for task in config.tasks.values():
         if fitted and task.trained:
@@ -55,17 +55,17 @@ def label_columns(config: Config, *, fitted: bool = False) -> set[str]:
 
 
 def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[str, Slide]:
-    """Read and check the sheet; slides by id, in the order of their ids.
+    """Read and check the sheet; return slides by id, sorted by id.
 
-    ``check_files`` asks the file system about every slide and annotation: done once by the main process, not by each
-    of its jobs. Raises ConfigError with all offenders at once.
+    ``check_files`` checks that every slide and annotation exists. The main process does this once; its jobs do not.
+    Raises ConfigError with all problems at once.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader((line for line in stream if not line.startswith("#")), delimiter="\t", restkey="\0")
             header, rows = list(reader.fieldnames or []), list(reader)
     except FileNotFoundError:
-        raise ConfigError(f"slide sheet {path} does not exist; name it under `sheet:` in config.yaml") from None
+        raise ConfigError(f"slide sheet {path} does not exist; set its path as `sheet:` in config.yaml") from None
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"slide sheet {path} is not UTF-8 text ({error.reason}); save it as tab-separated text"
@@ -86,7 +86,7 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[s
     if check_files:
         problems += _missing_files(slides)
     if not rows:
-        problems.append("it has no rows")
+        problems.append("the sheet has no rows")
     if problems:
         raise _sheet_error(path, problems)
     return {slide.slide_id: slide for slide in sorted(slides, key=lambda s: s.slide_id)}
@@ -99,24 +99,29 @@ def _sheet_error(path: Path | str, problems: list[str]) -> ConfigError:
 def _header_problems(header: list[str], labels: set[str], needed: set[str]) -> list[str]:
     known = {*REQUIRED, *OPTIONAL, *labels}
     problems = [f"column {c!r} is missing" for c in REQUIRED if c not in header]
-    problems += [f"column {c!r} is missing: a task or its split names it" for c in sorted(needed) if c not in header]
     problems += [
-        f"column {c!r} is unknown: no task uses it (name it in a task or remove it)" for c in header if c not in known
+        f"column {c!r} is missing, but is used by a task or its split" for c in sorted(needed) if c not in header
+    ]
+    problems += [
+        f"column {c!r} is unknown: use it in a task, or remove it from the sheet" for c in header if c not in known
     ]
     problems += [f"column {c!r} appears {n} times" for c, n in Counter(header).items() if n > 1]
     return problems
 
 
 def _parse_row(row: dict[str, str], labels: set[str]) -> tuple[Slide | None, list[str]]:
-    """The row as a Slide (None when even its id is unusable), and what is wrong with it."""
+    """Parse a row; return the slide, or None if the row is invalid, and the problems of the row."""
     faults = ["has more fields than the header"] if "\0" in row else []
     cell = {key: (value or "").strip() for key, value in row.items() if key != "\0"}
     if not SLIDE_ID.fullmatch(cell["slide_id"]):
-        faults.append(f"slide_id {cell['slide_id']!r} must be letters, digits, '.', '_' or '-', starting with no sign")
+        faults.append(
+            f"slide_id {cell['slide_id']!r} must consist of letters, digits, '.', '_' and '-', and must start with a "
+            "letter or digit"
+        )
     faults += [f"{column} is empty" for column in ("path", "patient_id") if not cell[column]]
-    faults += [f"{key} holds a control character" for key, value in cell.items() if not value.isprintable()]
+    faults += [f"{key} contains a control character" for key, value in cell.items() if not value.isprintable()]
     faults += [
-        f"{column} {cell[column]!r} holds a brace, which Snakemake takes for a wildcard; rename the file or link to it"
+        f"{column} {cell[column]!r} contains a brace, which is a wildcard in Snakemake; rename or link the file"
         for column in ("path", "annotation")
         if set("{}") & set(cell.get(column, ""))
     ]
@@ -125,14 +130,14 @@ def _parse_row(row: dict[str, str], labels: set[str]) -> tuple[Slide | None, lis
         try:
             mpp = Mpp(float(cell["mpp"]))
         except ValueError:
-            faults.append(f"mpp {cell['mpp']!r} is no number")
+            faults.append(f"mpp {cell['mpp']!r} is not a number")
         else:
             if not 0.05 <= mpp <= 100:
                 faults.append(f"mpp {mpp} is not between 0.05 and 100 µm per pixel")
     if cell.get("sha256") and not SHA256.fullmatch(cell["sha256"]):
         faults.append("sha256 must be 64 lower-case hexadecimal digits")
     if cell.get("split") and cell["split"] not in ROLES:
-        faults.append(f"split {cell['split']!r} is none of {', '.join(ROLES)}, or empty")
+        faults.append(f"split {cell['split']!r} is not one of {', '.join(ROLES)}; an empty cell is allowed too")
     if faults:
         return None, faults
     optional = {key: cell.get(key) or None for key in ("annotation", "sha256", "site", "split")}
@@ -141,16 +146,16 @@ def _parse_row(row: dict[str, str], labels: set[str]) -> tuple[Slide | None, lis
 
 
 def _cohort_problems(slides: list[Slide], config: Config) -> list[str]:
-    """What only the whole sheet shows: repeated ids, labels that cannot be learned."""
-    problems = [f"slide_id {i!r} is given {n} times" for i, n in Counter(s.slide_id for s in slides).items() if n > 1]
+    """Return problems of the whole sheet: duplicate ids, and labels that cannot be trained."""
+    problems = [f"slide_id {i!r} appears {n} times" for i, n in Counter(s.slide_id for s in slides).items() if n > 1]
     folded = Counter(i.casefold() for i in {s.slide_id for s in slides})
     problems += [
-        f"slide_ids equal but for case: {i!r}; some file systems cannot tell them apart"
+        f"slide_ids differ only in case: {i!r}; some file systems do not distinguish them"
         for i, n in folded.items()
         if n > 1
     ]
     known = {s.slide_id for s in slides}
-    # Where nothing is trained, the configuration may come from where it was, with places on slides that are not here.
+    # Without training, the configuration may be that of the training cohort, whose slides are not in this sheet.
     taken_over = bool(config.tasks) and all(task.trained for task in config.tasks.values())
     trains = any(s.split != "predict" for s in slides) and not taken_over
     problems += [
@@ -167,11 +172,11 @@ def _cohort_problems(slides: list[Slide], config: Config) -> list[str]:
         found = {s.value(column) for s in learned} - {None}
         if learned and not task.trained and len(found) < 2:
             values = ", ".join(sorted(map(str, found))) or "no value"
-            problems.append(f"task {name}: column {column!r} holds one class only ({values}); two are needed")
+            problems.append(f"task {name}: column {column!r} has a single class ({values}); at least two are needed")
         unknown = sorted(map(str, found - set(task.target.classes))) if task.target.classes else []
         if unknown:
             known = ", ".join(task.target.classes)
-            problems.append(f"task {name}: column {column!r} holds {unknown}, not among target.classes ({known})")
+            problems.append(f"task {name}: column {column!r} contains {unknown}, not in target.classes ({known})")
     return problems
 
 
@@ -179,7 +184,7 @@ def _missing_files(slides: Iterable[Slide]) -> list[str]:
     problems = []
     for slide in slides:
         if not Path(slide.path).exists():
-            problems.append(f"slide {slide.slide_id}: no file {slide.path}")
+            problems.append(f"slide {slide.slide_id}: file {slide.path} does not exist")
         if slide.annotation and not Path(slide.annotation).exists():
-            problems.append(f"slide {slide.slide_id}: no annotation file {slide.annotation}")
+            problems.append(f"slide {slide.slide_id}: annotation file {slide.annotation} does not exist")
     return problems

@@ -1,9 +1,9 @@
-"""Owns random changes of training patches: image and mask change together, each sample by its own seed.
+"""Data augmentation of training patches: image and mask change together, and each sample has its own parameters.
 
-Parameters are drawn on the CPU from the counter-based stream of the step; they are applied to whole batches on the
-training device, where every colour change of a sample is one 3x3 matrix and every spatial change one resampling.
-torchvision's transforms share one set of parameters per call and draw them from global state, so they can be neither
-batched per sample nor resumed bit for bit.
+Parameters are drawn on the CPU from the counter-based random stream of the step and applied to whole batches on the
+training device: all colour changes of a sample are one 3x3 matrix, and all spatial changes one resampling.
+torchvision's transforms are not used, because they share one set of parameters per call and draw them from global
+state. They can be neither batched per sample nor resumed bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from histomake.config import Augment
 
-# Chroma plane orthogonal to grey (YIQ, ITU-R BT.601): a hue change is a rotation within it.
+# Chroma plane orthogonal to grey (YIQ, ITU-R BT.601). A hue change is a rotation in this plane.
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 
@@ -28,16 +28,22 @@ OD_TO_HED = np.linalg.inv(HED_TO_OD)
 DARKEST = 1 / 255
 
 LATTICE = 8
-"""Points per edge of the elastic displacement lattice (histo-fetch)."""
+"""Number of points per edge of the lattice of elastic displacements (histo-fetch)."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Changes of n samples; what is switched off is None.
+    """Augmentation parameters of n samples; None for disabled changes.
 
-    turns: int64 (n,), quarter turns; flip: bool (n,); colour: float32 (n, 3, 4) on RGB; density: float32 (n, 3, 4)
-    on optical density; angle: float32 (n,), radians; lattice: float32 (n, 2, LATTICE, LATTICE), displacements in
-    half patches; sigma: float32 (n,), pixels; blur_radius: pixels that the widest possible blur reaches.
+    Attributes:
+        turns: int64 (n,), number of quarter turns.
+        flip: bool (n,).
+        colour: float32 (n, 3, 4), affine map of RGB.
+        density: float32 (n, 3, 4), affine map of optical density.
+        angle: float32 (n,), radians.
+        lattice: float32 (n, 2, LATTICE, LATTICE), displacements in half patches.
+        sigma: float32 (n,), pixels.
+        blur_radius: Radius of the kernel of the largest possible blur, in pixels.
     """
 
     turns: Tensor
@@ -50,14 +56,14 @@ class Parameters:
     blur_radius: int = 0
 
     def to(self, device: torch.device) -> Parameters:
-        """On ``device``, but for turns and flips: they choose what is computed, on the CPU."""
+        """Move to ``device`` all tensors except turns and flip, which are needed on the CPU for indexing."""
         stay = ("turns", "flip")
         tensors = {k: value for k, value in vars(self).items() if isinstance(value, Tensor) and k not in stay}
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
 def draw_parameters(config: Augment, count: int, rng: np.random.Generator) -> Parameters:
-    """Draw the changes of ``count`` samples. Every setting consumes randomness, so switching one off moves no other."""
+    """Draw the parameters of ``count`` samples. Disabled changes consume random numbers too, so others do not vary."""
     turns = rng.integers(0, 4, count)
     flip = rng.random(count) < 0.5
     colour = colour_matrices(config, rng.uniform(-1, 1, (count, 4)))
@@ -84,10 +90,10 @@ def _float(values: np.ndarray) -> Tensor:
 
 
 def colour_matrices(config: Augment, jitter: np.ndarray) -> np.ndarray:
-    """Affine colour maps, float64 (n, 3, 4), on RGB in [0, 1], from ``jitter`` in [-1, 1] (n, 4).
+    """Return affine colour maps, float64 (n, 3, 4), on RGB in [0, 1], from ``jitter`` in [-1, 1] (n, 4).
 
-    Brightness scales, contrast scales about mid-grey, saturation scales chroma about luma, hue rotates chroma;
-    composed as one matrix (Karras et al. 2020, "Training GANs with limited data", appendix B).
+    Brightness scales, contrast scales about mid-grey, saturation scales chroma about luma, and hue rotates chroma.
+    They are composed to one matrix (Karras et al. 2020, "Training GANs with limited data", appendix B).
     """
     brightness = 1 + config.brightness * jitter[:, 0]
     contrast = 1 + config.brightness * jitter[:, 1]
@@ -104,20 +110,20 @@ def colour_matrices(config: Augment, jitter: np.ndarray) -> np.ndarray:
 
 
 def density_matrices(strength: float, jitter: np.ndarray) -> np.ndarray:
-    """Affine maps of optical density, float64 (n, 3, 4), from ``jitter`` in [-1, 1] (n, 3, 2).
+    """Return affine maps of optical density, float64 (n, 3, 4), from ``jitter`` in [-1, 1] (n, 3, 2).
 
-    Each stain's density is scaled and shifted on its own (Tellez et al. 2018, eq. 1); the shift is a fifth of the
+    The density of each stain is scaled and shifted separately (Tellez et al. 2018, eq. 1). The shift is a fifth of the
     strength, because it also tints the glass.
     """
     scale = 1 + strength * jitter[:, :, 0]
     shift = strength / 5 * jitter[:, :, 1]
-    # Densities are row vectors: od · OD_TO_HED · diag(scale) · HED_TO_OD; transposed here to act on columns.
+    # Densities are row vectors: od · OD_TO_HED · diag(scale) · HED_TO_OD. The matrix is transposed to act on columns.
     matrix = np.einsum("ij,nj,jk->nki", OD_TO_HED, scale, HED_TO_OD)
     return np.concatenate([matrix, (shift @ HED_TO_OD)[:, :, None]], axis=2)
 
 
 def _lattice(strength: float, noise: np.ndarray) -> np.ndarray:
-    """Displacements with a fixed border, so that no patch shows what lies outside it (histo-fetch)."""
+    """Return displacements with a fixed border, so that a patch shows no pixels from outside (histo-fetch)."""
     displacement = 2 * strength * noise
     displacement[:, :, [0, -1]] = 0
     displacement[:, :, :, [0, -1]] = 0
@@ -125,9 +131,9 @@ def _lattice(strength: float, noise: np.ndarray) -> np.ndarray:
 
 
 def apply(images: Tensor, parameters: Parameters, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Change ``images`` float (n, 3k, h, h) in [0, 1] and, alike, ``masks`` int64 (n, h, h).
+    """Augment ``images`` float (n, 3k, h, h) in [0, 1] and ``masks`` int64 (n, h, h) with the same parameters.
 
-    Patches are square. Several views of one place come as groups of three channels and change alike.
+    Patches are square. Several views of one position are groups of three channels and change together.
     """
     images = _turn(images, parameters)
     if masks is not None:
@@ -141,7 +147,7 @@ def apply(images: Tensor, parameters: Parameters, masks: Tensor | None = None) -
 
 
 def _turn(batch: Tensor, parameters: Parameters) -> Tensor:
-    """Rotate by quarter turns and mirror each sample of (n, c, h, h), exactly (no resampling)."""
+    """Rotate each sample of (n, c, h, h) by quarter turns and mirror it, without resampling."""
     result = batch.clone()
     for turns in range(4):
         for flip in (False, True):
@@ -154,7 +160,7 @@ def _turn(batch: Tensor, parameters: Parameters) -> Tensor:
 
 
 def _resample(images: Tensor, masks: Tensor | None, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
-    """Rotate and bend in one resampling, mirrored at the border; masks take the nearest label."""
+    """Rotate and deform in one resampling, reflected at the border; masks use the nearest label."""
     count, _, height, width = images.shape
     zero = torch.zeros(count, device=images.device)
     angle = zero if parameters.angle is None else parameters.angle.to(images.device)
@@ -187,7 +193,7 @@ def _map_channels(maps: Tensor, views: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Gaussian blur of each sample by its own sigma (n,), along one axis after the other, mirrored at the border."""
+    """Blur each sample by a Gaussian with its own sigma (n,), one axis after the other, reflected at the border."""
     count, channels, height, width = images.shape
     distance = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)[:, None]) ** 2)

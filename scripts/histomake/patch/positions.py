@@ -1,4 +1,4 @@
-"""Owns where inside tissue a patch lies that need not be on the grid: a grid cell, moved at random."""
+"""Random patch positions inside tissue, off the grid: grid cells shifted at random."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 import pyarrow as pa
 
 USABLE = ("", "background")
-"""Cells whose tissue may be shown in part: not those left out for pen, blur, folds, edge or region."""
+"""Values of ``excluded`` whose tissue may appear in a shifted patch: not pen, blur, fold, edge or region."""
 
 TRIES = 8
 
 
 class TissueLattice:
-    """Tissue share of every grid cell of a slide, for asking how much tissue a patch between cells has."""
+    """Tissue share of every grid cell of a slide, to estimate the tissue share of patches between cells."""
 
     def __init__(self, table: pa.Table) -> None:
-        """``table``: the slide's whole patch table, excluded cells too."""
+        """Build the lattice from the slide's complete patch table, including excluded cells."""
         self.columns, column = np.unique(table["x"].to_numpy(), return_inverse=True)
         self.rows, row = np.unique(table["y"].to_numpy(), return_inverse=True)
         self.share = np.zeros((len(self.rows), len(self.columns)), np.float32)
@@ -24,12 +24,12 @@ class TissueLattice:
 
     @property
     def step(self) -> float:
-        """Distance of neighbouring cells in level-0 px."""
+        """Distance between adjacent cells in level-0 pixels."""
         axis = self.columns if len(self.columns) > 1 else self.rows
         return float(axis[-1] - axis[0]) / (len(axis) - 1) if len(axis) > 1 else 0.0
 
     def tissue(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Tissue share of patches at ``x``, ``y`` (level-0 px): the four nearest cells', weighted by overlap."""
+        """Return the tissue share of patches at ``x``, ``y`` (level-0 px), interpolated from the four nearest cells."""
         if self.step == 0:
             return np.full(len(x), self.share.flat[0] if self.share.size else 0.0)
         padded = np.pad(self.share, 1)
@@ -43,9 +43,10 @@ class TissueLattice:
 
 
 def move(lattice: TissueLattice, x: int, y: int, *, min_tissue: float, rng: np.random.Generator) -> tuple[int, int]:
-    """A place at most half a cell from the cell at ``x``, ``y`` with enough tissue; the cell itself if none is found.
+    """Shift the cell at ``x``, ``y`` by at most half a cell to a position with enough tissue.
 
-    Over cells drawn evenly the place is even over the tissue, as in histo-fetch, yet is found at once.
+    Returns the cell itself if no such position is found. If cells are drawn uniformly, positions are uniform over the
+    tissue, as in histo-fetch, but without a search.
     """
     shift = rng.uniform(-0.5, 0.5, (TRIES, 2)) * lattice.step
     candidates = np.rint(np.array([x, y]) + shift).astype(np.int64)

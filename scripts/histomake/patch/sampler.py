@@ -1,7 +1,7 @@
-"""Which patch is drawn at which step: weights over all usable patches, and draws from them.
+"""Random sampling of patches: weights over all usable patches, and reproducible draws from them.
 
-A draw is a pure function of (seed, worker, step), see `histomake.base.rng`. After histo-fetch, without its defects:
-weights may follow slide, area or class, and positions are looked up instead of searched for.
+A draw is a pure function of (seed, worker, step), see `histomake.base.rng`. The method follows histo-fetch, with two
+improvements: weights may depend on slide, area or class, and positions are looked up instead of searched for.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ Balance = Literal["class", "slide", "area"]
 def balance_weights(
     *, slide: np.ndarray, group: np.ndarray, balance: Balance, shares: Mapping[int, float] | None = None
 ) -> np.ndarray:
-    """Probability of each patch, float64 (n,), summing to 1.
+    """Return the probability of each patch, float64 (n,), summing to 1.
 
-    ``slide`` int (n,) and ``group`` int (n,) name each patch's slide and class (-1: none). "area" draws patches as
-    they come (every patch covers the same area), "slide" gives each slide the same total, "class" each class the
-    same total or the share given for it in ``shares``; patches without a class are then never drawn.
+    Args:
+        slide: int (n,), slide of each patch.
+        group: int (n,), class of each patch, -1 for none.
+        balance: "area" draws all patches with the same probability (every patch covers the same area), "slide" gives
+            each slide the same total probability, "class" each class. With "class", patches without a class are never
+            drawn.
+        shares: Total probability of each class in place of equal ones.
     """
     if balance == "area":
         return np.full(len(slide), 1.0 / len(slide))
@@ -40,14 +44,15 @@ def balance_weights(
 
 
 def mix_containing(weights: np.ndarray, structures: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
-    """Weights under which the given share of the draws is made among the patches that contain a structure.
+    """Return weights with which a given share of the draws is made from the patches that contain a structure.
 
-    ``structures``: for each, which patches contain it, bool (n,), and its share; the rest is drawn by ``weights``.
+    ``structures`` lists for each structure which patches contain it, bool (n,), and its share. All other draws follow
+    ``weights``.
     """
     mixed = (1.0 - sum(share for _, share in structures)) * weights
     for contains, share in structures:
         if not contains.any():
-            raise ValueError("no patch contains the structure that is to be drawn on purpose")
+            raise ValueError("no patch contains a structure that has a sampling share")
         mixed = mixed + share * contains / contains.sum()
     return mixed
 
@@ -61,27 +66,27 @@ class Sampler:
 
     @classmethod
     def from_weights(cls, weights: np.ndarray, *, seed: int) -> Sampler:
-        """A sampler over ``weights`` float (n,) ≥ 0, not necessarily normalised."""
+        """Create a sampler for ``weights`` float (n,) ≥ 0, which need not be normalised."""
         cumulative = np.cumsum(weights, dtype=np.float64)
         if not len(cumulative) or not np.isfinite(cumulative[-1]) or cumulative[-1] <= 0:
             raise ValueError("the sampler has no patch with a positive weight")
         return cls(cumulative / cumulative[-1], seed)
 
     def draw(self, step: int, count: int, *, worker: int = 0) -> np.ndarray:
-        """Indices int64 (count,) of the patches of one batch."""
+        """Return the indices of the patches of one batch, int64 (count,)."""
         return self.locate(counter_rng(self.seed, worker=worker, step=step).random(count))
 
     def redraw(self, step: int, *, worker: int, slot: int, attempt: int) -> int:
-        """One index in place of the ``slot``-th draw of a batch whose patch could not be read."""
+        """Return one index to replace the ``slot``-th draw of a batch if its patch could not be read."""
         seed = np.random.SeedSequence([self.seed, slot, attempt]).generate_state(1, np.uint64)[0]
         return int(self.locate(counter_rng(int(seed), worker=worker, step=step).random(1))[0])
 
     def locate(self, uniform: np.ndarray) -> np.ndarray:
-        """Indices int64 of the patches that own the points ``uniform`` in [0, 1) of the cumulative weights."""
+        """Return the indices, int64, of the patches at the points ``uniform`` in [0, 1) of the cumulative weights."""
         return np.searchsorted(self.cumulative, uniform, side="right").astype(np.int64)
 
 
 def choose(count: int, size: int, *, seed: int) -> np.ndarray:
-    """``min(count, size)`` different indices below ``size``, sorted: a fixed subset, such as for validation."""
+    """Choose ``min(count, size)`` different indices below ``size``, sorted; for fixed subsets such as validation."""
     order = counter_rng(seed, stream=ORDER).permutation(size)
     return np.sort(order[:count])

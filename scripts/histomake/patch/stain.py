@@ -1,7 +1,7 @@
-"""Owns stain normalisation: a slide's colours are learned once, from its own tissue, and brought to a reference's.
+"""Stain normalisation: the colours of each slide are estimated once from its tissue and mapped to a reference slide.
 
-Per slide and not per patch: a patch of mere fat or of mere lymphocytes has neither both stains nor the slide's spread
-of colours, and would be bent until it looked like an average patch.
+Colours are estimated per slide, not per patch. A patch with only fat or only lymphocytes has neither both stains nor
+the range of colours of the slide, and would be changed until it looks like an average patch.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNo
 
 Method = Literal["macenko", "reinhard"]
 Colours = dict[str, Any]
-"""What is learned of one slide, as plain numbers. macenko: ``stains`` (3, 2), optical densities of haematoxylin and
-eosin in R, G, B, and ``strong`` (2,), their 99th percentiles; reinhard: ``mean`` (3,) and ``std`` (3,) in CIELAB."""
+"""Colours of one slide as plain numbers. macenko: ``stains`` (3, 2), optical densities of haematoxylin and eosin in
+R, G, B, and ``strong`` (2,), their 99th percentiles; reinhard: ``mean`` (3,) and ``std`` (3,) in CIELAB."""
 
 GLASS = 200
-"""Pixels whose darkest channel is at least this are glass, from which no stain is learned."""
+"""Pixels whose darkest channel is at least this are glass and are not used to estimate colours."""
 
 MIN_PIXELS = 2_000
-"""Fewer stained pixels do not tell a slide's colours."""
+"""Smallest number of stained pixels from which the colours of a slide can be estimated."""
 
 LIGHT = 240.0
-"""Grey level of unhindered light in torchstain's optical densities."""
+"""Grey level of unabsorbed light in torchstain's optical densities."""
 
 CELLS = 64
 CELL = 256 // CELLS
-"""Levels of a channel that share a row of a slide's table of colours."""
+"""Number of adjacent levels of a channel that share a cell in a slide's colour table."""
 
 OWN_TABLES = 64
 SHARED_TABLES = 1_024
-"""Tables kept, of 1.5 MB each, by a process for itself and by the processes of one training together."""
+"""Largest number of tables, of 1.5 MB each, kept by one process and shared by the processes of one training."""
 
 
 def learn_colours(method: Method, pixels: np.ndarray) -> Colours | None:
-    """The colours of tissue ``pixels`` uint8 (…, 3) of one slide; None where too little is stained to tell.
+    """Estimate the colours of one slide from tissue ``pixels`` uint8 (…, 3); None if too few pixels are stained.
 
-    Macenko et al. 2009, Reinhard et al. 2001, both as torchstain fits them.
+    Methods: Macenko et al. 2009 and Reinhard et al. 2001, as fitted by torchstain.
     """
     pixels = pixels.reshape(-1, 3)
     stained = pixels[pixels.min(axis=1) < GLASS]
@@ -65,9 +65,9 @@ def _keys(method: Method) -> tuple[str, str]:
 
 
 def choose_reference(method: Method, slides: Mapping[str, Colours | None]) -> str | None:
-    """The slide whose colours are nearest to the median of all: a real slide, for a mean of stains is none.
+    """Choose the slide whose colours are nearest to the median of all slides; None if no colours are known.
 
-    None where no slide's colours are known.
+    A real slide is chosen because the mean of stain vectors is not a stain.
     """
     known = {name: colours for name, colours in sorted(slides.items()) if colours is not None}
     if not known:
@@ -78,7 +78,7 @@ def choose_reference(method: Method, slides: Mapping[str, Colours | None]) -> st
 
 
 class StainNormaliser:
-    """Brings patches of slides to ``reference``; ``slides``: what is learned of each, by its id."""
+    """Maps the colours of patches to ``reference``; ``slides`` holds the estimated colours of each slide by id."""
 
     def __init__(
         self, method: Method, *, reference: Colours, slides: Mapping[str, Colours | None] | None = None
@@ -89,10 +89,11 @@ class StainNormaliser:
         self._shared: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
 
     def share(self) -> None:
-        """Make room for the known slides' tables in memory that processes forked from now on share.
+        """Allocate the tables of the known slides in memory that is shared with processes forked later.
 
-        Whoever needs a slide first fills its table in; two at once write the same. In a shuffled batch every patch may
-        be of another slide, and a table takes longer than the patch's own pixels.
+        The first process that needs a slide fills its table. Two processes that do it at the same time write the same
+        values. Sharing pays because in a shuffled batch every patch may be from another slide, and computing a table
+        takes longer than computing the pixels of a patch.
         """
         known = [name for name, colours in sorted(self.slides.items()) if colours is not None][:SHARED_TABLES]
         cells = CELLS**3 * 3
@@ -101,11 +102,11 @@ class StainNormaliser:
         self._shared = {name: (tables[i], filled[i : i + 1]) for i, name in enumerate(known)}
 
     def apply(self, patch: np.ndarray, slide_id: str) -> np.ndarray:
-        """One patch uint8 (h, w, 3) of a slide in ``slides``, in the reference's colours.
+        """Normalise one patch, uint8 (h, w, 3), of a slide in ``slides``.
 
-        What is nearly glass stays nearly as it is: neither method says anything about unstained pixels. A slide whose
-        colours are not known is left as it is. As a slide's change depends on a pixel's colour alone, it is looked up
-        in a table of its shift at every CELLth level, within about one grey level of computing it.
+        Pixels that are nearly glass are nearly unchanged, because neither method is defined for unstained pixels. A
+        slide with unknown colours is unchanged. The change depends only on a pixel's colour, so it is looked up in a
+        table at every CELLth level; the result is within about one grey level of the exact computation.
         """
         colours = self.slides[slide_id]
         if colours is None:
@@ -118,7 +119,7 @@ class StainNormaliser:
         return np.clip(patch + shifts[cell], 0, 255).astype(np.uint8)
 
     def _shifts(self, slide_id: str, colours: Colours) -> np.ndarray | None:
-        """The slide's table; None of slides for which there is no shared room, the same in every process."""
+        """Return the table of a slide, or None if shared memory has no room for it, equally in all processes."""
         if self._shared is not None:
             if slide_id not in self._shared:
                 return None
@@ -134,26 +135,26 @@ class StainNormaliser:
         return self._own[slide_id]
 
     def _table(self, colours: Colours) -> np.ndarray:
-        """How far each cell of colours moves, int16 (CELLS³, 3)."""
+        """Compute the shift of each cell of colours, int16 (CELLS³, 3)."""
         centres = (np.arange(CELLS) * CELL + (CELL - 1) / 2).astype(np.float32)
         cube = np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), axis=-1).reshape(1, -1, 3)
         return np.rint(self.change(cube, colours) - cube)[0].astype(np.int16)
 
     def change(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
-        """Pixels float32 (h, w, 3) in 0 to 255 of a slide with ``colours``, in the reference's colours."""
+        """Normalise pixels, float32 (h, w, 3) in 0 to 255, of a slide with ``colours``."""
         changed = (self._macenko if self.method == "macenko" else self._reinhard)(pixels, colours)
         stained = np.minimum((255 - pixels.min(axis=2, keepdims=True)) / np.float32(255 - GLASS), 1)
         return stained * changed + (1 - stained) * pixels
 
     def _macenko(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
-        """Amounts of the slide's two stains, scaled to the reference's strength, mixed from the reference's stains."""
+        """Scale the amounts of the slide's stains to the reference's strength, and mix them from its stain vectors."""
         gain = np.asarray(self.reference["strong"]) / np.asarray(colours["strong"])
         mixing = np.asarray(self.reference["stains"]) @ np.diag(gain) @ np.linalg.pinv(np.asarray(colours["stains"]))
         density = -np.log((pixels + 1) / LIGHT)
         return LIGHT * np.exp(-(density @ mixing.T.astype(np.float32)))
 
     def _reinhard(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
-        """Mean and spread of each axis of CIELAB."""
+        """Match mean and standard deviation of each CIELAB axis."""
         lab = cv2.cvtColor(pixels / np.float32(255), cv2.COLOR_RGB2LAB)
         mean, std, to_mean, to_std = (
             np.asarray(values, np.float32)
