@@ -30,6 +30,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
 from histomake.model import reuse
+from histomake.pictures.kinds import PICTURED, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
 from histomake.cohort.sheet import SLIDE_ID, read_sheet
 
 try:
@@ -245,17 +246,10 @@ PREDICTED = ("test", "predict")
 # Loader processes that keep up with a GPU.
 LOADERS = 7
 
-# Only classifiers say how sure they are.
-VIEWS = {
-    "classification": ("prediction", "confidence", "truth"),
-    "regression": ("prediction", "truth"),
-    "segmentation": ("prediction", "truth"),
-}
 
-
-def tasks_of(*kinds):
-    """A pattern for the task wildcard of rules that serve some kinds of task only."""
-    return "|".join(name for name, settings in CONFIG.tasks.items() if settings.kind in kinds) or "no-task"
+def tasks_with_views(views):
+    """Wildcard constraint to the tasks that have exactly these views."""
+    return only([name for name, settings in CONFIG.tasks.items() if PICTURED[settings.kind].views == views])
 
 
 def view_pictures(*views):
@@ -284,7 +278,7 @@ def viewed_slides():
     for name, settings in CONFIG.tasks.items():
         for fold in folds(name):
             for s in slides_in(name, fold, "test", "predict"):
-                viewed[s].append([name, fold, settings.predict.aggregate, VIEWS[settings.kind]])
+                viewed[s].append([name, fold, settings.predict.aggregate, PICTURED[settings.kind].views])
     return dict(sorted(viewed.items()))
 
 

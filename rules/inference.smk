@@ -87,7 +87,7 @@ rule evaluate:
         mem_mb=memory(8000),
         runtime=minutes(30),
     params:
-        kind=lambda wildcards: task(wildcards).kind,
+        kind=lambda wildcards: task(wildcards).kind.value,
         target=lambda wildcards: task(wildcards).target.dump(),
         aggregate=lambda wildcards: task(wildcards).predict.aggregate,
         slides=lambda wildcards: entries(wildcards.task, "test"),

@@ -58,13 +58,13 @@ rule views:
         description="<results>/models/{task}/fold{fold}/model.json",
         predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
     output:
-        **view_pictures(*VIEWS["classification"]),
+        **view_pictures(*WITH_CONFIDENCE),
     log:
         "<logs>/views/{task}/fold{fold}/{slide}.log",
     benchmark:
         "<benchmarks>/views/{task}/fold{fold}/{slide}.tsv"
     wildcard_constraints:
-        task=tasks_of("classification"),
+        task=tasks_with_views(WITH_CONFIDENCE),
     conda:
         "../envs/slides.yaml"
     threads: 1
@@ -80,9 +80,9 @@ rule views:
 
 use rule views as views_of_other_tasks with:
     output:
-        **view_pictures(*VIEWS["regression"]),
+        **view_pictures(*WITHOUT_CONFIDENCE),
     wildcard_constraints:
-        task=tasks_of("regression", "segmentation"),
+        task=tasks_with_views(WITHOUT_CONFIDENCE),
 
 
 use rule views as region with:
@@ -99,7 +99,7 @@ use rule views as region with:
     benchmark:
         "<benchmarks>/region/{task}/fold{fold}/{slide}/{x}_{y}_{width}_{height}.tsv"
     wildcard_constraints:
-        task=tasks_of("classification", "regression", "segmentation"),
+        task=only(CONFIG.tasks),
         x=r"-?\d+",
         y=r"-?\d+",
         width=r"\d+",

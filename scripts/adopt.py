@@ -5,9 +5,10 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job
 from histomake.base.errors import HistomakeError
-from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.files import atomic_file, write_json
 from histomake.config import parse_config
 from histomake.learn.inference.predict import load_model
+from histomake.model.description import read_description
 from histomake.model.reuse import misfits, taken_over
 
 
@@ -22,7 +23,7 @@ def main(snakemake):
         load_model(folder, threads=snakemake.threads)
         with atomic_file(snakemake.output.weights) as aside:
             shutil.copyfile(snakemake.input.weights, aside)
-        write_json(snakemake.output.description, taken_over(read_json(snakemake.input.description), task))
+        write_json(snakemake.output.description, taken_over(read_description(snakemake.input.description), task))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
 from histomake.base.files import read_json, write_json
+from histomake.base.kinds import Kind
 from histomake.base.tables import write_table
 from histomake.config import Target
-from histomake.evaluate.metrics import SlidePrediction, evaluate
+from histomake.evaluate.evaluation import evaluate
+from histomake.evaluate.items import SlidePrediction
 from histomake.evaluate.plots import draw_figures
 from histomake.model.reuse import fold_of
 
@@ -22,9 +24,9 @@ def main(snakemake):
             thresholds = {key: models[fold][key] for key in ("threshold", "slide_thresholds")}
             table = pq.read_table(path)
             predictions.append(SlidePrediction(slide_id, patient_id, fold, table, labels=labels, **thresholds))
-        task = {"kind": params.kind, "target": Target.model_validate(params.target)}
-        found = evaluate(predictions, **task, aggregate=params.aggregate, seed=params.seed)
-        draw_figures(found, **task, out=Path(snakemake.output.figures))
+        kind, target = Kind(params.kind), Target.model_validate(params.target)
+        found = evaluate(predictions, kind=kind, target=target, aggregate=params.aggregate, seed=params.seed)
+        draw_figures(found, kind=kind, out=Path(snakemake.output.figures))
         write_table(found.table(), snakemake.output.table)
         write_json(snakemake.output.metrics, found.record)
 

@@ -7,9 +7,10 @@ import msgspec
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
 from histomake.base.file_cache import Recall
-from histomake.base.files import atomic_file, read_json
+from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
 from histomake.evaluate.slide_scores import Pooled, PredictedSlide, pool, score_table
+from histomake.model.description import read_description
 from histomake.model.reuse import fold_of
 
 
@@ -18,7 +19,7 @@ def main(snakemake):
     memory = Layout(Path(snakemake.output.scores).parents[1]).memory(f"score-{snakemake.wildcards.task}")
     recall = Recall(memory, version=f"{params.aggregate} {params.code}")
     with job(snakemake, recall):
-        described = {fold_of(path): read_json(path) for path in given.descriptions}
+        described = {fold_of(path): read_description(path) for path in given.descriptions}
         names = next(iter(described.values()))["class_names"]
         pooled = recall.texts(
             given.predictions,

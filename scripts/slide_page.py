@@ -5,6 +5,7 @@ from pathlib import Path
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file, read_json
 from histomake.base.layout import Layout
+from histomake.model.description import read_description
 from histomake.report.slide_page import SlideTask, slide_page
 
 
@@ -16,7 +17,7 @@ def main(snakemake):
             SlideTask(
                 name=name,
                 fold=fold,
-                model=read_json(layout.model(name, fold) / "model.json"),
+                model=read_description(layout.model(name, fold) / "model.json"),
                 aggregate=aggregate,
                 predictions=layout.prediction(name, fold, slide),
                 views={view: layout.view(name, fold, slide, view) for view in views},

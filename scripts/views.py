@@ -7,6 +7,7 @@ from histomake.annotation.model import Annotation
 from histomake.audit.sidecar import job
 from histomake.base.files import read_json
 from histomake.cohort.quarantine import quarantined
+from histomake.model.description import read_description
 from histomake.patch.table import read_table
 from histomake.pictures.findings import SlideFindings
 from histomake.pictures.views import draw_quarantine, draw_region, draw_views
@@ -27,7 +28,7 @@ def main(snakemake):
             findings = SlideFindings(
                 reader=reader,
                 meta=read_table(given.table)[1],
-                model=read_json(given.description),
+                model=read_description(given.description),
                 predictions=pq.read_table(predictions),
                 annotation=Annotation.load(given.annotation),
                 label_store=predictions.with_suffix(".labels.zarr"),

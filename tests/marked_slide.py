@@ -70,7 +70,7 @@ def write_masks(layout: Layout, positions: list[tuple[int, int]]) -> None:
     path.parent.mkdir(parents=True)
     shutil.copy(layout.prediction("kind", 0, SLIDE), path)
     model = {"kind": "segmentation", "class_names": ["background", "skin", "nuclei"]}
-    model |= {"target": {"multi_label": False, "classes": ["skin", "nuclei"]}}
+    model |= {"target": {"classes": ["skin", "nuclei"]}}
     write_json(layout.model("pixel_map", 0) / "model.json", model | {"grid": {"name": "x10", "size": 128, "mpp": 1.0}})
     found = np.zeros((SIZE // 2, SIZE // 2), np.uint8)
     found[y // 2 : (y + SPAN) // 2, x // 2 : (x + SPAN) // 2] = 2
@@ -97,7 +97,7 @@ def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) 
     path.parent.mkdir(parents=True)
     pq.write_table(predictions, path)
     write_json(f"{path}.meta.json", {"outputs": {str(path): "f" * 64}, "git": {"commit": "abc"}})
-    target = {"multi_label": False, "classes": ["skin", "nuclei"]}
+    target = {"classes": ["skin", "nuclei"]}
     model = {"kind": "classification", "class_names": ["skin", "nuclei"], "target": target}
     write_json(layout.model("kind", 0) / "model.json", model | {"grid": {"name": "x10", "size": 128, "mpp": 1.0}})
 

@@ -45,7 +45,7 @@ MODEL_RECORDS: dict[str, dict[str, Any]] = {
     "train": {
         "kind": "classification",
         "class_names": CLASSES,
-        "target": {"multi_label": False},
+        "target": {},
         "threshold": 0.5,
         "slide_thresholds": {},
         "seed": 7,

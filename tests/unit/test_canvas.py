@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 SPAN = 256.0
 MODEL = {
     "kind": "classification",
-    "target": {"multi_label": False, "classes": ["skin", "nuclei"]},
+    "target": {"classes": ["skin", "nuclei"]},
     "class_names": ["skin", "nuclei"],
     "threshold": 0.5,
 }
@@ -117,7 +117,7 @@ def test_errors_are_coloured_by_kind():
 def test_equal_predictions_and_a_slide_without_patches_are_drawn():
     for found in (findings(["skin"] * 3, ["skin"] * 3, [0.5, 0.5, 0.5]), findings([], [])):
         thumb = canvas.thumbnail(found.reader, 4.0)
-        for paint in views.painters("classification").values():
+        for paint in class_views.PAINTERS.values():
             assert panel.arranged(paint(found, thumb)).shape[2] == 3
 
 

@@ -1,12 +1,14 @@
 """What the configuration promises: unknown or contradictory keys are all named before anything runs."""
 
 import runpy
+from contextlib import nullcontext
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 from histomake.base.errors import ConfigError
+from histomake.base.kinds import Kind
 from histomake.config import Config, parse_config
 from histomake.config.docs import SCHEMA, schema, with_tables
 
@@ -39,6 +41,30 @@ def test_training_does_not_depend_on_prediction_or_split_settings():
     plain = parse_config(raw).tasks["t"]
     raw["tasks"]["t"] |= {"predict": {"batch": 7}, "split": {"test": 0.5}}
     assert parse_config(raw).tasks["t"].fitting() == plain.fitting()
+
+
+def test_several_labels_are_a_kind_of_task():
+    raw = {"grid": "x20", "kind": "multi_label", "target": {"source": "sheet", "column": "label", "classes": ["a"]}}
+    assert parse_config({"tasks": {"t": raw}}).tasks["t"].kind is Kind.MULTI_LABEL
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_the_key_of_several_labels_in_0_1_is_refused_with_the_new_way(several):
+    raw = {"grid": "x20", "target": {"source": "sheet", "column": "l", "classes": ["a", "b"], "multi_label": several}}
+    with pytest.raises(ConfigError, match=r"tasks\.t\.target: .*write kind: multi_label"):
+        parse_config({"tasks": {"t": raw}})
+
+
+def test_only_tasks_that_score_classes_of_patches_are_stages_of_a_cascade():
+    tasks = {
+        kind: {"grid": "x20", "kind": kind, "target": {"classes": ["a", "b"], "source": source}}
+        for kind, source in (("multi_label", "annotation"), ("segmentation", "mask"))
+    }
+    raw = {"annotations": {"classes": {"a": "a", "b": "b"}}, "tasks": tasks}
+    for kind, fits in (("multi_label", True), ("segmentation", False)):
+        cascades = {"c": {"class_name": "a", "stages": [{"task": kind, "lower": 0.1, "upper": 0.9}, {"task": kind}]}}
+        with nullcontext() if fits else pytest.raises(ConfigError, match=f"'{kind}' is not a task that classifies"):
+            parse_config(raw | {"patch_cascades": cascades})
 
 
 def test_every_key_has_a_description():

@@ -20,6 +20,7 @@ from histomake.learn.train import train
 from histomake.patch.table import read_table
 from histomake.pictures import views
 from histomake.pictures.findings import SlideFindings
+from histomake.pictures.kinds import PICTURED
 from histomake.report import task_section
 from histomake.report.examples import examples
 from histomake.slide.reader import open_slide
@@ -28,7 +29,7 @@ from small_cohort import CLASSES, GRID_NAME, build_cohort
 
 KINDS = {
     "classification": {"target": {"classes": CLASSES}, "model": {"name": "test_resnet"}},
-    "multi_label": {"target": {"classes": CLASSES, "multi_label": True}, "model": {"name": "test_resnet"}},
+    "multi_label": {"target": {"classes": CLASSES}, "model": {"name": "test_resnet"}},
     "regression": {"target": {"classes": CLASSES[:1]}, "model": {"name": "test_resnet"}},
     "segmentation": {"target": {"source": "mask", "classes": CLASSES}, "model": {"name": "fast_scnn"}},
 }
@@ -39,9 +40,8 @@ def finished(request, tmp_path_factory):
     """A model of one kind after two steps, and its predictions of a slide it has not seen."""
     root = tmp_path_factory.mktemp(request.param)
     layout, entries = Layout(root), build_cohort(root, 3)
-    kind = "classification" if request.param == "multi_label" else request.param
     settings = {"steps": 2, "batch": 4, "validate_every": 2, "workers": 0}
-    task = Task.model_validate({"kind": kind, "grid": GRID_NAME, "train": settings, **KINDS[request.param]})
+    task = Task.model_validate({"kind": request.param, "grid": GRID_NAME, "train": settings, **KINDS[request.param]})
     train(
         task,
         train=entries[:1],
@@ -54,7 +54,7 @@ def finished(request, tmp_path_factory):
     )
     predictor, path = load_model(layout.model("t", 0)), layout.prediction("t", 0, entries[2].slide_id)
     path.parent.mkdir(parents=True)
-    if kind == "segmentation":
+    if request.param == "segmentation":
         places = {"labels": path.with_suffix(".labels.zarr"), "polygons": path.with_suffix(".geojson")}
         table = segment_slide(predictor, entries[2], batch=16, threads=1, overlap=0.25, **places)
     else:
@@ -112,7 +112,7 @@ def test_its_slide_is_drawn_and_so_is_a_part_of_it(finished, tmp_path: Path):
             annotation=Annotation.load(layout.annotation(slide)),
             label_store=layout.prediction("t", 0, slide).with_suffix(".labels.zarr"),
         )
-        out = {view: tmp_path / f"{view}.jpg" for view in views.painters(found.kind)}
+        out = {view: tmp_path / f"{view}.jpg" for view in PICTURED[found.kind].views}
         views.draw_views(found, mpp=2.0, out=out)
         views.draw_region(found, (100, 100, 200, 150), tmp_path / "region.jpg")
     assert {path.name for path in tmp_path.glob("*.jpg")} >= {"prediction.jpg", "truth.jpg", "region.jpg"}

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 from histomake.base.errors import HistomakeError
 from histomake.config import Target
-from histomake.evaluate.metrics import SlidePrediction, evaluate, patient_weights
+from histomake.evaluate.evaluation import evaluate, patient_weights
+from histomake.evaluate.items import SlidePrediction
 from sklearn import metrics as reference
 
 NAMES = ["benign", "tumour"]

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 from histomake.config import Target
 from histomake.evaluate import plots
-from histomake.evaluate.curves import MAX_DOTS, figure_points
-from histomake.evaluate.metrics import Evaluation, SlidePrediction, evaluate
-from histomake.evaluate.plots import draw_figures
+from histomake.evaluate.curves import MAX_DOTS
+from histomake.evaluate.evaluation import evaluate
+from histomake.evaluate.items import SlidePrediction
+from histomake.evaluate.plots import draw_figures, figure_points
+from histomake.evaluate.result import Evaluation
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -54,7 +56,7 @@ CASES = {
 def test_every_kind_of_task_gets_its_figures(kind: str, tmp_path: Path) -> None:
     make, target, expected = CASES[kind]
     evaluation = evaluate(make(), kind=kind, target=target, aggregate="mean", seed=0, bootstraps=20)
-    paths = draw_figures(evaluation, kind=kind, target=target, out=tmp_path)
+    paths = draw_figures(evaluation, kind=kind, out=tmp_path)
     assert {path.stem for path in paths} == expected
     for path in paths:
         assert np.asarray(Image.open(path).convert("L")).std() > 5
@@ -71,7 +73,7 @@ def test_curves_carry_the_measured_area_and_its_interval(tmp_path: Path, monkeyp
     monkeypatch.setattr(plots.Figure, "savefig", keep)
     target = Target(classes=NAMES)
     evaluation = evaluate(classified(), kind="classification", target=target, aggregate="mean", seed=0, bootstraps=20)
-    draw_figures(evaluation, kind="classification", target=target, out=tmp_path)
+    draw_figures(evaluation, kind="classification", out=tmp_path)
     row = evaluation.record["levels"]["patch"]["metrics"]["tumour"]["auroc"]
     (label,) = drawn["roc"].axes[0].get_legend_handles_labels()[1]
     assert label == f"tumour {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
@@ -86,16 +88,16 @@ def measured(kind: str, predictions: list[SlidePrediction] | None = None) -> tup
 @pytest.mark.parametrize("kind", CASES)
 def test_what_is_drawn_lies_beside_the_figure_as_csv(kind: str, tmp_path: Path) -> None:
     evaluation, task = measured(kind)
-    for path in draw_figures(evaluation, **task, out=tmp_path):
+    for path in draw_figures(evaluation, kind=task["kind"], out=tmp_path):
         points = pd.read_csv(path.with_suffix(".csv"))
-        drawn = figure_points(evaluation, **task)[path.stem]
+        drawn = figure_points(evaluation, kind=task["kind"])[path.stem]
         pd.testing.assert_frame_equal(points, drawn, check_dtype=False)
         assert set(points.level) & {"patch", "pixel"}
 
 
 def test_the_area_under_the_exported_roc_points_is_the_reported_one() -> None:
     evaluation, task = measured("classification")
-    points = figure_points(evaluation, **task)["roc"]
+    points = figure_points(evaluation, kind=task["kind"])["roc"]
     curve = points[points.level == "patch"]
     area = np.trapezoid(curve.sensitivity, curve.false_positive_rate)
     assert area == pytest.approx(evaluation.record["levels"]["patch"]["metrics"]["tumour"]["auroc"]["value"])
@@ -103,7 +105,7 @@ def test_the_area_under_the_exported_roc_points_is_the_reported_one() -> None:
 
 def test_exported_calibration_gives_the_reported_error_and_confusion_counts_every_patch() -> None:
     evaluation, task = measured("classification")
-    points = figure_points(evaluation, **task)
+    points = figure_points(evaluation, kind=task["kind"])
     bins = points["reliability"][points["reliability"].level == "patch"]
     error = (bins["count"] * (bins.accuracy - bins.confidence).abs()).sum() / bins["count"].sum()
     assert error == pytest.approx(evaluation.record["levels"]["patch"]["metrics"]["all"]["ece"]["value"])
@@ -114,7 +116,7 @@ def test_exported_calibration_gives_the_reported_error_and_confusion_counts_ever
 
 def _points_of(predictions: list[SlidePrediction]) -> dict[str, pd.DataFrame]:
     evaluation, task = measured("classification", predictions)
-    return figure_points(evaluation, **task)
+    return figure_points(evaluation, kind=task["kind"])
 
 
 def test_a_curve_of_one_class_only_has_no_points_but_its_columns() -> None:
@@ -136,8 +138,8 @@ def test_predictions_that_are_all_the_same_are_drawn_and_called_no_better_than_c
         for p in classified()
     ]
     evaluation, task = measured("classification", alike)
-    assert len(draw_figures(evaluation, **task, out=tmp_path)) == 4
-    curve = figure_points(evaluation, **task)["roc"]
+    assert len(draw_figures(evaluation, kind=task["kind"], out=tmp_path)) == 4
+    curve = figure_points(evaluation, kind=task["kind"])["roc"]
     curve = curve[curve.level == "patch"]
     assert np.trapezoid(curve.sensitivity, curve.false_positive_rate) == pytest.approx(0.5)
 
@@ -147,5 +149,5 @@ def test_a_scatter_plot_keeps_to_its_limit_of_dots() -> None:
     table = pa.table({"score_grade": values, "target_grade": values, "tissue": np.ones(len(values))})
     many = [SlidePrediction("s0", "p0", 0, table, labels={"grade": "1"})]
     evaluation, task = measured("regression", many)
-    points = figure_points(evaluation, **task)["scatter"]
+    points = figure_points(evaluation, kind=task["kind"])["scatter"]
     assert (points.level == "patch").sum() == MAX_DOTS

@@ -41,17 +41,15 @@ RECORDS = {
 }
 
 
-def task(
-    folder: Path, columns: dict[str, list], *, kind: str, classes: list[str], multi_label: bool = False
-) -> SlideTask:
+def task(folder: Path, columns: dict[str, list], *, kind: str, classes: list[str]) -> SlideTask:
     """A task that predicted patches with the given columns."""
     named = {
         k: pa.array(v, pa.string()).cast(DICTIONARY) if k == "predicted" else pa.array(v) for k, v in columns.items()
     }
     count = len(next(iter(columns.values())))
-    path = folder / f"{kind}{multi_label}.parquet"
+    path = folder / f"{kind}.parquet"
     pq.write_table(pa.table(named | {"tissue": pa.array(np.ones(count, np.float32))}), path)
-    model = {"kind": kind, "class_names": classes, "target": {"multi_label": multi_label}}
+    model = {"kind": kind, "class_names": classes, "target": {}}
     return SlideTask("t", 0, model, "mean", path, views={}, regions={})
 
 
@@ -81,7 +79,7 @@ def cells(page: str) -> list[str]:
 
 def test_a_slide_page_counts_a_patch_of_two_classes_for_both(tmp_path, page_of):
     columns = {"score_a": [0.9, 0.2], "score_b": [0.8, 0.1], "predicted": ["a+b", ""]}
-    page = page_of(task(tmp_path, columns, kind="classification", classes=["a", "b"], multi_label=True))
+    page = page_of(task(tmp_path, columns, kind="multi_label", classes=["a", "b"]))
     assert cells(page)[-8:] == ["a", "1", "0.5", "0.55", "b", "1", "0.5", "0.45"]
     assert "P&lt;1&gt;" in page
 

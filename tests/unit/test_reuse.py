@@ -15,7 +15,7 @@ from histomake.model.reuse import folds, misfits, model_folder, taken_over
 DESCRIBED = {
     "kind": "classification",
     "class_names": ["a", "b"],
-    "target": {"multi_label": False, "source": "annotation"},
+    "target": {"source": "annotation"},
     "grid": {"name": "theirs", "size": 256, "mpp": 0.5},
 }
 
@@ -47,6 +47,14 @@ def test_all_mismatches_are_named(tmp_path: Path) -> None:
     assert "target.classes: b, a, but the configuration has a, b" in found
     assert "grids.x20.size: 128, but the configuration has 256" in found
     assert "grids.x20.mpp: 1.0, but the configuration has 0.5" in found
+
+
+def test_a_model_of_0_1_with_several_labels_is_used_by_a_task_of_that_kind(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", target={"source": "annotation", "multi_label": True})
+    assert misfits(folder, make_task(kind="multi_label"), Grid()) == []
+    assert misfits(folder, make_task(), Grid()) == [
+        f'{folder} was trained with kind: "multi_label", but the configuration has "classification"'
+    ]
 
 
 def test_a_pickle_in_place_of_a_model_is_mentioned(tmp_path: Path) -> None:

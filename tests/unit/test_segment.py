@@ -12,7 +12,8 @@ import torch
 import zarr
 from histomake.base.layout import Layout
 from histomake.config import Grid, Target, Task
-from histomake.evaluate.metrics import SlidePrediction, evaluate
+from histomake.evaluate.evaluation import evaluate
+from histomake.evaluate.items import SlidePrediction
 from histomake.learn.inference import segment
 from histomake.learn.inference.predict import load_model
 from histomake.learn.inference.segment import Lattice, outline, pixel_counts, segment_slide, window_weight

@@ -68,6 +68,14 @@ def test_a_label_with_one_class_is_refused(tmp_path):
         read_sheet(path, CONFIG, check_files=False)
 
 
+def test_a_cell_may_list_several_classes_for_a_multi_label_task_only(tmp_path):
+    path = write(tmp_path, "slide_id path patient_id grade\na a p low\nb b q low,high\n")
+    several = parse_config({"tasks": {"t": {"grid": "x20", "kind": "multi_label", "target": TARGET}}})
+    assert read_sheet(path, several, check_files=False)["b"].labels == {"grade": "low,high"}
+    with pytest.raises(ConfigError, match=r"contains \['low,high'\], not in target.classes"):
+        read_sheet(path, CONFIG, check_files=False)
+
+
 def test_control_characters_in_a_path_are_refused(tmp_path):
     path = write(tmp_path, "slide_id path patient_id\na a\x1b[2J.svs p\n")
     with pytest.raises(ConfigError, match="control character"):

@@ -9,7 +9,6 @@ from histomake.evaluate.slide_scores import PredictedSlide, pool, score_table
 DESCRIBED = {
     "class_names": ["a", "b"],
     "kind": "classification",
-    "target": {"multi_label": False},
     "threshold": 0.5,
     "slide_thresholds": {"mean": 0.6},
 }
@@ -72,7 +71,7 @@ def test_a_slide_without_patches_is_listed_and_weighs_nothing():
 
 
 def test_several_labels_are_joined_and_numbers_are_not_decided():
-    several = {"target": {"multi_label": True}, "threshold": [0.5, 0.5], "slide_thresholds": {}}
+    several = {"kind": "multi_label", "threshold": [0.5, 0.5], "slide_thresholds": {}}
     found = rows([predicted("s", "p", [0.5], **several)], described=DESCRIBED | several)
     assert found[1]["predicted"] == "a+b"
     number = {"kind": "regression"}

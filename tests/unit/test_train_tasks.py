@@ -16,7 +16,8 @@ from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.base.rng import counter_rng
 from histomake.config import ConfigError, Grid, Model, Target, Task
-from histomake.evaluate.metrics import SlidePrediction, evaluate
+from histomake.evaluate.evaluation import evaluate
+from histomake.evaluate.items import SlidePrediction
 from histomake.learn.data.batches import TrainingBatches
 from histomake.learn.data.patch_index import output_sizes, patches_containing
 from histomake.learn.data.reading import MaskReader, PatchReader
@@ -32,8 +33,9 @@ from histomake.learn.train import check_classes, known_patches, train
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import Sampler
 from histomake.patch.table import read_table
+from histomake.target.kinds import patch_targets, slide_target
 from histomake.target.pooling import pool_scores
-from histomake.target.targets import UNLABELLED, balance_group, patch_targets, slide_target
+from histomake.target.targets import UNLABELLED, balance_group
 from pydantic import ValidationError
 from small_cohort import CLASSES, GRID_NAME, SIDE, build_cohort, build_slide
 
@@ -105,7 +107,7 @@ def test_slide_level_class_is_learned_by_every_patch(cohort, tmp_path: Path) -> 
 
 def test_several_labels_each_have_their_threshold(cohort, tmp_path: Path) -> None:
     options = {"steps": 60, "validate_every": 30}
-    task = make_task(target={"classes": CLASSES, "multi_label": True, "min_area": 0.01}, train=options)
+    task = make_task("multi_label", target={"classes": CLASSES, "min_area": 0.01}, train=options)
     described = fit(task, cohort, tmp_path / "model")
     assert len(described["threshold"]) == 2
     table = predict_slide(load_model(tmp_path / "model"), cohort[3], batch=16, threads=1)
@@ -386,9 +388,9 @@ def test_unannotated_patches_never_take_the_first_class() -> None:
 
 def test_slides_nobody_annotated_are_unknown_and_not_empty() -> None:
     table = table_of(a=[0, 0])
-    target = Target(classes=["a"], multi_label=True, min_area=0.01)
+    target = Target(classes=["a"], min_area=0.01)
     for annotated, expected in ((True, 0.0), (False, np.nan)):
-        found = patch_targets(table, "classification", target, labels={}, annotated=annotated, slide_id="s")
+        found = patch_targets(table, "multi_label", target, labels={}, annotated=annotated, slide_id="s")
         assert found == pytest.approx(np.full((2, 1), expected), nan_ok=True)
 
 

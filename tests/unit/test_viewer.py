@@ -279,7 +279,8 @@ def test_patches_come_with_what_the_model_decided(fetch):
     found = json.loads(fetch(f"/api/overlay/{SLIDE}/kind/0")[2])
     called = np.frombuffer(base64.b64decode(found["called"]), np.uint8).reshape(2, found["count"])
     assert np.flatnonzero(called[found["classes"].index("nuclei")]).tolist() == [MARKED]
-    assert (found["kind"], found["range"]) == ("classification", [0, 1])
+    assert found["range"] == [0, 1]
+    assert found["overlays"] == [["class", "called"], ["score of skin", "0"], ["score of nuclei", "1"]]
 
 
 @pytest.fixture(scope="module")

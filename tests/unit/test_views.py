@@ -13,6 +13,7 @@ import zarr
 from histomake.annotation.model import Annotation
 from histomake.pictures import canvas, label_views, number_views, panel, pixel_views, views
 from histomake.pictures.findings import SlideFindings
+from histomake.pictures.kinds import PICTURED
 from histomake.pictures.tissue_view import ARTEFACTS, TISSUE, tissue_view
 from histomake.tissue.artefacts import PEN, ArtefactMap
 from histomake.tissue.mask import TissueMask
@@ -42,7 +43,7 @@ def findings(
     columns: dict[str, object],
     *,
     classes: list[str] = CLASSES,
-    multi_label: bool = False,
+    threshold: float | list[float] = 0.5,
     regions: list[tuple[str, shapely.Geometry]] = (),
     annotated: bool = True,
     labels: Path | None = None,
@@ -55,8 +56,8 @@ def findings(
     for name, values in columns.items():
         text = name in ("predicted", "label")
         table[name] = pa.array(values, pa.string()).cast(DICTIONARY) if text else pa.array(values, pa.float32())
-    model = {"kind": kind, "class_names": classes, "threshold": [0.5] * len(classes) if multi_label else 0.5}
-    model["target"] = {"multi_label": multi_label, "classes": [c for c in classes if c != "background"]}
+    model = {"kind": kind, "class_names": classes, "threshold": threshold}
+    model["target"] = {"classes": [c for c in classes if c != "background"]}
     return SlideFindings(
         reader=WhiteSlide(),
         meta={"slide_id": "S", "grid": grid, "width": WhiteSlide.width, "height": WhiteSlide.height, "mpp": MPP},
@@ -80,14 +81,14 @@ def blended(colour: tuple[int, int, int], opacity: float = canvas.OPACITY) -> tu
 
 def test_a_patch_of_several_classes_shows_in_the_panel_of_each():
     found = findings(
-        "classification",
+        "multi_label",
         {
             "score_skin": [0.9, 0.9, 0.1],
             "score_nuclei": [0.8, 0.1, 0.1],
             "predicted": ["skin+nuclei", "skin", ""],
             "label": ["skin", "skin+nuclei", "nuclei"],
         },
-        multi_label=True,
+        threshold=[0.5, 0.5],
     )
     assert label_views.has(found, "predicted").tolist() == [[True, True], [True, False], [False, False]]
     picture = panel.arranged(label_views.prediction(found, canvas.thumbnail(found.reader, 4.0)))
@@ -105,14 +106,14 @@ def test_patches_that_overlap_are_coloured_around_their_middles_only():
 
 def test_each_class_of_several_has_its_own_hits_misses_and_false_alarms():
     found = findings(
-        "classification",
+        "multi_label",
         {
             "score_skin": [0.9, 0.9, 0.1, 0.5],
             "score_nuclei": [0.8, 0.1, 0.1, 0.5],
             "predicted": ["skin+nuclei", "skin", "", "skin"],
             "label": ["skin+nuclei", "nuclei", "nuclei", None],
         },
-        multi_label=True,
+        threshold=[0.5, 0.5],
     )
     picture = panel.arranged(label_views.truth(found, canvas.thumbnail(found.reader, 4.0)))
     hit, missed, alarm = (share(picture, blended(c)) for c in (canvas.RIGHT, canvas.MISSED, canvas.FALSE_ALARM))
@@ -200,11 +201,8 @@ def test_unlabelled_pixels_count_only_where_background_was_learned(tmp_path):
 def test_a_slide_without_patches_or_annotation_is_drawn_all_the_same(tmp_path, kind):
     columns = {"predicted": [], "label": []}
     columns |= {f"{what}_{name}": [] for what in ("score", "target") for name in CLASSES}
-    if kind == "multi_label":
-        found = findings("classification", columns, multi_label=True, annotated=False)
-    else:
-        found = findings(kind, columns, annotated=False)
-    out = {view: tmp_path / f"{view}.png" for view in views.painters(found.kind)}
+    found = findings(kind, columns, threshold=[0.5, 0.5] if kind == "multi_label" else 0.5, annotated=False)
+    out = {view: tmp_path / f"{view}.png" for view in PICTURED[found.kind].views}
     views.draw_views(found, mpp=4.0, out=out)
     assert ("confidence" in out) == (kind == "multi_label")
     assert all(path.stat().st_size > 500 for path in out.values())

@@ -1,4 +1,8 @@
-"""Task kinds: what a network learns from and what it outputs."""
+"""Task kinds: what a network learns from and what it outputs.
+
+Code that depends on the kind looks it up in its stage's table ``dict[Kind, ...]`` (`histomake.*.kinds`); it does not
+compare values. So a new kind is one entry per table, and a test names each table that lacks it.
+"""
 
 from enum import StrEnum
 
@@ -7,12 +11,9 @@ BACKGROUND = "background"
 
 
 class Kind(StrEnum):
-    """Kind of a task. The values are stored in model cards and configuration files: never rename one.
+    """Kind of a task: what its network learns from and outputs."""
 
-    Code that depends on the kind looks it up in its stage's table ``dict[Kind, ...]``; it does not compare values. So a
-    new kind is one entry per table, and a test names each table that lacks it.
-    """
-
+    # The values are stored in model cards and configuration files: never rename one.
     CLASSIFICATION = "classification"
     """One class per patch."""
 

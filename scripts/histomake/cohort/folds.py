@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from histomake.base.errors import ConfigError
 from histomake.cohort.leakage import Assignment
-from histomake.cohort.sheet import Slide
+from histomake.cohort.sheet import Slide, classes_of
 from histomake.config import Split, Task
+from histomake.config.kinds import ACCEPTED
 
 
 def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) -> list[Assignment]:
@@ -25,7 +26,7 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
     """
     column = task.target.column
     rows = [replace(s, split="predict") if column and s.value(column) is None else s for s in slides]
-    if column is None or task.kind != "classification":
+    if column is None or ACCEPTED[task.kind].least_classes is None:
         return assign(rows, task.split, seed=seed, task=name)
     columns = [column, *(c for c in task.split.stratify if c != column)]
     assignments = assign(rows, task.split.model_copy(update={"stratify": columns}), seed=seed, task=name)
@@ -38,13 +39,6 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
             "split column of the sheet"
         )
     return assignments
-
-
-def classes_of(slide: Slide, task: Task) -> list[str]:
-    """Return the classes of a slide for a task, from the sheet."""
-    value = slide.value(task.target.column or "") or ""
-    found = value.split(",") if task.target.multi_label else [value]
-    return [name.strip() for name in found if name.strip()]
 
 
 def _unlearnable(assignments: list[Assignment], classes: Mapping[str, list[str]], wanted: list[str]) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Literal
 
 from histomake.base.errors import ConfigError
 from histomake.base.units import Mpp
-from histomake.config import Config
+from histomake.config import Config, Task
+from histomake.config.kinds import ACCEPTED
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -40,6 +41,13 @@ class Slide:
     def value(self, column: str) -> str | None:
         """Return the slide's value of a label column or of ``site``; None if the cell is empty."""
         return self.site if column == "site" else self.labels.get(column)
+
+
+def classes_of(slide: Slide, task: Task) -> list[str]:
+    """Return the classes of a slide for a task, from the sheet."""
+    value = slide.value(task.target.column or "") or ""
+    found = value.split(",") if ACCEPTED[task.kind].several else [value]
+    return [name.strip() for name in found if name.strip()]
 
 
 def label_columns(config: Config, *, fitted: bool = False) -> set[str]:
@@ -166,17 +174,18 @@ def _cohort_problems(slides: list[Slide], config: Config) -> list[str]:
     ]
     for name, task in config.tasks.items():
         column = task.target.column
-        if column is None or task.kind != "classification":
+        if column is None or ACCEPTED[task.kind].least_classes is None:
             continue
         learned = [s for s in slides if s.split != "predict"]
         found = {s.value(column) for s in learned} - {None}
         if learned and not task.trained and len(found) < 2:
             values = ", ".join(sorted(map(str, found))) or "no value"
             problems.append(f"task {name}: column {column!r} has a single class ({values}); at least two are needed")
-        unknown = sorted(map(str, found - set(task.target.classes))) if task.target.classes else []
+        classes = {label for s in learned for label in classes_of(s, task)}
+        unknown = sorted(classes - set(task.target.classes)) if task.target.classes else []
         if unknown:
-            known = ", ".join(task.target.classes)
-            problems.append(f"task {name}: column {column!r} contains {unknown}, not in target.classes ({known})")
+            names = ", ".join(task.target.classes)
+            problems.append(f"task {name}: column {column!r} contains {unknown}, not in target.classes ({names})")
     return problems
 
 

@@ -24,6 +24,7 @@ from histomake.config.cascades import (
     PatchCascade,
     Radhical,
 )
+from histomake.config.kinds import ACCEPTED
 from histomake.config.section import Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
 from histomake.config.tasks import Augment, Model, Predict, Split, Target, Task, Train
@@ -149,10 +150,11 @@ class Config(Section):
                 ]
         for name, cascade in self.patch_cascades.items():
             problems += [
-                f"patch_cascades.{name}.stages: {s.task!r} is no classification task with class {cascade.class_name!r}"
+                f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches, with a class "
+                f"{cascade.class_name!r}"
                 for s in cascade.stages
                 if s.task not in self.tasks
-                or self.tasks[s.task].kind != "classification"
+                or not ACCEPTED[self.tasks[s.task].kind].cascade_stage
                 or cascade.class_name not in self.tasks[s.task].target.classes
             ]
         for name, grid in self.grids.items():

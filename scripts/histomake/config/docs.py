@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def _type_words(annotation: Any) -> str:
         return f"list of {_type_words(args[0])}"
     if origin is dict:
         return f"{_type_words(args[0])}: {_type_words(args[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(str(member.value) for member in annotation)
     return {str: "text", int: "integer", float: "number", bool: "true, false"}.get(annotation, str(annotation))
 
 

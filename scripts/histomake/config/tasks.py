@@ -1,4 +1,4 @@
-"""Owns the keys of tasks: what is learned, by which network, how it is trained and used."""
+"""Keys of tasks: what is learned, by which network, and how it is trained and used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from histomake.base.kinds import BACKGROUND
+from histomake.base.kinds import BACKGROUND, Kind
+from histomake.config.kinds import ACCEPTED
 from histomake.config.section import Name, Section, Share
 
 
@@ -37,23 +38,32 @@ class Target(Section):
         description="Classes in output order; of two the second is the positive one. Regression learns their area "
         "shares, or without any the number in the column.",
     )
-    column: str | None = Field(None, description="Label column of the sheet, when source is sheet.")
+    column: str | None = Field(
+        None,
+        description="Label column of the sheet, when source is sheet. Several classes in a cell, for multi_label, are "
+        "separated by commas.",
+    )
     min_area: Share = Field(
         0.5,
-        description="A patch takes a class when at least this share is annotated so; "
-        "patches below it for every class are unlabelled.",
-    )
-    multi_label: bool = Field(
-        False,
-        description="Each class on its own: a patch has every class that reaches min_area, or none; the sheet's cell "
-        "lists classes with commas. With one class and min_area: 0.01, a patch is positive from 1 % on and negative "
-        "below.",
+        description="Smallest annotated share of a patch of a class. For classification, patches below it for every "
+        "class are unlabelled; for multi_label they have none of the classes: with one class and min_area: 0.01, a "
+        "patch is positive from 1 % on and negative below.",
     )
     unlabelled: Literal["ignore", "background"] = Field(
         "ignore",
         description="Pixels without annotation, when source is mask: ignore keeps them out of training and scoring; "
         "background learns them as a further class.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_multi_label(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "multi_label" in raw:
+            raise ValueError(
+                "multi_label is a kind of task: in place of target.multi_label: true write kind: multi_label; remove "
+                "target.multi_label: false"
+            )
+        return raw
 
     @model_validator(mode="after")
     def _column_with_sheet(self) -> Target:
@@ -227,77 +237,64 @@ class Predict(Section):
     )
 
 
-LOSSES = {
-    "classification": ("ce", "weighted_ce", "focal"),
-    "multi_label": ("bce",),
-    "segmentation": ("ce", "weighted_ce", "focal", "dice", "dice_ce", "generalised_dice"),
-    "regression": ("mse", "huber"),
-}
-FIGURES = {
-    "classification": ("loss", "auroc", "accuracy", "balanced_accuracy"),
-    "multi_label": ("loss", "auroc"),
-    "segmentation": ("loss", "dice", "accuracy"),
-    "regression": ("loss", "mae", "r2"),
-}
-
-NOT_ON_THE_HUB = {"classification": ("alexnet",), "regression": ("alexnet",), "segmentation": ("fcn", "fast_scnn")}
-
-
 def _class_names(target: Target) -> set[str]:
     """Classes that a patch or pixel can have. Their order is decided in `histomake.target.outputs`."""
     return {*target.classes, *([BACKGROUND] if target.unlabelled == "background" else [])}
 
 
-def _target_problems(kind: str, target: Target) -> Iterator[str]:
-    if (kind == "segmentation") != (target.source == "mask"):
-        yield "target.source mask belongs to kind segmentation, and only to it"
-    if target.multi_label and kind != "classification":
-        yield "target.multi_label belongs to kind classification"
-    if target.unlabelled != "ignore" and kind != "segmentation":
-        yield "target.unlabelled belongs to kind segmentation"
-    if kind == "regression":
+def _target_problems(kind: Kind, target: Target) -> Iterator[str]:
+    accepted = ACCEPTED[kind]
+    if target.source not in accepted.sources:
+        yield f"target.source: {target.source} does not fit {kind}; one of {', '.join(accepted.sources)}"
+    if target.unlabelled != "ignore" and not accepted.background:
+        yield f"target.unlabelled: {target.unlabelled} does not fit {kind}"
+    if accepted.least_classes is None:
         if bool(target.classes) == (target.source == "sheet"):
-            yield "regression learns the area shares of target.classes, or one number of target.column"
-    elif len(_class_names(target)) < (1 if target.multi_label else 2):
-        yield f"target.classes: {kind} needs at least {1 if target.multi_label else 2} classes"
+            yield f"{kind} learns the area shares of target.classes, or one number of target.column"
+    elif len(_class_names(target)) < accepted.least_classes:
+        yield f"target.classes: {kind} needs at least {accepted.least_classes} class(es)"
     if len(set(target.classes)) < len(target.classes) or BACKGROUND in target.classes:
         yield f"target.classes must differ from each other and from {BACKGROUND!r}"
 
 
 def _training_problems(task: Task) -> Iterator[str]:
-    kind = "multi_label" if task.target.multi_label else task.kind
-    if task.train.loss not in ("auto", *LOSSES[kind]):
-        yield f"train.loss: {task.train.loss} does not fit {kind}; one of {', '.join(LOSSES[kind])}"
-    if task.train.select not in FIGURES[kind]:
-        yield f"train.select: {task.train.select} is not measured for {kind}; one of {', '.join(FIGURES[kind])}"
-    if task.train.balance == "class" and kind == "regression":
-        yield "train.balance: regression has no classes; use slide or area"
-    for key, given in (("shares", task.train.shares), ("factors", task.train.factors)):
-        unknown = set(given) - {*_class_names(task.target), "none"} if kind != "regression" else set(given)
+    kind, accepted, train = task.kind, ACCEPTED[task.kind], task.train
+    numbers = accepted.least_classes is None
+    if train.loss not in ("auto", *accepted.losses):
+        yield f"train.loss: {train.loss} does not fit {kind}; one of {', '.join(accepted.losses)}"
+    if train.select not in accepted.figures:
+        yield f"train.select: {train.select} is not measured for {kind}; one of {', '.join(accepted.figures)}"
+    if train.balance == "class" and numbers:
+        yield f"train.balance: {kind} has no classes; use slide or area"
+    for key, given in (("shares", train.shares), ("factors", train.factors)):
+        unknown = set(given) if numbers else set(given) - {*_class_names(task.target), "none"}
         if unknown:
-            yield f"train.{key}: {', '.join(sorted(unknown))} is no class of the task"
-    if task.train.shares and task.train.factors:
-        yield "train.shares and train.factors say the same in two ways; remove one of them"
-    if sum(task.train.containing.values()) > 1:
-        yield "train.containing: the shares come to more than 1"
-    if task.train.shares and task.train.balance not in ("auto", "class"):
+            yield f"train.{key}: the task has no class {', '.join(sorted(unknown))}"
+    if train.shares and train.factors:
+        yield "train.shares and train.factors exclude each other; remove one of them"
+    if sum(train.containing.values()) > 1:
+        yield "train.containing: the sum of the shares is more than 1"
+    if train.shares and train.balance not in ("auto", "class"):
         yield "train.shares are shares of classes; remove them or train.balance"
 
 
-def _model_problems(kind: str, model: Model) -> Iterator[str]:
-    """Settings that the network would not heed."""
-    segmenter = kind == "segmentation"
-    if model.pretrained is True and model.name in NOT_ON_THE_HUB[kind]:
+def _model_problems(kind: Kind, model: Model) -> Iterator[str]:
+    """Settings that the network ignores or cannot have."""
+    accepted = ACCEPTED[kind]
+    if model.pretrained is True and model.name in accepted.networks_without_weights:
         yield f"model.pretrained: the hub has no weights of {model.name}; give a path, or false"
-    if model.dropout and segmenter and model.name != "fast_scnn":
-        yield f"model.dropout: {model.name} has none; of the networks for segmentation only fast_scnn has"
+    with_dropout = accepted.networks_with_dropout
+    if model.dropout and with_dropout is not None and model.name not in with_dropout:
+        yield f"model.dropout: {model.name} has none; of the networks for {kind} only {', '.join(with_dropout)} has"
 
 
 class Task(Section):
     """One thing to learn: a grid, a target, a network and how it is trained."""
 
-    kind: Literal["classification", "regression", "segmentation"] = Field(
-        "classification", description="What the network outputs."
+    kind: Kind = Field(
+        Kind.CLASSIFICATION,
+        description="What the network outputs. "
+        + "; ".join(f"{kind}: {accepted.meaning}" for kind, accepted in ACCEPTED.items()),
     )
     grid: Name = Field(description="The grid whose patches are used; a name under grids.")
     trained: str | None = Field(
@@ -327,5 +324,5 @@ class Task(Section):
 
     def predicting(self) -> dict[str, Any]:
         """What a slide's predictions depend on besides the model."""
-        windows = {"overlap": self.predict.overlap} if self.kind == "segmentation" else {}
+        windows = {"overlap": self.predict.overlap} if ACCEPTED[self.kind].overlap else {}
         return {"grid": self.grid, "flips": self.predict.flips} | windows

@@ -1,4 +1,4 @@
-"""Owns the points behind the figures of an evaluation: what is drawn is what is written beside it, as CSV."""
+"""Points of an evaluation's figures. They are drawn, and written beside the figure as CSV."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from histomake.config import Target
 from histomake.evaluate import statistics
-from histomake.evaluate.metrics import Evaluation, Items
+from histomake.evaluate.items import Items
+from histomake.evaluate.result import Evaluation
 
 CURVE_POINTS = 1000
 """Points of a curve that are kept; more cannot be seen."""
@@ -20,28 +20,6 @@ MAX_DOTS = 5000
 
 Points = Callable[[Evaluation, str], pd.DataFrame]
 """What a figure shows of one level."""
-
-
-def figure_points(evaluation: Evaluation, *, kind: str, target: Target) -> dict[str, pd.DataFrame]:
-    """Per figure that fits the kind of task its points, of all levels that have any, with a column ``level``."""
-    levels = [level for level, items in evaluation.items.items() if len(items)]
-    return {
-        name: pd.concat([points(evaluation, level).assign(level=level) for level in levels], ignore_index=True)
-        for name, points in _figures(kind, target).items()
-    }
-
-
-def _figures(kind: str, target: Target) -> dict[str, Points]:
-    if kind == "segmentation":
-        return {"overlap": overlap_points}
-    if kind == "regression":
-        return {"scatter": scatter_points}
-    found: dict[str, Points] = {
-        "roc": roc_points,
-        "precision_recall": precision_recall_points,
-        "reliability": reliability_points,
-    }
-    return found if target.multi_label else found | {"confusion": confusion_points}
 
 
 def roc_points(evaluation: Evaluation, level: str) -> pd.DataFrame:

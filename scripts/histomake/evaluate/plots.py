@@ -1,4 +1,4 @@
-"""Owns the figures of an evaluation: ROC and precision-recall curves, reliability, confusion, predicted and true."""
+"""Figures of an evaluation: ROC and precision-recall curves, reliability, confusion, predicted and true values."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from histomake.base.files import atomic_file
-from histomake.config import Target
-from histomake.evaluate.curves import figure_points
-from histomake.evaluate.metrics import Evaluation
+from histomake.base.kinds import Kind
+from histomake.evaluate.kinds import EVALUATED
+from histomake.evaluate.result import Evaluation
 from histomake.pictures import canvas
 
 COLOURS = [f"#{bytes(colour).hex()}" for colour in canvas.PALETTE]
@@ -31,15 +31,23 @@ PANEL_INCHES = 3.2
 DPI = 150
 
 
-def draw_figures(evaluation: Evaluation, *, kind: str, target: Target, out: Path) -> list[Path]:
-    """Draw what fits the kind of task into the folder ``out`` as PNG, the points beside it as CSV; returns the PNGs.
+def figure_points(evaluation: Evaluation, *, kind: Kind) -> dict[str, pd.DataFrame]:
+    """Points of every figure of the kind of task, of all levels that have items, with a column ``level``."""
+    levels = [level for level, items in evaluation.items.items() if len(items)]
+    return {
+        name: pd.concat([points(evaluation, level).assign(level=level) for level in levels], ignore_index=True)
+        for name, points in EVALUATED[kind].figures.items()
+    }
 
-    Classification: roc, precision_recall, reliability and, unless a patch may have several labels, confusion;
-    regression: scatter; segmentation: overlap. One panel per level.
+
+def draw_figures(evaluation: Evaluation, *, kind: Kind, out: Path) -> list[Path]:
+    """Draw the figures of the kind of task (`EVALUATED`) into the folder ``out``; return their paths.
+
+    Each is a PNG with one panel per level; its points lie beside it as CSV.
     """
     levels = {level: items for level, items in evaluation.items.items() if len(items)}
     paths = []
-    for name, points in figure_points(evaluation, kind=kind, target=target).items():
+    for name, points in figure_points(evaluation, kind=kind).items():
         with mpl.rc_context(STYLE):
             figure = Figure(figsize=(PANEL_INCHES * len(levels), PANEL_INCHES), layout="constrained")
             FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""Owns scores of whole slides and patients: their patches' scores pooled, and what the model says of them."""
+"""Scores of whole slides and patients: pooled from patches, with the class that the model predicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from histomake.target.pooling import decide, pool_scores
+from histomake.target.kinds import LEARNED
+from histomake.target.pooling import pool_scores
 from histomake.target.targets import JOINER
 
 ALL_FOLDS = "all"
@@ -114,9 +115,9 @@ def _means(group: Sequence[_Pooled]) -> tuple[np.ndarray, Any]:
 
 
 def _decision(pooled: _Pooled, described: dict[str, Any]) -> str | None:
-    if described["kind"] == "regression" or np.isnan(pooled.score).all():
+    decide = LEARNED[described["kind"]].decide
+    if decide is None or np.isnan(pooled.score).all():
         return None
-    several = described["target"]["multi_label"]
-    found = decide(pooled.score[None], pooled.threshold, multi_label=several)[0]
+    found = decide(pooled.score[None], pooled.threshold)[0]
     names = described["class_names"]
-    return JOINER.join(np.array(names, object)[found]) if several else names[int(found)]
+    return JOINER.join(np.array(names, object)[found]) if found.ndim else names[int(found)]

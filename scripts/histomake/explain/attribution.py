@@ -64,8 +64,7 @@ def attribute(
 
     Raises HistomakeError when there is no patch to explain or none to compare with.
     """
-    target = predictor.task.target
-    kind = "multi_label" if target.multi_label else predictor.task.kind
+    kind = predictor.task.kind
     wanted = asked_for(points, regions, tested)
     found = choose([table for _, table in tested], patches, kind)
     first = {(item.slide, item.row): item for item in reversed([*wanted, *found])}

@@ -143,7 +143,7 @@ def _class_counts(patches: PatchIndex, task: Task) -> dict[str, int]:
     outputs = outputs_of(task.kind, task.target)
     if task.kind == "segmentation":
         return {name: int(patches_containing(patches, name).sum()) for name in task.target.classes}
-    if task.target.multi_label:
+    if task.kind == "multi_label":
         counts = (np.nan_to_num(patches.target) > 0.5).sum(axis=0)
     else:
         counts = np.bincount(patches.target, minlength=len(outputs))
@@ -173,7 +173,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     finite = {name: value if np.isfinite(value) else None for name, value in best["metrics"].items()}
     return {
         "architecture": task.model.dump(),
-        "kind": task.kind,
+        "kind": task.kind.value,
         "class_names": trainer.outputs,
         "target": task.target.dump(),
         "grid": {"name": task.grid, "size": patches.size, "mpp": patches.mpp},

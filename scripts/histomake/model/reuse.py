@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from histomake.base.files import read_json
 from histomake.config import Config, Grid, Task
-from histomake.target.outputs import outputs_of
+from histomake.model.description import read_description
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
@@ -44,15 +43,17 @@ def misfits(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> lis
 
     With ``named``, the grid must also have the same name as the task's grid, because the model is used in place.
     """
+    # Imported here because it loads numpy, and every remote job of a cluster parses this module.
+    from histomake.target.outputs import outputs_of
+
     missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
     if missing:
         return [f"{folder} lacks {' and '.join(missing)}{_pickle_hint(folder)}"]
     try:
-        described = read_json(folder / DESCRIPTION)
+        described = read_description(folder / DESCRIPTION)
         found = {
             "kind": described["kind"],
             "target.classes": described["class_names"],
-            "target.multi_label": described["target"]["multi_label"],
             f"grids.{task.grid}.size": described["grid"]["size"],
             f"grids.{task.grid}.mpp": described["grid"]["mpp"],
         }
@@ -61,9 +62,8 @@ def misfits(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> lis
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         return [f"{folder / DESCRIPTION} does not describe a model of histomake ({error!r})"]
     wanted: dict[str, Any] = {
-        "kind": task.kind,
+        "kind": task.kind.value,
         "target.classes": outputs_of(task.kind, task.target),
-        "target.multi_label": task.target.multi_label,
         f"grids.{task.grid}.size": grid.size,
         f"grids.{task.grid}.mpp": grid.mpp,
         "grid": task.grid,

@@ -12,7 +12,7 @@ import zarr
 
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
-from histomake.base.kinds import BACKGROUND
+from histomake.base.kinds import BACKGROUND, Kind
 from histomake.patch.grid import SlideGrid
 from histomake.pictures import canvas
 
@@ -43,9 +43,9 @@ class SlideFindings:
         return self.model["class_names"]
 
     @property
-    def kind(self) -> str:
-        """classification, multi_label, regression or segmentation."""
-        return "multi_label" if self.model["target"]["multi_label"] else self.model["kind"]
+    def kind(self) -> Kind:
+        """Kind of the model's task."""
+        return Kind(self.model["kind"])
 
     @property
     def colours(self) -> dict[str, canvas.Colour]:

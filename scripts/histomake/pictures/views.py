@@ -1,44 +1,25 @@
-"""Owns the pictures of one slide that a pathologist reads, which differ by kind of task, and how they are written."""
+"""Views of one slide for the pathologist, drawn for the kind of task and written as pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from histomake.base.units import Mpp
-from histomake.pictures import canvas, class_views, label_views, number_views, panel, pixel_views
+from histomake.pictures import canvas, panel
 from histomake.pictures.findings import SlideFindings
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from histomake.pictures.kinds import PICTURED
 
 REGION_PX = 760
 """Longest edge of a region's panels."""
-
-Painter = Callable[[SlideFindings, canvas.Thumbnail], "list[NDArray[np.uint8]]"]
-"""Draws the panels of one view."""
-
-
-def painters(kind: str) -> dict[str, Painter]:
-    """What can be drawn of a slide for a kind of task; only classifiers say how sure they are."""
-    of_kind: dict[str, dict[str, Painter]] = {
-        "classification": class_views.PAINTERS,
-        "multi_label": label_views.PAINTERS,
-        "regression": number_views.PAINTERS,
-        "segmentation": pixel_views.PAINTERS,
-    }
-    return of_kind[kind]
 
 
 def draw_views(findings: SlideFindings, *, mpp: Mpp, out: dict[str, Path]) -> None:
     """Draw the views named in ``out`` at ``mpp`` µm per pixel and write each to its path."""
     thumb = canvas.thumbnail(findings.reader, mpp)
-    known = painters(findings.kind)
+    painters = PICTURED[findings.kind].painters()
     for view, path in out.items():
-        picture = panel.arranged(known[view](findings, thumb))
+        picture = panel.arranged(painters[view](findings, thumb))
         canvas.write_picture(canvas.headed(picture, _heading(findings, thumb)), path)
 
 
@@ -49,7 +30,7 @@ def draw_region(findings: SlideFindings, box: canvas.Box, path: Path) -> None:
     """
     thumb = canvas.region(findings.reader, box, REGION_PX)
     bare = panel.panel(thumb.pixels, thumb, "Slide", {})
-    picture = panel.arranged([bare, *painters(findings.kind)["truth"](findings, thumb)])
+    picture = panel.arranged([bare, *PICTURED[findings.kind].painters()["truth"](findings, thumb)])
     place = "x {}, y {}, {} x {} level-0 px".format(*box)
     canvas.write_picture(canvas.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
 

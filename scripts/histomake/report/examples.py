@@ -35,9 +35,8 @@ def examples(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> lis
     table = tested_patches(name, layout, folds)
     if not table.num_rows:
         return [page.tag("p", "No patch of a test slide was predicted.", class_="warn")]
-    kind = "multi_label" if task.target.multi_label else task.kind
     outputs = outputs_of(task.kind, task.target)
-    ranked = right_and_wrong(table, outputs) if kind == "classification" else rankings(table, kind)
+    ranked = right_and_wrong(table, outputs) if task.kind == "classification" else rankings(table, task.kind)
     parts: list[Html] = []
     for ranking in ranked:
         parts.append(page.tag("h4", f"{ranking.reason[0].upper()}{ranking.reason[1:]}"))

@@ -6,18 +6,15 @@ which `histomake.config` is not.
 
 from __future__ import annotations
 
-from histomake.base.kinds import BACKGROUND
+from histomake.base.kinds import Kind
 from histomake.config import Target
+from histomake.target.kinds import LEARNED
 
 
-def outputs_of(kind: str, target: Target) -> list[str]:
+def outputs_of(kind: Kind, target: Target) -> list[str]:
     """Names of a network's outputs, in order.
 
     These are the classes, preceded by `BACKGROUND` where a segmentation learns it. A regression without classes has one
     output, named after the sheet's column.
     """
-    if kind == "segmentation" and target.unlabelled == "background":
-        return [BACKGROUND, *target.classes]
-    if kind == "regression" and not target.classes:
-        return [target.column or ""]
-    return list(target.classes)
+    return LEARNED[kind].outputs(target)

@@ -1,14 +1,22 @@
-"""Owns how patches' scores become one, and what a score decides; apart from training, so that no torch is loaded."""
+"""Pooling of patch scores into one score, and decisions from scores. Imports no torch, unlike training."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TOP = 10
 POOLINGS = ("mean", "area", "max", "top10")
 
+Threshold = float | list[float]
+"""Threshold of the second of two classes, or one per label."""
 
-def pool_scores(scores: np.ndarray, how: str, tissue: np.ndarray) -> np.ndarray:
+
+def pool_scores(scores: NDArray[np.floating], how: str, tissue: NDArray[np.floating]) -> NDArray[np.float64]:
     """One score per output, float64 (c,), from those of n patches (n, c).
 
     "mean" of all patches, "area": mean weighted by the patches' ``tissue`` share (n,), "max", or "top10": mean of
@@ -21,10 +29,13 @@ def pool_scores(scores: np.ndarray, how: str, tissue: np.ndarray) -> np.ndarray:
     return np.average(scores, axis=0, weights=tissue if how == "area" else None)
 
 
-def decide(scores: np.ndarray, threshold: float | list[float], *, multi_label: bool) -> np.ndarray:
-    """Class int64 (n,): of two, the second from the threshold up; of more, the largest. Several labels: bool (n, c)."""
-    if multi_label:
-        return scores >= np.asarray(threshold)
+def decide_class(scores: NDArray[np.floating], threshold: Threshold) -> NDArray[np.int64]:
+    """Class int64 (n,) from scores (n, c): of two, the second from the threshold up; of more, the largest."""
     if scores.shape[1] == 2:
         return (scores[:, 1] >= threshold).astype(np.int64)
     return scores.argmax(axis=1)
+
+
+def decide_labels(scores: NDArray[np.floating], threshold: Threshold) -> NDArray[np.bool_]:
+    """Labels bool (n, c) from scores (n, c): each from its own threshold up."""
+    return scores >= np.asarray(threshold)

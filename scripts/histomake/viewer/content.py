@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 
 from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.model.description import read_description
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
+from histomake.pictures.kinds import PICTURED
 from histomake.slide.reader import open_slide
 from histomake.slide.store import StoreLevel
+from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER
 from histomake.viewer import masks, outlines
 
@@ -88,7 +91,8 @@ def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
 def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
     """Every predicted patch of a slide as base64 columns.
 
-    x, y int32 level-0 pixels; scores float32 and called (whether the model says the class) uint8, both (classes, n).
+    x, y int32 level-0 pixels; scores float32 and called (whether the class is predicted) uint8, both (classes, n).
+    ``overlays``: what can be shown of them, see `pictures.kinds.Overlay`;
     ``span``: edge of a patch; ``middle``: the part of it to colour (`SlideGrid.middle`); ``range``: ends of the
     colour scale.
     """
@@ -99,10 +103,9 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
     scores = np.stack([table[f"score_{name}"].to_numpy() for name in classes])
     said = [set((names or "").split(JOINER)) for names in table["predicted"].cast(pa.string()).to_pylist()]
     model = model_of(layout, task, fold)
-    shares = model["kind"] != "regression" or bool(model["target"]["classes"])
     return {
-        "kind": "multi_label" if model["target"]["multi_label"] else model["kind"],
-        "range": [0.0, 1.0] if shares or not scores.size else [float(scores.min()), float(scores.max())],
+        "overlays": PICTURED[model["kind"]].overlays(classes),
+        "range": _score_range(model, scores),
         "called": _base64(np.array([[name in names for names in said] for name in classes]), "u1"),
         "classes": classes,
         "span": slide_grid.span,
@@ -115,8 +118,14 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
     }
 
 
-def _base64(values: np.ndarray, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+def _score_range(model: dict[str, Any], scores: np.ndarray) -> list[float]:
+    """Ends of the colour scale: 0 and 1 for probabilities and area shares, else the least and largest number."""
+    numbers = LEARNED[model["kind"]].decide is None and not model["target"]["classes"]
+    return [float(scores.min()), float(scores.max())] if numbers and scores.size else [0.0, 1.0]
+
+
+def _base64(values: np.ndarray, dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype).tobytes()).decode()
 
 
 def prediction_path(layout: Layout, slide: str, task: str, fold: int) -> Path:
@@ -134,7 +143,7 @@ def grid_of(layout: Layout, task: str, fold: int) -> str:
 
 def model_of(layout: Layout, task: str, fold: int) -> dict[str, Any]:
     """A model's description."""
-    return read_json(layout.model(task, fold) / "model.json")
+    return read_description(layout.model(task, fold) / "model.json")
 
 
 def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from histomake.base.files import read_json
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
 from histomake.base.units import rescale
+from histomake.model.description import read_description
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
+from histomake.target.kinds import LEARNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,12 +89,12 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
 def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
     folder = layout.results / "radhical" / cascade
     store = folder / "slides" / f"{slide}.zarr"
-    kind, level = (NUCLEI, "1") if array == NUCLEI else (LEVEL, array.removeprefix(LEVEL))
+    content, level = (NUCLEI, "1") if array == NUCLEI else (LEVEL, array.removeprefix(LEVEL))
     model = folder / f"level{level}" / "model.json"
     if not (store / array).is_dir() or not model.is_file():
         raise KeyError(f"cascade {cascade} has no {array} of {slide}")
     pixel = rescale(1, read_json(model)["mpp"], read_json(layout.manifest(slide))["mpp"])
-    return Mask([zarr.open_group(store, mode="r")[array]], pixel, CASCADE_CLASSES[kind])
+    return Mask([zarr.open_group(store, mode="r")[array]], pixel, CASCADE_CLASSES[content])
 
 
 def _cascade_arrays(layout: Layout, slide: str) -> dict[str, str]:
@@ -128,10 +130,9 @@ def class_order(layout: Layout, slide: str) -> list[str]:
     """All classes that can be seen on a slide, in the order of the palette: those of its models, then the annotated."""
     names: dict[str, None] = {}
     for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.parquet")):
-        model = read_json(
-            layout.model(path.parent.parent.name, int(path.parent.name.removeprefix("fold"))) / "model.json"
-        )
-        if model["kind"] != "regression":
+        fold = int(path.parent.name.removeprefix("fold"))
+        model = read_description(layout.model(path.parent.parent.name, fold) / "model.json")
+        if LEARNED[model["kind"]].decide is not None:
             names |= dict.fromkeys(name for name in model["class_names"] if name != BACKGROUND)
     if layout.annotation(slide).is_file():
         names |= dict.fromkeys(read_json(layout.annotation(slide)).get("class_names", []))

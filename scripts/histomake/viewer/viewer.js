@@ -166,20 +166,16 @@ async function loadPredictions() {
     y: new Int32Array(decodeBase64(found.y).buffer),
     id: new Uint32Array(decodeBase64(found.patch_id).buffer),
   };
-  $("shown").replaceChildren(...waysToShow(state.overlay).map(([text, value]) => new Option(text, value)));
+  $("shown").replaceChildren(...overlaysOf(state.overlay).map(([text, value]) => new Option(text, value)));
   state.chosen = null;
   showMasks();
   drawOverlay();
 }
 
-// What can be laid over the slide, by kind of task: [text, value]; numbers are scores, "called 1" is a decision.
-function waysToShow({ kind, classes, task, fold }) {
-  const word = { regression: "value of", segmentation: "share of" }[kind] ?? "score of";
-  const ways = classes.map((name, i) => [`${word} ${name}`, String(i)]);
-  if (kind === "classification") ways.unshift(["class", "called"]);
-  if (kind === "multi_label") ways.unshift(...classes.map((name, i) => [`has ${name}`, `called ${i}`]));
-  if (state.slide.masks.some((mask) => mask.task === task && mask.fold === fold)) ways.unshift(["pixels", "pixels"]);
-  return ways;
+// Overlays of the task's patches, [title, value] as in histomake.pictures.kinds, and of its pixels where it has a mask.
+function overlaysOf({ overlays, task, fold }) {
+  const masked = state.slide.masks.some((mask) => mask.task === task && mask.fold === fold);
+  return masked ? [["pixels", "pixels"], ...overlays] : overlays;
 }
 
 // The colour of a patch, null where it is to be left bare.

@@ -145,14 +145,14 @@ class RandomPlaces:
         for slot, patch in enumerate(index):
             lattice, min_tissue = self._lattice(int(patches.slide[patch]))
             x[slot], y[slot] = move(lattice, int(x[slot]), int(y[slot]), min_tissue=min_tissue, rng=rng)
-        if self.task.kind == "classification" and self.task.target.source == "annotation":
+        if self.task.kind in ("classification", "multi_label") and self.task.target.source == "annotation":
             changed = ~self._same_class(index, x, y)
             x[changed], y[changed] = patches.x[index[changed]], patches.y[index[changed]]
         return x, y
 
     def _same_class(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         shares, target = self.shares(index, x, y), self.patches.target[index]
-        if self.task.target.multi_label:
+        if self.task.kind == "multi_label":
             return (((shares >= self.task.target.min_area) & (shares > 0)) == (target > 0.5)).all(axis=1)
         return dominant_class(shares, min_area=self.task.target.min_area) == target
 

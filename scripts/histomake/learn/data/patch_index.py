@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import read_json
-from histomake.base.kinds import BACKGROUND
+from histomake.base.kinds import BACKGROUND, Kind
 from histomake.base.layout import Layout
 from histomake.base.units import Mpp, PatchPixels
 from histomake.config import Grid, Target
 from histomake.patch.table import read_table
-from histomake.target.targets import UNLABELLED, patch_targets
+from histomake.target.kinds import patch_targets
+from histomake.target.targets import UNLABELLED
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class PatchIndex:
         return f"slide {self.entries[self.slide[index]].slide_id} patch at x={self.x[index]} y={self.y[index]}"
 
 
-def index_patches(entries: Sequence[SlideEntry], *, kind: str, target: Target) -> PatchIndex:
+def index_patches(entries: Sequence[SlideEntry], *, kind: Kind, target: Target) -> PatchIndex:
     """Gather every patch that no exclusion applies to; slides in quarantine contribute none.
 
     Raises HistomakeError when no patch is left or when tables of different grids are mixed.
@@ -138,7 +139,7 @@ def patches_containing(patches: PatchIndex, class_name: str) -> np.ndarray:
     return annotated_shares(patches, class_name) > 0
 
 
-def output_sizes(patches: PatchIndex, outputs: Sequence[str], *, kind: str) -> np.ndarray:
+def output_sizes(patches: PatchIndex, outputs: Sequence[str], *, kind: Kind) -> np.ndarray:
     """How much there is to learn each output from, float64 (outputs,): patches or, for pixels, area in patches."""
     if kind != "segmentation":
         return np.bincount(patches.target[patches.target != UNLABELLED], minlength=len(outputs)).astype(np.float64)

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_file
+from histomake.base.kinds import Kind
 from histomake.config import Task
 from histomake.learn.data.batches import Batch, FixedBatches, TrainingBatches
 from histomake.learn.data.drawn_patches import DrawnPatches
@@ -68,7 +69,12 @@ SHORT_OF_MEMORY = (
     "with batches of {batch} patches: halve train.batch and double train.accumulate, which learns the same; or take "
     "smaller patches, or train.precision: bf16"
 )
-AUTO_LOSS = {"classification": "ce", "multi_label": "bce", "segmentation": "dice_ce", "regression": "huber"}
+AUTO_LOSS = {
+    Kind.CLASSIFICATION: "ce",
+    Kind.MULTI_LABEL: "bce",
+    Kind.SEGMENTATION: "dice_ce",
+    Kind.REGRESSION: "huber",
+}
 
 
 class Trainer:
@@ -138,8 +144,7 @@ class Trainer:
         return stain
 
     def _loss_name(self) -> str:
-        kind = "multi_label" if self.task.target.multi_label else self.task.kind
-        return AUTO_LOSS[kind] if self.task.train.loss == "auto" else self.task.train.loss
+        return AUTO_LOSS[self.task.kind] if self.task.train.loss == "auto" else self.task.train.loss
 
     def _class_weights(self) -> Tensor | None:
         """Inverse size of each class among the training patches, or of its area in them, mean 1, for weighted_ce."""
@@ -372,7 +377,7 @@ class Trainer:
         masks = MaskReader(self.held_out, task.target) if segmentation else None
         reader = PatchReader(self.held_out, task.model, stain=self.stain)
         dataset = FixedBatches(reader, batch=2 * task.train.batch, masks=masks)
-        meter = PixelMeter(len(self.outputs), self.loss) if segmentation else ScoreMeter(task.kind, task.target)
+        meter = PixelMeter(len(self.outputs), self.loss) if segmentation else ScoreMeter(task.kind)
         with load_batches(dataset, range(len(dataset)), workers=self.workers) as batches:
             for batch in batches:
                 if batch.read_errors:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json
 from histomake.config import Model, Target, Task
 from histomake.learn.data.batches import FixedBatches
 from histomake.learn.data.loader import load_batches
@@ -25,8 +24,9 @@ from histomake.learn.data.stains import learn_slide
 from histomake.learn.engine.runtime import Runtime, advise_on_memory, choose_runtime, standardise, to_unit
 from histomake.learn.inference.validation import activate
 from histomake.model import build, transfer
+from histomake.model.description import read_description
 from histomake.patch.stain import StainNormaliser
-from histomake.target.pooling import decide
+from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER, UNLABELLED, is_known
 
 SHORT_OF_MEMORY = "with batches of {batch} patches: halve predict.batch, which changes no result"
@@ -80,7 +80,7 @@ class Predictor:
     def _forward(self, inputs: Tensor) -> Tensor:
         with self.runtime.autocast():
             logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
-        return activate(logits, self.description["kind"], self.task.target)
+        return activate(logits, self.task.kind)
 
     def scores(self, images: Tensor, *, flips: bool = False) -> np.ndarray:
         """The same, as float32 in main memory."""
@@ -96,7 +96,9 @@ class Predictor:
 
         With several labels bool (n, classes), each class by its own threshold.
         """
-        return decide(scores, self.description["threshold"], multi_label=self.description["target"]["multi_label"])
+        decide = LEARNED[self.task.kind].decide
+        assert decide is not None
+        return decide(scores, self.description["threshold"])
 
 
 def _turned(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
@@ -110,7 +112,7 @@ def _turned_back(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
 
 def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") -> Predictor:
     """Load model.safetensors and model.json, in eval mode. Raises HistomakeError for any other kind of file."""
-    description = read_json(model_dir / "model.json")
+    description = read_description(model_dir / "model.json")
     path = model_dir / transfer.WEIGHTS
     architecture = Model(**{**description["architecture"], "pretrained": False})
     outputs, size = len(description["class_names"]), int(description["grid"]["size"])
@@ -158,7 +160,7 @@ def slide_patches(predictor: Predictor, entry: SlideEntry) -> PatchIndex | None:
     table, _ = usable_patches(entry)
     if not table.num_rows:
         return None
-    patches = index_patches([entry], kind=predictor.description["kind"], target=predictor.task.target)
+    patches = index_patches([entry], kind=predictor.task.kind, target=predictor.task.target)
     grid = predictor.description["grid"]
     if (patches.size, patches.mpp) != (grid["size"], grid["mpp"]):
         raise HistomakeError(
@@ -209,7 +211,7 @@ def _table(predictor: Predictor, patches: PatchIndex, scores: np.ndarray) -> pa.
     else:
         columns["predicted"] = dictionary(predictor.decide(scores), names)
         known = is_known(patches.target)
-        target = patches.target > 0.5 if patches.target.dtype.kind == "f" else patches.target
+        target = patches.target > 0.5 if np.issubdtype(patches.target.dtype, np.floating) else patches.target
         columns["label"] = dictionary(target, names, known=known)
     return pa.table(columns, schema=prediction_schema(predictor))
 

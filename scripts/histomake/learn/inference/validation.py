@@ -10,18 +10,18 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from histomake.config import Target
+from histomake.base.kinds import Kind
 from histomake.target.pooling import POOLINGS, pool_scores
 from histomake.target.targets import UNLABELLED, is_known
 
 LOWER_IS_BETTER = ("loss", "mae")
 
 
-def activate(logits: Tensor, kind: str, target: Target) -> Tensor:
+def activate(logits: Tensor, kind: Kind) -> Tensor:
     """Scores from logits (n, outputs, …): probabilities that sum to one, one by one, or numbers as they are."""
     if kind == "regression":
         return logits.float()
-    return torch.sigmoid(logits.float()) if target.multi_label else torch.softmax(logits.float(), 1)
+    return torch.sigmoid(logits.float()) if kind == "multi_label" else torch.softmax(logits.float(), 1)
 
 
 def is_better(figure: str, value: float, best: float | None) -> bool:
@@ -34,8 +34,8 @@ def is_better(figure: str, value: float, best: float | None) -> bool:
 class ScoreMeter:
     """Gathers the logits of validation patches: for every kind but segmentation."""
 
-    def __init__(self, kind: str, target: Target) -> None:
-        self.kind, self.target = kind, target
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
         self._logits: list[Tensor] = []
         self._targets: list[Tensor] = []
 
@@ -47,18 +47,18 @@ class ScoreMeter:
     def figures(self, loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
         """Loss and the figures of the kind."""
         logits, target = torch.cat(self._logits), torch.cat(self._targets)
-        scores, truth = activate(logits, self.kind, self.target).numpy(), target.numpy()
+        scores, truth = activate(logits, self.kind).numpy(), target.numpy()
         measure = classification_scores
         if self.kind == "regression":
             measure = regression_scores
-        elif self.target.multi_label:
+        elif self.kind == "multi_label":
             measure = multi_label_scores
         return {"loss": float(loss(logits, target)), **measure(scores, truth)}
 
     def thresholds(self, slide: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
         """Thresholds of patches and slides; ``slide`` int (n,) and ``tissue`` float (n,) of the patches in order."""
-        scores = activate(torch.cat(self._logits), self.kind, self.target).numpy()
-        return choose_thresholds(self.kind, self.target, scores, torch.cat(self._targets).numpy(), slide, tissue)
+        scores = activate(torch.cat(self._logits), self.kind).numpy()
+        return choose_thresholds(self.kind, scores, torch.cat(self._targets).numpy(), slide, tissue)
 
 
 class PixelMeter:
@@ -144,14 +144,14 @@ def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def choose_thresholds(
-    kind: str, target: Target, scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray
+    kind: Kind, scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray
 ) -> dict[str, Any]:
     """Thresholds of validation patches, and of slides for every way of pooling their patches.
 
     One number for two classes (of the second), a list for several labels, 0.5 where the largest score decides.
     Slides take the patches' threshold where the validation slides are all alike.
     """
-    if target.multi_label:
+    if kind == "multi_label":
         each = [_output_thresholds(scores[:, c], truth[:, c] > 0.5, slide, tissue) for c in range(scores.shape[1])]
         pooled = {how: [one["slide_thresholds"][how] for one in each] for how in POOLINGS}
         return {"threshold": [one["threshold"] for one in each], "slide_thresholds": pooled}

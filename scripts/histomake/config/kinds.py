@@ -1,0 +1,96 @@
+"""Settings that fit each kind of task.
+
+The table decides only whether a configuration is accepted. It shapes no result, so code digests leave it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from histomake.base.kinds import Kind
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What the configuration accepts for one kind of task.
+
+    meaning: what the network outputs, for the documentation.
+    sources: values of ``target.source``.
+    least_classes: smallest number of classes. None: the outputs are numbers, not classes.
+    several: whether a patch or slide may have several classes; cells of the sheet separate them with commas.
+    background: whether ``target.unlabelled: background`` is possible.
+    losses: values of ``train.loss`` besides auto.
+    figures: values of ``train.select``, the figures that validation measures.
+    networks_without_weights: networks for which ``model.pretrained: true`` finds no weights.
+    networks_with_dropout: networks that have ``model.dropout``. None: all.
+    overlap: whether windows overlap by ``predict.overlap``.
+    cascade_stage: whether the task gives each patch a score per class, as a stage of a patch cascade must.
+    """
+
+    meaning: str
+    sources: tuple[str, ...]
+    least_classes: int | None
+    several: bool
+    background: bool
+    losses: tuple[str, ...]
+    figures: tuple[str, ...]
+    networks_without_weights: tuple[str, ...]
+    networks_with_dropout: tuple[str, ...] | None
+    overlap: bool
+    cascade_stage: bool
+
+
+ACCEPTED: dict[Kind, Accepted] = {
+    Kind.CLASSIFICATION: Accepted(
+        meaning="one class per patch",
+        sources=("annotation", "sheet"),
+        least_classes=2,
+        several=False,
+        background=False,
+        losses=("ce", "weighted_ce", "focal"),
+        figures=("loss", "auroc", "accuracy", "balanced_accuracy"),
+        networks_without_weights=("alexnet",),
+        networks_with_dropout=None,
+        overlap=False,
+        cascade_stage=True,
+    ),
+    Kind.MULTI_LABEL: Accepted(
+        meaning="any number of classes per patch, each decided on its own",
+        sources=("annotation", "sheet"),
+        least_classes=1,
+        several=True,
+        background=False,
+        losses=("bce",),
+        figures=("loss", "auroc"),
+        networks_without_weights=("alexnet",),
+        networks_with_dropout=None,
+        overlap=False,
+        cascade_stage=True,
+    ),
+    Kind.REGRESSION: Accepted(
+        meaning="numbers per patch",
+        sources=("annotation", "sheet"),
+        least_classes=None,
+        several=False,
+        background=False,
+        losses=("mse", "huber"),
+        figures=("loss", "mae", "r2"),
+        networks_without_weights=("alexnet",),
+        networks_with_dropout=None,
+        overlap=False,
+        cascade_stage=False,
+    ),
+    Kind.SEGMENTATION: Accepted(
+        meaning="one class per pixel",
+        sources=("mask",),
+        least_classes=2,
+        several=False,
+        background=True,
+        losses=("ce", "weighted_ce", "focal", "dice", "dice_ce", "generalised_dice"),
+        figures=("loss", "dice", "accuracy"),
+        networks_without_weights=("fcn", "fast_scnn"),
+        networks_with_dropout=("fast_scnn",),
+        overlap=True,
+        cascade_stage=False,
+    ),
+}

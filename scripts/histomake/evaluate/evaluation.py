@@ -1,0 +1,100 @@
+"""Evaluation of predictions: metrics per patch, slide and patient, with bootstrap intervals by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from histomake.base.errors import HistomakeError
+from histomake.base.kinds import Kind
+from histomake.base.rng import ORDER, counter_rng
+from histomake.config import Target
+from histomake.evaluate import statistics
+from histomake.evaluate.items import Items, SlidePrediction
+from histomake.evaluate.kinds import EVALUATED
+from histomake.evaluate.result import Evaluation
+from histomake.target.outputs import outputs_of
+
+BOOTSTRAPS = 1000
+INTERVAL = (2.5, 97.5)
+
+
+def evaluate(
+    predictions: Sequence[SlidePrediction],
+    *,
+    kind: Kind,
+    target: Target,
+    aggregate: str,
+    seed: int,
+    bootstraps: int = BOOTSTRAPS,
+) -> Evaluation:
+    """Measure predictions of test slides against their truth, at patch, slide and patient level.
+
+    Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
+    is null. Raises HistomakeError when no truth is known.
+    """
+    patients = sorted({prediction.patient_id for prediction in predictions})
+    classes = outputs_of(kind, target)
+    evaluated = EVALUATED[kind]
+    by_level = evaluated.items(predictions, kind, target, patients, aggregate)
+    if not any(len(items) for items in by_level.values()):
+        raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
+    rows: list[dict[str, Any]] = []
+    for level, items in by_level.items():
+        if len(items):
+            weights = patient_weights(items.patient, len(patients), seed=seed, bootstraps=bootstraps)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found = evaluated.metrics(level, items, classes, weights)
+            rows += [{"level": level, **summarise(*key, values)} for key, values in found.items()]
+    record = {
+        "kind": str(kind),
+        "classes": classes,
+        "seed": seed,
+        "bootstraps": bootstraps,
+        "aggregate": aggregate,
+        "interval_percent": list(INTERVAL),
+        "patients": len(patients),
+        "slides": len(predictions),
+        "levels": {level: _level_record(level, items, classes, rows) for level, items in by_level.items()},
+    }
+    return Evaluation(record, rows, by_level, classes)
+
+
+def _level_record(level: str, items: Items, classes: list[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    metrics: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["level"] == level:
+            content = {key: row[key] for key in ("value", "low", "high", "se", "samples")}
+            metrics.setdefault(row["class"] or "all", {})[row["metric"]] = content
+    record = {"count": len(items), "patients": len(np.unique(items.patient)), "metrics": metrics}
+    if items.target.ndim == 1 and items.predicted.ndim == 1 and len(items.predicted):
+        one = np.ones((1, items.patient.max() + 1))
+        confusion = statistics.confusion_counts(items.target, items.predicted, items.patient, one, classes=len(classes))
+        record["confusion"] = confusion[0].astype(int).tolist()
+        record["per_class"] = {name: int((items.target == i).sum()) for i, name in enumerate(classes)}
+    return record
+
+
+def patient_weights(patient: np.ndarray, patients: int, *, seed: int, bootstraps: int) -> np.ndarray:
+    """How often each patient counts, float64 (1 + bootstraps, patients): row 0 is the data, the rest resamples.
+
+    Only patients that have items are drawn.
+    """
+    present = np.unique(patient)
+    weights = np.zeros((1 + bootstraps, patients))
+    weights[0, present] = 1
+    rng = counter_rng(seed, stream=ORDER)
+    weights[1:, present] = rng.multinomial(len(present), np.full(len(present), 1 / len(present)), size=bootstraps)
+    return weights
+
+
+def summarise(class_name: str, metric: str, values: np.ndarray) -> dict[str, Any]:
+    """Value and interval from ``values`` (1 + bootstraps,): the data's first. Undefined values are left out."""
+    defined = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(defined, INTERVAL) if len(defined) else (np.nan, np.nan)
+    spread = defined.std(ddof=1) if len(defined) > 1 else np.nan
+    numbers = {"value": values[0], "low": low, "high": high, "se": spread}
+    plain = {key: float(value) if np.isfinite(value) else None for key, value in numbers.items()}
+    return {"class": class_name, "metric": metric, **plain, "samples": len(defined)}

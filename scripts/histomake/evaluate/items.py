@@ -1,0 +1,175 @@
+"""What is evaluated: patches, slides and patients of known truth, or the pixels of a segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from histomake.base.kinds import Kind
+from histomake.config import Target
+from histomake.target.kinds import LEARNED, slide_target
+from histomake.target.outputs import outputs_of
+from histomake.target.pooling import Threshold, pool_scores
+from histomake.target.targets import JOINER, UNLABELLED, is_known
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class SlidePrediction:
+    """Predictions of one fold's model for one test slide.
+
+    threshold: of patches; slide_thresholds: of the slide, by the way patches are pooled; labels: the slide's row of the
+    sheet.
+    """
+
+    slide_id: str
+    patient_id: str
+    fold: int
+    table: pa.Table
+    threshold: Threshold = 0.5
+    slide_thresholds: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Items of one level, n of them, all of known truth.
+
+    score: float64 (n, outputs), for segmentation (n, outputs, 3) pixel counts tp, fp, fn; target: int64 (n,), or
+    (n, outputs) for several labels and regression; predicted: like target, empty where nothing is decided;
+    patient: int64 (n,), position among the patients.
+    """
+
+    score: np.ndarray
+    target: np.ndarray
+    predicted: np.ndarray
+    patient: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.patient)
+
+
+ReadTruth = Callable[[pa.Table, Sequence[str]], "NDArray[Any]"]
+"""Truth of a prediction table's patches for the named outputs, shaped and typed as patch targets are."""
+
+Slide = tuple["NDArray[np.float64]", "NDArray[Any]", Threshold, int]
+"""Pooled score, truth, threshold and patient of a slide."""
+
+
+def score_items(
+    predictions: Sequence[SlidePrediction],
+    kind: Kind,
+    target: Target,
+    patients: Sequence[str],
+    aggregation: str,
+    *,
+    truth: ReadTruth,
+    of_patient: Callable[[NDArray[Any]], NDArray[Any]],
+) -> dict[str, Items]:
+    """Patches, slides and patients of known truth, with their scores and decisions.
+
+    ``truth`` reads the truth of patches; ``of_patient`` combines that of a patient's slides (slides, …) into one.
+    """
+    names, position = outputs_of(kind, target), {patient: i for i, patient in enumerate(patients)}
+    patches, slides = [], []
+    for prediction in predictions:
+        table, patient = prediction.table, position[prediction.patient_id]
+        score = np.stack([table[f"score_{name}"].to_numpy() for name in names], axis=1).astype(np.float64)
+        true = truth(table, names)
+        known = is_known(true)
+        decided = _decided(score[known], prediction.threshold, kind)
+        patches.append((score[known], true[known], decided, np.full(int(known.sum()), patient)))
+        if len(score):
+            pooled = pool_scores(score, aggregation, table["tissue"].to_numpy())
+            whole = slide_target(kind, target, prediction.labels, true, slide_id=prediction.slide_id)
+            threshold = prediction.slide_thresholds.get(aggregation, prediction.threshold)
+            slides.append((pooled, whole, threshold, patient))
+    slides = [slide for slide in slides if is_known(slide[1][None])[0]]
+    of_patients = [[slide for slide in slides if slide[3] == patient] for patient in range(len(patients))]
+    groups = {"slide": [[slide] for slide in slides], "patient": [group for group in of_patients if group]}
+    pooled_items = {
+        level: _stack([_pooled(group, kind, of_patient) for group in of_level], len(names))
+        for level, of_level in groups.items()
+    }
+    return {"patch": _stack(patches, len(names)), **pooled_items}
+
+
+def class_truth(table: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:
+    """Class of each patch, int64 (n,)."""
+    numbers = {name: i for i, name in enumerate(names)}
+    return np.array([numbers.get(value, UNLABELLED) for value in _labels(table)], np.int64)
+
+
+def label_truth(table: pa.Table, names: Sequence[str]) -> NDArray[np.float64]:
+    """Labels of each patch, float64 (n, outputs): 1, 0 or NaN."""
+    rows = [[np.nan] * len(names) if v is None else [n in v.split(JOINER) for n in names] for v in _labels(table)]
+    return np.array(rows, np.float64).reshape(-1, len(names))
+
+
+def number_truth(table: pa.Table, names: Sequence[str]) -> NDArray[np.float64]:
+    """Numbers of each patch, float64 (n, outputs) or NaN."""
+    columns = [table[f"target_{name}"].to_numpy(zero_copy_only=False) for name in names]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _labels(table: pa.Table) -> list[str | None]:
+    return table["label"].combine_chunks().cast(pa.string()).to_pylist() if table.num_rows else []
+
+
+def highest(truth: NDArray[Any]) -> NDArray[Any]:
+    """Highest class, or every label that any slide has."""
+    return truth.max(axis=0)
+
+
+def mean(truth: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Mean of the known values."""
+    return np.nanmean(truth, axis=0)
+
+
+def _decided(score: NDArray[np.float64], threshold: Threshold, kind: Kind) -> NDArray[Any]:
+    decide = LEARNED[kind].decide
+    return np.zeros((len(score), 0)) if decide is None else decide(score, threshold)
+
+
+def _pooled(
+    slides: Sequence[Slide], kind: Kind, of_patient: Callable[[NDArray[Any]], NDArray[Any]]
+) -> tuple[np.ndarray, ...]:
+    """Slides of one patient as one item: mean score, combined truth, decision by the mean threshold, and patient."""
+    score = np.mean([slide[0] for slide in slides], axis=0)[None]
+    truth = of_patient(np.stack([slide[1] for slide in slides]))
+    threshold = np.mean([slide[2] for slide in slides], axis=0)
+    return score, truth[None], _decided(score, threshold, kind), np.array([slides[0][3]])
+
+
+def _stack(parts: Iterable[tuple[np.ndarray, ...]], outputs: int) -> Items:
+    columns = list(zip(*parts, strict=True))
+    if not columns:
+        nothing = np.zeros(0, np.int64)
+        return Items(np.zeros((0, outputs)), nothing, nothing, nothing)
+    return Items(*(np.concatenate(column) for column in columns))
+
+
+def pixel_items(
+    predictions: Sequence[SlidePrediction], kind: Kind, target: Target, patients: Sequence[str], _aggregation: str
+) -> dict[str, Items]:
+    """Pixel counts tp, fp, fn of each output: of all patches together, of each slide, of each patient."""
+    names, position = outputs_of(kind, target), {patient: i for i, patient in enumerate(patients)}
+    counts = []
+    for prediction in predictions:
+        table = prediction.table
+        columns = [[table[f"{count}_{name}"].to_numpy() for count in ("tp", "fp", "fn")] for name in names]
+        counts.append(np.array(columns, np.int64).reshape(len(names), 3, -1).sum(axis=2))
+    patient = np.array([position[prediction.patient_id] for prediction in predictions], np.int64)
+    slides = np.array(counts).reshape(-1, len(names), 3)
+    seen = slides[:, :, [0, 2]].sum((1, 2)) > 0
+    slides, patient = slides[seen], patient[seen]
+    pooled = np.stack([slides[patient == p].sum(0) for p in np.unique(patient)]) if seen.any() else slides
+    nothing = np.zeros(0, np.int64)
+    by_slide = Items(slides, nothing, nothing, patient)
+    return {"pixel": by_slide, "slide": by_slide, "patient": Items(pooled, nothing, nothing, np.unique(patient))}

@@ -1,0 +1,86 @@
+"""Pictures of each kind of task: views of a slide, and what the viewer can lay over it.
+
+The Snakefile reads the names of the views, so drawing functions are imported only when something is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from histomake.base.kinds import Kind
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from histomake.pictures.canvas import Thumbnail
+    from histomake.pictures.findings import SlideFindings
+
+    Painter = Callable[[SlideFindings, Thumbnail], list[NDArray[np.uint8]]]
+
+Overlay = tuple[str, str]
+"""Title of an overlay of patches, and what it shows: ``"2"``: the score of output 2; ``"called 2"``: the patches for
+which output 2 is predicted; ``"called"``: the predicted class."""
+
+WITH_CONFIDENCE = ("prediction", "confidence", "truth")
+WITHOUT_CONFIDENCE = ("prediction", "truth")
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Pictures of one kind of task.
+
+    views: names of the views of a slide; one of the two sets that have a rule.
+    painters: imports the functions that draw the views, by name.
+    overlays: overlays of patches in the viewer, from the names of the outputs; the first is shown first.
+    """
+
+    views: tuple[str, ...]
+    painters: Callable[[], Mapping[str, Painter]]
+    overlays: Callable[[Sequence[str]], list[Overlay]]
+
+
+def _class_painters() -> Mapping[str, Painter]:
+    from histomake.pictures import class_views
+
+    return class_views.PAINTERS
+
+
+def _label_painters() -> Mapping[str, Painter]:
+    from histomake.pictures import label_views
+
+    return label_views.PAINTERS
+
+
+def _number_painters() -> Mapping[str, Painter]:
+    from histomake.pictures import number_views
+
+    return number_views.PAINTERS
+
+
+def _pixel_painters() -> Mapping[str, Painter]:
+    from histomake.pictures import pixel_views
+
+    return pixel_views.PAINTERS
+
+
+def _scores(names: Sequence[str], title: str) -> list[Overlay]:
+    return [(f"{title} {name}", str(i)) for i, name in enumerate(names)]
+
+
+def _class_and_scores(names: Sequence[str]) -> list[Overlay]:
+    return [("class", "called"), *_scores(names, "score of")]
+
+
+def _labels_and_scores(names: Sequence[str]) -> list[Overlay]:
+    return [*((f"has {name}", f"called {i}") for i, name in enumerate(names)), *_scores(names, "score of")]
+
+
+PICTURED: dict[Kind, Pictured] = {
+    Kind.CLASSIFICATION: Pictured(WITH_CONFIDENCE, _class_painters, _class_and_scores),
+    Kind.MULTI_LABEL: Pictured(WITH_CONFIDENCE, _label_painters, _labels_and_scores),
+    Kind.REGRESSION: Pictured(WITHOUT_CONFIDENCE, _number_painters, lambda names: _scores(names, "value of")),
+    Kind.SEGMENTATION: Pictured(WITHOUT_CONFIDENCE, _pixel_painters, lambda names: _scores(names, "share of")),
+}
