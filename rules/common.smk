@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 gc.set_threshold(100_000, 50, 50)
 atexit.register(gc.freeze)
 
-SCRIPTS = Path(workflow.basedir) / "scripts"
+SCRIPTS = Path(str(workflow.current_basedir)).parent / "scripts"
 # The library beside the scripts runs, here and in the jobs, also where another copy is installed. Where conda removes
 # PYTHONPATH, the folder that Snakemake appends to the path of every script serves.
 SEARCHED = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]

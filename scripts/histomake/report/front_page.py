@@ -197,7 +197,7 @@ def _provenance(config: Config, rows: list[Row]) -> Html:
         for row in rows
     ]
     text = "Every output has a sidecar (.meta.json) with its inputs, settings and code. To follow a prediction down to "
-    command = page.tag("code", "python -m histomake verify")
+    command = page.tag("code", "histomake verify")
     return page.section(
         "Provenance",
         page.facts(state),
