@@ -168,7 +168,7 @@ def test_a_model_that_always_says_the_same_is_explained_by_nothing(pictures, tmp
 
 def test_patches_worth_a_look_are_chosen_by_rule():
     table = predictions([0.99, 0.51, 0.02, 0.97, 0.45, 0.9], ["b", "b", "a", "a", None, "b"])
-    found = {(c.row, c.reason) for c in chosen.choose([table], 6)}
+    found = {(c.row, c.reason) for c in chosen.choose([table], 6, "classification", ["a", "b"])}
     assert (3, "misclassified") in found
     assert (1, "least certain") in found
     assert (0, "surest b") in found
@@ -179,7 +179,7 @@ def test_patches_worth_a_look_are_chosen_by_rule():
 def test_of_numbers_the_worst_the_usual_and_the_extreme_are_chosen():
     columns = {"score_age": [1.0, 5.0, 9.0, 4.0], "target_age": [1.0, None, 9.5, 0.0]}
     table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
-    found = {c.row: c.reason for c in chosen.choose([table], 4, "regression")}
+    found = {c.row: c.reason for c in chosen.choose([table], 4, "regression", ["age"])}
     assert found == {3: "largest error", 1: "near the median", 2: "highest age", 0: "lowest age"}
 
 
@@ -191,7 +191,7 @@ def test_of_segmented_patches_those_with_most_wrong_pixels_come_first():
         "fn_b": [0.0, 7.0, 0.0],
     }
     table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
-    found = {c.row: c.reason for c in chosen.choose([table], 3, "segmentation")}
+    found = {c.row: c.reason for c in chosen.choose([table], 3, "segmentation", ["a", "b"])}
     assert found == {2: "most pixels wrong", 1: "most mixed", 0: "most a"}
 
 
@@ -200,14 +200,14 @@ def test_of_several_labels_the_patch_with_one_undecided_class_is_the_least_certa
     table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
     table = table.append_column("predicted", pa.array(["a+b", "a+b", ""]).cast(DICTIONARY))
     table = table.append_column("label", pa.array(["a+b", "a+b", "b"]).cast(DICTIONARY))
-    found = {c.row: c.reason for c in chosen.choose([table], 3, "multi_label")}
+    found = {c.row: c.reason for c in chosen.choose([table], 3, "multi_label", ["a", "b"])}
     assert found[2] == "misclassified"
     assert found[1] == "least certain"
 
 
 def test_no_more_patches_are_chosen_than_there_are():
-    assert len(chosen.choose([predictions([0.7], ["b"])], 16)) == 1
-    assert chosen.choose([predictions([], [])], 16) == []
+    assert len(chosen.choose([predictions([0.7], ["b"])], 16, "classification", ["a", "b"])) == 1
+    assert chosen.choose([predictions([], [])], 16, "classification", ["a", "b"]) == []
 
 
 def test_cell_sums_keep_the_total():

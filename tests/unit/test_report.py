@@ -14,7 +14,8 @@ import pytest
 from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.config import Config, Task
-from histomake.report import cascades_section, examples, page, task_section
+from histomake.explain.rankings import right_and_wrong
+from histomake.report import cascades_section, page, task_section
 from histomake.report.front_page import GPU_RULES
 from histomake.report.slide_page import SlideTask, slide_page
 from PIL import Image
@@ -169,7 +170,7 @@ def test_examples_are_the_surest_right_ones_the_least_sure_and_the_worst_wrong_o
             "label": pa.array(["b", "b", "a", "a", None]).cast(DICTIONARY),
         }
     )
-    found = {r.reason.split(" (")[0]: r.rows.tolist() for r in examples.right_and_wrong(table, ["a", "b"])}
+    found = {r.reason.split(" (")[0]: r.rows.tolist() for r in right_and_wrong(table, ["a", "b"])}
     assert found == {
         "a, right and most certain": [],
         "b, right and most certain": [0, 1],

@@ -97,18 +97,18 @@ def _layer_name(layer: dict[str, str], region: Element) -> str:
 
 
 def _region(region: Element, skipped: Counter[str]) -> shapely.Geometry | None:
-    kind = AREAS.get(region.get("Type", "0").lower())
+    outline = AREAS.get(region.get("Type", "0").lower())
     halo = list(region.iter("V"))
     skipped["<V>"] += len(halo)
     points = _points(halo or list(region.iter("Vertex")))
-    if kind is None:
+    if outline is None:
         skipped[f"region type {region.get('Type')}"] += 1
         return None
-    if kind == "ellipse" and len(points) >= 2:
+    if outline == "ellipse" and len(points) >= 2:
         x0, y0, x1, y1 = *points.min(axis=0), *points.max(axis=0)
         circle = shapely.Point(0, 0).buffer(1, quad_segs=ELLIPSE_SEGMENTS)
         return shapely.transform(circle, lambda p: p * [(x1 - x0) / 2, (y1 - y0) / 2] + [(x0 + x1) / 2, (y0 + y1) / 2])
-    if kind == "rectangle" and len(points) == 2:
+    if outline == "rectangle" and len(points) == 2:
         return shapely.box(*points.min(axis=0), *points.max(axis=0))
     return _ring(points)
 

@@ -207,17 +207,17 @@ def _candidates(simulator: Simulator, number: int) -> list[NDArray[np.float64]]:
     found = []
     for position in range(2 * simulator.depth - 1):
         level = (position + 1) // 2 + 1
-        kind: Literal["p1", "p2", "sum"] = "p1" if position == 0 else "p2" if position % 2 else "sum"
-        values = np.concatenate([_values(case, level, kind) for case in simulator.cases])
+        which: Literal["p1", "p2", "sum"] = "p1" if position == 0 else "p2" if position % 2 else "sum"
+        values = np.concatenate([_values(case, level, which) for case in simulator.cases])
         spread = np.quantile(values, quantiles) if values.size else []
         found.append(np.unique(np.round(np.concatenate([even, spread]), 4)))
     return found
 
 
-def _values(case: Case, level: int, kind: Literal["p1", "p2", "sum"]) -> NDArray[np.float32]:
+def _values(case: Case, level: int, which: Literal["p1", "p2", "sum"]) -> NDArray[np.float32]:
     """Probabilities of a level that are not next to nothing, at most SUB_SAMPLE of them."""
     p = case.answers.maps[level]
-    values = (p[0] if kind == "p1" else p[1] if kind == "p2" else p[0] + p[1]).ravel()
+    values = (p[0] if which == "p1" else p[1] if which == "p2" else p[0] + p[1]).ravel()
     values = values[:: max(1, values.size // SUB_SAMPLE)]
     return values[values > 1e-3]
 

@@ -20,6 +20,7 @@ from histomake.explain.shapley import PARTITION_BACKGROUND, Margin, explain
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import Predictor
 from histomake.patch.table import read_table
+from histomake.target.kinds import LEARNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def attribute(
     """
     kind = predictor.task.kind
     wanted = asked_for(points, regions, tested)
-    found = choose([table for _, table in tested], patches, kind)
+    found = choose([table for _, table in tested], patches, kind, predictor.class_names)
     first = {(item.slide, item.row): item for item in reversed([*wanted, *found])}
     chosen = list(reversed(first.values()))
     if not chosen:
@@ -76,7 +77,7 @@ def attribute(
     places = [(tested[c.slide][0], tested[c.slide][1].slice(c.row, 1)) for c in chosen]
     read = [read_patches(predictor, entry, row["patch_id"].to_numpy()) for entry, row in places]
     pixels = np.concatenate([part for parts in read for part in parts])
-    margin = Margin(predictor.network, independent=kind in ("regression", "multi_label")).eval()
+    margin = Margin(predictor.network, independent=not LEARNED[kind].exclusive).eval()
     images, base = predictor.normalise(torch.from_numpy(pixels)), predictor.normalise(torch.from_numpy(reference))
     maps = explain(margin, images, base, seed=seed, method=method)
     scores = predictor.scores(torch.from_numpy(pixels))

@@ -1,4 +1,4 @@
-"""Owns which patches are worth explaining: those asked for by their place, and those that a rule finds."""
+"""Choice of the patches to explain: those that were asked for, and the first of each ranking."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from histomake.base.errors import HistomakeError
+from histomake.base.kinds import Kind
+from histomake.explain.kinds import EXPLAINED
+from histomake.explain.rankings import Ranking
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
@@ -34,14 +37,6 @@ class Chosen:
     slide: int
     row: int
     reason: str
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Rows in the order in which they are worth a look for one reason."""
-
-    reason: str
-    rows: NDArray[np.int64]
 
 
 def asked_for(
@@ -80,15 +75,16 @@ def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
-def choose(tables: Sequence[pa.Table], count: int, kind: str = "classification") -> list[Chosen]:
-    """At most ``count`` patches: a third of the first reason, a third of the second, the rest even over the others.
+def choose(tables: Sequence[pa.Table], count: int, kind: Kind, outputs: Sequence[str]) -> list[Chosen]:
+    """Choose at most ``count`` patches of prediction tables by the rankings of the kind of task.
 
-    ``kind``: classification, multi_label, regression or segmentation; which says what is worth a look.
+    A third has the first reason, a third the second; the rest is divided evenly over the others. ``outputs``: names of
+    the network's outputs.
     """
     rows = [(s, r) for s, table in enumerate(tables) for r in range(table.num_rows)]
     if not rows:
         return []
-    ranked = rankings(pa.concat_tables(tables, promote_options="permissive"), kind)
+    ranked = EXPLAINED[kind].rankings(pa.concat_tables(tables, promote_options="permissive"), outputs)
     taken: dict[int, str] = {}
 
     def take(ranking: Ranking, most: int) -> None:
@@ -100,45 +96,3 @@ def choose(tables: Sequence[pa.Table], count: int, kind: str = "classification")
     for i, ranking in enumerate(ranked[2:]):
         take(ranking, -(-(count - len(taken)) // (len(ranked) - 2 - i)))
     return [Chosen(*rows[i], reason) for i, reason in taken.items()]
-
-
-def rankings(table: pa.Table, kind: str) -> list[Ranking]:
-    """What is worth a look in predictions of a kind of task; the two most telling reasons first."""
-    outputs = [name.removeprefix("score_") for name in table.column_names if name.startswith("score_")]
-    scores = np.stack([table[f"score_{name}"].to_numpy() for name in outputs], axis=1)
-    if kind == "regression":
-        return _of_numbers(table, outputs, scores)
-    if kind == "segmentation":
-        return _of_pixels(table, outputs, scores)
-    label, predicted = (np.array(table[c].cast(pa.string()).to_pylist(), object) for c in ("label", "predicted"))
-    certainty = np.maximum(scores, 1 - scores).min(axis=1) if kind == "multi_label" else scores.max(axis=1)
-    wrong = np.flatnonzero([a is not None and a != b for a, b in zip(label, predicted, strict=True)])
-    return [
-        Ranking("misclassified", wrong[np.argsort(-certainty[wrong], kind="stable")]),
-        Ranking("least certain", np.argsort(certainty, kind="stable")),
-        *(Ranking(f"surest {n}", np.argsort(-c, kind="stable")) for n, c in zip(outputs, scores.T, strict=True)),
-    ]
-
-
-def _of_numbers(table: pa.Table, outputs: list[str], scores: NDArray[np.floating]) -> list[Ranking]:
-    targets = np.stack([table[f"target_{name}"].to_numpy(zero_copy_only=False) for name in outputs], axis=1)
-    error = np.abs(scores - targets.astype(float))
-    known = np.flatnonzero(~np.isnan(error).all(axis=1))
-    worst = np.nanmax(error[known], axis=1) if len(known) else error[known, 0]
-    distance = np.abs(scores - np.median(scores, axis=0)).sum(axis=1)
-    return [
-        Ranking("largest error", known[np.argsort(-worst, kind="stable")]),
-        Ranking("near the median", np.argsort(distance, kind="stable")),
-        *(Ranking(f"highest {n}", np.argsort(-c, kind="stable")) for n, c in zip(outputs, scores.T, strict=True)),
-        *(Ranking(f"lowest {n}", np.argsort(c, kind="stable")) for n, c in zip(outputs, scores.T, strict=True)),
-    ]
-
-
-def _of_pixels(table: pa.Table, outputs: list[str], scores: NDArray[np.floating]) -> list[Ranking]:
-    wrong = np.sum([table[f"fn_{name}"].to_numpy() for name in outputs], axis=0)
-    some = np.flatnonzero(wrong)
-    return [
-        Ranking("most pixels wrong", some[np.argsort(-wrong[some], kind="stable")]),
-        Ranking("most mixed", np.argsort(scores.max(axis=1), kind="stable")),
-        *(Ranking(f"most {name}", np.argsort(-c, kind="stable")) for name, c in zip(outputs, scores.T, strict=True)),
-    ]

@@ -9,21 +9,23 @@ import torchvision
 from torch import Tensor, nn
 
 from histomake.base.errors import ConfigError
+from histomake.base.kinds import Kind
 from histomake.config import Model
 from histomake.model.fast_scnn import FastSCNN
+from histomake.target.kinds import LEARNED
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def build_model(model: Model, *, kind: str, outputs: int, size: int) -> nn.Module:
+def build_model(model: Model, *, kind: Kind, outputs: int, size: int) -> nn.Module:
     """Build a network with random weights, or with timm's weights for ``pretrained: true``.
 
     Its input is float (n, 3 · views, size, size), where views is 1 plus the length of ``model.context``. Its output
     are logits (n, outputs), for segmentation (n, outputs, size, size). Raises ConfigError for an unknown name.
     """
     channels = 3 * (1 + len(model.context))
-    if kind == "segmentation":
+    if LEARNED[kind].per_pixel:
         return _segmenter(model, outputs=outputs, channels=channels)
     if model.name == "alexnet":
         return AlexNet(model, outputs=outputs, channels=channels)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from histomake.explain.kinds import EXPLAINED
 from histomake.report import page
 from histomake.report.page import Html
-from histomake.target.pooling import pool_scores
-from histomake.target.targets import JOINER
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 VIEW_TITLES = {
     "prediction": "Prediction",
@@ -108,42 +102,7 @@ def _task(task: SlideTask) -> Html:
 
 
 def _result(task: SlideTask, table: pa.Table) -> Html:
-    """What the model found: patches and score per class, the slide's value, or areas and agreement."""
+    """Table of what the model found: per class, output or area, as the kind of task has it."""
     if not table.num_rows:
         return page.tag("p", "No patch of this slide was predicted.", class_="warn")
-    if task.model["kind"] == "segmentation":
-        return _segmented(task, table)
-    scores = np.stack([table[f"score_{name}"].to_numpy() for name in task.classes], axis=1)
-    pooled = pool_scores(scores, task.aggregate, table["tissue"].to_numpy())
-    if task.model["kind"] == "regression":
-        return _valued(task, table, scores, pooled)
-    counts: Counter[str] = Counter()
-    for names in table["predicted"].cast(pa.string()).to_pylist():
-        counts.update((names or "").split(JOINER))
-    rows = [
-        [name, counts[name], counts[name] / table.num_rows, float(pooled[i])] for i, name in enumerate(task.classes)
-    ]
-    return page.table(["class", "patches", "share", f"slide score ({task.aggregate})"], rows)
-
-
-def _valued(task: SlideTask, table: pa.Table, scores: NDArray[np.float32], pooled: NDArray[np.float64]) -> Html:
-    """Of a regression: the slide's value, the spread of its patches, and the truth where it is known."""
-    rows = []
-    for i, name in enumerate(task.classes):
-        target = table[f"target_{name}"].drop_null().to_numpy()
-        low, middle, high = (float(v) for v in np.percentile(scores[:, i], (5, 50, 95)))
-        error = np.abs(scores[:, i] - table[f"target_{name}"].to_numpy(zero_copy_only=False))
-        known = [float(target.mean()), float(np.nanmean(error))] if len(target) else [None, None]
-        rows.append([name, float(pooled[i]), middle, f"{low:.3g} to {high:.3g}", *known])
-    header = ["output", f"slide ({task.aggregate})", "median patch", "5 to 95 % of patches", "true mean", "mean error"]
-    return page.table(header, rows)
-
-
-def _segmented(task: SlideTask, table: pa.Table) -> Html:
-    """Of a segmentation: the share of tissue patches per class and, where there is truth, how far the two agree."""
-    rows = []
-    for name in task.classes:
-        hit, alarm, missed = (int(table[f"{count}_{name}"].to_numpy().sum()) for count in ("tp", "fp", "fn"))
-        seen = 2 * hit + alarm + missed
-        rows.append([name, float(table[f"score_{name}"].to_numpy().mean()), 2 * hit / seen if seen else None])
-    return page.table(["class", "share of the patches' area", "Dice on this slide"], rows)
+    return page.table(*EXPLAINED[task.model["kind"]].slide_table(table, task.classes, task.aggregate))

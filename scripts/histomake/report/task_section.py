@@ -17,6 +17,7 @@ from histomake.pictures import canvas
 from histomake.report import page
 from histomake.report.examples import examples
 from histomake.report.page import Html
+from histomake.target.kinds import LEARNED
 
 LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
 SHOWN_METRICS = (
@@ -100,7 +101,7 @@ def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> li
 
     A patch is of a class by at least the target's ``min_area`` to classify it, by any area for pixels and shares.
     """
-    least = task.target.min_area if task.kind in ("classification", "multi_label") else 0.0
+    least = task.target.min_area if LEARNED[task.kind].min_area else 0.0
     classes = _annotated(task)
     areas = "".join(f', count_if("area_{c}" >= {least}::FLOAT AND "area_{c}" > 0) AS "of_{c}"' for c in classes)
     sums = "".join(f', sum("of_{c}")' for c in classes)
@@ -157,7 +158,7 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
     """Loss while training, and what was chosen on validation patients."""
     figure = page.blank(5.2, 3)
     axis = figure.subplots()
-    columns = {"threshold (validation)": "threshold"} if task.kind in ("classification", "multi_label") else {}
+    columns = {"threshold (validation)": "threshold"} if LEARNED[task.kind].thresholds else {}
     columns["seed"] = "seed"
     chosen = []
     for fold in folds:

@@ -30,6 +30,8 @@ class Learned:
     of_cell: target of a slide, and of each of its patches, from its cell in the sheet (empty: unknown) and its id.
     of_slide: target of a slide, from the known targets of its patches.
     decide: what is predicted, from scores float (n, outputs) and thresholds. None: scores are numbers.
+    min_area: whether a patch has a class from ``target.min_area`` on. Otherwise any annotated area counts.
+    thresholds: whether thresholds of ``decide`` are chosen on validation patches.
     per_pixel: whether the network has an output for every pixel, learned from masks.
     exclusive: whether a patch or pixel has exactly one of the outputs, so that scores sum to one.
     """
@@ -39,6 +41,8 @@ class Learned:
     of_cell: Callable[[str, Target, str], NDArray[Any]]
     of_slide: Callable[[NDArray[Any]], NDArray[Any]]
     decide: Callable[[NDArray[np.floating], Threshold], NDArray[Any]] | None
+    min_area: bool
+    thresholds: bool
     per_pixel: bool
     exclusive: bool
 
@@ -172,6 +176,8 @@ LEARNED: dict[Kind, Learned] = {
         of_cell=_class,
         of_slide=_most_frequent,
         decide=decide_class,
+        min_area=True,
+        thresholds=True,
         per_pixel=False,
         exclusive=True,
     ),
@@ -181,6 +187,8 @@ LEARNED: dict[Kind, Learned] = {
         of_cell=_listed_classes,
         of_slide=_any,
         decide=decide_labels,
+        min_area=True,
+        thresholds=True,
         per_pixel=False,
         exclusive=False,
     ),
@@ -190,6 +198,8 @@ LEARNED: dict[Kind, Learned] = {
         of_cell=_number,
         of_slide=_mean,
         decide=None,
+        min_area=False,
+        thresholds=False,
         per_pixel=False,
         exclusive=False,
     ),
@@ -199,6 +209,8 @@ LEARNED: dict[Kind, Learned] = {
         of_cell=_no_cell,
         of_slide=_most_frequent,
         decide=decide_class,
+        min_area=False,
+        thresholds=False,
         per_pixel=True,
         exclusive=True,
     ),

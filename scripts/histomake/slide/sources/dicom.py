@@ -61,7 +61,7 @@ class DicomSource(Source):
         if not is_dicom(file):
             return
         instance = _Instance(file)
-        (self._instances if instance.kind in ("VOLUME", "") else self._others).append(instance)
+        (self._instances if instance.flavor in ("VOLUME", "") else self._others).append(instance)
 
     def _describe(self) -> SourceInfo:
         if not self._instances:
@@ -97,9 +97,9 @@ class DicomSource(Source):
         """Return readers of the label, overview (macro) and thumbnail instances."""
         names = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
         return {
-            names[instance.kind]: lambda i=instance: i.read(0, 0, i.width, i.height)
+            names[instance.flavor]: lambda i=instance: i.read(0, 0, i.width, i.height)
             for instance in self._others
-            if instance.kind in names
+            if instance.flavor in names
         }
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class _Instance:
             start = stream.tell()
         if self.header.get("SOPClassUID") != WSI_STORAGE:
             raise UnsupportedSlideError(f"{path.name} is not a VL Whole Slide Microscopy Image")
-        self.kind = str(self.header.ImageType[2]).upper() if len(self.header.get("ImageType", ())) > 2 else ""
+        self.flavor = str(self.header.ImageType[2]).upper() if len(self.header.get("ImageType", ())) > 2 else ""
         self.series = str(self.header.get("SeriesInstanceUID", ""))
         self.syntax = uid.UID(self.header.file_meta.TransferSyntaxUID)
         self.width = int(self.header.TotalPixelMatrixColumns)

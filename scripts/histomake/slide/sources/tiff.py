@@ -221,7 +221,7 @@ def _aperio_kind(page: tifffile.TiffPage) -> str:
     the thumbnail.
     """
     line = (page.description or "").partition("\n")[2].strip().lower()
-    return next((kind for kind in ("label", "macro") if line.startswith(kind)), "thumbnail")
+    return next((name for name in ("label", "macro") if line.startswith(name)), "thumbnail")
 
 
 def _baseline_pages(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
