@@ -18,7 +18,7 @@ SCRIPTS = Path(str(workflow.current_basedir)).parent / "scripts"
 # The library beside the scripts runs, here and in the jobs, also where another copy is installed. Where conda removes
 # PYTHONPATH, the folder that Snakemake appends to the path of every script serves.
 SEARCHED = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, SEARCHED)))
+os.environ.update(PYTHONPATH=os.pathsep.join(dict.fromkeys(filter(None, SEARCHED))))
 sys.path.insert(0, str(SCRIPTS))
 
 from histomake.audit.code import code_digest, require_library

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import yaml
 from histomake.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,9 +65,3 @@ def test_no_script_hides_a_module_of_python_or_of_a_package():
     scripts = {path.stem for path in (ROOT / "scripts").iterdir() if path.suffix == ".py" or path.is_dir()}
     others = set(sys.stdlib_module_names) | set(metadata.packages_distributions())
     assert not (scripts - {"histomake"}) & others
-
-
-def test_the_version_is_the_same_wherever_it_is_stated():
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
-    newest = next(line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
-    assert newest.split()[1] == __version__
