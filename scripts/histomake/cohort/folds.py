@@ -105,7 +105,7 @@ def _fixed_roles(patients: Mapping[str, list[Slide]], task: str) -> dict[str, st
     """Return the roles from the sheet; refuse patients whose slides have different roles."""
     fixed, leaks = {}, []
     for patient, slides in patients.items():
-        given = {s.split for s in slides} - {None}
+        given = {s.split for s in slides if s.split is not None}
         if len(given) > 1:
             leaks.append(
                 f"  patient {patient}: {', '.join(sorted(f'{s.slide_id} in {s.split}' for s in slides if s.split))}"

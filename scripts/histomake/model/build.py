@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 import timm
 import torchvision
@@ -30,7 +30,8 @@ def build_model(model: Model, *, kind: Kind, outputs: int, size: int) -> nn.Modu
     if model.name == "alexnet":
         return AlexNet(model, outputs=outputs, channels=channels)
     _check_timm(model.name, key="model.name")
-    options = {"img_size": size} if timm.get_pretrained_cfg(model.name).fixed_input_size else {}
+    pretrained = timm.get_pretrained_cfg(model.name)
+    options: dict[str, Any] = {"img_size": size} if pretrained and pretrained.fixed_input_size else {}
     return timm.create_model(
         model.name,
         pretrained=model.pretrained is True,
@@ -64,6 +65,19 @@ def _segmenter(model: Model, *, outputs: int, channels: int) -> nn.Module:
         encoder = f"tu-{encoder}"
     weights = "imagenet" if model.pretrained is True else None
     return smp.create_model(model.name, encoder, weights, in_channels=channels, classes=outputs)
+
+
+class TimmClassifier(Protocol):
+    """Methods of timm's classifiers beyond those of a module."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map (n, channels, h, w) to features."""
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Map features to logits, or to the values before the last layer."""
+
+    def group_matcher(self, *, coarse: bool) -> dict[str, Any]:
+        """Return the patterns that assign parameters to stages."""
 
 
 class AlexNet(nn.Module):
@@ -123,11 +137,12 @@ def has_features(network: nn.Module) -> bool:
 def embed(network: nn.Module, x: Tensor) -> Tensor:
     """Return the features before the last layer, (n, features); for segmentation the mean of the deepest features."""
     if hasattr(network, "forward_head"):
-        return network.forward_head(network.forward_features(x), pre_logits=True)
+        classifier = cast("TimmClassifier", network)
+        return classifier.forward_head(classifier.forward_features(x), pre_logits=True)
     if isinstance(network, FastSCNN):
         deepest = network.context(network.downsample(x))
     else:
-        features = network.encoder(x)
+        features = network.get_submodule("encoder")(x)
         deepest = features["out"] if isinstance(features, dict) else features[-1]
     return deepest.mean((2, 3))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -12,6 +12,9 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
+
+if TYPE_CHECKING:
+    from histomake.model.build import TimmClassifier
 
 ENCODER_PREFIXES = ("", "encoder.", "encoder.model.")
 """Prefixes of the same encoder's parameters in timm and in segmentation-models-pytorch."""
@@ -85,7 +88,8 @@ def parameter_stages(network: nn.Module) -> dict[str, int]:
     """Return the stage of every parameter, 0 nearest to the input; the head or decoder is the last stage."""
     names = [name for name, _ in network.named_parameters()]
     if hasattr(network, "group_matcher"):
-        groups = group_parameters(network, network.group_matcher(coarse=True), reverse=True)
+        matcher = cast("TimmClassifier", network).group_matcher(coarse=True)
+        groups = group_parameters(network, matcher, reverse=True)
         stages = {name: int(groups[name]) for name in names if not is_head(network, name)}
     else:
         stages = _stages_by_module(network, names)

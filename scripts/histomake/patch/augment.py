@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from histomake.config import Augment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Chroma plane orthogonal to grey (YIQ, ITU-R BT.601). A hue change is a rotation in this plane.
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -57,9 +61,18 @@ class Parameters:
 
     def to(self, device: torch.device) -> Parameters:
         """Move to ``device`` all tensors except turns and flip, which are needed on the CPU for indexing."""
-        stay = ("turns", "flip")
-        tensors = {k: value for k, value in vars(self).items() if isinstance(value, Tensor) and k not in stay}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            colour=self.colour.to(device, non_blocking=True),
+            density=moved(self.density),
+            angle=moved(self.angle),
+            lattice=moved(self.lattice),
+            sigma=moved(self.sigma),
+        )
 
 
 def draw_parameters(config: Augment, count: int, rng: np.random.Generator) -> Parameters:
@@ -85,11 +98,11 @@ def draw_parameters(config: Augment, count: int, rng: np.random.Generator) -> Pa
     )
 
 
-def _float(values: np.ndarray) -> Tensor:
+def _float(values: NDArray[np.floating]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def colour_matrices(config: Augment, jitter: np.ndarray) -> np.ndarray:
+def colour_matrices(config: Augment, jitter: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return affine colour maps, float64 (n, 3, 4), on RGB in [0, 1], from ``jitter`` in [-1, 1] (n, 4).
 
     Brightness scales, contrast scales about mid-grey, saturation scales chroma about luma, and hue rotates chroma.
@@ -109,7 +122,7 @@ def colour_matrices(config: Augment, jitter: np.ndarray) -> np.ndarray:
     return np.concatenate([matrix, offset], axis=2)
 
 
-def density_matrices(strength: float, jitter: np.ndarray) -> np.ndarray:
+def density_matrices(strength: float, jitter: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return affine maps of optical density, float64 (n, 3, 4), from ``jitter`` in [-1, 1] (n, 3, 2).
 
     The density of each stain is scaled and shifted separately (Tellez et al. 2018, eq. 1). The shift is a fifth of the
@@ -122,7 +135,7 @@ def density_matrices(strength: float, jitter: np.ndarray) -> np.ndarray:
     return np.concatenate([matrix, (shift @ HED_TO_OD)[:, :, None]], axis=2)
 
 
-def _lattice(strength: float, noise: np.ndarray) -> np.ndarray:
+def _lattice(strength: float, noise: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return displacements with a fixed border, so that a patch shows no pixels from outside (histo-fetch)."""
     displacement = 2 * strength * noise
     displacement[:, :, [0, -1]] = 0
@@ -171,10 +184,13 @@ def _resample(images: Tensor, masks: Tensor | None, parameters: Parameters) -> t
         lattice = parameters.lattice.to(images.device)
         bend = F.interpolate(lattice, (height, width), mode="bilinear", align_corners=True)
         grid = grid + bend.permute(0, 2, 3, 1)
-    options = {"padding_mode": "reflection", "align_corners": False}
+
+    def sample(values: Tensor, mode: str) -> Tensor:
+        return F.grid_sample(values, grid.to(values.dtype), mode, padding_mode="reflection", align_corners=False)
+
     if masks is not None:
-        masks = F.grid_sample(masks[:, None].float(), grid, mode="nearest", **options)[:, 0].round().long()
-    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", **options), masks
+        masks = sample(masks[:, None].float(), "nearest")[:, 0].round().long()
+    return sample(images, "bilinear"), masks
 
 
 def _recolour(images: Tensor, parameters: Parameters) -> Tensor:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 USABLE = ("", "background")
 """Values of ``excluded`` whose tissue may appear in a shifted patch: not pen, blur, fold, edge or region."""
@@ -28,7 +33,7 @@ class TissueLattice:
         axis = self.columns if len(self.columns) > 1 else self.rows
         return float(axis[-1] - axis[0]) / (len(axis) - 1) if len(axis) > 1 else 0.0
 
-    def tissue(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def tissue(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the tissue share of patches at ``x``, ``y`` (level-0 px), interpolated from the four nearest cells."""
         if self.step == 0:
             return np.full(len(x), self.share.flat[0] if self.share.size else 0.0)
@@ -39,7 +44,8 @@ class TissueLattice:
         right, down = column - j, row - i
         top = padded[i, j] * (1 - right) + padded[i, j + 1] * right
         bottom = padded[i + 1, j] * (1 - right) + padded[i + 1, j + 1] * right
-        return top * (1 - down) + bottom * down
+        share: NDArray[np.float64] = top * (1 - down) + bottom * down
+        return share
 
 
 def move(lattice: TissueLattice, x: int, y: int, *, min_tissue: float, rng: np.random.Generator) -> tuple[int, int]:

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from histomake.base.rng import ORDER, counter_rng
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 Balance = Literal["class", "slide", "area"]
 
 
 def balance_weights(
-    *, slide: np.ndarray, group: np.ndarray, balance: Balance, shares: Mapping[int, float] | None = None
-) -> np.ndarray:
+    *,
+    slide: NDArray[np.integer],
+    group: NDArray[np.integer],
+    balance: Balance,
+    shares: Mapping[int, float] | None = None,
+) -> NDArray[np.float64]:
     """Return the probability of each patch, float64 (n,), summing to 1.
 
     Args:
@@ -43,7 +50,9 @@ def balance_weights(
     return weights
 
 
-def mix_containing(weights: np.ndarray, structures: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+def mix_containing(
+    weights: NDArray[np.float64], structures: Sequence[tuple[NDArray[np.bool_], float]]
+) -> NDArray[np.float64]:
     """Return weights with which a given share of the draws is made from the patches that contain a structure.
 
     ``structures`` lists for each structure which patches contain it, bool (n,), and its share. All other draws follow
@@ -61,18 +70,18 @@ def mix_containing(weights: np.ndarray, structures: Sequence[tuple[np.ndarray, f
 class Sampler:
     """Draws patches with replacement, by inverse-CDF sampling over ``cumulative`` float64 (n,)."""
 
-    cumulative: np.ndarray
+    cumulative: NDArray[np.float64]
     seed: int
 
     @classmethod
-    def from_weights(cls, weights: np.ndarray, *, seed: int) -> Sampler:
+    def from_weights(cls, weights: NDArray[np.float64], *, seed: int) -> Sampler:
         """Create a sampler for ``weights`` float (n,) ≥ 0, which need not be normalised."""
         cumulative = np.cumsum(weights, dtype=np.float64)
         if not len(cumulative) or not np.isfinite(cumulative[-1]) or cumulative[-1] <= 0:
             raise ValueError("the sampler has no patch with a positive weight")
         return cls(cumulative / cumulative[-1], seed)
 
-    def draw(self, step: int, count: int, *, worker: int = 0) -> np.ndarray:
+    def draw(self, step: int, count: int, *, worker: int = 0) -> NDArray[np.int64]:
         """Return the indices of the patches of one batch, int64 (count,)."""
         return self.locate(counter_rng(self.seed, worker=worker, step=step).random(count))
 
@@ -81,12 +90,12 @@ class Sampler:
         seed = np.random.SeedSequence([self.seed, slot, attempt]).generate_state(1, np.uint64)[0]
         return int(self.locate(counter_rng(int(seed), worker=worker, step=step).random(1))[0])
 
-    def locate(self, uniform: np.ndarray) -> np.ndarray:
+    def locate(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the indices, int64, of the patches at the points ``uniform`` in [0, 1) of the cumulative weights."""
         return np.searchsorted(self.cumulative, uniform, side="right").astype(np.int64)
 
 
-def choose(count: int, size: int, *, seed: int) -> np.ndarray:
+def choose(count: int, size: int, *, seed: int) -> NDArray[np.int64]:
     """Choose ``min(count, size)`` different indices below ``size``, sorted; for fixed subsets such as validation."""
     order = counter_rng(seed, stream=ORDER).permutation(size)
     return np.sort(order[:count])

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 Method = Literal["macenko", "reinhard"]
-Colours = dict[str, Any]
+Colours = dict[str, list[float] | list[list[float]]]
 """Colours of one slide as plain numbers. macenko: ``stains`` (3, 2), optical densities of haematoxylin and eosin in
 R, G, B, and ``strong`` (2,), their 99th percentiles; reinhard: ``mean`` (3,) and ``std`` (3,) in CIELAB."""
 
@@ -37,7 +40,7 @@ SHARED_TABLES = 1_024
 """Largest number of tables, of 1.5 MB each, kept by one process and shared by the processes of one training."""
 
 
-def learn_colours(method: Method, pixels: np.ndarray) -> Colours | None:
+def learn_colours(method: Method, pixels: NDArray[np.uint8]) -> Colours | None:
     """Estimate the colours of one slide from tissue ``pixels`` uint8 (…, 3); None if too few pixels are stained.
 
     Methods: Macenko et al. 2009 and Reinhard et al. 2001, as fitted by torchstain.
@@ -85,8 +88,8 @@ class StainNormaliser:
     ) -> None:
         self.method, self.reference = method, reference
         self.slides: dict[str, Colours | None] = dict(slides or {})
-        self._own: dict[str, np.ndarray] = {}
-        self._shared: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+        self._own: dict[str, NDArray[np.int16]] = {}
+        self._shared: dict[str, tuple[NDArray[np.int16], NDArray[np.uint8]]] | None = None
 
     def share(self) -> None:
         """Allocate the tables of the known slides in memory that is shared with processes forked later.
@@ -101,7 +104,7 @@ class StainNormaliser:
         filled = np.frombuffer(mmap.mmap(-1, max(1, len(known))), np.uint8)
         self._shared = {name: (tables[i], filled[i : i + 1]) for i, name in enumerate(known)}
 
-    def apply(self, patch: np.ndarray, slide_id: str) -> np.ndarray:
+    def apply(self, patch: NDArray[np.uint8], slide_id: str) -> NDArray[np.uint8]:
         """Normalise one patch, uint8 (h, w, 3), of a slide in ``slides``.
 
         Pixels that are nearly glass are nearly unchanged, because neither method is defined for unstained pixels. A
@@ -113,12 +116,13 @@ class StainNormaliser:
             return patch
         shifts = self._shifts(slide_id, colours)
         if shifts is None:
-            return np.clip(np.rint(self.change(patch.astype(np.float32), colours)), 0, 255).astype(np.uint8)
+            exact = np.rint(self.change(patch.astype(np.float32), colours))
+            return np.asarray(np.clip(exact, 0, 255), np.uint8)
         red, green, blue = (patch[..., channel] // CELL for channel in range(3))
         cell = (red.astype(np.int32) * CELLS + green) * CELLS + blue
-        return np.clip(patch + shifts[cell], 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(patch + shifts[cell], 0, 255), np.uint8)
 
-    def _shifts(self, slide_id: str, colours: Colours) -> np.ndarray | None:
+    def _shifts(self, slide_id: str, colours: Colours) -> NDArray[np.int16] | None:
         """Return the table of a slide, or None if shared memory has no room for it, equally in all processes."""
         if self._shared is not None:
             if slide_id not in self._shared:
@@ -134,30 +138,31 @@ class StainNormaliser:
             self._own[slide_id] = self._table(colours)
         return self._own[slide_id]
 
-    def _table(self, colours: Colours) -> np.ndarray:
+    def _table(self, colours: Colours) -> NDArray[np.int16]:
         """Compute the shift of each cell of colours, int16 (CELLS³, 3)."""
         centres = (np.arange(CELLS) * CELL + (CELL - 1) / 2).astype(np.float32)
         cube = np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), axis=-1).reshape(1, -1, 3)
-        return np.rint(self.change(cube, colours) - cube)[0].astype(np.int16)
+        return np.asarray(np.rint(self.change(cube, colours) - cube)[0], np.int16)
 
-    def change(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
+    def change(self, pixels: NDArray[np.float32], colours: Colours) -> NDArray[np.float32]:
         """Normalise pixels, float32 (h, w, 3) in 0 to 255, of a slide with ``colours``."""
         changed = (self._macenko if self.method == "macenko" else self._reinhard)(pixels, colours)
         stained = np.minimum((255 - pixels.min(axis=2, keepdims=True)) / np.float32(255 - GLASS), 1)
-        return stained * changed + (1 - stained) * pixels
+        return np.asarray(stained * changed + (1 - stained) * pixels, np.float32)
 
-    def _macenko(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
+    def _macenko(self, pixels: NDArray[np.float32], colours: Colours) -> NDArray[np.float32]:
         """Scale the amounts of the slide's stains to the reference's strength, and mix them from its stain vectors."""
         gain = np.asarray(self.reference["strong"]) / np.asarray(colours["strong"])
         mixing = np.asarray(self.reference["stains"]) @ np.diag(gain) @ np.linalg.pinv(np.asarray(colours["stains"]))
         density = -np.log((pixels + 1) / LIGHT)
-        return LIGHT * np.exp(-(density @ mixing.T.astype(np.float32)))
+        return np.asarray(LIGHT * np.exp(-(density @ mixing.T.astype(np.float32))), np.float32)
 
-    def _reinhard(self, pixels: np.ndarray, colours: Colours) -> np.ndarray:
+    def _reinhard(self, pixels: NDArray[np.float32], colours: Colours) -> NDArray[np.float32]:
         """Match mean and standard deviation of each CIELAB axis."""
         lab = cv2.cvtColor(pixels / np.float32(255), cv2.COLOR_RGB2LAB)
         mean, std, to_mean, to_std = (
             np.asarray(values, np.float32)
             for values in (colours["mean"], colours["std"], self.reference["mean"], self.reference["std"])
         )
-        return 255 * cv2.cvtColor((lab - mean) * (to_std / std) + to_mean, cv2.COLOR_LAB2RGB)
+        changed = cv2.cvtColor((lab - mean) * (to_std / std) + to_mean, cv2.COLOR_LAB2RGB)
+        return np.asarray(255 * changed, np.float32)

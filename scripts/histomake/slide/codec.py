@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 import simplejpeg
 
-from histomake.slide.jpeg import complete, first_rows, frame_size, stream_head
+from histomake.slide.jpeg import Colour, complete, first_rows, frame_size, stream_head
 
 Codec = Literal["jpeg", "jpeg2k", "jpegxl", "zstd"]
 
@@ -42,15 +42,15 @@ class TileCoding:
     """
 
     codec: Codec
-    colour: Literal["RGB", "YCBCR"] = "YCBCR"
+    colour: Colour = "YCBCR"
     tables: bytes | None = None
     quality: int | None = None
 
     def to_zarr(self) -> list[dict[str, Any]]:
         """Return the codec chain of one (c, y, x) chunk as Zarr v3 metadata."""
         if self.codec == "zstd":
-            options = {"level": ZSTD_LEVEL, "checksum": False}
-            return [TRANSPOSE, {"name": "bytes"}, {"name": "zstd", "configuration": options}]
+            settings = {"level": ZSTD_LEVEL, "checksum": False}
+            return [TRANSPOSE, {"name": "bytes"}, {"name": "zstd", "configuration": settings}]
         options: dict[str, Any] = {} if self.quality is None else {"level": self.quality}
         if self.codec == "jpeg":
             options |= {"colorspace_data": "RGB", "colorspace_jpeg": self.colour}
@@ -95,7 +95,7 @@ class TileCoding:
                 return self._decode_jpeg(data, shape, rows)
             out = np.empty(shape, np.uint8)
             if self.codec == "zstd":
-                flat = imagecodecs.zstd_decode(data, out=out.reshape(-1))
+                flat = imagecodecs.zstd_decode(data, out=memoryview(out.reshape(-1)))
                 if len(flat) != out.size:
                     raise TileDecodeError(f"decoded to {len(flat)} bytes instead of a tile of shape {shape}")
                 return out
@@ -156,11 +156,12 @@ class TileCoding:
         """Encode a uint8 (height, width, 3) tile."""
         tile = np.ascontiguousarray(tile)
         if self.codec == "jpeg":
-            return imagecodecs.jpeg8_encode(
+            encoded = imagecodecs.jpeg8_encode(
                 tile, level=self.quality, colorspace="RGB", outcolorspace=self.colour, subsampling=SUBSAMPLING
             )
+            return bytes(encoded)
         if self.codec == "jpegxl":
-            return imagecodecs.jpegxl_encode(tile, level=self.quality, numthreads=1)
+            return bytes(imagecodecs.jpegxl_encode(tile, level=self.quality, numthreads=1))
         if self.codec == "zstd":
-            return imagecodecs.zstd_encode(tile, level=ZSTD_LEVEL)
+            return bytes(imagecodecs.zstd_encode(tile, level=ZSTD_LEVEL))
         raise ValueError(f"encoding tiles as {self.codec} is not supported")

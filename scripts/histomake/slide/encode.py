@@ -131,7 +131,7 @@ def halve(pixels: np.ndarray) -> np.ndarray:
 
 def _encode_tiles(pixels: np.ndarray, level: StoreLevel, first_column: int, first_row: int) -> list[_Row]:
     """Encode the tiles of a block. White tiles are left out because white is the fill value of the store."""
-    rows = []
+    rows: list[_Row] = []
     for i, top in enumerate(range(0, pixels.shape[0], level.tile_height)):
         columns, parts = [], []
         for j, left in enumerate(range(0, pixels.shape[1], level.tile_width)):

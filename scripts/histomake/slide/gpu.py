@@ -30,9 +30,9 @@ def decode_tiles(
     out = torch.full(shape, FILL, dtype=torch.uint8, device=device)
     if device.type == "cuda" and layout.coding.codec == "jpeg" and layout.coding.colour == "YCBCR":
         files = reader.encoded_tiles(level, tiles)
-        present = [i for i, file in enumerate(files) if file is not None]
+        present = {i: file for i, file in enumerate(files) if file is not None}
         if present:
-            out[present] = _on_gpu(reader, [files[i] for i in present], device)
+            out[list(present)] = _on_gpu(reader, list(present.values()), device)
         return out
     for i, (row, column) in enumerate(tiles):
         tile = reader.tile(level, row, column)

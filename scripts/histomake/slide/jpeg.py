@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+Colour = Literal["RGB", "YCBCR"]
+"""Colour space of the components of a JPEG stream."""
+
 SOI = b"\xff\xd8"
 EOI = b"\xff\xd9"
 # APP14 "Adobe" marker, version 100, no flags, transform 0: the components are R, G, B and need no colour conversion.
@@ -75,9 +78,9 @@ def frame_size(stream: bytes) -> tuple[int, int]:
     raise JpegStreamError("no frame header")
 
 
-def stated_colour(stream: bytes) -> Literal["RGB", "YCBCR"] | None:
+def stated_colour(stream: bytes) -> Colour | None:
     """Return the colour space stated by a JFIF or Adobe marker of the stream, or None if there is no such marker."""
-    stated: Literal["RGB", "YCBCR"] | None = None
+    stated: Colour | None = None
     for marker, start, end in _segments(stream):
         payload = stream[start:end]
         if marker == APP0 and payload.startswith(b"JFIF\0"):

@@ -16,8 +16,8 @@ Threshold = float | list[float]
 """Threshold of the second of two classes, or one per label."""
 
 
-def pool_scores(scores: NDArray[np.floating], how: str, tissue: NDArray[np.floating]) -> NDArray[np.float64]:
-    """One score per output, float64 (c,), from those of n patches (n, c).
+def pool_scores(scores: NDArray[np.floating], how: str, tissue: NDArray[np.floating]) -> NDArray[np.floating]:
+    """One score per output, float (c,), from those of n patches (n, c).
 
     "mean" of all patches, "area": mean weighted by the patches' ``tissue`` share (n,), "max", or "top10": mean of
     the ten largest (all, when there are fewer).

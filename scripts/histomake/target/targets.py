@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 UNLABELLED = -1
 """Class of what has no label; unknown numbers are NaN."""
@@ -14,13 +18,13 @@ JOINER = "+"
 """Between the classes of a patch that has several."""
 
 
-def class_areas(table: pa.Table, classes: Sequence[str]) -> np.ndarray:
+def class_areas(table: pa.Table, classes: Sequence[str]) -> NDArray[np.float32]:
     """Annotated share of each patch per class, float32 (n, classes)."""
     columns = [table.column(f"area_{name}").to_numpy() for name in classes]
     return np.stack(columns, axis=1).astype(np.float32, copy=False)
 
 
-def dominant_class(areas: np.ndarray, *, min_area: float) -> np.ndarray:
+def dominant_class(areas: NDArray[np.float32], *, min_area: float) -> NDArray[np.int64]:
     """Class with the largest area of each patch, int64 (n,); UNLABELLED where no class reaches ``min_area``.
 
     A patch without annotation has no class: it is never given the first one.
@@ -29,14 +33,13 @@ def dominant_class(areas: np.ndarray, *, min_area: float) -> np.ndarray:
     return np.where((largest >= min_area) & (largest > 0), areas.argmax(axis=1), UNLABELLED).astype(np.int64)
 
 
-def is_known(target: np.ndarray) -> np.ndarray:
+def is_known(target: NDArray[Any]) -> NDArray[np.bool_]:
     """Which patches have a target: bool (n,). With several outputs one known value is enough."""
-    if np.issubdtype(target.dtype, np.floating):
-        return ~np.isnan(target).all(axis=1)
-    return target != UNLABELLED
+    unknown = np.isnan(target).all(axis=1) if np.issubdtype(target.dtype, np.floating) else target == UNLABELLED
+    return np.logical_not(unknown)
 
 
-def balance_group(target: np.ndarray) -> np.ndarray:
+def balance_group(target: NDArray[Any]) -> NDArray[np.int64]:
     """The class under which a patch is balanced, int64 (n,).
 
     With several labels it is the rarest one that the patch has, or one further group for patches with none.

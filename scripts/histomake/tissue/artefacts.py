@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from histomake.base.files import atomic_file, read_json, write_json
-from histomake.base.units import Mpp
+from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Quality
 from histomake.tissue.ink import find_ink, find_padding, whiten
 from histomake.tissue.mask import TissueMask
@@ -113,7 +113,10 @@ def _blur(reader: SlideReader, tissue: TissueMask, config: Quality) -> tuple[flo
     """Return the median sharpness of the slide's tissue, and the mask of out-of-focus tissue."""
     fine, coarse = _energies(reader, tissue, config.blur_mpp)
     window = max(1, round(FOCUS_UM / tissue.record["mpp"])) | 1
-    fine, coarse = (cv2.blur(np.where(tissue.mask, e, 0), (window, window)) for e in (fine, coarse))
+    fine, coarse = (
+        np.asarray(cv2.blur(np.where(tissue.mask, energy, 0), (window, window)), np.float32)
+        for energy in (fine, coarse)
+    )
     sharpness = np.divide(fine, coarse, out=np.zeros_like(fine), where=coarse > 0)
     median = float(np.median(sharpness[tissue.mask]))
     blurred = tissue.mask & (sharpness < config.blur_sharpness * max(median, TYPICAL_SHARPNESS))
@@ -146,13 +149,16 @@ def _tile_energies(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     height, width = rows.stop - rows.start, columns.stop - columns.start
     scale = mpp / reader.mpp
-    x, y = round((columns.start * factor - MARGIN) * scale), round((rows.start * factor - MARGIN) * scale)
+    x, y = (Level0Pixels(round((start * factor - MARGIN) * scale)) for start in (columns.start, rows.start))
     rgb = reader.read(x, y, (width * factor + 2 * MARGIN, height * factor + 2 * MARGIN), mpp)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     edge = cv2.Laplacian(grey, cv2.CV_32F)[MARGIN:-MARGIN, MARGIN:-MARGIN]
     half = MARGIN // 2
     broad = cv2.Laplacian(cv2.pyrDown(grey), cv2.CV_32F)[half:-half, half:-half]
-    fine, coarse = (cv2.resize(e * e, (width, height), interpolation=cv2.INTER_AREA) for e in (edge, broad))
+    fine, coarse = (
+        np.asarray(cv2.resize(response**2, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+        for response in (edge, broad)
+    )
     return fine, coarse
 
 
@@ -164,7 +170,8 @@ def _folds(image: NDArray[np.uint8], mask: Bools, mpp: Mpp) -> Bools:
     folds, because these are dense too; but they have a colour of their own. Thin dark lines (keratin, cell borders)
     are removed by morphological opening.
     """
-    excess, dense, spread = _density_excess(cv2.GaussianBlur(image, (0, 0), max(0.5, FOLD_SMOOTH_UM / mpp)), mask)
+    smooth = np.asarray(cv2.GaussianBlur(image, (0, 0), max(0.5, FOLD_SMOOTH_UM / mpp)), np.uint8)
+    excess, dense, spread = _density_excess(smooth, mask)
     limit = max(MIN_FOLD_EXCESS, FOLD_SPREADS * spread)
     radius = max(1, round(FOLD_WIDTH_UM / 2 / mpp))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

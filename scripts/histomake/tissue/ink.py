@@ -32,7 +32,8 @@ def channel_extremes(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArr
     Tens of times faster than numpy's min and max over an axis of length three.
     """
     red, green, blue = cv2.split(image)
-    return cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    low, high = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    return np.asarray(low, np.uint8), np.asarray(high, np.uint8)
 
 
 def chroma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -68,7 +69,7 @@ def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.u
         level = np.percentile(bright[:, 1], 90)
         white = np.median(bright[np.abs(bright[:, 1] - level) <= 4], axis=0)
     tables = [np.clip(np.arange(256) * 255.0 / w + 0.5, 0, 255).astype(np.uint8) for w in white]
-    balanced = cv2.merge([cv2.LUT(image[..., c], tables[c]) for c in range(3)])
+    balanced = np.asarray(cv2.merge([cv2.LUT(image[..., c], tables[c]) for c in range(3)]), np.uint8)
     balanced[padding] = 255
     return balanced
 
@@ -93,7 +94,7 @@ def find_ink(image: NDArray[np.uint8], mpp: Mpp) -> NDArray[np.bool_]:
     near = _disk(seed, cv2.MORPH_DILATE, RIM_UM / mpp)
     ink = _disk(seed | (near & (strong | weak)), cv2.MORPH_DILATE, EDGE_UM / mpp)
     coloured = chroma(image) > 30
-    if (ink & coloured).sum() > MAX_SHARE * max(1, coloured.sum()):
+    if (ink & coloured).sum() > MAX_SHARE * max(1, int(coloured.sum())):
         return np.zeros_like(ink)
     return ink
 

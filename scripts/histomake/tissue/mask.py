@@ -221,13 +221,13 @@ def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:
         return chroma(image)
     if config.channel == "red":
         return 255 - image[..., 0]
-    return 255 - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return 255 - np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def _threshold(image: NDArray[np.uint8], excluded: Bools, config: Tissue, mpp: Mpp) -> tuple[Bools, float]:
     # The image is blurred before the channel is computed, because max - min of noisy channels would look like colour.
     smooth = cv2.GaussianBlur(image, (0, 0), config.blur_um / mpp) if config.blur_um > 0 else image
-    signal = _signal(smooth, config)
+    signal = _signal(np.asarray(smooth, np.uint8), config)
     if config.threshold != "otsu":
         fixed = float(config.threshold)
         return (signal >= fixed) & ~excluded, fixed
@@ -265,7 +265,7 @@ def _clean(mask: Bools, config: Tissue, mpp: Mpp) -> Bools:
     cleaned = mask.astype(np.uint8)
     if radius := round(config.close_um / 2 / mpp):
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        cleaned = cv2.morphologyEx(cleaned, cv2.MORPH_CLOSE, kernel)
+        cleaned = np.asarray(cv2.morphologyEx(cleaned, cv2.MORPH_CLOSE, kernel), np.uint8)
     cleaned = _without_specks_and_lines(cleaned, config.min_area_um2, mpp)
     cleaned = _without_holes(cleaned, config.max_hole_um2 / mpp**2)
     if config.grow_um > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import imagecodecs
@@ -14,7 +15,7 @@ from pydicom import uid
 
 from histomake.slide.codec import TileCoding
 from histomake.slide.companions import slide_files
-from histomake.slide.jpeg import read_frame, stated_colour
+from histomake.slide.jpeg import Colour, read_frame, stated_colour
 from histomake.slide.jpeg2000 import read_codestream
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
@@ -97,7 +98,7 @@ class DicomSource(Source):
         """Return readers of the label, overview (macro) and thumbnail instances."""
         names = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
         return {
-            names[instance.flavor]: lambda i=instance: i.read(0, 0, i.width, i.height)
+            names[instance.flavor]: partial(instance.read, 0, 0, instance.width, instance.height)
             for instance in self._others
             if instance.flavor in names
         }
@@ -193,7 +194,7 @@ class _Instance:
 
     def _items(self, position: int) -> list[tuple[int, int]]:
         """Return (offset, length) of every item: the basic offset table, then the fragments."""
-        items = []
+        items: list[tuple[int, int]] = []
         while True:
             tag, length = struct.unpack("<4sI", self._file.read(position, 8))
             if tag == DELIMITER:
@@ -221,7 +222,7 @@ class _Instance:
                 return TileCoding("jpeg2k")
         return None
 
-    def _jpeg_colour(self, sample: bytes) -> str:
+    def _jpeg_colour(self, sample: bytes) -> Colour:
         # The markers of the stream take precedence: some converters copy RGB tiles under a header that states YBR_FULL.
         return stated_colour(sample) or ("RGB" if self.header.PhotometricInterpretation == "RGB" else "YCBCR")
 

@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tifffile
 from defusedxml import ElementTree
 
 from histomake.slide.codec import TileCoding
-from histomake.slide.jpeg import SOI, read_frame, stated_colour
+from histomake.slide.jpeg import SOI, Colour, read_frame, stated_colour
 from histomake.slide.jpeg2000 import CODESTREAM, read_codestream
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
@@ -72,7 +73,8 @@ class TiffSource(Source):
         levels = tuple(
             SourceLevel(s.width, s.height, s.tile_width, s.tile_height, self._coding(s)) for s in self._levels
         )
-        vendor, mpp, properties = "generic-tiff", None, {}
+        vendor, mpp = "generic-tiff", None
+        properties: dict[str, str] = {}
         if self._tiff.is_svs:
             vendor, (mpp, properties) = "aperio", _aperio(first.description)
         elif self._tiff.is_ome:
@@ -133,8 +135,8 @@ class TiffSource(Source):
         if not self._tiff.is_svs:
             return {}
         return {
-            _aperio_kind(page): lambda page=page: to_rgb(page.asarray())
-            for page in self._tiff.pages
+            _aperio_kind(page): partial(_page_pixels, page)
+            for page in map(_full_page, self._tiff.pages)
             if not page.is_tiled
         }
 
@@ -207,7 +209,7 @@ def _check_directories(file: FileBytes) -> None:
     big = struct.unpack(order + "H", file.read(2, 2))[0] == BIG_TIFF
     pointer, counter, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
     step, width = struct.calcsize(pointer), struct.calcsize(counter)
-    position, seen = 8 if big else 4, set()
+    position, seen = 8 if big else 4, set[int]()
     while offset := struct.unpack(order + pointer, file.read(position, step))[0]:
         if offset in seen or len(seen) > MAX_DIRECTORIES:
             raise ImplausibleSlideError("the directories of the file form a loop")
@@ -250,11 +252,20 @@ def _pyramid_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
 
     In an SVS only tiled pages are levels: the thumbnail, which has the aspect ratio of the slide, is striped.
     """
-    first, *others = tiff.pages
-    others = [page for page in (*others, *(first.pages or ())) if page.is_tiled or not tiff.is_svs]
+    first, *others = map(_full_page, tiff.pages)
+    others += map(_full_page, first.pages or ())
+    others = [page for page in others if page.is_tiled or not tiff.is_svs]
     if any(page.shape == first.shape for page in others):
         raise UnsupportedSlideError("several pages have the full size; stacks of planes are not supported")
     return [first, *(page for page in others if page.dtype == first.dtype and _is_smaller(page, first))]
+
+
+def _full_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> tifffile.TiffPage:
+    return page.aspage()
+
+
+def _page_pixels(page: tifffile.TiffPage) -> np.ndarray:
+    return to_rgb(page.asarray())
 
 
 def _is_smaller(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
@@ -286,7 +297,8 @@ def _corner_tiles(segments: _Segments, page: tifffile.TiffPage, file: FileBytes)
 
 
 def _copyable_jpeg(segments: _Segments, page: tifffile.TiffPage, corners: list[bytes]) -> TileCoding | None:
-    colour = {PHOTOMETRIC_RGB: "RGB", PHOTOMETRIC_YCBCR: "YCBCR"}.get(int(page.photometric))
+    colours: dict[int, Colour] = {PHOTOMETRIC_RGB: "RGB", PHOTOMETRIC_YCBCR: "YCBCR"}
+    colour = colours.get(int(page.photometric))
     size = (segments.tile_width, segments.tile_height)
     for tile in corners:
         if not tile.startswith(SOI):
