@@ -2,11 +2,11 @@
 # sources then, as the slides are: a plan of 10,000 slides takes minutes and 2 GB otherwise.
 from types import SimpleNamespace
 
+from histomake.audit.code import rules_digest
 from histomake.planning import unchanged
 from histomake.base.file_cache import stamps
 
 MEMORY = LAYOUT.results / "memory" / "settled.json"
-SOURCES = ("Snakefile", "rules/*.smk", "envs/*")
 
 
 def model_files():
@@ -29,13 +29,19 @@ def learned():
     )
 
 
+def sources(*patterns):
+    """Files of the workflow itself."""
+    return [file for pattern in patterns for file in sorted(Path(workflow.basedir).glob(pattern))]
+
+
 def workflow_identity():
     """What the outputs of all slides depend on besides models: settings, code, and the slides that models are of."""
     return unchanged.digest(
         [
             CONFIG.dump(),
             [code_digest(script) for script in sorted(SCRIPTS.glob("*.py"))],
-            [sha256_file(file) for pattern in SOURCES for file in sorted(Path(workflow.basedir).glob(pattern))],
+            [rules_digest(file) for file in sources("Snakefile", "rules/*.smk")],
+            [sha256_file(file) for file in sources("envs/*")],
             learned(),
         ]
     )

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.workflow.test_rerun_contract import add_slide
+from tests.workflow.test_rerun_contract import add_slide, rewrite_the_prose
 from tests.workshop import Workshop
 
 NEW = ("--config", "plan=new")
@@ -78,6 +78,11 @@ def nothing(workshop):
 def test_both_plans_are_the_same(workshop, happen):
     happen(workshop)
     assert workshop.planned(*NEW) == workshop.planned()
+
+
+def test_slides_stay_settled_when_only_docstrings_and_comments_change(workshop):
+    rewrite_the_prose(workshop)
+    assert "plan: 0 of 5 slides are new or changed" in workshop.snakemake("--dry-run", *NEW).stderr
 
 
 def test_a_lost_picture_is_drawn_again(workshop):

@@ -81,6 +81,21 @@ def test_an_edited_module_runs_the_rules_that_import_it_and_what_follows(worksho
     assert not rules(jobs) & before.get(first, PER_SLIDE | {"train", "predict_slide", "evaluate"})
 
 
+def rewrite_the_prose(workshop):
+    """Change the first docstring of every module and script, and add a comment to each and to every rule file."""
+    files = [*(workshop.folder / "scripts").rglob("*.py"), *(workshop.folder / "rules").glob("*.smk")]
+    for file in files:
+        text = file.read_text()
+        if text.startswith('"""'):
+            text = text.replace('"""', '"""Said otherwise: ', 1)
+        file.write_text(f"# A comment.\n{text}\n# Another one.\n")
+
+
+def test_a_changed_docstring_or_comment_anywhere_runs_nothing(workshop):
+    rewrite_the_prose(workshop)
+    assert workshop.planned() == set()
+
+
 def test_a_changed_tissue_setting_runs_tissue_and_what_follows(workshop):
     workshop.write_config(tissue={"close_um": 48.0})
     jobs = workshop.planned()

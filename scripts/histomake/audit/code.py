@@ -1,7 +1,7 @@
 """Digests of code: a job runs again when its script, or a library module that the script imports, changes.
 
 Snakemake itself compares the date of a script and does not look at what the script imports. The digests made here are
-params of the rules.
+params of the rules. They are of syntax trees without docstrings, so prose and formatting re-run nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
+import tokenize
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +26,15 @@ UNTRACKED_MODULES = frozenset(
 params; layout names files, which Snakemake compares itself; sidecar and environment describe the job that ran."""
 
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
-"""Where a statement holds other statements. Imports stand nowhere else, and expressions are most of a syntax tree."""
+"""Where a statement holds other statements. Imports and docstrings stand nowhere else, and expressions are most of a
+syntax tree."""
+
+FIELDS = {
+    kind: tuple(field for field in kind._fields if field not in ("ctx", "kind", "type_comment", "type_ignores"))
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST)
+}
+"""Fields of each kind of node that digests count. The others follow from the rest or are comments."""
 
 
 def require_library(scripts: Path) -> None:
@@ -47,13 +58,18 @@ def code_digest(script: Path) -> str:
     """Digest of a script and of every library module it imports, directly or through others, lazily or not."""
     digest = hashlib.sha256()
     for file in imported_files(script):
-        digest.update(f"{file.relative_to(SCRIPTS).as_posix()}\0{_file_digest(file)}\n".encode())
+        digest.update(f"{file.relative_to(SCRIPTS).as_posix()}\0{_parsed(file).digest}\n".encode())
     return digest.hexdigest()[:32]
 
 
-@cache
-def _file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def rules_digest(file: Path) -> str:
+    """Digest of a Snakefile or one of its parts, without comments and blank lines."""
+    digest = hashlib.sha256()
+    with tokenize.open(file) as stream:
+        for token in tokenize.generate_tokens(stream.readline):
+            if token.type not in (tokenize.COMMENT, tokenize.NL):
+                digest.update(f"{token.type}\0{token.string.strip()}\0".encode())
+    return digest.hexdigest()
 
 
 @cache
@@ -61,7 +77,7 @@ def imported_files(script: Path) -> tuple[Path, ...]:
     """The script and the library files in its import closure, sorted; type-checking-only imports do not count."""
     pending, seen = [script], {script}
     while pending:
-        for module in _imported_modules(pending.pop()):
+        for module in _parsed(pending.pop()).modules:
             for file in _module_files(module):
                 if file not in seen:
                     seen.add(file)
@@ -82,20 +98,64 @@ def _module_files(module: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
+@dataclass(frozen=True)
+class _Parsed:
+    """A file's digest, and the library's modules that it imports; both from one syntax tree, since parsing is slow."""
+
+    digest: str
+    modules: frozenset[str]
+
+
 @cache
-def _imported_modules(file: Path) -> frozenset[str]:
-    found: set[str] = set()
-    pending: list[ast.AST] = [ast.parse(file.read_text(), filename=str(file))]
+def _parsed(file: Path) -> _Parsed:
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    names: set[str] = set()
+    pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            pending += node.orelse
-            continue
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
         for block in BLOCKS:
-            pending += getattr(node, block, ())
-    return frozenset(name for name in found if name.split(".")[0] == LIBRARY.name)
+            statements = getattr(node, block, None)
+            if statements:
+                statements[:] = _executed(statements)
+                pending += statements
+    words: list[str] = []
+    _write(tree, words.append)
+    digest = hashlib.sha256("\0".join(words).encode()).hexdigest()
+    return _Parsed(digest, frozenset(name for name in names if name.split(".")[0] == LIBRARY.name))
+
+
+def _executed(statements: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Statements that can change a result: neither docstrings, nor what only type checkers see, nor the version."""
+    for statement in statements:
+        if isinstance(statement, ast.Expr):
+            if not (isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)):
+                yield statement
+        elif isinstance(statement, ast.If) and _is_named(statement.test, "TYPE_CHECKING"):
+            yield from _executed(statement.orelse)
+        elif not (isinstance(statement, ast.Assign) and _is_named(statement.targets[0], "__version__")):
+            yield statement
+
+
+def _is_named(expression: ast.AST, name: str) -> bool:
+    return name in (getattr(expression, "id", None), getattr(expression, "attr", None))
+
+
+def _write(node: ast.AST, write: Callable[[str], object]) -> None:
+    """Write a syntax tree as words, without positions. `ast.dump` takes three times as long."""
+    write(type(node).__name__)
+    for field in FIELDS[type(node)]:
+        value = getattr(node, field)
+        if isinstance(value, list):
+            write("[")
+            for item in value:
+                _write(item, write) if isinstance(item, ast.AST) else write(repr(item))
+            write("]")
+        elif isinstance(value, ast.AST):
+            _write(value, write)
+        else:
+            write(repr(value))
