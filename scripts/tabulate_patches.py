@@ -7,7 +7,7 @@ from histomake.audit.sidecar import job
 from histomake.base.files import read_json
 from histomake.cohort.quarantine import quarantined
 from histomake.config import Grid
-from histomake.patch.table import empty_table, tabulate, write_patch_table
+from histomake.patch.tabulate import empty_table, tabulate, write_patch_table
 from histomake.tissue.artefacts import ArtefactMap
 from histomake.tissue.mask import TissueMask
 

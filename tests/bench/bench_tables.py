@@ -18,7 +18,7 @@ from histomake.annotation.model import Annotation
 from histomake.base.files import write_json
 from histomake.catalog.build import build_catalog
 from histomake.config import Convert, Grid, Quality, Tissue
-from histomake.patch.table import tabulate, write_patch_table
+from histomake.patch.tabulate import tabulate, write_patch_table
 from histomake.slide.convert import convert
 from histomake.slide.reader import SlideReader
 from histomake.tissue.artefacts import ArtefactMap, assess

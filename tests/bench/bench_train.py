@@ -29,7 +29,7 @@ from histomake.learn.data.reading import PatchReader
 from histomake.learn.engine.trainer import Trainer
 from histomake.learn.train import known_patches
 from histomake.patch.sampler import Sampler
-from histomake.patch.table import tabulate, write_patch_table
+from histomake.patch.tabulate import tabulate, write_patch_table
 from histomake.slide.convert import convert
 from histomake.slide.reader import open_slide
 from histomake.tissue.artefacts import ArtefactMap

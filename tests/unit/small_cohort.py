@@ -12,7 +12,7 @@ from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.config import Convert, Grid
 from histomake.learn.data.patch_index import SlideEntry
-from histomake.patch.table import empty_table, tabulate, write_patch_table
+from histomake.patch.tabulate import empty_table, tabulate, write_patch_table
 from histomake.slide.convert import convert
 from histomake.tissue.artefacts import ArtefactMap
 from histomake.tissue.mask import TissueMask

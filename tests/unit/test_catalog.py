@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.catalog.build import build_catalog
 from histomake.config import Grid
-from histomake.patch.table import REASONS, empty_table, schema, write_patch_table
+from histomake.patch.table import REASONS
+from histomake.patch.tabulate import empty_table, schema, write_patch_table
 
 README = Path(__file__).parents[2] / "config" / "README.md"
 GRID = Grid()

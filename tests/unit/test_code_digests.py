@@ -177,6 +177,12 @@ def test_comments_of_rules_are_not_part_of_their_digest(tmp_path):
     assert digest(rule) != digest(rule.replace('    script:\n        "a.py"\n', ""))
 
 
+@pytest.mark.parametrize("script", ["train.py", "predict.py"])
+def test_training_and_prediction_do_not_depend_on_how_tissue_is_found(script):
+    tissue = code.SCRIPTS / "histomake" / "tissue"
+    assert not [file for file in imported_files(code.SCRIPTS / script) if file.is_relative_to(tissue)]
+
+
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "front_page.py"])
 def test_the_order_of_a_network_s_outputs_is_part_of_the_code_that_uses_it(script):
     module = inspect.getsourcefile(outputs_of)

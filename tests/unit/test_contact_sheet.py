@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 from array_reader import ArrayReader
 from histomake.config import Grid
-from histomake.patch.table import REASONS, schema
+from histomake.patch.table import REASONS
+from histomake.patch.tabulate import schema
 from histomake.pictures import contact_sheet
 from PIL import Image
 from scenes import MPP, two_pieces

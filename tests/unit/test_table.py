@@ -11,7 +11,8 @@ import shapely
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.config import Grid
 from histomake.patch.grid import SlideGrid
-from histomake.patch.table import empty_table, read_table, schema, tabulate, write_patch_table
+from histomake.patch.table import read_table
+from histomake.patch.tabulate import empty_table, schema, tabulate, write_patch_table
 from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
 from histomake.tissue.mask import TissueMask
 from hypothesis import given, settings
@@ -148,7 +149,7 @@ def test_areas_agree_with_shapely_to_a_hundredth_of_a_patch(seed, walk, kind):
 def test_bands_of_a_large_grid_join_without_a_seam(monkeypatch):
     annotation = Annotation(("tumor",), [("tumor", shapely.box(100, 100, 3000, 1500))])
     whole = make(annotation=annotation, class_names=["tumor"], tissue=slice(10, 200))
-    monkeypatch.setattr("histomake.patch.table.BAND_CELLS", 20)
+    monkeypatch.setattr("histomake.patch.tabulate.BAND_CELLS", 20)
     assert make(annotation=annotation, class_names=["tumor"], tissue=slice(10, 200)).equals(whole)
 
 

@@ -1,177 +1,27 @@
-"""Owns the patch table: one row per grid cell of a slide, with what is in it and why it is left out."""
+"""Reading of patch tables, which hold one row per grid cell of a slide.
+
+Whatever only reads tables, such as training, imports this module and so does not depend on the code that makes them,
+`histomake.patch.tabulate`, and on the detection of tissue.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from histomake.annotation.coverage import mask_shares
-from histomake.annotation.model import Annotation
-from histomake.annotation.raster import area_shares, labels_at
-from histomake.base.tables import write_table
-from histomake.config import Grid
-from histomake.patch.grid import SlideGrid
-from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
-from histomake.tissue.mask import TissueMask
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 KEPT = ""
 REASONS = (KEPT, "edge", "background", "outside_roi", "pen", "fold", "blur")
-"""Values of ``excluded``; a patch with several gets the first in this order."""
+"""Values of ``excluded``; of several that apply, the first in this order is stored."""
 
 METADATA_KEY = b"histomake"
-BAND_CELLS = 1_000_000  # cells computed together: memory for intermediate areas does not grow with the slide
-DECIMALS = 4  # shares are stored to 0.01 % of the patch: finer is noise, and rounded columns compress far better
-
-
-def schema(class_names: Sequence[str]) -> pa.Schema:
-    """Columns of every patch table with these annotation classes."""
-    return pa.schema(
-        [
-            ("patch_id", pa.uint32()),
-            ("x", pa.int32()),
-            ("y", pa.int32()),
-            ("tissue", pa.float32()),
-            *((f"area_{name}", pa.float32()) for name in class_names),
-            ("excluded", pa.dictionary(pa.int8(), pa.string())),
-        ]
-    )
-
-
-def tabulate(
-    manifest: dict[str, Any],
-    tissue: TissueMask,
-    artefacts: ArtefactMap,
-    annotation: Annotation,
-    grid: Grid,
-    class_names: Sequence[str],
-    *,
-    grid_name: str,
-    max_share: float,
-) -> pa.Table:
-    """The patch table of one slide: every grid cell, sorted by y then x.
-
-    ``tissue`` and ``area_<class>`` are shares of the whole patch; what lies off the slide counts as neither.
-    ``excluded`` is the first reason of `REASONS` that applies, or "" for a patch to use.
-
-    Args:
-        manifest: the slide's manifest, for its size, mpp and fingerprint.
-        tissue, artefacts, annotation: of the same slide.
-        grid: the section ``grids.<name>``.
-        class_names: annotation classes in column order.
-        grid_name: name of the grid, kept in the file's metadata.
-        max_share: a patch with more of an artefact than this, as a share of its tissue, is left out for it.
-
-    Returns:
-        A table of `schema`, with metadata under the key ``histomake``.
-    """
-    slide_grid = SlideGrid(manifest["width"], manifest["height"], manifest["mpp"], grid)
-    columns, rows = slide_grid.axes()
-    length = slide_grid.span
-    band = max(1, BAND_CELLS // max(1, columns.size))
-    parts = [
-        _band(columns, rows[top : top + band], length, tissue, artefacts, annotation, class_names)
-        for top in range(0, rows.size, band)
-    ]
-    shares = {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
-    x, y = np.tile(columns, rows.size), np.repeat(rows, columns.size)
-    columns_over, rows_over = slide_grid.over_edge()
-    over = rows_over[:, None] | columns_over
-    outside = ~labels_at(annotation, grid.roi, x + length / 2, y + length / 2) if grid.roi else None
-    reason = _reasons(shares, over.ravel(), outside, grid, max_share)
-    arrays = [
-        pa.array(np.arange(x.size, dtype=np.uint32)),
-        pa.array(x),
-        pa.array(y),
-        *(pa.array(np.round(shares[name], DECIMALS)) for name in ("tissue", *(f"area_{c}" for c in class_names))),
-        pa.DictionaryArray.from_arrays(pa.array(reason), pa.array(REASONS)),
-    ]
-    table = pa.Table.from_arrays(arrays, schema=schema(class_names))
-    return table.replace_schema_metadata({METADATA_KEY: _metadata(manifest, grid, grid_name)})
-
-
-def empty_table(outcome: dict[str, Any], grid: Grid, class_names: Sequence[str], *, grid_name: str) -> pa.Table:
-    """The table of a quarantined slide: no rows, the same schema, and the quarantine entry in the metadata."""
-    table = schema(class_names).empty_table()
-    return table.replace_schema_metadata({METADATA_KEY: _metadata(outcome, grid, grid_name)})
-
-
-def write_patch_table(table: pa.Table, path: Path | str) -> None:
-    """Write a patch table as Parquet, atomically, with an encoding for each type of column."""
-    floats = [name for name in table.column_names if pa.types.is_floating(table.field(name).type)]
-    encoding = dict.fromkeys(("patch_id", "x", "y"), "DELTA_BINARY_PACKED") | dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
-    write_table(table, path, compression_level=9, use_dictionary=["excluded"], column_encoding=encoding)
+"""Key of the table's metadata, a JSON object, in the metadata of the Parquet schema."""
 
 
 def read_table(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
-    """A patch table and its metadata: slide_id, sha256, width, height, mpp, grid, grid_name, status."""
+    """Read a patch table and its metadata: slide_id, sha256, width, height, mpp, grid, grid_name, status."""
     table = pq.read_table(path)
     return table, json.loads(table.schema.metadata[METADATA_KEY])
-
-
-def _band(
-    columns: NDArray[np.int32],
-    rows: NDArray[np.int32],
-    length: float,
-    tissue: TissueMask,
-    artefacts: ArtefactMap,
-    annotation: Annotation,
-    class_names: Sequence[str],
-) -> dict[str, NDArray[np.float32]]:
-    """Shares of some rows of cells, each float32 (rows, columns), by column name."""
-    scale = {"downsample_x": tissue.downsample_x, "downsample_y": tissue.downsample_y}
-    labels = artefacts.labels
-    masks = {
-        "tissue": tissue.mask,
-        "covered": tissue.mask | (labels == PEN),
-        "pen": labels == PEN,
-        "fold": tissue.mask & (labels == FOLD),
-        "blur": tissue.mask & (labels == BLUR),
-    }
-    shares = {name: mask_shares(mask, columns, rows, length, **scale) for name, mask in masks.items()}
-    areas = area_shares(annotation, class_names, columns, rows, length)
-    return shares | {f"area_{name}": area for name, area in areas.items()}
-
-
-def _reasons(
-    shares: dict[str, NDArray[np.float32]],
-    over_edge: NDArray[np.bool_],
-    outside_roi: NDArray[np.bool_] | None,
-    grid: Grid,
-    max_share: float,
-) -> NDArray[np.int8]:
-    """Index into `REASONS` per patch.
-
-    A patch short of tissue only because ink covers it is excluded for the pen, so that a hidden tumour does not pass
-    for background.
-    """
-    tissue, covered = shares["tissue"], shares["covered"]
-    # Shares are float32: a patch of exactly min_tissue must not fall below it by rounding.
-    enough = tissue >= grid.min_tissue - 1e-6
-    under_pen = ~enough & (covered >= grid.min_tissue - 1e-6) & (shares["pen"] > 0)
-    applies = {
-        "edge": over_edge if grid.border == "drop" else np.zeros_like(over_edge),
-        "background": ~enough & ~under_pen,
-        "outside_roi": np.zeros_like(over_edge) if outside_roi is None else outside_roi,
-        "pen": under_pen | (shares["pen"] > max_share * covered),
-        "fold": shares["fold"] > max_share * tissue,
-        "blur": shares["blur"] > max_share * tissue,
-    }
-    reason = np.zeros(tissue.size, np.int8)
-    for index in range(len(REASONS) - 1, 0, -1):
-        reason[applies[REASONS[index]]] = index
-    return reason
-
-
-def _metadata(manifest: dict[str, Any], grid: Grid, grid_name: str) -> bytes:
-    known = ("status", "slide_id", "sha256", "width", "height", "mpp", "reason", "detail")
-    content = {key: manifest[key] for key in known if key in manifest}
-    return json.dumps(content | {"grid": grid.dump(), "grid_name": grid_name}, sort_keys=True).encode()
