@@ -62,12 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = parser(next((word for word in given if word in COMMANDS), None)).parse_args(given)
     try:
-        return options.run(options)
+        status: int = options.run(options)
     except HistomakeError as error:
         print(f"histomake: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    return status
 
 
 def add_results(command: argparse.ArgumentParser) -> None:

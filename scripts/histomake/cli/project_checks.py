@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -36,7 +36,7 @@ def project(configfile: Path) -> Iterator[Finding]:
         return
     yield ok("configuration", f"{configfile}: {len(config.tasks)} tasks, {len(config.grids)} grids")
     layout = Layout(Path(config.results))
-    slides: Iterable[Slide] = ()
+    slides: Collection[Slide] = ()
     try:
         slides = read_sheet(config.sheet, config, check_files=True).values()
         yield ok("sheet", f"{config.sheet}: {len(slides)} slides")
