@@ -94,7 +94,7 @@ class Annotation:
                 remedy=record["remedy"],
             )
         features = parse_features(path.with_suffix(".geojson").read_bytes())
-        names = (feature.properties["classification"]["name"] for feature in features)
+        names = ((feature.properties or {})["classification"]["name"] for feature in features)
         regions = list(zip(names, geometries(feature.geometry for feature in features), strict=True))
         labels = None
         if record["label_image"]:

@@ -17,6 +17,7 @@ from histomake.cohort.quarantine import collect
 from histomake.patch.table import REASONS
 
 Record = dict[str, Any]
+DuckdbSettings = dict[str, str | bool | int | float | list[str]]
 SheetRow = tuple[str, str, str | None, Mapping[str, str]]
 
 MANIFEST_COLUMNS = {
@@ -79,7 +80,7 @@ def build_catalog(
     records = (recall.records(paths) for paths in (manifests, annotations, tissue, quality))
     stages = {stage: {r["slide_id"]: r for r in of_stage} for stage, of_stage in zip(STAGES, records, strict=True)}
     with atomic_file(path) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".duckdb-") as spill:
-        settings = {"memory_limit": f"{memory_mb}MB", "threads": threads, "temp_directory": spill}
+        settings: DuckdbSettings = {"memory_limit": f"{memory_mb}MB", "threads": threads, "temp_directory": spill}
         with duckdb.connect(aside, config=settings) as base:
             # Preserving the order would buffer whole files. Rows contain slide and position instead.
             base.execute("SET preserve_insertion_order = false")

@@ -60,8 +60,8 @@ class Growth:
     def _attach(self) -> bool:
         if self.previous is None or not self.previous.is_file():
             return False
-        stamp = self._stamp_file
-        if not stamp.is_file() or stamp.read_text() != self._stamp():
+        stamp = _stamp_file(self.previous)
+        if not stamp.is_file() or stamp.read_text() != _stamp(self.previous):
             log.warning("%s was modified after it was built; reading all files", self.previous)
             return False
         try:
@@ -72,13 +72,6 @@ class Growth:
         except duckdb.Error as error:
             log.warning("%s cannot be used (%s); reading all files", self.previous, error)
         return False
-
-    @property
-    def _stamp_file(self) -> Path:
-        return self.previous.with_suffix(".stamp")
-
-    def _stamp(self) -> str:
-        return repr(stamps([str(self.previous)])[0])
 
     def fill(
         self, table: str, files: Sequence[Path | str], columns: str, retyped: str = "", *, by_fold: bool = False
@@ -133,10 +126,19 @@ class Growth:
         if self.previous is None:
             return
         self.previous.parent.mkdir(parents=True, exist_ok=True)
-        self._stamp_file.unlink(missing_ok=True)
+        _stamp_file(self.previous).unlink(missing_ok=True)
         self.previous.unlink(missing_ok=True)
         try:
             os.link(path, self.previous)
         except OSError:
             shutil.copyfile(path, self.previous)
-        self._stamp_file.write_text(self._stamp())
+        _stamp_file(self.previous).write_text(_stamp(self.previous))
+
+
+def _stamp_file(catalog: Path) -> Path:
+    return catalog.with_suffix(".stamp")
+
+
+def _stamp(catalog: Path) -> str:
+    """Size and time of the catalog's file: they change when somebody writes into it."""
+    return repr(stamps([str(catalog)])[0])

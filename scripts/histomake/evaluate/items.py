@@ -58,7 +58,7 @@ class Items:
 ReadTruth = Callable[[pa.Table, Sequence[str]], "NDArray[Any]"]
 """Truth of a prediction table's patches for the named outputs, shaped and typed as patch targets are."""
 
-Slide = tuple["NDArray[np.float64]", "NDArray[Any]", Threshold, int]
+Slide = tuple["NDArray[np.floating]", "NDArray[Any]", Threshold, int]
 """Pooled score, truth, threshold and patient of a slide."""
 
 
@@ -77,7 +77,7 @@ def score_items(
     ``truth`` reads the truth of patches; ``of_patient`` combines that of a patient's slides (slides, …) into one.
     """
     names, position = outputs_of(kind, target), {patient: i for i, patient in enumerate(patients)}
-    patches, slides = [], []
+    patches, slides = [], list[Slide]()
     for prediction in predictions:
         table, patient = prediction.table, position[prediction.patient_id]
         score = np.stack([table[f"score_{name}"].to_numpy() for name in names], axis=1).astype(np.float64)
@@ -102,7 +102,7 @@ def score_items(
 
 def class_truth(table: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:
     """Class of each patch, int64 (n,)."""
-    numbers = {name: i for i, name in enumerate(names)}
+    numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     return np.array([numbers.get(value, UNLABELLED) for value in _labels(table)], np.int64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,8 +20,11 @@ from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.result import Evaluation
 from histomake.pictures import canvas
 
+if TYPE_CHECKING:
+    from matplotlib.typing import LegendLocType, RcKeyType
+
 COLOURS = [f"#{bytes(colour).hex()}" for colour in canvas.PALETTE]
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -148,6 +152,6 @@ PANELS: dict[str, Panel] = {
 }
 
 
-def _legend(axes: Axes, place: str) -> None:
+def _legend(axes: Axes, place: LegendLocType) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc=place, frameon=False, fontsize=7)

@@ -80,8 +80,9 @@ def attribute(
     margin = Margin(predictor.network, independent=not LEARNED[kind].exclusive).eval()
     images, base = predictor.normalise(torch.from_numpy(pixels)), predictor.normalise(torch.from_numpy(reference))
     maps = explain(margin, images, base, seed=seed, method=method)
-    scores = predictor.scores(torch.from_numpy(pixels))
-    scores = scores.mean((2, 3)) if scores.ndim == 4 else scores
+    scores: NDArray[np.float32] = predictor.scores(torch.from_numpy(pixels))
+    if scores.ndim == 4:
+        scores = scores.mean((2, 3), dtype=np.float32)
     table = _described(chosen, tested, scores, predictor)
     checks = check(margin, images, base, maps, scores, seed=seed)
     for name, values in checks.items():
@@ -100,7 +101,7 @@ def draw_background(
     usable = [table.filter(pa.compute.equal(table["excluded"].cast(pa.string()), "")) for table in tables]
     rng = np.random.default_rng([seed, 5])
     drawn = draw_evenly([table.num_rows for table in usable], count, rng)
-    places, pixels = [], []
+    places, pixels = [], list[NDArray[np.uint8]]()
     for entry, table, rows in zip(training, usable, drawn, strict=True):
         if len(rows):
             part = table.take(np.sort(rows)).select(["patch_id", "x", "y"])

@@ -124,8 +124,9 @@ def randomised(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in blind.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
     other = explain(blind.eval(), images[:count], base, seed=seed, samples=SAMPLES // 2, method=method)
     again = explain(margin, images[:count], base, seed=seed + 1, samples=SAMPLES // 2, method=method)
     return {

@@ -28,6 +28,8 @@ def read_patches(predictor: Predictor, entry: SlideEntry, patch_ids: NDArray) ->
     missing = [int(patch) for patch in patch_ids if int(patch) not in row]
     if missing:
         raise HistomakeError(f"slide {entry.slide_id}: {entry.table} has no usable patch {missing[0]}; run tabulate")
+    if patches is None:
+        return  # no patch was asked for
     reader = PatchReader(patches, predictor.task.model, stain=predictor.stain)
     index = np.array([row[int(patch)] for patch in patch_ids], np.int64)
     for start in range(0, len(index), BATCH):

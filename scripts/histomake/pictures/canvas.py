@@ -83,7 +83,7 @@ class Thumbnail:
     def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Level-0 positions of the centres of its columns and of its rows."""
         height, width = self.pixels.shape[:2]
-        across, down = (np.arange(length) + 0.5 for length in (width, height))
+        across, down = (np.arange(length, dtype=np.float64) + 0.5 for length in (width, height))
         return self.left + across * self.scale, self.top + down * self.scale
 
 
@@ -176,10 +176,10 @@ def paint_labels(
     return pixels
 
 
-def outline(pixels: Pixels, mask: NDArray[np.bool_], colour: Colour) -> Pixels:
-    """Draw the border of a mask."""
+def outline(pixels: Pixels, mask: NDArray[np.bool_], colour: Colour, *, width: int = 2) -> Pixels:
+    """Draw the border of a mask as a line ``width`` pixels wide."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(pixels.copy(), contours, -1, colour, 2)
+    return np.asarray(cv2.drawContours(pixels.copy(), contours, -1, colour, width), np.uint8)
 
 
 def font(size: int = FONT_PX) -> ImageFont.FreeTypeFont:

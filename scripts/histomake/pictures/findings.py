@@ -96,7 +96,15 @@ class SlideFindings:
 
     def predicted_labels(self, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
         """A segmentation on a thumbnail's pixels: 0 background or not predicted, i + 1 the target's i-th class."""
+        if self.label_store is None:
+            raise ValueError(f"{self.meta['slide_id']}: a {self.kind} task has no labels of pixels")
         return labels_on(thumb, self.label_store, self.slide_grid.scale)
+
+
+def label_levels(store: Path) -> list[zarr.Array]:
+    """Open the levels of an OME-Zarr label image, finest first."""
+    arrays = dict(zarr.open_group(store, mode="r").arrays())
+    return [arrays[str(number)] for number in range(len(arrays))]
 
 
 def labels_on(thumb: canvas.Thumbnail, store: Path, label_px: float) -> NDArray[np.uint8]:
@@ -106,8 +114,7 @@ def labels_on(thumb: canvas.Thumbnail, store: Path, label_px: float) -> NDArray[
     thumbnail. A level holds every second label of the finer one, so positions are rounded and not floored: what is
     drawn is at most half a thumbnail pixel off.
     """
-    group = zarr.open_group(store, mode="r")
-    levels = [group[str(i)] for i in range(len(group.attrs["ome"]["multiscales"][0]["datasets"]))]
+    levels = label_levels(store)
     number = max((k for k in range(len(levels)) if label_px * 2**k <= thumb.scale), default=0)
     x, y = thumb.centres()
     columns, rows = (

@@ -21,7 +21,7 @@ def prediction(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray
     for name, called, threshold in zip(
         findings.classes, has(findings, "predicted").T, findings.model["threshold"], strict=True
     ):
-        names = np.where(called, name, None).astype(object)
+        names = np.array([name if has_class else None for has_class in called], object)
         painted = panel.named_patches(findings, thumb, names, colours)
         legend = {f"{name} ({called.sum():,} of {len(called):,} patches)": colours[name]}
         panels.append(panel.panel(painted, thumb, f"Predicted: {name}, called from {threshold:.2f}", legend))

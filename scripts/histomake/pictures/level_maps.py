@@ -33,10 +33,10 @@ def level_maps(reader: SlideReader, store: Path, record: dict[str, Any]) -> NDAr
     ``store``: what `histomake.cascade.infer.segment_slide` wrote; ``record``: what it returned.
     """
     thumb = canvas.thumbnail(reader, Mpp(reader.mpp * max(reader.width, reader.height) / PANEL_PX))
-    group = zarr.open_group(store, mode="r")
-    panels = [_nuclei(thumb, group["labels"], record["nuclei"])]
+    panels = [_nuclei(thumb, zarr.open_array(store / "labels", mode="r"), record["nuclei"])]
     for level in reversed(record["levels"]):
-        drawn = canvas.with_scale_bar(_states(thumb, group[f"state{level['level']}"]), thumb.mpp)
+        states = zarr.open_array(store / f"state{level['level']}", mode="r")
+        drawn = canvas.with_scale_bar(_states(thumb, states), thumb.mpp)
         legend = {f"{name} ({level[name]:.1%})": COLOURS[state] for state, name in NAMES.items()}
         panels.append(canvas.with_legend(drawn, f"Level {level['level']}, {level['mpp']:.3g} µm/px", legend))
     heading = f"{record['slide_id']} at {thumb.mpp:.3g} µm/px; {record['saved']:.1%} of pixel evaluations saved"
@@ -47,8 +47,7 @@ def _nuclei(thumb: canvas.Thumbnail, labels: zarr.Array, count: int) -> NDArray[
     height, width = thumb.pixels.shape[:2]
     found = _coarsely(labels, width) > 0
     mask = cv2.resize(found.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_AREA) > 127
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    outlined = cv2.drawContours(thumb.pixels.copy(), contours, -1, OUTLINE, 1)
+    outlined = canvas.outline(thumb.pixels, mask, OUTLINE, width=1)
     legend = {f"nuclei found ({count:,})": OUTLINE}
     return canvas.with_legend(canvas.with_scale_bar(outlined, thumb.mpp), "Slide", legend)
 
@@ -59,7 +58,7 @@ def _states(thumb: canvas.Thumbnail, state: zarr.Array) -> NDArray[np.uint8]:
     values = _coarsely(state, width)
     palette = np.array([COLOURS[number] for number in sorted(COLOURS)], np.uint8)
     way = cv2.INTER_AREA if values.shape[1] > width else cv2.INTER_NEAREST
-    return cv2.resize(palette[values], (width, height), interpolation=way)
+    return np.asarray(cv2.resize(palette[values], (width, height), interpolation=way), np.uint8)
 
 
 def _coarsely(array: zarr.Array, width: int) -> NDArray:

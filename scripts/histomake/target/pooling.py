@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 TOP = 10
 POOLINGS = ("mean", "area", "max", "top10")
 
-Threshold = float | list[float]
+type Threshold = float | list[float] | NDArray[np.floating]
 """Threshold of the second of two classes, or one per label."""
 
 

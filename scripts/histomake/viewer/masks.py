@@ -19,6 +19,7 @@ from histomake.model.description import read_description
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
+from histomake.pictures.findings import label_levels
 from histomake.target.kinds import LEARNED
 
 if TYPE_CHECKING:
@@ -79,11 +80,9 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
     store = layout.prediction(task, fold, slide).with_suffix(".labels.zarr")
     if not store.is_dir():
         raise KeyError(f"{task} fold {fold} has no segmentation of {slide}")
-    group = zarr.open_group(store, mode="r")
-    levels = [group[str(i)] for i in range(len(group.attrs["ome"]["multiscales"][0]["datasets"]))]
     model = read_json(layout.model(task, fold) / "model.json")
     slide_grid = SlideGrid.of_table(read_table(layout.table(model["grid"]["name"], slide))[1])
-    return Mask(levels, slide_grid.scale, [c for c in model["class_names"] if c != BACKGROUND])
+    return Mask(label_levels(store), slide_grid.scale, [c for c in model["class_names"] if c != BACKGROUND])
 
 
 def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
@@ -94,7 +93,7 @@ def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
     if not (store / array).is_dir() or not model.is_file():
         raise KeyError(f"cascade {cascade} has no {array} of {slide}")
     pixel = rescale(1, read_json(model)["mpp"], read_json(layout.manifest(slide))["mpp"])
-    return Mask([zarr.open_group(store, mode="r")[array]], pixel, CASCADE_CLASSES[content])
+    return Mask([zarr.open_array(store / array, mode="r")], pixel, CASCADE_CLASSES[content])
 
 
 def _cascade_arrays(layout: Layout, slide: str) -> dict[str, str]:
