@@ -9,8 +9,9 @@ import pytest
 import yaml
 from histomake.base.errors import ConfigError
 from histomake.base.kinds import Kind
-from histomake.config import Config, parse_config
+from histomake.config import Config, Task, parse_config
 from histomake.config.docs import SCHEMA, schema, with_tables
+from histomake.config.kinds import ACCEPTED
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +66,12 @@ def test_only_tasks_that_score_classes_of_patches_are_stages_of_a_cascade():
         cascades = {"c": {"class_name": "a", "stages": [{"task": kind, "lower": 0.1, "upper": 0.9}, {"task": kind}]}}
         with nullcontext() if fits else pytest.raises(ConfigError, match=f"'{kind}' is not a task that classifies"):
             parse_config(raw | {"patch_cascades": cascades})
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_example_of_a_kind_is_a_task(kind):
+    task = Task.model_validate({"grid": "x20", "kind": kind, **ACCEPTED[kind].example})
+    assert task.train.select in ACCEPTED[kind].figures
 
 
 def test_every_key_has_a_description():

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.annotation.model import Annotation
 from histomake.base.files import read_json, write_json
+from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
 from histomake.config import Task
+from histomake.config.kinds import ACCEPTED
 from histomake.explain import attribution_page, embedding, embedding_page
 from histomake.explain.attribution import attribute
 from histomake.learn.inference.predict import load_model, predict_slide
@@ -24,24 +26,25 @@ from histomake.pictures.kinds import PICTURED
 from histomake.report import task_section
 from histomake.report.examples import examples
 from histomake.slide.reader import open_slide
+from histomake.target.kinds import LEARNED
 from histomake.target.outputs import outputs_of
 from small_cohort import CLASSES, GRID_NAME, build_cohort
 
-KINDS = {
-    "classification": {"target": {"classes": CLASSES}, "model": {"name": "test_resnet"}},
-    "multi_label": {"target": {"classes": CLASSES}, "model": {"name": "test_resnet"}},
-    "regression": {"target": {"classes": CLASSES[:1]}, "model": {"name": "test_resnet"}},
-    "segmentation": {"target": {"source": "mask", "classes": CLASSES}, "model": {"name": "fast_scnn"}},
-}
+
+def smallest_task(kind: Kind) -> Task:
+    """A task of a kind that is trained in seconds, from the example of the documentation."""
+    example = {"model": {"name": "test_resnet"}, **ACCEPTED[kind].example}
+    example["target"] = {**example["target"], "classes": CLASSES[: len(example["target"]["classes"])]}
+    train = {"steps": 2, "batch": 4, "validate_every": 2, "workers": 0}
+    return Task.model_validate({"kind": kind, "grid": GRID_NAME, "train": train, **example})
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=Kind)
 def finished(request, tmp_path_factory):
     """A model of one kind after two steps, and its predictions of a slide it has not seen."""
     root = tmp_path_factory.mktemp(request.param)
     layout, entries = Layout(root), build_cohort(root, 3)
-    settings = {"steps": 2, "batch": 4, "validate_every": 2, "workers": 0}
-    task = Task.model_validate({"kind": request.param, "grid": GRID_NAME, "train": settings, **KINDS[request.param]})
+    task = smallest_task(request.param)
     train(
         task,
         train=entries[:1],
@@ -54,7 +57,7 @@ def finished(request, tmp_path_factory):
     )
     predictor, path = load_model(layout.model("t", 0)), layout.prediction("t", 0, entries[2].slide_id)
     path.parent.mkdir(parents=True)
-    if request.param == "segmentation":
+    if LEARNED[task.kind].per_pixel:
         places = {"labels": path.with_suffix(".labels.zarr"), "polygons": path.with_suffix(".geojson")}
         table = segment_slide(predictor, entries[2], batch=16, threads=1, overlap=0.25, **places)
     else:

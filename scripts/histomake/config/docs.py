@@ -13,6 +13,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from histomake.config import Config, Section
+from histomake.config.kinds import ACCEPTED
 
 BEGIN = "<!-- keys: begin, made by `make docs` -->"
 END = "<!-- keys: end -->"
@@ -55,6 +56,21 @@ def key_tables() -> str:
             lines.append(f"| `{name}` | {_values(field)} | {_default(field)} | {field.description} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def kind_table() -> str:
+    """One Markdown table row per kind of task: its output, the values that fit it, and its smallest settings."""
+    lines = [
+        "### Kinds of tasks",
+        "",
+        "| `kind` | output | `target.source` | `train.loss` | `train.select` | smallest settings besides the grid |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, accepted in ACCEPTED.items():
+        values = (", ".join(names) for names in (accepted.sources, accepted.losses, accepted.figures))
+        example = yaml.safe_dump({"kind": kind.value, **accepted.example}, default_flow_style=True, width=1000).strip()
+        lines.append(f"| {' | '.join([f'`{kind}`', accepted.meaning, *values, f'`{example}`'])} |")
+    return "\n".join([*lines, ""])
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
@@ -104,7 +120,7 @@ def with_tables(readme: str) -> str:
     """``readme`` with the key tables between its two marks renewed."""
     head, _, rest = readme.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{key_tables()}\n{END}{tail}"
+    return f"{head}{BEGIN}\n\n{key_tables()}\n{kind_table()}\n{END}{tail}"
 
 
 def write_documents(folder: Path) -> None:

@@ -6,6 +6,7 @@ The table decides only whether a configuration is accepted. It shapes no result,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from histomake.base.kinds import Kind
 
@@ -15,6 +16,7 @@ class Accepted:
     """What the configuration accepts for one kind of task.
 
     meaning: what the network outputs, for the documentation.
+    example: smallest settings of a task besides its grid, for the documentation and the tests of all kinds.
     sources: values of ``target.source``.
     least_classes: smallest number of classes. None: the outputs are numbers, not classes.
     several: whether a patch or slide may have several classes; cells of the sheet separate them with commas.
@@ -28,6 +30,7 @@ class Accepted:
     """
 
     meaning: str
+    example: dict[str, Any]
     sources: tuple[str, ...]
     least_classes: int | None
     several: bool
@@ -43,6 +46,7 @@ class Accepted:
 ACCEPTED: dict[Kind, Accepted] = {
     Kind.CLASSIFICATION: Accepted(
         meaning="one class per patch",
+        example={"target": {"classes": ["stroma", "tumour"]}},
         sources=("annotation", "sheet"),
         least_classes=2,
         several=False,
@@ -56,6 +60,7 @@ ACCEPTED: dict[Kind, Accepted] = {
     ),
     Kind.MULTI_LABEL: Accepted(
         meaning="any number of classes per patch, each decided on its own",
+        example={"target": {"classes": ["necrosis", "tumour"]}},
         sources=("annotation", "sheet"),
         least_classes=1,
         several=True,
@@ -69,6 +74,7 @@ ACCEPTED: dict[Kind, Accepted] = {
     ),
     Kind.REGRESSION: Accepted(
         meaning="numbers per patch",
+        example={"target": {"classes": ["tumour"]}},
         sources=("annotation", "sheet"),
         least_classes=None,
         several=False,
@@ -82,6 +88,7 @@ ACCEPTED: dict[Kind, Accepted] = {
     ),
     Kind.SEGMENTATION: Accepted(
         meaning="one class per pixel",
+        example={"target": {"source": "mask", "classes": ["stroma", "tumour"]}, "model": {"name": "fast_scnn"}},
         sources=("mask",),
         least_classes=2,
         several=False,
