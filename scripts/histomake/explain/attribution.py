@@ -101,7 +101,8 @@ def draw_background(
     usable = [table.filter(pa.compute.equal(table["excluded"].cast(pa.string()), "")) for table in tables]
     rng = np.random.default_rng([seed, 5])
     drawn = draw_evenly([table.num_rows for table in usable], count, rng)
-    places, pixels = [], list[NDArray[np.uint8]]()
+    places: list[pa.Table] = []
+    pixels: list[NDArray[np.uint8]] = []
     for entry, table, rows in zip(training, usable, drawn, strict=True):
         if len(rows):
             part = table.take(np.sort(rows)).select(["patch_id", "x", "y"])
