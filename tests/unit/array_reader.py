@@ -1,4 +1,4 @@
-"""Owns a slide that lives in memory: the reader's interface over one RGB array, for tests of what reads slides."""
+"""A slide reader over one RGB array in memory, for tests of code that reads slides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class ArrayReader:
-    """Answers `read` and `read_whole` from ``image`` (h, w, 3) uint8 at ``mpp``; white outside."""
+    """Implements `read` and `read_whole` on ``image`` (h, w, 3) uint8 at ``mpp``; white outside."""
 
     def __init__(self, image: np.ndarray, mpp: float) -> None:
         self.image = image
@@ -19,7 +19,7 @@ class ArrayReader:
         self.height, self.width = image.shape[:2]
 
     def read(self, x: int, y: int, size: int | tuple[int, int], mpp: float) -> np.ndarray:
-        """RGB of a region; x, y level-0 pixels, size in pixels at ``mpp``."""
+        """Read an RGB region; x, y in level-0 pixels, size in pixels at ``mpp``."""
         w, h = (size, size) if isinstance(size, int) else size
         scale = mpp / self.mpp
         w0, h0 = math.ceil(w * scale), math.ceil(h * scale)
@@ -30,6 +30,6 @@ class ArrayReader:
         return region if (w, h) == (w0, h0) else cv2.resize(region, (w, h), interpolation=cv2.INTER_AREA)
 
     def read_whole(self, mpp: float) -> np.ndarray:
-        """The whole slide at ``mpp``."""
+        """Read the whole slide at ``mpp``."""
         size = math.ceil(self.width * self.mpp / mpp), math.ceil(self.height * self.mpp / mpp)
         return self.read(0, 0, size, mpp)

@@ -1,4 +1,4 @@
-"""Owns a small slide for tests of the cascade: dark discs on bright glass, their truth, and networks for it."""
+"""A small slide for tests of the cascade: dark discs on bright glass, with ground truth and networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MPP = 0.5
 
 
 class DiscReader(ArrayReader):
-    """An `ArrayReader` that counts what is read."""
+    """An `ArrayReader` that counts the pixels read."""
 
     slide_id = "discs"
 
@@ -28,7 +28,7 @@ class DiscReader(ArrayReader):
 
 
 def discs(height: int, width: int, *, number: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """An image (h, w, 3) of dark discs in its upper left quarter, and their numbers (h, w)."""
+    """Return an image (h, w, 3) of dark discs in its upper left quarter, and their numbers (h, w)."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((height, width), np.int32)
     y, x = np.mgrid[:height, :width]
@@ -40,17 +40,17 @@ def discs(height: int, width: int, *, number: int = 12, seed: int = 0) -> tuple[
 
 
 def levels(height: int, width: int) -> list[Level]:
-    """The default levels of a slide at 0.5 µm/px."""
+    """Return the default levels of a slide at 0.5 µm/px."""
     return levels_of(width=width, height=height, mpp=MPP, finest_mpp=MPP, scales=SCALES)
 
 
 def truth_of(labels: np.ndarray) -> Truth:
-    """The discs as truth."""
+    """Return the discs as ground truth."""
     return Truth(MaskNuclei(labels, 1, binary=False), levels(*labels.shape)[0], 1.0)
 
 
 def random_networks(seed: int = 0) -> dict[int, RadhicalNet]:
-    """Untrained networks whose answers are spread over [0, 1]."""
+    """Return untrained networks whose probabilities are spread over [0, 1]."""
     torch.manual_seed(seed)
     networks = {number: RadhicalNet().eval() for number in range(1, len(SCALES) + 1)}
     for net in networks.values():

@@ -1,4 +1,4 @@
-"""Grids of levels: mirroring, upsampling and reading depend on position alone."""
+"""Tests of the levels of a cascade: mirroring, upsampling and reading depend only on the position."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_levels_cover_the_slide_at_their_own_resolution():
     assert [lv.mpp for lv in found] == [0.5, 1, 2, 5]
 
 
-def test_a_finer_slide_is_brought_to_the_cascades_resolution():
+def test_a_finer_slide_is_resampled_to_the_resolution_of_the_cascade():
     (level,) = levels_of(width=1000, height=500, mpp=0.25, finest_mpp=0.5, scales=(1,))
     assert (level.width, level.height) == (500, 250)
 
@@ -59,12 +59,12 @@ def test_upsampling_is_bilinear_between_pixel_centres():
     np.testing.assert_allclose(found[0], cv2.resize(coarse[0], (18, 16), interpolation=cv2.INTER_LINEAR), atol=1e-6)
 
 
-def test_a_fine_pixel_belongs_to_the_coarse_pixel_that_holds_its_centre():
+def test_a_fine_pixel_belongs_to_the_coarse_pixel_that_contains_its_centre():
     assert nearest(0, 10, ratio=2.5, size=4).tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.37, 0.498])
-def test_a_pixel_is_the_same_in_every_window_also_where_it_is_resampled(mpp):
+def test_a_resampled_pixel_is_the_same_in_every_window(mpp):
     image, _ = discs(700, 800)
     reader = DiscReader(image, mpp)
     (level,) = levels_of(width=800, height=700, mpp=mpp, finest_mpp=0.5, scales=(1,))
@@ -74,7 +74,7 @@ def test_a_pixel_is_the_same_in_every_window_also_where_it_is_resampled(mpp):
 
 
 @pytest.mark.parametrize("window", [Window(-20, -30, 64, 64), Window(90, 100, 64, 64), Window(30, 40, 16, 8)])
-def test_beyond_the_slide_its_mirror_image_is_read(window):
+def test_pixels_beyond_the_slide_are_mirrored(window):
     image, _ = discs(128, 144)
     finest = levels(128, 144)[0]
     expected = image[np.ix_(mirrored(window.y, window.height, 128), mirrored(window.x, window.width, 144))]

@@ -1,4 +1,4 @@
-"""Scores: RADHicaL's measures as specified, and fair ones that count every error."""
+"""Tests of nucleus scores: RADHicaL's measures, and measures that count every error."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def two_nuclei():
     return truth
 
 
-def test_a_perfect_answer_scores_1():
+def test_a_perfect_segmentation_scores_1():
     truth = two_nuclei()
     found = score(truth * 7, truth, complete=True)
     values = (found.f, found.tpr, found.ppv, found.detected, found.pixel_f, found.aji, found.pq, found.object_f1)
     assert values == (1,) * 8
 
 
-def test_the_papers_measures_compare_a_nucleus_with_all_that_touches_it():
+def test_radhical_measures_compare_a_nucleus_with_all_objects_that_overlap_it():
     truth = two_nuclei()
     merged = np.zeros_like(truth)
     merged[4:14, 4:30] = 1  # 260 pixels over both nuclei
     found = score(merged, truth, complete=True)
-    # Per nucleus: TP 100, FP 160 (the neighbour included), FN 0.
+    # Per nucleus: TP 100, FP 160 (including the neighbour), FN 0.
     assert found.f == pytest.approx(200 / 360)
     assert (found.tpr, found.ppv, found.detected) == (1, pytest.approx(100 / 260), 1)
     assert found.object_f1 == 0
@@ -43,7 +43,7 @@ def test_detected_needs_more_than_half():
     assert score(more, truth, complete=True).detected == 1
 
 
-def test_found_objects_that_touch_nothing_count_in_the_fair_scores_alone():
+def test_objects_without_overlap_count_only_in_the_other_measures():
     truth = two_nuclei()
     found = truth.copy()
     found[16:20, 0:25] = 3  # 100 pixels
@@ -55,17 +55,17 @@ def test_found_objects_that_touch_nothing_count_in_the_fair_scores_alone():
     assert (incomplete.pixel_f, incomplete.aji, incomplete.pq, incomplete.object_f1) == (1, 1, 1, 1)
 
 
-def test_panoptic_quality_by_hand():
+def test_panoptic_quality_equals_a_manual_calculation():
     truth = two_nuclei()
     found = np.zeros_like(truth)
-    found[4:14, 4:12] = 1  # IoU .8 with nucleus 1; nucleus 2 is missed
+    found[4:14, 4:12] = 1  # IoU 0.8 with nucleus 1; nucleus 2 is missed
     scores = score(found, truth, complete=True)
     assert scores.pq == pytest.approx(0.8 / 1.5)
     assert scores.object_f1 == pytest.approx(1 / 1.5)
     assert scores.aji == pytest.approx(80 / 200)
 
 
-def test_nothing_found_is_0_and_nothing_annotated_is_undefined():
+def test_without_objects_scores_are_0_and_without_annotation_undefined():
     truth = two_nuclei()
     nothing = score(np.zeros_like(truth), truth, complete=True)
     assert (nothing.f, nothing.pixel_f, nothing.aji, nothing.pq, nothing.detected) == (0, 0, 0, 0, 0)
@@ -74,7 +74,7 @@ def test_nothing_found_is_0_and_nothing_annotated_is_undefined():
     assert empty.record()["f"] is None
 
 
-def test_otsu_finds_dark_blue_and_nothing_on_a_blank_image():
+def test_otsu_finds_dark_blue_and_nothing_in_a_blank_image():
     image = np.full((30, 30, 3), 240, np.uint8)
     assert not otsu_nuclei(image).any()
     image[5:15, 5:15] = (70, 50, 140)

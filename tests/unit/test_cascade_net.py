@@ -1,4 +1,4 @@
-"""Pixel networks: the paper's net, and that dense and patch-wise evaluation are the same thing."""
+"""Tests of pixel networks: the paper's network, and equality of dense and patch-wise evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def windows(net, height, width, *, number=1, seed=0):
 
 
 def caffe_net(net):
-    """The published architecture, layer by layer, with the weights of ``net``."""
+    """Return the published architecture, layer by layer, with the weights of ``net``."""
     layers = nn.Sequential(
         nn.Conv2d(3, 32, 5, padding=2),
         nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -40,11 +40,11 @@ def caffe_net(net):
 
 
 @pytest.mark.parametrize("border", ["context", "zeros"])
-def test_the_papers_net_has_145123_parameters(border):
+def test_the_paper_network_has_145123_parameters(border):
     assert sum(p.numel() for p in RadhicalNet(border).parameters()) == 145_123
 
 
-def test_with_zero_borders_it_is_the_published_net_on_32_pixel_patches():
+def test_with_zero_borders_the_network_equals_the_published_one_on_32_pixel_patches():
     torch.manual_seed(1)
     net = RadhicalNet("zeros").eval()
     patches = windows(net, 1, 1, number=5)
@@ -54,8 +54,8 @@ def test_with_zero_borders_it_is_the_published_net_on_32_pixel_patches():
         torch.testing.assert_close(net(patches)[:, :, 0, 0], expected, atol=TOLERANCE, rtol=0)
 
 
-def test_both_borders_agree_where_padding_cannot_be_told_from_pixels():
-    # On pixels of the mean colour, what is outside a patch and what is inside are both 0 after normalisation.
+def test_both_borders_agree_if_padding_equals_pixels():
+    # Pixels of the mean colour are 0 after normalisation, both inside and outside a patch.
     torch.manual_seed(1)
     zeros = RadhicalNet("zeros").eval()
     context = RadhicalNet("context").eval()
@@ -81,7 +81,7 @@ def test_dense_evaluation_equals_patch_wise_evaluation_at_every_pixel(border):
     assert dense.std() > 0.05
 
 
-def test_a_lattice_of_answers_equals_the_dense_answers_at_its_points():
+def test_a_lattice_of_outputs_equals_the_dense_outputs_at_its_points():
     torch.manual_seed(3)
     net = RadhicalNet().eval()
     crop = windows(net, 25, 25)
@@ -91,7 +91,7 @@ def test_a_lattice_of_answers_equals_the_dense_answers_at_its_points():
     assert list(net.points(4)) == [33, 41, 49, 57]
 
 
-def test_a_modern_net_answers_alike_in_blocks_of_any_size():
+def test_an_encoder_decoder_gives_the_same_outputs_in_blocks_of_any_size():
     torch.manual_seed(4)
     net = build_network(CascadeNetwork(name="unet", encoder="tu-resnet10t")).eval()
     assert isinstance(net, EncoderDecoderNet)
@@ -106,16 +106,16 @@ def test_a_modern_net_answers_alike_in_blocks_of_any_size():
         torch.testing.assert_close(probabilities(net.patchwise(cell)), whole[:, :, 8:16, 16:24], atol=TOLERANCE, rtol=0)
 
 
-def test_a_net_that_sees_the_whole_window_is_refused():
+def test_a_network_with_an_unlimited_field_of_view_is_refused():
     with pytest.raises(ConfigError, match="sees the whole window"):
         build_network(CascadeNetwork(name="unet", encoder="efficientnet-b0"))
 
 
-def test_an_unknown_architecture_is_an_error_for_people():
+def test_an_unknown_architecture_is_a_config_error():
     with pytest.raises(ConfigError, match="no-such-net"):
         build_network(CascadeNetwork(name="no-such-net"))
 
 
-def test_dense_evaluation_costs_less_than_a_hundredth_of_patch_wise():
+def test_dense_evaluation_costs_less_than_a_hundredth_of_patch_wise_evaluation():
     net = RadhicalNet()
     assert multiply_adds(net, (128, 128)) / 128**2 < multiply_adds(net) / 100

@@ -1,4 +1,4 @@
-"""Nuclei as objects: tiles change nothing, holes are filled, outlines and areas are right."""
+"""Tests of nuclei as objects: tiles do not affect the result, holes are filled, outlines and areas are correct."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pixels_of(mask):
 
 
 def assembled(level, tile, part):
-    """The whole of a mask or label image that is known by tiles."""
+    """Assemble a mask or label image from its tiles."""
     out = np.zeros((level.height, level.width), np.int64)
     for window in level.blocks(tile):
         out[window.slices] = part(window)
@@ -58,7 +58,7 @@ def test_holes_are_filled_as_on_the_whole_slide(mask, tile):
 
 @settings(max_examples=60, deadline=None)
 @given(mask=masks, tile=st.sampled_from([8, 16, 100]))
-def test_pieces_are_those_of_the_whole_slide(mask, tile):
+def test_components_equal_those_of_the_whole_slide(mask, tile):
     level = level_of(mask)
     pieces = find_pieces(pixels_of(mask), level, connectivity=8, tile=tile)
     labels = assembled(level, tile, pieces.labels)
@@ -72,7 +72,7 @@ def test_pieces_are_those_of_the_whole_slide(mask, tile):
         assert nucleus.window.slices == box
 
 
-def test_an_outline_runs_around_the_pixels_and_their_holes():
+def test_an_outline_follows_the_pixels_and_their_holes():
     mask = np.zeros((9, 9), bool)
     mask[1:8, 2:8] = True
     mask[4, 4] = False
@@ -87,7 +87,7 @@ def test_the_geojson_has_a_valid_polygon_per_nucleus(tmp_path):
     labels = np.zeros((20, 30), np.uint32)
     labels[2:8, 3:9] = 1
     labels[10:15, 20:28] = 2
-    labels[15, 28] = 2  # touches by a corner only
+    labels[15, 28] = 2  # touches at a corner only
     probability = np.where(labels > 0, 204, 0).astype(np.uint8)
     pieces = find_pieces(lambda w: labels[w.slices] > 0, level_of(labels), connectivity=8)
     write_objects(tmp_path / "n.geojson", measure_nuclei(pieces), labels, probability, scale=1.0, mpp=0.5)
@@ -104,7 +104,7 @@ def test_a_slide_without_nuclei_gives_an_empty_collection(tmp_path):
     assert measure_nuclei(find_pieces(pixels_of(mask), level_of(mask), connectivity=8)) == []
 
 
-def test_numbers_run_from_the_top_left():
+def test_numbers_start_at_the_top_left():
     mask = np.eye(6, dtype=bool) & (np.arange(6) % 2 == 0)
     labels = find_pieces(pixels_of(mask), level_of(mask), connectivity=8, tile=2).labels(Window(0, 0, 2, 2))
     assert labels[0, 0] == 1

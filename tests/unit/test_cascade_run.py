@@ -1,4 +1,4 @@
-"""The cascade: accept, compute, reject as specified; the same whatever the blocks; simulated = deployed."""
+"""Tests of the cascade: its decisions, independence of blocks, and equality of simulation and deployment."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def state(p1, p2, *, lower, upper, inherited=False):
 @pytest.mark.parametrize(
     ("p1", "p2", "lower", "upper", "expected"),
     [
-        (0.02, 0.65, 0.733, 0.61, ACCEPTED),  # the published pair: accepted although 1 - p0 is below lower
+        (0.02, 0.65, 0.733, 0.61, ACCEPTED),  # the published thresholds: accepted although 1 - p0 is below lower
         (0.5, 0.25, 0.5, 0.5, COMPUTED),
         (0.25, 0.125, 0.5, 0.5, REJECTED),
-        (0.25, 0.25, 0.5, 0.75, COMPUTED),  # lower is met when equal
-        (0.0, 0.75, 0.5, 0.75, ACCEPTED),  # and so is upper
-        (0.9, 0.05, 0.5, 0.5, COMPUTED),  # upper looks at p2 alone
-        (0.001, 0.0, 0.0, 1.0, COMPUTED),  # lower 0 sends on whatever is not zero
+        (0.25, 0.25, 0.5, 0.75, COMPUTED),  # equal to lower
+        (0.0, 0.75, 0.5, 0.75, ACCEPTED),  # equal to upper
+        (0.9, 0.05, 0.5, 0.5, COMPUTED),  # upper applies to p2 only
+        (0.001, 0.0, 0.0, 1.0, COMPUTED),  # with lower 0 every pixel above zero is computed
         (0.0, 0.0, 0.0, 1.0, REJECTED),
     ],
 )
@@ -44,12 +44,12 @@ def test_accept_compute_reject(p1, p2, lower, upper, expected):
     assert state(p1, p2, lower=lower, upper=upper) == expected
 
 
-def test_what_was_accepted_stays_accepted():
+def test_accepted_pixels_stay_accepted():
     assert state(0.0, 0.0, lower=0.9, upper=1.0, inherited=True) == ACCEPTED
 
 
 def stored(height=96, width=120, seed=0):
-    """Levels of a slide and random maps for them, smooth as those of networks are."""
+    """Levels of a slide and random maps for them, as smooth as those of networks."""
     rng = np.random.default_rng(seed)
     grids = levels(height, width)
     maps = {}
@@ -70,7 +70,7 @@ thresholds = st.builds(
 @settings(max_examples=30, deadline=None)
 @given(chosen=thresholds, block=st.sampled_from([16, 32, 200]), seed=st.integers(0, 9))
 @example(chosen=CascadeThresholds(cut=0, lower=[0, 0, 0.9], upper=[0, 0, 1]), block=16, seed=0)
-def test_blocks_change_nothing(chosen, block, seed):
+def test_the_block_size_does_not_affect_the_result(chosen, block, seed):
     grids, answers = stored(seed=seed)
     for one, other in zip(
         run_cascade(grids, answers, chosen, block=24), run_cascade(grids, answers, chosen, block=block), strict=True
@@ -103,7 +103,7 @@ def test_open_thresholds_compute_everything_and_closed_ones_only_the_coarsest_le
     assert pixel_evaluations(found) == grids[-1].pixels
 
 
-def test_the_final_mask_is_the_cut_on_p1_and_what_was_accepted():
+def test_the_final_mask_is_p1_above_the_cut_or_accepted():
     grids, answers = stored()
     finest = run_cascade(grids, answers, CascadeThresholds(cut=0.4, lower=[0.3] * 3, upper=[0.6] * 3), block=32)[-1]
     mask = nuclei(finest, Window(0, 0, grids[0].height, grids[0].width), cut=0.4)
@@ -112,7 +112,7 @@ def test_the_final_mask_is_the_cut_on_p1_and_what_was_accepted():
 
 
 @pytest.mark.parametrize("edge", [32, 64, 128])
-def test_blocks_are_equal_multiples_of_8_that_cover_the_level_and_no_larger_than_asked(edge):
+def test_blocks_are_equal_multiples_of_8_that_cover_the_level(edge):
     for level in levels(200, 324):
         height, width = level.block_shape(edge)
         assert height % 8 == width % 8 == 0
@@ -122,7 +122,7 @@ def test_blocks_are_equal_multiples_of_8_that_cover_the_level_and_no_larger_than
         assert len(blocks) == -(-level.height // edge) * -(-level.width // edge)
 
 
-def test_a_modern_nets_dense_maps_are_its_patch_wise_answers():
+def test_dense_maps_of_an_encoder_decoder_equal_its_patch_wise_outputs():
     torch.manual_seed(0)
     image, _ = discs(100, 90)
     reader, finest = DiscReader(image), levels(100, 90)[0]
@@ -143,13 +143,13 @@ def deployed():
 
 
 def middling(maps):
-    """Thresholds that leave something to every level, from the maps' own medians."""
+    """Return thresholds that leave pixels to every level, from medians of the maps."""
     low = [float(np.median(maps[n].sum(0))) for n in (2, 3, 4)]
     high = [float(np.quantile(maps[n][1], 0.9)) for n in (2, 3, 4)]
     return CascadeThresholds(cut=float(np.median(maps[1][0])), lower=low, upper=high)
 
 
-def test_the_simulated_cascade_is_the_deployed_one(deployed):
+def test_the_simulated_cascade_equals_the_deployed_one(deployed):
     _, grids, answers, maps = deployed
     chosen = middling(maps)
     real = run_cascade(grids, answers, chosen, block=64)
@@ -161,7 +161,7 @@ def test_the_simulated_cascade_is_the_deployed_one(deployed):
     np.testing.assert_array_equal(whole_labels(real[-1], cut=0.5), whole_labels(simulated[-1], cut=0.5))
 
 
-def test_dense_maps_are_the_patch_wise_answers_also_at_the_slides_edges(deployed):
+def test_dense_maps_equal_patch_wise_outputs_also_at_the_edges_of_the_slide(deployed):
     reader, grids, answers, maps = deployed
     for level in grids:
         pixels = [
@@ -191,7 +191,7 @@ def test_only_blocks_with_undecided_pixels_are_read(deployed):
     assert reader.reads == [(0, 0, 0.5)]
 
 
-def test_maps_may_lie_on_disk(deployed, tmp_path):
+def test_maps_can_be_kept_on_disk(deployed, tmp_path):
     _, grids, answers, maps = deployed
     chosen = middling(maps)
     on_disk = run_cascade(grids, answers, chosen, block=64, folder=tmp_path)
@@ -199,7 +199,7 @@ def test_maps_may_lie_on_disk(deployed, tmp_path):
     assert isinstance(on_disk[-1].p, np.memmap)
 
 
-def test_a_slide_smaller_than_a_patch_at_the_coarsest_level_is_answered():
+def test_a_slide_smaller_than_a_patch_at_the_coarsest_level_is_segmented():
     image, _ = discs(40, 30, number=2)
     grids = levels(40, 30)
     assert (grids[-1].height, grids[-1].width) == (4, 3)

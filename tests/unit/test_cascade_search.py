@@ -1,4 +1,4 @@
-"""Threshold search: the rule, the front, and what it refuses."""
+"""Tests of the threshold search: the rule, the Pareto front, and refused input."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def trial(f, cost):
 
 
 def searching(**values):
-    """A cascade that searches its thresholds in blocks fit for small images."""
+    """Return a cascade that searches its thresholds in blocks suitable for small images."""
     return Radhical(search=CascadeSearch(**values), block_px=32)
 
 
 def case_of(labels, *, seed=0):
-    """A slide whose maps are its truth, blurred and noisy: what good networks would say."""
+    """Return a slide whose maps are its ground truth, blurred and noisy, like the output of good networks."""
     rng = np.random.default_rng(seed)
     truth, grids = truth_of(labels), levels(*labels.shape)
     maps = {}
@@ -52,7 +52,7 @@ def cases():
     return [case_of(discs(128, 128, seed=s)[1], seed=s) for s in range(2)]
 
 
-def test_the_front_holds_what_nothing_beats():
+def test_the_front_contains_the_trials_that_no_other_dominates():
     trials = [trial(0.5, 0.1), trial(0.4, 0.2), trial(0.8, 0.3), trial(0.8, 0.5), trial(0.9, 0.9), trial(0.45, 0.1)]
     assert [(t.f, t.cost) for t in pareto_front(trials)] == [(0.5, 0.1), (0.8, 0.3), (0.9, 0.9)]
 
@@ -63,14 +63,14 @@ def test_the_cheapest_within_the_allowed_loss_is_chosen():
     assert (chosen.cost, rule) == (0.2, "max_f_loss")
 
 
-def test_the_loss_is_that_of_the_f_that_suffers_more():
+def test_the_loss_is_the_larger_one_of_both_f_values():
     merged = Trial(0.89, 0.70, 0.1, 0.1, 0.1, SOME, "joint")
     assert merged.loss(trial(0.90, 1)) == pytest.approx(0.2)
     chosen, _ = choose([merged, trial(0.89, 0.4)], trial(0.90, 1), CascadeSearch(max_f_loss=0.02))
     assert chosen.cost == 0.4
 
 
-def test_a_saving_that_must_be_had_wins_over_the_allowed_loss():
+def test_a_required_saving_has_priority_over_the_allowed_loss():
     trials = [trial(0.80, 0.1), trial(0.82, 0.12), trial(0.88, 0.2), trial(0.90, 0.9)]
     chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_f_loss=0.02, min_saving=0.85))
     assert (chosen.cost, rule) == (0.12, "min_saving")
@@ -78,7 +78,7 @@ def test_a_saving_that_must_be_had_wins_over_the_allowed_loss():
     assert (chosen.cost, rule) == (0.1, "cheapest")
 
 
-def test_the_search_saves_much_and_loses_little(cases):
+def test_the_search_saves_most_pixels_at_a_small_loss(cases):
     result = search_thresholds(cases, searching(max_f_loss=0.01, candidates=12, joint=30), seed=0)
     assert result.dense.pixel_f > 0.9
     assert result.chosen.loss(result.dense) <= 0.01
@@ -89,7 +89,7 @@ def test_the_search_saves_much_and_loses_little(cases):
     assert search_record(result)["thresholds"] == result.chosen.thresholds.dump()
 
 
-def test_the_search_is_repeatable_and_the_joint_one_only_adds(cases):
+def test_the_search_is_repeatable_and_the_joint_search_only_adds_trials(cases):
     few = search_thresholds(cases[:1], searching(candidates=6, joint=10), seed=3)
     again = search_thresholds(cases[:1], searching(candidates=6, joint=10), seed=3)
     assert [t.thresholds for t in few.trials] == [t.thresholds for t in again.trials]
@@ -97,7 +97,7 @@ def test_the_search_is_repeatable_and_the_joint_one_only_adds(cases):
     assert few.chosen.cost <= alone.chosen.cost
 
 
-def test_thresholds_may_be_chosen_for_the_blocks_they_leave_out(cases):
+def test_thresholds_can_be_chosen_by_the_number_of_skipped_blocks(cases):
     by_blocks = search_thresholds(cases, searching(cost="blocks", max_f_loss=0.05, candidates=12, joint=30), seed=0)
     by_pixels = search_thresholds(cases, searching(max_f_loss=0.05, candidates=12, joint=30), seed=0)
     assert by_blocks.chosen.cost == (by_blocks.chosen.computed + by_blocks.chosen.evaluated) / 2
@@ -105,7 +105,7 @@ def test_thresholds_may_be_chosen_for_the_blocks_they_leave_out(cases):
     assert by_blocks.chosen.computed <= by_pixels.chosen.computed
 
 
-def test_given_thresholds_are_scored_and_taken(cases):
+def test_given_thresholds_are_scored_and_used(cases):
     result = find_thresholds(cases, Radhical(thresholds=SOME), seed=0)
     assert (result.chosen.thresholds, result.rule) == (SOME, "given")
     assert 0 < result.chosen.f <= 1
@@ -113,7 +113,7 @@ def test_given_thresholds_are_scored_and_taken(cases):
 
 def test_validation_patients_that_are_test_patients_are_refused():
     check_disjoint(["a", "b"], ["c"])
-    with pytest.raises(ConfigError, match="both in validation and in test: b, c"):
+    with pytest.raises(ConfigError, match="both validation and test: b, c"):
         check_disjoint(["a", "b", "c"], ["c", "b"])
 
 

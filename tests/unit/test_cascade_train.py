@@ -1,4 +1,4 @@
-"""Training a level, running the cascade on a slide, comparing the three ways: what is written and what is refused."""
+"""Tests of training a level, running a cascade on a slide, and comparing it with naive and dense evaluation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def field(seed):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a level-1 model that has learned to find discs, and its description."""
+    """Folder and description of a level-1 model that was trained to find discs."""
     folder = tmp_path_factory.mktemp("level1")
     config = CascadeTrain(steps=60, batch=4, lattice=6)
     description = train_level(
@@ -54,7 +54,7 @@ def test_a_level_learns_to_find_discs(trained):
     assert (description["parameters"], description["field"]) == (145_123, 67)
 
 
-def test_every_point_a_level_saw_is_on_record(trained):
+def test_every_training_point_of_a_level_is_recorded(trained):
     folder, description = trained
     points = pq.read_table(folder / "points.parquet").to_pandas()
     assert len(points) == sum(description["points"].values())
@@ -74,7 +74,7 @@ def test_training_is_repeatable(tmp_path):
 def test_a_missing_level_is_named(tmp_path):
     with pytest.raises(HistomakeError, match=r"no trained level in .*level1"):
         load_networks([tmp_path / f"level{n}" / "model.safetensors" for n in range(1, 5)], Radhical(), threads=1)
-    with pytest.raises(ConfigError, match="4 levels needs as many models, not 3"):
+    with pytest.raises(ConfigError, match="4 levels needs as many models, but got 3"):
         load_networks([tmp_path / "m"] * 3, Radhical(), threads=1)
 
 
@@ -96,7 +96,7 @@ def segmented(tmp_path_factory):
     )
 
 
-def test_the_label_image_is_the_cascades_mask_and_the_geojson_its_objects(segmented):
+def test_the_label_image_is_the_mask_of_the_cascade_and_the_geojson_has_its_objects(segmented):
     one, answers, chosen, store, geojson, record = segmented
     group = zarr.open_group(store, mode="r")
     maps = run_cascade(one.levels, answers, chosen, block=64)
@@ -161,7 +161,7 @@ def test_naive_dense_and_cascade_are_compared_in_one_run():
     assert "multiply-adds saved" in table(summary)
 
 
-def test_a_failed_bar_says_so():
+def test_a_missed_bound_is_reported():
     one = field(6)
     record = compared(one, None)
     worse = replace_scores(record, dense=0.9, cascade=0.8)

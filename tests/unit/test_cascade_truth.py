@@ -1,4 +1,4 @@
-"""What is annotated: label masks and polygons give the same nuclei on the cascade's grid."""
+"""Tests of nucleus annotations: label masks and polygons give the same nuclei on the cascade's grid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_instance_numbers_of_a_mask_are_kept(tmp_path):
     np.testing.assert_array_equal(truth.labels(window), expected)
 
 
-def test_a_mask_of_one_value_is_told_apart_by_touch(tmp_path):
+def test_nuclei_of_a_binary_mask_are_its_connected_components(tmp_path):
     mask = np.zeros((100, 120), np.uint8)
     mask[10:20, 10:20] = mask[40:50, 60:70] = 255
     tifffile.imwrite(tmp_path / "m.tif", mask)
@@ -44,14 +44,14 @@ def test_an_empty_mask_is_a_slide_without_nuclei(tmp_path):
     assert not opened(tmp_path / "m.tif").whole().any()
 
 
-def test_a_mask_of_another_size_is_refused_with_the_slides_name(tmp_path):
+def test_a_mask_of_another_size_is_refused_with_the_name_of_the_slide(tmp_path):
     tifffile.imwrite(tmp_path / "m.tif", np.zeros((77, 120), np.uint16))
     with pytest.raises(SlideError, match="slide s") as caught:
         opened(tmp_path / "m.tif")
     assert caught.value.reason == Reason.BAD_ANNOTATION
 
 
-def test_polygons_give_the_pixels_whose_centres_they_hold(tmp_path):
+def test_a_polygon_gives_the_pixels_whose_centres_it_contains(tmp_path):
     shapes = [shapely.box(10, 10, 30, 25), shapely.box(50, 40, 52, 42)]
     features = [
         {"type": "Feature", "geometry": json.loads(shapely.to_geojson(s)), "properties": {"name": "n"}} for s in shapes
@@ -64,7 +64,7 @@ def test_polygons_give_the_pixels_whose_centres_they_hold(tmp_path):
     np.testing.assert_array_equal(truth.labels(Window(20, 20, 30, 40)), expected[20:50, 20:60])
 
 
-def test_truth_follows_the_cascades_resolution(tmp_path):
+def test_ground_truth_has_the_resolution_of_the_cascade(tmp_path):
     labels = np.zeros((100, 120), np.uint16)
     labels[20:40, 40:60] = 3
     tifffile.imwrite(tmp_path / "m.tif", labels)
@@ -74,7 +74,7 @@ def test_truth_follows_the_cascades_resolution(tmp_path):
     np.testing.assert_array_equal(np.argwhere(whole)[[0, -1]], [[10, 20], [19, 29]])
 
 
-def test_coverage_is_the_share_of_the_box(tmp_path):
+def test_coverage_is_the_share_of_the_averaging_box(tmp_path):
     labels = np.zeros((100, 120), np.uint16)
     labels[0:10, 0:5] = 1
     tifffile.imwrite(tmp_path / "m.tif", labels)

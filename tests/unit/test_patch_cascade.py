@@ -1,4 +1,4 @@
-"""A cascade over patches: open thresholds change nothing, closed ones save, and what is decided is inherited."""
+"""Tests of a cascade over patches: effect of open and closed thresholds, and inherited decisions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = {"coarse": (32, 4.0), "fine": (32, 1.0)}
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
-    """Classifiers at 4 and 1 µm/px, trained on two slides, opened on a third."""
+    """Classifiers at 4 and 1 µm/px, trained on two slides, and applied to a third."""
     made = []
     for name, (size, mpp) in SIZES.items():
         root = tmp_path_factory.mktemp(name)
@@ -37,7 +37,7 @@ def run(stages, **thresholds):
     return cascade_patches([replace(stages[0], **thresholds), stages[1]], "speckled", batch=8, threads=1)
 
 
-def test_open_thresholds_give_the_finest_stages_own_prediction(stages):
+def test_open_thresholds_give_the_predictions_of_the_finest_stage(stages):
     table, record = run(stages)
     alone = predict_slide(stages[1].predictor, stages[1].entry, batch=8, threads=1)
     assert table["patch_id"].to_pylist() == alone["patch_id"].to_pylist()
@@ -46,7 +46,7 @@ def test_open_thresholds_give_the_finest_stages_own_prediction(stages):
     assert record["stages"][1]["computed"] == len(table)
 
 
-def test_closed_thresholds_leave_every_patch_to_the_coarsest_stage_that_saw_it(stages):
+def test_closed_thresholds_leave_every_patch_to_the_coarsest_stage_that_contains_it(stages):
     table, record = run(stages, lower=1.0)
     coarse = predict_slide(stages[0].predictor, stages[0].entry, batch=8, threads=1)
     by_cell = {(r["x"] // 128, r["y"] // 128): r["score_speckled"] for r in coarse.to_pylist()}
@@ -58,7 +58,7 @@ def test_closed_thresholds_leave_every_patch_to_the_coarsest_stage_that_saw_it(s
     assert record["saved"] > 0.5
 
 
-def test_thresholds_in_between_split_the_patches_by_the_coarse_score(stages):
+def test_intermediate_thresholds_split_the_patches_by_the_coarse_score(stages):
     scores = predict_slide(stages[0].predictor, stages[0].entry, batch=8, threads=1)["score_speckled"].to_numpy()
     lower, upper = (float(np.quantile(scores, q)) for q in (0.3, 0.7))
     rows = run(stages, lower=lower, upper=upper)[0].to_pylist()
@@ -67,8 +67,8 @@ def test_thresholds_in_between_split_the_patches_by_the_coarse_score(stages):
     assert all((r["score"] >= upper) == (r["state"] == "accepted") for r in decided)
 
 
-def test_a_class_no_stage_knows_and_stages_that_do_not_get_finer_are_refused(stages):
+def test_an_unknown_class_and_stages_that_are_not_finer_are_refused(stages):
     with pytest.raises(ConfigError, match="not tumour"):
         cascade_patches(stages, "tumour", batch=8, threads=1)
-    with pytest.raises(ConfigError, match="must get finer"):
+    with pytest.raises(ConfigError, match="must be finer"):
         cascade_patches(stages[::-1], "speckled", batch=8, threads=1)

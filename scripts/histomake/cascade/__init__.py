@@ -1,1 +1,1 @@
-"""RADHicaL: low magnifications decide where high ones must look."""
+"""RADHicaL cascades: networks at low magnification decide which pixels are computed at higher magnification."""

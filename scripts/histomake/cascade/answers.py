@@ -1,4 +1,4 @@
-"""Owns where a cascade's probabilities come from: networks reading a slide block by block, or maps computed before."""
+"""Sources of a cascade's probabilities: networks that read a slide block by block, or stored maps."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 GPU_BATCH = 16
 CPU_BATCH = 1
-"""Blocks per pass on a CPU: one fills its cores, and larger activations fall out of its caches."""
+"""Blocks per forward pass on a CPU. One block uses all cores; activations of more blocks would not fit the caches."""
 
 READERS = 2
 
 
 def best_device(threads: int) -> torch.device:
-    """The GPU when there is one; its convolutions in full float32, so that dense equals patch-wise there too."""
+    """Return the GPU if there is one, set to full float32, so that dense and patch-wise evaluation agree there too."""
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -41,8 +41,9 @@ def best_device(threads: int) -> torch.device:
 class NetworkAnswers:
     """Probabilities from the networks of a cascade, in eval mode.
 
-    Every block of a level is computed at the level's full block size and, on a GPU, in batches of one size: a pixel's
-    probability is then the same bit for bit whoever else is computed, so a simulated cascade equals a deployed one.
+    Every block of a level is computed at the full block size of the level and, on a GPU, in batches of constant size.
+    The probability of a pixel then is identical, bit for bit, whichever other pixels are computed, so a simulated
+    cascade equals a deployed one.
     """
 
     reader: SlideReader
@@ -51,10 +52,10 @@ class NetworkAnswers:
     device: torch.device
 
     def of(self, level: Level, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
-        """p1 and p2 of the pixels of each window (blocks of the level's grid): float32 (2, height, width)."""
+        """Yield p1 and p2 of the pixels of each window (blocks of the level's grid): float32 (2, height, width)."""
         net = self.networks[level.number]
         batch = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        # Two batches are read ahead while one is computed; decoding releases the interpreter lock.
+        # Two batches are read while one is computed; decoding releases the interpreter lock.
         with ThreadPoolExecutor(READERS) as pool:
             ahead: list[tuple[tuple[Window, ...], list]] = []
             for group in batched(windows, batch):
@@ -84,12 +85,12 @@ class NetworkAnswers:
 
 @dataclass(frozen=True)
 class StoredAnswers:
-    """Probabilities computed before, over whole levels: level number → p1 and p2, (2, height, width)."""
+    """Precomputed probabilities of whole levels: level number → p1 and p2, (2, height, width)."""
 
     maps: Mapping[int, NDArray[np.float32]]
 
     def of(self, level: Level, windows: Sequence[Window]) -> Iterable[NDArray[np.float32]]:
-        """The stored maps' pixels in each window."""
+        """Return the part of the stored maps in each window."""
         return (self.maps[level.number][:, *window.slices] for window in windows)
 
 
@@ -97,7 +98,7 @@ class StoredAnswers:
 def patch_by_patch(
     reader: SlideReader, level: Level, net: PixelNetwork, pixels: Sequence[tuple[int, int]], *, batch: int
 ) -> NDArray[np.float32]:
-    """Probabilities (n, 3) of single (y, x) pixels, one patch each: the naive way, and the definition of the answer."""
+    """Compute probabilities (n, 3) of single (y, x) pixels, one patch each: the naive way, used as the reference."""
     before, after, cell = net.centre, net.field - 1 - net.centre, net.stride
     answers = []
     for group in batched(pixels, batch):

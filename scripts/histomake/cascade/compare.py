@@ -1,4 +1,4 @@
-"""Owns the comparison on a test slide: naive, dense and cascade in one run, their times, costs and scores."""
+"""Comparison on a test slide: time, cost and scores of naive, dense and cascade evaluation in one run."""
 
 from __future__ import annotations
 
@@ -40,13 +40,18 @@ def compare_slide(
     config: CascadeBaselines,
     seed: int,
 ) -> dict[str, Any]:
-    """Run the three ways of finding nuclei on one slide, in memory, and describe what came out.
+    """Segment one slide naively, densely and with the cascade, in memory; return a record of all results.
 
     Args:
-        answers: the trained networks on the slide.
-        dense_cut: the dense network's own cut on p1.
-        truth: nucleus numbers (h, w) at level 1; None where nothing is annotated.
-        tissue: None: all of the slide counts as tissue.
+        levels: Levels of the slide, finest first.
+        answers: The trained networks on the slide.
+        thresholds: Thresholds of the cascade.
+        dense_cut: The threshold on p1 of the dense network.
+        truth: Nucleus numbers (h, w) at level 1; None without annotation.
+        tissue: Tissue mask; None counts the whole slide as tissue.
+        complete: Whether all nuclei are annotated.
+        config: The ``baselines`` section of the cascade's configuration.
+        seed: Seed of the pixels on which the naive way is timed.
     """
     dense_answers = replace(answers, block=max(answers.block, DENSE_BLOCK_PX))
     everything = CascadeThresholds(cut=dense_cut, lower=[], upper=[])
@@ -83,7 +88,7 @@ def compare_slide(
 
 
 def _timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Median seconds of ``repeats`` runs after one that warms caches up, and the last result."""
+    """Return the median time in seconds of ``repeats`` runs after a warm-up run, and the last result."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -96,9 +101,10 @@ def _timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 def _naive(
     level: Level, answers: NetworkAnswers, dense: LevelMap, config: CascadeBaselines, seed: int
 ) -> tuple[float, float]:
-    """Seconds the naive way would take for the whole slide, and how far its answers lie from the dense ones.
+    """Estimate the time of naive evaluation of the whole slide, and compare its results with dense evaluation.
 
-    Timed on random pixels and scaled up: every pixel costs the same.
+    Random pixels are timed and scaled to the whole slide, because every pixel costs the same. Returns seconds and the
+    largest difference of probabilities.
     """
     rng = counter_rng(seed, stream=2)
     y = rng.integers(level.height, size=config.naive_pixels)
@@ -116,7 +122,7 @@ def _simulated_equals(
     thresholds: CascadeThresholds,
     labels: NDArray[np.int32],
 ) -> bool:
-    """Whether the cascade over whole maps, as the search sees it, gives the very mask the deployed one gave."""
+    """Return whether the cascade on whole maps, as in the threshold search, gives exactly the deployed mask."""
     stored = StoredAnswers(whole_maps(answers, levels))
     edge = max(levels[0].height, levels[0].width)
     maps = run_cascade(levels, stored, thresholds, block=edge)
@@ -128,7 +134,7 @@ def _tissue_share(tissue: TissueMask | None) -> float:
 
 
 def _saved_inside(tissue: TissueMask | None, maps: Sequence[LevelMap], mpp: Mpp) -> float:
-    """Share of pixel evaluations saved against naive when only tissue counts, for both."""
+    """Return the share of pixel evaluations saved in comparison to naive, counting only pixels in tissue."""
     evaluations, finest = 0, 0
     for m in maps:
         inside = np.ones(m.state.shape, bool) if tissue is None else _on_level(tissue, m.level, mpp)
@@ -139,7 +145,7 @@ def _saved_inside(tissue: TissueMask | None, maps: Sequence[LevelMap], mpp: Mpp)
 
 
 def _on_level(tissue: TissueMask, level: Level, mpp: Mpp) -> NDArray[np.bool_]:
-    """The tissue mask on a level's grid, (h, w): the mask pixel in which each pixel's centre lies."""
+    """Sample the tissue mask on a level's grid, (h, w), at pixel centres."""
     height, width = tissue.mask.shape
     rows = ((np.arange(level.height) + 0.5) * level.mpp / mpp / tissue.downsample_y).astype(int)
     columns = ((np.arange(level.width) + 0.5) * level.mpp / mpp / tissue.downsample_x).astype(int)
@@ -152,12 +158,12 @@ SLIDE_MM2 = 0.3
 
 
 def group_of(record: Mapping[str, Any]) -> str:
-    """Whole slides are larger than any field of view and at most half of them is tissue; the rest are images."""
+    """Return the group of a slide: whole slides are at least SLIDE_MM2 large and at most half tissue, others images."""
     return SLIDES if record["tissue"] <= HALF_TISSUE and record["area_mm2"] >= SLIDE_MM2 else IMAGES
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the slides of each group, and the bars they are held to."""
+    """Return means over the slides of each group, and the comparison with the required bounds."""
     groups = {}
     for group in (SLIDES, IMAGES):
         members = [r for r in records if r["status"] == "ok" and group_of(r) == group]
@@ -204,7 +210,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def bars(groups: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the project promises of a cascade on test images, each with its measured value."""
+    """Return the bounds required of a cascade on test images, each with its measured value."""
     found: list[dict[str, Any]] = []
 
     def add(figure: str, value: float, sign: str, bar: float) -> None:
@@ -233,7 +239,7 @@ def bars(groups: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The bars and the scores as text."""
+    """Format the bounds and the scores as text."""
     width = max((len(b["figure"]) for b in summary["bars"]), default=0)
     lines = [
         f"{b['figure']:<{width}}  {b['value']:>10.4g}  {b['bar']:>8}  {'yes' if b['ok'] else 'NO'}"

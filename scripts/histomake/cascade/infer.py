@@ -1,4 +1,4 @@
-"""Owns running a trained cascade on one slide, and what it leaves behind: labels, probabilities, states, objects."""
+"""Inference with a trained cascade on one slide: labels, probabilities, states and objects."""
 
 from __future__ import annotations
 
@@ -28,50 +28,50 @@ if TYPE_CHECKING:
 
 CHUNK = 512
 DENSE_BLOCK_PX = 512
-"""The dense baseline gets larger blocks than the cascade: they waste less on their margins."""
+"""Block size of the dense baseline. It is larger than that of the cascade, because less is lost to margins."""
 
 
 def load_networks(weights: Sequence[Path | str], config: Radhical, *, threads: int) -> dict[int, PixelNetwork]:
-    """The networks of all levels, by level number, on the best device; weight files finest level first.
+    """Load the networks of all levels on the best device, keyed by level number; weight files finest level first.
 
     Raises:
-        ConfigError: there is not one model per level.
-        HistomakeError: a level was never trained.
+        ConfigError: The number of models differs from the number of levels.
+        HistomakeError: A level has not been trained.
     """
     if len(weights) != len(config.scales):
-        raise ConfigError(f"a cascade of {len(config.scales)} levels needs as many models, not {len(weights)}")
+        raise ConfigError(f"a cascade of {len(config.scales)} levels needs as many models, but got {len(weights)}")
     device = best_device(threads)
     return {number: load_network(Path(path).parent, device) for number, path in enumerate(weights, start=1)}
 
 
 def answers_of(reader: SlideReader, networks: dict[int, PixelNetwork], config: Radhical) -> NetworkAnswers:
-    """What the networks say of a slide."""
+    """Return the source of the networks' probabilities on a slide."""
     return NetworkAnswers(reader, networks, config.block_px, networks[1].mean.device)
 
 
 def open_answers(
     manifest: Path | str, weights: Sequence[Path | str], config: Radhical, *, threads: int
 ) -> tuple[list[Level], NetworkAnswers]:
-    """A slide's levels, finest first, and the trained networks on it."""
+    """Return a slide's levels, finest first, and the trained networks on it."""
     networks = load_networks(weights, config, threads=threads)
     return slide_levels(read_json(manifest), config), answers_of(open_slide(manifest), networks, config)
 
 
 def whole_maps(answers: NetworkAnswers, levels: Sequence[Level]) -> dict[int, NDArray[np.float32]]:
-    """p1 and p2 of every pixel of every level, by level number: what the threshold search works on."""
+    """Compute p1 and p2 of every pixel of every level, keyed by level number, for the threshold search."""
     everything = CascadeThresholds(cut=0.5, lower=[], upper=[])
     return {level.number: run_cascade([level], answers, everything, block=answers.block)[0].p for level in levels}
 
 
 def mask_pieces(finest: LevelMap, *, cut: float, tile: int = TILE_PX) -> Pieces:
-    """The nuclei of a finished cascade as connected pieces: thresholded, with what was accepted, holes filled."""
+    """Return nuclei as connected components: thresholded or accepted pixels, with holes filled."""
     level = finest.level
     filled = without_holes(lambda window: nuclei(finest, window, cut=cut), level, tile=tile)
     return find_pieces(filled, level, connectivity=NUCLEI, tile=tile)
 
 
 def whole_labels(finest: LevelMap, *, cut: float) -> NDArray[np.int32]:
-    """`mask_pieces` as one array (height, width), for slides small enough to be compared with annotation."""
+    """Return the result of `mask_pieces` as one array (height, width), for slides small enough for a comparison."""
     level = finest.level
     edge = max(level.height, level.width)
     return mask_pieces(finest, cut=cut, tile=edge).labels(Window(0, 0, level.height, level.width))
@@ -86,13 +86,14 @@ def segment_slide(
     store: Path,
     geojson: Path,
 ) -> dict[str, Any]:
-    """Run the cascade over a slide of any size; write ``store`` (a Zarr group) and ``geojson``; return the record.
+    """Run the cascade on a slide of any size; write ``store`` (a Zarr group) and ``geojson``; return the record.
 
-    The group has ``labels`` (uint32, nucleus numbers), ``probability`` (uint8, 255 is 1; rejected pixels 0, accepted
-    255) and ``state1``, ``state2`` … (uint8: 0 rejected, 1 computed, 2 accepted), all (y, x) of their level.
+    The group contains ``labels`` (uint32, nucleus numbers), ``probability`` (uint8, 255 is 1; rejected pixels are 0,
+    accepted ones 255) and ``state1``, ``state2`` … (uint8: 0 rejected, 1 computed, 2 accepted), all (y, x) of their
+    level.
     """
     started = time.perf_counter()
-    # The maps of a large slide are sparse files next to the result, where there is room for it.
+    # Maps of a large slide are sparse files next to the result, where there is enough disk space.
     store.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{store.name}.", dir=store.parent))
     try:
@@ -119,9 +120,9 @@ def segment_slide(
 
 
 def cost_record(levels: Sequence[Level], shares: Sequence[LevelCost], answers: NetworkAnswers) -> dict[str, Any]:
-    """Shares per level, pixel evaluations and multiply-adds of a run, beside those of the naive and dense ways.
+    """Return shares per level, pixel evaluations and multiply-adds of a run, with those of naive and dense evaluation.
 
-    ``levels``, ``shares``: finest first.
+    ``levels`` and ``shares`` are ordered finest first.
     """
     finest = shares[0].pixels
     evaluations = pixel_evaluations(shares)
@@ -154,7 +155,7 @@ def cost_record(levels: Sequence[Level], shares: Sequence[LevelCost], answers: N
 
 
 def _write_maps(folder: Path, maps: Sequence[LevelMap], pieces: Pieces, scale: float) -> zarr.Group:
-    """Fill a new Zarr group with the label image, the probabilities and every level's states."""
+    """Write the label image, the probabilities and the states of all levels to a new Zarr group."""
     group = zarr.open_group(folder, mode="w")
     finest = maps[-1]
     level = finest.level

@@ -1,7 +1,7 @@
-"""Owns the levels of a cascade on one slide: their grids, how they lie on each other, and reading their pixels.
+"""Levels of a cascade on one slide: their grids, the relations between grids, and reading of pixels.
 
-Positions here are (y, x) pixels of one level's grid; pixel i of a level covers ``[i * mpp, (i + 1) * mpp)`` micrometres
-from the slide's top or left edge, so grids of all levels share that edge.
+Positions are (y, x) pixels of one level's grid. Pixel i of a level covers ``[i * mpp, (i + 1) * mpp)`` micrometres from
+the top or left edge of the slide, so the grids of all levels share these edges.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 TILE_PX, TILES = 256, 1024
-"""Slides are read in tiles of a level's grid, of which the latest are remembered: neighbouring blocks overlap."""
+"""Slides are read in tiles of a level's grid. The most recent tiles are cached, because adjacent blocks overlap."""
 
 BLOCK_STEP = 8
-"""Blocks are multiples of this, so that they lie on the cells of any network."""
+"""Block edges are multiples of this, so that blocks are aligned with the cells of any network."""
 
 
 class Window(NamedTuple):
-    """A rectangle of one level's pixels; may reach over the slide's edges."""
+    """A rectangle of one level's pixels, which may extend beyond the slide."""
 
     y: int
     x: int
@@ -40,11 +40,11 @@ class Window(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """The rectangle as an index of a (y, x) array."""
+        """The rectangle as an index into a (y, x) array."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
     def grown(self, before: int, after: int) -> Window:
-        """The rectangle with ``before`` pixels more above and left, and ``after`` more below and right."""
+        """Return the rectangle extended by ``before`` pixels above and left, and ``after`` below and right."""
         return Window(self.y - before, self.x - before, self.height + before + after, self.width + before + after)
 
 
@@ -59,18 +59,18 @@ class Level:
 
     @property
     def pixels(self) -> int:
-        """Pixels of the whole grid."""
+        """Number of pixels of the whole grid."""
         return self.height * self.width
 
     def blocks(self, height: int, width: int | None = None) -> Iterator[Window]:
-        """The grid in blocks, square if no ``width`` is given, row by row, those at the far edges cut to the slide."""
+        """Yield blocks of the grid, row by row, square by default; blocks at the far edges are cut to the slide."""
         width = width or height
         for y in range(0, self.height, height):
             for x in range(0, self.width, width):
                 yield Window(y, x, min(height, self.height - y), min(width, self.width - x))
 
     def block_shape(self, edge: int) -> tuple[int, int]:
-        """Height and width of equal blocks of at most ``edge`` (a multiple of BLOCK_STEP) that waste least at edges."""
+        """Return the shape of equal blocks of at most ``edge`` (a multiple of BLOCK_STEP) that waste least at edges."""
 
         def even(size: int) -> int:
             return BLOCK_STEP * math.ceil(size / math.ceil(size / edge) / BLOCK_STEP)
@@ -81,7 +81,7 @@ class Level:
 def levels_of(
     *, width: Level0Pixels, height: Level0Pixels, mpp: Mpp, finest_mpp: Mpp, scales: Sequence[float]
 ) -> list[Level]:
-    """Levels of a slide of ``width`` x ``height`` level-0 pixels at ``mpp``, finest first; partial pixels count."""
+    """Return the levels of a slide of ``width`` x ``height`` level-0 pixels, finest first; sizes are rounded up."""
     levels = []
     for number, scale in enumerate(scales, start=1):
         ratio = mpp * scale / finest_mpp
@@ -91,7 +91,7 @@ def levels_of(
 
 
 def slide_levels(manifest: Mapping[str, Any], config: Radhical) -> list[Level]:
-    """The cascade's levels on a slide, finest first."""
+    """Return the cascade's levels on a slide, finest first."""
     return levels_of(
         width=manifest["width"],
         height=manifest["height"],
@@ -102,13 +102,13 @@ def slide_levels(manifest: Mapping[str, Any], config: Radhical) -> list[Level]:
 
 
 def mirrored(start: int, length: int, size: int) -> NDArray[np.intp]:
-    """Indices ``start`` to ``start + length`` of an axis of ``size``, continued by mirroring (… 1 0 | 0 1 2 …)."""
+    """Return indices ``start`` to ``start + length`` of an axis of ``size``, mirrored beyond it (… 1 0 | 0 1 2 …)."""
     index = np.arange(start, start + length) % (2 * size)
     return np.where(index < size, index, 2 * size - 1 - index)
 
 
 def read_window(reader: SlideReader, level: Level, window: Window) -> NDArray[np.uint8]:
-    """Pixels (height, width, 3) of a window; beyond the slide its mirror image, as in the paper."""
+    """Read pixels (height, width, 3) of a window; beyond the slide they are mirrored, as in the paper."""
     rows, columns = (
         mirrored(window.y, window.height, level.height),
         mirrored(window.x, window.width, level.width),
@@ -127,7 +127,7 @@ def read_window(reader: SlideReader, level: Level, window: Window) -> NDArray[np
 
 @lru_cache(maxsize=TILES)
 def _tile(reader: SlideReader, level: Level, y: int, x: int) -> NDArray[np.uint8]:
-    """One tile of a level's grid, always read the same way: resampled pixels would depend on where a window begins."""
+    """Read one tile of a level's grid. Tiles are fixed, because resampled pixels depend on where a read starts."""
     scale = level.mpp / reader.mpp
     size = min(TILE_PX, level.width - x), min(TILE_PX, level.height - y)
     return reader.read(Level0Pixels(round(x * scale)), Level0Pixels(round(y * scale)), size, level.mpp)
@@ -136,16 +136,16 @@ def _tile(reader: SlideReader, level: Level, y: int, x: int) -> NDArray[np.uint8
 def upsample(
     coarse: NDArray[np.float32], *, ratio: float, window: Window, region: Window, size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Bilinear values of a coarse map at the pixels of a finer level.
+    """Interpolate a coarse map bilinearly at the pixels of a finer level.
 
-    Pixel centres stand for their values; beyond the outermost centres the value stays constant. The result for a pixel
-    depends on its position alone, never on the window it is asked in.
+    Values are located at pixel centres; beyond the outermost centres they are constant. The result for a pixel depends
+    only on its position, not on the window.
 
     Args:
-        coarse: (channels, h, w), the part ``region`` of the coarse map that `support` names.
-        ratio: coarse mpp / fine mpp.
-        window: the fine pixels wanted.
-        region: where ``coarse`` lies in the coarse grid.
+        coarse: (channels, h, w), the part of the coarse map at ``region``, as returned by `support`.
+        ratio: Coarse mpp / fine mpp.
+        window: The fine pixels.
+        region: Position of ``coarse`` in the coarse grid.
         size: (height, width) of the whole coarse grid.
 
     Returns:
@@ -160,21 +160,21 @@ def upsample(
 
 
 def support(window: Window, *, ratio: float, size: tuple[int, int]) -> Window:
-    """The part of a coarse grid of ``size`` (height, width) that `upsample` needs for a window of a finer one."""
+    """Return the part of a coarse grid of ``size`` (height, width) that `upsample` needs for a window."""
     y0, y1, _ = _neighbours(window.y, window.height, ratio, size[0])
     x0, x1, _ = _neighbours(window.x, window.width, ratio, size[1])
     return Window(int(y0[0]), int(x0[0]), int(y1[-1] - y0[0]) + 1, int(x1[-1] - x0[0]) + 1)
 
 
 def nearest(start: int, length: int, *, ratio: float, size: int) -> NDArray[np.intp]:
-    """Along one axis: the coarse pixels in which the centres of fine pixels lie."""
+    """Return, along one axis, the coarse pixels that contain the centres of fine pixels."""
     return np.minimum(((np.arange(start, start + length) + 0.5) / ratio).astype(np.intp), size - 1)
 
 
 def _neighbours(
     start: int, length: int, ratio: float, size: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Along one axis: the two coarse pixels between whose centres each fine pixel lies, and the second's weight."""
+    """Return, along one axis, the two coarse pixels around each fine pixel's centre, and the weight of the second."""
     place = np.clip((np.arange(start, start + length) + 0.5) / ratio - 0.5, 0, size - 1)
     first = place.astype(np.intp)
     return first, np.minimum(first + 1, size - 1), (place - first).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Owns how good found nuclei are: RADHicaL's measures per annotated nucleus, and fair ones that count every error."""
+"""Scores of segmented nuclei: RADHicaL's measures per annotated nucleus, and measures that count every error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ IOU_MATCH = 0.5
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one slide, all 0 to 1; nan where nothing was annotated.
+    """Scores of one slide between 0 and 1, nan without annotation.
 
-    f, tpr, ppv, detected: means over annotated nuclei n with D, the union of found objects that touch n: TP = |D ∩ n|,
-    FP = |D minus n|, FN = |n minus D|; detected when TP > |n| / 2 (RADHicaL). Found objects that touch nothing do not
-    count there. pixel_f (Dice), aji (Kumar et al. 2017), pq (Kirillov et al. 2019) and object_f1 (at IoU .5) count
-    them, unless annotation is incomplete.
+    f, tpr, ppv and detected are means over annotated nuclei n (RADHicaL). With D, the union of found objects that
+    overlap n: TP = |D ∩ n|, FP = |D minus n|, FN = |n minus D|; n is detected if TP > |n| / 2. Found objects without
+    overlap do not count. In pixel_f (Dice), aji (Kumar et al. 2017), pq (Kirillov et al. 2019) and object_f1 (at IoU
+    0.5) they count, unless the annotation is incomplete.
     """
 
     f: float
@@ -38,12 +38,12 @@ class Scores:
     found: int
 
     def record(self) -> dict[str, float | int | None]:
-        """As JSON; what is not defined is None."""
+        """Return the scores for JSON; undefined values are None."""
         return {k: None if v != v else v for k, v in asdict(self).items()}
 
 
 def score(found: NDArray[np.integer], truth: NDArray[np.integer], *, complete: bool) -> Scores:
-    """Compare object numbers (h, w) with nucleus numbers (h, w); 0 is neither."""
+    """Compare object numbers (h, w) with nucleus numbers (h, w); 0 is background in both."""
     overlap, found_area, truth_area = _overlaps(found, truth)
     if not complete:
         touched = overlap.sum(axis=0) > 0
@@ -64,9 +64,9 @@ def _ratio(part: float, whole: float) -> float:
 def _overlaps(
     found: NDArray[np.integer], truth: NDArray[np.integer]
 ) -> tuple[csr_array, NDArray[np.int64], NDArray[np.int64]]:
-    """Common pixels of every (nucleus, found object), and the areas of both."""
+    """Return the overlap in pixels of every (nucleus, found object), and the areas of both."""
     either = (found > 0) | (truth > 0)
-    # The appended pixel makes sure that 0 is number 0 on both sides; it is taken away again.
+    # The appended pixel ensures that 0 is number 0 on both sides; it is removed again below.
     _, f = np.unique(np.append(found[either], 0), return_inverse=True)
     _, t = np.unique(np.append(truth[either], 0), return_inverse=True)
     f, t = f[:-1], t[:-1]
@@ -77,7 +77,7 @@ def _overlaps(
 
 
 def _per_nucleus(overlap: csr_array, found_area: NDArray[np.int64], truth_area: NDArray[np.int64]) -> dict[str, float]:
-    """RADHicaL's measures, as means over nuclei; a nucleus that nothing touches scores 0 throughout."""
+    """Compute RADHicaL's measures as means over nuclei; a nucleus without overlapping object scores 0 in all."""
     if not truth_area.size:
         return dict.fromkeys(("f", "tpr", "ppv", "detected"), np.nan)
     true = np.asarray(overlap.sum(1)).ravel()
@@ -91,14 +91,14 @@ def _per_nucleus(overlap: csr_array, found_area: NDArray[np.int64], truth_area: 
 
 
 def _matched(overlap: csr_array, found_area: NDArray[np.int64], truth_area: NDArray[np.int64]) -> dict[str, float]:
-    """Measures that pair each nucleus with one found object."""
+    """Compute measures that match each nucleus with one found object."""
     if not truth_area.size:
         return dict.fromkeys(("aji", "pq", "object_f1"), np.nan)
     pairs = overlap.tocoo()
     t, f = pairs.coords
     union = truth_area[t] + found_area[f] - pairs.data
     iou = pairs.data / union
-    hit = iou > IOU_MATCH  # at most one object can have more than half of a nucleus, and the other way round
+    hit = iou > IOU_MATCH  # more than half can overlap with at most one object, so the matching is unique
     matches, misses = int(hit.sum()), len(truth_area) + len(found_area) - 2 * int(hit.sum())
     order = np.lexsort((iou, t))
     best = order[np.append(np.diff(t[order]) > 0, True)] if t.size else order
@@ -114,7 +114,7 @@ def _matched(overlap: csr_array, found_area: NDArray[np.int64], truth_area: NDAr
 
 
 def otsu_nuclei(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The simplest baseline: Otsu's threshold on the haematoxylin channel of Ruifrok and Johnston, (h, w)."""
+    """Segment by Otsu's threshold on the haematoxylin channel (Ruifrok & Johnston), (h, w): the simplest baseline."""
     haematoxylin = rgb2hed(pixels)[..., 0]
     if haematoxylin.min() == haematoxylin.max():
         return np.zeros(haematoxylin.shape, bool)

@@ -1,8 +1,8 @@
-"""Owns the pixel networks of a cascade: the answer for one pixel, for a lattice of pixels, and for a whole block.
+"""Pixel networks of a cascade, evaluated for one pixel, for a lattice of pixels, or for a whole block.
 
-A pixel network answers three logits per pixel, *nothing*, *nucleus* (level 1) or *mixed*, and *wholly nucleus*, from
-the window of ``field`` x ``field`` pixels in which the pixel stands at index ``centre``. Whichever way it is asked, it
-gives the same answer up to rounding.
+A pixel network computes three logits per pixel (*nothing*; *nucleus* at level 1, *mixed* at other levels; *wholly
+nucleus*) from the window of ``field`` x ``field`` pixels in which the pixel has index ``centre``. All three ways of
+evaluation give the same result up to rounding.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PATCHES_AT_ONCE = 512
 
 
 class PixelNetwork(nn.Module, ABC):
-    """What the cascade needs of a network; ``mean`` and ``std`` (0-255 scale, per channel) are part of its weights."""
+    """Interface of a cascade's networks. ``mean`` and ``std`` (0-255 scale, per channel) are part of the weights."""
 
     field: int
     centre: int
     stride: int
-    """Pixels are answered in cells of stride x stride, whose corners lie on multiples of it."""
+    """Pixels are evaluated in cells of stride x stride, with corners at multiples of the stride."""
 
     mean: Tensor
     std: Tensor
@@ -48,47 +48,47 @@ class PixelNetwork(nn.Module, ABC):
         self.register_buffer("std", torch.full((3,), 64.0))
 
     def normalise(self, windows: Tensor) -> Tensor:
-        """uint8 or float (n, 3, h, w) on the 0-255 scale → float32, mean 0, channels last in memory."""
+        """Convert uint8 or float (n, 3, h, w) on the 0-255 scale to normalised float32, channels last in memory."""
         values = (windows.float() - self.mean[:, None, None]) / self.std[:, None, None]
         return values.contiguous(memory_format=torch.channels_last)
 
     @abstractmethod
     def crop_edge(self, lattice: int) -> int:
-        """Edge of the crop from which `forward` answers lattice x lattice points, in pixels."""
+        """Return the edge in pixels of the crop from which `forward` computes lattice x lattice points."""
 
     @abstractmethod
     def points(self, lattice: int) -> range:
-        """Along either axis: indices, in the crop, of the pixels that `forward` answers for."""
+        """Return, along either axis, the indices in the crop of the pixels that `forward` computes."""
 
     @abstractmethod
     def forward(self, crops: Tensor) -> Tensor:
-        """Logits (n, 3, m, m) of the crop's lattice points; m = 1 for a crop of ``field`` pixels. For training."""
+        """Compute logits (n, 3, m, m) of a crop's lattice points for training; m = 1 for crops of ``field`` pixels."""
 
     @abstractmethod
     def dense(self, windows: Tensor) -> Tensor:
-        """Logits (n, 3, h, w) of every pixel of blocks, from windows (n, 3, h + field - 1, w + field - 1).
+        """Compute logits (n, 3, h, w) of every pixel of blocks from windows (n, 3, h + field - 1, w + field - 1).
 
-        Blocks begin on a multiple of ``stride``, and h and w are multiples of it.
+        Blocks start at a multiple of ``stride``, and h and w are multiples of ``stride``.
         """
 
     @abstractmethod
     def patchwise(self, windows: Tensor) -> Tensor:
-        """Logits (n, 3, stride, stride) of single cells, a window of field + stride - 1 pixels each: the naive way."""
+        """Compute logits (n, 3, stride, stride) of single cells from windows of field + stride - 1 pixels (naive)."""
 
 
 class RadhicalNet(PixelNetwork):
-    """The network of RADHicaL (in truth Caffe's CIFAR10-quick): 145,123 parameters, three 5x5 convolutions.
+    """The network of RADHicaL, which is Caffe's CIFAR10-quick: 145,123 parameters, three 5x5 convolutions.
 
-    ``border="zeros"`` is the paper's reading: a 32-pixel patch, every convolution padded with zeros. Its last
-    convolution has 8 x 8 outputs, every one of which touches padding, so nothing from there on is shared by
-    neighbouring patches: exact dense evaluation could save little more than half, and is done patch by patch.
+    ``border="zeros"`` follows the paper: a patch of 32 pixels, and zero padding in every convolution. All 8 x 8 outputs
+    of the last convolution depend on padding, so neighbouring patches share no values from there on. Exact dense
+    evaluation could save little more than half of the work, so patches are evaluated one by one.
 
-    ``border="context"`` has the same layers and weights, but the convolutions see the real pixels around the patch
-    instead of zeros. That makes the net a function of a 67-pixel window, the same one wherever it is applied, and
-    dense evaluation (strides turned into dilations, as in Giusti et al. 2013) exact at 1/150 of the work.
+    ``border="context"`` has the same layers and weights, but convolutions use the real pixels around the patch instead
+    of zeros. The network then is a function of a window of 67 pixels, independent of its position, and dense
+    evaluation (strides converted to dilations, as in Giusti et al. 2013) is exact with 1/150 of the work.
 
-    The paper subtracts a 32 x 32 mean image, which would tie the answer to the position in the patch; averaged over
-    random patches it is flat, so its mean colour is subtracted here.
+    The paper subtracts a mean image of 32 x 32 pixels, which makes the result depend on the position in the patch. The
+    mean over random patches is constant, so the mean colour is subtracted here.
     """
 
     def __init__(self, border: str = "context") -> None:
@@ -106,14 +106,14 @@ class RadhicalNet(PixelNetwork):
 
     def crop_edge(self, lattice: int) -> int:
         if self.border == "zeros" and lattice != 1:
-            raise ValueError("a net with zero borders answers for one pixel of a patch")
+            raise ValueError("a network with zero borders computes a single pixel per patch, not a lattice")
         return self.field + LATTICE_STEP * (lattice - 1)
 
     def points(self, lattice: int) -> range:
         return range(self.centre, self.centre + LATTICE_STEP * lattice, LATTICE_STEP)
 
     def _head(self) -> tuple[Tensor, Tensor]:
-        """Both linear layers as one: there is no activation between them, so 64 + 3 outputs are only 3."""
+        """Merge both linear layers: without an activation between them, 64 + 3 outputs can be computed as 3."""
         weight = (self.answer.weight @ self.hidden.weight).view(CLASSES, 64, 4, 4)
         return weight, self.answer.weight @ self.hidden.bias + self.answer.bias
 
@@ -136,20 +136,20 @@ class RadhicalNet(PixelNetwork):
         x = F.conv2d(x, self.conv2.weight, self.conv2.bias, dilation=2).relu_()
         x = _pool(x, 2, torch.add).div_(9)
         x = F.conv2d(x, self.conv3.weight, self.conv3.bias, dilation=4).relu_()
-        # The last pooling is linear too: after the head it has 3 channels to pool, not 64.
+        # The last pooling is linear too. After the head it pools 3 channels instead of 64.
         weight, bias = self._head()
         return _pool(F.conv2d(x, weight, dilation=8), 4, torch.add).div_(9).add_(bias[:, None, None])
 
 
 def _pool(x: Tensor, dilation: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """3x3 pooling at every pixel with ``dilation``, one axis after the other: three times faster than the library's."""
+    """Pool 3x3 at every pixel with ``dilation``, one axis after the other: three times faster than in PyTorch."""
     height, width = x.shape[2] - 2 * dilation, x.shape[3] - 2 * dilation
     rows = combine(combine(x[:, :, :height], x[:, :, dilation : dilation + height]), x[:, :, 2 * dilation :])
     return combine(combine(rows[..., :width], rows[..., dilation : dilation + width]), rows[..., 2 * dilation :])
 
 
 def _patch_by_patch(net: PixelNetwork, windows: Tensor) -> Tensor:
-    """Logits of every pixel, one network pass each: what the paper did, and the definition of the right answer."""
+    """Compute logits of every pixel, one network pass each, as in the paper; the reference for other evaluations."""
     patches = windows.unfold(2, net.field, 1).unfold(3, net.field, 1)
     n, _, height, width = patches.shape[:4]
     rows = patches.permute(0, 2, 3, 1, 4, 5)
@@ -164,10 +164,10 @@ def _patch_by_patch(net: PixelNetwork, windows: Tensor) -> Tensor:
 class EncoderDecoderNet(PixelNetwork):
     """A segmentation-models-pytorch network as a modern alternative.
 
-    Three encoder stages (stride 8) keep the field of view finite; it is measured, not assumed. The slide is cut on
-    multiples of the stride and every block gets a margin as wide as the field of view, so a pixel's answer does not
-    depend on the block it is computed in. Training crops get a rim instead: near it the net sees zeros where a slide
-    goes on, which costs accuracy nowhere but there, and makes a crop four times smaller.
+    Three encoder stages (stride 8) keep the field of view finite; its size is measured. The slide is cut at multiples
+    of the stride, and every block gets a margin as wide as the field of view, so the result for a pixel does not
+    depend on its block. Training crops get a narrow rim instead: near the rim the network sees zeros where the slide
+    continues, which reduces accuracy only there and makes crops four times smaller.
     """
 
     def __init__(self, name: str, encoder: str, field: int | None = None) -> None:
@@ -192,12 +192,12 @@ class EncoderDecoderNet(PixelNetwork):
         edge = self.margin
         height, width = (s - 2 * edge for s in windows.shape[2:])
         if height % STRIDE or width % STRIDE:
-            raise ValueError(f"a block of {height} x {width} pixels: edges must be multiples of {STRIDE}")
+            raise ValueError(f"a block has {height} x {width} pixels, but its edges must be multiples of {STRIDE}")
         return self.net(self.normalise(windows))[:, :, edge:-edge, edge:-edge]
 
 
 def _encoder_decoder(name: str, encoder: str) -> nn.Module:
-    import segmentation_models_pytorch as smp  # takes seconds to import, and the paper's net does not need it
+    import segmentation_models_pytorch as smp  # imported here: takes seconds, and the paper's network does not need it
 
     options: dict[str, Any] = {"encoder_depth": 3, "encoder_weights": None, "in_channels": 3, "classes": CLASSES}
     if name.lower() in ("unet", "unetplusplus", "manet"):
@@ -210,10 +210,10 @@ def _encoder_decoder(name: str, encoder: str) -> nn.Module:
 
 @cache
 def _margin(name: str, encoder: str) -> int:
-    """How far, in pixels, an answer reaches: where the gradient of one cell of answers is not zero, plus a cell.
+    """Measure the field of view in pixels: where the gradient of one cell of outputs is not zero, plus one cell.
 
-    Asked with the weights as they start, and with positive ones: those hide no connection behind a rectifier, but
-    saturate the gates of attention.
+    It is measured with initial weights and with positive weights. Positive weights hide no connection behind a
+    rectifier, but they saturate the gates of attention modules.
     """
     net = _encoder_decoder(name, encoder).eval().requires_grad_(False)
     for window in FIELD_WINDOWS:
@@ -221,13 +221,13 @@ def _margin(name: str, encoder: str) -> int:
         if margin <= window // 2 - 2 * STRIDE:
             return margin
     raise ConfigError(
-        f"radhical network {name} with encoder {encoder} sees the whole window, so blocks would not agree at "
-        "their borders; choose one without global pooling or attention, for example unet with tu-resnet10t"
+        f"radhical network {name} with encoder {encoder} sees the whole window, so blocks would differ at their "
+        "borders; choose a network without global pooling or attention, for example unet with tu-resnet10t"
     )
 
 
 def _reach(net: nn.Module, window: int) -> int:
-    """Pixels from the middle cell of a window to the farthest pixel that its answers depend on."""
+    """Return the distance from the middle cell of a window to the farthest pixel that its outputs depend on."""
     middle, reach = window // 2, 0
     for positive in (False, True):
         asked = copy.deepcopy(net)
@@ -242,7 +242,7 @@ def _reach(net: nn.Module, window: int) -> int:
 
 @torch.no_grad()
 def _open_up(net: nn.Module) -> None:
-    """Let every pixel that a net sees count: weights positive, means in place of maxima, in which one pixel wins."""
+    """Make every pixel in the field of view contribute: positive weights, and average instead of maximum pooling."""
     for parameter in net.parameters():
         parameter.abs_().add_(1e-3)
     for module in net.modules():
@@ -253,21 +253,21 @@ def _open_up(net: nn.Module) -> None:
 
 
 def build_network(config: CascadeNetwork, *, field: int | None = None) -> PixelNetwork:
-    """A pixel network with random weights; ``field``: of a modern one, where it was measured before."""
+    """Build a pixel network with random weights; ``field`` is the known field of view of an encoder-decoder network."""
     if config.name == "radhical":
         return RadhicalNet(config.border)
     return EncoderDecoderNet(config.name, config.encoder, field)
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Softmax over the class axis of (n, 3, ...)."""
+    """Return the softmax over the class axis of (n, 3, ...)."""
     return logits.softmax(1)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode()
 def multiply_adds(net: PixelNetwork, shape: tuple[int, int] | None = None) -> int:
-    """Multiply-adds of one block of ``shape`` (height, width), or of one patch-wise answer."""
+    """Count the multiply-adds of one block of ``shape`` (height, width), or of one patch-wise evaluation."""
     counter = FlopCounterMode(display=False)
     height, width = shape or (net.stride, net.stride)
     window = torch.zeros(1, 3, height + net.field - 1, width + net.field - 1, device=net.mean.device)

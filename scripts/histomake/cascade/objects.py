@@ -1,7 +1,7 @@
-"""Owns nuclei as objects: holes filled, numbered over a whole slide, and written as label image and GeoJSON.
+"""Nuclei as objects: filling of holes, numbering over a whole slide, label image and GeoJSON.
 
-A slide of any size passes through in tiles; pieces that touch across tile borders are joined by a union of their
-numbers, so the result is that of the whole slide at once.
+A slide of any size is processed in tiles. Components that touch across tile borders are merged by uniting their
+numbers, so the result equals that of the whole slide at once.
 """
 
 from __future__ import annotations
@@ -32,23 +32,25 @@ if TYPE_CHECKING:
     Labels = NDArray[np.int32]
 
 Pixels = Callable[[Window], "NDArray[np.bool_]"]
-"""The mask in any window of a level."""
+"""Function that returns the mask in any window of a level."""
 
 Numbered = Callable[[Window], "tuple[int, Labels]"]
-"""Pieces of one tile: how many numbers there are, counting 0, and the number of every pixel."""
+"""Function that returns the components of one tile: the number of labels including 0, and the label of every pixel."""
 
 TILE_PX = 2048
 HOLES, NUCLEI = 4, 8
-"""Connectivity: background is connected by edges, so that nuclei may be by corners."""
+"""Connectivity: 4 for background and holes, so that nuclei can be 8-connected."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Connected pieces of a mask over all tiles.
+    """Connected components of a mask over all tiles.
 
-    ``numbered``: the pieces of a tile by themselves. ``numbers``: slide-wide number of a piece, by its number in its
-    tile plus the tile's offset; 0 is no piece. ``at_edge``: by slide-wide number, whether the piece touches the slide's
-    edge.
+    Attributes:
+        numbered: Returns the components of one tile alone.
+        offsets: Offset of each tile's labels.
+        numbers: Slide-wide number of a component, by its label in its tile plus the tile's offset; 0 is background.
+        at_edge: By slide-wide number, whether the component touches the edge of the slide.
     """
 
     numbered: Numbered
@@ -57,12 +59,12 @@ class Pieces:
     at_edge: NDArray[np.bool_]
 
     def labels(self, tile: Window) -> Labels:
-        """Slide-wide numbers of a tile's pixels."""
+        """Return the slide-wide numbers of a tile's pixels."""
         count, pieces = self.numbered(tile)
         return self._of(tile, count)[pieces]
 
     def which(self, flags: NDArray[np.bool_], tile: Window) -> NDArray[np.bool_]:
-        """Whether a tile's pixels belong to pieces that ``flags``, by slide-wide number, names."""
+        """Return whether a tile's pixels belong to components with ``flags`` set, by slide-wide number."""
         count, pieces = self.numbered(tile)
         return flags[self._of(tile, count)][pieces]
 
@@ -72,7 +74,7 @@ class Pieces:
 
 
 def _numbering(pixels: Pixels, connectivity: int) -> Numbered:
-    """Numbers the pieces of one tile; remembers the tile asked for last, which is often asked for again."""
+    """Label the components of one tile; the last tile is cached, because it is often requested again."""
 
     @lru_cache(maxsize=1)
     def numbered(tile: Window) -> tuple[int, Labels]:
@@ -82,7 +84,7 @@ def _numbering(pixels: Pixels, connectivity: int) -> Numbered:
 
 
 def find_pieces(pixels: Pixels, level: Level, *, connectivity: int, tile: int = TILE_PX) -> Pieces:
-    """Connected pieces of a mask over the whole slide; memory: a tile, two pixel rows, and a number per piece."""
+    """Find the components of a mask on the whole slide. Memory: a tile, two rows of pixels, a number per component."""
     numbered = _numbering(pixels, connectivity)
     offsets: dict[Window, int] = {}
     joins: list[Labels] = []
@@ -104,7 +106,7 @@ def find_pieces(pixels: Pixels, level: Level, *, connectivity: int, tile: int = 
         left = end
         if columns.stop == level.width:
             edge.append(left)
-            # The rows of all tiles side by side: pieces that touch over a corner of four tiles are met here too.
+            # The rows of all tiles are compared, so components that touch at a corner of four tiles are merged too.
             if window.y:
                 joins.append(_touching(above, first, connectivity))
             else:
@@ -118,7 +120,7 @@ def find_pieces(pixels: Pixels, level: Level, *, connectivity: int, tile: int = 
 
 
 def _touching(a: Labels, b: Labels, connectivity: int) -> Labels:
-    """Pairs (2, n) of numbers of two neighbouring pixel lines that belong to one piece."""
+    """Return pairs (2, n) of labels in two adjacent lines of pixels that belong to one component."""
     pairs = [np.stack([a, b])]
     if connectivity == NUCLEI:
         pairs += [np.stack([a[1:], b[:-1]]), np.stack([a[:-1], b[1:]])]
@@ -127,19 +129,19 @@ def _touching(a: Labels, b: Labels, connectivity: int) -> Labels:
 
 
 def _unite(joins: list[Labels], total: int) -> Labels:
-    """Slide-wide numbers (total + 1,) of tile-wise numbers, from pairs that are one piece; 0 stays 0."""
+    """Return slide-wide numbers (total + 1,) of tile-wise labels, given pairs to be merged; 0 stays 0."""
     a, b = np.concatenate(joins, axis=1) if joins else np.zeros((2, 0), np.int32)
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(total + 1, total + 1))
     group = connected_components(graph, directed=False)[1]
-    # In order of first appearance, so that number 0 stays 0 and others do not depend on how groups are found.
+    # Numbers are in order of first appearance, so that 0 stays 0 and they do not depend on how groups are found.
     _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int32)
 
 
 def without_holes(pixels: Pixels, level: Level, *, tile: int = TILE_PX) -> Pixels:
-    """The mask with its holes filled: background that cannot reach the slide's edge.
+    """Return the mask with holes filled: background that is not connected to the edge of the slide.
 
-    The result answers for the tiles of ``tile`` pixels only.
+    The result can be called for tiles of ``tile`` pixels only.
     """
     background = find_pieces(lambda window: ~pixels(window), level, connectivity=HOLES, tile=tile)
     hole = ~background.at_edge
@@ -149,7 +151,7 @@ def without_holes(pixels: Pixels, level: Level, *, tile: int = TILE_PX) -> Pixel
 
 @dataclass(frozen=True)
 class Nucleus:
-    """One found nucleus: its number, its area in pixels, and the window it lies in."""
+    """One nucleus: its number, its area in pixels, and its bounding window."""
 
     number: int
     area: int
@@ -157,7 +159,7 @@ class Nucleus:
 
 
 def measure_nuclei(pieces: Pieces) -> list[Nucleus]:
-    """Area and bounding window of every piece, by number."""
+    """Return area and bounding window of every component, by number."""
     areas: dict[int, int] = defaultdict(int)
     boxes: dict[int, tuple[int, int, int, int]] = {}
     for tile in pieces.offsets:
@@ -175,15 +177,15 @@ def measure_nuclei(pieces: Pieces) -> list[Nucleus]:
 
 
 def outline(mask: NDArray[np.bool_], corner: tuple[float, float], scale: float) -> shapely.Geometry:
-    """Polygon of one object: its outer and inner outlines half-way between pixel centres, in level-0 pixels.
+    """Return the polygon of one object in level-0 pixels, with outlines half-way between pixel centres.
 
     Args:
         mask: (h, w) of the object alone.
         corner: (y, x) of the mask on the level's grid.
-        scale: level-0 pixels per level pixel.
+        scale: Level-0 pixels per level pixel.
     """
     rings = measure.find_contours(np.pad(mask, 1).astype(np.uint8), 0.5)
-    # A pixel's centre lies half a pixel from its corner; the padding moved everything by one.
+    # A pixel's centre is half a pixel from its corner; the padding shifted everything by one.
     shapes = [
         shapely.Polygon((ring[:, ::-1] - 0.5 + (corner[1], corner[0])) * scale) for ring in rings if len(ring) > 3
     ]
@@ -197,9 +199,12 @@ def write_objects(path: Path, nuclei: list[Nucleus], labels: Any, probability: A
     """Write the nuclei as a GeoJSON FeatureCollection of QuPath detections, in level-0 pixels.
 
     Args:
-        labels, probability: arrays (y, x) of the level that are read window by window; probability is 0-255.
-        scale: level-0 pixels per level pixel.
-        mpp: of the level, for areas in µm².
+        path: The file.
+        nuclei: The nuclei to write.
+        labels: Array (y, x) of nucleus numbers on the level, read window by window.
+        probability: Array (y, x) of probabilities on the level, 0-255, read window by window.
+        scale: Level-0 pixels per level pixel.
+        mpp: Resolution of the level, for areas in µm².
     """
     with atomic_file(path) as aside, aside.open("w") as stream:
         stream.write('{"type": "FeatureCollection", "features": [')
@@ -210,7 +215,7 @@ def write_objects(path: Path, nuclei: list[Nucleus], labels: Any, probability: A
 
 
 def write_no_objects(path: Path) -> None:
-    """Write the empty FeatureCollection that stands in place of a slide's nuclei."""
+    """Write an empty FeatureCollection in place of a slide's nuclei."""
     write_objects(path, [], None, None, scale=1, mpp=Mpp(1))
 
 

@@ -1,7 +1,7 @@
-"""Owns the cascade over patches: classifiers of coarse grids decide which patches of finer grids are looked at.
+"""Cascades over patches: classifiers on coarse grids decide which patches of finer grids are computed.
 
-The decision is that of the pixel cascade (`histomake.cascade.run.decide`), on one probability: the sought class's.
-Any classifier that `histomake.learn.train` made can be a stage.
+The decision is that of the pixel cascade (`histomake.cascade.run.decide`) on one probability, that of the target class.
+Any classifier trained by `histomake.learn.train` can be a stage.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ STATES = ("rejected", "computed", "accepted")
 class Stage:
     """One magnification: a trained classifier, the slide with the patch table of its grid, and thresholds.
 
-    ``lower``, ``upper``: on this stage's score, for what happens at the next finer stage; the finest has no use for
-    them.
+    ``lower`` and ``upper`` apply to this stage's score and decide on patches of the next finer stage. They are not used
+    at the finest stage.
     """
 
     predictor: Predictor
@@ -44,7 +44,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Patches of a stage: their score, their state, and the stage (0 coarsest) whose score it is."""
+    """Patches of a stage: their score, their state, and the stage (0 coarsest) that computed the score."""
 
     patches: PatchIndex
     score: NDArray[np.float32]
@@ -55,10 +55,10 @@ class _Scored:
 def cascade_patches(
     stages: Sequence[Stage], class_name: str, *, batch: int, threads: int
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """Predict a slide as a cascade of stages, coarsest first.
+    """Predict a slide with a cascade of stages, coarsest first.
 
-    A patch takes its decision from the coarser patch in which its centre lies; where there is none (its surroundings
-    were excluded at the coarser grid) it is computed.
+    The coarser patch that contains the centre of a patch decides on it. If there is none, because that area was
+    excluded on the coarser grid, the patch is computed.
 
     Returns:
         The patches of the finest grid: patch_id uint32; x, y int32; score float32 of ``class_name``, from the stage
@@ -66,7 +66,7 @@ def cascade_patches(
         and computed patches per stage, and pixels read by the cascade and by the finest stage alone.
 
     Raises:
-        ConfigError: a stage does not know the class, or is no finer than the one before.
+        ConfigError: A stage does not have the class, or is not finer than the previous one.
     """
     _check(stages, class_name)
     scored: _Scored | None = None
@@ -95,10 +95,15 @@ def _check(stages: Sequence[Stage], class_name: str) -> None:
     for stage in stages:
         if class_name not in stage.predictor.class_names:
             known = ", ".join(stage.predictor.class_names)
-            raise ConfigError(f"cascade: task with grid {stage.predictor.task.grid} knows {known}, not {class_name}")
+            raise ConfigError(
+                f"cascade: the model on grid {stage.predictor.task.grid} has the classes {known}, but not {class_name}"
+            )
     mpps = [stage.predictor.description["grid"]["mpp"] for stage in stages]
     if any(fine >= coarse for coarse, fine in pairwise(mpps)):
-        raise ConfigError(f"cascade: stages must get finer, these are at {', '.join(f'{m:g}' for m in mpps)} µm/px")
+        raise ConfigError(
+            f"cascade: each stage must be finer than the previous one, but they have "
+            f"{', '.join(f'{m:g}' for m in mpps)} µm/px"
+        )
 
 
 def _everything(patches: PatchIndex) -> _Scored:
@@ -107,20 +112,20 @@ def _everything(patches: PatchIndex) -> _Scored:
 
 
 def _inherit(coarse: _Scored, stage: Stage, patches: PatchIndex) -> _Scored:
-    """Scores and states of finer patches, from the coarser ones around their centres."""
+    """Return scores and states of finer patches, from the coarser patches around their centres."""
     parent = _parents(coarse.patches, patches, stage)
     known = parent >= 0
     score = np.where(known, coarse.score[parent], 0).astype(np.float32)
     inherited = known & (coarse.state[parent] == ACCEPTED)
     state = decide(np.stack([np.zeros_like(score), score]), inherited, lower=stage.lower, upper=stage.upper)
-    # What a coarser stage rejected stays so, whatever its score was.
+    # Patches rejected at a coarser stage stay rejected, independent of their score.
     state[known & (coarse.state[parent] == REJECTED)] = REJECTED
     state[~known] = COMPUTED
     return _Scored(patches, score, state, np.where(known, coarse.decided_by[parent], 0).astype(np.uint8))
 
 
 def _parents(coarse: PatchIndex, fine: PatchIndex, stage: Stage) -> NDArray[np.int64]:
-    """Index of the coarse patch nearest to each fine patch's centre and holding it; -1 where there is none."""
+    """Return the index of the coarse patch nearest to each fine patch's centre and containing it, or -1."""
     mpp = read_json(stage.entry.manifest)["mpp"]
     step, span = (rescale(length, coarse.mpp, mpp) for length in (coarse.stride, coarse.size))
     half = rescale(fine.size, fine.mpp, mpp) / 2
@@ -128,7 +133,7 @@ def _parents(coarse: PatchIndex, fine: PatchIndex, stage: Stage) -> NDArray[np.i
         cell: i
         for i, cell in enumerate(zip(np.rint(coarse.x / step).tolist(), np.rint(coarse.y / step).tolist(), strict=True))
     }
-    # The patch whose centre is nearest; with overlapping patches several hold the point.
+    # The patch with the nearest centre is used; if patches overlap, several contain the point.
     columns, rows = (np.rint((c + half - span / 2) / step).astype(int) for c in (fine.x, fine.y))
     found = np.array([cells.get(cell, -1) for cell in zip(columns.tolist(), rows.tolist(), strict=True)], np.int64)
     inside = np.ones(len(fine), bool)
@@ -139,7 +144,7 @@ def _parents(coarse: PatchIndex, fine: PatchIndex, stage: Stage) -> NDArray[np.i
 
 
 def _scores(stage: Stage, patches: PatchIndex, class_name: str, *, batch: int, threads: int) -> NDArray[np.float32]:
-    """Scores float32 (n,) of the sought class."""
+    """Return scores float32 (n,) of the target class."""
     column = stage.predictor.class_names.index(class_name)
     out = np.zeros(len(patches), np.float32)
     if len(patches):

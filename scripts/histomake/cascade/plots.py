@@ -1,4 +1,4 @@
-"""Owns the figure of a cascade's search: the Pareto front of its thresholds."""
+"""Figure of a cascade's threshold search: the Pareto front of cost and F."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEEPEST = 0.15
 
 
 def draw_front(trials: pd.DataFrame, dense_f: float, cost: str, path: Path) -> None:
-    """Cost against F of every threshold set tried, the front, and the chosen one; PNG."""
+    """Plot cost against F of every set of thresholds, the Pareto front and the chosen set, as PNG."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(dense_f, color="0.35", lw=1, ls="--", label="dense, level 1 everywhere")
@@ -30,7 +30,7 @@ def draw_front(trials: pd.DataFrame, dense_f: float, cost: str, path: Path) -> N
     axes.scatter([100 * (1 - chosen.cost)], [chosen.f], s=130, marker="*", color="#1d5fa8", zorder=5, label="chosen")
     axes.set_xlabel(f"{COSTS[cost]} saved against level 1 everywhere, %")
     axes.set_ylabel("mean of pixel F and nucleus F, validation patients")
-    # Far below the dense network nobody chooses: the front ends somewhere near 0.
+    # Trials far below the dense network are never chosen and are not shown; the front ends near 0.
     low = min(max(front.f.min(), dense_f - DEEPEST), chosen.f)
     axes.set_ylim(low - 0.005, max(dense_f, front.f.max()) + 0.01)
     shown = 100 * (1 - trials.cost[trials.f >= low])

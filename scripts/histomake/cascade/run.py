@@ -1,7 +1,7 @@
-"""Owns the cascade itself: what is accepted, computed and rejected, level by level, over one slide.
+"""The cascade: which pixels of a slide are accepted, computed or rejected, level by level.
 
-There is one implementation. The deployed cascade asks it with answers from networks, the threshold search and the
-tests with answers from stored maps, the dense baseline with a single level.
+There is a single implementation. The deployed cascade runs it on the output of networks, the threshold search and the
+tests run it on stored maps, and the dense baseline runs it with a single level.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ if TYPE_CHECKING:
 REJECTED, COMPUTED, ACCEPTED = 0, 1, 2
 BAND = 1024
 ROUNDING = 1e-6
-"""Bilinear interpolation can exceed the larger of two values by rounding, never by this much."""
+"""Upper limit of the rounding error by which bilinear interpolation can exceed the larger of two values."""
 
 
 class Answers(Protocol):
-    """Where probabilities come from."""
+    """Source of probabilities."""
 
     def of(self, level: Level, windows: Sequence[Window]) -> Iterable[NDArray[np.float32]]:
-        """For each window of a level, p1 and p2 of its pixels: float32 (2, height, width)."""
+        """Return p1 and p2 of the pixels of each window of a level: float32 (2, height, width)."""
         ...
 
 
 @dataclass(frozen=True)
 class LevelMap:
-    """What the cascade knows of one level of a slide.
+    """Result of the cascade on one level of a slide.
 
-    ``state``: uint8 (height, width) of REJECTED, COMPUTED, ACCEPTED. ``p``: float32 (2, height, width), p1 and p2 where
-    computed, (0, 1) where accepted, (0, 0) where rejected; p0 is what is missing to 1. ``blocks`` were computed, of
-    ``block_pixels`` pixels in all: those that were undecided, and those that came along.
+    Attributes:
+        state: uint8 (height, width) of REJECTED, COMPUTED, ACCEPTED.
+        p: float32 (2, height, width), p1 and p2 where computed, (0, 1) where accepted, (0, 0) where rejected;
+            p0 = 1 - p1 - p2.
+        blocks: Number of blocks that were computed.
+        block_pixels: Number of pixels of these blocks, decided or not.
     """
 
     level: Level
@@ -50,7 +53,7 @@ class LevelMap:
 
     @classmethod
     def blank(cls, level: Level, folder: Path | None) -> LevelMap:
-        """Everything rejected; in memory, or in sparse files of ``folder`` so that size is no matter."""
+        """Create a map with everything rejected, in memory or, for large slides, in sparse files in ``folder``."""
         shape = (level.height, level.width)
         if folder is None:
             return cls(level, np.zeros(shape, np.uint8), np.zeros((2, *shape), np.float32))
@@ -60,7 +63,7 @@ class LevelMap:
 
 @dataclass(frozen=True)
 class LevelCost:
-    """What became of the pixels of one level, as counts, and which blocks of how many pixels were computed."""
+    """Counts of one level's pixels by state, and of the blocks and their pixels that were computed."""
 
     number: int
     pixels: int
@@ -72,14 +75,16 @@ class LevelCost:
 
 
 def decide(p: NDArray[np.float32], inherited: NDArray[np.bool_], *, lower: float, upper: float) -> NDArray[np.uint8]:
-    """State of pixels of the next finer level, from the coarser level's upsampled probabilities.
+    """Decide on pixels of the next finer level from the upsampled probabilities of the coarser level.
 
-    Accept where p2 >= ``upper`` or where the coarser level had accepted; else compute where p1 + p2 >= ``lower`` (and
-    not zero: what is rejected stays so at ``lower`` 0); else reject. Accept wins.
+    Accept if p2 >= ``upper`` or the coarser level accepted. Otherwise compute if p1 + p2 >= ``lower`` and p1 + p2 is
+    not zero, so that rejected pixels stay rejected with ``lower`` = 0. Otherwise reject.
 
     Args:
         p: (2, h, w), p1 and p2.
-        inherited: (h, w), accepted at a coarser level.
+        inherited: (h, w), whether a coarser level accepted the pixel.
+        lower: Threshold on p1 + p2.
+        upper: Threshold on p2.
     """
     nucleus = p[0] + p[1]
     state = ((nucleus >= lower) & (nucleus > 0)).astype(np.uint8)  # COMPUTED is 1
@@ -90,13 +95,15 @@ def decide(p: NDArray[np.float32], inherited: NDArray[np.bool_], *, lower: float
 def run_cascade(
     levels: Sequence[Level], answers: Answers, thresholds: CascadeThresholds, *, block: int, folder: Path | None = None
 ) -> list[LevelMap]:
-    """The maps of all levels, coarsest first: the coarsest computed everywhere, the others where undecided.
+    """Return the maps of all levels, coarsest first. The coarsest is computed everywhere, others where undecided.
 
     Args:
-        levels: finest first; their ``number`` names the thresholds that apply to them.
-        block: edge of the blocks that are decided on together, a multiple of 8; changes memory and speed, never the
+        levels: Levels, finest first; ``number`` selects the thresholds that apply to a level.
+        answers: Source of probabilities.
+        thresholds: Thresholds of the cascade.
+        block: Edge of the blocks that are decided together, a multiple of 8. It affects memory and speed, but not the
             result.
-        folder: where maps lie on disk; None keeps them in memory.
+        folder: Folder for maps on disk; None keeps them in memory.
     """
     maps: list[LevelMap] = []
     for level in reversed(levels):
@@ -112,7 +119,7 @@ def run_cascade(
 def _undecided(
     coarse: LevelMap | None, current: LevelMap, thresholds: CascadeThresholds, block: int
 ) -> Iterator[Window]:
-    """Decide every block of ``current`` in place; yields the blocks that have pixels to compute."""
+    """Decide on every block of ``current`` in place; yield the blocks with pixels to compute."""
     for window in current.level.blocks(*current.level.block_shape(block)):
         if coarse is None:
             current.state[window.slices] = COMPUTED
@@ -130,7 +137,7 @@ def _undecided(
 def _decide_window(
     coarse: LevelMap, level: Level, window: Window, thresholds: CascadeThresholds
 ) -> NDArray[np.uint8] | None:
-    """`decide` for a window of ``level``; None when all of it is plainly rejected."""
+    """Apply `decide` to a window of ``level``; return None if the whole window is clearly rejected."""
     lower, upper = (t[coarse.level.number - 2] for t in (thresholds.lower, thresholds.upper))
     ratio, size = coarse.level.mpp / level.mpp, (coarse.level.height, coarse.level.width)
     region = support(window, ratio=ratio, size=size)
@@ -146,13 +153,13 @@ def _decide_window(
 
 
 def nuclei(finest: LevelMap, window: Window, *, cut: float) -> NDArray[np.bool_]:
-    """The mask before holes are filled: p1 of level 1 above ``cut``, and everything accepted on the way."""
+    """Return the mask before holes are filled: p1 of level 1 above ``cut``, and all accepted pixels."""
     here = window.slices
     return (finest.p[0][here] > cut) | (finest.state[here] == ACCEPTED)
 
 
 def costs(maps: Iterable[LevelMap]) -> list[LevelCost]:
-    """Shares of every level, finest first."""
+    """Return counts of every level, finest first."""
     found = []
     for m in maps:
         bands = (m.state[top : top + BAND] for top in range(0, m.level.height, BAND))
@@ -163,10 +170,10 @@ def costs(maps: Iterable[LevelMap]) -> list[LevelCost]:
 
 
 def pixel_evaluations(found: Iterable[LevelCost]) -> int:
-    """Pixels a network answered for, over all levels (the paper's cost: one patch each)."""
+    """Return the number of pixels evaluated by a network on all levels (the paper's cost: one patch per pixel)."""
     return sum(cost.computed for cost in found)
 
 
 def block_pixels(found: Iterable[LevelCost]) -> int:
-    """Pixels of the blocks that were read and computed, over all levels: what time goes by."""
+    """Return the number of pixels of all blocks that were read and computed, which determines the time."""
     return sum(cost.block_pixels for cost in found)

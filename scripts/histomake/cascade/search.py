@@ -1,7 +1,7 @@
-"""Owns the choice of thresholds on validation patients, as a Pareto front of cost against F.
+"""Choice of thresholds on validation patients, as a Pareto front of cost and F.
 
-Validation maps of all levels are computed once; then `run_cascade`, the deployed cascade itself, is asked over many
-thresholds.
+Maps of all levels are computed once for the validation slides. `run_cascade`, which is also the deployed cascade, is
+then run on them with many thresholds.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ SUB_SAMPLE = 50_000
 MUTATED = 3
 NEIGHBOURHOOD = 6
 LOWER_2 = 2
-"""Where level 2's lower threshold stands in the order of `Simulator.trial`."""
+"""Index of level 2's lower threshold in the order of `Simulator.trial`."""
 
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Case:
-    """One validation slide: its levels, its maps of all levels, and its annotated nuclei (h, w) at level 1."""
+    """One validation slide: its levels, the maps of all levels, and its annotated nuclei (h, w) at level 1."""
 
     slide_id: str
     patient_id: str
@@ -52,11 +52,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one set of thresholds gives, as means over validation slides.
+    """Result of one set of thresholds, as means over validation slides.
 
-    ``pixel_f`` is the F of pixels, ``nucleus_f`` RADHicaL's F of nuclei: the first hardly notices when nuclei merge,
-    the second when outlines are off. ``evaluated``: pixels a network must answer for; ``computed``: pixels of the
-    blocks they lie in; both summed over the levels, as a share of the pixels of level 1. ``cost``: what is to be low.
+    Attributes:
+        pixel_f: F of pixels; hardly affected if nuclei merge.
+        nucleus_f: RADHicaL's F of nuclei; hardly affected if outlines are inaccurate.
+        evaluated: Pixels that a network must evaluate, over all levels, as a share of the pixels of level 1.
+        computed: Pixels of the blocks that contain them, in the same unit.
+        cost: The quantity to minimise.
     """
 
     pixel_f: float
@@ -69,17 +72,17 @@ class Trial:
 
     @property
     def f(self) -> float:
-        """The mean of both."""
+        """Mean of both F values."""
         return (self.pixel_f + self.nucleus_f) / 2
 
     def loss(self, dense: Trial) -> float:
-        """The larger of the losses of either F against the dense network."""
+        """Return the larger loss of the two F values relative to the dense network."""
         return max(dense.pixel_f - self.pixel_f, dense.nucleus_f - self.nucleus_f)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The chosen thresholds, the dense network's own cut and F, which rule decided, and every complete trial."""
+    """The chosen thresholds, the dense network with its own threshold, the rule that decided, and all trials."""
 
     chosen: Trial
     dense: Trial
@@ -87,7 +90,7 @@ class SearchResult:
     trials: list[Trial]
 
     def table(self) -> pd.DataFrame:
-        """One row per trial: F, cost, thresholds, whether it is on the Pareto front, whether it was chosen."""
+        """Return one row per trial: F, cost, thresholds, whether it is on the Pareto front, whether it was chosen."""
         front = {id(t) for t in pareto_front(self.trials)}
         rows = []
         for trial in self.trials:
@@ -102,7 +105,7 @@ class SearchResult:
 
 
 def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
-    """Trials than which none is both cheaper (or as cheap) and better, cheapest first."""
+    """Return the trials for which no other is at least as cheap and better, cheapest first."""
     front: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (t.cost, -t.f)):
         if not front or trial.f > front[-1].f:
@@ -111,32 +114,37 @@ def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def check_disjoint(val: Iterable[str], test: Iterable[str]) -> None:
-    """Refuse thresholds chosen on patients they will be judged on."""
+    """Refuse thresholds chosen on patients that are also used for testing."""
     shared = sorted(set(val) & set(test))
     if shared:
-        raise ConfigError(f"patients both in validation and in test: {', '.join(shared)}; correct the sheet's split")
+        raise ConfigError(
+            f"patients in both validation and test: {', '.join(shared)}; correct the split column of the sheet"
+        )
 
 
 class Simulator:
-    """Scores thresholds on the validation slides, remembering what was asked before."""
+    """Scores thresholds on the validation slides, with a cache of previous results."""
 
     def __init__(self, cases: Sequence[Case], config: Radhical) -> None:
         self.cases = [case for case in cases if case.truth.any()]
         if not self.cases:
-            raise HistomakeError("no validation slide has an annotated nucleus: thresholds cannot be chosen")
+            raise HistomakeError(
+                "no validation slide has an annotated nucleus, so thresholds cannot be chosen; annotate nuclei on "
+                "validation slides, or set radhical.*.thresholds"
+            )
         self.complete, self.block, self.cost = config.train.complete, config.block_px, config.search.cost
         self.depth = len(cases[0].levels)
         self._known: dict[tuple[float, ...], Trial] = {}
 
     def trial(self, values: Sequence[float], *, levels: int, method: str) -> Trial:
-        """Thresholds in the order cut, upper 2, lower 2, upper 3, … of a cascade of the finest ``levels`` levels."""
+        """Score thresholds, in the order cut, upper 2, lower 2, upper 3, …, with the finest ``levels`` levels."""
         used = tuple(map(float, values[: 2 * levels - 1]))
         if used not in self._known:
             thresholds = CascadeThresholds(cut=used[0], upper=list(used[1::2]), lower=list(used[2::2]))
             means = np.mean([self._one(case, thresholds, levels) for case in self.cases], axis=0)
             pixel_f, nucleus_f, evaluated, computed = map(float, means)
-            # Blocks alone would not do: most thresholds leave something to compute in every block with a nucleus, and
-            # the search would see no way downhill.
+            # The number of blocks alone is not usable: with most thresholds every block with a nucleus has pixels to
+            # compute, so the search would find no direction of descent.
             cost = evaluated if self.cost == "evaluations" else (evaluated + computed) / 2
             self._known[used] = Trial(pixel_f, nucleus_f, evaluated, computed, cost, thresholds, method)
         return self._known[used]
@@ -150,7 +158,7 @@ class Simulator:
 
 
 def open_cases(fields: Sequence[Field], maps: Iterable[Path | str], patients: Mapping[str, str]) -> list[Case]:
-    """Validation slides with the maps computed for them; ``maps`` are files named by slide id."""
+    """Load validation slides with their precomputed maps; ``maps`` are files named by slide id."""
     by_slide = {Path(path).stem: path for path in maps}
     cases = []
     for field in fields:
@@ -161,7 +169,7 @@ def open_cases(fields: Sequence[Field], maps: Iterable[Path | str], patients: Ma
 
 
 def find_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> SearchResult:
-    """The thresholds the configuration gives, scored on the validation slides, or else those of a search."""
+    """Score the thresholds from the configuration on the validation slides, or search thresholds if there are none."""
     if config.thresholds is None:
         return search_thresholds(cases, config, seed=seed)
     simulator = Simulator(cases, config)
@@ -171,9 +179,9 @@ def find_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> Se
 
 
 def search_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> SearchResult:
-    """Coordinate-wise search as in the paper, with and without level 1, a joint one around its front, then the rule.
+    """Search coordinate-wise as in the paper, with and without level 1, then jointly around the front; then choose.
 
-    Where annotation is incomplete, found objects that touch no annotated nucleus count in neither F.
+    If the annotation is incomplete, found objects that overlap no annotated nucleus do not count in either F.
     """
     simulator = Simulator(cases, config)
     candidates = _candidates(simulator, config.search.candidates)
@@ -187,7 +195,7 @@ def search_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> 
 
 
 def choose(trials: Sequence[Trial], dense: Trial, config: CascadeSearch) -> tuple[Trial, str]:
-    """The cheapest trial within ``max_f_loss`` of dense; where it saves too little, the best with ``min_saving``."""
+    """Choose the cheapest trial within ``max_f_loss``; if it saves less than ``min_saving``, the best that saves it."""
     near = [t for t in trials if t.loss(dense) <= config.max_f_loss + ROUNDING]
     if near:
         cheapest = min(near, key=lambda t: (t.cost, -t.f))
@@ -196,12 +204,12 @@ def choose(trials: Sequence[Trial], dense: Trial, config: CascadeSearch) -> tupl
     saving = [t for t in trials if 1 - t.cost >= config.min_saving]
     if saving:
         return max(saving, key=lambda t: (t.f, -t.cost)), "min_saving"
-    log.warning("no thresholds save %.0f %%; the cheapest are taken", 100 * config.min_saving)
+    log.warning("no thresholds save %.0f %%; using the cheapest", 100 * config.min_saving)
     return min(trials, key=lambda t: (t.cost, -t.f)), "cheapest"
 
 
 def _candidates(simulator: Simulator, number: int) -> list[NDArray[np.float64]]:
-    """Values to try for cut, upper 2, lower 2, …: half evenly over [0, 1], half where probabilities change fastest."""
+    """Return candidates for cut, upper 2, lower 2, …: half of them uniform in [0, 1], half at quantiles of the maps."""
     even = np.linspace(0, 1, max(2, number - number // 2))
     quantiles = np.linspace(0, 1, number // 2 + 2)[1:-1]
     found = []
@@ -215,7 +223,7 @@ def _candidates(simulator: Simulator, number: int) -> list[NDArray[np.float64]]:
 
 
 def _values(case: Case, level: int, which: Literal["p1", "p2", "sum"]) -> NDArray[np.float32]:
-    """Probabilities of a level that are not next to nothing, at most SUB_SAMPLE of them."""
+    """Return at most SUB_SAMPLE probabilities of a level that are clearly larger than zero."""
     p = case.answers.maps[level]
     values = (p[0] if which == "p1" else p[1] if which == "p2" else p[0] + p[1]).ravel()
     values = values[:: max(1, values.size // SUB_SAMPLE)]
@@ -223,17 +231,18 @@ def _values(case: Case, level: int, which: Literal["p1", "p2", "sum"]) -> NDArra
 
 
 def _dense(simulator: Simulator, cuts: NDArray[np.float64]) -> Trial:
-    """The dense network at its own best cut, by the F of pixels."""
+    """Return the dense network with its best threshold by pixel F."""
     return max((simulator.trial([c], levels=1, method="coordinate") for c in cuts), key=lambda t: t.pixel_f)
 
 
 def _by_coordinate(
     simulator: Simulator, candidates: Sequence[NDArray[np.float64]], dense: Trial, config: CascadeSearch, *, skip: bool
 ) -> Trial:
-    """RADHicaL's order: cut, then upper and lower of level 2, of level 3 …, coarser levels letting everything through.
+    """Search in RADHicaL's order: cut, then upper and lower of level 2, of level 3 …, with open coarser levels.
 
-    Where the paper chose by eye, here each threshold may use up an equal part of ``max_f_loss``. With ``skip`` level 2
-    leaves nothing to level 1: step by step the search would not get there, because the way is over worse thresholds.
+    The paper chose thresholds by eye; here each threshold may use an equal part of ``max_f_loss``. With ``skip``,
+    level 2 leaves no pixels to level 1. The stepwise search would not find this, because it leads over worse
+    thresholds.
     """
     values = [dense.thresholds.cut] + [1.0, 0.0] * (simulator.depth - 1)
     positions = list(range(1, len(values)))
@@ -264,7 +273,7 @@ def _jointly(
     config: CascadeSearch,
     seed: int,
 ) -> list[Trial]:
-    """All thresholds at once: each step changes one to three of a random member of the front found so far."""
+    """Search all thresholds jointly: each step changes one to three thresholds of a random trial on the front."""
     rng = counter_rng(seed, stream=1)
     levels = simulator.depth
     trials = list(start)
@@ -280,13 +289,13 @@ def _jointly(
 
 
 def _flat(thresholds: CascadeThresholds) -> list[float]:
-    """The order of `Simulator.trial`: cut, upper 2, lower 2, upper 3, …"""
+    """Return the thresholds in the order of `Simulator.trial`: cut, upper 2, lower 2, upper 3, …"""
     pairs = zip(thresholds.upper, thresholds.lower, strict=True)
     return [thresholds.cut, *(value for pair in pairs for value in pair)]
 
 
 def search_record(result: SearchResult) -> dict[str, Any]:
-    """The outcome as JSON."""
+    """Return the result for JSON."""
     return {
         "thresholds": result.chosen.thresholds.dump(),
         "dense_cut": result.dense.thresholds.cut,

@@ -1,4 +1,4 @@
-"""Owns what is known of a slide's nuclei: which level-1 pixels belong to which annotated nucleus."""
+"""Ground truth of nuclei on the grid of level 1."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MaskNuclei:
-    """Nuclei from a mask image: every non-zero value is a nucleus; a mask of one value only is told apart by touch."""
+    """Nuclei from a mask: every non-zero value is a nucleus; in a mask with one value, connected components are."""
 
     values: Any
     downsample: float
     binary: bool
 
     def labels(self, level: Level, scale: float, window: Window) -> NDArray[np.int32]:
-        """Nucleus numbers of a window of level 1; 0 is none."""
+        """Return nucleus numbers of a window of level 1; 0 is background."""
         out = np.zeros((window.height, window.width), np.int32)
         rows, columns = (
             ((np.arange(start, start + length) + 0.5) * scale / self.downsample).astype(int)
@@ -49,7 +49,7 @@ class MaskNuclei:
 
 @dataclass(frozen=True)
 class DrawnNuclei:
-    """Nuclei from polygons in level-0 pixels; the smaller wins where two overlap."""
+    """Nuclei from polygons in level-0 pixels; where two overlap, the smaller one is on top."""
 
     polygons: list[shapely.Polygon]
 
@@ -58,7 +58,7 @@ class DrawnNuclei:
         return shapely.STRtree(self.polygons)
 
     def labels(self, level: Level, scale: float, window: Window) -> NDArray[np.int32]:
-        """Nucleus numbers of a window of level 1; 0 is none."""
+        """Return nucleus numbers of a window of level 1; 0 is background."""
         out = np.zeros((window.height, window.width), np.int32)
         x, y = window.x * scale, window.y * scale
         box = shapely.box(x, y, x + window.width * scale, y + window.height * scale)
@@ -74,7 +74,7 @@ class DrawnNuclei:
 
 
 def _reach(polygon: shapely.Polygon, window: Window, scale: float) -> tuple[slice, slice]:
-    """The part of a window that a polygon's bounding box touches."""
+    """Return the part of a window that overlaps a polygon's bounding box."""
     x0, y0, x1, y1 = (v / scale for v in polygon.bounds)
     rows = slice(max(0, int(y0) - window.y), max(0, min(window.height, int(y1) + 1 - window.y)))
     columns = slice(max(0, int(x0) - window.x), max(0, min(window.width, int(x1) + 1 - window.x)))
@@ -83,7 +83,7 @@ def _reach(polygon: shapely.Polygon, window: Window, scale: float) -> tuple[slic
 
 @dataclass(frozen=True)
 class Truth:
-    """The annotated nuclei of one slide, on the grid of level 1."""
+    """Annotated nuclei of one slide, on the grid of level 1."""
 
     nuclei: MaskNuclei | DrawnNuclei
     level: Level
@@ -91,15 +91,15 @@ class Truth:
     """Level-0 pixels per level-1 pixel."""
 
     def labels(self, window: Window) -> NDArray[np.int32]:
-        """Nucleus numbers, int32 (height, width); 0 is none, also beyond the slide."""
+        """Return nucleus numbers, int32 (height, width); 0 is background, also beyond the slide."""
         return self.nuclei.labels(self.level, self.scale, window)
 
     def whole(self) -> NDArray[np.int32]:
-        """Nucleus numbers of the whole slide."""
+        """Return nucleus numbers of the whole slide."""
         return self.labels(Window(0, 0, self.level.height, self.level.width))
 
     def coverage(self, level: Level, window: Window) -> NDArray[np.float32]:
-        """Share of each pixel of a level's window that is nucleus (the paper's averaging box)."""
+        """Return the share of each pixel of a level's window that is nucleus (the paper's averaging box)."""
         factor = level.mpp / self.level.mpp
         if factor == 1:
             return (self.labels(window) > 0).astype(np.float32)
@@ -112,15 +112,18 @@ class Truth:
 def open_truth(
     path: Path | str, annotations: Annotations, objects: list[str], *, slide_id: str, level: Level, manifest: dict
 ) -> Truth:
-    """The nuclei of a slide, from a label mask or from any annotation format the workflow reads.
+    """Read the nuclei of a slide from a label mask or any supported annotation format.
 
     Args:
-        objects: annotation classes that are nuclei; empty: all.
-        level: level 1 of the slide.
-        manifest: of the slide.
+        path: The annotation file.
+        annotations: The ``annotations`` section of the configuration.
+        objects: Annotation classes that are nuclei; empty for all.
+        slide_id: Identifier of the slide.
+        level: Level 1 of the slide.
+        manifest: Manifest of the slide.
 
     Raises:
-        SlideError: the annotation cannot be read or does not fit the slide.
+        SlideError: The annotation cannot be read or does not match the slide.
     """
     path, width, height = Path(path), manifest["width"], manifest["height"]
     scale = level.mpp / manifest["mpp"]
@@ -140,7 +143,7 @@ def open_truth(
 
 
 def _binary(values: Any) -> bool:
-    """Whether a mask has a single non-zero value; read in bands."""
+    """Return whether a mask has a single non-zero value; the mask is read in bands."""
     seen: set[int] = set()
     for top in range(0, values.shape[0], 1024):
         seen.update(np.unique(np.asarray(values[top : top + 1024])).tolist())
