@@ -1,4 +1,4 @@
-"""Owns driving a headless Chromium from tests, over its debugging pipe: no driver, no further package."""
+"""Control of a headless Chromium over its debugging pipe, without a driver or further packages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 class Browser:
-    """One page of a headless Chromium, spoken to in the Chrome DevTools Protocol (NUL-separated JSON on fds 3, 4)."""
+    """One page of a headless Chromium, over the Chrome DevTools Protocol (NUL-separated JSON on descriptors 3, 4)."""
 
     def __init__(self, width: int = 1400, height: int = 900) -> None:
         if not CHROMIUM:
             raise FileNotFoundError("no Chromium here: apt-get install chromium")
-        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its last child may still write
+        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # a child may still write to it
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         pipes = f'exec "$@" 3<&{to_read} 4>&{to_write}'
@@ -44,7 +44,7 @@ class Browser:
     _session: str | None = None
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send one command and wait for its answer."""
+        """Send one command and wait for the response."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
         if self._session:
@@ -69,18 +69,18 @@ class Browser:
         return json.loads(line)
 
     def open(self, url: str) -> None:
-        """Load a page; it may go on working afterwards."""
+        """Load a page; it may continue to run afterwards."""
         self.call("Page.navigate", url=url)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives; promises are waited for."""
+        """Return the value of a JavaScript expression; promises are awaited."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 30) -> float:
-        """Wait until an expression is true; returns the seconds it took."""
+        """Wait until an expression is true; return the seconds it took."""
         started = time.monotonic()
         while time.monotonic() - started < seconds:
             if self.value(expression):
@@ -94,15 +94,15 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self) -> bytes:
-        """What the window shows, as PNG."""
+        """Return the content of the window as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot")["data"])
 
     def save(self, path: Path) -> None:
-        """Keep a screenshot."""
+        """Save a screenshot."""
         path.write_bytes(self.screenshot())
 
     def close(self) -> None:
-        """End Chromium."""
+        """Stop Chromium."""
         self._process.terminate()
         self._process.wait(20)
         os.close(self._write)

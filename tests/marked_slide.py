@@ -1,4 +1,4 @@
-"""Owns a results folder with one known patch, and what a browser shows of it: for tests and benchmarks."""
+"""A results folder with one marked patch, and measurements of it in a browser, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZE = 3000
 MPP = 0.5
 SPAN = 256
 MARKED = 37
-"""The patch whose pixels are black on the white slide, by its patch_id."""
+"""patch_id of the patch whose pixels are black on the white slide."""
 
 
 def patch_positions() -> list[tuple[int, int]]:
@@ -38,7 +38,7 @@ def patch_positions() -> list[tuple[int, int]]:
 
 
 def make_results(folder: Path, codec: str = "jpeg") -> Layout:
-    """A results folder with one white slide on which one patch is black, its table and predictions."""
+    """Create a results folder with one white slide with one black patch, its table and its predictions."""
     layout, positions = Layout(folder), patch_positions()
     pixels = np.full((SIZE, SIZE, 3), 255, np.uint8)
     x, y = positions[MARKED]
@@ -57,7 +57,7 @@ def make_results(folder: Path, codec: str = "jpeg") -> Layout:
 
 
 def write_masks(layout: Layout, positions: list[tuple[int, int]]) -> None:
-    """The marked patch as nuclei, in an annotated mask of 4 level-0 pixels a label and in a segmentation of 2."""
+    """Add the marked patch as nuclei: a mask with 4 level-0 pixels per label, and a segmentation with 2."""
     x, y = positions[MARKED]
     record = {"status": "ok", "slide_id": SLIDE, "class_names": ["nuclei", "skin"], "format": "mask.npy"}
     record["label_image"] = {"store": f"{SLIDE}.zarr", "downsample": 4}
@@ -109,7 +109,7 @@ READY = (
 
 
 def shown(browser: Browser, **opacity: int) -> np.ndarray:
-    """The stage as pixels, with the overlays at the given opacities."""
+    """Return the stage as pixels, with the overlays at the given opacities."""
     for name in ("tissue", "annotation", "prediction"):
         browser.value(f"document.getElementById('{name}').value = {opacity.get(name, 0)}")
     browser.value("showMasks(); drawOverlay()")
@@ -126,16 +126,16 @@ def box_of(mask: np.ndarray) -> list[int]:
 
 
 STAGE = (slice(160, 830), slice(255, 1075))
-"""Part of the window that shows the slide and nothing else: no panels, no scale bar, no navigator."""
+"""Part of the window that shows only the slide: no panels, no scale bar, no navigator."""
 
 
 def overlay_offset(browser: Browser, overlay: str = "prediction") -> int:
-    """Largest distance, in screen pixels, between the borders of the black patch and those of its overlay."""
+    """Return the largest distance in screen pixels between the borders of the black patch and of its overlay."""
     return int(np.abs(border_offsets(browser, overlay)).max())
 
 
 def border_offsets(browser: Browser, overlay: str) -> np.ndarray:
-    """How far, in screen pixels, the overlay reaches beyond the black patch: above, below, left and right of it."""
+    """Return by how many screen pixels the overlay extends beyond the black patch: above, below, left and right."""
     bare, laid = shown(browser)[STAGE], shown(browser, **{overlay: 100})[STAGE]
     black = box_of((bare < 128).all(axis=2))
     orange = box_of(np.abs(laid - [230, 159, 0]).max(axis=2) < 12)
@@ -143,7 +143,7 @@ def border_offsets(browser: Browser, overlay: str) -> np.ndarray:
 
 
 def outline_marked(layout: Layout) -> None:
-    """The marked patch as annotated outline instead of mask, and one speck and one hole that lie elsewhere."""
+    """Replace the annotated mask by an outline of the marked patch, and add one speck and one hole elsewhere."""
     x, y = patch_positions()[MARKED]
     ring = shapely.box(2000, 2000, 2400, 2400).difference(shapely.box(2100, 2100, 2300, 2300))
     regions = [("nuclei", shapely.box(x, y, x + SPAN, y + SPAN)), ("skin", ring), ("skin", shapely.box(10, 10, 11, 11))]

@@ -1,4 +1,4 @@
-"""Owns the workshop: a copy of the workflow beside the small cohort, in which a test can run it and break things."""
+"""The workshop: a copy of the workflow with the small cohort, in which tests run Snakemake and cause faults."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WILDCARDS = re.compile(r"^    wildcards: (.*)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Job:
-    """A planned job: its rule, and the slide it is for, if it is for one."""
+    """A planned job: its rule, and its slide if it has one."""
 
     rule: str
     slide: str | None
 
 
 class Workshop:
-    """A folder with the code, the cohort and its results, in which things can be changed and Snakemake asked."""
+    """A folder with the code, the cohort and its results, in which files can be changed and Snakemake can be run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class Workshop:
         self.sheet = folder / "demo" / "slides.tsv"
 
     def copy_code(self) -> None:
-        """Lay the repository's code over what is there, as a fresh clone would: every timestamp is new."""
+        """Copy the repository's code over the workshop; like in a fresh clone, all timestamps are new."""
         for name in CODE:
             source, target = ROOT / name, self.folder / name
             if source.is_dir():
@@ -55,7 +55,7 @@ class Workshop:
                 shutil.copy(source, target)
 
     def write_config(self, **changes: object) -> None:
-        """The demo's configuration, made small, with top-level sections replaced or extended by ``changes``."""
+        """Write the demo's configuration, reduced, with top-level sections replaced or added by ``changes``."""
         content = yaml.safe_load((ROOT / "config" / "demo" / "config.yaml").read_text())
         content |= {"sheet": "demo/slides.tsv", "results": "results", "max_quarantined": 0.3}
         content["tasks"]["tissue_kind"]["train"] |= {
@@ -63,7 +63,7 @@ class Workshop:
             "batch": 8,
             "validate_every": 6,
             "validate_patches": 32,
-            # Two cores a job: the nodes of the test cluster have no more.
+            # Two cores per job, because the nodes of the test cluster have no more.
             "workers": 1,
         }
         content["explain"] |= {"embed_patches": 60, "shap_patches": 2, "shap_background": 4}
@@ -73,16 +73,16 @@ class Workshop:
         self.config.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def command(self, *arguments: str) -> list[str]:
-        """Snakemake's command line on the workshop's configuration."""
+        """Return Snakemake's command line with the workshop's configuration."""
         return [sys.executable, "-m", "snakemake", "--configfile", str(self.config), *arguments]
 
     def environment(self) -> dict[str, str]:
-        """A user's environment, with the settings folder inside the workshop."""
+        """Return a user's environment, with the settings folder inside the workshop."""
         kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return {**kept, "XDG_CONFIG_HOME": str(self.folder / ".config")}
 
     def snakemake(self, *arguments: str, check: bool = True, timeout: float = 580) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake as a user would, from the workshop's folder; on this machine unless a profile is named."""
+        """Run Snakemake like a user in the workshop's folder; locally unless a profile is given."""
         place = () if "--profile" in arguments else ("--cores", "2")
         done = self.run(self.command(*place, *arguments), timeout=timeout)
         if check and done.returncode:
@@ -90,18 +90,18 @@ class Workshop:
         return done
 
     def run(self, command: list[str], *, timeout: float = 580) -> subprocess.CompletedProcess[str]:
-        """Run a command in the workshop's folder, as its user."""
+        """Run a command in the workshop's folder as its user."""
         return subprocess.run(
             command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=timeout
         )
 
     def build_cohort(self) -> None:
-        """Compose the small cohort."""
+        """Create the small cohort."""
         command = [sys.executable, "-m", "tests.demo", "demo", "--small"]
         subprocess.run(command, cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
     def planned(self, *arguments: str) -> set[Job]:
-        """The jobs Snakemake would run now."""
+        """Return the jobs that Snakemake would run now."""
         done = self.snakemake("--dry-run", *arguments)
         text = done.stdout + done.stderr
         jobs = set()
@@ -113,7 +113,7 @@ class Workshop:
         return jobs - {Job("all", None)}
 
     def products(self, *slides: str) -> dict[str, str]:
-        """Digest of everything made of the slides up to their tables; without what tells times and places."""
+        """Return a digest of all outputs per slide up to the tables, without times and paths."""
         found = {}
         for folder in ("slides", "annotations", "tissue", "quality", "patches/x10"):
             for path in sorted((self.results / folder).rglob("*")):
@@ -128,7 +128,7 @@ class Workshop:
         return found
 
     def rows(self) -> list[str]:
-        """The sheet's lines, header first."""
+        """Return the sheet's lines, header first."""
         return self.sheet.read_text().splitlines()
 
     def write_rows(self, rows: list[str]) -> None:
@@ -136,6 +136,6 @@ class Workshop:
         self.sheet.write_text("\n".join(rows) + "\n")
 
     def slide_file(self, slide_id: str) -> Path:
-        """The slide's source file."""
+        """Return the slide's source file."""
         row = next(line.split("\t") for line in self.rows() if line.startswith(f"{slide_id}\t"))
         return self.folder / row[self.rows()[0].split("\t").index("path")]

@@ -1,6 +1,6 @@
-"""Owns running benchmarks: ``python -m tests.bench [group…]`` prints every figure beside its bar.
+"""Command ``python -m tests.bench [group…]``: run benchmarks and print every figure with its bound.
 
-Exits with 1 when a bar is missed. Big slides are made once, in the folder named by HISTOMAKE_BENCH.
+Exits with 1 if a bound is exceeded. Large slides are created once, in the folder HISTOMAKE_BENCH.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ sys.path.insert(0, str(HERE.parent.parent / "scripts"))
 
 
 def groups() -> list[str]:
-    """Every group there is a file for."""
+    """Return the names of all groups, one per file."""
     return sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
 
 
 def main(wanted: list[str]) -> int:
-    """Run the groups, all by default; returns the exit status."""
+    """Run the groups, all by default; return the exit status."""
     from tests.bench.figures import show
 
     unknown = sorted(set(wanted) - set(groups()))
     if unknown:
-        sys.stderr.write(f"no such group: {', '.join(unknown)}; there are {', '.join(groups())}\n")
+        sys.stderr.write(f"no such group: {', '.join(unknown)}; available groups: {', '.join(groups())}\n")
         return 2
     work = Path(os.environ.get("HISTOMAKE_BENCH") or Path(tempfile.gettempdir()) / "histomake-bench")
     work.mkdir(parents=True, exist_ok=True)

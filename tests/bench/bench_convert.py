@@ -1,4 +1,4 @@
-"""Owns the figures of conversion: against cp, against OpenSlide to Zarr, memory, and that nothing is lost."""
+"""Benchmarks of conversion: time against cp and against OpenSlide to Zarr, memory, and lossless copying."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def run(work: Path) -> list[Figure]:
-    """The rows of issue 3's table that concern conversion."""
+    """Return the figures of issue 3's table that concern conversion."""
     slide = big_slide(work, SIDE)
     out = work / "convert"
     shutil.rmtree(out, ignore_errors=True)
@@ -50,7 +50,7 @@ def to_store(slide: Path, store: Path) -> dict:
 
 
 def through_openslide(slide: Path, store: Path) -> None:
-    """What is done without us: OpenSlide regions, through Dask, into plain Zarr with zstd."""
+    """Convert without histomake: OpenSlide regions written by Dask to plain Zarr with zstd."""
     source = openslide.OpenSlide(slide)
     width, height = source.dimensions
 
@@ -75,7 +75,7 @@ def _speed(slide: Path, out: Path) -> list[Figure]:
     def ours() -> dict:
         return to_store(slide, out / "a.zarr")
 
-    manifest = ours()  # the first call also pays for what is imported late
+    manifest = ours()  # the first call also includes late imports
     clear = partial(_clear, out)
     copied, converted = side_by_side(copy_and_hash, ours, before=clear)
     baseline, beside = side_by_side(lambda: through_openslide(slide, out / "b.zarr"), ours, before=clear)
@@ -91,7 +91,7 @@ def _speed(slide: Path, out: Path) -> list[Figure]:
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier round has written, so that nobody is timed for removing or truncating it."""
+    """Remove the outputs of the previous round, so that removing or truncating them is not timed."""
     shutil.rmtree(out)
     out.mkdir()
 
@@ -160,9 +160,9 @@ def _memory(work: Path, out: Path) -> list[Figure]:
 
 
 def _peak(slide: Path, store: Path) -> float:
-    """Peak resident memory, in MB, of a process that converts ``slide``.
+    """Return the peak resident memory in MB of a process that converts ``slide``.
 
-    Read from /proc (Linux): getrusage would count the memory of the process that started it.
+    It is read from /proc (Linux), because getrusage would include the memory of the parent process.
     """
     code = (
         f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"

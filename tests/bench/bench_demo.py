@@ -1,4 +1,4 @@
-"""Owns how good the demo's models are on patients they have not seen: no times, so it may run beside other work."""
+"""Benchmark of the demo's models on held-out patients. Nothing is timed, so it can run beside other work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIGURES = (("tissue_kind", "patch", "auroc", 0.97), ("tissue_map", "pixel", "dic
 
 
 def run(work: Path) -> list[Figure]:
-    """Patch AUC of the demo's classifier and Dice of the segmentation example, in one run over the demo cohort."""
+    """Return patch AUC of the demo's classifier and Dice of the segmentation example, from one run on the cohort."""
     workshop = Workshop(work / "demo")
     workshop.folder.mkdir(exist_ok=True)
     workshop.copy_code()
@@ -31,7 +31,7 @@ def run(work: Path) -> list[Figure]:
 
 
 def both() -> dict:
-    """The demo's configuration with the task of the segmentation example beside its own, both as they are."""
+    """Return the demo's configuration with the task of the segmentation example added, both unchanged."""
     demo, example = (
         yaml.safe_load((ROOT / "config" / path).read_text())
         for path in ("demo/config.yaml", "examples/segmentation.yaml")

@@ -1,4 +1,4 @@
-"""Owns the bars of what people look at: embedding, attribution, and the viewer in a real browser."""
+"""Benchmarks of interactive results: embedding, attribution, and the viewer in a real browser."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DEMO = Path(__file__).resolve().parents[2] / "results" / "demo"
 
 
 def run(work: Path) -> list[Figure]:
-    """Every figure of the group."""
+    """Return all figures of the group."""
     return [*embedding_figures(), shap_figure(), deletion_figure(), *viewer_figures(work)]
 
 
 def embedding_figures() -> list[Figure]:
-    """Layout, measures and page of many patches whose thumbnails are real tissue."""
+    """Measure layout, measures and page of many patches whose thumbnails are real tissue."""
     rng = np.random.default_rng(0)
     centres = rng.normal(0, 2, (12, FEATURES))
     features = (centres[rng.integers(12, size=PATCHES)] + rng.normal(0, 1, (PATCHES, FEATURES))).astype(np.float32)
@@ -73,7 +73,7 @@ def _embedding(
 
 
 def shap_figure() -> Figure:
-    """SHAP values of one panel."""
+    """Measure the SHAP values of one panel."""
     torch.manual_seed(0)
     margin = shapley.Margin(timm.create_model("resnet18", num_classes=2)).eval()
     images, base = torch.rand(PANEL, 3, PANEL_PX, PANEL_PX), torch.rand(BACKGROUND, 3, PANEL_PX, PANEL_PX)
@@ -85,7 +85,7 @@ def shap_figure() -> Figure:
 
 
 def deletion_figure() -> Figure:
-    """Share of the demo model's patches on which SHAP deletes better than random maps; needs a run of `make demo`."""
+    """Return the share of the demo model's patches for which SHAP beats random maps at deletion; needs `make demo`."""
     found = sorted(DEMO.glob("attributions/*/fold*/checks.json"))
     if not found:
         return Figure("deletion: SHAP beats random", 0.0, ">= 0.8", False, note="run `make demo` first")
@@ -94,7 +94,7 @@ def deletion_figure() -> Figure:
 
 
 def viewer_figures(work: Path) -> list[Figure]:
-    """First tiles of a large slide, how many are fetched, and how well an overlay lies on the image."""
+    """Measure time to the first tiles of a large slide, number of tiles fetched, and offset of an overlay."""
     if not (CHROMIUM and OPENSEADRAGON.is_file()):
         return [Figure("viewer", 0.0, "runs", False, note="needs Chromium (apt) and OpenSeadragon (make viewer)")]
     results = Layout(work / "viewer-large")
@@ -120,7 +120,7 @@ SHOWN = "[histomake.viewer, histomake.viewer.navigator].reduce((n, v) => n + v.w
 
 
 def _first_tiles(results: Layout) -> tuple[float, float]:
-    """Seconds from asking for the page to the first tile drawn, and tiles fetched per tile shown."""
+    """Return the seconds from requesting the page to drawing the first tile, and tiles fetched per tile shown."""
     server = serve(results.results, port=0, openseadragon=OPENSEADRAGON)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     times, ratios = [], []

@@ -1,4 +1,4 @@
-"""Owns the figures of the cascade: the nuclei example run whole, and every bar it is held to on its test images."""
+"""Benchmark of the cascade: a complete run of the nuclei example, and all bounds on its test images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL_IMAGES = ROOT.parent / "shared" / "data" / "nuclei_dsb2018"
 
 
 def run(work: Path) -> list[Figure]:
-    """Train, search and compare from the start; with all 107 images where they lie beside the checkout."""
+    """Train, search and compare from scratch; with all 107 images if they are beside the checkout."""
     found = _example(work / "radhical", nuclei.DATA)
     figures = [_figure(bar) for bar in found["bars"]]
     if ALL_IMAGES.is_dir():
@@ -29,7 +29,7 @@ def run(work: Path) -> list[Figure]:
 
 
 def _example(folder: Path, images: Path) -> dict:
-    """Run the example on images of a folder; what it measured."""
+    """Run the example on the images of a folder; return its measurements."""
     config = yaml.safe_load(EXAMPLE.read_text())
     config |= {"sheet": str(nuclei.build(folder / "slides", images)), "results": str(folder / "results")}
     folder.mkdir(parents=True, exist_ok=True)

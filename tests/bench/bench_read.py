@@ -1,4 +1,4 @@
-"""Owns the figures of patch reading: against OpenSlide, cuCIM, tiffslide, zarr-python and the bare JPEG decoder."""
+"""Benchmarks of patch reading against OpenSlide, cuCIM, tiffslide, zarr-python and the JPEG decoder alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Read = Callable[[int, int, int], np.ndarray]
 
 
 def run(work: Path) -> list[Figure]:
-    """The rows of issue 3's table that concern reading."""
+    """Return the figures of issue 3's table that concern reading."""
     slide = big_slide(work, SIDE)
     reader = _stored(slide, work)
     figures = []
@@ -48,13 +48,13 @@ def _stored(slide: Path, work: Path) -> SlideReader:
 
 
 def places(seed: int, side: int, *, count: int = PATCHES, grid: int = 1) -> Places:
-    """Random corners of patches inside the tissue, on multiples of ``grid`` pixels."""
+    """Return random corners of patches inside the tissue, at multiples of ``grid`` pixels."""
     corners = np.random.default_rng(seed).integers(int(side * 0.2), int(side * 0.78), (count, 2))
     return [(int(x), int(y)) for x, y in corners // grid * grid]
 
 
 def peers(slide: Path, store: Path) -> dict[str, Read]:
-    """How each peer reads an RGB patch of level 0; those that are not installed are left out."""
+    """Return a function per installed library that reads an RGB patch of level 0."""
     source = openslide.OpenSlide(slide)
     array = zarr.open(store, mode="r")["0"]
     readers: dict[str, Read] = {
@@ -67,7 +67,7 @@ def peers(slide: Path, store: Path) -> dict[str, Read]:
         except ImportError:
             continue
     for read in readers.values():
-        read(0, 0, 1)  # tiffslide parses the file on first use, and not safely from two threads
+        read(0, 0, 1)  # tiffslide parses the file at the first use, which is not thread-safe
     return readers
 
 
@@ -82,7 +82,7 @@ def _tiffslide(slide: Path) -> Read:
 
 
 def walk(read: Read, corners: Places, size: int, threads: int) -> None:
-    """Read every patch and let go of it, on one thread or an even share on each of several."""
+    """Read and discard all patches, on one thread or in equal shares on several."""
 
     def share(first: int) -> None:
         for x, y in corners[first::threads]:
@@ -99,7 +99,7 @@ def _random_patches(slide: Path, reader: SlideReader, size: int, threads: int) -
         corners = places(seed, SIDE)
         took["us"].append(seconds(lambda c=corners: walk(lambda x, y, s: reader.read(x, y, s, MPP), c, size, threads)))
         for name, read in theirs.items():
-            # The slow ones, for information only, read a quarter as many.
+            # Slow libraries, which are for information only, read a quarter of the patches.
             fewer = corners if name in ("openslide", "cucim") else corners[::4]
             time = seconds(lambda r=read, c=fewer: walk(r, c, size, threads))
             took[name].append(time * len(corners) / len(fewer))
@@ -139,11 +139,11 @@ def _aligned(reader: SlideReader) -> list[Figure]:
 
 
 def _half(slide: Path, reader: SlideReader, label: str) -> list[Figure]:
-    """Patches at twice the source's µm per pixel, for which there is no level, against full size and resizing.
+    """Compare patches at twice the source's µm per pixel, for which there is no level, with full size and resizing.
 
-    Full size is read as all readers but ours read it, every touched tile whole; OpenSlide is there for comparison.
-    Without subsampled chroma the bar is hard: four fifths of a shrunk tile's time go into its entropy code, which has
-    to be read in full.
+    Full size is read as in other libraries, every tile as a whole; OpenSlide is included for comparison. Without
+    subsampled chroma the bound is hard to reach: four fifths of the time for a reduced tile are entropy decoding,
+    which cannot be reduced.
     """
     corners = places(1, reader.width, count=100, grid=2)
     source = openslide.OpenSlide(slide)

@@ -1,4 +1,4 @@
-"""Owns the figures of a cohort of 10,000 finished slides: what a run costs when nothing or one slide is new."""
+"""Benchmarks of a finished cohort of 10,000 slides: cost of a run with nothing new and with one new slide."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ OWN = {
     *("convert", "annotate", "presegment", "quality", "tabulate", "overview", "predict_slide", "views"),
     "slide_page",
 }
-"""Rules with a job for every slide that is predicted."""
+"""Rules with one job per predicted slide."""
 
 
 def run(work: Path) -> list[Figure]:
-    """A no-op run, one more slide, a remote job's start, a trace."""
+    """Measure a no-op run, one more slide, the start of a remote job, and a trace."""
     folder = work / "scale"
     shutil.rmtree(folder, ignore_errors=True)
     workshop = build_workshop(folder, SLIDES)
@@ -45,7 +45,7 @@ def run(work: Path) -> list[Figure]:
 
 
 def _watched(workshop: Workshop, *arguments: str) -> tuple[float, float, str]:
-    """Seconds, peak GB of the process with its children, and output of a Snakemake command."""
+    """Return seconds, peak GB of the process with its children, and output of a Snakemake command."""
     start, peak = time.perf_counter(), 0
     with open(workshop.folder / "output.txt", "w+") as output:
         process = psutil.Popen(
@@ -78,14 +78,14 @@ def _nothing_to_do(workshop: Workshop, *plan: str) -> list[Figure]:
 
 
 def _remote_start(workshop: Workshop) -> Figure:
-    """What a job on a node does before its rule runs: read the workflow, plan its one job."""
+    """Measure the work of a job on a node before its rule runs: reading the workflow and planning its single job."""
     job = ("--mode", "remote", "--target-jobs", "presegment:slide=S00007", "--allowed-rules", "presegment")
     seconds = statistics.median(_watched(workshop, "--dry-run", "--nolock", "--force", *job)[0] for _ in range(RUNS))
     return Figure("10,000 slides: start of a remote job", seconds, "<= 3", seconds <= 3, "s", f"median of {RUNS}")
 
 
 def _trace(workshop: Workshop) -> Figure:
-    """From a prediction to the slide's bytes, on the command line."""
+    """Measure the trace from a prediction to the slide file on the command line."""
     command = [sys.executable, "-m", "histomake", "trace", "tissue_kind", f"S{SLIDES - 1:05d}", "500"]
     environment = workshop.environment() | {"PYTHONPATH": "scripts"}
     times = []
@@ -102,7 +102,7 @@ def _trace(workshop: Workshop) -> Figure:
 
 
 def _one_more(workshop: Workshop) -> list[Figure]:
-    """A new slide to be predicted: what is planned, and what the aggregates take."""
+    """Add a new slide to predict; measure planned jobs and the time of the aggregates."""
     write_sheet(workshop, SLIDES + 1)
     seconds, _, text = _watched(workshop, "--dry-run", *NEW)
     planned = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE) if rule != "total"}

@@ -1,4 +1,4 @@
-"""Owns the figures of patch tables and the catalog: time, memory and disk, up to a cohort of 100 million patches."""
+"""Benchmarks of patch tables and the catalog: time, memory and disk space, up to 100 million patches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CATALOG = """
 import json, os, sys, time
 from pathlib import Path
 import duckdb
-from histomake.catalog import build_catalog
+from histomake.catalog.build import build_catalog
 
 folder = Path(sys.argv[1])
 names = sorted(p.stem for p in (folder / "patches").glob("*.parquet"))
@@ -47,7 +47,7 @@ start = time.perf_counter()
 tables = {"x20": [folder / "patches" / f"{n}.parquet" for n in names]}
 build_catalog(folder / "catalog.duckdb", **files, tables=tables, splits={}, predictions={}, memory_mb=4000, threads=2)
 built = time.perf_counter() - start
-# Not ru_maxrss: that counts the memory of the process this one was forked from.
+# Not ru_maxrss, which includes the memory of the process from which this one was forked.
 peak = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1e6
 queries = {}
 with duckdb.connect(folder / "catalog.duckdb", read_only=True, config={"threads": 2}) as base:
@@ -68,7 +68,7 @@ print(json.dumps({"built": built, "peak_gb": peak, "queries": queries, "patches"
 
 
 def run(work: Path) -> list[Figure]:
-    """Tabulating, the catalogs of 295 and of 10,000 slides, and what chopping would have cost."""
+    """Measure tabulation, catalogs of 295 and of 10,000 slides, and the cost of patches as JPEG files."""
     return [*_large_grid(), *_pathflowai(work / "cohort"), *_ten_thousand(work / "large"), *_chopping(work)]
 
 
@@ -82,7 +82,7 @@ def _median(work: Callable[[], object]) -> float:
 
 
 def _slide(name: str, side: int, mpp: float, seed: int) -> tuple[dict, TissueMask, ArtefactMap]:
-    """A square slide half covered by smooth tissue, a few per cent of it out of focus."""
+    """Return a square slide half covered by smooth tissue, a few per cent of it out of focus."""
     rng = np.random.default_rng(seed)
     pixels = math.ceil(side * mpp / MASK_MPP)
     field = cv2.resize(rng.random((24, 24)).astype(np.float32), (pixels, pixels), interpolation=cv2.INTER_CUBIC)
@@ -94,7 +94,7 @@ def _slide(name: str, side: int, mpp: float, seed: int) -> tuple[dict, TissueMas
 
 
 def _outlines(count: int, side: int, classes: list[str], seed: int) -> Annotation:
-    """Hand-drawn-like outlines of 200 vertices, overlapping here and there."""
+    """Return outlines of 200 vertices that resemble drawings and overlap in places."""
     rng = np.random.default_rng(seed)
     angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
     regions = []
@@ -115,7 +115,7 @@ def _large_grid() -> list[Figure]:
         return tabulate(*slide, Annotation((), []), grid, [], grid_name="x40", max_share=0.5).num_rows
 
     def annotated() -> int:
-        # A new annotation each time: its unions are computed once per object and are part of the work.
+        # A new annotation each time, because its unions are cached per object and are part of the work.
         annotation = Annotation(tuple(classes), drawn)
         return tabulate(*slide, annotation, grid, classes, grid_name="x40", max_share=0.5).num_rows
 
@@ -136,7 +136,7 @@ def _records(folder: Path, name: str, manifest: dict) -> None:
 
 
 def _pathflowai(folder: Path) -> list[Figure]:
-    """As many slides and patches as PathFlowAI stored in 44 MB of SQLite (Levy et al., 2020)."""
+    """Measure as many slides and patches as PathFlowAI stored in 44 MB of SQLite (Levy et al., 2020)."""
     classes, grid = ["a", "b", "c"], Grid(size=256, mpp=0.5)
     side = 256 * math.ceil(math.sqrt(PATHFLOWAI_PATCHES / PATHFLOWAI_SLIDES))
     cohort = [(_slide(f"s{i:03d}", side, 0.5, i), _outlines(12, side, classes, i)) for i in range(PATHFLOWAI_SLIDES)]
@@ -165,7 +165,7 @@ def _pathflowai(folder: Path) -> list[Figure]:
 
 
 def _ten_thousand(folder: Path) -> list[Figure]:
-    """10,000 slides of 10,000 patches; twenty different tables take turns, as links to save disk."""
+    """Measure 10,000 slides of 10,000 patches; their tables are links to twenty files, to save disk space."""
     classes, grid, side = ["a", "b", "c"], Grid(size=256, mpp=0.5), 25_600
     patterns = []
     for i in range(20):
@@ -198,9 +198,9 @@ def _ten_thousand(folder: Path) -> list[Figure]:
 
 
 def _chopping(work: Path) -> list[Figure]:
-    """The 24k slide's kept patches as a table, against the same patches as JPEG files.
+    """Compare the table of the 24k slide's kept patches with the same patches as JPEG files.
 
-    Both start from the same tissue mask and read with the same reader; the mask counts as our disk.
+    Both start from the same tissue mask and use the same reader; the mask counts as disk space of the table.
     """
     store = work / "big.zarr"
     manifest = convert(big_slide(work, 24_576), store, slide_id="big", config=Convert(), mpp=None, threads=2)

@@ -1,4 +1,4 @@
-"""Owns the figures of presegmentation and quality: time and memory on a large slide, and what the detectors miss."""
+"""Benchmarks of tissue and artefact detection: time and memory on a large slide, and detection rates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SIDE = 24_576
 RUNS = 5
 
-# In a process of its own, so that its peak memory is its own. Imports come first: a worker pays for them once.
+# Runs in a separate process to measure its peak memory. Imports come first, because a worker needs them only once.
 MEASURE = """
 import json, sys, time
 from pathlib import Path
@@ -34,14 +34,14 @@ with SlideReader(store) as reader:
     artefacts = assess(reader, tissue, Quality())
     artefacts.save(folder / "quality.png", folder / "quality.json")
 end = time.perf_counter()
-# Not ru_maxrss: that counts the memory of the process this one was forked from.
+# Not ru_maxrss, which includes the memory of the process from which this one was forked.
 peak = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1e3
 print(json.dumps({"seconds": end - start, "tissue": found - start, "peak_mb": peak}))
 """
 
 
 def run(work: Path) -> list[Figure]:
-    """Presegmentation and quality of the 24k slide, and hit rates of the detectors."""
+    """Measure tissue and artefact detection on the 24k slide, and the detection rates."""
     store = _store(work)
     runs = [_measure(store, work) for _ in range(RUNS)]
     seconds = float(np.median([r["seconds"] for r in runs]))
@@ -74,7 +74,7 @@ def _measure(store: Path, folder: Path) -> dict[str, float]:
 
 
 def _detectors() -> list[Figure]:
-    """Marks made over real tissue: how many are hit, how much of their area is found, what is wrongly marked."""
+    """Measure synthetic artefacts on real tissue: number detected, share of their area, and wrongly detected area."""
     sys.path.insert(0, str(ROOT / "tests" / "unit"))
     from histomake.tissue.artefacts import BLUR, FOLD, PEN
     from scenes import INKS, defocused, folded, inked, large_piece

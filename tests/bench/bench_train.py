@@ -1,4 +1,4 @@
-"""Owns the figures of training and prediction: waiting for data, the loader against OpenSlide, kills, memory."""
+"""Benchmarks of training and prediction: waiting for data, the loader against OpenSlide, kills, memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WAIT_SECONDS = 150
 
 
 def run(work: Path) -> list[Figure]:
-    """The rows of issue 5's table that a machine without a GPU can show."""
+    """Return the figures of issue 5's table that can be measured without a GPU."""
     entry = prepare(work / "train", SIDE)
     return [
         loader_throughput(work, entry),
@@ -62,7 +62,7 @@ def run(work: Path) -> list[Figure]:
 
 
 def prepare(root: Path, side: int) -> SlideEntry:
-    """A converted, presegmented and tabulated slide of ``side`` px, annotated left and right; made once."""
+    """Return a converted, presegmented and tabulated slide of ``side`` px, annotated left and right; created once."""
     layout, slide_id = Layout(root / str(side)), f"big{side}"
     entry = SlideEntry.at(layout, GRID, slide_id, slide_id, {})
     if entry.table.exists():
@@ -86,12 +86,12 @@ def prepare(root: Path, side: int) -> SlideEntry:
 
 
 def make_task(**sections) -> Task:
-    """Classification of the big slide's halves."""
+    """Return a task that classifies the halves of the big slide."""
     return Task.model_validate({"grid": GRID, "target": {"classes": CLASSES}, **sections})
 
 
 class OpenSlideReader(PatchReader):
-    """The same loader over OpenSlide: patches come from the source file."""
+    """The same loader, but with patches read from the source file by OpenSlide."""
 
     def __init__(self, *arguments, source: Path) -> None:
         super().__init__(*arguments)
@@ -106,7 +106,7 @@ class OpenSlideReader(PatchReader):
 
 
 def loader_throughput(work: Path, entry: SlideEntry) -> Figure:
-    """Patches per second of two loader processes, 256 px on the grid, against the same loader over OpenSlide."""
+    """Compare patches per second of two loader processes, 256 px on the grid, with the same loader over OpenSlide."""
     task = make_task(train={"batch": 64})
     patches = known_patches([entry], task)
     sampler = Sampler.from_weights(np.ones(len(patches)), seed=0)
@@ -130,10 +130,10 @@ def loader_throughput(work: Path, entry: SlideEntry) -> Figure:
 
 
 def many_slides(work: Path) -> Figure:
-    """Patches per second of one loader process drawing from MANY slides over those from FEW, every draw from any.
+    """Compare patches per second of one loader process that draws from MANY slides and from FEW, all at random.
 
-    The slides are hard links to one small slide's files, so that reading from the disk plays no part: what is measured
-    is opening slides and their shards. Both loaders have met most of their slides before.
+    The slides are hard links to the files of one small slide, so disk reads have no effect. The cost measured is that
+    of opening slides and their shards. Both loaders have opened most of their slides before.
     """
     entries = linked(prepare(work / "train", SMALL_SIDE), work / "train/many", MANY)
     task = make_task(train={"batch": 64})
@@ -157,7 +157,7 @@ def many_slides(work: Path) -> Figure:
 
 
 def linked(entry: SlideEntry, root: Path, count: int) -> list[SlideEntry]:
-    """``count`` slides that are hard links to the files of one."""
+    """Create ``count`` slides that are hard links to the files of one slide."""
     layout, record = Layout(root), read_json(entry.manifest)
     entries = [SlideEntry.at(layout, GRID, f"{entry.slide_id}-{i}", f"p{i}", {}) for i in range(count)]
     store = entry.manifest.parent / record["store"]
@@ -175,12 +175,12 @@ def linked(entry: SlideEntry, root: Path, count: int) -> list[SlideEntry]:
 
 
 def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, budget: float, bar: float) -> Figure:
-    """Share by which ResNet-34 steps (256 px, batch 64) last longer than on such batches ready in (pinned) memory.
+    """Return the share by which ResNet-34 steps (256 px, batch 64) are slower than on batches ready in pinned memory.
 
-    A round is ``steps`` steps as in training and as many on the first batches, kept; neighbours in time share the
-    machine's noise, and every other round goes the other way about, so that a machine that slows down favours neither.
-    Rounds are made for ``budget`` seconds; the figure is their median. The loaders run on between the parts, as they do
-    between the steps of a training run, so ``steps`` on a fast GPU must be many more than they keep ready.
+    A round is ``steps`` steps as in training and the same number on stored batches. Both are adjacent in time and
+    subject to the same noise; their order alternates, so that a machine that becomes slower favours neither. Rounds
+    are repeated for ``budget`` seconds, and the figure is the median. Loaders keep running between the two parts, as
+    they do between training steps, so ``steps`` must be much larger than the number of batches that they prefetch.
     """
     task = make_task(model={"name": "resnet34"}, train={"batch": 64, "steps": 10_000})
     patches = known_patches([entry], task)
@@ -211,7 +211,7 @@ def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, budge
 
 
 def kept(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Batches whose pixels are copies, in pinned memory where there is a GPU: loaders use theirs again."""
+    """Copy the pixels of batches, to pinned memory if there is a GPU, because loaders reuse their buffers."""
     for batch in batches:
         images = batch.images.clone()
         yield replace(batch, images=images.pin_memory() if torch.cuda.is_available() else images)
@@ -220,12 +220,12 @@ def kept(batches: Iterator[Batch]) -> Iterator[Batch]:
 def _steps(trainer: Trainer, batches: Iterator[Batch], steps: int) -> None:
     for _ in itertools.repeat(None, steps):
         trainer.train_step(batches)
-    # Reading the losses waits for the device, so that its work is inside the time.
+    # Reading the losses waits for the device, so that its work is included.
     trainer.check_losses()
 
 
 def memory_of_prediction(work: Path, entry: SlideEntry) -> Figure:
-    """Peak memory of predicting the big slide over that of a slide of a thirty-sixth of its area."""
+    """Compare the peak memory of predicting the big slide with that of a slide with a thirty-sixth of its area."""
     peaks = [_peak_megabytes(each, work / "train/memory") for each in (prepare(work / "train", SMALL_SIDE), entry)]
     growth = peaks[1] / peaks[0]
     note = f"{peaks[0]:.0f} MB at {SMALL_SIDE} px, {peaks[1]:.0f} MB at {SIDE} px"
@@ -263,7 +263,7 @@ def _peak_megabytes(entry: SlideEntry, folder: Path) -> float:
 
 
 def kills(folder: Path) -> Figure:
-    """Of ten runs' worth of SIGKILL at random moments: are the final weights those of an uninterrupted run?"""
+    """Kill a run at random moments, ten times its duration in total; compare weights with an uninterrupted run."""
     sys.path.insert(0, str(ROOT / "tests/unit"))
     import small_cohort
     import train_killed
@@ -280,7 +280,7 @@ def kills(folder: Path) -> Figure:
         }
     )
     whole = seconds(lambda: train_killed.main(folder / "cohort", task.dump(), folder / "whole"))
-    # Pauses of half of this on average: the kills spread over some 60 % of the run, however fast the machine is.
+    # Pauses average half of this, so that kills are spread over 60 % of the run on any machine.
     pause = 1.2 * whole / KILLS
     step = train_killed.kill_repeatedly(folder / "cohort", task, folder / "killed", kills=KILLS, pause=pause)
     train_killed.main(folder / "cohort", task.dump(), folder / "killed")

@@ -1,4 +1,4 @@
-"""Owns the shape of a benchmark figure and how a list of them is shown."""
+"""Benchmark figures and their formatting."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure beside its bar.
+    """One measured figure and its bound.
 
-    ``value`` is a ratio or an amount in ``unit``; ``bar`` reads like ``<= 2.0``; ``ok`` says whether it was met.
+    ``value`` is a ratio or an amount in ``unit``; ``bar`` is a bound such as ``<= 2.0``; ``ok`` tells whether it holds.
     """
 
     figure: str
@@ -23,7 +23,7 @@ class Figure:
 
 
 def show(figures: Iterable[Figure]) -> str:
-    """A table for people, then one JSON line per figure for machines."""
+    """Format a table for people, followed by one JSON line per figure for programs."""
     rows = list(figures)
     width = max((len(f.figure) for f in rows), default=6)
     lines = [f"{'figure':<{width}}  {'value':>12}  {'bar':>10}  ok"]

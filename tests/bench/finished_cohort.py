@@ -1,7 +1,7 @@
-"""Owns a finished cohort of any size: what a run leaves behind, made up in minutes instead of computed in weeks.
+"""A finished cohort of any size: the outputs of a complete run, synthesised in minutes.
 
-Snakemake plans the jobs of a sheet; every job of a slide or a model gets outputs of the right shape, its sidecar, its
-benchmark and its record in Snakemake's metadata, as if it had run. The aggregates are left to be run in earnest.
+Snakemake plans the jobs of a sheet. Every job of a slide or a model gets outputs of the right format, its sidecar, its
+benchmark and its record in Snakemake's metadata, as if it had run. The aggregates are really run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.workshop import ROOT, Workshop
 
 FITTED, PATCHES, PATTERNS = 2_000, 1_250, 20
 AGGREGATES = {"split", "leakage", "quarantine", "score", "catalog", "lineage", "front_page", "all"}
-"""Rules that are run in earnest."""
+"""Rules that are really run."""
 
 PLACE = {
     "log": [],
@@ -61,11 +61,11 @@ MODEL_RECORDS: dict[str, dict[str, Any]] = {
     "embed": {"silhouette": {}, "batch_effect": {}, "patches": 9, "slides": 3, "features": 64},
     "attribute": dict.fromkeys((*CHECKS, "insertion_better"), 0.5) | {"randomised_weights": {"repeat": 1, "random": 0}},
 }
-"""What the front page reads of a model."""
+"""Fields of a model that the front page reads."""
 
 
 def write_sheet(workshop: Workshop, slides: int) -> None:
-    """A sheet of ``slides``, a tenth to a fifth of them to learn from and the others to predict, and their files."""
+    """Write a sheet of ``slides``, 10 to 20 % for training and the others to predict, and their files."""
     folder = workshop.folder / "demo"
     (folder / "slides").mkdir(parents=True, exist_ok=True)
     rows = ["slide_id\tpath\tpatient_id\tsite\tsplit"]
@@ -80,7 +80,7 @@ def write_sheet(workshop: Workshop, slides: int) -> None:
 
 
 def build_workshop(folder: Path, slides: int) -> Workshop:
-    """A workshop with one grid, one task and a sheet of ``slides``; nothing has run in it."""
+    """Create a workshop with one grid, one task and a sheet of ``slides``, in which nothing has run."""
     folder.mkdir(parents=True, exist_ok=True)
     workshop = Workshop(folder)
     workshop.copy_code()
@@ -94,9 +94,9 @@ def build_workshop(folder: Path, slides: int) -> Workshop:
 
 
 class Maker:
-    """Writes what jobs would have written. Outputs of one kind are links to a few patterns, to save disk.
+    """Writes the outputs of jobs. Outputs of one kind are links to a few template files, to save disk space.
 
-    Patterns are of this process: an output may not be older than its inputs.
+    Templates are created by each process, because an output must not be older than its inputs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -105,7 +105,7 @@ class Maker:
         self.digests: dict[str, str] = {}
 
     def make(self, job: Any) -> None:
-        """Outputs, sidecar and benchmark of one job."""
+        """Write outputs, sidecar and benchmark of one job."""
         slide = job.wildcards_dict.get("slide")
         outputs = {}
         for path in map(str, job.output):
@@ -138,14 +138,14 @@ class Maker:
 
 
 def digest(path: Path, _known: dict[Path, str] = {}) -> str:  # noqa: B006
-    """sha256 of a pattern, computed once."""
+    """Return the sha256 of a template file, computed once."""
     if path not in _known:
         _known[path] = hashlib.sha256(path.read_bytes()).hexdigest()
     return _known[path]
 
 
 def record(rule: str, slide: str) -> dict[str, Any]:
-    """The record that a per-slide rule writes, with the keys that others read."""
+    """Return the record of a per-slide rule, with the keys that other rules read."""
     done: dict[str, Any] = {"status": "ok", "slide_id": slide}
     if rule == "convert":
         sha256 = hashlib.sha256(slide.encode()).hexdigest()
@@ -162,7 +162,7 @@ def record(rule: str, slide: str) -> dict[str, Any]:
 
 
 def write_pattern(rule: str, number: int, path: Path) -> None:
-    """One of the few contents that all outputs of a rule share."""
+    """Return one of the few contents shared by all outputs of a rule."""
     random = np.random.default_rng(number)
     if path.suffix == ".parquet" and rule in ("tabulate", "predict_slide"):
         pq.write_table((patch_table if rule == "tabulate" else prediction_table)(random), path, compression="zstd")
@@ -181,7 +181,7 @@ def write_pattern(rule: str, number: int, path: Path) -> None:
 
 
 def patch_table(random: np.random.Generator) -> pa.Table:
-    """A patch table of one slide, its columns as `tabulate` writes them."""
+    """Return a patch table of one slide, with columns as written by `tabulate`."""
     excluded = pa.array(random.choice(["", "background"], PATCHES)).dictionary_encode()
     table = pa.table(
         {
@@ -196,7 +196,7 @@ def patch_table(random: np.random.Generator) -> pa.Table:
 
 
 def prediction_table(random: np.random.Generator) -> pa.Table:
-    """A prediction table of one slide, its columns as `predict` writes them."""
+    """Return a prediction table of one slide, with columns as written by `predict`."""
     score = random.random(PATCHES).astype(np.float32)
     names = pa.array(CLASSES)
     codes = pa.array((score > 0.5).astype(np.int32))
@@ -213,16 +213,16 @@ def prediction_table(random: np.random.Generator) -> pa.Table:
 
 
 def positions() -> dict[str, np.ndarray]:
-    """Where the patches of every slide lie."""
+    """Return the positions of the patches of every slide."""
     number = np.arange(PATCHES)
     x, y = (number % 40 * 512).astype(np.int32), (number // 40 * 512).astype(np.int32)
     return {"patch_id": number.astype(np.uint32), "x": x, "y": y}
 
 
 def pretend(config: Path, targets: Iterable[str] = ()) -> int:
-    """Make planned jobs of the current folder done, but no aggregate nor what waits for one; returns how many.
+    """Synthesise the outputs of planned jobs in the current folder, except aggregates and jobs that depend on them.
 
-    ``targets``: what to plan; everything by default.
+    ``targets`` are the files to plan, all by default. Returns the number of jobs.
     """
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import ConfigSettings, DAGSettings, ExecutionSettings, OutputSettings, Quietness
@@ -245,24 +245,24 @@ def pretend(config: Path, targets: Iterable[str] = ()) -> int:
 
 
 async def _remember(persistence: Any, jobs: list[Any]) -> None:
-    """Write the jobs into Snakemake's metadata, when all their outputs are there."""
+    """Write those jobs whose outputs all exist into Snakemake's metadata."""
     for job in jobs:
         await persistence.finished(job)
 
 
 def pretend_jobs(workshop: Workshop, *targets: str) -> None:
-    """Do `pretend` in a process of its own, as a run would be."""
+    """Run `pretend` in a separate process, like a run."""
     command = [sys.executable, "-m", "tests.bench.finished_cohort", str(workshop.config), *targets]
     environment = workshop.environment() | {"PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=workshop.folder, env=environment, check=True)
 
 
 def finish(workshop: Workshop) -> None:
-    """Leave nothing to do in a workshop: first what leakage and quarantine need, then the models and all behind."""
+    """Finish all jobs of a workshop: first the inputs of leakage and quarantine, then models and later jobs."""
     for targets in (("results/splits/tissue_kind.leakage.json", "results/quarantine.json"), ()):
         pretend_jobs(workshop, *targets)
         workshop.snakemake("--quiet", "all", "--", *targets)
 
 
 if __name__ == "__main__":
-    sys.stderr.write(f"{pretend(Path(sys.argv[1]), sys.argv[2:]):,} jobs made up\n")
+    sys.stderr.write(f"{pretend(Path(sys.argv[1]), sys.argv[2:]):,} jobs synthesised\n")

@@ -1,4 +1,4 @@
-"""Owns how things are timed side by side: the same work, interleaved, medians of ratios."""
+"""Timing of alternatives side by side: interleaved rounds and medians of ratios."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROUNDS = 5
 
 
 def seconds(work: Callable[[], object], before: Callable[[], object] | None = None) -> float:
-    """Wall time of one call; ``before``, and what others have left to write to the disk, come first."""
+    """Return the wall time of one call, after ``before`` and after pending writes of other processes."""
     if before is not None:
         before()
     os.sync()
@@ -24,24 +24,24 @@ def seconds(work: Callable[[], object], before: Callable[[], object] | None = No
 def side_by_side(
     *works: Callable[[], object], rounds: int = ROUNDS, before: Callable[[], object] | None = None
 ) -> list[list[float]]:
-    """Seconds of each of ``works`` in each round; within a round they follow each other, so they share its noise.
+    """Return the seconds of each of ``works`` in each round. Within a round they run one after another.
 
-    ``before`` is called before each of them, off the clock.
+    They are then subject to the same noise. ``before`` is called before each of them and is not timed.
     """
     took = ([seconds(work, before) for work in works] for _ in range(rounds))
     return [list(column) for column in zip(*took, strict=True)]
 
 
 def ratio(slower: list[float], faster: list[float]) -> float:
-    """Median over the rounds of how many times longer the first took."""
+    """Return the median over the rounds of the ratio of both times."""
     return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
 def spread(shares: list[float]) -> str:
-    """How far rounds of a share lie apart: their quartiles, and an interval for their median.
+    """Describe the spread of repeated shares: their quartiles, and an interval for their median.
 
-    The interval holds the median of endless rounds with 95 % confidence, whatever their distribution: it lies between
-    two of the ordered values (Conover 1999, section 3.2); of fewer than six rounds it is their range.
+    The interval contains the true median with 95 % confidence for any distribution. Its limits are two of the ordered
+    values (Conover 1999, section 3.2); with fewer than six rounds it is the range.
     """
     ordered, count = sorted(shares), len(shares)
     below = [sum(math.comb(count, i) for i in range(k + 1)) / 2**count for k in range(count)]

@@ -1,8 +1,8 @@
-"""Owns the large slides of the benchmarks: Aperio-like SVS files made of the real tissue of CMU-1-Small-Region.
+"""Large slides for benchmarks: Aperio-like SVS files composed of the real tissue of CMU-1-Small-Region.
 
-The tissue is mirrored over an ellipse on a white background. Tiles are what Aperio scanners write and what breaks
-readers: abbreviated JPEG streams whose three components are R, G, B with nothing in the stream to say so, and
-tables in the JPEGTables tag.
+The tissue is mirrored over an ellipse on a white background. Tiles have the properties of Aperio's that cause errors in
+readers: abbreviated JPEG streams whose three components are R, G, B without any marker that states it, and tables in
+the JPEGTables tag.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TABLE_MARKERS = (0xDB, 0xC4)
 
 
 def big_slide(folder: Path, side: int, *, colour: str = "RGB") -> Path:
-    """A square pyramidal SVS of ``side`` px, made once per folder. ``colour``: RGB or YCBCR tiles."""
+    """Return a square pyramidal SVS of ``side`` px, created once per folder. ``colour``: RGB or YCBCR tiles."""
     path = folder / f"cmu-{side}-{colour.lower()}.svs"
     if path.exists():
         return path
@@ -73,7 +73,7 @@ def _tiles(tissue: np.ndarray, side: int, downsample: int, colour: str) -> Itera
 
 
 def tile_pixels(tissue: np.ndarray, side: int, downsample: int, row: int, column: int) -> np.ndarray:
-    """The pixels of one tile of the slide: uint8 (TILE, TILE, 3)."""
+    """Return the pixels of one tile of the slide: uint8 (TILE, TILE, 3)."""
     span = TILE * downsample
     ys, xs = row * span + np.arange(span), column * span + np.arange(span)
     inside = ((ys[:, None] / side - 0.5) / 0.45) ** 2 + ((xs[None, :] / side - 0.5) / 0.45) ** 2 <= 1
@@ -98,7 +98,7 @@ def _encode(pixels: np.ndarray, colour: str) -> bytes:
 
 
 def abbreviate(stream: bytes) -> tuple[bytes, bytes]:
-    """Split a JPEG file into its tables and an abbreviated stream without tables, markers of origin or RGB names."""
+    """Split a JPEG file into its tables and an abbreviated stream without tables, colour markers or RGB names."""
     tables, rest, position = b"", b"", 2
     while True:
         marker = stream[position + 1]
@@ -114,7 +114,7 @@ def abbreviate(stream: bytes) -> tuple[bytes, bytes]:
 
 
 def _renumbered(marker: int, segment: bytearray) -> bytes:
-    """Components named 0, 1, 2, as Aperio does: the names "R", "G", "B" would give the colour space away."""
+    """Name the components 0, 1, 2, as Aperio does; the names "R", "G", "B" would reveal the colour space."""
     first, step = (10, 3) if marker in (0xC0, 0xC1) else (5, 2) if marker == 0xDA else (0, 0)
     for component in range(3 if step else 0):
         segment[first + component * step] = component

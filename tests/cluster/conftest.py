@@ -1,4 +1,4 @@
-"""Owns the site: a real Slurm and a workshop whose `--profile slurm` leads to it."""
+"""Fixtures for cluster tests: a real Slurm, and a workshop that uses it through `--profile slurm`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tests.cluster.slurm import Cluster
 from tests.workshop import Workshop
 
 EVERYTHING = ("results/catalog.duckdb", "results/metrics/tissue_kind.json", "results/audit/lineage.parquet")
-"""Everything but the pictures: they add jobs and minutes, and nothing to what is tested of a cluster."""
+"""Disables figures, which would add jobs and minutes, but test nothing of a cluster."""
 
 SLIDES = ("P01-A", "P02-A")
 TWO_SLIDES = tuple(f"results/contact/x10/{slide}.png" for slide in SLIDES)
-"""Four jobs, two of them groups: what a fault is tried on."""
+"""Four jobs, two of them groups, used to test faults."""
 
 WHOLE_RUN_SECONDS = 1_100
 """Thirty-five jobs, each with a process and a place in the queue: five minutes on two free cores."""
 
 QUICK = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
-"""What a test may not wait for: the first look at a job's state, and a slow shared file system."""
+"""Shortens the delays before the first check of job states and for slow shared file systems."""
 
 
 @dataclass
@@ -37,11 +37,11 @@ class Site:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def arguments(self, *targets: str, options: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """The literal `--profile slurm`, hurried for tests."""
+        """Return the arguments `--profile slurm` with shorter delays for tests."""
         return ("--profile", "slurm", *QUICK, *options, "--", *targets)
 
     def start(self, *targets: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        """Start a run, to be disturbed."""
+        """Start a run in the background."""
         run = subprocess.Popen(
             self.workshop.command(*self.arguments(*targets, options=options)),
             cwd=self.workshop.folder,
@@ -54,14 +54,14 @@ class Site:
         return run
 
     def stop(self) -> None:
-        """End every run that a failed test left."""
+        """Stop all runs left over by a failed test."""
         for run in self.started:
             run.kill()
             run.wait()
 
 
 def copy_of(workshop: Workshop, folder: Path) -> Workshop:
-    """A copy with `make profiles` done."""
+    """Copy the workshop and run `make profiles`."""
     shutil.copytree(workshop.folder, folder, symlinks=True)
     copy = Workshop(folder)
     subprocess.run(["make", "profiles"], cwd=folder, env=copy.environment(), check=True, capture_output=True)
@@ -70,7 +70,7 @@ def copy_of(workshop: Workshop, folder: Path) -> Workshop:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """A workshop with one grid, in which nothing has run yet; training takes long enough to be disturbed."""
+    """A workshop with one grid, in which nothing has run; training takes long enough to be interrupted."""
     workshop = Workshop(tmp_path_factory.mktemp("prepared"))
     workshop.copy_code()
     workshop.write_config()
@@ -84,7 +84,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="session")
 def undisturbed(prepared: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """Two slides' tables, made on this machine without any disturbance."""
+    """Tables of two slides, created on this machine without faults."""
     workshop = copy_of(prepared, tmp_path_factory.mktemp("undisturbed") / "workshop")
     workshop.snakemake("--", *TWO_SLIDES)
     return workshop
@@ -92,7 +92,7 @@ def undisturbed(prepared: Workshop, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A running cluster; a module says ``ACCOUNTING = False`` for one without the accounting database."""
+    """A running cluster; with ``ACCOUNTING = False`` in the module, it has no accounting database."""
     accounting = getattr(request.module, "ACCOUNTING", True)
     with Cluster(tmp_path_factory.mktemp("cluster"), accounting=accounting) as running:
         yield running
@@ -100,7 +100,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def site(cluster: Cluster, prepared: Workshop, tmp_path: Path) -> Iterator[Site]:
-    """The cluster with a workshop of the test's own; afterwards no job is left and every node is up."""
+    """The cluster with a separate workshop for the test. Afterwards all jobs are ended and all nodes are up."""
     site = Site(cluster, copy_of(prepared, tmp_path / "workshop"))
     yield site
     site.stop()
@@ -109,7 +109,7 @@ def site(cluster: Cluster, prepared: Workshop, tmp_path: Path) -> Iterator[Site]
 
 @pytest.fixture(scope="module")
 def ran(cluster: Cluster, prepared: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """The whole workflow, run on the cluster to its end."""
+    """The complete workflow, run on the cluster."""
     site = Site(cluster, copy_of(prepared, tmp_path_factory.mktemp("ran") / "workshop"))
     site.workshop.snakemake(*site.arguments(*EVERYTHING), timeout=WHOLE_RUN_SECONDS)
     return site

@@ -1,4 +1,4 @@
-"""Owns a real Slurm on this machine: two nodes in the partition `cpu`, one in `gpu`, all in one folder."""
+"""A real Slurm on this machine, in one folder: two nodes in the partition `cpu`, one in `gpu`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
-"""Snakemake's job step removes SLURM_CONF from the environment, so Slurm's own default place must name the cluster."""
+"""Snakemake's job step removes SLURM_CONF from the environment, so the cluster uses Slurm's default path."""
 
 PORTS = {"ctld": 26817, "dbd": 26819, "n1": 27001, "n2": 27002, "g1": 27003, "sql": 26806}
 NODES = ("n1", "n2", "g1")
@@ -23,11 +23,11 @@ SECONDS = 60.0
 
 
 class ClusterError(RuntimeError):
-    """The cluster did not come up; the message holds the last lines of the daemon's log."""
+    """The cluster did not start; the message contains the last lines of the daemon's log."""
 
 
 def wait_for(what: str, ready: Callable[[], bool], *, seconds: float = SECONDS, log: Path | None = None) -> None:
-    """Poll until ``ready``; raise ClusterError with the log's end after ``seconds``."""
+    """Poll until ``ready`` returns True; after ``seconds`` raise ClusterError with the end of the log."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if ready():
@@ -39,7 +39,7 @@ def wait_for(what: str, ready: Callable[[], bool], *, seconds: float = SECONDS, 
 
 @dataclass
 class Cluster:
-    """One cluster; use it as a context manager."""
+    """One cluster; used as a context manager."""
 
     folder: Path
     accounting: bool = True
@@ -48,7 +48,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs to talk to this cluster and to no other."""
+        """Return the environment with which a client uses this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def __enter__(self) -> Cluster:
@@ -71,7 +71,7 @@ class Cluster:
                 self._old_conf.rename(SYSTEM_CONF)
 
     def settle(self) -> None:
-        """Leave no job and every daemon and node up, for whoever comes next."""
+        """End all jobs and restart daemons and nodes that are down, for the next test."""
         self.client("scancel", "-u", "root")
         if self.accounting and "slurmdbd" not in self.daemons:
             self.start_accounting()
@@ -84,7 +84,7 @@ class Cluster:
         wait_for("idle nodes", lambda: self.idle_nodes() == set(NODES))
 
     def _end_jobs(self) -> None:
-        """End what runs on the nodes: a job outlives the daemons."""
+        """End the processes on the nodes, because jobs outlive the daemons."""
         if "slurmctld" not in self.daemons:
             return
         try:
@@ -94,21 +94,21 @@ class Cluster:
             print(f"jobs of the test cluster may still run: {error}", file=sys.stderr)
 
     def client(self, *command: str) -> str:
-        """Output of a Slurm client command."""
+        """Return the output of a Slurm client command."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise ClusterError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
 
     def start(self, name: str, *command: str) -> None:
-        """Start a daemon in the foreground of its own session, with its output in ``log/``."""
+        """Start a daemon in the foreground of a new session, with its output in ``log/``."""
         with open(self.folder / "log" / f"{name}.out", "ab") as out:
             self.daemons[name] = subprocess.Popen(
                 command, env=self.environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
             )
 
     def stop(self, name: str, how: int = signal.SIGTERM) -> None:
-        """End one of our daemons, and nothing else."""
+        """Stop one daemon of this cluster."""
         daemon = self.daemons.pop(name)
         daemon.send_signal(how)
         try:
@@ -122,7 +122,7 @@ class Cluster:
         self.start(node, "slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf"))
 
     def start_accounting(self) -> None:
-        """Start the accounting daemon and wait until it answers."""
+        """Start the accounting daemon and wait until it responds."""
         self.start("slurmdbd", "slurmdbd", "-D")
         wait_for("slurmdbd", lambda: _listens(PORTS["dbd"]), log=self.folder / "log" / "slurmdbd.log")
 
@@ -145,21 +145,21 @@ class Cluster:
         return done.returncode == 0 or "already exist" in done.stdout + done.stderr
 
     def idle_nodes(self) -> set[str]:
-        """Nodes ready to take a job."""
+        """Return the nodes that can accept a job."""
         done = subprocess.run(
             ["sinfo", "-h", "-N", "-o", "%N %T"], env=self.environment, capture_output=True, text=True, timeout=30
         )
         return {line.split()[0] for line in done.stdout.splitlines() if line.split()[1] in ("idle", "mixed")}
 
     def is_down(self, node: str) -> bool:
-        """Whether Slurm has given the node up."""
+        """Return whether Slurm has marked the node as down."""
         return "down" in self.client("sinfo", "-h", "-n", node, "-o", "%T")
 
     def _start_munge(self) -> None:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
-        # munged wants every folder above its socket free of write access for others.
+        # munged requires that no folder above its socket is writable by other users.
         self.folder.chmod(0o755)
         places = {name: self.folder / "run" / f"munge.{name}" for name in ("socket", "pid", "seed")}
         self.start(

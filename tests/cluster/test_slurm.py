@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm: where its jobs land, and what it survives."""
+"""Tests of the workflow on a real Slurm: partitions of jobs, and robustness against faults."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ pytestmark = pytest.mark.timeout(1_200)
 
 
 def ends_well(run):
-    """Wait for a disturbed run; its output."""
+    """Wait for a disturbed run to succeed; return its output."""
     output, _ = run.communicate(timeout=RUN_SECONDS)
     assert run.returncode == 0, output[-4000:]
     return output
 
 
 def running(site, rule=""):
-    """Ids of the running jobs, of all or of one rule."""
+    """Return the ids of running jobs, of all rules or of one."""
     lines = site.cluster.client("squeue", "-h", "-t", "R", "-o", "%i|%k").splitlines()
     return [line.split("|")[0] for line in lines if not rule or f"rule_{rule}" in line]
 
 
 def first_running(site, rule=""):
-    """Id of a job that is running, once there is one."""
+    """Wait for a running job; return its id."""
     wait_for(f"a running job of {rule or 'any rule'}", lambda: bool(running(site, rule)), seconds=120)
     return running(site, rule)[0]
 
 
 def node_of(site, job):
-    """The node a job runs on."""
+    """Return the node on which a job runs."""
     return site.cluster.client("squeue", "-h", "-j", job, "-o", "%N").strip()
 
 
 def steps(job):
-    """Slurm's own processes of a job, one per step."""
+    """Return Slurm's own processes of a job, one per step."""
     every = psutil.process_iter(["cmdline"])
     return [p for p in every if f"slurmstepd: [{job}." in " ".join(p.info["cmdline"] or [])]
 
 
 def processes(job):
-    """The processes of a Slurm job, Slurm's own left out, once there are some."""
+    """Wait for the processes of a Slurm job; return them without Slurm's own."""
 
     def found():
         children = [child for step in steps(job) for child in step.children(recursive=True)]
@@ -66,7 +66,7 @@ def processes(job):
 
 
 def accounted(site, *columns):
-    """Rows of the accounting database on the site's jobs, one per attempt, oldest first."""
+    """Return rows of the accounting database for the site's jobs, one per attempt, oldest first."""
     names = ("WorkDir", "Comment", *columns)
     text = site.cluster.client("sacct", "-X", "-n", "-P", "-D", "-o", ",".join(names))
     rows = [dict(zip(names, line.split("|"), strict=True)) for line in text.splitlines()]
@@ -81,7 +81,7 @@ def test_gpu_rules_run_in_the_gpu_partition_and_all_others_in_cpu(ran):
     assert {row["Partition"] for row in rows} == {"cpu", "gpu"}
 
 
-def test_a_run_on_the_cluster_is_whole_and_knows_its_jobs(ran):
+def test_a_run_on_the_cluster_is_complete_and_records_its_jobs(ran):
     entries = json.loads((ran.workshop.results / "quarantine.json").read_text())
     assert [e["slide_id"] for e in entries] == ["P04-B"]
     with duckdb.connect(ran.workshop.results / "catalog.duckdb", read_only=True) as catalog:
@@ -136,7 +136,7 @@ FAULTS = [kill_a_process, kill_a_node, restart_a_node_daemon, drain_a_node, stop
 
 
 @pytest.mark.parametrize("disturb", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_fault_costs_time_and_nothing_else(site, undisturbed, disturb):
+def test_a_fault_does_not_change_the_outputs(site, undisturbed, disturb):
     run = site.start(*TWO_SLIDES)
     disturb(site)
     ends_well(run)
@@ -144,11 +144,11 @@ def test_a_fault_costs_time_and_nothing_else(site, undisturbed, disturb):
 
 
 def attempts(site, rule, *columns):
-    """The attempts at the rule's job, oldest first."""
+    """Return the attempts of the rule's job, oldest first."""
     return [row for row in accounted(site, *columns) if f"rule_{rule}" in row["Comment"]]
 
 
-def test_a_job_over_its_memory_is_tried_again_with_more(site):
+def test_a_job_over_its_memory_is_retried_with_more(site):
     options = ("--set-resources", "convert:mem_mb=60*40**(attempt-1)")
     ends_well(site.start("results/slides/P01-A.json", options=options))
     first, second = attempts(site, "convert", "State", "ReqMem")
@@ -156,7 +156,7 @@ def test_a_job_over_its_memory_is_tried_again_with_more(site):
     assert first["State"] != "COMPLETED"
 
 
-def test_a_job_over_its_time_is_tried_again_with_more(site):
+def test_a_job_over_its_time_is_retried_with_more(site):
     options = ("--set-resources", "convert:runtime=attempt")
     run = site.start("results/slides/P01-A.json", options=options)
     for process in processes(first_running(site)):
@@ -167,7 +167,7 @@ def test_a_job_over_its_time_is_tried_again_with_more(site):
     assert (second["State"], second["Timelimit"]) == ("COMPLETED", "00:02:00")
 
 
-def test_preempted_training_goes_on_from_its_checkpoint(ran, tmp_path):
+def test_preempted_training_continues_from_its_checkpoint(ran, tmp_path):
     site = Site(ran.cluster, copy_of(ran.workshop, tmp_path / "workshop"))
     weights = (site.workshop.folder / MODEL).read_bytes()
     shutil.rmtree((site.workshop.folder / MODEL).parent)
@@ -182,7 +182,7 @@ def test_preempted_training_goes_on_from_its_checkpoint(ran, tmp_path):
     assert (site.workshop.folder / MODEL).read_bytes() == weights
 
 
-def test_a_killed_main_process_loses_nothing_and_a_second_one_is_refused(site, undisturbed):
+def test_after_a_killed_main_process_the_run_completes_and_concurrent_runs_are_refused(site, undisturbed):
     run = site.start(*TWO_SLIDES)
     first_running(site)
     refused = site.workshop.snakemake(*site.arguments(*TWO_SLIDES), check=False)

@@ -1,1 +1,1 @@
-"""The demo cohort: real, openly licensed tissue composed into whole slides, so that nothing is downloaded."""
+"""The demo cohort: whole slides composed of real, openly licensed tissue, so that nothing has to be downloaded."""

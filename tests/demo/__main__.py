@@ -1,4 +1,4 @@
-"""Owns the command ``python -m tests.demo FOLDER [--small]``: build the demo cohort unless it is already there."""
+"""Command ``python -m tests.demo FOLDER [--small]``: create the demo cohort unless it exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.demo.cohort import COHORT, SMALL, build_cohort
 
 
 def main() -> None:
-    """Write ``slides/``, ``annotations/`` and ``slides.tsv`` into FOLDER; the same bytes every time."""
+    """Write ``slides/``, ``annotations/`` and ``slides.tsv`` into FOLDER, with the same bytes every time."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--small", action="store_true", help="five slides of about 2,000 pixels, for the tests")

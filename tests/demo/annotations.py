@@ -1,4 +1,4 @@
-"""Owns the annotation files of the demo: the truth mask as polygons or labels, in the formats annotators hand in."""
+"""Annotation files of the demo: the ground-truth mask as polygons or labels, in common annotation formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = {"skin": (230, 159, 0), "nuclei": (0, 114, 178)}
 
 
 def polygons(mask: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """(class, vertices float64 (n, 2) as x, y in level-0 pixels) of every outline, simplified as if drawn by hand."""
+    """Return (class, vertices float64 (n, 2) as x, y in level-0 pixels) of every outline, simplified like a drawing."""
     found = []
     for name, value in CLASSES.items():
         outlines, _ = cv2.findContours((mask == value).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -27,7 +27,7 @@ def polygons(mask: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 
 def write_asap(path: Path, mask: np.ndarray, *, mpp: float) -> None:
-    """ASAP XML: the class is the group of each polygon."""
+    """Write ASAP XML: the class is the group of each polygon."""
     root = ET.Element("ASAP_Annotations")
     annotations, groups = ET.SubElement(root, "Annotations"), ET.SubElement(root, "AnnotationGroups")
     for index, (name, ring) in enumerate(polygons(mask)):
@@ -41,7 +41,7 @@ def write_asap(path: Path, mask: np.ndarray, *, mpp: float) -> None:
 
 
 def write_aperio(path: Path, mask: np.ndarray, *, mpp: float) -> None:
-    """Aperio ImageScope XML: the class is the layer a region lies on."""
+    """Write Aperio ImageScope XML: the class is the layer of each region."""
     root = ET.Element("Annotations", {"MicronsPerPixel": f"{mpp:.4f}"})
     rings = polygons(mask)
     for layer, (name, (red, green, blue)) in enumerate(COLOURS.items(), start=1):
@@ -57,7 +57,7 @@ def write_aperio(path: Path, mask: np.ndarray, *, mpp: float) -> None:
 
 
 def write_qupath(path: Path, mask: np.ndarray, *, mpp: float) -> None:
-    """QuPath GeoJSON: the class is the classification, spelt with a capital as people do in QuPath."""
+    """Write QuPath GeoJSON: the class is the classification, capitalised as is common in QuPath."""
     features = [
         {
             "type": "Feature",
@@ -73,7 +73,7 @@ def write_qupath(path: Path, mask: np.ndarray, *, mpp: float) -> None:
 
 
 def write_mask(path: Path, mask: np.ndarray, *, mpp: float) -> None:
-    """Label image of the whole slide, eight times coarser than level 0."""
+    """Write a label image of the whole slide, eight times coarser than level 0."""
     np.save(path, mask)
 
 

@@ -1,4 +1,4 @@
-"""Owns the demo cohort: which slides it has, of which patients, and what is wrong with two of them."""
+"""The demo cohort: its slides, their patients, and the faults of two of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DENSITY = {"north": 1.0, "south": 0.88}
 
 @dataclass(frozen=True)
 class Slide:
-    """One composed slide of the cohort; ``sheet_mpp`` is what the sheet says, ``flaw`` what is wrong with the file."""
+    """One composed slide. ``sheet_mpp`` is the mpp in the sheet, ``flaw`` the fault of the file."""
 
     slide_id: str
     patient: int
@@ -66,7 +66,7 @@ SMALL = [
 
 
 def stain_of(patient: int, site: str) -> Stain:
-    """The patient's stain around the laboratory's: density within ±12 %, balance of the channels within ±6 %."""
+    """Return the patient's stain, near that of the laboratory: density within ±12 %, channel balance within ±6 %."""
     rng = np.random.default_rng([SEED, 1, patient])
     gain = DENSITY[site] * rng.uniform(0.88, 1.12) * rng.uniform(0.94, 1.06, 3)
     return Stain(gain=tuple(gain.tolist()), glass=GLASS[site])
@@ -74,12 +74,12 @@ def stain_of(patient: int, site: str) -> Stain:
 
 @cache
 def sources() -> Sources:
-    """The raw tissue, read once per process."""
+    """Return the raw tissue, read once per process."""
     return load_sources(DATA)
 
 
 def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
-    """Write one slide and its annotation; returns its row of the sheet."""
+    """Write one slide and its annotation; return its row of the sheet."""
     cv2.setNumThreads(1)
     picture = compose(
         np.random.default_rng([SEED, 2, number]),
@@ -107,14 +107,14 @@ def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
 
 
 def build_untouched(folder: Path) -> dict[str, str]:
-    """Copy the one slide that is shown as its scanner wrote it; nobody annotated it."""
+    """Copy the one slide that is used as written by its scanner; it has no annotation."""
     path = folder / "slides" / f"{UNTOUCHED}.svs"
     shutil.copyfile(DATA / "slides" / path.name, path)
     return {"slide_id": UNTOUCHED, "path": str(path), "patient_id": "CMU-1", "site": "cmu", "annotation": "", "mpp": ""}
 
 
 def build_cohort(folder: Path, slides: list[Slide], *, untouched: bool) -> Path:
-    """Write the cohort and, last of all, its sheet; returns the sheet."""
+    """Write the cohort and finally its sheet; return the path of the sheet."""
     for name in ("slides", "annotations"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:

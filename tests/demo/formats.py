@@ -1,4 +1,4 @@
-"""Owns the files of the demo slides: each picture in the container and with the metadata of one scanner or tool."""
+"""File formats of the demo slides, each with the container and metadata of one scanner or program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TILE = (256, 256)
 
 
 def write_svs(path: Path, pixels: np.ndarray, *, mpp: float) -> None:
-    """Aperio: JPEG tiles coded as RGB, thumbnail strip as the second page, then levels at 1/4 and 1/16."""
+    """Write Aperio SVS: JPEG tiles coded as RGB, a striped thumbnail as the second page, levels at 1/4 and 1/16."""
     height, width = pixels.shape[:2]
     header = "Aperio Image Library v11.2.1\r\n"
     title = f"{header}{width}x{height} [0,0 {width}x{height}] (256x256) JPEG/RGB Q=80"
@@ -32,7 +32,7 @@ def write_svs(path: Path, pixels: np.ndarray, *, mpp: float) -> None:
 
 
 def write_tiff(path: Path, pixels: np.ndarray, *, mpp: float | None) -> None:
-    """Generic pyramid at 1/2, 1/4 and 1/8: JPEG tiles coded as subsampled YCbCr, mpp only in the resolution tags."""
+    """Write a generic pyramid at 1/2, 1/4 and 1/8: subsampled YCbCr JPEG tiles, mpp only in the resolution tags."""
     with tifffile.TiffWriter(path) as tiff:
         for factor in (1, 2, 4, 8):
             resolution = {}
@@ -52,7 +52,7 @@ def write_tiff(path: Path, pixels: np.ndarray, *, mpp: float | None) -> None:
 
 
 def write_ome_tiff(path: Path, pixels: np.ndarray, *, mpp: float) -> None:
-    """OME-TIFF: mpp in the OME-XML, levels at 1/2, 1/4 and 1/8 as SubIFDs."""
+    """Write OME-TIFF: mpp in the OME-XML, levels at 1/2, 1/4 and 1/8 as SubIFDs."""
     options = {"tile": TILE, "compression": "jpeg", "compressionargs": {"level": 80}, "photometric": "rgb"}
     physical = {"PhysicalSizeX": mpp, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": mpp, "PhysicalSizeYUnit": "µm"}
     identity = {"UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, path.name)}"}
@@ -63,12 +63,12 @@ def write_ome_tiff(path: Path, pixels: np.ndarray, *, mpp: float) -> None:
 
 
 def write_npy(path: Path, pixels: np.ndarray, *, mpp: float | None) -> None:
-    """A plain array; the sheet has to give the mpp."""
+    """Write a plain array; the sheet must give its mpp."""
     np.save(path, pixels)
 
 
 def shrink(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """The picture ``factor`` times smaller, area-averaged; sizes are rounded down as scanners do."""
+    """Reduce the image by ``factor`` with area averaging; sizes are rounded down as by scanners."""
     if factor == 1:
         return pixels
     size = (int(pixels.shape[1] / factor), int(pixels.shape[0] / factor))

@@ -1,8 +1,8 @@
-"""Owns the nuclei example's slides: real images, and mosaics of them on glass where a cascade has something to skip.
+"""Slides of the nuclei example: real images, and mosaics of them on glass, in which a cascade can skip most pixels.
 
-``python -m tests.demo.nuclei FOLDER [--images DIR]`` writes mosaics and ``slides.tsv`` into FOLDER; the same bytes
-every time. Every image is one patient with one role, and lies in the mosaics of that role only; test images also stand
-alone in the sheet, so that they can be scored one by one.
+``python -m tests.demo.nuclei FOLDER [--images DIR]`` writes mosaics and ``slides.tsv`` into FOLDER, with the same bytes
+every time. Every image is one patient with one role and is used only in mosaics of that role. Test images are also
+single slides in the sheet, so that each can be scored separately.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ DATA = Path(__file__).resolve().parent.parent / "data" / "nuclei"
 MPP = 0.5
 SEED = 2018
 ROLES = ("train", "val", "train", "test", "train", "train", "val", "test", "train", "train", "test", "train")
-"""Roles dealt in turn to the images of a stain: 7 of 12 to training, 2 to validation, 3 to testing."""
+"""Roles assigned in turn to the images of a stain: of 12 images, 7 for training, 2 for validation, 3 for testing."""
 
 COLUMNS, MOST = 4, 16
 TISSUE = {"": 0.18, "-half": 0.48}
-"""Share of a mosaic's area that its images take: what is spared depends on it, so test mosaics come with either."""
+"""Share of a mosaic's area covered by images. The savings of a cascade depend on it, so test mosaics have both."""
 
 GLASS = (243, 242, 245)
 GLASS_NOISE = 1.5
@@ -33,7 +33,7 @@ GLASS_NOISE = 1.5
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, its label mask, its role, and the size it has in a mosaic."""
+    """One image, its label mask, its role, and its size in a mosaic."""
 
     path: Path
     labels: Path
@@ -45,7 +45,7 @@ class Picture:
 
 
 def stain(path: Path) -> str:
-    """pink (H&E), pale (purple nuclei on glass) or purple, by colour: the three kinds of images in the collection."""
+    """Return pink (H&E), pale (purple nuclei on glass) or purple, by colour: the three stains in the collection."""
     pixels = np.asarray(Image.open(path).convert("RGB"), np.float32)
     red, green, _ = pixels.reshape(-1, 3).mean(0)
     if green < 125 and red > 180:
@@ -54,7 +54,7 @@ def stain(path: Path) -> str:
 
 
 def deal(folder: Path) -> list[Picture]:
-    """All images of a folder with their roles; every role gets its share of every stain."""
+    """Return all images of a folder with their roles; every role gets its share of every stain."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.png")):
         kinds.setdefault(stain(path), []).append(path)
@@ -66,7 +66,7 @@ def deal(folder: Path) -> list[Picture]:
 
 
 def compose(pictures: list[Picture], tissue: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A slide with the images side by side on glass, ``tissue`` of its area, and its instance labels."""
+    """Return a slide with the images side by side on glass, covering ``tissue`` of its area, and its labels."""
     tiles = [np.asarray(Image.open(p.path).convert("RGB")) for p in pictures]
     height, width = tiles[0].shape[:2]
     rows = -(-len(tiles) // COLUMNS)
@@ -85,7 +85,7 @@ def compose(pictures: list[Picture], tissue: float, rng: np.random.Generator) ->
 
 
 def build(folder: Path, images: Path) -> Path:
-    """Write the mosaics and the sheet; returns the sheet's path."""
+    """Write the mosaics and the sheet; return the path of the sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
     pictures = deal(images)

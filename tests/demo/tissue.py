@@ -1,7 +1,7 @@
-"""Owns the look of the demo slides: real skin and nuclei-rich tissue laid out on glass, and where it lies.
+"""Composition of the demo slides: real skin and nuclei-rich tissue on glass, with ground-truth masks.
 
-Light passing through two things is attenuated by both, so tissue is kept as *transmittance* (uint8, 255 = clear) and
-laid on the glass by multiplication: cut edges, tears and background of the source images need no outline of their own.
+Light that passes through two objects is attenuated by both. Tissue is therefore stored as *transmittance* (uint8, 255
+is clear) and placed on the glass by multiplication, so that cut edges, tears and background need no outline.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import tifffile
 
 SOURCE_MPP = 0.499
 SKIN_CLEAR = 240
-"""Grey level of empty glass in CMU-1; everything brighter counts as clear."""
+"""Grey level of empty glass in CMU-1; brighter pixels are clear."""
 NUCLEI_FROM = np.array([[178, 159, 208], [92, 58, 158]])
 NUCLEI_TO = np.array([[226, 176, 206], [104, 64, 126]])
-"""Two anchors (cytoplasm, nucleus; RGB) that carry the violet nuclei images to the pink and blue of H&E."""
+"""Two anchor colours (cytoplasm, nucleus; RGB) that map the violet nuclei images to the pink and blue of H&E."""
 MASK_SCALE = 8
-"""Truth masks have one pixel per 8 x 8 slide pixels."""
+"""Ground-truth masks have one pixel per 8 x 8 slide pixels."""
 CLASSES = {"skin": 1, "nuclei": 2}
 
 NUCLEAR_DIAMETER = {
@@ -44,13 +44,13 @@ NUCLEAR_DIAMETER = {
     "e49fc2b4f1f3": 21.7,
     "f952cc653760": 12.4,
 }
-"""Median nuclear diameter of each nuclei image, in its own pixels: the images state no mpp."""
+"""Median nuclear diameter of each nuclei image in its own pixels, because the images have no mpp."""
 NUCLEAR_DIAMETER_UM = 7.5
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The raw tissue, as transmittance at SOURCE_MPP: uint8 (h, w, 3)."""
+    """The raw tissue as transmittance at SOURCE_MPP: uint8 (h, w, 3)."""
 
     skin: np.ndarray
     nuclei: list[np.ndarray]
@@ -58,7 +58,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Stain:
-    """How one patient's slide was cut, stained and scanned: optical-density gain per channel, colour of the glass."""
+    """Preparation of one patient's slide: gain of optical density per channel, and colour of the glass."""
 
     gain: tuple[float, float, float]
     glass: tuple[int, int, int]
@@ -74,7 +74,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one piece of tissue lies on the slide, in its pixels."""
+    """Position of one piece of tissue on the slide, in slide pixels."""
 
     kind: str
     x: int
@@ -83,7 +83,7 @@ class Place:
     height: int
 
     def box(self, scale: int) -> tuple[slice, slice]:
-        """The index of the place in an array that is ``scale`` times smaller than the slide."""
+        """Return the index of the piece in an array that is ``scale`` times smaller than the slide."""
         rows = slice(self.y // scale, (self.y + self.height) // scale)
         return rows, slice(self.x // scale, (self.x + self.width) // scale)
 
@@ -99,7 +99,7 @@ def load_sources(data: Path) -> Sources:
 
 
 def _nuclei_image(path: Path, diameter: float) -> np.ndarray:
-    """Read one nuclei image, recolour it channel by channel between the anchors and bring it to SOURCE_MPP."""
+    """Read one nuclei image, recolour it channel by channel between the anchors and resample it to SOURCE_MPP."""
     pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     levels = np.log(np.maximum(np.arange(256), 1) / 255)
     table = np.empty((256, 1, 3), np.uint8)
@@ -112,16 +112,16 @@ def _nuclei_image(path: Path, diameter: float) -> np.ndarray:
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, grain: int) -> np.ndarray:
-    """Smooth noise of about unit variance, float32 (height, width); ``grain`` is the size of its bumps in pixels."""
+    """Return smooth noise of about unit variance, float32 (height, width), with structures of ``grain`` pixels."""
     coarse = rng.standard_normal((height // grain + 3, width // grain + 3)).astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def nuclei_sheet(rng: np.random.Generator, images: list[np.ndarray], size: int) -> np.ndarray:
-    """Cover a square with turned and mirrored images, joined along irregular seams.
+    """Cover a square with rotated and mirrored images, joined along irregular seams.
 
-    Every image competes for a pixel with its distance to its own border plus smooth noise; a steep softmax between
-    the competitors makes seams a few pixels wide, so neighbouring textures meet without ghosting.
+    Each image has a weight at each pixel: the distance to its own border plus smooth noise. A steep softmax of the
+    weights gives seams a few pixels wide, so adjacent textures join without ghosting.
     """
     total = np.zeros((size, size, 3), np.float32)
     weight = np.full((size, size, 1), 1e-20, np.float32)
@@ -156,7 +156,7 @@ def _lay(total: np.ndarray, weight: np.ndarray, image: np.ndarray, contest: np.n
 def warp(
     rng: np.random.Generator, image: np.ndarray, *, size: tuple[int, int], centre: tuple[float, float], scale: float
 ) -> np.ndarray:
-    """Cut ``size`` (height, width) out of ``image`` around ``centre`` (x, y), tilted, magnified and gently bent."""
+    """Cut ``size`` (height, width) out of ``image`` around ``centre`` (x, y), tilted, magnified and slightly bent."""
     height, width = size
     tilt = np.deg2rad(rng.uniform(-12, 12))
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -176,13 +176,13 @@ def warp(
 
 
 def fade(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Clear the tissue where ``inside`` (float32, pixels from the cut, positive = inside) is negative."""
+    """Clear the tissue where ``inside`` (float32, distance to the cut in pixels, positive inside) is negative."""
     alpha = np.clip(inside / 5 + 0.5, 0, 1)[..., None]
     return (255 - (255 - image) * alpha).astype(np.uint8)
 
 
 def skin_piece(rng: np.random.Generator, skin: np.ndarray, *, size: tuple[int, int], scale: float) -> np.ndarray:
-    """A strip of skin: one end as the biopsy has it, the other end and any side that sticks out torn off."""
+    """Return a strip of skin: one end as in the biopsy, the other end and all protruding sides torn off."""
     height, width = size
     middle = height / scale / 2 + rng.uniform(-60, 150)
     piece = warp(rng, skin, size=size, centre=(1200, middle), scale=scale * rng.uniform(0.95, 1.05))
@@ -194,7 +194,7 @@ def skin_piece(rng: np.random.Generator, skin: np.ndarray, *, size: tuple[int, i
 
 
 def nuclei_piece(rng: np.random.Generator, sheet: np.ndarray, *, size: tuple[int, int], scale: float) -> np.ndarray:
-    """An irregular blob of nuclei-rich tissue with a ragged outline and a few lumens."""
+    """Return an irregular piece of nuclei-rich tissue with a ragged outline and a few lumens."""
     height, width = size
     middle = sheet.shape[0] / 2
     piece = warp(rng, sheet, size=size, centre=(middle, middle), scale=scale)
@@ -212,7 +212,7 @@ def nuclei_piece(rng: np.random.Generator, sheet: np.ndarray, *, size: tuple[int
 def compose(
     rng: np.random.Generator, sources: Sources, *, stain: Stain, mpp: float, width: int, height: int
 ) -> Picture:
-    """Lay skin and nuclei-rich tissue side by side on glass, turn the slide at random and stain it.
+    """Place skin and nuclei-rich tissue side by side on glass, rotate the slide at random and stain it.
 
     ``width`` and ``height`` are in pixels at ``mpp`` and multiples of 64.
     """
@@ -232,7 +232,7 @@ def compose(
 
 
 def _places(rng: np.random.Generator, width: int, height: int, scale: float) -> list[Place]:
-    """Columns of skin and of nuclei-rich tissue in random order; boxes are multiples of the mask scale."""
+    """Return columns of skin and of nuclei-rich tissue in random order; boxes are multiples of the mask scale."""
     strips = int(rng.integers(1, 3)) if width > 4600 * scale else 1
     widths = {"skin": _whole(min(1600 * scale, 0.5 * width) * rng.uniform(0.95, 1.1))}
     widths["nuclei"] = _whole(width - strips * widths["skin"])
@@ -254,7 +254,7 @@ def _whole(length: float) -> int:
 
 
 def outline(piece: np.ndarray) -> np.ndarray:
-    """Where an annotator would draw the piece: bool (h/8, w/8), tissue closed over small gaps, specks dropped."""
+    """Return the outline an annotator would draw, bool (h/8, w/8): small gaps are closed, specks removed."""
     height, width = piece.shape[:2]
     small = cv2.resize(piece, (width // MASK_SCALE, height // MASK_SCALE), interpolation=cv2.INTER_AREA)
     dense = (cv2.GaussianBlur(small, (0, 0), 3).min(axis=2) < 225).astype(np.uint8)
@@ -265,7 +265,7 @@ def outline(piece: np.ndarray) -> np.ndarray:
 
 
 def _stained(rng: np.random.Generator, transmittance: np.ndarray, stain: Stain) -> np.ndarray:
-    """Scale the optical density per channel and add the glass and the sensor noise."""
+    """Scale the optical density per channel, and add glass and sensor noise."""
     levels = np.maximum(np.arange(256), 1) / 255
     table = np.stack([levels**gain * glass for gain, glass in zip(stain.gain, stain.glass, strict=True)], axis=-1)
     pixels = cv2.LUT(transmittance, np.clip(table, 0, 255).astype(np.uint8)[:, None, :])

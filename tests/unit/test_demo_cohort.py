@@ -1,4 +1,4 @@
-"""The demo cohort: real formats, true annotations, the same bytes every time, and slides broken on purpose."""
+"""Tests of the demo cohort: real formats, correct annotations, reproducible bytes, and faulty slides."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.demo.tissue import CLASSES, MASK_SCALE
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The small cohort's SVS, OME-TIFF and slide without mpp, with their rows of the sheet."""
+    """SVS, OME-TIFF and slide without mpp of the small cohort, with their rows of the sheet."""
     folder = tmp_path_factory.mktemp("demo")
     for name in ("slides", "annotations"):
         (folder / name).mkdir()
     return {slide.slide_id: build_slide(slide, i, folder) for i, slide in enumerate(SMALL) if i in (0, 2, 4)}
 
 
-def test_the_cohort_is_mixed_as_promised():
+def test_the_cohort_contains_the_documented_formats_and_faults():
     patients = {slide.patient for slide in COHORT if not slide.flaw}
     assert len(COHORT) + 1 >= 12
     assert len(patients) >= 8
@@ -35,7 +35,7 @@ def test_the_cohort_is_mixed_as_promised():
     assert all(4000 <= max(slide.width, slide.height) <= 6000 for slide in COHORT)
 
 
-def test_the_svs_is_one_to_openslide(built):
+def test_openslide_recognises_the_svs(built):
     slide = openslide.OpenSlide(built["P01-A"]["path"])
     assert slide.properties["openslide.vendor"] == "aperio"
     assert float(slide.properties["openslide.mpp-x"]) == 0.499
@@ -49,7 +49,7 @@ def test_the_ome_tiff_states_its_levels_and_resolution(built):
         assert 'PhysicalSizeX="0.454"' in tiff.ome_metadata
 
 
-def test_the_slide_without_mpp_states_none(built):
+def test_the_slide_without_mpp_states_no_resolution(built):
     with tifffile.TiffFile(built["P04-B"]["path"]) as tiff:
         assert tiff.pages[0].tags["XResolution"].value == (1, 1)
     assert built["P04-B"]["mpp"] == ""
@@ -68,7 +68,7 @@ def test_annotated_tissue_is_dark_and_the_rest_is_glass(built):
     assert darkness[inside == 0].mean() < 30
 
 
-def test_outlines_cover_what_the_mask_marks():
+def test_outlines_cover_the_mask():
     mask = np.zeros((60, 80), np.uint8)
     mask[10:40, 5:30] = CLASSES["skin"]
     mask[20:50, 40:70] = CLASSES["nuclei"]
@@ -77,7 +77,7 @@ def test_outlines_cover_what_the_mask_marks():
     assert found["nuclei"].max(axis=0).tolist() == [69.5 * MASK_SCALE, 49.5 * MASK_SCALE]
 
 
-def test_the_same_slide_has_the_same_bytes(built, tmp_path):
+def test_a_slide_has_the_same_bytes_every_time(built, tmp_path):
     for name in ("slides", "annotations"):
         (tmp_path / name).mkdir()
     again = build_slide(SMALL[2], 2, tmp_path)
