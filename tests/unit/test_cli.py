@@ -86,3 +86,9 @@ def test_a_missing_catalog_is_an_error_in_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "run the workflow first" in error
+
+
+def test_a_pipe_that_is_closed_early_is_no_error(results):
+    command = f"{sys.executable} -m histomake shell 'SELECT 1' --results {results} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={"PYTHONPATH": str(SCRIPTS)})
+    assert done.stderr == ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -63,11 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser(next((word for word in given if word in COMMANDS), None)).parse_args(given)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
     except HistomakeError as error:
         print(f"histomake: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader of a pipe, such as head, ended first; Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return status
 
 
