@@ -24,3 +24,16 @@ rule annotate:
         code=code("annotate.py"),
     script:
         "../scripts/annotate.py"
+
+
+# Only a mask becomes a label image.
+use rule annotate as annotate_mask with:
+    output:
+        record="<results>/annotations/{slide}.json",
+        geojson="<results>/annotations/{slide}.geojson",
+        labels="<results>/annotations/{slide}.labels.zarr/zarr.json",
+    wildcard_constraints:
+        slide=MASKED,
+
+
+ruleorder: annotate_mask > annotate

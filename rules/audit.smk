@@ -5,6 +5,7 @@ rule lineage:
     input:
         catalog="<results>/catalog.duckdb",
         metrics=collect("<results>/metrics/{task}.json", task=MEASURED),
+        cascades=lambda wildcards: radhical_outputs(),
     output:
         lineage="<results>/audit/lineage.parquet",
     log:

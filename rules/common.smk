@@ -21,6 +21,7 @@ SEARCHED = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 os.environ.update(PYTHONPATH=os.pathsep.join(dict.fromkeys(filter(None, SEARCHED))))
 sys.path.insert(0, str(SCRIPTS))
 
+from histomake.annotation.formats import is_mask
 from histomake.audit.code import code_digest, require_library
 from histomake.audit.fingerprints import Fingerprints
 from histomake.cohort import folds as cohort_folds
@@ -30,6 +31,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
 from histomake.model import reuse
+from histomake.planning.kinds import LABEL_IMAGE
 from histomake.pictures.kinds import PICTURED, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
 from histomake.cohort.sheet import SLIDE_ID, read_sheet
 
@@ -49,6 +51,7 @@ except HistomakeError as error:
     raise WorkflowError(str(error)) from None
 
 LAYOUT = Layout(Path(CONFIG.results))
+config["results"] = CONFIG.results  # for the scripts, which find files with it
 FINGERPRINTS = Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
 
 # Where the sheet gives a task slides to fit, its models are trained. Elsewhere they are taken over from the folder the
@@ -60,8 +63,11 @@ ADOPTED = [
     if settings.trained and Path(settings.trained).resolve() != LAYOUT.models(name).resolve()
 ]
 MODEL_KINDS = ("safetensors", "json")
+PACKED = CONFIG.convert.store == "zip"
+STORE = str(LAYOUT.store("{slide}", packed=PACKED))
 FIRST_GRID = min(CONFIG.grids)
 CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)
+SEGMENTED = [name for name, settings in CONFIG.tasks.items() if LABEL_IMAGE[settings.kind]]
 MEASURED = [name for name in CONFIG.tasks if any(a.role == "test" for a in ROLES[name])]
 
 
@@ -89,6 +95,11 @@ def annotation_path(wildcards):
 def fingerprint(wildcards):
     """Which bytes the slide has; the job runs again when it changes."""
     return FINGERPRINTS.of(slide(wildcards).path)
+
+
+def label_image(wildcards):
+    """The label image of a slide that is annotated with a mask."""
+    return LAYOUT.label_image(wildcards.slide) if is_mask(slide(wildcards).annotation) else []
 
 
 def annotation_fingerprint(wildcards):
@@ -218,6 +229,14 @@ def prediction_paths(task_name, *roles):
     ]
 
 
+def segmented_paths(task_name, *roles):
+    """The outlines of every slide with one of the roles; none if the task is no segmentation."""
+    if task_name not in SEGMENTED:
+        return []
+    found = ((fold, s) for fold in folds(task_name) for s in slides_in(task_name, fold, *roles))
+    return [LAYOUT.segmented_outlines(task_name, fold, s) for fold, s in found if s not in SETTLED]
+
+
 def entries(task_name, *roles):
     """What a script must know of the slide of every prediction file, in the order of prediction_paths."""
     return [entry(s) for fold in folds(task_name) for s in slides_in(task_name, fold, *roles)]
@@ -250,6 +269,13 @@ LOADERS = 7
 def tasks_with_views(views):
     """Wildcard constraint to the tasks that have exactly these views."""
     return only([name for name, settings in CONFIG.tasks.items() if PICTURED[settings.kind].views == views])
+
+
+def segmented_labels(wildcards):
+    """The label image of a slide that the job's task segments."""
+    if wildcards.task not in SEGMENTED:
+        return []
+    return LAYOUT.segmentation(wildcards.task, wildcards.fold, wildcards.slide)
 
 
 def view_pictures(*views):
@@ -351,6 +377,7 @@ def final_outputs(wildcards):
         LAYOUT.lineage,
         *(LAYOUT.metrics(name) for name in MEASURED),
         *(LAYOUT.scores(name) for name in CONFIG.tasks),
+        *(path for name in CONFIG.tasks for path in segmented_paths(name, *PREDICTED)),
         *interpretation_outputs(),
         *radhical_outputs(),
     ]

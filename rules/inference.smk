@@ -5,6 +5,7 @@
 rule predict:
     input:
         predictions=lambda wildcards: [p for name in CONFIG.tasks for p in prediction_paths(name, "predict")],
+        outlines=lambda wildcards: [p for name in CONFIG.tasks for p in segmented_paths(name, "predict")],
         scores=[LAYOUT.scores(name) for name in CONFIG.tasks],
 
 
@@ -21,6 +22,8 @@ rule predict_slide:
         "<logs>/predict/{task}/fold{fold}/{slide}.log",
     benchmark:
         "<benchmarks>/predict/{task}/fold{fold}/{slide}.tsv"
+    wildcard_constraints:
+        task=only([name for name in CONFIG.tasks if name not in SEGMENTED]),
     conda:
         "../envs/learning.yaml"
     threads: processes
@@ -34,6 +37,15 @@ rule predict_slide:
         code=code("predict.py"),
     script:
         "../scripts/predict.py"
+
+
+use rule predict_slide as segment_slide with:
+    output:
+        predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
+        labels="<results>/predictions/{task}/fold{fold}/{slide}.labels.zarr/zarr.json",
+        outlines="<results>/predictions/{task}/fold{fold}/{slide}.geojson",
+    wildcard_constraints:
+        task=only(SEGMENTED),
 
 
 rule score:

@@ -57,6 +57,7 @@ rule views:
         geojson="<results>/annotations/{slide}.geojson",
         description="<results>/models/{task}/fold{fold}/model.json",
         predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
+        labels=segmented_labels,
     output:
         **view_pictures(*WITH_CONFIDENCE),
     log:

@@ -10,6 +10,7 @@ rule tabulate:
         artefacts="<results>/quality/{slide}.png",
         annotation="<results>/annotations/{slide}.json",
         geojson="<results>/annotations/{slide}.geojson",
+        labels=label_image,
     output:
         table="<results>/patches/{grid}/{slide}.parquet",
     log:

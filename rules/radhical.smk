@@ -60,6 +60,7 @@ rule radhical_leakage:
 rule radhical_train:
     input:
         manifests=cascade_manifests("train"),
+        stores=cascade_stores("train"),
         annotations=ancient(cascade_annotations("train")),
     output:
         weights=f"{CASCADE}/level{{level}}/model.safetensors",
@@ -90,6 +91,7 @@ rule radhical_train:
 rule radhical_maps:
     input:
         manifest="<results>/slides/{slide}.json",
+        store=STORE,
         weights=cascade_weights,
     output:
         maps=f"{CASCADE}/validation/{{slide}}.npz",
@@ -150,10 +152,12 @@ rule radhical_search:
 rule radhical_segment:
     input:
         manifest="<results>/slides/{slide}.json",
+        store=STORE,
         weights=cascade_weights,
         thresholds=f"{CASCADE}/thresholds.json",
     output:
         record=f"{CASCADE}/slides/{{slide}}.json",
+        store=f"{CASCADE}/slides/{{slide}}.zarr/zarr.json",
         geojson=f"{CASCADE}/slides/{{slide}}.geojson",
         levels=report(
             f"{CASCADE}/levels/{{slide}}.png",

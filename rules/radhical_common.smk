@@ -27,6 +27,10 @@ def cascade_manifests(*roles):
     return lambda wildcards: [LAYOUT.manifest(s) for s in cascade_slides(wildcards.cascade, *roles)]
 
 
+def cascade_stores(*roles):
+    return lambda wildcards: [LAYOUT.store(s, packed=PACKED) for s in cascade_slides(wildcards.cascade, *roles)]
+
+
 def cascade_annotations(role):
     return lambda wildcards: [SLIDES[s].annotation for s in cascade_slides(wildcards.cascade, role)]
 
@@ -68,6 +72,8 @@ def radhical_outputs():
         wanted += [folder / "split.parquet", folder / "metrics.json", folder / "pareto.png"]
         for s in cascade_slides(name, "test", "predict"):
             wanted += [
+                folder / "slides" / f"{s}.json",
+                folder / "slides" / f"{s}.zarr" / "zarr.json",
                 folder / "slides" / f"{s}.geojson",
                 folder / "levels" / f"{s}.png",
             ]

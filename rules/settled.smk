@@ -104,4 +104,5 @@ MADE_OF = own_identity() if workflow.is_main_process else {}
 WORKFLOW_IDENTITY = workflow_identity() if workflow.is_main_process else ""
 
 SETTLED = find_settled()
+MASKED = "|".join(re.escape(s) for s in SLIDES if s not in SETTLED and is_mask(SLIDES[s].annotation)) or "no-slide"
 PLANNED = [s for s in SLIDES if s not in SETTLED]

@@ -1,4 +1,9 @@
-# Slide files to OME-Zarr stores. The manifest is the tracked file; the store lies beside it.
+# Slide files to OME-Zarr stores.
+
+
+# A store is declared by its zarr.json and not as a directory(): Snakemake would write a timestamp file into a directory,
+# which is hashed and served, and look for it at every start. Before a job Snakemake deletes that one file; the job then
+# puts a whole new store in the place of what is left.
 
 
 rule convert:
@@ -6,6 +11,7 @@ rule convert:
         slide=ancient(slide_path),
     output:
         manifest="<results>/slides/{slide}.json",
+        store=STORE,
     log:
         "<logs>/convert/{slide}.log",
     benchmark:

@@ -1,9 +1,12 @@
 # Where tissue is, and where it is spoilt.
 
 
+# Every rule that reads pixels needs the store. This one, which is behind them all, asks for it, so a lost store is made
+# again; the others name the manifest alone, for every further input makes a large cohort slower to plan.
 rule presegment:
     input:
         manifest="<results>/slides/{slide}.json",
+        store=STORE,
         model=TISSUE_MODEL,
     output:
         record="<results>/tissue/{slide}.json",

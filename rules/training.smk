@@ -41,6 +41,7 @@ rule train:
         weights="<results>/models/{task}/fold{fold}/model.safetensors",
         description="<results>/models/{task}/fold{fold}/model.json",
         history="<results>/models/{task}/fold{fold}/history.csv",
+        details=directory("<results>/models/{task}/fold{fold}/training"),
     log:
         "<logs>/train/{task}/fold{fold}.log",
     benchmark:

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+from histomake.annotation.formats import is_mask
 from histomake.annotation.read import read_annotation
 from histomake.annotation.write import write_annotation, write_no_annotation
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
+from histomake.base.files import read_json, store_of
+from histomake.base.layout import Layout
 from histomake.cohort.quarantine import attempt, quarantined
 from histomake.config import Annotations
 
 
 def main(snakemake):
     record, geojson = snakemake.output.record, snakemake.output.geojson
+    labels = store_of(Layout(Path(snakemake.config["results"])).label_image(snakemake.wildcards.slide))
     manifest = read_json(snakemake.input.manifest)
     source = snakemake.input.get("annotation")
 
@@ -23,12 +26,12 @@ def main(snakemake):
             width=manifest["width"],
             height=manifest["height"],
         )
-        return write_annotation(annotation, record=Path(record), geojson=Path(geojson))
+        return write_annotation(annotation, record=record, geojson=geojson, labels=labels)
 
     with job(snakemake):
         outcome = quarantined(manifest) or attempt("annotate", work)
         if quarantined(outcome):
-            write_no_annotation(outcome, record=Path(record), geojson=Path(geojson))
+            write_no_annotation(outcome, record=record, geojson=geojson, labels=labels if is_mask(source) else None)
 
 
 if __name__ == "__main__":

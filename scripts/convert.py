@@ -3,39 +3,34 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.errors import Reason, SlideError
-from histomake.base.files import write_json
-from histomake.cohort.quarantine import attempt
+from histomake.base.files import store_of, write_json
+from histomake.cohort.quarantine import attempt, quarantined
 from histomake.config import Convert
-from histomake.slide.convert import convert
+from histomake.slide.convert import convert, store_digest, write_no_store
 
 
 def main(snakemake):
-    manifest = Path(snakemake.output.manifest)
-    source = Path(snakemake.input.slide)
-    slide_id, promised = snakemake.wildcards.slide, snakemake.params.sha256
+    params, config = snakemake.params, Convert.model_validate(snakemake.params.cfg)
+    store = Path(snakemake.output.manifest).with_suffix(".zarr")
 
     def work():
-        record = convert(
-            source,
-            manifest.with_name(f"{slide_id}.zarr"),
-            slide_id=slide_id,
-            config=Convert.model_validate(snakemake.params.cfg),
-            mpp=snakemake.params.mpp,
+        return convert(
+            Path(snakemake.input.slide),
+            store,
+            slide_id=snakemake.wildcards.slide,
+            config=config,
+            mpp=params.mpp,
+            sha256=params.sha256,
             threads=snakemake.threads,
         )
-        if promised and record["sha256"] != promised:
-            raise SlideError(
-                Reason.CHECKSUM,
-                slide_id=slide_id,
-                path=source,
-                detail=f"its sha256 is {record['sha256']}, the sheet says {promised}",
-                remedy="Copy the slide again, or correct the sheet",
-            )
-        return record
 
-    with job(snakemake):
-        write_json(manifest, attempt("convert", work))
+    with job(snakemake) as digests:
+        outcome = attempt("convert", work)
+        if quarantined(outcome):
+            write_no_store(outcome, store, config)
+        else:
+            digests[str(store_of(snakemake.output.store))] = store_digest(outcome)
+        write_json(snakemake.output.manifest, outcome)
 
 
 if __name__ == "__main__":

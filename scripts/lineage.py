@@ -1,4 +1,4 @@
-"""Rule lineage: every output behind the catalog and the metrics, with what it was made from."""
+"""Rule lineage: every output behind the catalog, the metrics and the cascades, with what it was made from."""
 
 from pathlib import Path
 
@@ -11,8 +11,7 @@ from histomake.base.layout import Layout
 def main(snakemake):
     recall = Recall(Layout(Path(snakemake.input.catalog).parent).memory("lineage"))
     with job(snakemake, recall):
-        roots = [snakemake.input.catalog, *snakemake.input.metrics]
-        write_lineage(walk(roots, recall), snakemake.output.lineage)
+        write_lineage(walk(snakemake.input, recall), snakemake.output.lineage)
 
 
 if __name__ == "__main__":

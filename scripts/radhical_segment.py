@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json, write_json
+from histomake.base.files import read_json, store_of, write_empty_store, write_json
 from histomake.cascade.infer import open_answers, segment_slide
 from histomake.cascade.objects import write_no_objects
 from histomake.cohort.quarantine import attempt, quarantined
@@ -14,8 +14,7 @@ from histomake.pictures.level_maps import level_maps
 
 def main(snakemake):
     config = Radhical.model_validate({**snakemake.params.cfg, "block_px": snakemake.params.block})
-    record, geojson = Path(snakemake.output.record), Path(snakemake.output.geojson)
-    store = record.with_suffix(".zarr")
+    geojson, store = Path(snakemake.output.geojson), store_of(snakemake.output.store)
 
     def work():
         levels, answers = open_answers(
@@ -29,9 +28,10 @@ def main(snakemake):
     with job(snakemake):
         outcome = quarantined(read_json(snakemake.input.manifest)) or attempt("radhical", work)
         if quarantined(outcome):
+            write_empty_store(store, outcome)
             write_no_objects(geojson)
             write_picture(quarantine_card(outcome), Path(snakemake.output.levels))
-        write_json(record, outcome)
+        write_json(snakemake.output.record, outcome)
 
 
 if __name__ == "__main__":

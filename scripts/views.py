@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from histomake.annotation.model import Annotation
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
+from histomake.base.files import read_json, store_of
 from histomake.cohort.quarantine import quarantined
 from histomake.model.description import read_description
 from histomake.patch.table import read_table
@@ -23,15 +23,14 @@ def main(snakemake):
         if lost:
             draw_quarantine(lost, out)
             return
-        predictions = Path(given.predictions)
         with open_slide(given.manifest) as reader:
             findings = SlideFindings(
                 reader=reader,
                 meta=read_table(given.table)[1],
                 model=read_description(given.description),
-                predictions=pq.read_table(predictions),
+                predictions=pq.read_table(given.predictions),
                 annotation=Annotation.load(given.annotation),
-                label_store=predictions.with_suffix(".labels.zarr"),
+                label_store=store_of(given.labels) if given.labels else None,
             )
             if "region" in out:
                 draw_region(findings, snakemake.params.box, out["region"])

@@ -15,7 +15,7 @@ import shapely
 import zarr
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
-from histomake.base.files import write_json
+from histomake.base.files import store_of, write_json
 from histomake.base.layout import Layout
 from histomake.config import Convert, Grid
 from histomake.patch.table import METADATA_KEY
@@ -150,6 +150,6 @@ def outline_marked(layout: Layout) -> None:
     record = {"status": "ok", "slide_id": SLIDE, "class_names": ["nuclei", "skin"], "format": "geojson"}
     record |= {"label_image": None, "regions": {"nuclei": 1, "skin": 2}}
     path = layout.annotation(SLIDE)
-    write_annotation(
-        Annotation(("nuclei", "skin"), regions, None, record), record=path, geojson=path.with_suffix(".geojson")
-    )
+    annotation = Annotation(("nuclei", "skin"), regions, None, record)
+    labels = store_of(layout.label_image(SLIDE))
+    write_annotation(annotation, record=path, geojson=layout.outlines(SLIDE), labels=labels)

@@ -19,7 +19,7 @@ import shapely
 import torch
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
-from histomake.base.files import read_json, write_json
+from histomake.base.files import read_json, store_of, write_json
 from histomake.base.layout import Layout
 from histomake.config import Convert, Grid, Task, Tissue
 from histomake.learn.data.batches import Batch, TrainingBatches
@@ -75,7 +75,8 @@ def prepare(root: Path, side: int) -> SlideEntry:
     record = {"status": "ok", "format": "geojson", "class_names": CLASSES, "label_image": None}
     annotation = Annotation(tuple(CLASSES), list(zip(CLASSES, halves, strict=True)), record=record)
     entry.annotation.parent.mkdir(parents=True, exist_ok=True)
-    write_annotation(annotation, record=entry.annotation, geojson=entry.annotation.with_suffix(".geojson"))
+    labels = store_of(layout.label_image(slide_id))
+    write_annotation(annotation, record=entry.annotation, geojson=layout.outlines(slide_id), labels=labels)
     with open_slide(entry.manifest) as reader:
         tissue = presegment(reader, Tissue(), slide_id=slide_id)
     artefacts = ArtefactMap(np.zeros(tissue.mask.shape, np.uint8))

@@ -109,7 +109,9 @@ class Maker:
         slide = job.wildcards_dict.get("slide")
         outputs = {}
         for path in map(str, job.output):
-            outputs[path] = self.digests[path] = self._write(job.rule.name, slide, Path(path))
+            outputs[path.removesuffix("/zarr.json")] = self.digests[path] = self._write(
+                job.rule.name, slide, Path(path)
+            )
         sidecar = PLACE | {
             "rule": job.rule.name,
             "wildcards": dict(job.wildcards_dict),

@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
-from histomake.base.files import write_json
+from histomake.base.files import store_of, write_json
 from histomake.base.layout import Layout
 from histomake.config import Convert, Grid
 from histomake.learn.data.patch_index import SlideEntry
@@ -49,7 +49,8 @@ def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient
     annotation = Annotation(tuple(CLASSES), regions, record=record)
     path = layout.annotation(slide_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_annotation(annotation, record=path, geojson=path.with_suffix(".geojson"))
+    labels = store_of(layout.label_image(slide_id))
+    write_annotation(annotation, record=path, geojson=layout.outlines(slide_id), labels=labels)
     mask = np.ones((SIDE // DOWNSAMPLE,) * 2, bool)
     mask[:, : mask.shape[1] // 8] = False
     tissue = TissueMask(mask, DOWNSAMPLE, DOWNSAMPLE)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import shapely
+import zarr
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.annotation.read import read_annotation
 from histomake.annotation.write import write_annotation, write_no_annotation
@@ -21,7 +22,8 @@ SHAPES = [
 
 
 def save(annotation, folder):
-    write_annotation(annotation, record=folder / "s1.json", geojson=folder / "s1.geojson")
+    files = {"record": folder / "s1.json", "geojson": folder / "s1.geojson", "labels": folder / "s1.labels.zarr"}
+    write_annotation(annotation, **files)
     return folder / "s1.json"
 
 
@@ -72,6 +74,22 @@ def test_the_written_file_can_be_read_as_an_annotation(tmp_path):
     again = read_annotation(tmp_path / "s1.geojson", config, slide_id="s1", width=500, height=500)
     assert again.record["format"] == "qupath"
     assert again.record["regions"] == {"tumor": 1, "necrosis": 1}
+
+
+def test_an_annotation_that_is_no_mask_any_more_loses_its_label_image(tmp_path):
+    labels = tmp_path / "s1.labels.zarr"
+    labels.mkdir()
+    save(Annotation(("necrosis", "tumor"), SHAPES, None, RECORD), tmp_path)
+    assert not labels.exists()
+
+
+def test_a_quarantined_slide_with_a_mask_leaves_a_store_without_arrays_that_says_why(tmp_path):
+    labels = tmp_path / "s1.labels.zarr"
+    error = SlideError(Reason.BAD_ANNOTATION, slide_id="s1", path="a.png", detail="empty", remedy="Draw")
+    write_no_annotation(error.as_record(), record=tmp_path / "s1.json", geojson=tmp_path / "s1.geojson", labels=labels)
+    group = zarr.open_group(labels, mode="r")
+    assert list(group.arrays()) == []
+    assert group.attrs["histomake"]["reason"] == "bad_annotation"
 
 
 def test_a_quarantined_slide_has_an_empty_collection_and_its_reason(tmp_path):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.annotation.model import Annotation
-from histomake.base.files import read_json, write_json
+from histomake.base.files import read_json, store_of, write_json
 from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
 from histomake.config import Task
@@ -113,7 +113,7 @@ def test_its_slide_is_drawn_and_so_is_a_part_of_it(finished, tmp_path: Path):
             model=read_json(layout.model("t", 0) / "model.json"),
             predictions=table,
             annotation=Annotation.load(layout.annotation(slide)),
-            label_store=layout.prediction("t", 0, slide).with_suffix(".labels.zarr"),
+            label_store=store_of(layout.segmentation("t", 0, slide)),
         )
         out = {view: tmp_path / f"{view}.jpg" for view in PICTURED[found.kind].views}
         views.draw_views(found, mpp=2.0, out=out)

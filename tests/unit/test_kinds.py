@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from histomake.base.kinds import Kind
 from histomake.pictures.kinds import PICTURED, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
+from histomake.planning.kinds import LABEL_IMAGE
+from histomake.target.kinds import LEARNED
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS, RULES = ROOT / "scripts", ROOT / "rules"
@@ -35,7 +37,6 @@ PENDING = {
     "histomake/learn/inference/tissue_model.py",
     "histomake/learn/inference/validation.py",
     "histomake/learn/train.py",
-    "predict.py",
 }
 
 
@@ -154,6 +155,11 @@ def test_no_rule_depends_on_a_kind(file: Path):
 
 def test_every_set_of_views_has_a_rule():
     assert {pictured.views for pictured in PICTURED.values()} <= {WITH_CONFIDENCE, WITHOUT_CONFIDENCE}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_learns_pixels_leaves_label_images(kind: Kind):
+    assert LABEL_IMAGE[kind] == LEARNED[kind].per_pixel
 
 
 @pytest.mark.parametrize("kind", Kind)

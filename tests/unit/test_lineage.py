@@ -6,9 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.audit import runs
 from histomake.audit.code import SCRIPTS
-from histomake.audit.lineage import altered, of_other_slides, walk, write_lineage
+from histomake.audit.lineage import altered, of_other_slides, sidecars, walk, write_lineage
 from histomake.audit.sidecar import job
 from histomake.base.errors import HistomakeError
+from histomake.base.files import sha256_tree
 from histomake.base.layout import Layout
 from histomake.cohort.quarantine import check_loss, collect
 from histomake.config import parse_config
@@ -25,6 +26,28 @@ class Named(list):
 
     def items(self):
         return self._items.items()
+
+
+def make_store(rule, first, store, known):
+    """Run a pretended rule that writes a file and a Zarr store of one array, whose digest may be known."""
+    output = Named(out=str(first), store=str(store / "zarr.json"))
+    snakemake = SimpleNamespace(
+        rule=rule,
+        input=Named(),
+        output=output,
+        params=Named(),
+        wildcards=Named(slide="s1"),
+        log=[],
+        scriptdir=SCRIPTDIR,
+        threads=1,
+    )
+    with job(snakemake) as digests:
+        first.write_text("record")
+        (store / "0").mkdir(parents=True)
+        (store / "0" / "zarr.json").write_text("{}")
+        (store / "zarr.json").write_text("{}")
+        if known:
+            digests[str(store)] = known
 
 
 def make(rule, output, inputs, text):
@@ -60,15 +83,33 @@ def chain(tmp_path):
 
 def test_the_chain_leads_from_a_result_to_the_slide(chain, tmp_path):
     slide, store, table = chain
-    sidecars = list(walk([table]))
-    assert [s["rule"] for s in sidecars] == ["tabulate", "convert"]
-    assert list(sidecars[1]["inputs"]) == [str(slide)]
-    write_lineage(sidecars, tmp_path / "lineage.parquet")
+    found = list(walk([table]))
+    assert [s["rule"] for s in found] == ["tabulate", "convert"]
+    assert list(found[1]["inputs"]) == [str(slide)]
+    write_lineage(found, tmp_path / "lineage.parquet")
     rows = pq.read_table(tmp_path / "lineage.parquet").to_pylist()
     assert [(r["output"], r["rule"], r["slide_id"]) for r in rows] == [
         (str(table), "tabulate", "s1"),
         (str(store), "convert", "s1"),
     ]
+
+
+def test_a_store_is_digested_as_a_whole_and_known_as_an_input(tmp_path):
+    store, table = tmp_path / "s1.labels.zarr", tmp_path / "table"
+    make_store("predict", tmp_path / "s1.parquet", store, known=None)
+    make("score", table, [tmp_path / "s1.parquet", store / "zarr.json"], "table")
+    (store / ".snakemake_timestamp").touch()
+    scored, predicted = walk([table])
+    assert scored["inputs"][str(store)] == predicted["outputs"][str(store)] == sha256_tree(store)
+    assert altered([scored, predicted]) == []
+    (store / "0" / "zarr.json").write_text("[]")
+    assert altered([scored, predicted]) == [f"{store}: its bytes are not those that rule predict wrote"]
+
+
+def test_a_digest_that_is_known_is_not_computed_again(tmp_path):
+    make_store("convert", tmp_path / "s1.json", tmp_path / "s1.zarr", known="of the manifest")
+    (sidecar,) = walk([tmp_path / "s1.json"])
+    assert sidecar["outputs"][str(tmp_path / "s1.zarr")] == "of the manifest"
 
 
 def test_another_slides_files_are_told_from_shared_ones(tmp_path):
@@ -81,12 +122,22 @@ def test_another_slides_files_are_told_from_shared_ones(tmp_path):
 
 def test_an_altered_and_a_missing_output_are_both_named(chain):
     _, store, table = chain
-    sidecars = list(walk([table]))
-    assert altered(sidecars) == []
+    found = list(walk([table]))
+    assert altered(found) == []
     store.write_text("tampered")
     table.unlink()
-    problems = altered(sidecars)
+    problems = altered(found)
     assert problems == [f"{table}: missing", f"{store}: its bytes are not those that rule convert wrote"]
+
+
+def test_the_sidecars_of_a_results_folder_are_found_wherever_they_lie(tmp_path):
+    for place in ("slides/s1.json", "models/t/fold0/model.json"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        make("any", tmp_path / place, [], "text")
+    (tmp_path / "slides/s1.zarr").mkdir()
+    (tmp_path / "slides/s1.zarr/other.meta.json").write_text("no sidecar")
+    found = [next(iter(sidecar["outputs"])) for sidecar in sidecars(Layout(tmp_path))]
+    assert found == [str(tmp_path / place) for place in ("models/t/fold0/model.json", "slides/s1.json")]
 
 
 def test_a_failing_job_leaves_no_sidecar(tmp_path):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 
 import pytest
 from histomake.base.errors import Reason, SlideError
-from histomake.base.files import write_json
+from histomake.base.files import read_json, sha256_tree, write_json
 from histomake.config import Convert
-from histomake.slide.convert import convert
+from histomake.slide.convert import convert, store_digest, write_no_store
+from histomake.slide.store import Store, StoreError
 from histomake.slide.verify import verify_slide
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +34,33 @@ def manifest(request, small, tmp_path_factory) -> Path:
 
 def store_files(manifest: Path) -> list[Path]:
     return sorted(p for p in manifest.parent.rglob("*") if p.is_file() and p != manifest)
+
+
+def test_the_manifest_states_the_digest_of_the_store(manifest):
+    record = read_json(manifest)
+    assert store_digest(record) == sha256_tree(manifest.parent / record["store"])
+
+
+@pytest.mark.parametrize("store", ["directory", "zip"])
+def test_a_quarantined_slide_has_a_store_that_says_why_in_place_of_another(small, tmp_path, store):
+    other = Convert(store={"directory": "zip", "zip": "directory"}[store])
+    convert(small, tmp_path / "a.zarr", slide_id="a", config=other)
+    write_no_store({"status": "quarantined", "reason": "no_mpp"}, tmp_path / "a.zarr", Convert(store=store))
+    (path,) = tmp_path.iterdir()
+    if store == "zip":
+        with zipfile.ZipFile(path) as archive:
+            content = json.loads(archive.read("zarr.json"))
+    else:
+        content = read_json(path / "zarr.json")
+    assert content["attributes"]["histomake"]["reason"] == "no_mpp"
+    with pytest.raises(StoreError):
+        Store(path)
+
+
+def test_a_slide_with_another_digest_than_the_sheet_states_is_refused(small, tmp_path):
+    with pytest.raises(SlideError, match="the sheet says") as caught:
+        convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert(), sha256="0" * 64)
+    assert caught.value.reason is Reason.CHECKSUM
 
 
 def test_an_unchanged_slide_has_no_problem(manifest, small):

@@ -145,7 +145,7 @@ def test_training_and_prediction_normalise_equally_and_record_it(cohort, tmp_pat
     task = Task(grid=GRID_NAME, target={"classes": CLASSES}, model=model, train=quick)
     places = {"output": tmp_path / "model", "state": tmp_path / "state"}
     train(task, train=cohort[:2], val=cohort[2:3], class_names=CLASSES, **places, seed=3, threads=1)
-    remembered = json.loads((tmp_path / "model/stains.json").read_text())
+    remembered = json.loads((tmp_path / "model/training/stains.json").read_text())
     assert set(remembered["slides"]) == {"s0", "s1", "s2"}
     predictor = load_model(tmp_path / "model")
     assert predictor.stain.reference == remembered["slides"][remembered["reference"]]

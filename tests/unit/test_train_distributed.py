@@ -34,7 +34,7 @@ def test_processes_share_each_step_and_leave_one_model(tmp_path: Path) -> None:
     described = fit(entries, make_task(), tmp_path)
     assert described["step"] in (3, 6)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "model/model.safetensors").values())
-    drawn = pq.read_table(tmp_path / "model/drawn.parquet").to_pandas()
+    drawn = pq.read_table(tmp_path / "model/training/drawn.parquet").to_pandas()
     assert drawn.groupby(["step", "worker"]).size().tolist() == [4] * 12
     by_worker = [drawn[drawn.worker == worker].patch_id.tolist() for worker in (0, 1)]
     assert by_worker[0] != by_worker[1]

@@ -164,7 +164,7 @@ def test_best_checkpoint_is_the_one_of_the_named_figure(cohort, tmp_path: Path) 
 
 def test_audit_lists_every_drawn_patch_once(cohort, tmp_path: Path) -> None:
     fit(make_task(train={"audit": True}), cohort, tmp_path / "model")
-    drawn = pq.read_table(tmp_path / "model/drawn.parquet").to_pandas()
+    drawn = pq.read_table(tmp_path / "model/training/drawn.parquet").to_pandas()
     assert drawn.groupby("step").size().tolist() == [8] * 6
     patches, _ = read_table(cohort[0].table)
     place = dict(

@@ -15,7 +15,6 @@ from PIL import Image, UnidentifiedImageError
 from histomake.annotation.model import AnnotationError
 from histomake.base.units import Level0Pixels
 
-SUFFIXES = (".npy", ".png", ".tif", ".tiff", ".zarr")
 BAND_PIXELS = 1 << 22  # pixels read at a time
 MAX_VALUE = 65_535
 

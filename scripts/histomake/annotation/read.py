@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import shapely
 
+from histomake.annotation.formats import MASK_SUFFIXES, is_mask
 from histomake.annotation.geojson import read_geojson
-from histomake.annotation.mask import SUFFIXES, count_values, open_mask, scale_of
+from histomake.annotation.mask import count_values, open_mask, scale_of
 from histomake.annotation.model import Annotation, AnnotationError, Drawn, LabelImage, polygonal
 from histomake.annotation.xml_formats import read_xml
 from histomake.base.errors import Reason, SlideError
 from histomake.base.units import Level0Pixels
 from histomake.config import Annotations
 
-KNOWN = ".xml, .annotations, .geojson, .json, " + ", ".join(SUFFIXES)
+KNOWN = ".xml, .annotations, .geojson, .json, " + ", ".join(MASK_SUFFIXES)
 
 
 def read_annotation(
@@ -45,7 +46,7 @@ def read_annotation(
         return Annotation(class_names, [], None, record)
     try:
         _check_file(path, config)
-        if path.suffix.lower() in SUFFIXES:
+        if is_mask(path):
             return _from_mask(path, config, class_names, record)
         return _from_shapes(path, config, class_names, record)
     except AnnotationError as problem:

@@ -13,34 +13,41 @@ import zarr
 
 from histomake.annotation.features import format_features
 from histomake.annotation.model import Annotation, LabelImage
-from histomake.base.files import atomic_directory, atomic_file, write_json
+from histomake.base.files import atomic_directory, atomic_file, write_empty_store, write_json
 
 CHUNK = 1024
 GOLDEN_TURN = 0.381966  # consecutive class numbers get clearly different hues
 
 
-def write_annotation(annotation: Annotation, *, record: Path | str, geojson: Path | str) -> dict[str, Any]:
-    """Write the GeoJSON, ``{slide}.labels.zarr`` beside the record if there is a label image, and last the record.
+def write_annotation(
+    annotation: Annotation, *, record: Path | str, geojson: Path | str, labels: Path
+) -> dict[str, Any]:
+    """Write the GeoJSON, the label image if there is one, and last the record. Returns the record as written.
 
-    Returns:
-        The record as written.
+    ``labels``: folder of the label image, beside the record; removed if the annotation has none.
     """
-    record_path, content = Path(record), dict(annotation.record)
-    store = record_path.with_name(f"{record_path.stem}.labels.zarr")
+    content = dict(annotation.record)
     if annotation.label_image is not None:
-        _write_labels(annotation.label_image, store)
+        _write_labels(annotation.label_image, labels)
         height, width = annotation.label_image.shape
         downsample = annotation.label_image.downsample
-        content["label_image"] = {"store": store.name, "downsample": downsample, "width": width, "height": height}
+        content["label_image"] = {"store": labels.name, "downsample": downsample, "width": width, "height": height}
     else:
-        shutil.rmtree(store, ignore_errors=True)
+        shutil.rmtree(labels, ignore_errors=True)
     write_geojson(annotation, geojson)
-    write_json(record_path, content)
+    write_json(record, content)
     return content
 
 
-def write_no_annotation(outcome: dict[str, Any], *, record: Path | str, geojson: Path | str) -> None:
-    """Write a quarantine entry as the record, and an empty GeoJSON in place of the annotation."""
+def write_no_annotation(
+    outcome: dict[str, Any], *, record: Path | str, geojson: Path | str, labels: Path | None = None
+) -> None:
+    """Write a quarantine entry as the record, and an empty GeoJSON in place of the annotation.
+
+    ``labels``: for a mask, the folder of its label image; it becomes a store without arrays.
+    """
+    if labels is not None:
+        write_empty_store(labels, outcome)
     write_geojson(Annotation((), []), geojson)
     write_json(record, outcome)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import pyarrow.parquet as pq
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import Recall
-from histomake.base.files import atomic_file, read_json, sha256_file
+from histomake.base.files import atomic_file, read_json, sha256_tree
 from histomake.base.layout import Layout
 
 PER_SLIDE = frozenset({"slides", "annotations", "tissue", "quality", "patches", "predictions"})
 """Folders under the results folder whose files are named for their slides."""
+
+NOTES = ("logs", "benchmarks", "memory", "state")
+"""Folders under the results folder that hold what jobs note for people and for later runs."""
 
 SCHEMA = pa.schema(
     [
@@ -58,6 +62,23 @@ def walk(
             fresh = [path for path in sidecar["inputs"] if path not in seen and follow(path)]
             seen.update(fresh)
             level += fresh
+
+
+def is_note(path: Path, layout: Layout) -> bool:
+    """Whether a path in the results folder is no result: logs, benchmarks, caches, checkpoints, records of runs.
+
+    No result is made from them, and they may be deleted.
+    """
+    noted = {layout.results / name for name in NOTES} | {layout.fingerprints, layout.report, layout.runs}
+    return not noted.isdisjoint((path, *path.parents))
+
+
+def sidecars(layout: Layout) -> Iterator[dict[str, Any]]:
+    """The sidecars of all jobs whose outputs lie in the results folder; stores and notes hold none."""
+    for folder, subfolders, names in os.walk(layout.results):
+        place = Path(folder)
+        subfolders[:] = sorted(n for n in subfolders if not n.endswith(".zarr") and not is_note(place / n, layout))
+        yield from (read_json(place / name) for name in sorted(names) if name.endswith(SIDECAR))
 
 
 def of_other_slides(results: Path, slide: str) -> Callable[[str], bool]:
@@ -141,12 +162,18 @@ def _source_digest(sidecar: dict[str, Any]) -> str:
 
 
 def altered(sidecars: Iterable[dict[str, Any]]) -> list[str]:
-    """Every output whose bytes are no longer those its sidecar states, or that is gone."""
+    """Every output whose bytes are no longer those its sidecar states, or that is gone.
+
+    Slide stores are only looked for: `slide.verify` hashes them file by file.
+    """
     problems = []
     for sidecar in sidecars:
+        manifest = next(iter(sidecar["outputs"]), None)
         for path, digest in sidecar["outputs"].items():
-            if not Path(path).is_file():
+            if not Path(path).exists():
                 problems.append(f"{path}: missing")
-            elif sha256_file(path) != digest:
+            elif sidecar["rule"] == "convert" and path != manifest:
+                continue
+            elif sha256_tree(path) != digest:
                 problems.append(f"{path}: its bytes are not those that rule {sidecar['rule']} wrote")
     return problems

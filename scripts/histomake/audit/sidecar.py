@@ -18,7 +18,7 @@ from histomake.audit import environment
 from histomake.audit.code import require_library
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import Recall
-from histomake.base.files import sha256_file, write_json
+from histomake.base.files import sha256_file, sha256_tree, store_of, write_json
 
 log = logging.getLogger("histomake")
 
@@ -33,8 +33,10 @@ class Outputs(msgspec.Struct):
 
 
 @contextmanager
-def job(snakemake: Any, recall: Recall | None = None) -> Iterator[None]:
+def job(snakemake: Any, recall: Recall | None = None) -> Iterator[dict[str, str]]:
     """Run a rule's work: log to its log file and to stderr, and leave a sidecar beside its first output.
+
+    Yields a dict for digests of outputs, by path, that the work knows already: those are not computed again.
 
     An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
     is an error if the library is not the one beside the rule's script.
@@ -44,9 +46,10 @@ def job(snakemake: Any, recall: Recall | None = None) -> Iterator[None]:
     recall = recall or Recall()
     _log_to(snakemake.log[0] if snakemake.log else None)
     started, clock = datetime.now(UTC), time.monotonic()
+    known: dict[str, str] = {}
     try:
         require_library(Path(snakemake.scriptdir))
-        yield
+        yield known
     except HistomakeError as error:
         log.error("%s", error)
         _tell_damage(list(map(str, snakemake.input)), recall)
@@ -56,7 +59,7 @@ def job(snakemake: Any, recall: Recall | None = None) -> Iterator[None]:
         _tell_damage(list(map(str, snakemake.input)), recall)
         sys.exit(1)
     seconds = time.monotonic() - clock
-    write_json(f"{snakemake.output[0]}{SIDECAR}", _sidecar(snakemake, started, seconds, recall))
+    write_json(f"{snakemake.output[0]}{SIDECAR}", _sidecar(snakemake, started, seconds, recall, known))
     recall.save()
     log.info("done in %.1f s", seconds)
 
@@ -72,14 +75,20 @@ def _log_to(path: str | None) -> None:
     logging.captureWarnings(True)
 
 
-def _sidecar(snakemake: Any, started: datetime, seconds: float, recall: Recall) -> dict[str, Any]:
+def _sidecar(
+    snakemake: Any, started: datetime, seconds: float, recall: Recall, known: dict[str, str]
+) -> dict[str, Any]:
     """Everything needed to say, years later, where these outputs came from."""
     return {
         "rule": snakemake.rule,
         "wildcards": dict(snakemake.wildcards.items()),
         "params": dict(snakemake.params.items()),
         "inputs": _digests(list(map(str, snakemake.input)), recall),
-        "outputs": {str(path): sha256_file(path) for path in snakemake.output if Path(path).is_file()},
+        "outputs": {
+            str(path): known[str(path)] if str(path) in known else sha256_tree(path)
+            for path in map(store_of, snakemake.output)
+            if path.exists()
+        },
         "log": list(map(str, snakemake.log)),
         "started": started.isoformat(timespec="milliseconds"),
         "seconds": round(seconds, 3),
@@ -93,7 +102,8 @@ def _sidecar(snakemake: Any, started: datetime, seconds: float, recall: Recall) 
 def _digests(paths: list[str], recall: Recall) -> dict[str, str | None]:
     """Every input's sha256: as a sidecar states it, else hashed when small; slides are hashed by `convert`."""
     stated = _stated(paths, recall)
-    return {path: stated[path] if path in stated else _small_digest(Path(path)) for path in paths}
+    given = [str(store_of(path)) for path in paths]
+    return {path: stated[path] if path in stated else _small_digest(Path(path)) for path in given}
 
 
 def _stated(paths: list[str], recall: Recall) -> dict[str, str]:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, takewhile
@@ -20,6 +20,9 @@ HASH_BLOCK = 1 << 22
 SYNC_THREADS = 8
 RENAME_ATTEMPTS = 5
 LOCK_NAME = ".lock"
+STORE_METADATA = "zarr.json"
+TIMESTAMP = ".snakemake_timestamp"
+"""Snakemake leaves it in directories that are declared outputs; it is no part of them."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """How a file system says that it has no locks."""
 
@@ -181,11 +184,34 @@ def sha256_file(path: Path | str) -> str:
 
 
 def sha256_tree(path: Path | str) -> str:
-    """Hex sha256 over the sorted (relative path, file sha256) list of a directory, or of a single file."""
+    """Hex sha256 of a directory, see `tree_digest`, or of a single file. Snakemake's timestamp file is left out."""
     root = Path(path)
     if root.is_file():
         return sha256_file(root)
+    files = (p for p in root.rglob("*") if p.is_file() and p.name != TIMESTAMP)
+    return tree_digest({file.relative_to(root).as_posix(): sha256_file(file) for file in files})
+
+
+def tree_digest(checksums: Mapping[str, str]) -> str:
+    """Hex sha256 over the sorted list of (relative path, sha256) of the files of a directory."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in root.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(root).as_posix()}\0{sha256_file(file)}\n".encode())
+    for name, checksum in sorted(checksums.items()):
+        digest.update(f"{name}\0{checksum}\n".encode())
     return digest.hexdigest()
+
+
+def store_of(path: Path | str) -> Path:
+    """The Zarr store that a ``zarr.json`` belongs to; any other path unchanged.
+
+    Rules declare a store by its ``zarr.json``. A `directory()` output would be slower to plan, and Snakemake would
+    write its timestamp file into a store that is hashed and served.
+    """
+    path = Path(path)
+    return path.parent if path.name == STORE_METADATA else path
+
+
+def write_empty_store(store: Path, outcome: dict[str, Any]) -> None:
+    """Write a Zarr group without arrays in place of a quarantined slide's store; its attributes hold ``outcome``."""
+    with atomic_directory(store) as aside:
+        content = {"zarr_format": 3, "node_type": "group", "attributes": {"histomake": outcome}}
+        (aside / STORE_METADATA).write_text(json.dumps(content, indent=1, ensure_ascii=False))

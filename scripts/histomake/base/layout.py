@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from histomake.base.files import STORE_METADATA
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -16,6 +18,11 @@ class Layout:
     def manifest(self, slide: str) -> Path:
         """The slide's manifest; its store lies beside it."""
         return self.results / "slides" / f"{slide}.json"
+
+    def store(self, slide: str, *, packed: bool = False) -> Path:
+        """The file that stands for the slide's store: its zarr.json, or the store itself when it is one zip file."""
+        store = self.results / "slides" / f"{slide}.zarr"
+        return store.with_name(f"{store.name}.zip") if packed else store / STORE_METADATA
 
     def tissue(self, slide: str) -> Path:
         """The record of the tissue mask."""
@@ -28,6 +35,14 @@ class Layout:
     def annotation(self, slide: str) -> Path:
         """The record of the annotation."""
         return self.results / "annotations" / f"{slide}.json"
+
+    def outlines(self, slide: str) -> Path:
+        """The slide's annotated regions, as GeoJSON."""
+        return self.annotation(slide).with_suffix(".geojson")
+
+    def label_image(self, slide: str) -> Path:
+        """The zarr.json of the label image of a slide that is annotated with a mask."""
+        return self.results / "annotations" / f"{slide}.labels.zarr" / STORE_METADATA
 
     def table(self, grid: str, slide: str) -> Path:
         """The slide's patch table."""
@@ -48,6 +63,14 @@ class Layout:
     def prediction(self, task: str, fold: int, slide: str) -> Path:
         """The slide's predictions."""
         return self.results / "predictions" / task / f"fold{fold}" / f"{slide}.parquet"
+
+    def segmentation(self, task: str, fold: int, slide: str) -> Path:
+        """The zarr.json of the slide's segmented label image."""
+        return self.prediction(task, fold, slide).with_name(f"{slide}.labels.zarr") / STORE_METADATA
+
+    def segmented_outlines(self, task: str, fold: int, slide: str) -> Path:
+        """The segmentation's outlines, as GeoJSON."""
+        return self.prediction(task, fold, slide).with_name(f"{slide}.geojson")
 
     def scores(self, task: str) -> Path:
         """Scores of whole slides and patients."""
@@ -93,6 +116,11 @@ class Layout:
     def catalog(self) -> Path:
         """The cohort's database."""
         return self.results / "catalog.duckdb"
+
+    @property
+    def report(self) -> Path:
+        """Snakemake's report, which is written after a run."""
+        return self.results / "report.html"
 
     @property
     def fingerprints(self) -> Path:

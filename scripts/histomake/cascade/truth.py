@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import shapely
 
-from histomake.annotation.mask import SUFFIXES, open_mask, scale_of
+from histomake.annotation.formats import is_mask
+from histomake.annotation.mask import open_mask, scale_of
 from histomake.annotation.model import AnnotationError
 from histomake.annotation.read import read_annotation
 from histomake.base.errors import Reason, SlideError
@@ -127,7 +128,7 @@ def open_truth(
     """
     path, width, height = Path(path), manifest["width"], manifest["height"]
     scale = level.mpp / manifest["mpp"]
-    if path.suffix.lower() not in SUFFIXES:
+    if not is_mask(path):
         read = read_annotation(path, annotations, slide_id=slide_id, width=width, height=height)
         parts = [shapely.get_parts(g) for name, g in read.regions if not objects or name in objects]
         polygons = [p for p in (np.concatenate(parts).tolist() if parts else []) if p.geom_type == "Polygon"]

@@ -1,7 +1,7 @@
 """Hash again what was recorded, and name every file that differs.
 
-Stores are compared with their manifests, slides with the sha256 of their stores, and the records of the runs, which
-form a chain, with one another.
+Slide stores are compared with their manifests, slides with the sha256 in their manifests, all other outputs with the
+digests in the sidecars of their jobs, and the records of the runs, which form a chain, with one another.
 
 examples:
   histomake verify
@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from histomake.audit.lineage import altered, sidecars
 from histomake.audit.runs import broken_links
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.files import read_json
@@ -29,12 +30,13 @@ def configure(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the slides and the run records."""
+    """Check the slides, what was made of them, and the run records."""
     layout = Layout(options.results)
     manifests = layout.manifest("any").parent.glob("*.json")
     slides = options.slide or sorted(path.stem for path in manifests if not path.name.endswith(SIDECAR))
     problems = [problem for slide in slides for problem in altered_store(options.results, slide)]
-    return verdict(problems + broken_links(layout), what=f"{len(slides)} slides")
+    stated = (s for s in sidecars(layout) if not options.slide or s["wildcards"].get("slide") in options.slide)
+    return verdict(problems + altered(stated) + broken_links(layout), what=f"{len(slides)} slides")
 
 
 def altered_store(results: Path, slide: str) -> list[str]:

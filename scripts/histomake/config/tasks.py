@@ -191,7 +191,7 @@ class Train(Section):
         description="grid: patches of the table; random: moved by up to half a stride, so that no two draws are alike "
         "(after histo-fetch).",
     )
-    audit: bool = Field(False, description="Write every drawn coordinate to drawn.parquet beside the model.")
+    audit: bool = Field(False, description="Write every drawn coordinate to training/drawn.parquet beside the model.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the GPU has it, else fp16; fp32 on CPU."
     )

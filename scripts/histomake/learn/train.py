@@ -33,6 +33,8 @@ from histomake.target.targets import is_known
 log = logging.getLogger(__name__)
 
 EVENTS = "events"
+DETAILS = "training"
+"""Folder beside the model for what only some settings make: one declared output, whatever is in it."""
 KNOWN_DIGITS = 20
 """Digits of a slide's sha256 that a model keeps: enough to know the slide again."""
 
@@ -50,7 +52,7 @@ def train(
 ) -> dict[str, Any]:
     """Train one model; fill ``output`` with model.safetensors, model.json and history.csv; return model.json.
 
-    Beside them lie TensorBoard events, with ``train.audit`` drawn.parquet, with ``model.stain`` stains.json.
+    Its folder training/ holds TensorBoard events, with ``train.audit`` drawn.parquet, with ``model.stain`` stains.json.
     ``class_names`` are the annotation classes of the project. ``state`` is a folder that outlives the job: a run that
     finds its own state there goes on from it. Raises PreemptedError after SIGTERM, once the state is saved, and
     HistomakeError for data a model cannot be learned from.
@@ -155,12 +157,14 @@ def export(trainer: Trainer, output: Path) -> None:
     best = trainer.best
     if best is None:
         raise HistomakeError("training ended before its first validation")
+    details = output / DETAILS
+    shutil.rmtree(details, ignore_errors=True)
+    details.mkdir()
     if trainer.drawn is not None:
-        join_parts(trainer.drawn.folder, output)
-    shutil.rmtree(output / EVENTS, ignore_errors=True)
-    shutil.move(trainer.state / EVENTS, output / EVENTS)
+        join_parts(trainer.drawn.folder, details)
+    shutil.move(trainer.state / EVENTS, details / EVENTS)
     if trainer.stain is not None:
-        shutil.copyfile(trainer.state / COLOURS, output / COLOURS)
+        shutil.copyfile(trainer.state / COLOURS, details / COLOURS)
     _write_history(output / "history.csv", trainer.history)
     with atomic_file(output / "model.safetensors") as aside:
         save_file({key: value.contiguous() for key, value in best["weights"].items()}, aside)

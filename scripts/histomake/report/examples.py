@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from histomake.base.files import store_of
 from histomake.base.layout import Layout
 from histomake.base.units import Level0Pixels
 from histomake.config import Task
@@ -57,7 +58,7 @@ def _example(name: str, task: Task, layout: Layout, row: dict) -> Html:
         thumb = canvas.region(reader, (row["x"], row["y"], span, span), min(slide_grid.grid.size, 2 * EXAMPLE_PX))
     pixels, width = thumb.pixels, EXAMPLE_PX
     if LEARNED[task.kind].per_pixel:
-        store = layout.prediction(name, row["fold"], row["slide_id"]).with_suffix(".labels.zarr")
+        store = store_of(layout.segmentation(name, row["fold"], row["slide_id"]))
         found = labels_on(thumb, store, slide_grid.scale)
         colours = {i + 1: c for i, c in enumerate(canvas.class_colours(task.target.classes).values())}
         pixels, width = canvas.beside([pixels, canvas.paint_labels(pixels, found, colours)], 4), 2 * EXAMPLE_PX

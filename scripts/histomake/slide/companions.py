@@ -6,9 +6,10 @@ slide costs one look at the file system.
 
 from __future__ import annotations
 
-import hashlib
 from os.path import isfile
 from pathlib import Path
+
+from histomake.base.files import tree_digest
 
 INDEX_BYTES = 1 << 20
 """Bytes of a VMS or VMU file that are searched for names; such files have a few kB."""
@@ -61,7 +62,4 @@ def combined_sha256(hashes: dict[str, str]) -> str:
     For a single file this is its hash, otherwise the hash of the sorted (name, hash) list. For a folder the result
     equals that of ``files.sha256_tree``.
     """
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
-    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(hashes.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return next(iter(hashes.values())) if len(hashes) == 1 else tree_digest(hashes)

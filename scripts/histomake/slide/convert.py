@@ -13,8 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from histomake.base.errors import SlideError
-from histomake.base.files import SYNC_THREADS, atomic_directory, atomic_file, sha256_file, sync_file
+from histomake.base.errors import Reason, SlideError
+from histomake.base.files import (
+    STORE_METADATA,
+    SYNC_THREADS,
+    atomic_directory,
+    atomic_file,
+    sha256_file,
+    sync_file,
+    tree_digest,
+    write_empty_store,
+)
 from histomake.base.units import Mpp
 from histomake.config import Convert
 from histomake.slide.companions import slide_files
@@ -38,6 +47,7 @@ def convert(
     slide_id: str,
     config: Convert,
     mpp: Mpp | None = None,
+    sha256: str | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Convert one slide to a store and return its manifest. The store is written completely or not at all.
@@ -48,6 +58,7 @@ def convert(
         slide_id: Identifier of the slide in the sheet.
         config: The ``convert`` section of the configuration.
         mpp: Resolution from the sheet in µm per pixel; overrides the resolution in the file.
+        sha256: Digest from the sheet; the slide must have it.
         threads: Number of threads.
 
     Raises SlideError if the slide cannot be used, and OSError if the disk is full.
@@ -70,9 +81,36 @@ def convert(
                     written = writing.write(aside)
                     writing.commit()
                 packed.unlink(missing_ok=True)
+    if sha256 and writing.sha256 != sha256:
+        raise SlideError(
+            Reason.CHECKSUM,
+            slide_id=slide_id,
+            path=source,
+            detail=f"its sha256 is {writing.sha256}, the sheet says {sha256}",
+            remedy="Copy the slide again, or correct the sheet",
+        )
     done = time.perf_counter()
     seconds = {"open": opened - started, "tiles": written - opened, "commit": done - written, "total": done - started}
     return _manifest(writing, store.name, seconds)
+
+
+def store_digest(manifest: dict[str, Any]) -> str:
+    """The sha256_tree of a store, from the digests in its manifest: the store need not be read again."""
+    checksums = manifest["checksums"]
+    return checksums[manifest["store"]] if manifest["store"] in checksums else tree_digest(checksums)
+
+
+def write_no_store(outcome: dict[str, Any], store: Path | str, config: Convert) -> None:
+    """Write a store without levels in place of a quarantined slide's; its attributes hold ``outcome``."""
+    store = Path(store)
+    packed = store.with_name(f"{store.name}.zip")
+    write_empty_store(store, outcome)
+    if config.store == "zip":
+        with atomic_file(packed) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
+            archive.write(store / STORE_METADATA, STORE_METADATA)
+        shutil.rmtree(store)
+    else:
+        packed.unlink(missing_ok=True)
 
 
 class _Writing:

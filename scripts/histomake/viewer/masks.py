@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from PIL import Image
 
-from histomake.base.files import read_json
+from histomake.base.files import read_json, store_of
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
 from histomake.base.units import rescale
@@ -77,7 +77,7 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
             raise KeyError(f"{slide} has no annotated mask")
         array = zarr.open_array(layout.annotation(slide).with_name(record["label_image"]["store"]), mode="r")
         return Mask([array], record["label_image"]["downsample"], record["class_names"])
-    store = layout.prediction(task, fold, slide).with_suffix(".labels.zarr")
+    store = store_of(layout.segmentation(task, fold, slide))
     if not store.is_dir():
         raise KeyError(f"{task} fold {fold} has no segmentation of {slide}")
     model = read_json(layout.model(task, fold) / "model.json")

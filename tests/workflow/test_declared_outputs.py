@@ -1,0 +1,134 @@
+"""Every file that a job leaves under the results folder is a declared output or a sidecar; digests are stated."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from histomake.audit.lineage import is_note
+from histomake.base.files import read_json, sha256_tree
+from histomake.base.layout import Layout
+
+from tests.workshop import ROOT, Workshop
+
+RULE = re.compile(r"^(?:rule|use rule \w+ as) (\w+)(?: with)?:$(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+SIDECAR = ".meta.json"
+MODEL = {"name": "resnet10t"}
+TRAIN = {"steps": 2, "batch": 4, "validate_every": 2, "validate_patches": 8, "workers": 0}
+TARGET = {"source": "annotation", "classes": ["skin", "nuclei"]}
+SPLITS = {"P01-A": "train", "P02-A": "train", "P03.B": "val", "P04-A": "test", "P04-B": "predict"}
+CASCADE = {
+    "mpp": 4.0,
+    "scales": [1.0, 0.25],
+    "objects": ["nuclei"],
+    "network": {"name": "unet", "encoder": "tu-resnet10t"},
+    "train": {"steps": 2, "batch": 2, "lattice": 2, "per_class": 20, "background": 20},
+    "search": {"candidates": 2, "joint": 1},
+    "baselines": {"naive_pixels": 2, "repeats": 1},
+}
+TARGETS = (
+    *("radhical", "predict", "results/metrics/map.json"),
+    *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
+    "results/tissue/P04-A.png",
+)
+
+
+def rules() -> set[str]:
+    """Names of all rules that make files."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    return {name for name, body in RULE.findall(text) if "output:" in body}
+
+
+@pytest.fixture(scope="module")
+def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A run of what the finished workshop lacks: segmentation, cascades, zip stores, a model that is reused."""
+    workshop = Workshop(tmp_path_factory.mktemp("others"))
+    workshop.copy_code()
+    shutil.copytree(finished.folder / "demo", workshop.folder / "demo")
+    shutil.copytree(finished.results / "models/tissue_kind/fold0", workshop.folder / "model")
+    header, *rows = workshop.rows()
+    workshop.write_rows([f"{header}\tsplit", *(f"{row}\t{SPLITS[row.split()[0]]}" for row in rows)])
+    workshop.write_config()
+    content = yaml.safe_load(workshop.config.read_text())
+    tissue_kind = content["tasks"]["tissue_kind"]
+    patches = {"kind": "classification", "grid": "x5", "target": TARGET, "model": MODEL, "train": TRAIN}
+    pixels = {"source": "mask", "classes": ["skin", "nuclei"], "unlabelled": "background"}
+    content["convert"] = {"store": "zip"}
+    content["tasks"] = {
+        "reused": tissue_kind | {"trained": "model", "split": {"folds": 1}},
+        "coarse": patches,
+        "fine": patches | {"grid": "x10"},
+        "map": patches | {"kind": "segmentation", "target": pixels, "model": {"name": "fast_scnn"}},
+    }
+    content["radhical"] = {"nuclei": CASCADE}
+    content["patch_cascades"] = {"both": {"class_name": "nuclei", "stages": [{"task": "coarse"}, {"task": "fine"}]}}
+    workshop.config.write_text(yaml.safe_dump(content))
+    workshop.snakemake("--", *TARGETS)
+    return workshop
+
+
+@pytest.fixture
+def sidecars(finished: Workshop, others: Workshop) -> dict[str, list[tuple[Workshop, dict]]]:
+    """Every sidecar of both runs, by rule."""
+    found: dict[str, list[tuple[Workshop, dict]]] = {}
+    for workshop in (finished, others):
+        for path in workshop.results.rglob(f"*{SIDECAR}"):
+            sidecar = read_json(path)
+            found.setdefault(sidecar["rule"], []).append((workshop, sidecar))
+    return found
+
+
+def undeclared(workshop: Workshop) -> list[str]:
+    """Files under the results folder that no sidecar states, and that are neither notes nor records of a run."""
+    os.chdir(workshop.folder)
+    layout = Layout(Path("results"))
+    declared = {Path(path) for file in layout.results.rglob(f"*{SIDECAR}") for path in read_json(file)["outputs"]}
+    files = (path for path in layout.results.rglob("*") if path.is_file() and not path.name.endswith(SIDECAR))
+    return sorted(str(p) for p in files if not {p, *p.parents} & declared and not is_note(p, layout))
+
+
+@pytest.mark.parametrize("run", ["finished", "others"])
+def test_every_file_of_a_run_is_declared(run, request, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert undeclared(request.getfixturevalue(run)) == []
+
+
+@pytest.mark.parametrize("rule", sorted(rules()))
+def test_a_job_states_the_digest_of_each_of_its_outputs(rule, sidecars, monkeypatch):
+    assert rule in sidecars, f"no run has a job of rule {rule}"
+    for workshop, sidecar in sidecars[rule]:
+        monkeypatch.chdir(workshop.folder)
+        for path, digest in sidecar["outputs"].items():
+            assert sha256_tree(path) == digest, path
+
+
+def test_a_quarantined_slide_leaves_stores_that_say_why(finished, others):
+    kept = json.loads((finished.results / "slides/P04-B.zarr/zarr.json").read_text())
+    assert kept["attributes"]["histomake"]["reason"] == "no_mpp"
+    assert (others.results / "slides/P04-B.zarr.zip").is_file()
+    kept = json.loads((others.results / "radhical/nuclei/slides/P04-B.zarr/zarr.json").read_text())
+    assert kept["attributes"]["histomake"]["reason"] == "no_mpp"
+
+
+@pytest.mark.parametrize(
+    ("lost", "rule"),
+    [
+        ("slides/P04-A.zarr.zip", "convert"),
+        ("annotations/P04-A.labels.zarr", "annotate_mask"),
+        ("predictions/map/fold0/P04-A.labels.zarr", "segment_slide"),
+        ("predictions/map/fold0/P04-B.geojson", "segment_slide"),
+        ("radhical/nuclei/slides/P04-A.zarr", "radhical_segment"),
+        ("models/map/fold0/model.safetensors", "train"),
+    ],
+)
+def test_a_lost_store_is_made_again(others, tmp_path, lost, rule):
+    place = others.results / lost
+    shutil.move(place, tmp_path / "kept")
+    planned = others.planned("--", *TARGETS)
+    shutil.move(tmp_path / "kept", place)
+    assert rule in {job.rule for job in planned}
