@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -108,3 +110,18 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_every_exception_is_still_needed():
     needless = [pair for pair in EXCEPTIONS if pair[0] not in modules() or pair[1] not in imports(pair[0])]
     assert not needless, f"remove from EXCEPTIONS: {needless}"
+
+
+def test_what_rules_import_loads_no_heavy_package():
+    """Every job of a cluster parses the rules, so what they import must load in a fraction of a second."""
+    lines = [
+        line for file in sorted((SCRIPTS.parent / "rules").glob("*.smk")) for line in file.read_text().splitlines()
+    ]
+    needed = sorted({line for line in lines if line.startswith(("from histomake", "import histomake"))})
+    heavy = {"cv2", "duckdb", "matplotlib", "scipy", "shapely", "torch", "zarr"}
+    code = "\n".join(
+        [f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})", *needed, f"print(sorted({heavy} & set(sys.modules)))"]
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert needed
+    assert loaded == "[]"
