@@ -1,4 +1,4 @@
-"""What the configuration promises: unknown or contradictory keys are all named before anything runs."""
+"""Tests of the configuration: unknown and contradictory keys are all named before any job runs."""
 
 import runpy
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from histomake.config.kinds import ACCEPTED
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_wrong_key_is_listed_at_once():
+def test_all_invalid_keys_are_listed_together():
     with pytest.raises(ConfigError) as caught:
         parse_config({"tisue": {}, "convert": {"quality": 400}, "grids": {"x20": {"mpp": -1}}})
     message = str(caught.value)
@@ -27,7 +27,7 @@ def test_every_wrong_key_is_listed_at_once():
 
 
 def test_a_task_must_name_an_existing_grid_and_classes():
-    with pytest.raises(ConfigError, match=r"'x40' is not under grids .*'tumour' is no value of annotations.classes"):
+    with pytest.raises(ConfigError, match=r"'x40' is not under grids .*'tumour' is not a value of annotations.classes"):
         parse_config({"tasks": {"t": {"grid": "x40", "target": {"classes": ["tumour", "skin"]}}}})
 
 
@@ -50,13 +50,13 @@ def test_several_labels_are_a_kind_of_task():
 
 
 @pytest.mark.parametrize("several", [True, False])
-def test_the_key_of_several_labels_in_0_1_is_refused_with_the_new_way(several):
+def test_the_multi_label_key_of_version_0_1_is_refused_with_its_replacement(several):
     raw = {"grid": "x20", "target": {"source": "sheet", "column": "l", "classes": ["a", "b"], "multi_label": several}}
-    with pytest.raises(ConfigError, match=r"tasks\.t\.target: .*write kind: multi_label"):
+    with pytest.raises(ConfigError, match=r"tasks\.t\.target: .*by kind: multi_label"):
         parse_config({"tasks": {"t": raw}})
 
 
-def test_only_tasks_that_score_classes_of_patches_are_stages_of_a_cascade():
+def test_only_tasks_that_classify_patches_can_be_stages_of_a_cascade():
     tasks = {
         kind: {"grid": "x20", "kind": kind, "target": {"classes": ["a", "b"], "source": source}}
         for kind, source in (("multi_label", "annotation"), ("segmentation", "mask"))
@@ -75,17 +75,17 @@ def test_the_example_of_a_kind_is_a_task(kind):
 
 
 def test_every_key_has_a_description():
-    pending, silent = [Config], []
+    pending, undescribed = [Config], []
     while pending:
         section = pending.pop()
         for name, field in section.model_fields.items():
             if not field.description:
-                silent.append(f"{section.__name__}.{name}")
+                undescribed.append(f"{section.__name__}.{name}")
             pending += [a for a in (field.annotation,) if isinstance(a, type) and hasattr(a, "model_fields")]
-    assert not silent
+    assert not undescribed
 
 
-def test_the_committed_schema_and_key_tables_are_the_generated_ones():
+def test_the_committed_schema_and_key_tables_are_up_to_date():
     folder = ROOT / "config"
     assert (folder / SCHEMA).read_text() == schema(), "run `make docs`"
     readme = (folder / "README.md").read_text()
@@ -101,16 +101,16 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_schema_accepts_every_configuration_here(path):
+def test_the_schema_accepts_all_committed_configurations(path):
     jsonschema.validate(yaml.safe_load(path.read_text()), yaml.safe_load(schema()))
 
 
-def test_the_conda_environments_are_made_from_the_lock():
+def test_the_conda_environments_are_generated_from_the_lock():
     generated = runpy.run_path(str(ROOT / "envs" / "generate.py"))["environments"]()
     for name, content in generated.items():
         assert (ROOT / "envs" / name).read_text() == content, "run `make envs`"
 
 
-def test_the_lock_names_no_index():
+def test_the_lock_contains_no_package_index():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert not [line for line in lines if "://" in line or line.startswith("-")]

@@ -1,7 +1,7 @@
-"""Owns the configuration: the only place that knows the keys of config.yaml, their defaults, units and reasons.
+"""The configuration: keys of config.yaml with their defaults, units and descriptions.
 
-Light on purpose: every Snakemake job, local or remote, parses this package, so it imports pydantic and nothing heavy.
-A job is re-run when the dump of its own section changes; this package's code is therefore left out of code digests.
+Every Snakemake job, local or remote, imports this package, so it imports pydantic, but no large library. A job is
+re-run if the dump of its own section changes; the code of this package is therefore not part of code digests.
 """
 
 from __future__ import annotations
@@ -62,36 +62,41 @@ Extent = Annotated[Level0Pixels, Field(ge=1)]
 
 
 class Explain(Section):
-    """Pictures of what a model saw."""
+    """Explanations and visualisations of predictions."""
 
     contact_patches: int = Field(
-        16, ge=1, le=64, description="Random kept patches, and as many excluded ones, on a slide's contact sheet."
+        16,
+        ge=1,
+        le=64,
+        description="Number of random kept patches, and of excluded ones, on the contact sheet of a slide.",
     )
     embed_patches: int = Field(
-        5000, ge=10, description="Patches in the embedding, at most, drawn evenly from the test slides."
+        5000, ge=10, description="Maximum number of patches in the embedding, distributed evenly over the test slides."
     )
-    umap_neighbors: int = Field(15, ge=2, description="UMAP n_neighbors: small shows detail, large shows the whole.")
-    shap_patches: int = Field(16, ge=1, le=64, description="Patches explained by SHAP.")
+    umap_neighbors: int = Field(
+        15, ge=2, description="n_neighbors of UMAP: small values show local, large values global structure."
+    )
+    shap_patches: int = Field(16, ge=1, le=64, description="Number of patches explained by SHAP.")
     shap_background: int = Field(
-        32, ge=2, le=256, description="Training patches that stand for 'nothing special' in SHAP."
+        32, ge=2, le=256, description="Number of training patches that SHAP uses as the reference."
     )
     shap_at: list[tuple[str, Level0Pixels, Level0Pixels]] = Field(
         default_factory=list,
-        description="Further patches to explain: [slide_id, x, y], a point in level-0 pixels inside the patch.",
+        description="Additional patches to explain: [slide_id, x, y], a point inside the patch in level-0 pixels.",
     )
     shap_method: Literal["gradient", "partition"] = Field(
         "gradient",
-        description="gradient: expected gradients, pixel by pixel; partition: asks nothing of the network but answers, "
-        "by squares of a sixteenth of the patch's edge and against 8 background patches at most; slower.",
+        description="gradient: expected gradients for each pixel. partition: uses only the outputs of the network, "
+        "for squares of a sixteenth of the patch's edge and at most 8 background patches; slower.",
     )
     overlay_mpp: Mpp = Field(Mpp(8.0), gt=0.5, description="Resolution of overlays in µm per pixel.")
     regions: list[tuple[str, Level0Pixels, Level0Pixels, Extent, Extent]] = Field(
         default_factory=list,
-        description="Parts of slides to look at closely: [slide_id, x, y, width, height] in level-0 pixels. Each is "
-        "drawn beside its annotation, prediction and errors, and up to 4 of its patches are explained by SHAP.",
+        description="Regions of slides to examine: [slide_id, x, y, width, height] in level-0 pixels. Each is drawn "
+        "with its annotation, prediction and errors, and up to 4 of its patches are explained by SHAP.",
     )
     qupath: bool = Field(
-        False, description="Also write predictions as QuPath tiles, GeoJSON of about 350 bytes per patch."
+        False, description="Also write predictions as QuPath tiles, a GeoJSON of about 350 bytes per patch."
     )
 
 
@@ -99,30 +104,32 @@ class Config(Section):
     """config.yaml."""
 
     sheet: str = Field(
-        "config/slides.tsv", description="The slide sheet, a TSV; relative paths start where snakemake runs."
+        "config/slides.tsv",
+        description="The slide sheet, a TSV. Relative paths start in the folder in which snakemake is started.",
     )
-    results: str = Field("results", description="Folder for everything the workflow writes.")
-    seed: int = Field(0, ge=0, description="Every random choice starts here.")
+    results: str = Field("results", description="Folder for all outputs of the workflow.")
+    seed: int = Field(0, ge=0, description="Seed of all random numbers.")
     on_bad_slide: Literal["quarantine", "fail"] = Field(
-        "quarantine", description="quarantine: record the reason and go on with the others; fail: stop the run."
+        "quarantine",
+        description="quarantine: record the reason and continue with the other slides; fail: stop the run.",
     )
     max_quarantined: Share = Field(
-        0.2, description="Share of the cohort that may be in quarantine before the run stops."
+        0.2, description="Share of the cohort that may be in quarantine. If more slides are, the run stops."
     )
     plan: Literal["all", "new"] = Field(
         "all",
         exclude=True,
-        description="all: look at every slide; new: only at those that are new or changed since the last complete run, "
-        "as long as settings, code and the slides that models learn from are the same. For large cohorts, on the "
-        "command line: `--config plan=new`.",
+        description="all: check every slide; new: check only slides that are new or have changed since the last "
+        "complete run, provided that settings, code and training slides are the same. Intended for large "
+        "cohorts on the command line: `--config plan=new`.",
     )
-    convert: Convert = Field(default_factory=Convert, description="Slide to OME-Zarr.")
-    tissue: Tissue = Field(default_factory=Tissue, description="Tissue presegmentation.")
-    quality: Quality = Field(default_factory=Quality, description="Artefacts.")
+    convert: Convert = Field(default_factory=Convert, description="Conversion of slides to OME-Zarr.")
+    tissue: Tissue = Field(default_factory=Tissue, description="Tissue detection.")
+    quality: Quality = Field(default_factory=Quality, description="Artefact detection.")
     annotations: Annotations = Field(default_factory=Annotations, description="Annotation classes.")
     grids: dict[Name, Grid] = Field(default_factory=lambda: {"x20": Grid()}, description="Patch grids by name.")
     tasks: dict[Name, Task] = Field(default_factory=dict, description="Tasks by name.")
-    radhical: dict[Name, Radhical] = Field(default_factory=dict, description="Nucleus cascades by name.")
+    radhical: dict[Name, Radhical] = Field(default_factory=dict, description="Nucleus cascades (RADHicaL) by name.")
     patch_cascades: dict[Name, PatchCascade] = Field(
         default_factory=dict, description="Cascades of classification tasks by name."
     )
@@ -132,7 +139,7 @@ class Config(Section):
     @classmethod
     def _some_grid(cls, grids: dict[str, Grid]) -> dict[str, Grid]:
         if not grids:
-            raise ValueError("at least one grid is needed")
+            raise ValueError("define at least one grid")
         return grids
 
     @model_validator(mode="after")
@@ -144,13 +151,13 @@ class Config(Section):
                 problems.append(f"tasks.{name}.grid: {task.grid!r} is not under grids ({', '.join(self.grids)})")
             if task.target.source != "sheet":
                 problems += [
-                    f"tasks.{name}.target.classes: {c!r} is no value of annotations.classes"
+                    f"tasks.{name}.target.classes: {c!r} is not a value of annotations.classes"
                     for c in task.target.classes
                     if c not in known
                 ]
         for name, cascade in self.patch_cascades.items():
             problems += [
-                f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches, with a class "
+                f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches and has the class "
                 f"{cascade.class_name!r}"
                 for s in cascade.stages
                 if s.task not in self.tasks
@@ -159,7 +166,7 @@ class Config(Section):
             ]
         for name, grid in self.grids.items():
             problems += [
-                f"grids.{name}.roi: {c!r} is no value of annotations.classes" for c in grid.roi if c not in known
+                f"grids.{name}.roi: {c!r} is not a value of annotations.classes" for c in grid.roi if c not in known
             ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -167,12 +174,12 @@ class Config(Section):
 
     @property
     def class_names(self) -> list[str]:
-        """Annotation classes in a fixed order: the order of the ``area_<class>`` columns."""
+        """Annotation classes in the order of the ``area_<class>`` columns."""
         return sorted(set(self.annotations.classes.values()))
 
 
 def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml") -> Config:
-    """Validate raw YAML values, or raise one ConfigError that lists every offending key."""
+    """Validate raw YAML values. Raises one ConfigError that lists all invalid keys."""
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

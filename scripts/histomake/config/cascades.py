@@ -1,4 +1,4 @@
-"""Owns the keys of cascades: RADHicaL over nuclei, and classifiers of several magnifications over patches."""
+"""Keys of cascades: RADHicaL for nuclei, and classifiers at several magnifications for patches."""
 
 from __future__ import annotations
 
@@ -13,126 +13,144 @@ from histomake.config.tasks import Split
 
 
 class CascadeNetwork(Section):
-    """The network of a RADHicaL cascade; every level has its own weights."""
+    """The network of a RADHicaL cascade. Every level has its own weights."""
 
     name: str = Field(
         "radhical",
-        description="radhical: the paper's net, 145,123 parameters; else a segmentation-models-pytorch architecture.",
+        description="radhical: the network of the paper, 145,123 parameters; otherwise a segmentation-models-pytorch "
+        "architecture.",
     )
     encoder: str = Field("resnet18", description="Encoder of a segmentation-models-pytorch architecture.")
     border: Literal["context", "zeros"] = Field(
         "context",
-        description="What the paper's net sees beyond its 32-pixel patch: context, the real pixels, so that a whole "
-        "image is evaluated at once; zeros, as in the paper, which costs a network pass for every pixel.",
+        description="Input of the paper's network outside its 32-pixel patch. context: the real pixels, so that a "
+        "whole image is evaluated at once; zeros: zero padding as in the paper, which needs a network "
+        "pass for every pixel.",
     )
 
 
 class CascadeTrain(Section):
-    """Samples and training of every level of a cascade."""
+    """Sampling and training of every level of a cascade."""
 
-    per_class: int = Field(500, ge=1, description="Points drawn per slide and class (paper: 500).")
-    background: int = Field(150, ge=1, description="Background points per slide at the finest level (paper: 150).")
+    per_class: int = Field(500, ge=1, description="Number of points drawn per slide and class (paper: 500).")
+    background: int = Field(
+        150, ge=1, description="Number of background points per slide at the finest level (paper: 150)."
+    )
     complete: bool = Field(
         True,
-        description="false: annotation is incomplete, so background is drawn only where no dark pixel is near, and "
-        "predictions that touch no annotation are not counted as errors.",
+        description="false: the annotation is incomplete. Background is then drawn only where no dark pixel is near, "
+        "and predictions that overlap no annotation are not counted as errors.",
     )
     steps: PositiveInt | list[PositiveInt] = Field(
-        1500, description="Optimiser steps: of every level, or a list with those of each, finest first."
+        1500, description="Number of optimiser steps of every level, or a list with one number per level, finest first."
     )
-    batch: int = Field(8, ge=1, description="Points per step; larger batches leave a CPU's caches.")
+    batch: int = Field(8, ge=1, description="Number of points per step. Larger batches do not fit the caches of a CPU.")
     lattice: int = Field(
         8,
         ge=1,
         le=32,
-        description="A point brings lattice x lattice pixels, 8 apart, that share most of their computation; 1: the "
-        "point alone, as in the paper.",
+        description="Each point gives lattice x lattice training pixels, 8 px apart, that share most of their "
+        "computation; 1: the point alone, as in the paper.",
     )
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     colour: float = Field(
         0.1,
         ge=0,
         le=0.5,
-        description="Jitter of brightness, contrast, saturation and stain densities, as a share; hue by a fifth of it.",
+        description="Jitter of brightness, contrast, saturation and stain densities, as a share; hue is changed by a "
+        "fifth of it.",
     )
     zoom: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Slides are learned from at up to this many doublings finer and coarser than they are, too: nuclei "
-        "differ in size, and a stated resolution may be wrong.",
+        description="Slides are also sampled at resolutions up to this many doublings finer or coarser, because "
+        "nuclei differ in size and a stated resolution may be wrong.",
     )
 
 
 class CascadeSearch(Section):
-    """How thresholds are chosen on validation patients."""
+    """Choice of thresholds on validation patients."""
 
     max_f_loss: Share = Field(
         0.01,
-        description="The cheapest thresholds are taken with which neither F, of pixels or of nuclei, lies further "
-        "below the dense network's on validation patients.",
+        description="The cheapest thresholds are chosen for which neither the F of pixels nor the F of nuclei is more "
+        "than this below that of the dense network on validation patients.",
     )
     min_saving: Share = Field(
         0.0,
-        description="Least share of pixel evaluations to save; where both cannot be had, this one wins.",
+        description="Smallest share of pixel evaluations to save. If max_f_loss does not allow it, min_saving has "
+        "priority.",
     )
     cost: Literal["evaluations", "blocks"] = Field(
         "evaluations",
-        description="What thresholds are to save: evaluations, the pixels a network must answer for, as in the paper; "
-        "blocks, the mean of those and of the pixels of all blocks they lie in, which is what time goes by.",
+        description="Cost to minimise. evaluations: pixels that a network must evaluate, as in the paper; blocks: the "
+        "mean of these and of the pixels of all blocks that contain them, which determines the time.",
     )
     candidates: int = Field(
-        32, ge=2, le=300, description="Values tried per threshold, spread over what the networks answer (paper: 32)."
+        32,
+        ge=2,
+        le=300,
+        description="Number of values tried per threshold, distributed over the probabilities of the networks (paper: "
+        "32).",
     )
-    joint: int = Field(192, ge=0, description="Threshold sets tried in the joint search; 0: coordinate-wise only.")
+    joint: int = Field(
+        192, ge=0, description="Number of threshold sets tried in the joint search; 0: coordinate-wise search only."
+    )
 
 
 class CascadeThresholds(Section):
-    """Thresholds of a cascade, on the probabilities p0 (nothing), p1 (nucleus; mixed), p2 (wholly nucleus)."""
+    """Thresholds of a cascade on the probabilities p0 (nothing), p1 (nucleus; mixed) and p2 (wholly nucleus)."""
 
-    cut: Share = Field(description="A level-1 pixel is nucleus when its p1 is above this.")
+    cut: Share = Field(description="A level-1 pixel is nucleus if its p1 is above this.")
     lower: list[Share] = Field(
-        description="Levels 2, 3, …: the next finer level is computed where p1 + p2 of this level is at least this; "
-        "0 sends on whatever is not certain."
+        description="One value for each of levels 2, 3, …: the next finer level is computed where p1 + p2 of this "
+        "level is at least this. With 0 it is computed wherever p1 + p2 is above zero."
     )
     upper: list[Share] = Field(
-        description="Levels 2, 3, …: accepted as nucleus where p2 is at least this, which wins over lower; 1: "
-        "practically never."
+        description="One value for each of levels 2, 3, …: pixels are accepted as nucleus where p2 is at least this, "
+        "with priority over lower. With 1 this practically never happens."
     )
 
 
 class CascadeBaselines(Section):
-    """What a cascade is measured against, on the test slides."""
+    """Baselines with which a cascade is compared on the test slides."""
 
     naive_pixels: int = Field(
-        1024, ge=1, description="Pixels per slide evaluated patch by patch; the naive time is scaled up from them."
+        1024,
+        ge=1,
+        description="Number of pixels per slide that are evaluated patch by patch; the time of the naive way is "
+        "extrapolated from them.",
     )
-    repeats: int = Field(3, ge=1, description="Timed repetitions of dense and cascade; the median counts.")
+    repeats: int = Field(
+        3, ge=1, description="Number of timed repetitions of dense and cascade; the median is reported."
+    )
 
 
 class Radhical(Section):
-    """A RADHicaL cascade: a network per magnification, the low ones decide where the high ones must look."""
+    """A RADHicaL cascade: low magnifications decide which pixels are computed at higher magnifications."""
 
     mpp: Mpp = Field(Mpp(0.5), gt=0.05, le=64, description="Resolution of level 1, the finest, in µm per pixel.")
     scales: list[float] = Field(
         default_factory=lambda: [1.0, 0.5, 0.25, 0.1],
-        description="Scale of every level relative to mpp, finest first; the first is 1.",
+        description="Scale of every level relative to level 1, finest first; the first is 1.",
     )
     objects: list[Name] = Field(
         default_factory=list,
-        description="Annotation classes that are nuclei; default: everything drawn, or every non-zero mask value.",
+        description="Annotation classes that are nuclei. By default all regions, or all non-zero values of a mask.",
     )
-    split: Split = Field(default_factory=Split, description="How patients are divided.")
+    split: Split = Field(default_factory=Split, description="Assignment of patients to roles.")
     network: CascadeNetwork = Field(default_factory=CascadeNetwork, description="The network.")
-    train: CascadeTrain = Field(default_factory=CascadeTrain, description="Samples and training.")
+    train: CascadeTrain = Field(default_factory=CascadeTrain, description="Sampling and training.")
     search: CascadeSearch = Field(default_factory=CascadeSearch, description="Choice of thresholds.")
-    thresholds: CascadeThresholds | None = Field(None, description="Thresholds in place of a search.")
+    thresholds: CascadeThresholds | None = Field(None, description="Thresholds to use without a search.")
     block_px: int = Field(
         128,
         ge=32,
         le=1024,
         multiple_of=32,
-        description="Edge in pixels of the blocks that are computed or skipped; smaller skips more, but costs more.",
+        description="Edge in pixels of the blocks that are computed or skipped. Smaller blocks skip more pixels, but "
+        "cost more per pixel.",
     )
     baselines: CascadeBaselines = Field(default_factory=CascadeBaselines, description="Baselines.")
 
@@ -140,40 +158,48 @@ class Radhical(Section):
     @classmethod
     def _falling(cls, scales: list[float]) -> list[float]:
         if scales[:1] != [1.0] or any(b >= a or b <= 0 for a, b in pairwise(scales)):
-            raise ValueError("scales start at 1 and fall from there, for example [1, 0.5, 0.25, 0.1]")
+            raise ValueError("scales must start at 1 and decrease, for example [1, 0.5, 0.25, 0.1]")
         return scales
 
     @model_validator(mode="after")
     def _fit(self) -> Radhical:
         if self.split.folds != 1:
-            raise ValueError("split.folds: a cascade has one split, give test and val shares or roles in the sheet")
+            raise ValueError(
+                "split.folds: a cascade has a single split; set test and val shares, or roles in the sheet"
+            )
         coarse = len(self.scales) - 1
         if self.thresholds and {len(self.thresholds.lower), len(self.thresholds.upper)} != {coarse}:
             raise ValueError(f"thresholds.lower and thresholds.upper need {coarse} values: levels 2 to {coarse + 1}")
         if isinstance(self.train.steps, list) and len(self.train.steps) != len(self.scales):
-            raise ValueError(f"train.steps: {len(self.train.steps)} values for {len(self.scales)} levels")
+            raise ValueError(
+                f"train.steps: {len(self.scales)} values are needed, one per level, not {len(self.train.steps)}"
+            )
         if self.network.border == "zeros" and self.train.lattice != 1:
-            raise ValueError("network.border: zeros sees single patches, so it needs train.lattice: 1")
+            raise ValueError("network.border: zeros evaluates single patches, so train.lattice must be 1")
         return self
 
     def fitting(self) -> dict[str, Any]:
-        """What the trained levels depend on: neither thresholds nor how they are used."""
+        """Return the settings that affect the trained levels: not those of thresholds and inference."""
         used = {"mpp", "scales", "objects", "network", "train"}
         return {key: value for key, value in self.dump().items() if key in used}
 
 
 class CascadeStage(Section):
-    """One magnification of a patch cascade: a task, and what happens next to the patches it has scored."""
+    """One magnification of a patch cascade: a task, and thresholds that decide on the next finer stage."""
 
-    task: Name = Field(description="A classification task under tasks; its grid is the stage's magnification.")
-    lower: Share = Field(0.05, description="The next finer stage looks where this stage's score is at least this.")
+    task: Name = Field(description="A classification task under tasks; its grid is the magnification of the stage.")
+    lower: Share = Field(
+        0.05, description="Patches of the next finer stage are computed where the score of this stage is at least this."
+    )
     upper: Share = Field(
-        1.0, description="Accepted without looking closer where this stage's score is at least this; 1: hardly ever."
+        1.0,
+        description="Patches are accepted without computing finer stages where the score of this stage is at least "
+        "this. With 1 this practically never happens.",
     )
 
 
 class PatchCascade(Section):
-    """Prediction of whole slides by classifiers of several magnifications: the coarse ones say where to look."""
+    """Prediction of slides by a cascade: coarse classifiers decide which finer patches are computed."""
 
-    class_name: Name = Field(description="The class that is looked for; every stage's task must have it.")
+    class_name: Name = Field(description="The target class; the task of every stage must have it.")
     stages: list[CascadeStage] = Field(min_length=2, description="Stages, coarsest grid first.")

@@ -1,4 +1,4 @@
-"""Owns what every section of the configuration is: strict, frozen, and dumped in one normal form."""
+"""Base class of the sections of the configuration: strict, immutable, and with a canonical dump."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values cannot change after reading."""
+    """A section of the configuration. Unknown keys are errors, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def dump(self) -> dict[str, Any]:
-        """Plain, key-sorted values: the form in which a rule's params see this section."""
+        """Return plain values with sorted keys, as used in the params of rules."""
         return _sorted(self.model_dump(mode="json"))
 
 
