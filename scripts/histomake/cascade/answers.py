@@ -31,7 +31,7 @@ def best_device(threads: int) -> torch.device:
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # torch sets it when imported
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda")
@@ -77,9 +77,8 @@ class NetworkAnswers:
         pixels = np.stack([p.result() for p in pending])
         if len(group) < batch:
             pixels = np.concatenate([pixels, np.zeros((batch - len(group), *pixels.shape[1:]), np.uint8)])
-        p = probabilities(net.dense(torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)))
-        p = p[: len(group), 1:].cpu().numpy()
-        for values, window in zip(p, group, strict=True):
+        found = probabilities(net.dense(torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)))
+        for values, window in zip(found[: len(group), 1:].cpu().numpy(), group, strict=True):
             yield values[:, : window.height, : window.width]
 
 

@@ -50,7 +50,7 @@ def score(found: NDArray[np.integer], truth: NDArray[np.integer], *, complete: b
         overlap, found_area = overlap[:, touched], found_area[touched]
     return Scores(
         **_per_nucleus(overlap, found_area, truth_area),
-        pixel_f=_ratio(2 * overlap.sum(), found_area.sum() + truth_area.sum()) if truth_area.size else np.nan,
+        pixel_f=_ratio(2 * int(overlap.sum()), int(found_area.sum() + truth_area.sum())) if truth_area.size else np.nan,
         **_matched(overlap, found_area, truth_area),
         nuclei=len(truth_area),
         found=len(found_area),

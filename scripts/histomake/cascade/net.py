@@ -102,7 +102,8 @@ class RadhicalNet(PixelNetwork):
         self.answer = nn.Linear(64, CLASSES)
         for layer in (self.conv1, self.conv2, self.conv3):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def crop_edge(self, lattice: int) -> int:
         if self.border == "zeros" and lattice != 1:
@@ -234,8 +235,9 @@ def _reach(net: nn.Module, window: int) -> int:
         if positive:
             _open_up(asked)
         values = torch.rand(1, 3, window, window, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        asked(values)[..., middle : middle + STRIDE, middle : middle + STRIDE].sum().backward()
-        touched = values.grad.abs().sum(1)[0].nonzero()
+        answers = asked(values)[..., middle : middle + STRIDE, middle : middle + STRIDE].sum()
+        (gradient,) = torch.autograd.grad(answers, values)
+        touched = gradient.abs().sum(1)[0].nonzero()
         reach = max(reach, middle - int(touched.min()), int(touched.max()) - (middle + STRIDE - 1))
     return reach
 

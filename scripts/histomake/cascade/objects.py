@@ -78,7 +78,8 @@ def _numbering(pixels: Pixels, connectivity: int) -> Numbered:
 
     @lru_cache(maxsize=1)
     def numbered(tile: Window) -> tuple[int, Labels]:
-        return cv2.connectedComponents(pixels(tile).view(np.uint8), connectivity=connectivity)
+        count, labels = cv2.connectedComponents(pixels(tile).view(np.uint8), connectivity=connectivity)
+        return count, np.asarray(labels, np.int32)
 
     return numbered
 

@@ -280,7 +280,9 @@ def _jointly(
     for _ in range(config.joint):
         front = pareto_front(trials)
         values = _flat(front[rng.integers(len(front))].thresholds)
-        for position in rng.choice(len(values), size=min(len(values), rng.integers(1, MUTATED + 1)), replace=False):
+        for position in rng.choice(
+            len(values), size=min(len(values), int(rng.integers(1, MUTATED + 1))), replace=False
+        ):
             grid = candidates[position]
             here = int(np.searchsorted(grid, values[position])) + int(rng.integers(-NEIGHBOURHOOD, NEIGHBOURHOOD + 1))
             values[position] = float(grid[np.clip(here, 0, len(grid) - 1)])

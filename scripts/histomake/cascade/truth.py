@@ -45,7 +45,9 @@ class MaskNuclei:
         rows, columns = rows[inside_y], columns[inside_x]
         part = np.asarray(self.values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).astype(np.int32)
         out[np.ix_(inside_y, inside_x)] = part[np.ix_(rows - rows[0], columns - columns[0])]
-        return cv2.connectedComponents((out > 0).astype(np.uint8))[1] if self.binary else out
+        if self.binary:
+            out = np.asarray(cv2.connectedComponents((out > 0).astype(np.uint8))[1], np.int32)
+        return out
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Truth:
         y, x = round(window.y * factor), round(window.x * factor)
         size = round(window.height * factor), round(window.width * factor)
         mask = (self.labels(Window(y, x, *size)) > 0).astype(np.float32)
-        return cv2.resize(mask, (window.width, window.height), interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.resize(mask, (window.width, window.height), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def open_truth(

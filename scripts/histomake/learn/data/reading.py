@@ -13,7 +13,7 @@ import shapely
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
 from histomake.base.errors import SlideError
-from histomake.base.kinds import BACKGROUND
+from histomake.base.kinds import BACKGROUND, Kind
 from histomake.base.units import Level0Pixels, Mpp, rescale
 from histomake.config import Model, Target
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
@@ -73,7 +73,13 @@ class SlidePool:
 
     def annotation(self, slide: int) -> Annotation:
         """The annotation of the ``slide``-th entry."""
-        return self._annotations.get(slide, lambda: Annotation.load(self.entries[slide].annotation), _annotation_bytes)
+        return self._annotations.get(slide, lambda: self._load_annotation(slide), _annotation_bytes)
+
+    def _load_annotation(self, slide: int) -> Annotation:
+        entry = self.entries[slide]
+        if entry.annotation is None:
+            raise ValueError(f"slide {entry.slide_id} was opened without an annotation")
+        return Annotation.load(entry.annotation)
 
 
 def _annotation_bytes(annotation: Annotation) -> int:
@@ -121,13 +127,11 @@ class PatchReader:
             margin = rescale((scale - 1) * size, mpp, reader.mpp) / 2
             left, top = Level0Pixels(round(x - margin)), Level0Pixels(round(y - margin))
             view = reader.read(left, top, size, Mpp(mpp * scale))
-            views.append(view if self.stain is None else self._normalised(view, slide))
+            if self.stain is not None:
+                learn_slide(self.stain, self.patches.entries[slide])
+                view = self.stain.apply(view, self.patches.entries[slide].slide_id)
+            views.append(view)
         return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
-
-    def _normalised(self, view: np.ndarray, slide: int) -> np.ndarray:
-        entry = self.patches.entries[slide]
-        learn_slide(self.stain, entry)
-        return self.stain.apply(view, entry.slide_id)
 
 
 class MaskReader:
@@ -154,7 +158,7 @@ class MaskReader:
 
 def class_lookup(annotation: Annotation, target: Target) -> np.ndarray:
     """int64 table from the numbers of ``rasterise`` to positions in the task's outputs."""
-    learned = outputs_of("segmentation", target)
+    learned = outputs_of(Kind.SEGMENTATION, target)
     other = learned.index(BACKGROUND) if BACKGROUND in learned else UNLABELLED
     numbers = [learned.index(name) if name in target.classes else other for name in annotation.class_names]
     return np.array([other, *numbers], np.int64)

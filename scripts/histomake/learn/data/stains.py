@@ -77,8 +77,9 @@ def fit_normaliser(
         except (SlideError, OSError) as error:
             raise HistomakeError(f"stain normalisation: a slide's colours cannot be learned: {error}") from error
     chosen = choose_reference(method, {entry.slide_id: slides[entry.slide_id] for entry in reference_from})
-    if chosen is None:
+    reference = None if chosen is None else slides[chosen]
+    if reference is None:
         raise HistomakeError("stain normalisation: no training slide has enough stained tissue to be the reference")
     log.info("stain normalisation (%s): the reference is slide %s", method, chosen)
     write_json(kept, {"method": method, "reference": chosen, "slides": slides})
-    return StainNormaliser(method, reference=slides[chosen], slides=slides)
+    return StainNormaliser(method, reference=reference, slides=slides)

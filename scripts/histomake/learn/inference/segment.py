@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import contourpy
 import numpy as np
@@ -21,6 +21,7 @@ import shapely
 import torch
 import zarr
 from torch import Tensor
+from zarr.codecs import ZstdCodec
 
 from histomake.annotation.model import Annotation, polygonal
 from histomake.annotation.write import write_geojson
@@ -44,6 +45,9 @@ from histomake.learn.inference.predict import (
 )
 from histomake.slide.reader import SlideReader, open_slide
 from histomake.target.targets import UNLABELLED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 BLOCK = 2048
 """Edge of the blocks that are predicted and written one after another, in label pixels."""
@@ -253,7 +257,7 @@ def _pyramid(folder: Path, shape: tuple[int, int], class_names: tuple[str, ...],
             dtype="uint8",
             chunks=(CHUNK, CHUNK),
             shards=(BLOCK, BLOCK),
-            compressors=zarr.codecs.ZstdCodec(level=3),
+            compressors=ZstdCodec(level=3),
             dimension_names=("y", "x"),
         )
         for level, level_shape in enumerate(shapes)
@@ -284,7 +288,7 @@ def _fill_pyramid(levels: list[zarr.Array]) -> None:
         for top in range(0, height, BLOCK):
             for left in range(0, width, BLOCK):
                 rows, columns = slice(2 * top, 2 * (top + BLOCK), 2), slice(2 * left, 2 * (left + BLOCK), 2)
-                part = finer[rows, columns]
+                part = np.asarray(finer[rows, columns])
                 coarser[top : top + part.shape[0], left : left + part.shape[1]] = part
 
 
@@ -297,7 +301,8 @@ def outline(levels: list[zarr.Array], class_names: tuple[str, ...], scale: float
         lines = contourpy.contour_generator(
             z=(labels == value).astype(np.float32), fill_type=contourpy.FillType.OuterOffset
         )
-        points, offsets = lines.filled(0.5, 2)
+        # Of all kinds of filling, contourpy's types know only the union.
+        points, offsets = cast("tuple[list[NDArray[np.float64]], list[NDArray[np.uint32]]]", lines.filled(0.5, 2))
         for outer, bounds in zip(points, offsets, strict=True):
             # Sample i of the padded image is the centre of pixel i - 1, which spans [i - 1, i).
             rings = np.split((outer - 0.5) * scale * 2**number, bounds[1:-1].astype(int))
@@ -337,7 +342,7 @@ def _predicted(patches: PatchIndex, lattice: Lattice, labels: zarr.Array) -> Ite
     """Each patch's labels. Patches lie in rows, and a row's labels are decoded once for all of them."""
     left, top = (np.rint(axis / lattice.scale).astype(int) for axis in (patches.x, patches.y))
     for y in np.unique(top):
-        row = labels[y : y + patches.size, :]
+        row = np.asarray(labels[y : y + patches.size, :])
         for i in np.flatnonzero(top == y):
             yield int(i), row[:, left[i] : left[i] + patches.size]
 
