@@ -1,4 +1,4 @@
-"""Pictures of slides: where overlays land, how long the scale bar is, what is said when there is nothing to show."""
+"""Tests of drawing on thumbnails: position of overlays, length of the scale bar, and empty input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
 class WhiteSlide:
-    """Stands for a reader: 4,000 x 3,000 level-0 pixels at 0.5 µm per pixel, all white."""
+    """Replacement for a reader: 4,000 x 3,000 level-0 pixels at 0.5 µm per pixel, all white."""
 
     mpp, width, height = 0.5, 4000, 3000
 
@@ -32,7 +32,7 @@ class WhiteSlide:
 
 
 def findings(predicted, label, scores=None, annotation=None) -> SlideFindings:
-    """Two patches in a row, of classes skin and nuclei."""
+    """Return two patches in a row, of the classes skin and nuclei."""
     count = len(predicted)
     scores = scores or [1.0 if name == "nuclei" else 0.0 for name in predicted]
     table = pa.table(
@@ -72,20 +72,20 @@ def test_a_painted_patch_is_at_most_half_a_pixel_off(x, y, scale):
 
 
 @given(st.floats(1e-2, 1e6))
-def test_a_round_length_fits_and_is_at_least_two_fifths_of_what_is_there(length):
+def test_a_round_length_fits_and_is_at_least_two_fifths_of_the_available_length(length):
     found = canvas.round_length(length)
     assert 0.4 * length - 1e-9 <= found <= length * (1 + 1e-6)
     assert f"{found:.0e}"[0] in "125"
 
 
-def test_the_scale_bar_is_as_long_as_it_says():
+def test_the_scale_bar_has_the_stated_length():
     picture = canvas.with_scale_bar(np.full((300, 600, 3), 255, np.uint8), 2.0)
     bar = (picture[300 + 10] == canvas.TEXT).all(axis=1)
     assert np.flatnonzero(np.diff(bar.astype(int)))[0] + 1 == 100  # 200 µm at 2 µm/px
     assert (picture[:300] == 255).all()
 
 
-def test_labels_of_a_coarser_mask_land_on_the_pixels_they_cover():
+def test_labels_of_a_coarser_mask_are_drawn_on_the_pixels_they_cover():
     thumb = canvas.Thumbnail(np.full((300, 400, 3), 255, np.uint8), 5.0, 10.0)
     labels = np.zeros((30, 40), np.uint8)
     labels[10:20, 5:15] = 1
@@ -99,14 +99,14 @@ def test_labels_of_a_coarser_mask_land_on_the_pixels_they_cover():
     assert abs(columns[-1] - 149) <= 1
 
 
-def test_first_colours_stay_apart_for_people_without_green_cones():
+def test_the_first_colours_differ_with_a_colour_deficiency():
     machado_2009 = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
     seen = (np.array(canvas.PALETTE[:5]) / 255) ** 2.2 @ machado_2009.T
     distances = np.linalg.norm(seen[:, None] - seen[None], axis=2)[np.triu_indices(5, 1)]
     assert distances.min() > 0.1
 
 
-def test_errors_are_coloured_by_kind():
+def test_errors_are_coloured_by_type():
     found = findings(["nuclei", "skin", "skin", "nuclei"], ["nuclei", "nuclei", "skin", "skin"])
     thumb = canvas.thumbnail(found.reader, 4.0)
     picture = panel.arranged(class_views.truth(found, thumb))
@@ -121,14 +121,14 @@ def test_equal_predictions_and_a_slide_without_patches_are_drawn():
             assert panel.arranged(paint(found, thumb)).shape[2] == 3
 
 
-def test_every_view_of_a_quarantined_slide_is_a_card_with_the_reason(tmp_path):
+def test_every_view_of_a_quarantined_slide_states_the_reason(tmp_path):
     out = {view: tmp_path / f"{view}.png" for view in ("prediction", "truth")}
     views.draw_quarantine({"slide_id": "S", "reason": "no_mpp", "detail": "none stated", "remedy": "give one"}, out)
     assert all(path.stat().st_size > 500 for path in out.values())
 
 
 @pytest.mark.parametrize("width", [300, 900])
-def test_long_legends_are_broken_into_lines_and_not_cut(width):
+def test_long_legends_are_wrapped(width):
     entries = {f"a class with a long name {i}": canvas.PALETTE[i] for i in range(6)}
     picture = canvas.with_legend(np.full((50, width, 3), 255, np.uint8), "title", entries)
     for colour in entries.values():

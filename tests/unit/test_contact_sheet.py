@@ -1,4 +1,4 @@
-"""Owns the proof of the contact sheet: kept and excluded patches, every reason, and the same ones each time."""
+"""Tests of the contact sheet: kept and excluded patches, all reasons, and a reproducible choice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def patch_table(reasons):
 
 @pytest.fixture
 def titles(monkeypatch):
-    """What the sheet says over its patches, in order."""
+    """Positions of the patches on the sheet, in order."""
     said = []
 
     def record(reader, x, y, grid):
@@ -45,7 +45,7 @@ def draw(path, reasons, patches=6, seed=0):
     )
 
 
-def test_a_rare_reason_is_shown_beside_common_background(tmp_path, titles):
+def test_a_rare_reason_is_shown_beside_frequent_background(tmp_path, titles):
     reasons = [""] * 50 + ["background"] * 300 + ["pen"] * 2 + ["fold"]
     draw(tmp_path / "c.png", reasons)
     shown = [reasons[y // 64 * 25 + x // 64] for x, y in titles]
@@ -57,7 +57,7 @@ def test_a_rare_reason_is_shown_beside_common_background(tmp_path, titles):
         assert image.width > 800
 
 
-def test_the_draw_depends_on_the_seed_alone(tmp_path, titles):
+def test_the_choice_depends_only_on_the_seed(tmp_path, titles):
     for seed in (1, 1, 2):
         draw(tmp_path / "c.png", [""] * 100, seed=seed)
     first, again, other = titles[:6], titles[6:12], titles[12:]

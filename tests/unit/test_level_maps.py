@@ -1,4 +1,4 @@
-"""Owns the tests of the picture of a cascade: every level in its colours, in its place, with scale bar and legend."""
+"""Tests of the image of a cascade: colours and positions of every level, scale bar and legend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECORD = {
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> np.ndarray:
-    """A slide whose upper left quarter holds one nucleus; level 2 computed its upper half and accepted a quarter."""
+    """A slide with one nucleus in its upper left quarter; level 2 computed its upper half and accepted a quarter."""
     group = zarr.open_group(tmp_path / "s.zarr", mode="w")
     labels, one = np.zeros((SIDE, SIDE), np.uint32), np.zeros((SIDE, SIDE), np.uint8)
     labels[60:120, 60:120] = 7
@@ -42,30 +42,30 @@ def area(picture: np.ndarray, colour: canvas.Colour) -> int:
     return int((picture == colour).all(axis=2).sum())
 
 
-def test_every_level_is_painted_as_large_as_its_share(drawn):
+def test_the_area_of_each_colour_equals_the_share_of_the_state(drawn):
     whole, swatches = SIDE * SIDE, 2 * (canvas.FONT_PX + 2) ** 2
     for state, share in ((1, 0.25 + 0.5), (2, 0.25), (0, 0.75 + 0.25)):
         assert area(drawn, COLOURS[state]) == pytest.approx(share * whole, abs=2 * swatches)
 
 
-def test_the_nucleus_is_outlined_where_it_lies_and_not_filled(drawn):
+def test_the_nucleus_is_outlined_at_its_position_and_not_filled(drawn):
     green = area(drawn, OUTLINE)
     assert 4 * 50 < green < 4 * 80 + (canvas.FONT_PX + 2) ** 2
 
 
-def test_every_panel_has_a_scale_bar_of_a_fifth_of_its_width_at_most(drawn):
+def test_every_panel_has_a_scale_bar_of_at_most_a_fifth_of_its_width(drawn):
     um = canvas.round_length(SIDE * MPP / 5)
     dark = (drawn == canvas.TEXT).all(axis=2)
     runs = [len(run) for row in dark for run in "".join("#" if v else " " for v in row).split() if len(run) > 30]
     assert set(runs) == {round(um / MPP)}
 
 
-def test_a_gigapixel_is_read_only_about_as_finely_as_it_is_drawn():
+def test_a_gigapixel_array_is_read_at_about_the_drawn_resolution():
     vast = np.broadcast_to(np.uint8(0), (50_000, 60_000))
     assert level_maps._coarsely(vast, 600).shape == (1000, 1200)
 
 
-def test_the_viewer_gives_the_states_the_same_colours():
+def test_the_viewer_uses_the_same_colours_for_states():
     colours = canvas.class_colours(CASCADE_ORDER)
     assert (colours["accepted"], colours["computed"]) == (COLOURS[2], COLOURS[1])
     assert colours["nucleus"] == OUTLINE

@@ -1,4 +1,4 @@
-"""Predictions as QuPath opens them."""
+"""Tests of the export of predictions to QuPath."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_patch_is_a_tile_with_its_class_and_scores(tmp_path):
     assert "classification" not in second["properties"]
 
 
-def test_several_classes_and_numbers_are_written_as_qupath_reads_them(tmp_path):
+def test_several_classes_and_numbers_are_written_in_the_format_of_qupath(tmp_path):
     place = {"patch_id": [0, 1], "x": [0, 100], "y": [0, 0]}
     options = {"slide_id": "S", "classes": ["skin", "nuclei"], "slide_grid": slide_grid(100)}
     several = {"score_skin": [0.9, 0.1], "score_nuclei": [0.8, 0.1], "predicted": ["skin+nuclei", ""]}
@@ -60,7 +60,7 @@ def test_several_classes_and_numbers_are_written_as_qupath_reads_them(tmp_path):
     assert second["measurements"] == {"score: age": 40.0, "patch_id": 1}
 
 
-def test_tiles_are_valid_squares_cut_at_the_border(tmp_path):
+def test_tiles_are_valid_squares_clipped_at_the_border(tmp_path):
     boxes = [shapely.from_geojson(json.dumps(feature["geometry"])) for feature in written(tmp_path, 3)]
     assert all(box.is_valid for box in boxes)
     assert boxes[0].bounds == (0, 0, 100.5, 80)
@@ -73,5 +73,5 @@ def test_the_same_patch_has_the_same_id_in_every_export(tmp_path):
     assert len(set(first)) == 3
 
 
-def test_a_slide_without_predictions_is_an_empty_collection(tmp_path):
+def test_a_slide_without_predictions_gives_an_empty_collection(tmp_path):
     assert written(tmp_path, 0) == []

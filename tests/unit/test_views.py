@@ -1,4 +1,4 @@
-"""Views of slides for every kind of task: what is painted where, and what is said when there is nothing to show."""
+"""Tests of the views of slides for every kind of task: painted areas, and slides without predictions or annotation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = ["skin", "nuclei"]
 
 
 class WhiteSlide:
-    """Stands for a reader: COLUMNS x ROWS patches at MPP µm per pixel, all white."""
+    """Replacement for a reader: COLUMNS x ROWS patches at MPP µm per pixel, all white."""
 
     mpp, width, height = MPP, COLUMNS * SPAN, ROWS * SPAN
 
@@ -48,7 +48,7 @@ def findings(
     annotated: bool = True,
     labels: Path | None = None,
 ) -> SlideFindings:
-    """A slide whose first patches, in reading order, have the given columns."""
+    """Return a slide whose first patches, in reading order, have the given columns."""
     count = len(next(iter(columns.values())))
     grid = {"size": 128, "mpp": 1.0}
     place = {"x": np.arange(count) % COLUMNS * SPAN, "y": np.arange(count) // COLUMNS * SPAN}
@@ -75,11 +75,11 @@ def share(pixels: np.ndarray, colour: tuple[int, int, int], tolerance: int = 3) 
 
 
 def blended(colour: tuple[int, int, int], opacity: float = canvas.OPACITY) -> tuple[int, ...]:
-    """A colour laid over white."""
+    """Return a colour blended over white."""
     return tuple(round(255 * (1 - opacity) + c * opacity) for c in colour)
 
 
-def test_a_patch_of_several_classes_shows_in_the_panel_of_each():
+def test_a_patch_with_several_classes_is_shown_in_the_panel_of_each():
     found = findings(
         "multi_label",
         {
@@ -96,7 +96,7 @@ def test_a_patch_of_several_classes_shows_in_the_panel_of_each():
     assert skin == pytest.approx(2 * nuclei, rel=0.05)
 
 
-def test_patches_that_overlap_are_coloured_around_their_middles_only():
+def test_overlapping_patches_are_coloured_only_in_their_central_part():
     found = findings("regression", {"score_v": [0.0, 1.0]}, classes=["v"])
     found.meta["grid"]["stride"] = 64
     found = replace(found, predictions=found.predictions.set_column(0, "x", pa.array([0, SPAN // 2], pa.int32())))
@@ -104,7 +104,7 @@ def test_patches_that_overlap_are_coloured_around_their_middles_only():
     assert (middles.x.tolist(), middles.y.tolist(), middles.span) == ([64.0, 192.0], [64.0, 64.0], 128.0)
 
 
-def test_each_class_of_several_has_its_own_hits_misses_and_false_alarms():
+def test_multi_label_errors_are_shown_for_each_class():
     found = findings(
         "multi_label",
         {
@@ -130,7 +130,7 @@ def test_area_shares_are_drawn_from_0_to_1_and_numbers_over_their_range():
     assert number_views.value_range(found, 0) == (10, 60)
 
 
-def test_values_too_high_and_too_low_are_told_apart_and_equal_ones_do_not_fail():
+def test_too_high_and_too_low_values_have_different_colours_and_equal_values_are_drawn():
     ends = {True: canvas.score_colours(np.array([0.0, 1.0]), canvas.DIFFERENCE_MAP)}
     columns = {"predicted": [None] * 2, "label": [None] * 2, "target_x": [0.5, 0.5]}
     found = findings("regression", columns | {"score_x": [0.2, 0.8]}, classes=["x"])
@@ -142,7 +142,7 @@ def test_values_too_high_and_too_low_are_told_apart_and_equal_ones_do_not_fail()
 
 
 def segmented(folder: Path, found: np.ndarray) -> Path:
-    """A label pyramid of two levels, 1 µm per pixel: two level-0 pixels a label."""
+    """Write a label pyramid of two levels, 1 µm per pixel: two level-0 pixels per label."""
     group = zarr.open_group(folder / "labels.zarr", mode="w", zarr_format=3)
     group.attrs["ome"] = {"multiscales": [{"datasets": [{"path": "0"}, {"path": "1"}]}]}
     for level, values in enumerate((found, found[::2, ::2])):
@@ -151,7 +151,7 @@ def segmented(folder: Path, found: np.ndarray) -> Path:
 
 
 def pixel_findings(tmp_path: Path, **options) -> SlideFindings:
-    """Skin predicted in the left half, annotated in the left quarter; nuclei nowhere predicted but annotated right."""
+    """Return skin predicted in the left half and annotated in the left quarter; nuclei annotated, but not predicted."""
     labels = np.zeros((ROWS * 128, COLUMNS * 128), np.uint8)
     labels[:, : labels.shape[1] // 2] = 1
     width, height = WhiteSlide.width, WhiteSlide.height
@@ -163,14 +163,14 @@ def pixel_findings(tmp_path: Path, **options) -> SlideFindings:
 
 
 @pytest.mark.parametrize("mpp", [1.0, 1.7, 4.0])
-def test_predicted_pixels_land_where_they_were_predicted(tmp_path, mpp):
+def test_a_segmentation_is_drawn_at_its_position(tmp_path, mpp):
     found = pixel_findings(tmp_path)
     labels = found.predicted_labels(canvas.thumbnail(found.reader, mpp))
     border = np.flatnonzero(np.diff(labels[0].astype(int)))[0] + 1
     assert abs(border - WhiteSlide.width / 2 * MPP / mpp) <= 0.5
 
 
-def test_a_part_of_a_segmentation_lands_where_it_was_predicted(tmp_path):
+def test_a_part_of_a_segmentation_is_drawn_at_its_position(tmp_path):
     found = pixel_findings(tmp_path)
     thumb = canvas.region(found.reader, (WhiteSlide.width // 2 - 100, 300, 400, 300), 200)
     labels = found.predicted_labels(thumb)
@@ -178,7 +178,7 @@ def test_a_part_of_a_segmentation_lands_where_it_was_predicted(tmp_path):
     assert abs(np.flatnonzero(np.diff(labels[0].astype(int)))[0] + 1 - 50) <= 1
 
 
-def test_pixels_found_missed_and_called_in_error_are_painted_per_class(tmp_path):
+def test_pixel_errors_are_shown_for_each_class(tmp_path):
     found = pixel_findings(tmp_path)
     thumb = canvas.thumbnail(found.reader, 4.0)
     true, predicted = pixel_views.true_labels(found, thumb), pixel_views.predicted(found, thumb)
@@ -189,7 +189,7 @@ def test_pixels_found_missed_and_called_in_error_are_painted_per_class(tmp_path)
     assert len(pixel_views.truth(found, thumb)) == 4
 
 
-def test_unlabelled_pixels_count_only_where_background_was_learned(tmp_path):
+def test_unlabelled_pixels_are_evaluated_only_if_background_is_a_class(tmp_path):
     found = pixel_findings(tmp_path)
     thumb = canvas.thumbnail(found.reader, 4.0)
     assert pixel_views.known_pixels(found, thumb).all()
@@ -198,7 +198,7 @@ def test_unlabelled_pixels_count_only_where_background_was_learned(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression", "segmentation"])
-def test_a_slide_without_patches_or_annotation_is_drawn_all_the_same(tmp_path, kind):
+def test_a_slide_without_patches_or_annotation_is_drawn(tmp_path, kind):
     columns = {"predicted": [], "label": []}
     columns |= {f"{what}_{name}": [] for what in ("score", "target") for name in CLASSES}
     found = findings(kind, columns, threshold=[0.5, 0.5] if kind == "multi_label" else 0.5, annotated=False)
@@ -208,7 +208,7 @@ def test_a_slide_without_patches_or_annotation_is_drawn_all_the_same(tmp_path, k
     assert all(path.stat().st_size > 500 for path in out.values())
 
 
-def test_a_region_is_drawn_at_the_slides_own_resolution_when_it_is_small(tmp_path):
+def test_a_small_region_is_drawn_at_the_resolution_of_the_slide(tmp_path):
     found = pixel_findings(tmp_path)
     assert canvas.region(found.reader, (0, 0, 300, 200), 760).pixels.shape == (200, 300, 3)
     assert canvas.region(found.reader, (0, 0, 2000, 1000), 500).mpp == pytest.approx(2.0)
@@ -216,7 +216,7 @@ def test_a_region_is_drawn_at_the_slides_own_resolution_when_it_is_small(tmp_pat
     assert (tmp_path / "region.png").stat().st_size > 500
 
 
-def test_tissue_and_what_spoils_it_are_painted_where_they_were_found():
+def test_tissue_and_artefacts_are_drawn_at_their_positions():
     mask, labels = np.zeros((ROWS, COLUMNS), bool), np.zeros((ROWS, COLUMNS), np.uint8)
     mask[:, :4] = True
     labels[:, 6:] = PEN

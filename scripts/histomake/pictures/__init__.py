@@ -1,1 +1,1 @@
-"""Pictures of slides: tissue, predictions, annotations."""
+"""Static images of slides: tissue, predictions, annotations."""

@@ -1,8 +1,8 @@
-"""Owns pictures of whole slides: what was found and predicted, laid over a thumbnail with scale bar and legend.
+"""Drawing on slide thumbnails: overlays, scale bars, legends and layout.
 
-Everything is drawn on a thumbnail of stated µm per pixel: a level-0 position is divided by the thumbnail's exact scale
-and rounded once, so an overlay is never more than half a pixel off. Colours are those of Okabe and Ito (2008), which
-people with the common colour deficiencies can tell apart; scores use matplotlib's viridis.
+Overlays are drawn on a thumbnail with known µm per pixel. A level-0 position is divided by the exact scale of the
+thumbnail and rounded once, so an overlay is at most half a pixel off. Class colours are those of Okabe and Ito (2008),
+which can be distinguished with common colour deficiencies; scores use matplotlib's viridis.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ PALETTE: tuple[Colour, ...] = (
     (240, 228, 66),
     (90, 90, 90),
 )
-"""Okabe and Ito (2008), blue and orange first: the pair that is safest on pink and violet tissue."""
+"""Okabe and Ito (2008). Blue and orange come first, because they are most visible on pink and violet tissue."""
 GREY: Colour = (150, 150, 150)
 RIGHT: Colour = (0, 158, 115)
 MISSED: Colour = (240, 228, 66)
 FALSE_ALARM: Colour = (213, 94, 0)
 SCORE_MAP = "viridis"
 DIFFERENCE_MAP = "PuOr_r"
-"""Violet below, orange above: told apart with any of the common colour deficiencies."""
+"""Violet for low and orange for high values; they can be distinguished with common colour deficiencies."""
 TEXT: Colour = (30, 30, 30)
 FONT_PX = 15
 WIDTH_PER_FONT = 72
-"""Of a picture wider than this many times FONT_PX the text grows with it: it will be shown smaller."""
+"""Text grows with images that are wider than this many times FONT_PX, because they are displayed at a reduced size."""
 MARGIN_PX = 12
 MIN_WIDTH_PX = 420
 OPACITY = 0.55
@@ -61,9 +61,14 @@ ORIGIN = Level0Pixels(0)
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A slide, or a part of it, made small: pixels uint8 (h, w, 3), µm per pixel, level-0 pixels per pixel.
+    """A slide, or a part of it, at low resolution.
 
-    ``left``, ``top``: where it begins, in level-0 pixels.
+    Attributes:
+        pixels: uint8 (h, w, 3).
+        mpp: µm per pixel.
+        scale: Level-0 pixels per pixel.
+        left: Position of the left edge in level-0 pixels.
+        top: Position of the top edge in level-0 pixels.
     """
 
     pixels: Pixels
@@ -73,15 +78,15 @@ class Thumbnail:
     top: Level0Pixels = ORIGIN
 
     def columns(self, x: NDArray) -> NDArray[np.int64]:
-        """Level-0 positions along x as the nearest pixel boundaries of the thumbnail."""
+        """Convert level-0 positions along x to the nearest pixel boundaries of the thumbnail."""
         return np.rint((np.asarray(x) - self.left) / self.scale).astype(np.int64)
 
     def rows(self, y: NDArray) -> NDArray[np.int64]:
-        """Level-0 positions along y as the nearest pixel boundaries of the thumbnail."""
+        """Convert level-0 positions along y to the nearest pixel boundaries of the thumbnail."""
         return np.rint((np.asarray(y) - self.top) / self.scale).astype(np.int64)
 
     def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Level-0 positions of the centres of its columns and of its rows."""
+        """Return the level-0 positions of the centres of all columns and of all rows."""
         height, width = self.pixels.shape[:2]
         across, down = (np.arange(length, dtype=np.float64) + 0.5 for length in (width, height))
         return self.left + across * self.scale, self.top + down * self.scale
@@ -112,19 +117,19 @@ def region(reader: SlideReader, box: Box, most_px: int) -> Thumbnail:
 
 
 def class_colours(names: Sequence[str]) -> dict[str, Colour]:
-    """A colour per class, the same wherever the classes are shown."""
+    """Return a colour per class, the same in all images of these classes."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
 def score_colours(scores: NDArray, colour_map: str = SCORE_MAP) -> Pixels:
-    """Scores on [0, 1] as colours, uint8 (n, 3)."""
+    """Convert scores in [0, 1] to colours, uint8 (n, 3)."""
     return (colormaps[colour_map](np.asarray(scores, float))[..., :3] * 255).round().astype(np.uint8)
 
 
 def paint_patches(
     thumb: Thumbnail, pixels: Pixels, patches: Patches, colours: Pixels, *, opacity: float = OPACITY
 ) -> Pixels:
-    """Lay a colour, uint8 (n, 3), over every patch; returns new pixels."""
+    """Blend a colour, uint8 (n, 3), over every patch; return new pixels."""
     painted, touched = pixels.copy(), np.zeros(pixels.shape[:2], bool)
     for box, colour in zip(boxes(thumb, patches), colours, strict=True):
         painted[box] = colour
@@ -133,7 +138,7 @@ def paint_patches(
 
 
 def boxes(thumb: Thumbnail, patches: Patches) -> Iterator[tuple[slice, slice]]:
-    """Where every patch lies on the thumbnail: rows and columns, empty for patches off it."""
+    """Yield the rows and columns of every patch on the thumbnail, empty for patches outside."""
     left, top = thumb.columns(patches.x), thumb.rows(patches.y)
     right, bottom = thumb.columns(patches.x + patches.span), thumb.rows(patches.y + patches.span)
     edges = np.maximum(np.stack([top, bottom, left, right]), 0).T
@@ -141,7 +146,7 @@ def boxes(thumb: Thumbnail, patches: Patches) -> Iterator[tuple[slice, slice]]:
 
 
 def covered(thumb: Thumbnail, patches: Patches) -> NDArray[np.bool_]:
-    """Which of the thumbnail's pixels, bool (h, w), lie in a patch."""
+    """Return which pixels of the thumbnail are in a patch, bool (h, w)."""
     found = np.zeros(thumb.pixels.shape[:2], bool)
     for box in boxes(thumb, patches):
         found[box] = True
@@ -149,15 +154,15 @@ def covered(thumb: Thumbnail, patches: Patches) -> NDArray[np.bool_]:
 
 
 def blend(pixels: Pixels, colour: Pixels, where: NDArray[np.bool_], opacity: float) -> Pixels:
-    """``colour`` over ``pixels`` where ``where`` is true."""
+    """Blend ``colour`` over ``pixels`` where ``where`` is true."""
     mixed = cv2.addWeighted(pixels, 1 - opacity, colour, opacity, 0)
     return np.where(where[..., None], mixed, pixels)
 
 
 def spread(thumb: Thumbnail, labels: NDArray, downsample: tuple[float, float]) -> NDArray:
-    """A label image (y, x) on the thumbnail's pixels: the label at each pixel's centre.
+    """Resample a label image (y, x) to the thumbnail's pixels, by the label at each pixel's centre.
 
-    One of its pixels spans ``downsample`` (x, y) level-0 pixels. Beyond its edges the nearest label goes on.
+    A label covers ``downsample`` (x, y) level-0 pixels. Beyond the edges of the label image the nearest label is used.
     """
     x, y = thumb.centres()
     columns = np.clip((x / downsample[0]).astype(int), 0, labels.shape[1] - 1)
@@ -168,7 +173,7 @@ def spread(thumb: Thumbnail, labels: NDArray, downsample: tuple[float, float]) -
 def paint_labels(
     pixels: Pixels, labels: NDArray, colours: Mapping[int, Colour], *, fill: float = OPACITY / 2
 ) -> Pixels:
-    """Lay a colour per label over a picture of the same size, and draw its border; other labels are left bare."""
+    """Blend a colour per label over an image of the same size, and draw its border; other labels are not drawn."""
     for value, colour in colours.items():
         here = labels == value
         pixels = blend(pixels, np.full_like(pixels, colour), here, fill)
@@ -183,12 +188,12 @@ def outline(pixels: Pixels, mask: NDArray[np.bool_], colour: Colour, *, width: i
 
 
 def font(size: int = FONT_PX) -> ImageFont.FreeTypeFont:
-    """The typeface of all pictures: the one matplotlib brings along, which knows µ."""
+    """Return the font of all images, DejaVu Sans, which is part of matplotlib and contains µ."""
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
 
 
 def with_scale_bar(pixels: Pixels, mpp: Mpp) -> Pixels:
-    """Add, under the picture and not over it, a bar of a round length of about a fifth of its width."""
+    """Add a scale bar below the image, with a round length of about a fifth of its width."""
     length_um = round_length(pixels.shape[1] * mpp / 5)
     bar = round(length_um / mpp)
     text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
@@ -200,7 +205,7 @@ def with_scale_bar(pixels: Pixels, mpp: Mpp) -> Pixels:
 
 
 def round_length(length: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not above ``length``."""
+    """Return the largest of 1, 2, 5 times a power of ten that is not above ``length``."""
     power = 10.0 ** np.floor(np.log10(length))
     return float(max(step * power for step in (1, 2, 5) if step * power <= length * (1 + 1e-9)))
 
@@ -213,9 +218,9 @@ def with_legend(
     scale: tuple[str, str] | None = None,
     colour_map: str = SCORE_MAP,
 ) -> Pixels:
-    """Put a title above the picture and a legend below it.
+    """Add a title above the image and a legend below it.
 
-    ``entries``: colour per text. ``scale``: the texts at 0 and 1 of a bar of ``colour_map``.
+    ``entries`` maps texts to colours. ``scale`` are the texts at 0 and 1 of a colour bar of ``colour_map``.
     """
     width = max(pixels.shape[1], MIN_WIDTH_PX)
     canvas = np.full((pixels.shape[0], width, 3), 255, np.uint8)
@@ -230,12 +235,12 @@ def with_legend(
 
 
 def headed(pixels: Pixels, heading: str) -> Pixels:
-    """Put a heading over everything else."""
+    """Add a heading above the image."""
     return np.concatenate([_strip([(None, heading)], pixels.shape[1], size=FONT_PX + 2), pixels])
 
 
 def _strip(items: Sequence[tuple[Colour | None, str]], width: int, *, size: int = FONT_PX) -> Pixels:
-    """Lines of text, each with its colour before it, broken where the width is used up."""
+    """Draw items of text, each after a swatch of its colour, with line breaks at ``width``."""
     face = font(size)
     line_height, x, y = size + 10, MARGIN_PX, 6
     image = Image.new("RGB", (width, line_height * (len(items) + 1) * 3), "white")
@@ -278,7 +283,7 @@ def _colour_bar(texts: tuple[str, str], width: int, colour_map: str) -> Pixels:
 
 
 def beside(pictures: Sequence[Pixels], gap: int = 16) -> Pixels:
-    """Pictures in a row, tops aligned, on white."""
+    """Arrange images in a row on white, aligned at the top."""
     height = max(picture.shape[0] for picture in pictures)
     parts = []
     for picture in pictures:
@@ -289,7 +294,7 @@ def beside(pictures: Sequence[Pixels], gap: int = 16) -> Pixels:
 
 
 def in_rows(pictures: Sequence[Pixels], columns: int, gap: int = 16) -> Pixels:
-    """Pictures in rows of at most ``columns``, on white."""
+    """Arrange images in rows of at most ``columns`` on white."""
     rows = [beside(pictures[start : start + columns], gap) for start in range(0, len(pictures), columns)]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, gap), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
@@ -297,17 +302,17 @@ def in_rows(pictures: Sequence[Pixels], columns: int, gap: int = 16) -> Pixels:
 
 
 def card(lines: Sequence[str], *, width: int = 720) -> Pixels:
-    """A white card with text: what stands in place of a picture that cannot be made."""
+    """Return a white image with text, used in place of an image that cannot be drawn."""
     return np.concatenate([_strip([(None, line)], width, size=FONT_PX + 2 * (i == 0)) for i, line in enumerate(lines)])
 
 
 def quarantine_card(entry: Mapping[str, Any]) -> Pixels:
-    """What stands in place of the pictures of a slide in quarantine: why there are none."""
+    """Return an image with the reason why a quarantined slide has no images."""
     return card([f"{entry['slide_id']} is in quarantine: {entry['reason']}", entry["detail"], entry["remedy"]])
 
 
 def write_picture(pixels: Pixels, path: Path) -> None:
-    """Write a picture, atomically: JPEG without subsampled colour, so that text stays sharp, or PNG, by the name."""
+    """Write an image atomically, as PNG or as JPEG by its name; JPEG has no chroma subsampling, to keep text sharp."""
     options = {"format": "JPEG", "quality": 90, "subsampling": 0} if path.suffix == ".jpg" else {"format": "PNG"}
     with atomic_file(path) as aside:
         Image.fromarray(pixels).save(aside, **options)

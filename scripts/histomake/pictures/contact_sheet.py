@@ -1,4 +1,4 @@
-"""Owns the audit picture of patch selection: random kept and excluded patches of a slide, with the reasons."""
+"""Contact sheet for the audit of patch selection: random kept and excluded patches of a slide, with the reasons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = 8
 THUMB_PX = 128
 DPI = 80
 KEPT_COLOUR, EXCLUDED_COLOUR = "#0072b2", "#b44a00"
-"""Blue and vermilion: told apart with any of the common colour deficiencies, and dark enough for small text."""
+"""Blue and vermilion can be distinguished with common colour deficiencies and are dark enough for small text."""
 
 
 def contact_sheet(
@@ -34,14 +34,15 @@ def contact_sheet(
 ) -> None:
     """Draw up to ``patches`` random kept patches and as many excluded ones of a slide as a PNG.
 
-    Excluded patches are drawn evenly over the reasons, so that a rare one shows beside the many background patches.
+    Excluded patches are drawn evenly from all reasons, so that rare reasons are shown beside frequent background.
 
     Args:
-        reader: the slide.
-        table, metadata: as `histomake.patch.table.read_table` gives them.
-        path: the PNG.
-        patches: how many of each kind.
-        seed: with the slide's id it decides the draw.
+        reader: The slide.
+        table: The patch table, as returned by `histomake.patch.table.read_table`.
+        metadata: The metadata of the patch table.
+        path: The PNG.
+        patches: Number of kept and of excluded patches.
+        seed: Seed of the random choice, combined with the slide id.
     """
     rng = np.random.default_rng([seed, zlib.crc32(metadata["slide_id"].encode())])
     reasons = np.asarray(table["excluded"].cast(pa.string()).to_pylist(), dtype=object)
@@ -66,7 +67,7 @@ def contact_sheet(
 
 
 def no_contact_sheet(outcome: dict[str, Any], path: Path | str) -> None:
-    """Draw the reason why a slide in quarantine has no patches, in place of its contact sheet."""
+    """Write an image with the reason why a quarantined slide has no patches, in place of its contact sheet."""
     figure = Figure(figsize=(COLUMNS * 1.3, 1.2))
     FigureCanvasAgg(figure)
     text = f"{outcome['slide_id']} is in quarantine ({outcome['reason']}): {outcome['detail']}"
@@ -85,7 +86,7 @@ def _draw(candidates: NDArray[np.intp], count: int, rng: np.random.Generator) ->
 
 
 def _draw_evenly(reasons: NDArray[np.object_], count: int, rng: np.random.Generator) -> list[int]:
-    """Up to ``count`` excluded rows, as evenly as the reasons allow, grouped by reason."""
+    """Draw up to ``count`` excluded rows, as evenly from all reasons as possible, grouped by reason."""
     by_reason = {r: rng.permutation(np.flatnonzero(reasons == r)) for r in sorted({*reasons} - {KEPT})}
     quota = dict.fromkeys(by_reason, 0)
     while sum(quota.values()) < count and any(quota[r] < rows.size for r, rows in by_reason.items()):

@@ -1,4 +1,4 @@
-"""Owns all that is known of one slide and one model's predictions on it: what every picture of them is drawn from."""
+"""Data of one slide and one model's predictions on it, from which all views are drawn."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SlideFindings:
-    """A slide, what was drawn on it, and what a model says of it.
+    """A slide, its annotation, and a model's predictions on it.
 
-    meta: metadata of the slide's patch table; model: the model's description (model.json); predictions: as
-    predict_slide or segment_slide makes them; label_store: the OME-Zarr of a segmentation.
+    Attributes:
+        reader: The slide.
+        meta: Metadata of the slide's patch table.
+        model: Description of the model (model.json).
+        predictions: Predictions as returned by predict_slide or segment_slide.
+        annotation: Annotation of the slide.
+        label_store: OME-Zarr labels of a segmentation.
     """
 
     reader: SlideReader
@@ -49,18 +54,18 @@ class SlideFindings:
 
     @property
     def colours(self) -> dict[str, canvas.Colour]:
-        """A colour per class, the same in all pictures; background is what is left bare."""
+        """A colour per class, the same in all images; background has none."""
         return canvas.class_colours([name for name in self.classes if name != BACKGROUND])
 
     @property
     def patches(self) -> canvas.Patches:
-        """Where the predicted patches lie."""
+        """Positions of the predicted patches."""
         x, y = (self.predictions[name].to_numpy() for name in ("x", "y"))
         return canvas.Patches(x, y, self.slide_grid.span)
 
     @property
     def middles(self) -> canvas.Patches:
-        """The part of every patch that no other shares, to be coloured."""
+        """The central part of every patch, which does not overlap others and is coloured."""
         offset, edge = self.slide_grid.middle
         whole = self.patches
         return canvas.Patches(whole.x + offset, whole.y + offset, edge)
@@ -71,7 +76,7 @@ class SlideFindings:
         return SlideGrid.of_table(self.meta)
 
     def columns(self, prefix: str) -> NDArray[np.float64]:
-        """The ``prefix``_<output> columns as (n, outputs); NaN where a value is missing."""
+        """Return the ``prefix``_<output> columns as (n, outputs); NaN where a value is missing."""
         found = [self.predictions[f"{prefix}_{name}"].to_numpy(zero_copy_only=False) for name in self.classes]
         return np.stack(found, axis=1).astype(np.float64)
 
@@ -81,21 +86,21 @@ class SlideFindings:
         return self.columns("score")
 
     def names(self, column: str) -> NDArray[np.object_]:
-        """``predicted`` or ``label`` of every patch; None where there is none."""
+        """Return ``predicted`` or ``label`` of every patch; None if it is missing."""
         return np.array(self.predictions[column].cast(pa.string()).to_pylist(), dtype=object)
 
     @property
     def annotated(self) -> bool:
-        """Whether somebody annotated the slide, if only to find nothing."""
+        """Whether the slide has an annotation, even one without regions."""
         return self.annotation.record.get("format", "none") != "none"
 
     def annotated_labels(self, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
-        """The annotation on a thumbnail's pixels: 0 unlabelled, i + 1 ``annotation.class_names[i]``."""
+        """Rasterise the annotation to a thumbnail: 0 unlabelled, i + 1 ``annotation.class_names[i]``."""
         height, width = thumb.pixels.shape[:2]
         return rasterise(self.annotation, thumb.left, thumb.top, max(height, width), thumb.scale)[:height, :width]
 
     def predicted_labels(self, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
-        """A segmentation on a thumbnail's pixels: 0 background or not predicted, i + 1 the target's i-th class."""
+        """Resample a segmentation to a thumbnail: 0 background or not predicted, i + 1 the target's i-th class."""
         if self.label_store is None:
             raise ValueError(f"{self.meta['slide_id']}: a {self.kind} task has no labels of pixels")
         return labels_on(thumb, self.label_store, self.slide_grid.scale)
@@ -108,11 +113,11 @@ def label_levels(store: Path) -> list[zarr.Array]:
 
 
 def labels_on(thumb: canvas.Thumbnail, store: Path, label_px: float) -> NDArray[np.uint8]:
-    """The labels of an OME-Zarr pyramid at the thumbnail's pixels, uint8 (h, w).
+    """Resample the labels of an OME-Zarr pyramid to the thumbnail's pixels, uint8 (h, w).
 
-    ``label_px``: level-0 pixels per label of the finest level. Read from the coarsest level that is as fine as the
-    thumbnail. A level holds every second label of the finer one, so positions are rounded and not floored: what is
-    drawn is at most half a thumbnail pixel off.
+    ``label_px`` is the number of level-0 pixels per label of the finest level. The coarsest level that is as fine as
+    the thumbnail is read. A level contains every second label of the finer level, so positions are rounded, not
+    truncated: labels are at most half a thumbnail pixel off.
     """
     levels = label_levels(store)
     number = max((k for k in range(len(levels)) if label_px * 2**k <= thumb.scale), default=0)

@@ -1,6 +1,6 @@
-"""Pictures of each kind of task: views of a slide, and what the viewer can lay over it.
+"""Images of each kind of task: views of a slide, and overlays in the viewer.
 
-The Snakefile reads the names of the views, so drawing functions are imported only when something is drawn.
+The Snakefile reads the names of the views, so drawing functions are imported only when they are needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Painter = Callable[[SlideFindings, Thumbnail], list[NDArray[np.uint8]]]
 
 Overlay = tuple[str, str]
-"""Title of an overlay of patches, and what it shows: ``"2"``: the score of output 2; ``"called 2"``: the patches for
+"""Title of an overlay of patches, and its content: ``"2"``: the score of output 2; ``"called 2"``: the patches for
 which output 2 is predicted; ``"called"``: the predicted class."""
 
 WITH_CONFIDENCE = ("prediction", "confidence", "truth")
@@ -30,11 +30,12 @@ WITHOUT_CONFIDENCE = ("prediction", "truth")
 
 @dataclass(frozen=True)
 class Pictured:
-    """Pictures of one kind of task.
+    """Images of one kind of task.
 
-    views: names of the views of a slide; one of the two sets that have a rule.
-    painters: imports the functions that draw the views, by name.
-    overlays: overlays of patches in the viewer, from the names of the outputs; the first is shown first.
+    Attributes:
+        views: Names of the views of a slide; one of the two sets for which there is a rule.
+        painters: Imports and returns the functions that draw the views, by name.
+        overlays: Returns the overlays of patches in the viewer for the names of the outputs; the first is the default.
     """
 
     views: tuple[str, ...]

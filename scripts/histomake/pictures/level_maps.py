@@ -1,4 +1,4 @@
-"""Owns the picture of a cascade on one slide: the nuclei found, and what every level computed, accepted, rejected."""
+"""Image of a cascade on one slide: the nuclei found, and the pixels computed, accepted or rejected at every level."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ OUTLINE = (0, 158, 115)
 PANEL_PX = 760
 """Longest edge of a panel."""
 FINER = 2
-"""Arrays are read so many times finer than drawn: enough to average, and memory does not grow with the slide."""
+"""Arrays are read at this multiple of the drawn resolution: enough for averaging, without reading whole slides."""
 
 
 def level_maps(reader: SlideReader, store: Path, record: dict[str, Any]) -> NDArray[np.uint8]:
-    """The slide with its nuclei outlined and one map per level, coarsest first; uint8 (h, w, 3).
+    """Draw the slide with nuclei outlined, and one map per level, coarsest first; uint8 (h, w, 3).
 
-    ``store``: what `histomake.cascade.infer.segment_slide` wrote; ``record``: what it returned.
+    ``store`` is the output of `histomake.cascade.infer.segment_slide`, and ``record`` its return value.
     """
     thumb = canvas.thumbnail(reader, Mpp(reader.mpp * max(reader.width, reader.height) / PANEL_PX))
     panels = [_nuclei(thumb, zarr.open_array(store / "labels", mode="r"), record["nuclei"])]
@@ -53,7 +53,7 @@ def _nuclei(thumb: canvas.Thumbnail, labels: zarr.Array, count: int) -> NDArray[
 
 
 def _states(thumb: canvas.Thumbnail, state: zarr.Array) -> NDArray[np.uint8]:
-    """A level in colour, at the size of the thumbnail; where pixels are averaged their colours mix."""
+    """Draw the states of a level at the size of the thumbnail; colours are averaged over pixels."""
     height, width = thumb.pixels.shape[:2]
     values = _coarsely(state, width)
     palette = np.array([COLOURS[number] for number in sorted(COLOURS)], np.uint8)

@@ -1,4 +1,4 @@
-"""Owns the views of a regression: the value of every patch, and how far it lies from the truth."""
+"""Views of a regression: the value of every patch, and its difference from the true value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def prediction(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray[np.uint8]]:
-    """The value of every patch, per output."""
+    """Draw the value of every patch, one panel per output."""
     return [
         _values(findings, thumb, value, value_range(findings, i), f"Predicted {what}")
         for i, (what, value) in enumerate(zip(_outputs(findings), findings.scores.T, strict=True))
@@ -22,7 +22,7 @@ def prediction(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray
 
 
 def truth(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray[np.uint8]]:
-    """Per output the true value, the predicted one on the same scale, and their difference."""
+    """Draw for each output the true value, the predicted value on the same scale, and their difference."""
     panels = []
     targets = findings.columns("target")
     for i, what in enumerate(_outputs(findings)):
@@ -34,18 +34,18 @@ def truth(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray[np.u
 
 
 def _outputs(findings: SlideFindings) -> list[str]:
-    """What the model's outputs are, in words."""
+    """Return the names of the model's outputs for titles."""
     shares = bool(findings.model["target"]["classes"])
     return [f"share of {name}" if shares else name for name in findings.classes]
 
 
 def _true_title(what: str, target: NDArray[np.float64]) -> str:
     known = ~np.isnan(target)
-    return f"True {what}, {known.sum():,} patches" if known.any() else f"True {what}: unknown on this slide"
+    return f"True {what}, {known.sum():,} patches" if known.any() else f"True {what}: unknown for this slide"
 
 
 def value_range(findings: SlideFindings, output: int) -> tuple[float, float]:
-    """Ends of the colour scale: 0 to 1 for area shares, else the least and largest value on the slide."""
+    """Return the ends of the colour scale: 0 and 1 for area shares, else the range of values on the slide."""
     if findings.model["target"]["classes"]:
         return 0.0, 1.0
     both = np.concatenate([findings.scores[:, output], findings.columns("target")[:, output]])

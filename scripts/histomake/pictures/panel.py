@@ -1,4 +1,4 @@
-"""Owns the panels that views of all kinds of task are made of: painted patches, annotations, score maps, errors."""
+"""Panels used in the views of all kinds of task: coloured patches, annotations, score maps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def panel(
     scale: tuple[str, str] | None = None,
     colour_map: str = canvas.SCORE_MAP,
 ) -> NDArray[np.uint8]:
-    """A picture with its scale bar, title and legend."""
+    """Add a scale bar, a title and a legend to an image."""
     barred = canvas.with_scale_bar(pixels, thumb.mpp)
     return canvas.with_legend(barred, title, legend, scale=scale, colour_map=colour_map)
 
@@ -36,7 +36,7 @@ def named_patches(
     names: NDArray[np.object_],
     colours: Mapping[str, canvas.Colour],
 ) -> NDArray[np.uint8]:
-    """Every patch in the colour of its name; those without a name are left bare."""
+    """Draw every patch in the colour of its name; patches without a name are not drawn."""
     known = np.array([name is not None for name in names], bool)
     patches = findings.middles
     chosen = canvas.Patches(patches.x[known], patches.y[known], patches.span)
@@ -53,7 +53,7 @@ def valued_patches(
     *,
     colour_map: str = canvas.SCORE_MAP,
 ) -> NDArray[np.uint8]:
-    """A panel of every patch in the colour of its value on [0, 1]; NaN is left bare."""
+    """Draw a panel with every patch in the colour of its value in [0, 1]; NaN is not drawn."""
     known = ~np.isnan(values)
     patches = findings.middles
     chosen = canvas.Patches(patches.x[known], patches.y[known], patches.span)
@@ -63,21 +63,21 @@ def valued_patches(
 
 
 def annotated(findings: SlideFindings, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
-    """A panel of what annotators drew, in the classes of the model."""
+    """Draw a panel of the annotation, in the classes of the model."""
     names = findings.annotation.class_names
     shown = {name: colour for name, colour in findings.colours.items() if name in names}
     if not findings.annotated:
-        return panel(thumb.pixels, thumb, "Annotated: nobody annotated this slide", {})
+        return panel(thumb.pixels, thumb, "Annotation: this slide is not annotated", {})
     numbers = {names.index(name) + 1: colour for name, colour in shown.items()}
     drawn = canvas.paint_labels(thumb.pixels, findings.annotated_labels(thumb), numbers)
-    return panel(drawn, thumb, "Annotated", shown)
+    return panel(drawn, thumb, "Annotation", shown)
 
 
 def arranged(panels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Panels two in a row: what is written under them can be read where the picture is as wide as a page."""
+    """Arrange panels in rows of two, so that their text is readable at the width of a page."""
     return canvas.in_rows(panels, 2)
 
 
 def counted(names: NDArray[np.object_], colours: Mapping[str, canvas.Colour]) -> dict[str, canvas.Colour]:
-    """A legend with how many patches have each name."""
+    """Return a legend with the number of patches of each name."""
     return {f"{name}: {(names == name).sum():,}": colour for name, colour in colours.items()}

@@ -1,4 +1,4 @@
-"""Owns the export of patch predictions to QuPath: tiles with a class and measurements, in GeoJSON."""
+"""Export of patch predictions to QuPath: tiles with a class and measurements, in GeoJSON."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ def write_tiles(
     classes: Sequence[str],
     slide_grid: SlideGrid | None,
 ) -> None:
-    """Write every predicted patch as a QuPath tile object: its square, its predicted class or classes, its scores.
+    """Write every predicted patch as a QuPath tile object: its square, predicted class or classes, and scores.
 
-    Scores become measurements, and with them true numbers where they are known.
-
-    Squares are cut at the slide's border. A slide in quarantine has no grid (None) and no predictions, which gives an
-    empty collection. Features are written one by one, so that memory does not grow with their number.
+    Scores, and true values if they are known, become measurements. Squares are clipped at the border of the slide. A
+    quarantined slide has no grid (None) and no predictions, and gives an empty collection. Features are written one by
+    one, so that memory does not grow with their number.
     """
     with atomic_file(path) as aside, aside.open("w") as stream:
         stream.write('{"type":"FeatureCollection","features":[')
@@ -54,7 +53,7 @@ def _features(
             names = [name for name in (row["predicted"] or "").split(JOINER) if name]
             properties: dict[str, Any] = {"objectType": "tile", "isLocked": True}
             if names:
-                # QuPath writes several classes of one object in one name, parted by ": ".
+                # QuPath writes several classes of one object as one name, separated by ": ".
                 properties["classification"] = {"name": ": ".join(names), "color": list(colours[names[0]])}
             measured = {f"score: {c}": row[f"score_{c}"] for c in classes}
             measured |= {f"true: {c}": row.get(f"target_{c}") for c in classes}

@@ -1,4 +1,4 @@
-"""Owns the picture of a slide's tissue: where it was found, and what spoils it."""
+"""Image of a slide's tissue mask and artefacts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TISSUE = (0, 158, 115)
 def tissue_view(
     reader: SlideReader, mask: TissueMask, artefacts: ArtefactMap, *, slide_id: str, mpp: Mpp
 ) -> NDArray[np.uint8]:
-    """The bare slide at ``mpp`` µm per pixel, and beside it its tissue, pen, blur and folds."""
+    """Draw the slide at ``mpp`` µm per pixel, and beside it its tissue, pen, blur and folds."""
     thumb = canvas.thumbnail(reader, mpp)
     downsample = (mask.downsample_x, mask.downsample_y)
     found = canvas.spread(thumb, mask.mask.astype(np.uint8), downsample)
@@ -33,5 +33,5 @@ def tissue_view(
     shares = artefacts.record["shares"]
     legend = {f"tissue, {mask.record['area_mm2']:.2f} mm²": TISSUE}
     legend |= {f"{NAMES[kind]} ({shares[NAMES[kind]]:.1%})": colour for kind, colour in ARTEFACTS.items()}
-    panels = [panel(thumb.pixels, thumb, "Slide", {}), panel(painted, thumb, "Tissue and what spoils it", legend)]
+    panels = [panel(thumb.pixels, thumb, "Slide", {}), panel(painted, thumb, "Tissue and artefacts", legend)]
     return canvas.headed(canvas.beside(panels), f"{slide_id} at {thumb.mpp:.3g} µm/px")

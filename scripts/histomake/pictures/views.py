@@ -1,4 +1,4 @@
-"""Views of one slide for the pathologist, drawn for the kind of task and written as pictures."""
+"""Views of one slide for the pathologist, drawn for the kind of task and written as images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from histomake.pictures.findings import SlideFindings
 from histomake.pictures.kinds import PICTURED
 
 REGION_PX = 760
-"""Longest edge of a region's panels."""
+"""Longest edge of the panels of a region."""
 
 
 def draw_views(findings: SlideFindings, *, mpp: Mpp, out: dict[str, Path]) -> None:
@@ -24,7 +24,7 @@ def draw_views(findings: SlideFindings, *, mpp: Mpp, out: dict[str, Path]) -> No
 
 
 def draw_region(findings: SlideFindings, box: canvas.Box, path: Path) -> None:
-    """Draw a part of a slide beside what was annotated, predicted and wrong there.
+    """Draw a part of a slide with its annotation, prediction and errors.
 
     ``box``: x, y, width and height in level-0 pixels.
     """
@@ -36,7 +36,7 @@ def draw_region(findings: SlideFindings, box: canvas.Box, path: Path) -> None:
 
 
 def draw_quarantine(entry: dict[str, Any], out: dict[str, Path]) -> None:
-    """Write, in place of every picture, a card that says why the slide has none."""
+    """Write, in place of every view, an image with the reason for the quarantine."""
     for path in out.values():
         canvas.write_picture(canvas.quarantine_card(entry), path)
 
