@@ -13,6 +13,7 @@ import pytest
 import torch
 from histomake.base.errors import HistomakeError
 from histomake.base.files import write_json
+from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
 from histomake.base.rng import counter_rng
 from histomake.config import ConfigError, Grid, Model, Target, Task
@@ -415,9 +416,7 @@ def test_threshold_separates_what_can_be_separated() -> None:
 def test_slides_get_thresholds_of_their_own_for_every_pooling() -> None:
     score = np.array([0.1, 0.3, 0.2, 0.6, 0.7, 0.2])
     slide, truth = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
-    found = choose_thresholds(
-        "classification", Target(classes=["a", "b"]), np.stack([1 - score, score], 1), truth, slide, np.ones(6)
-    )
+    found = choose_thresholds(Kind.CLASSIFICATION, np.stack([1 - score, score], 1), truth, slide, np.ones(6))
     assert 0.2 < found["slide_thresholds"]["mean"] < 0.5
     assert 0.3 < found["slide_thresholds"]["max"] < 0.7
 
