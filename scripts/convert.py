@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import store_of, write_json
+from histomake.base.files import store_of
 from histomake.cohort.quarantine import attempt, quarantined
 from histomake.config import Convert
 from histomake.slide.convert import convert, store_digest, write_no_store
@@ -30,7 +30,7 @@ def main(snakemake):
             write_no_store(outcome, store, config)
         else:
             digests[str(store_of(snakemake.output.store))] = store_digest(outcome)
-        write_json(snakemake.output.manifest, outcome)
+        outcome.write(snakemake.output.manifest)
 
 
 if __name__ == "__main__":

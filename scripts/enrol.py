@@ -1,7 +1,9 @@
 """Rule enrol: which slides a fold's model is made with, and the digests of what it will read of them."""
 
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json, sha256_file, write_json
+from histomake.base.files import sha256_file, write_json
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import quarantined
 from histomake.cohort.leakage import Assignment, leaks, refuse_leaks
 
 
@@ -10,8 +12,8 @@ def main(snakemake):
         given = snakemake.input
         slides = [(role, entry) for role, entries in snakemake.params.slides.items() for entry in entries]
         fold = int(snakemake.wildcards.fold)
-        manifests = map(read_json, given.manifests)
-        contents = {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"}
+        manifests = map(Manifest.read, given.manifests)
+        contents = {m.slide_id: m.sha256 for m in manifests if not quarantined(m)}
         found = leaks([Assignment(fold, slide, patient, role) for role, (slide, patient, _) in slides], contents)
         refuse_leaks(found, snakemake.wildcards.task)
         files = zip(given.manifests, given.tables, given.annotations, strict=True)

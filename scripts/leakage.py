@@ -6,6 +6,8 @@ from histomake.audit.sidecar import job
 from histomake.base.file_cache import Recall
 from histomake.base.files import read_json, write_json
 from histomake.base.layout import Layout
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import quarantined
 from histomake.cohort.leakage import Assignment, leaks, refuse_leaks, seen_before
 
 
@@ -14,8 +16,8 @@ def main(snakemake):
     recall = Recall(Layout(results).memory("-".join([snakemake.rule, *snakemake.wildcards])))
     with job(snakemake, recall):
         roles = [Assignment(*row) for row in snakemake.params.roles]
-        manifests = recall.records(snakemake.input.manifests)
-        digests = {m["slide_id"]: m["sha256"] for m in manifests if m["status"] == "ok"}
+        manifests = recall.records(snakemake.input.manifests, Manifest.decode)
+        digests = {m.slide_id: m.sha256 for m in manifests if not quarantined(m)}
         found = leaks(roles, digests)
         for path in snakemake.input.models:
             seen = seen_before(roles, digests, read_json(path).get("made_with", []))

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
-from histomake.cohort.quarantine import quarantined
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import quarantined
+from histomake.base.records.tissue import TissueRecord
 from histomake.patch.table import read_table
 from histomake.pictures.canvas import quarantine_card, write_picture
 from histomake.pictures.contact_sheet import contact_sheet, no_contact_sheet
@@ -15,7 +17,8 @@ from histomake.tissue.mask import TissueMask
 
 
 def draw_tissue(given, picture, slide_id, mpp):
-    lost = quarantined(*(read_json(path) for path in (given.manifest, given.tissue, given.quality)))
+    stages = Manifest.read(given.manifest), TissueRecord.read(given.tissue), QualityRecord.read(given.quality)
+    lost = quarantined(*stages)
     if lost:
         write_picture(quarantine_card(lost), picture)
         return

@@ -3,24 +3,25 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
-from histomake.cohort.quarantine import attempt, quarantined
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import quarantined
+from histomake.cohort.quarantine import attempt
 from histomake.config import Tissue
 from histomake.slide.reader import open_slide
 from histomake.tissue.mask import presegment, save_no_tissue
 
 
 def main(snakemake):
-    manifest = read_json(snakemake.input.manifest)
     mask, record = Path(snakemake.output.mask), Path(snakemake.output.record)
 
     def work():
         with open_slide(Path(snakemake.input.manifest)) as reader:
-            tissue = presegment(reader, Tissue.model_validate(snakemake.params.cfg), slide_id=manifest["slide_id"])
+            tissue = presegment(reader, Tissue.model_validate(snakemake.params.cfg), slide_id=manifest.slide_id)
         tissue.save(mask, record)
         return tissue.record
 
     with job(snakemake):
+        manifest = Manifest.read(snakemake.input.manifest)
         outcome = quarantined(manifest) or attempt("presegment", work)
         if quarantined(outcome):
             save_no_tissue(outcome, mask, record)

@@ -6,8 +6,9 @@ A script of its own, so that the ordinary rule neither loads torch nor runs agai
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
-from histomake.cohort.quarantine import attempt, quarantined
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import quarantined
+from histomake.cohort.quarantine import attempt
 from histomake.config import Tissue
 from histomake.learn.inference.tissue_model import tissue_model
 from histomake.slide.reader import open_slide
@@ -15,18 +16,18 @@ from histomake.tissue.mask import presegment, save_no_tissue
 
 
 def main(snakemake):
-    manifest = read_json(snakemake.input.manifest)
     mask, record = Path(snakemake.output.mask), Path(snakemake.output.record)
     config = Tissue.model_validate(snakemake.params.cfg)
 
     def work():
         segment = tissue_model(Path(config.model), mpp=config.mpp, threads=snakemake.threads)
         with open_slide(Path(snakemake.input.manifest)) as reader:
-            tissue = presegment(reader, config, slide_id=manifest["slide_id"], segment=segment)
+            tissue = presegment(reader, config, slide_id=manifest.slide_id, segment=segment)
         tissue.save(mask, record)
         return tissue.record
 
     with job(snakemake):
+        manifest = Manifest.read(snakemake.input.manifest)
         outcome = quarantined(manifest) or attempt("presegment", work)
         if quarantined(outcome):
             save_no_tissue(outcome, mask, record)

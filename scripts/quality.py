@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
-from histomake.cohort.quarantine import attempt, quarantined
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import quarantined
+from histomake.base.records.tissue import TissueRecord
+from histomake.cohort.quarantine import attempt
 from histomake.config import Quality
 from histomake.slide.reader import open_slide
 from histomake.tissue.artefacts import assess, save_no_quality
@@ -12,7 +14,6 @@ from histomake.tissue.mask import TissueMask
 
 
 def main(snakemake):
-    manifest, tissue = read_json(snakemake.input.manifest), read_json(snakemake.input.tissue)
     image, record = Path(snakemake.output.map), Path(snakemake.output.record)
 
     def work():
@@ -23,7 +24,8 @@ def main(snakemake):
         return artefacts.record
 
     with job(snakemake):
-        outcome = quarantined(manifest, tissue) or attempt("quality", work)
+        stages = Manifest.read(snakemake.input.manifest), TissueRecord.read(snakemake.input.tissue)
+        outcome = quarantined(*stages) or attempt("quality", work)
         if quarantined(outcome):
             save_no_quality(outcome, image, record)
 

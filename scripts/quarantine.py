@@ -4,8 +4,12 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job, log
 from histomake.base.file_cache import Recall
-from histomake.base.files import write_json
 from histomake.base.layout import Layout
+from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import write_list
+from histomake.base.records.tissue import TissueRecord
 from histomake.cohort.quarantine import check_loss, collect
 
 
@@ -13,10 +17,17 @@ def main(snakemake):
     layout, slides = Layout(Path(snakemake.output.entries).parent), snakemake.params.slides
     recall = Recall(layout.memory("quarantine"))
     with job(snakemake, recall):
-        stages = (layout.manifest, layout.annotation, layout.tissue, layout.quality)
-        entries = collect(record for place in stages for record in recall.records(map(place, slides)))
+        stages = (
+            (layout.manifest, Manifest),
+            (layout.annotation, AnnotationRecord),
+            (layout.tissue, TissueRecord),
+            (layout.quality, QualityRecord),
+        )
+        entries = collect(
+            record for place, kind in stages for record in recall.records(map(place, slides), kind.decode)
+        )
         check_loss(entries, slides=len(slides), max_share=snakemake.params.max_share)
-        write_json(snakemake.output.entries, entries)
+        write_list(snakemake.output.entries, entries)
         log.info("%d of %d slides in quarantine", len(entries), len(slides))
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.records.record import quarantined
+from histomake.base.records.tissue import TissueRecord
 from histomake.cascade.compare import compare_slide, summarise, table
 from histomake.cascade.infer import answers_of, load_networks
 from histomake.cascade.samples import open_fields
-from histomake.cohort.quarantine import quarantined
 from histomake.config import Annotations, CascadeThresholds, Radhical
 from histomake.tissue.mask import TissueMask
 
@@ -35,7 +36,7 @@ def main(snakemake):
                     CascadeThresholds.model_validate(found["thresholds"]),
                     dense_cut=found["dense_cut"],
                     truth=field.truth.whole(),
-                    tissue=None if quarantined(read_json(record)) else TissueMask.load(mask, record),
+                    tissue=None if quarantined(TissueRecord.read(record)) else TissueMask.load(mask, record),
                     complete=config.train.complete,
                     config=config.baselines,
                     seed=snakemake.params.seed,

@@ -2,9 +2,10 @@
 
 import numpy as np
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, read_json
+from histomake.base.files import atomic_file
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import quarantined
 from histomake.cascade.infer import open_answers, whole_maps
-from histomake.cohort.quarantine import quarantined
 from histomake.config import Radhical
 
 
@@ -12,7 +13,7 @@ def main(snakemake):
     config = Radhical.model_validate({**snakemake.params.cfg, "block_px": snakemake.params.block})
     maps = {}
     with job(snakemake):
-        if not quarantined(read_json(snakemake.input.manifest)):
+        if not quarantined(Manifest.read(snakemake.input.manifest)):
             levels, answers = open_answers(
                 snakemake.input.manifest, snakemake.input.weights, config, threads=snakemake.threads
             )

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job
 from histomake.base.files import read_json, store_of, write_empty_store, write_json
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import quarantined
 from histomake.cascade.infer import open_answers, segment_slide
 from histomake.cascade.objects import write_no_objects
-from histomake.cohort.quarantine import attempt, quarantined
+from histomake.cohort.quarantine import attempt
 from histomake.config import CascadeThresholds, Radhical
 from histomake.pictures.canvas import quarantine_card, write_picture
 from histomake.pictures.level_maps import level_maps
@@ -26,12 +28,12 @@ def main(snakemake):
         return found
 
     with job(snakemake):
-        outcome = quarantined(read_json(snakemake.input.manifest)) or attempt("radhical", work)
+        outcome = quarantined(Manifest.read(snakemake.input.manifest)) or attempt("radhical", work)
         if quarantined(outcome):
-            write_empty_store(store, outcome)
+            write_empty_store(store, outcome.dump())
             write_no_objects(geojson)
             write_picture(quarantine_card(outcome), Path(snakemake.output.levels))
-        write_json(snakemake.output.record, outcome)
+        write_json(snakemake.output.record, outcome.dump() if quarantined(outcome) else outcome)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,15 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, read_json
+from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
+from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import quarantined
+from histomake.base.records.tissue import TissueRecord
 from histomake.model.description import read_description
-from histomake.report.slide_page import SlideTask, slide_page
+from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 
 
 def main(snakemake):
@@ -25,15 +30,20 @@ def main(snakemake):
             )
             for name, fold, aggregate, views in params.tasks
         ]
-        stages = ("manifest", "annotation", "tissue", "quality")
-        records = {stage: read_json(snakemake.input[stage]) for stage in stages}
+        given = snakemake.input
+        records = SlideRecords(
+            Manifest.read(given.manifest),
+            AnnotationRecord.read(given.annotation),
+            TissueRecord.read(given.tissue),
+            QualityRecord.read(given.quality),
+        )
         patient, site = params.patient
         levels = {name: layout.cascade_levels(name, slide) for name in params.cascades}
         content = slide_page(
             slide_id=slide,
             patient_id=patient,
             site=site,
-            records=records,
+            records=quarantined(*records) or records,
             tissue=Path(snakemake.input.overview),
             tasks=tasks,
             cascades=levels,

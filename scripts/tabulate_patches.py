@@ -4,8 +4,11 @@ from pathlib import Path
 
 from histomake.annotation.model import Annotation
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
-from histomake.cohort.quarantine import quarantined
+from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import quarantined
+from histomake.base.records.tissue import TissueRecord
 from histomake.config import Grid
 from histomake.patch.tabulate import empty_table, tabulate, write_patch_table
 from histomake.tissue.artefacts import ArtefactMap
@@ -15,10 +18,14 @@ from histomake.tissue.mask import TissueMask
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
     grid, grid_name = Grid.model_validate(params.cfg), snakemake.wildcards.grid
-    manifest = read_json(given.manifest)
     with job(snakemake):
-        stages = [manifest, *(read_json(path) for path in (given.annotation, given.tissue, given.quality))]
-        outcome = quarantined(*stages)
+        manifest = Manifest.read(given.manifest)
+        outcome = quarantined(
+            manifest,
+            AnnotationRecord.read(given.annotation),
+            TissueRecord.read(given.tissue),
+            QualityRecord.read(given.quality),
+        )
         if outcome:
             table = empty_table(outcome, grid, params.classes, grid_name=grid_name)
         else:

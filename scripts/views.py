@@ -5,8 +5,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from histomake.annotation.model import Annotation
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json, store_of
-from histomake.cohort.quarantine import quarantined
+from histomake.base.files import store_of
+from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import quarantined
+from histomake.base.records.tissue import TissueRecord
 from histomake.model.description import read_description
 from histomake.patch.table import read_table
 from histomake.pictures.findings import SlideFindings
@@ -18,8 +22,12 @@ def main(snakemake):
     given = snakemake.input
     out = {view: Path(path) for view, path in snakemake.output.items()}
     with job(snakemake):
-        records = [read_json(path) for path in (given.manifest, given.annotation, given.tissue, given.quality)]
-        lost = quarantined(*records)
+        lost = quarantined(
+            Manifest.read(given.manifest),
+            AnnotationRecord.read(given.annotation),
+            TissueRecord.read(given.tissue),
+            QualityRecord.read(given.quality),
+        )
         if lost:
             draw_quarantine(lost, out)
             return

@@ -17,14 +17,17 @@ from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
 from histomake.base.files import store_of, write_json
 from histomake.base.layout import Layout
+from histomake.base.records.annotation import LabelImageRecord
 from histomake.config import Convert, Grid
 from histomake.patch.table import METADATA_KEY
 from histomake.slide.convert import convert
 from PIL import Image
 
+from tests import sample_records
 from tests.browser import Browser
 
 SLIDE = "P-01.a_b"
+CLASSES = ("nuclei", "skin")
 SIZE = 3000
 MPP = 0.5
 SPAN = 256
@@ -48,10 +51,9 @@ def make_results(folder: Path, codec: str = "jpeg") -> Layout:
     np.save(source, pixels)
     settings = Convert(codec=codec, quality=95)
     manifest = convert(source, folder / "slides" / f"{SLIDE}.zarr", slide_id=SLIDE, config=settings, mpp=MPP)
-    write_json(layout.manifest(SLIDE), manifest)
-    lost = {"status": "quarantined", "slide_id": "lost", "reason": "no_mpp", "detail": "no mpp", "remedy": "give one"}
-    write_json(layout.manifest("lost"), lost)
-    write_tables(layout, manifest["sha256"], positions)
+    manifest.write(layout.manifest(SLIDE))
+    sample_records.lost("lost").write(layout.manifest("lost"))
+    write_tables(layout, manifest.sha256, positions)
     write_masks(layout, positions)
     return layout
 
@@ -59,9 +61,9 @@ def make_results(folder: Path, codec: str = "jpeg") -> Layout:
 def write_masks(layout: Layout, positions: list[tuple[int, int]]) -> None:
     """Add the marked patch as nuclei: a mask with 4 level-0 pixels per label, and a segmentation with 2."""
     x, y = positions[MARKED]
-    record = {"status": "ok", "slide_id": SLIDE, "class_names": ["nuclei", "skin"], "format": "mask.npy"}
-    record["label_image"] = {"store": f"{SLIDE}.zarr", "downsample": 4}
-    write_json(layout.annotation(SLIDE), record)
+    image = LabelImageRecord(store=f"{SLIDE}.zarr", downsample=4, width=SIZE // 4, height=SIZE // 4)
+    record = sample_records.annotation(SLIDE, class_names=CLASSES, annotation_format="mask.npy", label_image=image)
+    record.write(layout.annotation(SLIDE))
     layout.annotation(SLIDE).with_suffix(".geojson").write_text('{"type":"FeatureCollection","features":[]}')
     annotated = np.zeros((SIZE // 4, SIZE // 4), np.uint8)
     annotated[y // 4 : (y + SPAN) // 4, x // 4 : (x + SPAN) // 4] = 1
@@ -147,9 +149,8 @@ def outline_marked(layout: Layout) -> None:
     x, y = patch_positions()[MARKED]
     ring = shapely.box(2000, 2000, 2400, 2400).difference(shapely.box(2100, 2100, 2300, 2300))
     regions = [("nuclei", shapely.box(x, y, x + SPAN, y + SPAN)), ("skin", ring), ("skin", shapely.box(10, 10, 11, 11))]
-    record = {"status": "ok", "slide_id": SLIDE, "class_names": ["nuclei", "skin"], "format": "geojson"}
-    record |= {"label_image": None, "regions": {"nuclei": 1, "skin": 2}}
+    record = sample_records.annotation(SLIDE, class_names=CLASSES, regions={"nuclei": 1, "skin": 2})
     path = layout.annotation(SLIDE)
-    annotation = Annotation(("nuclei", "skin"), regions, None, record)
+    annotation = Annotation(CLASSES, regions, None, record)
     labels = store_of(layout.label_image(SLIDE))
     write_annotation(annotation, record=path, geojson=layout.outlines(SLIDE), labels=labels)

@@ -16,6 +16,7 @@ import openslide
 import tifffile
 import zarr
 from histomake.base.files import sha256_file
+from histomake.base.records.manifest import Manifest
 from histomake.config import Convert
 from histomake.slide.convert import convert
 from histomake.slide.reader import SlideReader
@@ -44,7 +45,7 @@ def run(work: Path) -> list[Figure]:
         shutil.rmtree(out, ignore_errors=True)
 
 
-def to_store(slide: Path, store: Path) -> dict:
+def to_store(slide: Path, store: Path) -> Manifest:
     """Convert with the default settings."""
     return convert(slide, store, slide_id=slide.stem, config=Convert(), threads=THREADS)
 
@@ -72,21 +73,21 @@ def _speed(slide: Path, out: Path) -> list[Figure]:
         shutil.copyfile(slide, out / "copy")
         sha256_file(slide)
 
-    def ours() -> dict:
+    def ours() -> Manifest:
         return to_store(slide, out / "a.zarr")
 
     manifest = ours()  # the first call also includes late imports
     clear = partial(_clear, out)
     copied, converted = side_by_side(copy_and_hash, ours, before=clear)
     baseline, beside = side_by_side(lambda: through_openslide(slide, out / "b.zarr"), ours, before=clear)
-    growth = manifest["bytes_out"] / manifest["bytes_in"]
+    growth = manifest.bytes_out / manifest.bytes_in
     took = f"{statistics.median(converted):.3f} s, {slide.stat().st_size / 1e6:.0f} MB"
     slower, faster = ratio(converted, copied), ratio(baseline, beside)
     return [
         Figure("convert 24k / (cp + sha256)", slower, "<= 2.0", slower <= 2, "x", took),
         Figure("openslide-dask-zarr / convert 24k", faster, ">= 50", faster >= 50, "x"),
         Figure("store size / source size", growth, "<= 1.02", growth <= 1.02, "x"),
-        Figure("store files", manifest["files"], "<= 60", manifest["files"] <= 60, "files"),
+        Figure("store files", manifest.files, "<= 60", manifest.files <= 60, "files"),
     ]
 
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import tifffile
 import timm
 import torch
-from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.config import Convert
 from histomake.explain import embedding, embedding_page, shapley
@@ -101,7 +100,7 @@ def viewer_figures(work: Path) -> list[Figure]:
     if not results.manifest("large").is_file():
         source = big_slide(work, SIDE)
         store = results.results / "slides" / "large.zarr"
-        write_json(results.manifest("large"), convert(source, store, slide_id="large", config=Convert(), mpp=None))
+        convert(source, store, slide_id="large", config=Convert(), mpp=None).write(results.manifest("large"))
     marked = Layout(work / "viewer-marked")
     if not marked.manifest(SLIDE).is_file():
         make_results(marked.results)

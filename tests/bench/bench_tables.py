@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import shapely
 from histomake.annotation.model import Annotation
-from histomake.base.files import write_json
+from histomake.base.records.manifest import Manifest
 from histomake.catalog.build import build_catalog
 from histomake.config import Convert, Grid, Quality, Tissue
 from histomake.patch.tabulate import tabulate, write_patch_table
@@ -24,6 +24,7 @@ from histomake.slide.reader import SlideReader
 from histomake.tissue.artefacts import ArtefactMap, assess
 from histomake.tissue.mask import TissueMask, presegment
 
+from tests import sample_records
 from tests.bench.figures import Figure
 from tests.bench.slides import big_slide
 
@@ -81,16 +82,15 @@ def _median(work: Callable[[], object]) -> float:
     return float(np.median([timed() for _ in range(RUNS)]))
 
 
-def _slide(name: str, side: int, mpp: float, seed: int) -> tuple[dict, TissueMask, ArtefactMap]:
+def _slide(name: str, side: int, mpp: float, seed: int) -> tuple[Manifest, TissueMask, ArtefactMap]:
     """Return a square slide half covered by smooth tissue, a few per cent of it out of focus."""
     rng = np.random.default_rng(seed)
     pixels = math.ceil(side * mpp / MASK_MPP)
     field = cv2.resize(rng.random((24, 24)).astype(np.float32), (pixels, pixels), interpolation=cv2.INTER_CUBIC)
     mask = field > np.median(field)
     labels = ((field > np.quantile(field, 0.97)) * 2).astype(np.uint8)
-    manifest = {"status": "ok", "slide_id": name, "sha256": f"{seed:064x}", "width": side, "height": side, "mpp": mpp}
-    downsample = MASK_MPP / mpp
-    return manifest, TissueMask(mask, downsample, downsample), ArtefactMap(labels)
+    manifest = sample_records.manifest(name, sha256=f"{seed:064x}", width=side, height=side, mpp=mpp)
+    return manifest, sample_records.tissue_mask(mask, MASK_MPP / mpp), sample_records.artefact_map(labels)
 
 
 def _outlines(count: int, side: int, classes: list[str], seed: int) -> Annotation:
@@ -127,12 +127,16 @@ def _large_grid() -> list[Figure]:
     ]
 
 
-def _records(folder: Path, name: str, manifest: dict) -> None:
-    done = {"status": "ok", "slide_id": name}
-    write_json(folder / "manifests" / f"{name}.json", manifest)
-    write_json(folder / "tissue" / f"{name}.json", done | {"area_mm2": 99.0, "components": 3, "coverage": 0.5})
-    write_json(folder / "quality" / f"{name}.json", done | {"sharpness": 3.0, "shares": {"blur": 0.03}})
-    write_json(folder / "annotations" / f"{name}.json", done | {"format": "none"})
+def _records(folder: Path, manifest: Manifest) -> None:
+    name = manifest.slide_id
+    records = {
+        "manifests": manifest,
+        "tissue": sample_records.tissue(name),
+        "quality": sample_records.quality(name),
+        "annotations": sample_records.no_annotation(name),
+    }
+    for stage, record in records.items():
+        record.write(folder / stage / f"{name}.json")
 
 
 def _pathflowai(folder: Path) -> list[Figure]:
@@ -143,11 +147,11 @@ def _pathflowai(folder: Path) -> list[Figure]:
     start = time.perf_counter()
     for (manifest, tissue, artefacts), annotation in cohort:
         table = tabulate(manifest, tissue, artefacts, annotation, grid, classes, grid_name="x20", max_share=0.5)
-        write_patch_table(table, folder / "patches" / f"{manifest['slide_id']}.parquet")
+        write_patch_table(table, folder / "patches" / f"{manifest.slide_id}.parquet")
     tabulated = time.perf_counter() - start
     for (manifest, _, _), _ in cohort:
-        _records(folder, manifest["slide_id"], manifest)
-    names = [manifest["slide_id"] for (manifest, _, _), _ in cohort]
+        _records(folder, manifest)
+    names = [manifest.slide_id for (manifest, _, _), _ in cohort]
     stages = ("manifests", "tissue", "quality", "annotations")
     files = {stage: [folder / stage / f"{name}.json" for name in names] for stage in stages}
     tables = {"x20": [folder / "patches" / f"{name}.parquet" for name in names]}
@@ -178,9 +182,7 @@ def _ten_thousand(folder: Path) -> list[Figure]:
         (folder / stage).mkdir(exist_ok=True)
     for i in range(10_000):
         name = f"s{i:05d}"
-        record = json.dumps({"status": "ok", "slide_id": name, "format": "none"})
-        for stage in ("manifests", "tissue", "quality", "annotations"):
-            (folder / stage / f"{name}.json").write_text(record)
+        _records(folder, sample_records.manifest(name))
         link = folder / "patches" / f"{name}.parquet"
         if not link.exists():
             os.link(patterns[i % len(patterns)], link)
@@ -204,7 +206,7 @@ def _chopping(work: Path) -> list[Figure]:
     """
     store = work / "big.zarr"
     manifest = convert(big_slide(work, 24_576), store, slide_id="big", config=Convert(), mpp=None, threads=2)
-    grid, table_path, chopped = Grid(size=256, mpp=manifest["mpp"]), work / "big.parquet", work / "chopped"
+    grid, table_path, chopped = Grid(size=256, mpp=manifest.mpp), work / "big.parquet", work / "chopped"
     chopped.mkdir(exist_ok=True)
     with SlideReader(store) as reader:
         tissue = presegment(reader, Tissue(), slide_id="big")

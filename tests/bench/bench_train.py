@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import openslide
 import shapely
 import torch
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
-from histomake.base.files import read_json, store_of, write_json
+from histomake.base.files import store_of
 from histomake.base.layout import Layout
+from histomake.base.records.manifest import Manifest
 from histomake.config import Convert, Grid, Task, Tissue
 from histomake.learn.data.batches import Batch, TrainingBatches
 from histomake.learn.data.loader import load_batches
@@ -32,9 +34,9 @@ from histomake.patch.sampler import Sampler
 from histomake.patch.tabulate import tabulate, write_patch_table
 from histomake.slide.convert import convert
 from histomake.slide.reader import open_slide
-from histomake.tissue.artefacts import ArtefactMap
 from histomake.tissue.mask import presegment
 
+from tests import sample_records
 from tests.bench.figures import Figure
 from tests.bench.measure import ROUNDS, ratio, seconds, side_by_side, spread
 from tests.bench.slides import MPP, big_slide
@@ -70,16 +72,16 @@ def prepare(root: Path, side: int) -> SlideEntry:
     source = big_slide(root.parent / "slides", side)
     store = layout.results / "slides" / f"{slide_id}.zarr"
     manifest = convert(source, store, slide_id=slide_id, config=Convert(), threads=2)
-    write_json(entry.manifest, manifest)
+    manifest.write(entry.manifest)
     halves = [shapely.box(0, 0, side // 2, side), shapely.box(side // 2, 0, side, side)]
-    record = {"status": "ok", "format": "geojson", "class_names": CLASSES, "label_image": None}
+    record = sample_records.annotation(slide_id, width=side, height=side, class_names=tuple(CLASSES))
     annotation = Annotation(tuple(CLASSES), list(zip(CLASSES, halves, strict=True)), record=record)
     entry.annotation.parent.mkdir(parents=True, exist_ok=True)
     labels = store_of(layout.label_image(slide_id))
     write_annotation(annotation, record=entry.annotation, geojson=layout.outlines(slide_id), labels=labels)
     with open_slide(entry.manifest) as reader:
         tissue = presegment(reader, Tissue(), slide_id=slide_id)
-    artefacts = ArtefactMap(np.zeros(tissue.mask.shape, np.uint8))
+    artefacts = sample_records.artefact_map(np.zeros(tissue.mask.shape, np.uint8))
     grid = Grid(size=256, mpp=MPP)
     options = {"grid_name": GRID, "max_share": 0.5}
     write_patch_table(tabulate(manifest, tissue, artefacts, annotation, grid, CLASSES, **options), entry.table)
@@ -159,15 +161,15 @@ def many_slides(work: Path) -> Figure:
 
 def linked(entry: SlideEntry, root: Path, count: int) -> list[SlideEntry]:
     """Create ``count`` slides that are hard links to the files of one slide."""
-    layout, record = Layout(root), read_json(entry.manifest)
+    layout, record = Layout(root), Manifest.read_usable(entry.manifest)
     entries = [SlideEntry.at(layout, GRID, f"{entry.slide_id}-{i}", f"p{i}", {}) for i in range(count)]
-    store = entry.manifest.parent / record["store"]
+    store = entry.manifest.parent / record.store
     for new in entries:
         if new.table.exists():
             continue
         target = new.manifest.parent / f"{new.slide_id}.zarr"
         shutil.copytree(store, target, copy_function=os.link, dirs_exist_ok=True)
-        write_json(new.manifest, record | {"slide_id": new.slide_id, "store": target.name})
+        msgspec.structs.replace(record, slide_id=new.slide_id, store=target.name).write(new.manifest)
         for old, path in ((entry.annotation, new.annotation), (entry.table, new.table)):
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(old, path)

@@ -21,7 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from histomake.base.records.record import StageRecord
 
+from tests import sample_records
 from tests.workshop import ROOT, Workshop
 
 FITTED, PATCHES, PATTERNS = 2_000, 1_250, 20
@@ -127,7 +129,7 @@ class Maker:
     def _write(self, rule: str, slide: str | None, path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".json" and slide:
-            content = (json.dumps(record(rule, slide), indent=1, sort_keys=True) + "\n").encode()
+            content = (json.dumps(record(rule, slide).dump(), indent=1, sort_keys=True) + "\n").encode()
             path.write_bytes(content)
             return hashlib.sha256(content).hexdigest()
         number = int(hashlib.sha256(path.name.encode()).hexdigest()[:8], 16) % PATTERNS
@@ -146,21 +148,16 @@ def digest(path: Path, _known: dict[Path, str] = {}) -> str:  # noqa: B006
     return _known[path]
 
 
-def record(rule: str, slide: str) -> dict[str, Any]:
-    """Return the record of a per-slide rule, with the keys that other rules read."""
-    done: dict[str, Any] = {"status": "ok", "slide_id": slide}
+def record(rule: str, slide: str) -> StageRecord:
+    """Return the record of a per-slide rule."""
     if rule == "convert":
         sha256 = hashlib.sha256(slide.encode()).hexdigest()
-        done |= {"width": 60_000, "height": 40_000, "mpp": 0.25, "mpp_source": "vendor", "vendor": "aperio"}
-        done |= {"format": "svs", "sha256": sha256, "bytes_in": 10**9, "bytes_out": 10**9, "files": 20}
-        done |= {"store": f"{slide}.zarr", "levels": [{"downsample": 4**i, "passthrough": True} for i in range(4)]}
-    if rule == "annotate":
-        done |= {"format": "none", "source": None, "class_names": CLASSES, "area_px": {}, "regions": {}}
-    if rule == "presegment":
-        done |= {"area_mm2": 99.0, "components": 3, "coverage": 0.4}
-    if rule == "quality":
-        done |= {"sharpness": 3.0, "clean_share": 0.98, "shares": {"blur": 0.01, "pen": 0.0, "fold": 0.01}}
-    return done
+        return sample_records.manifest(slide, width=60_000, height=40_000, mpp=0.25, sha256=sha256, bytes_in=10**9)
+    return {
+        "annotate": sample_records.no_annotation,
+        "presegment": sample_records.tissue,
+        "quality": sample_records.quality,
+    }[rule](slide)
 
 
 def write_pattern(rule: str, number: int, path: Path) -> None:

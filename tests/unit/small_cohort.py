@@ -8,14 +8,14 @@ import numpy as np
 import shapely
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
-from histomake.base.files import store_of, write_json
+from histomake.base.files import store_of
 from histomake.base.layout import Layout
 from histomake.config import Convert, Grid
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.patch.tabulate import empty_table, tabulate, write_patch_table
 from histomake.slide.convert import convert
-from histomake.tissue.artefacts import ArtefactMap
-from histomake.tissue.mask import TissueMask
+
+from tests import sample_records
 
 CLASSES = ["smooth", "speckled"]
 GRID_NAME = "tiny"
@@ -44,8 +44,8 @@ def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient
     np.save(source, image)
     store = layout.results / "slides" / f"{slide_id}.zarr"
     manifest = convert(source, store, slide_id=slide_id, config=Convert(codec="zstd", shard_px=512), mpp=MPP)
-    write_json(layout.manifest(slide_id), manifest)
-    record = {"status": "ok", "slide_id": slide_id, "class_names": CLASSES, "label_image": None, "format": "geojson"}
+    manifest.write(layout.manifest(slide_id))
+    record = sample_records.annotation(slide_id, width=SIDE, height=SIDE, class_names=tuple(CLASSES))
     annotation = Annotation(tuple(CLASSES), regions, record=record)
     path = layout.annotation(slide_id)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,8 +53,8 @@ def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient
     write_annotation(annotation, record=path, geojson=layout.outlines(slide_id), labels=labels)
     mask = np.ones((SIDE // DOWNSAMPLE,) * 2, bool)
     mask[:, : mask.shape[1] // 8] = False
-    tissue = TissueMask(mask, DOWNSAMPLE, DOWNSAMPLE)
-    artefacts = ArtefactMap(np.zeros_like(mask, np.uint8))
+    tissue = sample_records.tissue_mask(mask, DOWNSAMPLE)
+    artefacts = sample_records.artefact_map(np.zeros_like(mask, np.uint8))
     table = tabulate(manifest, tissue, artefacts, annotation, grid, CLASSES, grid_name=GRID_NAME, max_share=0.5)
     write_patch_table(table, layout.table(GRID_NAME, slide_id))
     return SlideEntry.at(layout, GRID_NAME, slide_id, patient_id or f"patient-{slide_id}", {})
@@ -62,9 +62,8 @@ def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient
 
 def build_quarantined(layout: Layout, slide_id: str, *, grid: Grid) -> SlideEntry:
     """A slide that could not be read: a quarantine entry in place of a manifest, and an empty table."""
-    outcome = {"status": "quarantined", "slide_id": slide_id, "reason": "unreadable", "path": "gone.svs"}
-    outcome |= {"detail": "not a slide", "remedy": "Scan it again"}
-    write_json(layout.manifest(slide_id), outcome)
+    outcome = sample_records.lost(slide_id)
+    outcome.write(layout.manifest(slide_id))
     write_patch_table(empty_table(outcome, grid, CLASSES, grid_name=GRID_NAME), layout.table(GRID_NAME, slide_id))
     return SlideEntry.at(layout, GRID_NAME, slide_id, f"patient-{slide_id}", {})
 

@@ -74,7 +74,7 @@ def feature(points, **properties):
 def test_a_slide_without_annotation_has_no_regions_and_no_error():
     annotation = read(None)
     assert annotation.regions == []
-    assert annotation.record["format"] == "none"
+    assert annotation.record.annotation_format == "none"
     assert annotation.class_names == ("other", "tumor")
 
 
@@ -93,22 +93,22 @@ def test_all_vector_formats_give_the_same_square(tmp_path):
     for name, path in files.items():
         annotation = read(path)
         ((class_name, geometry),) = annotation.regions
-        assert annotation.record["format"] == name
+        assert annotation.record.annotation_format == name
         assert class_name == "tumor"
         assert geometry.equals(shapely.box(100, 200, 300, 500))
 
 
 def test_the_real_dsa_file_is_read_with_a_higher_limit_for_its_overhang(data):
     annotation = read(data / "annotations/CMU-1-Small-Region.dsa.geojson", max_outside=0.1)
-    assert annotation.record["regions"] == {"other": 1, "tumor": 1}
-    assert annotation.record["clipped"] == 1
+    assert annotation.record.regions == {"other": 1, "tumor": 1}
+    assert annotation.record.clipped == 1
     assert annotation.union_by_class["other"].area == 821**2
     assert annotation.union_by_class["tumor"].bounds == (1512, 1512, WIDTH, 2333)
 
 
 def test_the_real_halo_file_is_read(data):
     annotation = read(data / "annotations/halo.xml", classes={"Tumor": "tumor", "Layer 1": "other"})
-    assert annotation.record["format"] == "halo"
+    assert annotation.record.annotation_format == "halo"
     assert annotation.union_by_class["other"].equals(shapely.box(1, 1, 10, 40))
 
 
@@ -122,8 +122,8 @@ def test_a_qupath_cell_gives_its_cell_or_nucleus_outline(tmp_path, part, area):
 
 def test_the_real_qupath_cells_are_read(data):
     annotation = read(data / "annotations/cell_detections.qupath.geojson")
-    assert annotation.record["format"] == "qupath"
-    assert annotation.record["regions"] == {"other": 2}
+    assert annotation.record.annotation_format == "qupath"
+    assert annotation.record.regions == {"other": 2}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_points_and_features_without_geometry_are_counted(tmp_path):
     point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {}}
     nothing = {"type": "Feature", "geometry": None, "properties": None}
     path = geojson(tmp_path / "a.geojson", feature(SQUARE, label="Tumor"), point, nothing)
-    assert read(path).record["skipped"] == {"Point": 1, "no geometry": 1}
+    assert read(path).record.skipped == {"Point": 1, "no geometry": 1}
 
 
 def test_holes_and_multipolygons_keep_their_shape(tmp_path):
@@ -194,9 +194,9 @@ def test_rectangles_and_ellipses_are_defined_by_their_corners(tmp_path):
 
 def test_shapes_without_area_are_counted(tmp_path):
     path = asap(tmp_path / "a.xml", asap_polygon(SQUARE), asap_polygon(SQUARE[:1], kind="Dot"))
-    assert read(path).record["skipped"] == {"Dot": 1}
+    assert read(path).record.skipped == {"Dot": 1}
     path = aperio(tmp_path / "b.xml", {"Tumor": aperio_region(SQUARE) + aperio_region(SQUARE[:2], 4)})
-    assert read(path).record["skipped"] == {"region type 4": 1}
+    assert read(path).record.skipped == {"region type 4": 1}
 
 
 def test_an_unnamed_aperio_layer_uses_the_text_of_its_region(tmp_path):
@@ -213,14 +213,14 @@ def test_asap_vertices_are_sorted_by_their_order_attribute(tmp_path):
 def test_several_names_can_map_to_one_class_and_names_can_be_ignored(tmp_path):
     path = asap(tmp_path / "a.xml", *(asap_polygon(SQUARE, g) for g in ("Tumor", "met", "junk")))
     annotation = read(path, classes={"Tumor": "tumor", "met": "tumor"}, ignore=["junk"])
-    assert annotation.record["regions"] == {"tumor": 2}
-    assert annotation.record["ignored"] == {"junk": 1}
+    assert annotation.record.regions == {"tumor": 2}
+    assert annotation.record.ignored == {"junk": 1}
 
 
 def test_a_file_with_only_ignored_names_has_no_regions_and_no_error(tmp_path):
     annotation = read(asap(tmp_path / "a.xml", asap_polygon(SQUARE, "junk")), ignore=["junk"])
     assert annotation.regions == []
-    assert annotation.record["ignored"] == {"junk": 1}
+    assert annotation.record.ignored == {"junk": 1}
 
 
 # Bad input
@@ -241,7 +241,7 @@ def test_an_empty_annotation_is_an_error(tmp_path, name):
 def test_a_self_intersecting_outline_becomes_the_area_it_encloses_and_is_counted(tmp_path):
     bow_tie = [(0, 0), (100, 100), (100, 0), (0, 100)]
     annotation = read(asap(tmp_path / "a.xml", asap_polygon(bow_tie), asap_polygon(SQUARE)))
-    assert annotation.record["repaired"] == 1
+    assert annotation.record.repaired == 1
     assert annotation.regions[0][1].is_valid
     assert annotation.regions[0][1].area == pytest.approx(5000)
 
@@ -249,7 +249,7 @@ def test_a_self_intersecting_outline_becomes_the_area_it_encloses_and_is_counted
 def test_degenerate_outlines_are_dropped_and_counted_and_refused_if_there_are_no_others(tmp_path):
     line = asap_polygon([(0, 0), (5, 5)])
     annotation = read(asap(tmp_path / "a.xml", line, asap_polygon(SQUARE)))
-    assert annotation.record["degenerate"] == 1
+    assert annotation.record.degenerate == 1
     assert "none of the 1 regions has an area" in refusal(asap(tmp_path / "b.xml", line))
 
 
@@ -267,7 +267,7 @@ def test_an_annotation_at_another_scale_is_refused(tmp_path):
 def test_a_small_overhang_is_clipped_and_counted(tmp_path):
     over = [(WIDTH - 500, 0), (WIDTH + 3, 0), (WIDTH + 3, 500), (WIDTH - 500, 500)]
     annotation = read(asap(tmp_path / "a.xml", asap_polygon(over)))
-    assert annotation.record["clipped"] == 1
+    assert annotation.record.clipped == 1
     assert annotation.regions[0][1].bounds[2] == WIDTH
 
 
@@ -348,7 +348,7 @@ def test_masks_of_every_format_give_the_same_labels(tmp_path, suffix):
     labels = annotation.label_image.read(slice(None), slice(None))
     expected = np.select([mask == 3, mask == 7], [2, 1])  # class names are sorted: other, tumor
     np.testing.assert_array_equal(labels, expected)
-    assert annotation.record["area_px"] == {"tumor": 200, "other": 10_000}
+    assert annotation.record.area_px == {"tumor": 200, "other": 10_000}
 
 
 @pytest.mark.parametrize(("shape", "factor"), [((2967, 2220), 1), ((741, 555), 4), ((742, 555), 4), ((185, 139), 16)])
@@ -377,7 +377,7 @@ def test_zero_is_unlabelled_unless_it_is_mapped(tmp_path):
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     assert "every pixel is 0" in refusal(save_mask(tmp_path / "m.npy", mask), classes={"1": "tumor"})
     annotation = read(save_mask(tmp_path / "n.npy", mask), classes={"0": "stroma"})
-    assert annotation.record["area_px"] == {"stroma": WIDTH * HEIGHT}
+    assert annotation.record.area_px == {"stroma": WIDTH * HEIGHT}
 
 
 @pytest.mark.parametrize(

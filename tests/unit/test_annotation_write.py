@@ -12,9 +12,12 @@ from histomake.annotation.model import Annotation, LabelImage
 from histomake.annotation.read import read_annotation
 from histomake.annotation.write import write_annotation, write_no_annotation
 from histomake.base.errors import Reason, SlideError
+from histomake.base.records.record import Quarantined
 from histomake.config import Annotations
 
-RECORD = {"status": "ok", "slide_id": "s1", "class_names": ["necrosis", "tumor"], "label_image": None}
+from tests import sample_records
+
+RECORD = sample_records.annotation(class_names=("necrosis", "tumor"))
 SHAPES = [
     ("tumor", shapely.box(0, 0, 100, 100) - shapely.box(20.125, 20, 40, 40)),
     ("necrosis", shapely.MultiPolygon([shapely.box(200, 0, 210, 10), shapely.box(220, 0, 230, 10)])),
@@ -72,8 +75,8 @@ def test_the_written_file_can_be_read_as_an_annotation(tmp_path):
     save(Annotation(("necrosis", "tumor"), SHAPES, None, RECORD), tmp_path)
     config = Annotations(classes={"tumor": "tumor", "necrosis": "necrosis"})
     again = read_annotation(tmp_path / "s1.geojson", config, slide_id="s1", width=500, height=500)
-    assert again.record["format"] == "qupath"
-    assert again.record["regions"] == {"tumor": 1, "necrosis": 1}
+    assert again.record.annotation_format == "qupath"
+    assert again.record.regions == {"tumor": 1, "necrosis": 1}
 
 
 def test_an_annotation_that_is_no_mask_any_more_loses_its_label_image(tmp_path):
@@ -86,7 +89,8 @@ def test_an_annotation_that_is_no_mask_any_more_loses_its_label_image(tmp_path):
 def test_a_quarantined_slide_with_a_mask_leaves_a_store_without_arrays_that_says_why(tmp_path):
     labels = tmp_path / "s1.labels.zarr"
     error = SlideError(Reason.BAD_ANNOTATION, slide_id="s1", path="a.png", detail="empty", remedy="Draw")
-    write_no_annotation(error.as_record(), record=tmp_path / "s1.json", geojson=tmp_path / "s1.geojson", labels=labels)
+    outcome = Quarantined.of(error, "annotate")
+    write_no_annotation(outcome, record=tmp_path / "s1.json", geojson=tmp_path / "s1.geojson", labels=labels)
     group = zarr.open_group(labels, mode="r")
     assert list(group.arrays()) == []
     assert group.attrs["histomake"]["reason"] == "bad_annotation"
@@ -94,7 +98,7 @@ def test_a_quarantined_slide_with_a_mask_leaves_a_store_without_arrays_that_says
 
 def test_a_quarantined_slide_has_an_empty_collection_and_its_reason(tmp_path):
     error = SlideError(Reason.BAD_ANNOTATION, slide_id="s1", path="a.xml", detail="empty", remedy="Draw")
-    write_no_annotation(error.as_record(), record=tmp_path / "s1.json", geojson=tmp_path / "s1.geojson")
+    write_no_annotation(Quarantined.of(error, "annotate"), record=tmp_path / "s1.json", geojson=tmp_path / "s1.geojson")
     assert json.loads((tmp_path / "s1.geojson").read_text())["features"] == []
     with pytest.raises(SlideError) as caught:
         Annotation.load(tmp_path / "s1.json")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from array_reader import ArrayReader
 from histomake.base.errors import Reason, SlideError
+from histomake.base.records.record import Quarantined
 from histomake.config import Quality, Tissue
 from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap, assess, save_no_quality
 from histomake.tissue.mask import presegment
@@ -52,7 +53,7 @@ def rates(image, where, label) -> tuple[float, float]:
 def test_clean_tissue_has_no_artefacts():
     for image in (two_pieces(), large_piece(), two_pieces(frozen(cmu())), two_pieces(faint(cmu(), 0.4))):
         _, artefacts = judge(image)
-        assert artefacts.record["clean_share"] > 0.99
+        assert artefacts.record.clean_share > 0.99
 
 
 @pytest.mark.parametrize("colour", INKS)
@@ -88,12 +89,12 @@ def test_out_of_focus_areas_are_found(sigma_um):
 @pytest.mark.parametrize("sigma_um", [4, 8])
 def test_a_completely_blurred_slide_is_detected(sigma_um):
     image = cv2.GaussianBlur(large_piece(), (0, 0), sigma_um / MPP)
-    assert judge(image)[1].record["shares"]["blur"] > 0.9
+    assert judge(image)[1].record.shares["blur"] > 0.9
 
 
 def test_slight_defocus_is_not_marked():
     image = cv2.GaussianBlur(large_piece(), (0, 0), 1.0 / MPP)
-    assert judge(image)[1].record["shares"]["blur"] < 0.01
+    assert judge(image)[1].record.shares["blur"] < 0.01
 
 
 @pytest.mark.parametrize(("width_um", "least"), [(60, 0.3), (100, 0.45)])
@@ -108,12 +109,12 @@ def test_detectors_can_be_switched_off():
     image, _ = inked(large_piece(), "green", *STROKES[0], opacity=0.92)
     image, _ = folded(image, *STROKES[1], width=50)
     _, artefacts = judge(image, pen=False, fold=False)
-    assert artefacts.record["shares"]["pen"] == artefacts.record["shares"]["fold"] == 0
+    assert artefacts.record.shares["pen"] == artefacts.record.shares["fold"] == 0
 
 
 def test_an_unscanned_border_is_not_an_artefact():
     _, artefacts = judge(unscanned_border(two_pieces(), 400))
-    assert artefacts.record["clean_share"] > 0.99
+    assert artefacts.record.clean_share > 0.99
     assert not artefacts.labels[:90].any()
 
 
@@ -121,16 +122,16 @@ def test_a_slide_too_coarse_to_resolve_cells_is_not_checked_for_focus():
     reader = ArrayReader(large_piece(), 29.0)
     tissue = presegment(reader, Tissue(), slide_id="s1")
     record = assess(reader, tissue, Quality()).record
-    assert record["sharpness"] is None
-    assert record["shares"]["blur"] == 0
+    assert record.sharpness is None
+    assert record.shares["blur"] == 0
 
 
 def test_fluorescence_is_checked_for_focus_only():
     reader = ArrayReader(255 - large_piece(), MPP)
     tissue = presegment(reader, Tissue(mode="fluorescence"), slide_id="s1")
     record = assess(reader, tissue, Quality()).record
-    assert record["sharpness"] > 0
-    assert record["shares"]["pen"] == record["shares"]["fold"] == 0
+    assert record.sharpness > 0
+    assert record.shares["pen"] == record.shares["fold"] == 0
 
 
 def test_tiles_join_without_a_seam(monkeypatch):
@@ -153,5 +154,8 @@ def test_the_map_is_a_small_png_that_is_read_back(tmp_path):
 
 def test_a_quarantined_slide_has_an_empty_map_and_its_reason(tmp_path):
     error = SlideError(Reason.NO_TISSUE, slide_id="s1", path="p", detail="d", remedy="r")
-    save_no_quality(error.as_record(), tmp_path / "q.png", tmp_path / "q.json")
-    assert ArtefactMap.load(tmp_path / "q.png", tmp_path / "q.json").record["reason"] == "no_tissue"
+    save_no_quality(Quarantined.of(error, "presegment"), tmp_path / "q.png", tmp_path / "q.json")
+    assert (tmp_path / "q.png").is_file()
+    with pytest.raises(SlideError) as caught:
+        ArtefactMap.load(tmp_path / "q.png", tmp_path / "q.json")
+    assert caught.value.reason is Reason.NO_TISSUE

@@ -11,6 +11,8 @@ from histomake.pictures.findings import SlideFindings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import sample_records
+
 SPAN = 256.0
 MODEL = {
     "kind": "classification",
@@ -123,7 +125,7 @@ def test_equal_predictions_and_a_slide_without_patches_are_drawn():
 
 def test_every_view_of_a_quarantined_slide_states_the_reason(tmp_path):
     out = {view: tmp_path / f"{view}.png" for view in ("prediction", "truth")}
-    views.draw_quarantine({"slide_id": "S", "reason": "no_mpp", "detail": "none stated", "remedy": "give one"}, out)
+    views.draw_quarantine(sample_records.lost(), out)
     assert all(path.stat().st_size > 500 for path in out.values())
 
 

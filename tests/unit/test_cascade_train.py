@@ -20,8 +20,9 @@ from histomake.cascade.samples import Field
 from histomake.cascade.search import Case, search_thresholds
 from histomake.cascade.train import load_network, train_level
 from histomake.config import CascadeBaselines, CascadeNetwork, CascadeSearch, CascadeThresholds, CascadeTrain, Radhical
-from histomake.tissue.mask import TissueMask
 from PIL import Image
+
+from tests import sample_records
 
 CPU = torch.device("cpu")
 THRESHOLDS = CascadeThresholds(cut=0.5, lower=[0.3] * 3, upper=[0.95] * 3)
@@ -146,7 +147,7 @@ def test_naive_dense_and_cascade_are_compared_in_one_run():
     one = field(5)
     mask = np.zeros((18, 20), bool)
     mask[:9, :10] = True
-    record = compared(one, TissueMask(mask, 8.0, 8.0))
+    record = compared(one, sample_records.tissue_mask(mask, 8.0))
     assert record["dense_difference"] <= 1e-5
     assert record["simulated_identical"]
     assert record["tissue"] == pytest.approx(0.25)

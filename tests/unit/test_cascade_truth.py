@@ -14,7 +14,9 @@ from histomake.cascade.levels import Window, levels_of
 from histomake.cascade.truth import open_truth
 from histomake.config import Annotations
 
-MANIFEST = {"width": 120, "height": 100, "mpp": 0.5}
+from tests import sample_records
+
+MANIFEST = sample_records.manifest(width=120, height=100, mpp=0.5)
 
 
 def opened(path, level=None, annotations=None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -11,23 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from histomake.base.errors import Reason
 from histomake.catalog.build import build_catalog
 from histomake.config import Grid
 from histomake.patch.table import REASONS
 from histomake.patch.tabulate import empty_table, schema, write_patch_table
 
+from tests import sample_records
+
 README = Path(__file__).parents[2] / "config" / "README.md"
 GRID = Grid()
 CLASSES = ["stroma", "tumor"]
-BAD = {
-    "status": "quarantined",
-    "slide_id": "s3",
-    "stage": "presegment",
-    "reason": "no_tissue",
-    "path": "o'hara.svs",
-    "detail": "no tissue",
-    "remedy": "look",
-}
+BAD = sample_records.lost(
+    "s3", stage="presegment", reason=Reason.NO_TISSUE, path="o'hara.svs", detail="no tissue", remedy="look"
+)
 
 
 def patch_table(kept, background):
@@ -43,21 +39,23 @@ def patch_table(kept, background):
 def results(tmp_path):
     """Three slides, of which s3 has no tissue, and one task with predictions in two folds."""
 
-    def record(stage, slide, content):
-        path = tmp_path / stage / f"{slide}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"status": "ok", "slide_id": slide} | content))
-        return path
+    def written(stage, records):
+        paths = [tmp_path / stage / f"{record.slide_id}.json" for record in records]
+        for path, record in zip(paths, records, strict=True):
+            record.write(path)
+        return paths
 
     slides = ("s1", "s2.b", "s3")
-    tissue = {"area_mm2": 5.0, "components": 2, "coverage": 0.3}
-    quality = {"sharpness": 3.5, "shares": {"pen": 0.0, "blur": 0.1, "fold": 0.0}}
-    drawn = {"format": "asap", "source": "a.xml", "regions": {"tumor": 4}, "area_px": {"tumor": 99.0}}
+    usable = slides[:2]
+    drawn = sample_records.annotation("s1", annotation_format="asap", regions={"tumor": 4}, area_px={"tumor": 99.0})
+    shares = {"pen": 0.0, "blur": 0.1, "fold": 0.0}
     paths = {
-        "manifests": [record("slides", s, {"width": 10, "height": 20, "mpp": 0.5, "sha256": s}) for s in slides],
-        "tissue": [record("tissue", s, BAD if s == "s3" else tissue) for s in slides],
-        "quality": [record("quality", s, BAD if s == "s3" else quality) for s in slides],
-        "annotations": [record("annotations", s, drawn if s == "s1" else {"format": "none"}) for s in slides],
+        "manifests": written("slides", [sample_records.manifest(s) for s in slides]),
+        "tissue": written("tissue", [*(sample_records.tissue(s, area_mm2=5.0) for s in usable), BAD]),
+        "quality": written(
+            "quality", [*(sample_records.quality(s, sharpness=3.5, shares=shares) for s in usable), BAD]
+        ),
+        "annotations": written("annotations", [drawn, *map(sample_records.no_annotation, slides[1:])]),
     }
     tables = [tmp_path / "patches" / f"{s}.parquet" for s in slides]
     for path, table in zip(tables, (patch_table(3, 5), patch_table(2, 0), None), strict=True):

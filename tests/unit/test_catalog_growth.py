@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -17,7 +16,16 @@ from histomake.patch.table import REASONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-STAGES = ("manifests", "tissue", "quality", "annotations")
+from tests import sample_records
+
+STAGES = {
+    "manifests": lambda slide, version: sample_records.manifest(slide, width=version + 1),
+    "tissue": lambda slide, version: sample_records.tissue(slide, area_mm2=float(version)),
+    "quality": lambda slide, version: sample_records.quality(slide, sharpness=float(version)),
+    "annotations": lambda slide, version: sample_records.annotation(slide, area_px={"x": float(version)}),
+}
+"""A record of each stage, of a slide's version."""
+
 SLIDES = st.sampled_from(["a", "b.1", "c", "d'e"])
 COHORTS = st.lists(st.dictionaries(SLIDES, st.integers(0, 2), min_size=1), min_size=2, max_size=4)
 """Successive cohorts: for each slide the version of its files."""
@@ -35,10 +43,8 @@ def write(root: Path, cohort: dict[str, int]) -> dict:
         stamp = root / f"{slide}.version"
         if stamp.is_file() and stamp.read_text() == str(version):
             continue
-        for stage in STAGES:
-            path = root / stage / f"{slide}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"status": "ok", "slide_id": slide, "format": "none", "width": version}))
+        for stage, record in STAGES.items():
+            record(slide, version).write(root / stage / f"{slide}.json")
         for place in ("patches/x", "predictions/t/fold0", "predictions/t/fold1"):
             path = root / place / f"{slide}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)

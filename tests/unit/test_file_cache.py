@@ -1,9 +1,14 @@
 """What remembering small files promises: what is told is what the files say now, and only changed ones are read."""
 
+import json
 import os
 
 import pytest
 from histomake.base.file_cache import Recall
+
+
+def decode(text, path):
+    return json.loads(text)
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def files(tmp_path):
 def memory(tmp_path, files):
     """The memory after a first reading of all files."""
     recall = Recall(tmp_path / "memory.parquet")
-    assert [r["number"] for r in recall.records(files)] == list(range(5))
+    assert [r["number"] for r in recall.records(files, decode)] == list(range(5))
     assert recall.read == 5
     recall.save()
     return tmp_path / "memory.parquet"
@@ -59,7 +64,7 @@ def test_a_changed_a_new_and_a_removed_file_are_told_as_they_are(files, memory, 
 def test_a_change_that_keeps_the_size_is_seen_by_its_time(files, memory):
     files[0].write_text('{"number": 8}')
     os.utime(files[0], ns=(1, 1))
-    assert Recall(memory).records(files[:1]) == [{"number": 8}]
+    assert Recall(memory).records(files[:1], decode) == [{"number": 8}]
 
 
 def test_what_is_no_longer_asked_for_is_forgotten(files, memory):
@@ -75,10 +80,10 @@ def test_what_is_no_longer_asked_for_is_forgotten(files, memory):
 def test_an_unusable_memory_costs_time_only(files, memory, content):
     memory.write_bytes(content)
     recall = Recall(memory)
-    assert [r["number"] for r in recall.records(files)] == list(range(5))
+    assert [r["number"] for r in recall.records(files, decode)] == list(range(5))
     assert recall.read == 5
 
 
 def test_a_missing_record_is_an_error_that_names_it(memory, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
-        Recall(memory).records([tmp_path / "absent.json"])
+        Recall(memory).records([tmp_path / "absent.json"], decode)

@@ -8,11 +8,13 @@ from histomake.audit import runs
 from histomake.audit.code import SCRIPTS
 from histomake.audit.lineage import altered, of_other_slides, sidecars, walk, write_lineage
 from histomake.audit.sidecar import job
-from histomake.base.errors import HistomakeError
+from histomake.base.errors import HistomakeError, Reason
 from histomake.base.files import sha256_tree
 from histomake.base.layout import Layout
 from histomake.cohort.quarantine import check_loss, collect
 from histomake.config import parse_config
+
+from tests import sample_records
 
 SCRIPTDIR = str(SCRIPTS)
 
@@ -187,13 +189,12 @@ def test_a_run_record_that_was_altered_or_removed_shows(tmp_path):
 
 
 def test_a_slide_is_quarantined_once_for_its_first_reason():
-    ok = {"status": "ok", "slide_id": "a"}
-    bad = {"status": "quarantined", "slide_id": "b", "reason": "no_mpp", "detail": "no mpp", "remedy": "give one"}
-    assert collect([ok, bad, {**bad, "reason": "no_tissue"}]) == [bad]
+    bad = sample_records.lost("b")
+    assert collect([sample_records.manifest("a"), bad, sample_records.lost("b", reason=Reason.NO_TISSUE)]) == [bad]
 
 
 def test_losing_too_many_slides_stops_the_run_and_names_them():
-    bad = {"status": "quarantined", "slide_id": "b", "reason": "no_mpp", "detail": "no mpp", "remedy": "give one"}
+    bad = sample_records.lost("b")
     check_loss([bad], slides=5, max_share=0.2)
-    with pytest.raises(HistomakeError, match=r"1 of 4 slides .*\n  b \(no_mpp\): no mpp. give one"):
+    with pytest.raises(HistomakeError, match=r"1 of 4 slides .*\n  b \(no_mpp\): no mpp. Give one"):
         check_loss([bad], slides=4, max_share=0.2)

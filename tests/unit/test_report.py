@@ -13,33 +13,25 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.base.files import write_json
 from histomake.base.layout import Layout
+from histomake.base.records.record import Quarantined
 from histomake.config import Config, Task
 from histomake.explain.rankings import right_and_wrong
 from histomake.report import cascades_section, page, task_section
 from histomake.report.front_page import GPU_RULES
-from histomake.report.slide_page import SlideTask, slide_page
+from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 from PIL import Image
 
+from tests import sample_records
 from tests.browser import Browser
 
 RULES = Path(__file__).resolve().parents[2] / "rules"
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
-MANIFEST = {
-    "status": "ok",
-    "width": 4000,
-    "height": 3000,
-    "mpp": 0.5,
-    "mpp_source": "vendor",
-    "vendor": "aperio",
-    "bytes_in": 5_000_000,
-    "sha256": "ab12",
-}
-RECORDS = {
-    "manifest": MANIFEST,
-    "annotation": {"status": "ok", "format": "none"},
-    "tissue": {"status": "ok", "area_mm2": 2.5, "coverage": 0.4},
-    "quality": {"status": "ok", "shares": {"pen": 0.0, "blur": 0.25}},
-}
+RECORDS = SlideRecords(
+    sample_records.manifest(width=4000, height=3000, bytes_in=5_000_000),
+    sample_records.no_annotation(),
+    sample_records.tissue(area_mm2=2.5, coverage=0.4),
+    sample_records.quality(shares={"pen": 0.0, "blur": 0.25, "fold": 0.0}),
+)
 
 
 def task(folder: Path, columns: dict[str, list], *, kind: str, classes: list[str]) -> SlideTask:
@@ -59,7 +51,9 @@ def page_of(tmp_path):
     """Makes the page of a slide: page_of(*tasks, records=…, cascades=…)."""
     Image.new("RGB", (40, 30)).save(tmp_path / "tissue.jpg")
 
-    def make(*tasks: SlideTask, records: dict = RECORDS, cascades: dict[str, Path] | None = None) -> str:
+    def make(
+        *tasks: SlideTask, records: SlideRecords | Quarantined = RECORDS, cascades: dict[str, Path] | None = None
+    ) -> str:
         return slide_page(
             slide_id="S-1.a",
             patient_id="P<1>",
@@ -112,8 +106,7 @@ def test_a_slide_page_shows_what_cascades_did(tmp_path, page_of):
 
 
 def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do(page_of):
-    lost = {"status": "quarantined", "reason": "no_mpp", "detail": "none stated", "remedy": "Give one in the sheet"}
-    page = page_of(records=RECORDS | {"manifest": lost})
+    page = page_of(records=sample_records.lost())
     assert "In quarantine: no_mpp" in page
     assert "Give one in the sheet" in page
 

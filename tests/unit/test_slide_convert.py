@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import zarr
 from histomake.base.files import sha256_file, sha256_tree
+from histomake.base.records.manifest import Manifest
 from histomake.config import Convert
 from histomake.slide.convert import convert
 from histomake.slide.encode import halve
@@ -82,24 +83,24 @@ def test_levels_share_their_top_left_corner(store):
 
 def test_the_manifest_describes_the_store(svs, store):
     manifest, path = store
-    assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
-    assert manifest["sha256"] == sha256_file(svs)
-    assert manifest["bytes_in"] == svs.stat().st_size
-    assert manifest["bytes_out"] == sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    assert manifest["files"] == len(manifest["checksums"]) == sum(p.is_file() for p in path.rglob("*"))
-    assert [level["mpp"] for level in manifest["levels"]] == pytest.approx([0.499, 1.996, 7.984])
-    assert set(manifest["seconds"]) == {"open", "tiles", "commit", "total"}
+    assert Manifest.decode(json.dumps(manifest.dump(), allow_nan=False), "a.json") == manifest
+    assert manifest.sha256 == sha256_file(svs)
+    assert manifest.bytes_in == svs.stat().st_size
+    assert manifest.bytes_out == sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    assert manifest.files == len(manifest.checksums) == sum(p.is_file() for p in path.rglob("*"))
+    assert [level.mpp for level in manifest.levels] == pytest.approx([0.499, 1.996, 7.984])
+    assert set(manifest.seconds) == {"open", "tiles", "commit", "total"}
 
 
 def test_a_store_is_at_most_2_percent_larger_than_its_source(svs, tmp_path):
     manifest = convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert())
-    assert manifest["bytes_out"] <= 1.02 * manifest["bytes_in"]
+    assert manifest.bytes_out <= 1.02 * manifest.bytes_in
 
 
 def test_a_folder_is_hashed_as_a_tree(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region_dicom"
     manifest = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert())
-    assert manifest["sha256"] == sha256_tree(source)
+    assert manifest.sha256 == sha256_tree(source)
 
 
 @pytest.mark.parametrize("shard_px", [256, 512, 1000, 8192])
@@ -117,8 +118,8 @@ def test_every_codec_gives_the_same_pixels_in_zarr_and_the_reader(codec, data, t
         tmp_path / "a.npy", tmp_path / "a.zarr", slide_id="a", config=Convert(codec=codec), mpp=0.5, threads=2
     )
     with SlideReader(tmp_path / "a.zarr") as reader:
-        for index, level in enumerate(manifest["levels"]):
-            shown = reader.read_level(index, 0, 0, level["width"], level["height"])
+        for index, level in enumerate(manifest.levels):
+            shown = reader.read_level(index, 0, 0, level.width, level.height)
             assert np.array_equal(np.moveaxis(zarr.open(tmp_path / "a.zarr", mode="r")[str(index)][...], 0, -1), shown)
         difference = np.abs(reader.read_level(0, 0, 0, 1100, 700).astype(int) - truth).mean()
     assert difference == 0 if codec == "zstd" else 0 < difference < 2
@@ -127,7 +128,7 @@ def test_every_codec_gives_the_same_pixels_in_zarr_and_the_reader(codec, data, t
 def test_a_pyramid_is_made_for_a_source_without_one(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region.webp.tiff"
     manifest = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert(codec="zstd"), mpp=0.5)
-    sizes = [(level["width"], level["height"], level["downsample"]) for level in manifest["levels"]]
+    sizes = [(level.width, level.height, level.downsample) for level in manifest.levels]
     assert sizes == [(2220, 2967, 1.0), (1110, 1484, 2.0), (555, 742, 4.0)]
     with SlideReader(tmp_path / "a.zarr") as reader:
         full, half = reader.read_level(0, 0, 0, 2220, 2967), reader.read_level(1, 0, 0, 1110, 1484)
@@ -138,11 +139,11 @@ def test_a_wide_pyramid_is_made_in_several_passes(tmp_path):
     image = np.repeat(np.repeat(grid(1300, 40), 14, axis=1), 14, axis=0)
     np.save(tmp_path / "a.npy", image)
     manifest = convert(tmp_path / "a.npy", tmp_path / "a.zarr", slide_id="a", config=Convert(codec="zstd"), mpp=0.5)
-    assert [level["width"] for level in manifest["levels"]] == [18200, 9100, 4550, 2275, 1138, 569]
+    assert [level.width for level in manifest.levels] == [18200, 9100, 4550, 2275, 1138, 569]
     expected = image
     with SlideReader(tmp_path / "a.zarr") as reader:
-        for index, level in enumerate(manifest["levels"]):
-            shown = reader.read_level(index, 0, 0, level["width"], level["height"])
+        for index, level in enumerate(manifest.levels):
+            shown = reader.read_level(index, 0, 0, level.width, level.height)
             assert np.abs(shown.astype(int) - expected).max() <= 1
             expected = halve(expected)
 
@@ -153,7 +154,7 @@ def test_a_pyramid_is_made_for_any_tile_size(tile_px, tmp_path):
     np.save(tmp_path / "a.npy", image)
     config = Convert(codec="zstd", tile_px=tile_px)
     manifest = convert(tmp_path / "a.npy", tmp_path / "a.zarr", slide_id="a", config=config, mpp=0.5, threads=2)
-    assert [level["width"] for level in manifest["levels"]] == [2600, 1300, 650]
+    assert [level.width for level in manifest.levels] == [2600, 1300, 650]
     with SlideReader(tmp_path / "a.zarr") as reader:
         assert np.array_equal(reader.read_level(0, 0, 0, 2600, 1100), image)
         assert np.array_equal(reader.read_level(1, 0, 0, 1300, 550), halve(image))
@@ -187,7 +188,7 @@ def test_tiles_missing_in_a_tiff_are_white_and_counted(tmp_path):
         manifest = convert(path, tmp_path / "a.zarr", slide_id="a", config=Convert(tile_px=128), mpp=0.5)
         with SlideReader(tmp_path / "a.zarr") as reader:
             pixels = reader.read_level(0, 0, 0, 384, 256)
-        assert manifest["levels"][0]["empty_tiles"] == 1
+        assert manifest.levels[0].empty_tiles == 1
         assert pixels[:128, 128:256].min() == 255
         assert abs(int(pixels[128:].mean()) - 40) <= 1
 
@@ -207,7 +208,7 @@ def test_levels_keep_their_tile_sizes_and_jpeg_tables(tmp_path):
                 metadata=None,
             )
     manifest = convert(path, tmp_path / "a.zarr", slide_id="a", config=Convert(), mpp=0.5)
-    assert [level["passthrough"] for level in manifest["levels"]] == [True, True]
+    assert [level.passthrough for level in manifest.levels] == [True, True]
     with SlideReader(tmp_path / "a.zarr") as reader, tifffile.TiffFile(path) as tiff:
         assert [level.tile_width for level in reader.levels] == [256, 128]
         for index, page in enumerate(tiff.pages):
@@ -218,7 +219,7 @@ def test_a_level_with_cropped_edge_tiles_is_re_encoded(tmp_path):
     image = grid(300, 200)
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg", rowsperstrip=128, metadata=None)
     manifest = convert(tmp_path / "a.tif", tmp_path / "a.zarr", slide_id="a", config=Convert(codec="zstd"), mpp=0.5)
-    assert [level["codec"] for level in manifest["levels"]] == ["zstd"]
+    assert [level.codec for level in manifest.levels] == ["zstd"]
     with SlideReader(tmp_path / "a.zarr") as reader:
         assert np.array_equal(reader.read_level(0, 0, 0, 300, 200), tifffile.imread(tmp_path / "a.tif"))
 
@@ -226,7 +227,7 @@ def test_a_level_with_cropped_edge_tiles_is_re_encoded(tmp_path):
 def test_a_zip_store_is_one_file_for_zarr_and_the_reader(svs, store, tmp_path):
     convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert())
     manifest = convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert(store="zip"))
-    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr.zip"] == [manifest["store"]]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr.zip"] == [manifest.store]
     with SlideReader(tmp_path / "a.zarr.zip") as ours, SlideReader(store[1]) as theirs:
         assert np.array_equal(ours.read(500, 600, 700, 0.499), theirs.read(500, 600, 700, 0.499))
     with zarr.storage.ZipStore(tmp_path / "a.zarr.zip", mode="r") as archive:
@@ -243,7 +244,7 @@ def test_the_label_image_is_stored_only_on_request(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region.svs"
     without = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert())
     assert sorted(p.name for p in (tmp_path / "a.zarr" / "associated").iterdir()) == ["thumbnail", "zarr.json"]
-    assert all(without["associated"][name].startswith("left out") for name in ("label", "macro"))
+    assert all(without.associated[name].startswith("left out") for name in ("label", "macro"))
     convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert(keep_label_image=True))
     with open_source(source, slide_id="a") as slide:
         label = slide.associated()["label"]()
@@ -254,8 +255,8 @@ def test_the_label_image_is_stored_only_on_request(data, tmp_path):
 def test_operator_and_dates_are_not_copied(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region.svs"
     manifest = convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert())
-    text = json.dumps(manifest) + "".join(p.read_text() for p in (tmp_path / "a.zarr").rglob("zarr.json"))
-    assert manifest["properties"]["aperio.AppMag"] == "20"
+    text = json.dumps(manifest.dump()) + "".join(p.read_text() for p in (tmp_path / "a.zarr").rglob("zarr.json"))
+    assert manifest.properties["aperio.AppMag"] == "20"
     for private in ("12/29/09", "b414003d", "CPAPERIOCS"):
         assert private in source.read_bytes().decode("latin1")
         assert private not in text
@@ -266,7 +267,7 @@ def test_non_square_pixels_keep_both_spacings(tmp_path):
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
         tiff.pages[0].tags["YResolution"].overwrite((25_000, 1))
     manifest = convert(tmp_path / "a.tif", tmp_path / "a.zarr", slide_id="a", config=Convert())
-    assert (manifest["mpp_x"], manifest["mpp_y"], manifest["mpp"]) == pytest.approx((0.5, 0.4, 0.45))
+    assert (manifest.mpp_x, manifest.mpp_y, manifest.mpp) == pytest.approx((0.5, 0.4, 0.45))
     image = Image.from_zarr(zarr.open_group(tmp_path / "a.zarr", mode="r"))
     scale = image.ome_attributes.multiscales[0].datasets[0].coordinateTransformations[0].scale
     assert scale == pytest.approx([1, 0.4, 0.5])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from histomake.base.errors import Reason, SlideError
-from histomake.base.files import write_json
+from histomake.base.records.record import Quarantined
 from histomake.config import Convert
 from histomake.slide import store as store_module
 from histomake.slide.convert import convert
@@ -207,14 +207,14 @@ def test_exporting_tiles_of_another_codec_is_refused(places):
 def test_a_manifest_opens_its_store(tmp_path):
     np.save(tmp_path / "a.npy", grid(100, 100))
     manifest = convert(tmp_path / "a.npy", tmp_path / "a.zarr", slide_id="a", config=Convert(store="zip"), mpp=0.5)
-    write_json(tmp_path / "a.json", manifest)
+    manifest.write(tmp_path / "a.json")
     with open_slide(tmp_path / "a.json") as reader:
         assert (reader.slide_id, reader.width, reader.mpp) == ("a", 100, 0.5)
 
 
 def test_a_quarantined_slide_does_not_open(tmp_path):
     error = SlideError(Reason.NO_MPP, slide_id="a", path="a.svs", detail="no usable mpp", remedy="Give one")
-    write_json(tmp_path / "a.json", error.as_record())
+    Quarantined.of(error, "convert").write(tmp_path / "a.json")
     with pytest.raises(SlideError, match="no usable mpp") as caught:
         open_slide(tmp_path / "a.json")
     assert caught.value.reason is Reason.NO_MPP

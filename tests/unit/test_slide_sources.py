@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import tifffile
 from histomake.base.errors import Reason, SlideError
+from histomake.base.records.manifest import Bounds
 from histomake.config import Convert
 from histomake.slide.convert import convert
 from histomake.slide.encode import halve
@@ -44,7 +45,7 @@ def stored(
     source: Path, folder: Path, config: Convert = LOSSLESS, mpp: float | None = None
 ) -> tuple[dict, SlideReader]:
     manifest = convert(source, folder / "slide.zarr", slide_id="slide", config=config, mpp=mpp)
-    return manifest, SlideReader(folder / manifest["store"])
+    return manifest, SlideReader(folder / manifest.store)
 
 
 def grid_numbers(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +81,7 @@ def test_every_level_of_a_pyramid_is_read_at_its_position(subifds, tmp_path):
         tmp_path / "pyramid.tif", [grid(w, h, i) for i, (w, h) in enumerate(sizes)], subifds=subifds, compression="zlib"
     )
     manifest, reader = stored(path, tmp_path)
-    assert [(level["width"], level["height"], level["downsample"]) for level in manifest["levels"]] == [
+    assert [(level.width, level.height, level.downsample) for level in manifest.levels] == [
         (1000, 700, 1.0),
         (500, 350, 2.0),
         (125, 87, 8.0),
@@ -127,7 +128,7 @@ def test_a_jpeg_tiff_equals_its_pixels_in_tifffile(tile, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg", metadata=None, **layout)
     manifest, reader = stored(tmp_path / "a.tif", tmp_path, mpp=0.5)
     assert np.array_equal(reader.read_level(0, 0, 0, 600, 400), tifffile.imread(tmp_path / "a.tif"))
-    assert manifest["levels"][0]["passthrough"] is (tile is not None)
+    assert manifest.levels[0].passthrough is (tile is not None)
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (300, 400, 1), (300, 400, 3), (300, 400, 4)], ids=str)
@@ -138,7 +139,7 @@ def test_arrays_of_all_supported_shapes_are_read(shape, tmp_path):
     pixels = reader.read_level(0, 0, 0, 400, 300)
     wanted = over_white(array) if shape[-1:] == (4,) else np.broadcast_to(array.reshape(300, 400, -1), (300, 400, 3))
     assert np.array_equal(pixels, wanted)
-    assert manifest["mpp_source"] == "sheet"
+    assert manifest.mpp_source == "sheet"
 
 
 def test_transparent_pixels_become_white(tmp_path):
@@ -153,10 +154,10 @@ def test_transparent_pixels_become_white(tmp_path):
 def test_svs_levels_are_copied_and_equal_openslide(colour, tmp_path):
     source = big_slide(tmp_path, 2404, colour=colour)
     manifest, reader = stored(source, tmp_path)
-    assert [level["downsample"] for level in manifest["levels"]] == [1.0, 4.0, 16.0]
-    for index, level in enumerate(manifest["levels"]):
-        assert level["passthrough"]
-        shown = reader.read_level(index, 0, 0, level["width"], level["height"])
+    assert [level.downsample for level in manifest.levels] == [1.0, 4.0, 16.0]
+    for index, level in enumerate(manifest.levels):
+        assert level.passthrough
+        shown = reader.read_level(index, 0, 0, level.width, level.height)
         assert np.array_equal(shown, openslide_level(source, index))
 
 
@@ -164,15 +165,15 @@ def test_a_real_svs_equals_openslide(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region.svs"
     manifest, reader = stored(source, tmp_path)
     assert np.array_equal(reader.read_level(0, 0, 0, 2220, 2967), openslide_level(source))
-    assert (manifest["mpp"], manifest["mpp_source"], manifest["vendor"]) == (0.499, "vendor", "aperio")
+    assert (manifest.mpp, manifest.mpp_source, manifest.vendor) == (0.499, "vendor", "aperio")
 
 
 def test_an_svs_without_a_thumbnail_keeps_its_second_level(tmp_path):
     levels = [grid(800, 600), grid(400, 300), grid(200, 150)]
     write_pyramid(tmp_path / "a.svs", levels, compression="jpeg", description="Aperio Image Library v1|MPP = 0.25")
     manifest, _ = stored(tmp_path / "a.svs", tmp_path)
-    assert [level["width"] for level in manifest["levels"]] == [800, 400, 200]
-    assert manifest["mpp"] == 0.25
+    assert [level.width for level in manifest.levels] == [800, 400, 200]
+    assert manifest.mpp == 0.25
 
 
 @pytest.mark.parametrize(("code", "copied"), [(33003, False), (33005, True)])
@@ -198,7 +199,7 @@ def test_aperio_jpeg2000_is_copied_if_its_components_are_rgb(code, copied, tmp_p
             metadata=None,
         )
     manifest, reader = stored(tmp_path / "a.svs", tmp_path)
-    assert manifest["levels"][0]["passthrough"] is copied
+    assert manifest.levels[0].passthrough is copied
     assert np.abs(reader.read_level(0, 0, 0, 256, 256).astype(int) - image).max() <= (0 if copied else 2)
 
 
@@ -210,8 +211,8 @@ def test_a_dicom_slide_equals_its_svs(one_file, data, tmp_path):
     assert np.array_equal(
         reader.read_level(0, 0, 0, 2220, 2967), openslide_level(data / "slides" / "CMU-1-Small-Region.svs")
     )
-    assert manifest["levels"][0]["passthrough"]
-    assert manifest["mpp"] == pytest.approx(0.499)
+    assert manifest.levels[0].passthrough
+    assert manifest.mpp == pytest.approx(0.499)
 
 
 def test_a_dicom_slide_equals_openslide(data, tmp_path):
@@ -219,7 +220,7 @@ def test_a_dicom_slide_equals_openslide(data, tmp_path):
     manifest, reader = stored(source, tmp_path)
     difference = np.abs(reader.read_level(0, 0, 0, 1152, 700).astype(int) - openslide_level(source))
     assert difference.max() == 0
-    assert manifest["mpp"] == pytest.approx(28.97, abs=0.01)
+    assert manifest.mpp == pytest.approx(28.97, abs=0.01)
 
 
 @pytest.mark.shared
@@ -229,8 +230,8 @@ def test_a_dicom_slide_equals_openslide(data, tmp_path):
 def test_large_versions_of_the_svs_are_copied_and_show_the_same_pixels(name, codec, tolerance, data, tmp_path):
     """The DICOM series has JPEG 2000 in its name but contains JPEG; the TIFF was re-encoded as JPEG 2000."""
     manifest, reader = stored(SHARED / f"CMU-1-Small-Region{name}", tmp_path, mpp=0.499)
-    level = manifest["levels"][0]
-    assert (level["codec"], level["passthrough"]) == (codec, True)
+    level = manifest.levels[0]
+    assert (level.codec, level.passthrough) == (codec, True)
     truth = openslide_level(data / "slides" / "CMU-1-Small-Region.svs")
     assert np.abs(reader.read_level(0, 0, 0, 2220, 2967).astype(int) - truth).mean() <= tolerance
 
@@ -244,7 +245,7 @@ def test_tiles_in_any_file_order_are_read_at_their_positions(order, tmp_path):
     assert np.array_equal(tifffile.imread(path), truth)
     config = Convert(shard_px=256)
     manifest = convert(path, tmp_path / "a.zarr", slide_id="a", config=config, threads=2)
-    assert manifest["levels"][0]["passthrough"]
+    assert manifest.levels[0].passthrough
     with SlideReader(tmp_path / "a.zarr") as reader:
         assert np.array_equal(reader.read_level(0, 0, 0, 768, 512), truth)
 
@@ -288,7 +289,7 @@ def test_frames_in_any_file_order_are_read_at_their_positions(data, tmp_path):
         shown = reader.read_level(0, 0, 0, 2220, 2967)[box] if index < 3 else None
         if shown is not None:
             assert np.array_equal(shown, truth[box] if index in order else np.full_like(shown, 255))
-    assert manifest["levels"][0]["empty_tiles"] == 3
+    assert manifest.levels[0].empty_tiles == 3
 
 
 def _place(index: int, columns: int, dataset: pydicom.Dataset) -> pydicom.Dataset:
@@ -304,10 +305,10 @@ def _place(index: int, columns: int, dataset: pydicom.Dataset) -> pydicom.Datase
 def test_ndpi_equals_openslide(tmp_path):
     source = SHARED / "fluorescence-DAPI.ndpi"
     manifest, reader = stored(source, tmp_path)
-    for index, level in enumerate(manifest["levels"]):
-        shown = reader.read_level(index, 0, 0, level["width"], level["height"])
+    for index, level in enumerate(manifest.levels):
+        shown = reader.read_level(index, 0, 0, level.width, level.height)
         assert np.array_equal(shown, openslide_level(source, index))
-    assert (manifest["vendor"], round(manifest["mpp"], 4)) == ("hamamatsu", 0.2282)
+    assert (manifest.vendor, round(manifest.mpp, 4)) == ("hamamatsu", 0.2282)
 
 
 def test_the_empty_margin_around_a_scan_is_kept_as_empty_tiles(tmp_path):
@@ -315,9 +316,9 @@ def test_the_empty_margin_around_a_scan_is_kept_as_empty_tiles(tmp_path):
     area = grid(768, 512, seed=90)
     source = write_scn(tmp_path / "a.scn", [area, area[::4, ::4]], offset=(1024, 512), canvas=(4096, 3072))
     manifest, reader = stored(source, tmp_path, mpp=0.5)
-    assert (manifest["width"], manifest["height"]) == (4096, 3072)
-    assert manifest["bounds"] == {"x": 1024, "y": 512, "width": 768, "height": 512}
-    assert manifest["levels"][0]["empty_tiles"] == 16 * 12 - 3 * 2
+    assert (manifest.width, manifest.height) == (4096, 3072)
+    assert manifest.bounds == Bounds(**{"x": 1024, "y": 512, "width": 768, "height": 512})
+    assert manifest.levels[0].empty_tiles == 16 * 12 - 3 * 2
     for index in (0, 1):
         shown = reader.read_level(index, 0, 0, reader.levels[index].width, reader.levels[index].height)
         assert np.array_equal(shown, openslide_level(source, index))
@@ -345,15 +346,15 @@ def mrxs(tmp_path) -> tuple[Path, list[np.ndarray]]:
 def test_an_mrxs_is_read_at_its_position_on_every_level(mrxs, tmp_path):
     path, truth = mrxs
     manifest, reader = stored(path, tmp_path)
-    assert (manifest["vendor"], manifest["mpp"], manifest["mpp_source"]) == ("mirax", 0.25, "vendor")
-    assert [(level["width"], level["height"], level["downsample"]) for level in manifest["levels"]] == [
+    assert (manifest.vendor, manifest.mpp, manifest.mpp_source) == ("mirax", 0.25, "vendor")
+    assert [(level.width, level.height, level.downsample) for level in manifest.levels] == [
         (477, 418, 1.0),
         (238, 209, 2.0),  # not 477 / 238 = 2.004
         (119, 104, 4.0),
     ]
     ys, xs = np.nonzero((truth[0] != 255).any(axis=2))
     bounds = {"x": xs.min(), "y": ys.min(), "width": np.ptp(xs) + 1, "height": np.ptp(ys) + 1}
-    assert manifest["bounds"] == bounds
+    assert manifest.bounds == bounds
     for index, expected in enumerate(truth):
         shown = reader.read_level(index, 0, 0, *expected.shape[1::-1])
         assert np.array_equal(shown, expected)
@@ -366,12 +367,12 @@ def test_an_mrxs_is_read_at_its_position_on_every_level(mrxs, tmp_path):
 def test_an_mrxs_is_hashed_with_its_data_files_and_its_patient_name_is_not_copied(mrxs, tmp_path):
     path, _ = mrxs
     manifest, _ = stored(path, tmp_path)
-    assert manifest["associated"] == {"label": "left out: it may show the patient's name"}
+    assert manifest.associated == {"label": "left out: it may show the patient's name"}
     assert "Doe" in (path.with_suffix("") / "Slidedat.ini").read_text()
-    assert "Doe" not in json.dumps(manifest)
+    assert "Doe" not in json.dumps(manifest.dump())
     data = path.with_suffix("") / "Data0000.dat"
     data.write_bytes(data.read_bytes() + b"\0")
-    assert stored(path, tmp_path)[0]["sha256"] != manifest["sha256"]
+    assert stored(path, tmp_path)[0].sha256 != manifest.sha256
 
 
 def test_the_format_is_detected_from_the_content(data, tmp_path):

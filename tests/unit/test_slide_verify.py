@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from histomake.base.errors import Reason, SlideError
-from histomake.base.files import read_json, sha256_tree, write_json
+from histomake.base.files import read_json, sha256_tree
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import Quarantined
 from histomake.config import Convert
 from histomake.slide.convert import convert, store_digest, write_no_store
 from histomake.slide.store import Store, StoreError
@@ -16,6 +18,7 @@ from histomake.slide.verify import verify_slide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import sample_records
 from tests.bench.slides import big_slide
 
 
@@ -28,7 +31,7 @@ def small(tmp_path_factory) -> Path:
 def manifest(request, small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     record = convert(small, folder / "a.zarr", slide_id="a", config=Convert(store=request.param, shard_px=512))
-    write_json(folder / "a.json", record)
+    record.write(folder / "a.json")
     return folder / "a.json"
 
 
@@ -37,15 +40,15 @@ def store_files(manifest: Path) -> list[Path]:
 
 
 def test_the_manifest_states_the_digest_of_the_store(manifest):
-    record = read_json(manifest)
-    assert store_digest(record) == sha256_tree(manifest.parent / record["store"])
+    record = Manifest.read_usable(manifest)
+    assert store_digest(record) == sha256_tree(manifest.parent / record.store)
 
 
 @pytest.mark.parametrize("store", ["directory", "zip"])
 def test_a_quarantined_slide_has_a_store_that_says_why_in_place_of_another(small, tmp_path, store):
     other = Convert(store={"directory": "zip", "zip": "directory"}[store])
     convert(small, tmp_path / "a.zarr", slide_id="a", config=other)
-    write_no_store({"status": "quarantined", "reason": "no_mpp"}, tmp_path / "a.zarr", Convert(store=store))
+    write_no_store(sample_records.lost(), tmp_path / "a.zarr", Convert(store=store))
     (path,) = tmp_path.iterdir()
     if store == "zip":
         with zipfile.ZipFile(path) as archive:
@@ -83,7 +86,7 @@ def test_a_flipped_byte_anywhere_is_found_and_its_file_named(manifest, which, wh
 
 
 def test_missing_and_foreign_files_are_named(small, tmp_path):
-    write_json(tmp_path / "a.json", convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()))
+    convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()).write(tmp_path / "a.json")
     (tmp_path / "a.zarr" / "1" / "zarr.json").rename(tmp_path / "a.zarr" / "other.json")
     missing, foreign = verify_slide(tmp_path / "a.json")
     assert missing.endswith("1/zarr.json is missing")
@@ -91,7 +94,7 @@ def test_missing_and_foreign_files_are_named(small, tmp_path):
 
 
 def test_a_missing_store_is_a_problem(small, tmp_path):
-    write_json(tmp_path / "a.json", convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()))
+    convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()).write(tmp_path / "a.json")
     (tmp_path / "a.zarr").rename(tmp_path / "moved.zarr")
     assert verify_slide(tmp_path / "a.json") == [f"slide a: {tmp_path / 'a.zarr'} is missing"]
 
@@ -110,11 +113,11 @@ def test_a_different_slide_file_is_reported(manifest, small, tmp_path):
 
 def test_a_dicom_folder_is_verified_as_a_whole(data, tmp_path):
     source = data / "slides" / "CMU-1-Small-Region_dicom"
-    write_json(tmp_path / "a.json", convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert()))
+    convert(source, tmp_path / "a.zarr", slide_id="a", config=Convert()).write(tmp_path / "a.json")
     assert verify_slide(tmp_path / "a.json", source) == []
 
 
 def test_a_quarantined_slide_has_nothing_to_verify(tmp_path):
     error = SlideError(Reason.TRUNCATED, slide_id="a", path="a.svs", detail="cut", remedy="copy")
-    write_json(tmp_path / "a.json", error.as_record())
+    Quarantined.of(error, "convert").write(tmp_path / "a.json")
     assert verify_slide(tmp_path / "a.json") == []

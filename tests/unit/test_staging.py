@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json, sha256_file, write_json
+from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import Quarantined
 from histomake.config import Convert, Grid
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.data.staging import staged
@@ -35,14 +37,14 @@ def local(tmp_path, monkeypatch):
 
 
 def stores(entries):
-    return [entry.manifest.parent / read_json(entry.manifest)["store"] for entry in entries]
+    return [entry.manifest.parent / Manifest.read_usable(entry.manifest).store for entry in entries]
 
 
 def test_staged_stores_are_equal_and_are_gone_afterwards(cohort, local):
     root, entries = cohort
     with staged([*entries, build_quarantined(Layout(root), "lost", grid=Grid(mpp=1.0, size=64))]) as here:
         assert all(local in entry.manifest.parents for entry in here)
-        assert read_json(here[-1].manifest)["status"] == "quarantined"
+        assert isinstance(Manifest.read(here[-1].manifest), Quarantined)
         for copy, original in zip(stores(here[:-1]), stores(entries), strict=True):
             files = {p.relative_to(original): sha256_file(p) for p in original.rglob("*") if p.is_file()}
             assert files == {p.relative_to(copy): sha256_file(p) for p in copy.rglob("*") if p.is_file()}
@@ -54,10 +56,10 @@ def test_a_store_in_one_file_is_staged(local, tmp_path):
     np.save(source, np.full((256, 256, 3), 200, np.uint8))
     manifest = tmp_path / "s.json"
     record = convert(source, tmp_path / "s.zarr", slide_id="s", config=Convert(store="zip"), mpp=1.0)
-    write_json(manifest, record)
+    record.write(manifest)
     with staged([SlideEntry("s", "p", manifest, manifest)]) as here:
         (copy,) = stores(here)
-        assert sha256_file(copy) == sha256_file(tmp_path / record["store"])
+        assert sha256_file(copy) == sha256_file(tmp_path / record.store)
 
 
 def test_weights_do_not_depend_on_staging(cohort, local, tmp_path):

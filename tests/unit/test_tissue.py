@@ -8,6 +8,7 @@ import openslide
 import pytest
 from array_reader import ArrayReader
 from histomake.base.errors import Reason, SlideError
+from histomake.base.records.record import Quarantined
 from histomake.config import Tissue
 from histomake.tissue.mask import TissueMask, presegment, save_no_tissue
 from PIL import Image
@@ -45,9 +46,9 @@ def plain() -> np.ndarray:
 
 def test_two_pieces_of_known_size_are_found(plain):
     found = find(two_pieces())
-    assert found.record["components"] == 2
-    assert found.record["area_mm2"] == pytest.approx(1.32, rel=0.05)
-    assert found.record["coverage"] == pytest.approx(plain.mean(), abs=1e-6)
+    assert found.record.components == 2
+    assert found.record.area_mm2 == pytest.approx(1.32, rel=0.05)
+    assert found.record.coverage == pytest.approx(plain.mean(), abs=1e-6)
     assert found.mask.shape == (400, 400)
     assert found.downsample_x == found.downsample_y == 4.0
 
@@ -87,7 +88,7 @@ def test_ink_on_glass_is_not_tissue_and_does_not_move_the_threshold(plain, colou
     stroke = cv2.resize(where.astype(np.uint8), plain.shape[::-1], interpolation=cv2.INTER_AREA) > 0
     assert (found.mask & stroke).sum() < 0.02 * stroke.sum()
     drawn_mm2 = 0.32 * 1.0 + np.pi * 0.16**2  # with the round ends of the stroke
-    assert drawn_mm2 <= found.record["ink_mm2"] < 1.3 * drawn_mm2
+    assert drawn_mm2 <= found.record.ink_mm2 < 1.3 * drawn_mm2
     assert overlap(found.mask, plain) > 0.99
 
 
@@ -103,8 +104,8 @@ def test_all_channels_give_similar_masks_on_ordinary_tissue(plain):
 
 def test_a_fixed_threshold_is_used_unchanged():
     found = find(two_pieces(), threshold=60)
-    assert found.record["threshold"] == 60
-    assert found.record["method"] == "saturation, fixed"
+    assert found.record.threshold == 60
+    assert found.record.method == "saturation, fixed"
     assert found.mask.sum() < find(two_pieces(), threshold=10).mask.sum()
 
 
@@ -127,10 +128,10 @@ def test_specks_are_dropped_and_small_holes_filled():
     cv2.circle(slide, (300, 300), 15, (243, 243, 243), -1)  # a hole of 2,800 µm²
     cv2.circle(slide, (700, 700), 12, (200, 90, 160), -1)  # a speck of 1,800 µm²
     found = find(slide)
-    assert found.record["components"] == 1
+    assert found.record.components == 1
     assert found.mask[75, 75]
     assert not find(slide, max_hole_um2=500).mask[75, 75]
-    assert find(slide, min_area_um2=500).record["components"] == 2
+    assert find(slide, min_area_um2=500).record.components == 2
 
 
 def test_a_model_can_replace_the_threshold():
@@ -140,7 +141,7 @@ def test_a_model_can_replace_the_threshold():
         return found
 
     found = presegment(ArrayReader(two_pieces(), MPP), Tissue(), slide_id="s1", segment=left_half)
-    assert found.record["method"] == "model"
+    assert found.record.method == "model"
     assert found.mask[:, :198].all()
     assert not found.mask[:, 202:].any()
 
@@ -176,8 +177,8 @@ def test_fluorescence_mode_finds_bright_tissue():
     dark = np.random.default_rng(0).integers(0, 12, (800, 800, 3), np.uint8)
     cv2.circle(dark, (400, 400), 200, (0, 0, 180), -1)
     found = find(dark, mode="fluorescence")
-    assert found.record["area_mm2"] == pytest.approx(np.pi * 0.4**2, rel=0.1)
-    assert found.record["mode"] == "fluorescence"
+    assert found.record.area_mm2 == pytest.approx(np.pi * 0.4**2, rel=0.1)
+    assert found.record.mode == "fluorescence"
 
 
 # Files
@@ -197,7 +198,7 @@ def test_the_mask_is_a_one_bit_png_below_20_kb_that_is_read_back(tmp_path):
 
 def test_a_quarantined_slide_has_an_empty_mask_and_its_reason(tmp_path):
     error = SlideError(Reason.NO_TISSUE, slide_id="s1", path="p", detail="d", remedy="r")
-    save_no_tissue(error.as_record(), tmp_path / "m.png", tmp_path / "m.json")
+    save_no_tissue(Quarantined.of(error, "presegment"), tmp_path / "m.png", tmp_path / "m.json")
     assert (tmp_path / "m.png").is_file()
     assert '"no_tissue"' in (tmp_path / "m.json").read_text()
 
@@ -209,7 +210,7 @@ def test_real_skin_is_found_without_its_dust(data):
     with openslide.OpenSlide(data / "slides/CMU-1-Small-Region.svs") as slide:
         image = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
     found = find(image, mpp=0.499)
-    assert found.record["components"] == 1
-    assert found.record["area_mm2"] == pytest.approx(0.66, rel=0.1)
+    assert found.record.components == 1
+    assert found.record.area_mm2 == pytest.approx(0.66, rel=0.1)
     assert found.mask[66, 25], "the thin strand on the left is tissue"
     assert not found.mask[38, 130], "the speck of dust on the right is not"

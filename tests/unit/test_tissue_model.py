@@ -52,9 +52,9 @@ def test_the_network_output_is_cleaned_like_the_threshold(predictor):
         return tissue_model.find_tissue(predictor, image)
 
     found = presegment(ArrayReader(two_pieces(), MPP), Tissue(), slide_id="s1", segment=segment)
-    assert found.record["method"] == "model"
-    assert found.record["threshold"] is None
-    assert 0.2 < found.record["area_mm2"] < 1.4
+    assert found.record.method == "model"
+    assert found.record.threshold is None
+    assert 0.2 < found.record.area_mm2 < 1.4
 
 
 @pytest.mark.parametrize(

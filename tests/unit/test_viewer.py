@@ -139,7 +139,7 @@ def test_a_results_folder_without_slides_is_named(tmp_path):
 def test_the_list_tells_quarantined_slides_from_others(fetch):
     found = {slide["slide_id"]: slide["status"] for slide in json.loads(fetch("/api/slides")[2])}
     assert found == {SLIDE: "ok", "lost": "quarantined"}
-    assert json.loads(fetch("/api/slides/lost")[2])["remedy"] == "give one"
+    assert json.loads(fetch("/api/slides/lost")[2])["remedy"] == "Give one in the sheet"
 
 
 def test_a_patch_comes_with_its_row_its_scores_and_its_lineage(fetch):
@@ -373,4 +373,4 @@ def test_only_the_visible_tiles_are_fetched(page):
 @pytest.mark.machine
 def test_a_quarantined_slide_says_why(page):
     page.open(f"{page.address}/slide/lost")
-    page.wait("document.getElementById('message')?.textContent.includes('give one')")
+    page.wait("document.getElementById('message')?.textContent.includes('Give one')")

@@ -15,8 +15,9 @@ from histomake.pictures import canvas, label_views, number_views, panel, pixel_v
 from histomake.pictures.findings import SlideFindings
 from histomake.pictures.kinds import PICTURED
 from histomake.pictures.tissue_view import ARTEFACTS, TISSUE, tissue_view
-from histomake.tissue.artefacts import PEN, ArtefactMap
-from histomake.tissue.mask import TissueMask
+from histomake.tissue.artefacts import PEN
+
+from tests.sample_records import annotation, artefact_map, no_annotation, tissue_mask
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 SPAN = 256
@@ -64,7 +65,7 @@ def findings(
         model=model,
         predictions=pa.table(table),
         annotation=Annotation(
-            tuple(sorted(CLASSES)), list(regions), record={"format": "geojson" if annotated else "none"}
+            tuple(sorted(CLASSES)), list(regions), record=annotation() if annotated else no_annotation()
         ),
         label_store=labels,
     )
@@ -220,8 +221,8 @@ def test_tissue_and_artefacts_are_drawn_at_their_positions():
     mask, labels = np.zeros((ROWS, COLUMNS), bool), np.zeros((ROWS, COLUMNS), np.uint8)
     mask[:, :4] = True
     labels[:, 6:] = PEN
-    found = TissueMask(mask, SPAN, SPAN, {"area_mm2": 3.0})
-    artefacts = ArtefactMap(labels, {"shares": {"pen": 0.25, "blur": 0, "fold": 0}})
+    found = tissue_mask(mask, SPAN)
+    artefacts = artefact_map(labels, shares={"pen": 0.25, "blur": 0.0, "fold": 0.0})
     picture = tissue_view(WhiteSlide(), found, artefacts, slide_id="S", mpp=4.0)
     tissue, pen = (share(picture, blended(colour, canvas.OPACITY / 2)) for colour in (TISSUE, ARTEFACTS[PEN]))
     assert tissue == pytest.approx(2 * pen, rel=0.1)

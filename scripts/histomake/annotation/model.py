@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +12,7 @@ import shapely
 import zarr
 
 from histomake.annotation.features import geometries, parse_features
-from histomake.base.errors import Reason, SlideError
-from histomake.base.files import read_json
+from histomake.base.records.annotation import AnnotationRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +73,7 @@ class Annotation:
     class_names: tuple[str, ...]
     regions: list[tuple[str, shapely.Geometry]]
     label_image: LabelImage | None = None
-    record: dict[str, Any] = field(default_factory=dict)
+    record: AnnotationRecord | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> Annotation:
@@ -84,23 +83,15 @@ class Annotation:
             SlideError: The record is a quarantine entry.
         """
         path = Path(path)
-        record = read_json(path)
-        if record["status"] != "ok":
-            raise SlideError(
-                Reason(record["reason"]),
-                slide_id=record["slide_id"],
-                path=record["path"],
-                detail=record["detail"],
-                remedy=record["remedy"],
-            )
+        record = AnnotationRecord.read_usable(path)
         features = parse_features(path.with_suffix(".geojson").read_bytes())
         names = ((feature.properties or {})["classification"]["name"] for feature in features)
         regions = list(zip(names, geometries(feature.geometry for feature in features), strict=True))
         labels = None
-        if record["label_image"]:
-            store = path.with_name(record["label_image"]["store"])
-            labels = LabelImage(zarr.open_array(store, mode="r"), record["label_image"]["downsample"])
-        return cls(tuple(record["class_names"]), regions, labels, record)
+        if record.label_image is not None:
+            store = path.with_name(record.label_image.store)
+            labels = LabelImage(zarr.open_array(store, mode="r"), record.label_image.downsample)
+        return cls(record.class_names, regions, labels, record)
 
     @cached_property
     def union_by_class(self) -> dict[str, shapely.Geometry]:

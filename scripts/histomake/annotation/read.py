@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import shapely
 
@@ -15,6 +15,7 @@ from histomake.annotation.mask import count_values, open_mask, scale_of
 from histomake.annotation.model import Annotation, AnnotationError, Drawn, LabelImage, polygonal
 from histomake.annotation.xml_formats import read_xml
 from histomake.base.errors import Reason, SlideError
+from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.units import Level0Pixels
 from histomake.config import Annotations
 
@@ -32,16 +33,14 @@ def read_annotation(
         SlideError: BAD_ANNOTATION, with the file, the problem and a remedy.
     """
     class_names = tuple(sorted(set(config.classes.values())))
-    record: dict[str, Any] = {
-        "status": "ok",
-        "slide_id": slide_id,
-        "source": None if path is None else path.name,
-        "format": "none",
-        "width": width,
-        "height": height,
-        "class_names": list(class_names),
-        "label_image": None,
-    }
+    record = AnnotationRecord(
+        slide_id=slide_id,
+        source=None if path is None else path.name,
+        annotation_format="none",
+        width=width,
+        height=height,
+        class_names=class_names,
+    )
     if path is None:
         return Annotation(class_names, [], None, record)
     try:
@@ -67,7 +66,7 @@ def _check_file(path: Path, config: Annotations) -> None:
         )
 
 
-def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], record: dict[str, Any]) -> Annotation:
+def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], record: AnnotationRecord) -> Annotation:
     skipped: Counter[str] = Counter()
     suffix = path.suffix.lower()
     if suffix in (".xml", ".annotations"):
@@ -83,21 +82,22 @@ def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], 
     ignored = Counter(d.name for d in drawn if d.name in config.ignore)
     kept = [d for d in drawn if d.name not in config.ignore]
     regions, repairs = _repair(kept, config)
-    outside = _check_bounds(regions, config, width=record["width"], height=record["height"])
-    regions, clipped = _clip(regions, width=record["width"], height=record["height"])
+    outside = _check_bounds(regions, config, width=record.width, height=record.height)
+    regions, clipped = _clip(regions, width=record.width, height=record.height)
     area: Counter[str] = Counter()
     for name, geometry in regions:
         area[name] += geometry.area
-    record |= {
-        "format": kind,
-        "regions": dict(Counter(name for name, _ in regions)),
-        "area_px": {name: round(value, 1) for name, value in area.items()},
-        "ignored": dict(ignored),
-        "skipped": dict(skipped),
-        "clipped": clipped,
-        "outside_share": round(outside, 6),
+    record = msgspec.structs.replace(
+        record,
+        annotation_format=kind,
+        regions=dict(Counter(name for name, _ in regions)),
+        area_px={name: round(value, 1) for name, value in area.items()},
+        ignored=dict(ignored),
+        skipped=dict(skipped),
+        clipped=clipped,
+        outside_share=round(outside, 6),
         **repairs,
-    }
+    )
     return Annotation(class_names, regions, None, record)
 
 
@@ -159,9 +159,9 @@ def _clip(
     return [(name, geometry) for name, geometry in cut if not geometry.is_empty], int(over.sum())
 
 
-def _from_mask(path: Path, config: Annotations, class_names: tuple[str, ...], record: dict[str, Any]) -> Annotation:
+def _from_mask(path: Path, config: Annotations, class_names: tuple[str, ...], record: AnnotationRecord) -> Annotation:
     values = open_mask(path)
-    downsample = scale_of(values.shape, width=record["width"], height=record["height"])
+    downsample = scale_of(values.shape, width=record.width, height=record.height)
     counts = count_values(values)
     labels = Counter({str(value): n for value, n in counts.items() if value != 0 or "0" in config.classes})
     if not labels:
@@ -174,10 +174,10 @@ def _from_mask(path: Path, config: Annotations, class_names: tuple[str, ...], re
             name = config.classes[value]
             lookup[int(value)] = class_names.index(name) + 1
             area[name] += n * downsample**2
-    record |= {
-        "format": f"mask{path.suffix.lower()}",
-        "regions": {},
-        "area_px": dict(area),
-        "ignored": {value: n for value, n in labels.items() if value in config.ignore},
-    }
+    record = msgspec.structs.replace(
+        record,
+        annotation_format=f"mask{path.suffix.lower()}",
+        area_px={name: float(value) for name, value in area.items()},
+        ignored={value: n for value, n in labels.items() if value in config.ignore},
+    )
     return Annotation(class_names, [], LabelImage(values, downsample, lookup), record)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import colorsys
 import shutil
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import shapely
 import zarr
 
 from histomake.annotation.features import format_features
 from histomake.annotation.model import Annotation, LabelImage
-from histomake.base.files import atomic_directory, atomic_file, write_empty_store, write_json
+from histomake.base.files import atomic_directory, atomic_file, write_empty_store
+from histomake.base.records.annotation import AnnotationRecord, LabelImageRecord
+from histomake.base.records.record import Quarantined
 
 CHUNK = 1024
 GOLDEN_TURN = 0.381966  # consecutive class numbers get clearly different hues
@@ -21,35 +23,41 @@ GOLDEN_TURN = 0.381966  # consecutive class numbers get clearly different hues
 
 def write_annotation(
     annotation: Annotation, *, record: Path | str, geojson: Path | str, labels: Path
-) -> dict[str, Any]:
+) -> AnnotationRecord:
     """Write the GeoJSON, the label image if there is one, and last the record. Returns the record as written.
 
     ``labels``: folder of the label image, beside the record; removed if the annotation has none.
+
+    Raises:
+        ValueError: the annotation has no record.
     """
-    content = dict(annotation.record)
+    content = annotation.record
+    if content is None:
+        raise ValueError(f"{record}: the annotation has no record to write")
     if annotation.label_image is not None:
         _write_labels(annotation.label_image, labels)
         height, width = annotation.label_image.shape
         downsample = annotation.label_image.downsample
-        content["label_image"] = {"store": labels.name, "downsample": downsample, "width": width, "height": height}
+        image = LabelImageRecord(store=labels.name, downsample=downsample, width=width, height=height)
+        content = msgspec.structs.replace(content, label_image=image)
     else:
         shutil.rmtree(labels, ignore_errors=True)
     write_geojson(annotation, geojson)
-    write_json(record, content)
+    content.write(record)
     return content
 
 
 def write_no_annotation(
-    outcome: dict[str, Any], *, record: Path | str, geojson: Path | str, labels: Path | None = None
+    outcome: Quarantined, *, record: Path | str, geojson: Path | str, labels: Path | None = None
 ) -> None:
     """Write a quarantine entry as the record, and an empty GeoJSON in place of the annotation.
 
     ``labels``: for a mask, the folder of its label image; it becomes a store without arrays.
     """
     if labels is not None:
-        write_empty_store(labels, outcome)
+        write_empty_store(labels, outcome.dump())
     write_geojson(Annotation((), []), geojson)
-    write_json(record, outcome)
+    outcome.write(record)
 
 
 def write_geojson(annotation: Annotation, path: Path | str) -> None:

@@ -17,6 +17,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import Recall
 from histomake.base.files import atomic_file, read_json, sha256_tree
 from histomake.base.layout import Layout
+from histomake.base.records.manifest import Manifest
 
 PER_SLIDE = frozenset({"slides", "annotations", "tissue", "quality", "patches", "predictions"})
 """Folders under the results folder whose files are named for their slides."""
@@ -158,7 +159,8 @@ def describe(path: Path, row: dict[str, Any], chain: list[dict[str, Any]], *, sl
 
 
 def _source_digest(sidecar: dict[str, Any]) -> str:
-    return read_json(next(iter(sidecar["outputs"])))["sha256"]
+    manifest = Manifest.read(next(iter(sidecar["outputs"])))
+    return manifest.sha256 if isinstance(manifest, Manifest) else "unknown: the slide is in quarantine"
 
 
 def altered(sidecars: Iterable[dict[str, Any]]) -> list[str]:

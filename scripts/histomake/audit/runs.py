@@ -17,8 +17,9 @@ from histomake.audit import environment
 from histomake.audit.fingerprints import Fingerprints
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.file_cache import Recall
-from histomake.base.files import atomic_directory, read_json, sha256_file
+from histomake.base.files import atomic_directory, sha256_file
 from histomake.base.layout import Layout
+from histomake.base.records.record import Quarantined
 from histomake.cohort.sheet import Slide
 from histomake.config import Config
 
@@ -70,11 +71,11 @@ def _state(manifest: str | None, sidecar: str | None, fingerprint: str) -> str:
 def finish(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> None:
     """Keep the run's record and say, as the last lines, what is missing and why."""
     keep_record(layout, config, snakemake_logs=snakemake_logs, succeeded=succeeded)
-    entries = read_json(layout.quarantine) if layout.quarantine.is_file() else []
+    entries = Quarantined.read_list(layout.quarantine) if layout.quarantine.is_file() else []
     if entries:
         print(f"\n{len(entries)} slide(s) in quarantine; all others are done:", file=sys.stderr)
     for entry in entries:
-        print(f"  {entry['slide_id']} ({entry['reason']}): {entry['detail']}. {entry['remedy']}", file=sys.stderr)
+        print(f"  {entry.slide_id} ({entry.reason}): {entry.detail}. {entry.remedy}", file=sys.stderr)
 
 
 def keep_record(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 
 class HistomakeError(Exception):
@@ -40,14 +39,3 @@ class SlideError(HistomakeError):
         self.detail = detail
         self.remedy = remedy
         super().__init__(f"slide {slide_id} ({path}): {detail}. {remedy}")
-
-    def as_record(self) -> dict[str, Any]:
-        """The quarantine entry that stands in place of the stage's result."""
-        return {
-            "status": "quarantined",
-            "slide_id": self.slide_id,
-            "reason": str(self.reason),
-            "path": self.path,
-            "detail": self.detail,
-            "remedy": self.remedy,
-        }

@@ -11,9 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -103,14 +101,18 @@ class Recall:
         self.read += len(missing)
         return [self._asked[name][1] if name in self._asked else None for name in names]
 
-    def records(self, paths: Iterable[Path | str]) -> list[dict[str, Any]]:
-        """The JSON of every file. Raises FileNotFoundError when there is none."""
+    def records[R](self, paths: Iterable[Path | str], decode: Callable[[str, str], R]) -> list[R]:
+        """The record in every file; ``decode`` makes it of the text and the path.
+
+        Raises FileNotFoundError where a file does not exist, and what ``decode`` raises.
+        """
         names = list(map(str, paths))
-        texts = self.texts(names)
-        for name, text in zip(names, texts, strict=True):
+        found = []
+        for name, text in zip(names, self.texts(names), strict=True):
             if text is None:
                 raise FileNotFoundError(f"{name}: no such file")
-        return [msgspec.json.decode(text) for text in texts]
+            found.append(decode(text, name))
+        return found
 
     def save(self) -> None:
         """Keep what was asked for; nothing is written when it is what was known."""

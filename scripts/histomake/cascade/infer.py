@@ -13,7 +13,8 @@ import numpy as np
 import zarr
 
 from histomake.base.errors import ConfigError
-from histomake.base.files import atomic_directory, read_json
+from histomake.base.files import atomic_directory
+from histomake.base.records.manifest import Manifest
 from histomake.cascade.answers import NetworkAnswers, best_device
 from histomake.cascade.levels import Level, Window, slide_levels
 from histomake.cascade.net import PixelNetwork, multiply_adds
@@ -54,7 +55,7 @@ def open_answers(
 ) -> tuple[list[Level], NetworkAnswers]:
     """Return a slide's levels, finest first, and the trained networks on it."""
     networks = load_networks(weights, config, threads=threads)
-    return slide_levels(read_json(manifest), config), answers_of(open_slide(manifest), networks, config)
+    return slide_levels(Manifest.read_usable(manifest), config), answers_of(open_slide(manifest), networks, config)
 
 
 def whole_maps(answers: NetworkAnswers, levels: Sequence[Level]) -> dict[int, NDArray[np.float32]]:

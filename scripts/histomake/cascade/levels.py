@@ -7,13 +7,14 @@ the top or left edge of the slide, so the grids of all levels share these edges.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from histomake.base.records.manifest import Manifest
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Radhical
 
@@ -90,12 +91,12 @@ def levels_of(
     return levels
 
 
-def slide_levels(manifest: Mapping[str, Any], config: Radhical) -> list[Level]:
+def slide_levels(manifest: Manifest, config: Radhical) -> list[Level]:
     """Return the cascade's levels on a slide, finest first."""
     return levels_of(
-        width=manifest["width"],
-        height=manifest["height"],
-        mpp=manifest["mpp"],
+        width=manifest.width,
+        height=manifest.height,
+        mpp=manifest.mpp,
         finest_mpp=config.mpp,
         scales=config.scales,
     )

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from histomake.base.errors import ConfigError
-from histomake.base.files import read_json
+from histomake.base.records.manifest import Manifest
 from histomake.base.units import rescale
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED, decide
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
@@ -126,7 +126,7 @@ def _inherit(coarse: _Scored, stage: Stage, patches: PatchIndex) -> _Scored:
 
 def _parents(coarse: PatchIndex, fine: PatchIndex, stage: Stage) -> NDArray[np.int64]:
     """Return the index of the coarse patch nearest to each fine patch's centre and containing it, or -1."""
-    mpp = read_json(stage.entry.manifest)["mpp"]
+    mpp = Manifest.read_usable(stage.entry.manifest).mpp
     step, span = (rescale(length, coarse.mpp, mpp) for length in (coarse.stride, coarse.size))
     half = rescale(fine.size, fine.mpp, mpp) / 2
     cells = {

@@ -19,7 +19,8 @@ import numpy as np
 from scipy import ndimage
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import Quarantined
 from histomake.base.rng import counter_rng
 from histomake.cascade.levels import Level, Window, mirrored, read_window, slide_levels
 from histomake.cascade.truth import Truth, open_truth
@@ -75,16 +76,16 @@ def open_fields(
     """
     fields, lost = [], []
     for manifest, annotation in slides:
-        content = read_json(manifest)
-        if content["status"] != "ok":
-            lost.append(f"{content['slide_id']}: {content['detail']}; {content['remedy']}")
+        content = Manifest.read(manifest)
+        if isinstance(content, Quarantined):
+            lost.append(f"{content.slide_id}: {content.detail}; {content.remedy}")
             log.warning("in quarantine and left out: slide %s", lost[-1])
             continue
         levels = slide_levels(content, config.model_copy(update={"mpp": config.mpp * zoom}))
         truth = open_truth(
-            annotation, annotations, config.objects, slide_id=content["slide_id"], level=levels[0], manifest=content
+            annotation, annotations, config.objects, slide_id=content.slide_id, level=levels[0], manifest=content
         )
-        fields.append(Field(content["slide_id"], open_slide(manifest), levels, truth))
+        fields.append(Field(content.slide_id, open_slide(manifest), levels, truth))
     if not fields:
         raise HistomakeError("every annotated slide of this step is in quarantine:\n" + "\n".join(lost))
     return fields

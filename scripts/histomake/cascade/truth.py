@@ -16,6 +16,7 @@ from histomake.annotation.mask import open_mask, scale_of
 from histomake.annotation.model import AnnotationError
 from histomake.annotation.read import read_annotation
 from histomake.base.errors import Reason, SlideError
+from histomake.base.records.manifest import Manifest
 from histomake.cascade.levels import Level, Window
 from histomake.config import Annotations
 
@@ -113,7 +114,7 @@ class Truth:
 
 
 def open_truth(
-    path: Path | str, annotations: Annotations, objects: list[str], *, slide_id: str, level: Level, manifest: dict
+    path: Path | str, annotations: Annotations, objects: list[str], *, slide_id: str, level: Level, manifest: Manifest
 ) -> Truth:
     """Read the nuclei of a slide from a label mask or any supported annotation format.
 
@@ -128,8 +129,8 @@ def open_truth(
     Raises:
         SlideError: The annotation cannot be read or does not match the slide.
     """
-    path, width, height = Path(path), manifest["width"], manifest["height"]
-    scale = level.mpp / manifest["mpp"]
+    path, width, height = Path(path), manifest.width, manifest.height
+    scale = level.mpp / manifest.mpp
     if not is_mask(path):
         read = read_annotation(path, annotations, slide_id=slide_id, width=width, height=height)
         parts = [shapely.get_parts(g) for name, g in read.regions if not objects or name in objects]

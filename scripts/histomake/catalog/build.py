@@ -5,18 +5,23 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
 from histomake.base.file_cache import Recall
 from histomake.base.files import atomic_file
+from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import Quarantined, StageRecord
+from histomake.base.records.tissue import TissueRecord
 from histomake.catalog.reuse import FOLD, SLIDE, Growth, literals
 from histomake.cohort.quarantine import collect
 from histomake.patch.table import REASONS
 
-Record = dict[str, Any]
+Row = dict[str, Any]
 DuckdbSettings = dict[str, str | bool | int | float | list[str]]
 SheetRow = tuple[str, str, str | None, Mapping[str, str]]
 
@@ -37,7 +42,20 @@ MANIFEST_COLUMNS = {
 TISSUE_COLUMNS = {"area_mm2": pa.float64(), "components": pa.int64(), "coverage": pa.float64()}
 ARTEFACTS = ("pen", "blur", "fold")
 QUARANTINE_COLUMNS = ("slide_id", "stage", "reason", "path", "detail", "remedy")
-STAGES = ("convert", "annotate", "presegment", "quality")
+
+
+class Records(NamedTuple):
+    """The records of all slides, by stage and slide."""
+
+    manifests: Mapping[str, Manifest | Quarantined]
+    annotations: Mapping[str, AnnotationRecord | Quarantined]
+    tissue: Mapping[str, TissueRecord | Quarantined]
+    quality: Mapping[str, QualityRecord | Quarantined]
+
+
+def by_slide[R: StageRecord | Quarantined](records: Iterable[R]) -> dict[str, R]:
+    """Records by their slide."""
+    return {record.slide_id: record for record in records}
 
 
 def build_catalog(
@@ -77,20 +95,24 @@ def build_catalog(
         threads: Number of threads of the database engine.
     """
     recall = recall or Recall()
-    records = (recall.records(paths) for paths in (manifests, annotations, tissue, quality))
-    stages = {stage: {r["slide_id"]: r for r in of_stage} for stage, of_stage in zip(STAGES, records, strict=True)}
+    records = Records(
+        by_slide(recall.records(manifests, Manifest.decode)),
+        by_slide(recall.records(annotations, AnnotationRecord.decode)),
+        by_slide(recall.records(tissue, TissueRecord.decode)),
+        by_slide(recall.records(quality, QualityRecord.decode)),
+    )
     with atomic_file(path) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".duckdb-") as spill:
         settings: DuckdbSettings = {"memory_limit": f"{memory_mb}MB", "threads": threads, "temp_directory": spill}
         with duckdb.connect(aside, config=settings) as base:
             # Preserving the order would buffer whole files. Rows contain slide and position instead.
             base.execute("SET preserve_insertion_order = false")
             base.execute("SET enable_progress_bar = false")
-            base.execute(f"CREATE TYPE slide AS ENUM ({literals(sorted(stages['convert']))})")
+            base.execute(f"CREATE TYPE slide AS ENUM ({literals(sorted(records.manifests))})")
             base.execute(f"CREATE TYPE exclusion AS ENUM ({literals(REASONS)})")
             growth = Growth(base, previous, code)
-            _add(base, "slides", _slides(stages, sheet))
-            _add(base, "annotations", _annotations(stages["annotate"].values()))
-            _add(base, "quarantine", _quarantine(stages))
+            _add(base, "slides", _slides(records, sheet))
+            _add(base, "annotations", _annotations(records.annotations.values()))
+            _add(base, "quarantine", _quarantine(records))
             _add_splits(base, splits)
             for grid, files in tables.items():
                 _add_patches(growth, grid, files)
@@ -108,22 +130,23 @@ def _add(base: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
     base.unregister("incoming")
 
 
-def _slides(stages: Mapping[str, Mapping[str, Record]], sheet: Iterable[SheetRow]) -> pa.Table:
+def _slides(records: Records, sheet: Iterable[SheetRow]) -> pa.Table:
     """Return one row per slide with columns of the sheet, the manifest, tissue and quality; null if missing."""
     people = {slide: (patient, site, labels) for slide, patient, site, labels in sheet}
     label_columns = sorted({column for _, _, labels in people.values() for column in labels})
-    rows: list[Record] = []
-    for slide, manifest in stages["convert"].items():
+    rows: list[Row] = []
+    for slide, manifest in records.manifests.items():
         patient, site, labels = people.get(slide, (None, None, {}))
-        row: Record = {"slide_id": slide, "patient_id": patient, "site": site}
+        row: Row = {"slide_id": slide, "patient_id": patient, "site": site}
         row |= {f"label_{column}": labels.get(column) for column in label_columns}
-        row |= {column: manifest.get(column) for column in MANIFEST_COLUMNS} | {"tiles": _tiles(manifest)}
-        row["annotation_format"] = stages["annotate"].get(slide, {}).get("format")
-        found = stages["presegment"].get(slide, {})
-        row |= {f"tissue_{column}": found.get(column) for column in TISSUE_COLUMNS}
-        judged = stages["quality"].get(slide, {})
-        row |= {f"{name}_share": judged.get("shares", {}).get(name) for name in ARTEFACTS}
-        rows.append(row | {name: judged.get(name) for name in ("clean_share", "sharpness")})
+        row |= _of_manifest(manifest)
+        annotation = records.annotations.get(slide)
+        row["annotation_format"] = getattr(annotation, "annotation_format", None)
+        tissue, quality = records.tissue.get(slide), records.quality.get(slide)
+        row |= {f"tissue_{column}": getattr(tissue, column, None) for column in TISSUE_COLUMNS}
+        shares = quality.shares if isinstance(quality, QualityRecord) else {}
+        row |= {f"{name}_share": shares.get(name) for name in ARTEFACTS}
+        rows.append(row | {name: getattr(quality, name, None) for name in ("clean_share", "sharpness")})
     texts = ("slide_id", "patient_id", "site", *(f"label_{column}" for column in label_columns))
     fields = dict.fromkeys(texts, pa.string()) | MANIFEST_COLUMNS
     fields |= {f"tissue_{column}": kind for column, kind in TISSUE_COLUMNS.items()}
@@ -132,36 +155,41 @@ def _slides(stages: Mapping[str, Mapping[str, Record]], sheet: Iterable[SheetRow
     return pa.Table.from_pylist(rows, schema=pa.schema(list(fields.items())))
 
 
-def _tiles(manifest: Record) -> str | None:
-    """Return the origin of the full-resolution tiles: "copied", or the codec with which they were re-encoded."""
-    levels = manifest.get("levels")
-    return levels and ("copied" if levels[0]["passthrough"] else levels[0]["codec"])
+def _of_manifest(manifest: Manifest | Quarantined) -> Row:
+    """Return the columns of the manifest. ``tiles``: "copied", or the codec with which tiles were re-encoded."""
+    if isinstance(manifest, Quarantined):
+        return {"status": "quarantined"}
+    finest = manifest.levels[0]
+    tiles = "copied" if finest.passthrough else finest.codec
+    derived = {"status": "ok", "format": manifest.slide_format, "tiles": tiles}
+    return derived | {column: getattr(manifest, column) for column in MANIFEST_COLUMNS if column not in derived}
 
 
-def _annotations(records: Iterable[Record]) -> pa.Table:
+def _annotations(records: Iterable[AnnotationRecord | Quarantined]) -> pa.Table:
     """Return one row per slide and annotated class. Areas are in level-0 pixels; masks have no number of regions."""
     rows = [
         {
-            "slide_id": record["slide_id"],
+            "slide_id": record.slide_id,
             "class": name,
-            "regions": record["regions"].get(name),
+            "regions": record.regions.get(name),
             "area_px": area,
-            "format": record["format"],
-            "source": record["source"],
+            "format": record.annotation_format,
+            "source": record.source,
         }
         for record in records
-        if record["status"] == "ok"
-        for name, area in record.get("area_px", {}).items()
+        if isinstance(record, AnnotationRecord)
+        for name, area in record.area_px.items()
     ]
     fields = [(name, pa.string()) for name in ("slide_id", "class", "format", "source")]
     fields[2:2] = [("regions", pa.int64()), ("area_px", pa.float64())]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
-def _quarantine(stages: Mapping[str, Mapping[str, Record]]) -> pa.Table:
-    entries = collect({"stage": stage, **record} for stage in STAGES for record in stages[stage].values())
+def _quarantine(records: Records) -> pa.Table:
+    stages = (records.manifests, records.annotations, records.tissue, records.quality)
+    entries = [entry.dump() for entry in collect(record for stage in stages for record in stage.values())]
     schema = pa.schema([(name, pa.string()) for name in QUARANTINE_COLUMNS])
-    return pa.Table.from_pylist([{name: e.get(name) for name in QUARANTINE_COLUMNS} for e in entries], schema=schema)
+    return pa.Table.from_pylist([{name: e[name] for name in QUARANTINE_COLUMNS} for e in entries], schema=schema)
 
 
 def _add_splits(base: duckdb.DuckDBPyConnection, splits: Mapping[str, Path | str]) -> None:

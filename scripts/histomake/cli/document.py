@@ -1,9 +1,10 @@
-"""Renew the generated documentation: the tables of config/README.md and the JSON schema of config.yaml."""
+"""Renew the generated documentation: config/README.md's tables, config.yaml's JSON schema and docs/records.md."""
 
 from __future__ import annotations
 
 import argparse
 
+from histomake.base.records.documentation import write_page
 from histomake.cli.checkout import checkout_file
 from histomake.config.docs import write_documents
 
@@ -14,5 +15,7 @@ def configure(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the files."""
-    write_documents(checkout_file("config/README.md").parent)
+    config = checkout_file("config/README.md").parent
+    write_documents(config)
+    write_page(config.parent / "docs")
     return 0

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.records.manifest import Manifest
 from histomake.config import Task
 from histomake.learn.data.drawn_patches import join_parts
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, patches_containing
@@ -195,8 +196,8 @@ def describe(trainer: Trainer) -> dict[str, Any]:
 
 def made_with(entries: Iterable[SlideEntry], pretrained: bool | str) -> list[str]:
     """Which slides' bytes a model has seen, itself or in the model it started from: none of them ever tests it."""
-    manifests = (read_json(entry.manifest) for entry in entries)
-    seen = {manifest["sha256"][:KNOWN_DIGITS] for manifest in manifests if manifest["status"] == "ok"}
+    manifests = (Manifest.read(entry.manifest) for entry in entries)
+    seen = {manifest.sha256[:KNOWN_DIGITS] for manifest in manifests if isinstance(manifest, Manifest)}
     earlier = weights_file(pretrained).with_name("model.json") if isinstance(pretrained, str) else None
     if earlier and earlier.is_file():
         seen.update(read_json(earlier).get("made_with", []))

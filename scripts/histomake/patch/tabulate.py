@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,8 @@ import pyarrow as pa
 from histomake.annotation.coverage import mask_shares
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import area_shares, labels_at
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import Quarantined
 from histomake.base.tables import write_table
 from histomake.config import Grid
 from histomake.patch.grid import SlideGrid
@@ -45,7 +47,7 @@ def schema(class_names: Sequence[str]) -> pa.Schema:
 
 
 def tabulate(
-    manifest: dict[str, Any],
+    manifest: Manifest,
     tissue: TissueMask,
     artefacts: ArtefactMap,
     annotation: Annotation,
@@ -71,7 +73,7 @@ def tabulate(
     Returns:
         A table of `schema`, with metadata under the key ``histomake``.
     """
-    slide_grid = SlideGrid(manifest["width"], manifest["height"], manifest["mpp"], grid)
+    slide_grid = SlideGrid(manifest.width, manifest.height, manifest.mpp, grid)
     columns, rows = slide_grid.axes()
     length = slide_grid.span
     band = max(1, BAND_CELLS // max(1, columns.size))
@@ -96,7 +98,7 @@ def tabulate(
     return table.replace_schema_metadata({METADATA_KEY: _metadata(manifest, grid, grid_name)})
 
 
-def empty_table(outcome: dict[str, Any], grid: Grid, class_names: Sequence[str], *, grid_name: str) -> pa.Table:
+def empty_table(outcome: Quarantined, grid: Grid, class_names: Sequence[str], *, grid_name: str) -> pa.Table:
     """Return the table of a quarantined slide: no rows, the same schema, the quarantine entry in the metadata."""
     table = schema(class_names).empty_table()
     return table.replace_schema_metadata({METADATA_KEY: _metadata(outcome, grid, grid_name)})
@@ -163,7 +165,7 @@ def _reasons(
     return reason
 
 
-def _metadata(manifest: dict[str, Any], grid: Grid, grid_name: str) -> bytes:
+def _metadata(record: Manifest | Quarantined, grid: Grid, grid_name: str) -> bytes:
     known = ("status", "slide_id", "sha256", "width", "height", "mpp", "reason", "detail")
-    content = {key: manifest[key] for key in known if key in manifest}
+    content = {key: value for key, value in record.dump().items() if key in known}
     return json.dumps(content | {"grid": grid.dump(), "grid_name": grid_name}, sort_keys=True).encode()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from matplotlib import colormaps, font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from histomake.base.files import atomic_file
+from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels, Mpp
 
 if TYPE_CHECKING:
@@ -306,9 +307,9 @@ def card(lines: Sequence[str], *, width: int = 720) -> Pixels:
     return np.concatenate([_strip([(None, line)], width, size=FONT_PX + 2 * (i == 0)) for i, line in enumerate(lines)])
 
 
-def quarantine_card(entry: Mapping[str, Any]) -> Pixels:
+def quarantine_card(entry: Quarantined) -> Pixels:
     """Return an image with the reason why a quarantined slide has no images."""
-    return card([f"{entry['slide_id']} is in quarantine: {entry['reason']}", entry["detail"], entry["remedy"]])
+    return card([f"{entry.slide_id} is in quarantine: {entry.reason}", entry.detail, entry.remedy])
 
 
 def write_picture(pixels: Pixels, path: Path) -> None:

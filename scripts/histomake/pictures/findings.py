@@ -92,7 +92,7 @@ class SlideFindings:
     @property
     def annotated(self) -> bool:
         """Whether the slide has an annotation, even one without regions."""
-        return self.annotation.record.get("format", "none") != "none"
+        return self.annotation.record is not None and self.annotation.record.is_annotated
 
     def annotated_labels(self, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
         """Rasterise the annotation to a thumbnail: 0 unlabelled, i + 1 ``annotation.class_names[i]``."""

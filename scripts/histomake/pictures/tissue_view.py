@@ -30,8 +30,8 @@ def tissue_view(
     found = canvas.spread(thumb, mask.mask.astype(np.uint8), downsample)
     painted = canvas.paint_labels(thumb.pixels, found, {1: TISSUE})
     painted = canvas.paint_labels(painted, canvas.spread(thumb, artefacts.labels, downsample), ARTEFACTS)
-    shares = artefacts.record["shares"]
-    legend = {f"tissue, {mask.record['area_mm2']:.2f} mm²": TISSUE}
+    shares = artefacts.record.shares
+    legend = {f"tissue, {mask.record.area_mm2:.2f} mm²": TISSUE}
     legend |= {f"{NAMES[kind]} ({shares[NAMES[kind]]:.1%})": colour for kind, colour in ARTEFACTS.items()}
     panels = [panel(thumb.pixels, thumb, "Slide", {}), panel(painted, thumb, "Tissue and artefacts", legend)]
     return canvas.headed(canvas.beside(panels), f"{slide_id} at {thumb.mpp:.3g} µm/px")

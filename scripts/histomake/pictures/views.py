@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from histomake.base.records.record import Quarantined
 from histomake.base.units import Mpp
 from histomake.pictures import canvas, panel
 from histomake.pictures.findings import SlideFindings
@@ -35,7 +35,7 @@ def draw_region(findings: SlideFindings, box: canvas.Box, path: Path) -> None:
     canvas.write_picture(canvas.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
 
 
-def draw_quarantine(entry: dict[str, Any], out: dict[str, Path]) -> None:
+def draw_quarantine(entry: Quarantined, out: dict[str, Path]) -> None:
     """Write, in place of every view, an image with the reason for the quarantine."""
     for path in out.values():
         canvas.write_picture(canvas.quarantine_card(entry), path)

@@ -15,6 +15,7 @@ from histomake.audit.environment import git_state, package_versions
 from histomake.base.file_cache import Recall
 from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.base.records.record import Quarantined
 from histomake.config import Config
 from histomake.model import reuse
 from histomake.report import page
@@ -89,10 +90,10 @@ def _headline(config: Config, layout: Layout, rows: list[Row], usable: list[Row]
 
 
 def _quarantine(layout: Layout) -> Html:
-    entries = read_json(layout.quarantine)
+    entries = Quarantined.read_list(layout.quarantine)
     if not entries:
         return page.tag("p", "No slide is in quarantine.")
-    rows = [[e["slide_id"], e["reason"], e["stage"], e["detail"], e["remedy"]] for e in entries]
+    rows = [[e.slide_id, e.reason, e.stage, e.detail, e.remedy] for e in entries]
     text = f"{len(entries)} slide(s) are in quarantine and appear in no number below."
     return page.join(
         [page.tag("p", text, class_="warn"), page.table(["slide", "reason", "stage", "what", "remedy"], rows)]

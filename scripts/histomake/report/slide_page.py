@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import Quarantined
+from histomake.base.records.tissue import TissueRecord
 from histomake.explain.kinds import EXPLAINED
 from histomake.report import page
 from histomake.report.page import Html
@@ -43,29 +48,37 @@ class SlideTask:
         return self.model["class_names"]
 
 
+class SlideRecords(NamedTuple):
+    """The records of a usable slide."""
+
+    manifest: Manifest
+    annotation: AnnotationRecord
+    tissue: TissueRecord
+    quality: QualityRecord
+
+
 def slide_page(
     *,
     slide_id: str,
     patient_id: str,
     site: str,
-    records: Mapping[str, dict[str, Any]],
+    records: SlideRecords | Quarantined,
     tissue: Path,
     tasks: list[SlideTask],
     cascades: Mapping[str, Path],
 ) -> str:
     """The page as HTML.
 
-    ``records``: manifest, annotation, tissue, quality; a quarantined slide gets its reason. ``tissue``: the
-    picture of tissue and quality; ``cascades``: of what the levels of each nucleus cascade did.
+    A quarantined slide gets its reason. ``tissue``: the picture of tissue and quality; ``cascades``: of what the levels
+    of each nucleus cascade did.
     """
-    lost = next((r for r in records.values() if r["status"] != "ok"), None)
     head = [
         page.tag("nav", page.link("← report", "../index.html")),
         page.tag("h1", slide_id),
         page.tag("p", f"Patient {patient_id}" + (f", {site}" if site else "")),
     ]
-    if lost:
-        text = f"In quarantine: {lost['reason']}. {lost['detail']}. {lost['remedy']}"
+    if isinstance(records, Quarantined):
+        text = f"In quarantine: {records.reason}. {records.detail}. {records.remedy}"
         return page.document(slide_id, [*head, page.tag("p", text, class_="warn")])
     parts = [page.picture(tissue, "Tissue and quality"), *(_task(task) for task in tasks)]
     parts += [
@@ -75,17 +88,17 @@ def slide_page(
     return page.document(slide_id, [*head, _facts(records), *parts])
 
 
-def _facts(records: Mapping[str, dict[str, Any]]) -> Html:
-    manifest, quality = records["manifest"], records["quality"]
-    width_mm, height_mm = (manifest[side] * manifest["mpp"] / 1000 for side in ("width", "height"))
-    spoilt = ", ".join(f"{name} {share:.1%}" for name, share in quality["shares"].items() if share) or "nothing"
+def _facts(records: SlideRecords) -> Html:
+    manifest, annotation, tissue, quality = records
+    width_mm, height_mm = (length * manifest.mpp / 1000 for length in (manifest.width, manifest.height))
+    spoilt = ", ".join(f"{name} {share:.1%}" for name, share in quality.shares.items() if share) or "nothing"
     values = {
-        "size": f"{manifest['width']:,} x {manifest['height']:,} px, {width_mm:.2f} x {height_mm:.2f} mm",
-        "resolution": f"{manifest['mpp']:.4g} µm/px (from {manifest['mpp_source']})",
-        "tissue": f"{records['tissue']['area_mm2']:.2f} mm², {records['tissue']['coverage']:.0%} of the slide",
+        "size": f"{manifest.width:,} x {manifest.height:,} px, {width_mm:.2f} x {height_mm:.2f} mm",
+        "resolution": f"{manifest.mpp:.4g} µm/px (from {manifest.mpp_source})",
+        "tissue": f"{tissue.area_mm2:.2f} mm², {tissue.coverage:.0%} of the slide",
         "spoilt tissue": spoilt,
-        "annotation": records["annotation"].get("format") or "none",
-        "source": f"{manifest['vendor']}, {manifest['bytes_in'] / 1e6:,.1f} MB, sha256 {manifest['sha256']}",
+        "annotation": annotation.annotation_format,
+        "source": f"{manifest.vendor}, {manifest.bytes_in / 1e6:,.1f} MB, sha256 {manifest.sha256}",
     }
     return page.facts(values)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,9 @@ from histomake.base.files import (
     tree_digest,
     write_empty_store,
 )
-from histomake.base.units import Mpp
+from histomake.base.records.manifest import Bounds, Manifest, ManifestLevel
+from histomake.base.records.record import Quarantined
+from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Convert
 from histomake.slide.companions import slide_files
 from histomake.slide.encode import Read, encode_levels, encode_picture
@@ -49,7 +50,7 @@ def convert(
     mpp: Mpp | None = None,
     sha256: str | None = None,
     threads: int = 1,
-) -> dict[str, Any]:
+) -> Manifest:
     """Convert one slide to a store and return its manifest. The store is written completely or not at all.
 
     Args:
@@ -94,17 +95,17 @@ def convert(
     return _manifest(writing, store.name, seconds)
 
 
-def store_digest(manifest: dict[str, Any]) -> str:
+def store_digest(manifest: Manifest) -> str:
     """The sha256_tree of a store, from the digests in its manifest: the store need not be read again."""
-    checksums = manifest["checksums"]
-    return checksums[manifest["store"]] if manifest["store"] in checksums else tree_digest(checksums)
+    checksums = manifest.checksums
+    return checksums[manifest.store] if manifest.store in checksums else tree_digest(checksums)
 
 
-def write_no_store(outcome: dict[str, Any], store: Path | str, config: Convert) -> None:
+def write_no_store(outcome: Quarantined, store: Path | str, config: Convert) -> None:
     """Write a store without levels in place of a quarantined slide's; its attributes hold ``outcome``."""
     store = Path(store)
     packed = store.with_name(f"{store.name}.zip")
-    write_empty_store(store, outcome)
+    write_empty_store(store, outcome.dump())
     if config.store == "zip":
         with atomic_file(packed) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
             archive.write(store / STORE_METADATA, STORE_METADATA)
@@ -249,43 +250,42 @@ class _Writing:
         dump_json(self.store / "zarr.json", metadata)
 
 
-def _manifest(writing: _Writing, store: str, seconds: dict[str, float]) -> dict[str, Any]:
+def _manifest(writing: _Writing, store: str, seconds: dict[str, float]) -> Manifest:
     info, resolution, finest = writing.slide.info, writing.resolution, writing.levels[0]
     originals = [level.coding is not None for level in info.levels]
     passthrough = originals + [False] * (len(writing.levels) - len(originals))
-    levels = [
-        {
-            "path": level.path,
-            "width": level.width,
-            "height": level.height,
-            "downsample": level.downsample,
-            "mpp": resolution.mpp * level.downsample,
-            "codec": level.coding.codec,
-            "passthrough": copied,
-            "empty_tiles": empty,
-        }
+    levels = (
+        ManifestLevel(
+            path=level.path,
+            width=level.width,
+            height=level.height,
+            downsample=level.downsample,
+            mpp=Mpp(resolution.mpp * level.downsample),
+            codec=level.coding.codec,
+            passthrough=copied,
+            empty_tiles=empty,
+        )
         for level, copied, empty in zip(writing.levels, passthrough, writing.empty_tiles, strict=True)
-    ]
-    return {
-        "status": "ok",
-        "slide_id": writing.slide_id,
-        "store": store,
-        "width": finest.width,
-        "height": finest.height,
-        "mpp": resolution.mpp,
-        "mpp_x": resolution.x,
-        "mpp_y": resolution.y,
-        "mpp_source": resolution.origin,
-        "levels": levels,
-        "bounds": None if info.bounds is None else dict(zip(("x", "y", "width", "height"), info.bounds, strict=True)),
-        "associated": writing.associated,
-        "sha256": writing.sha256,
-        "checksums": writing.checksums,
-        "bytes_in": sum(p.stat().st_size for p in slide_files(writing.slide.path)),
-        "bytes_out": writing.bytes,
-        "files": len(writing.checksums),
-        "vendor": info.vendor,
-        "format": info.family,
-        "properties": info.properties,
-        "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
-    }
+    )
+    return Manifest(
+        slide_id=writing.slide_id,
+        store=store,
+        width=Level0Pixels(finest.width),
+        height=Level0Pixels(finest.height),
+        mpp=resolution.mpp,
+        mpp_x=resolution.x,
+        mpp_y=resolution.y,
+        mpp_source=resolution.origin,
+        levels=tuple(levels),
+        bounds=None if info.bounds is None else Bounds.of(*map(Level0Pixels, info.bounds)),
+        associated=writing.associated,
+        sha256=writing.sha256,
+        checksums=writing.checksums,
+        bytes_in=sum(p.stat().st_size for p in slide_files(writing.slide.path)),
+        bytes_out=writing.bytes,
+        files=len(writing.checksums),
+        vendor=info.vendor,
+        slide_format=info.family,
+        properties=info.properties,
+        seconds={stage: round(value, 4) for stage, value in seconds.items()},
+    )

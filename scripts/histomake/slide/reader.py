@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from histomake.base.errors import Reason, SlideError
-from histomake.base.files import read_json
+from histomake.base.records.manifest import Manifest
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.slide.codec import TileDecodeError
 from histomake.slide.store import FILL, Store, StoreError, StoreLevel
@@ -237,13 +237,5 @@ def _reopen(path: Path, slide_id: str) -> SlideReader:
 def open_slide(manifest: Path | str) -> SlideReader:
     """Open the store that a manifest names. Raises SlideError if the slide is in quarantine."""
     manifest = Path(manifest)
-    record = read_json(manifest)
-    if record["status"] != "ok":
-        raise SlideError(
-            Reason(record["reason"]),
-            slide_id=record["slide_id"],
-            path=record["path"],
-            detail=record["detail"],
-            remedy=record["remedy"],
-        )
-    return SlideReader(manifest.parent / record["store"], slide_id=record["slide_id"])
+    record = Manifest.read_usable(manifest)
+    return SlideReader(manifest.parent / record.store, slide_id=record.slide_id)

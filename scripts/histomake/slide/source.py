@@ -10,6 +10,7 @@ from pathlib import Path
 import openslide
 
 from histomake.base.errors import Reason, SlideError
+from histomake.base.records.manifest import MppSource
 from histomake.base.units import Mpp
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
@@ -98,14 +99,14 @@ def _family(path: Path) -> type[Source]:
 class Resolution:
     """µm per level-0 pixel along x and y, and the origin of the value: sheet, vendor or tiff_tags."""
 
-    x: float
-    y: float
-    origin: str
+    x: Mpp
+    y: Mpp
+    origin: MppSource
 
     @property
-    def mpp(self) -> float:
+    def mpp(self) -> Mpp:
         """The resolution used everywhere: the mean of both axes."""
-        return (self.x + self.y) / 2
+        return Mpp((self.x + self.y) / 2)
 
 
 def resolve_mpp(info: SourceInfo, sheet_mpp: Mpp | None, *, slide_id: str, path: Path) -> Resolution:
@@ -117,11 +118,15 @@ def resolve_mpp(info: SourceInfo, sheet_mpp: Mpp | None, *, slide_id: str, path:
     if sheet_mpp is not None:
         return Resolution(sheet_mpp, sheet_mpp, "sheet")
     refused = []
-    for origin, mpp, (low, high) in (("vendor", info.vendor_mpp, VENDOR_MPP), ("tiff_tags", info.tag_mpp, TAG_MPP)):
+    stated: tuple[tuple[MppSource, tuple[float, float] | None, tuple[float, float]], ...] = (
+        ("vendor", info.vendor_mpp, VENDOR_MPP),
+        ("tiff_tags", info.tag_mpp, TAG_MPP),
+    )
+    for origin, mpp, (low, high) in stated:
         if mpp is None:
             continue
         if all(low <= value <= high for value in mpp):
-            return Resolution(*mpp, origin)
+            return Resolution(Mpp(mpp[0]), Mpp(mpp[1]), origin)
         refused.append(f"{origin} states {mpp[0]:.4g} µm per pixel, outside {low} to {high}")
     detail = "no usable mpp" + (f": {', '.join(refused)}" if refused else "; the file does not state one")
     remedy = "Enter the resolution in the mpp column of the slide sheet"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from histomake.base.errors import SlideError
-from histomake.base.files import read_json, sha256_file
+from histomake.base.files import sha256_file
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import Quarantined
 from histomake.slide.companions import combined_sha256, named_files
 from histomake.slide.source import open_source
 
@@ -18,13 +19,13 @@ def verify_slide(manifest: Path | str, source: Path | str | None = None) -> list
     store.
     """
     manifest = Path(manifest)
-    record = read_json(manifest)
-    if record["status"] != "ok":
+    record = Manifest.read(manifest)
+    if isinstance(record, Quarantined):
         return []
-    problems = _store_problems(manifest.parent / record["store"], record["checksums"])
+    problems = _store_problems(manifest.parent / record.store, record.checksums)
     if source is not None:
         problems += _source_problems(Path(source), record)
-    return [f"slide {record['slide_id']}: {problem}" for problem in problems]
+    return [f"slide {record.slide_id}: {problem}" for problem in problems]
 
 
 def _store_problems(store: Path, checksums: dict[str, str]) -> list[str]:
@@ -44,14 +45,14 @@ def _store_problems(store: Path, checksums: dict[str, str]) -> list[str]:
     return problems
 
 
-def _source_problems(source: Path, record: dict[str, Any]) -> list[str]:
+def _source_problems(source: Path, record: Manifest) -> list[str]:
     if not source.exists():
         return [f"{source} is missing"]
     try:
-        open_source(source, slide_id=record["slide_id"]).close()
+        open_source(source, slide_id=record.slide_id).close()
     except SlideError as error:
         return [f"{source}: {error.detail}"]
     actual = combined_sha256({name: sha256_file(path) for name, path in named_files(source).items()})
-    if actual == record["sha256"]:
+    if actual == record.sha256:
         return []
-    return [f"{source} has sha256 {actual}; the store was made from {record['sha256']}"]
+    return [f"{source} has sha256 {actual}; the store was made from {record.sha256}"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.files import atomic_file
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Quality
 from histomake.tissue.ink import find_ink, find_padding, whiten
@@ -43,18 +45,19 @@ class ArtefactMap:
     """Artefact labels, uint8 (h, w), at the scale of the tissue mask: 0 none, 1 pen, 2 blur, 3 fold."""
 
     labels: NDArray[np.uint8]
-    record: dict[str, Any] = field(default_factory=dict)
+    record: QualityRecord
 
     def save(self, png: Path | str, json: Path | str) -> None:
         """Write the labels as a 2-bit palette PNG, then the record."""
         save_labels(self.labels, png)
-        write_json(json, self.record)
+        self.record.write(json)
 
     @classmethod
     def load(cls, png: Path | str, json: Path | str) -> ArtefactMap:
-        """Read the files written by `save`."""
+        """Read the files written by `save`. Raises SlideError if the slide is in quarantine."""
+        record = QualityRecord.read_usable(json)
         with Image.open(png) as image:
-            return cls(np.asarray(image, np.uint8), read_json(json))
+            return cls(np.asarray(image, np.uint8), record)
 
 
 def save_labels(labels: NDArray[np.uint8], png: Path | str) -> None:
@@ -65,10 +68,10 @@ def save_labels(labels: NDArray[np.uint8], png: Path | str) -> None:
         image.save(aside, format="PNG", optimize=True, bits=2)
 
 
-def save_no_quality(outcome: dict[str, Any], png: Path | str, json: Path | str) -> None:
+def save_no_quality(outcome: Quarantined, png: Path | str, json: Path | str) -> None:
     """Write a quarantine entry as the record, and an empty map in place of the slide's artefacts."""
     save_labels(np.zeros((1, 1), np.uint8), png)
-    write_json(json, outcome)
+    outcome.write(json)
 
 
 def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> ArtefactMap:
@@ -79,13 +82,13 @@ def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> Artefact
     slide coarser than twice ``blur_mpp`` does not resolve cells and is not checked for focus: its ``sharpness`` is
     null.
     """
-    mpp = tissue.record["mpp"]
+    mpp = tissue.record.mpp
     labels = np.zeros(tissue.mask.shape, np.uint8)
     sharpness = None
     if reader.mpp <= 2 * config.blur_mpp:
         sharpness, blurred = _blur(reader, tissue, config)
         labels[blurred] = BLUR
-    if tissue.record["mode"] == "brightfield":
+    if tissue.record.mode == "brightfield":
         image = reader.read_whole(mpp)
         padding = find_padding(image)
         image = whiten(image, padding)
@@ -96,23 +99,22 @@ def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> Artefact
     return ArtefactMap(labels, _record(tissue, labels, sharpness))
 
 
-def _record(tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float | None) -> dict[str, Any]:
+def _record(tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float | None) -> QualityRecord:
     on_tissue = tissue.mask | (labels == PEN)
     shares = {name: round(float((labels[on_tissue] == label).mean()), 6) for label, name in NAMES.items()}
-    return {
-        "status": "ok",
-        "slide_id": tissue.record["slide_id"],
-        "mpp": tissue.record["mpp"],
-        "sharpness": None if sharpness is None else round(sharpness, 4),
-        "shares": shares,
-        "clean_share": round(1 - sum(shares.values()), 6),
-    }
+    return QualityRecord(
+        slide_id=tissue.record.slide_id,
+        mpp=tissue.record.mpp,
+        sharpness=None if sharpness is None else round(sharpness, 4),
+        shares=shares,
+        clean_share=round(1 - sum(shares.values()), 6),
+    )
 
 
 def _blur(reader: SlideReader, tissue: TissueMask, config: Quality) -> tuple[float, Bools]:
     """Return the median sharpness of the slide's tissue, and the mask of out-of-focus tissue."""
     fine, coarse = _energies(reader, tissue, config.blur_mpp)
-    window = max(1, round(FOCUS_UM / tissue.record["mpp"])) | 1
+    window = max(1, round(FOCUS_UM / tissue.record.mpp)) | 1
     fine, coarse = (
         np.asarray(cv2.blur(np.where(tissue.mask, energy, 0), (window, window)), np.float32)
         for energy in (fine, coarse)
@@ -120,7 +122,7 @@ def _blur(reader: SlideReader, tissue: TissueMask, config: Quality) -> tuple[flo
     sharpness = np.divide(fine, coarse, out=np.zeros_like(fine), where=coarse > 0)
     median = float(np.median(sharpness[tissue.mask]))
     blurred = tissue.mask & (sharpness < config.blur_sharpness * max(median, TYPICAL_SHARPNESS))
-    return median, _without_specks(blurred, MIN_ARTEFACT_UM2 / tissue.record["mpp"] ** 2)
+    return median, _without_specks(blurred, MIN_ARTEFACT_UM2 / tissue.record.mpp**2)
 
 
 def _energies(reader: SlideReader, tissue: TissueMask, mpp: Mpp) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -130,8 +132,8 @@ def _energies(reader: SlideReader, tissue: TissueMask, mpp: Mpp) -> tuple[NDArra
     tissue with little structure (fat, mucus); plain Laplacian variance (Pech-Pacheco et al., 2000) does not.
     """
     mpp = max(mpp, reader.mpp)
-    factor = max(1, round(tissue.record["mpp"] / mpp))
-    mpp = tissue.record["mpp"] / factor
+    factor = max(1, round(tissue.record.mpp / mpp))
+    mpp = tissue.record.mpp / factor
     height, width = tissue.mask.shape
     fine, coarse = np.zeros((2, height, width), np.float32)
     cells = TILE // factor

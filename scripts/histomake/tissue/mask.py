@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 from histomake.base.errors import Reason, SlideError
-from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.files import atomic_file
+from histomake.base.records.record import Quarantined
+from histomake.base.records.tissue import TissueRecord
 from histomake.base.units import Mpp
 from histomake.config import Tissue
 from histomake.tissue.ink import channel_extremes, chroma, find_ink, find_padding, whiten
@@ -53,22 +55,29 @@ class TissueMask:
     """
 
     mask: Bools
-    downsample_x: float
-    downsample_y: float
-    record: dict[str, Any] = field(default_factory=dict)
+    record: TissueRecord
+
+    @property
+    def downsample_x(self) -> float:
+        """Width of a mask pixel, in level-0 pixels."""
+        return self.record.downsample_x
+
+    @property
+    def downsample_y(self) -> float:
+        """Height of a mask pixel, in level-0 pixels."""
+        return self.record.downsample_y
 
     def save(self, png: Path | str, json: Path | str) -> None:
         """Write the mask as a 1-bit PNG, then the record."""
         save_bits(self.mask, png)
-        write_json(json, self.record)
+        self.record.write(json)
 
     @classmethod
     def load(cls, png: Path | str, json: Path | str) -> TissueMask:
-        """Read the files written by `save`."""
-        record = read_json(json)
+        """Read the files written by `save`. Raises SlideError if the slide is in quarantine."""
+        record = TissueRecord.read_usable(json)
         with Image.open(png) as image:
-            mask = np.asarray(image.convert("1"), bool)
-        return cls(mask, record["downsample_x"], record["downsample_y"], record)
+            return cls(np.asarray(image.convert("1"), bool), record)
 
 
 def save_bits(mask: Bools, png: Path | str) -> None:
@@ -91,10 +100,10 @@ def save_bits(mask: Bools, png: Path | str) -> None:
             stream.write(struct.pack(">I", zlib.crc32(kind + content)))
 
 
-def save_no_tissue(outcome: dict[str, Any], png: Path | str, json: Path | str) -> None:
+def save_no_tissue(outcome: Quarantined, png: Path | str, json: Path | str) -> None:
     """Write a quarantine entry as the record, and an empty mask in place of the slide's tissue."""
     save_bits(np.zeros((1, 1), bool), png)
-    write_json(json, outcome)
+    outcome.write(json)
 
 
 def presegment(
@@ -147,19 +156,20 @@ def presegment(
             remedy="Check the slide. If it shows tissue, lower tissue.threshold or tissue.min_area_um2",
         )
     downsample = mpp / reader.mpp
-    record = {
-        "status": "ok",
-        "slide_id": slide_id,
-        "mpp": mpp,
-        "mode": config.mode,
-        "method": _method(config, segment),
-        "threshold": threshold,
-        "ink_mm2": round(float(ink.sum()) * mpp**2 / 1e6, 4),
-        **describe(mask, mpp),
-        "downsample_x": downsample,
-        "downsample_y": downsample,
-    }
-    return TissueMask(mask, downsample, downsample, record)
+    record = TissueRecord(
+        slide_id=slide_id,
+        mpp=mpp,
+        downsample_x=downsample,
+        downsample_y=downsample,
+        mode=config.mode,
+        method=_method(config, segment),
+        threshold=threshold,
+        area_mm2=area_mm2(mask, mpp),
+        coverage=round(float(mask.mean()), 6),
+        components=int(cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0]) - 1,
+        ink_mm2=area_mm2(ink, mpp),
+    )
+    return TissueMask(mask, record)
 
 
 def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: Mpp) -> tuple[NDArray[np.uint8], Bools, Bools]:
@@ -182,14 +192,9 @@ def _read(reader: SlideReader, mpp: Mpp) -> NDArray[np.uint8]:
     return image
 
 
-def describe(mask: Bools, mpp: Mpp) -> dict[str, Any]:
-    """Return area in mm², number of connected components and coverage of a mask at ``mpp`` µm per pixel."""
-    components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
-    return {
-        "area_mm2": round(float(mask.sum()) * mpp**2 / 1e6, 4),
-        "components": int(components),
-        "coverage": round(float(mask.mean()), 6),
-    }
+def area_mm2(mask: Bools, mpp: Mpp) -> float:
+    """Return the area of a mask at ``mpp`` µm per pixel, in mm²."""
+    return round(float(mask.sum()) * mpp**2 / 1e6, 4)
 
 
 def _method(config: Tissue, segment: Callable[..., Any] | None) -> str:

@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 
 from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import Quarantined
+from histomake.base.records.tissue import TissueRecord
 from histomake.model.description import read_description
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
@@ -36,7 +39,7 @@ def slides(layout: Layout) -> list[dict[str, Any]]:
     """One line per slide for the list: id, and either size and mpp or why it is in quarantine."""
     rows = []
     for slide in slide_ids(layout):
-        manifest = read_json(layout.manifest(slide))
+        manifest = Manifest.read(layout.manifest(slide)).dump()
         kept = ("slide_id", "status", "width", "height", "mpp", "reason", "detail")
         rows.append({key: manifest[key] for key in kept if key in manifest})
     return rows
@@ -46,17 +49,17 @@ def describe(layout: Layout, slide: str) -> dict[str, Any]:
     """All the page needs to show a slide. Raises KeyError for an unknown one."""
     if slide not in slide_ids(layout):
         raise KeyError(slide)
-    manifest = read_json(layout.manifest(slide))
-    if manifest["status"] != "ok":
-        return {key: manifest[key] for key in ("slide_id", "status", "reason", "detail", "remedy")}
+    manifest = Manifest.read(layout.manifest(slide))
+    if isinstance(manifest, Quarantined):
+        return {key: manifest.dump()[key] for key in ("slide_id", "status", "reason", "detail", "remedy")}
     with open_slide(layout.manifest(slide)) as reader:
         zipped = reader.path.is_file()
         levels = [describe_level(level, zipped=zipped) for level in reader.levels]
-    found = {key: manifest[key] for key in ("slide_id", "status", "width", "height", "mpp", "sha256")}
-    found |= {"levels": levels, "store": f"files/slides/{manifest['store']}", "predictions": predictions(layout, slide)}
-    tissue = read_json(layout.tissue(slide)) if layout.tissue(slide).is_file() else {"status": "missing"}
-    if tissue["status"] == "ok":
-        scale = [tissue["downsample_x"], tissue["downsample_y"]]
+    found = {key: manifest.dump()[key] for key in ("slide_id", "status", "width", "height", "mpp", "sha256")}
+    found |= {"levels": levels, "store": f"files/slides/{manifest.store}", "predictions": predictions(layout, slide)}
+    tissue = TissueRecord.read(layout.tissue(slide)) if layout.tissue(slide).is_file() else None
+    if isinstance(tissue, TissueRecord):
+        scale = [tissue.downsample_x, tissue.downsample_y]
         found["tissue"] = {"image": f"files/tissue/{slide}.png", "downsample": scale}
     found["outlines"] = outlines.describe(layout, slide, manifest)
     found |= {"masks": masks.describe(layout, slide), "class_order": masks.class_order(layout, slide)}

@@ -14,6 +14,8 @@ from PIL import Image
 from histomake.base.files import read_json, store_of
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
+from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest
 from histomake.base.units import rescale
 from histomake.model.description import read_description
 from histomake.patch.grid import SlideGrid
@@ -72,17 +74,24 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
     if "." in task:
         return _open_cascade(layout, slide, *task.split(".", 1))
     if task == ANNOTATION:
-        record = read_json(layout.annotation(slide)) if layout.annotation(slide).is_file() else {}
-        if not record.get("label_image"):
+        record = annotation_of(layout, slide)
+        if record is None or record.label_image is None:
             raise KeyError(f"{slide} has no annotated mask")
-        array = zarr.open_array(layout.annotation(slide).with_name(record["label_image"]["store"]), mode="r")
-        return Mask([array], record["label_image"]["downsample"], record["class_names"])
+        array = zarr.open_array(layout.annotation(slide).with_name(record.label_image.store), mode="r")
+        return Mask([array], record.label_image.downsample, list(record.class_names))
     store = store_of(layout.segmentation(task, fold, slide))
     if not store.is_dir():
         raise KeyError(f"{task} fold {fold} has no segmentation of {slide}")
     model = read_json(layout.model(task, fold) / "model.json")
     slide_grid = SlideGrid.of_table(read_table(layout.table(model["grid"]["name"], slide))[1])
     return Mask(label_levels(store), slide_grid.scale, [c for c in model["class_names"] if c != BACKGROUND])
+
+
+def annotation_of(layout: Layout, slide: str) -> AnnotationRecord | None:
+    """The record of a slide's annotation; None where there is none or it is in quarantine."""
+    path = layout.annotation(slide)
+    record = AnnotationRecord.read(path) if path.is_file() else None
+    return record if isinstance(record, AnnotationRecord) else None
 
 
 def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
@@ -92,7 +101,7 @@ def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
     model = folder / f"level{level}" / "model.json"
     if not (store / array).is_dir() or not model.is_file():
         raise KeyError(f"cascade {cascade} has no {array} of {slide}")
-    pixel = rescale(1, read_json(model)["mpp"], read_json(layout.manifest(slide))["mpp"])
+    pixel = rescale(1, read_json(model)["mpp"], Manifest.read_usable(layout.manifest(slide)).mpp)
     return Mask([zarr.open_array(store / array, mode="r")], pixel, CASCADE_CLASSES[content])
 
 
@@ -133,8 +142,8 @@ def class_order(layout: Layout, slide: str) -> list[str]:
         model = read_description(layout.model(path.parent.parent.name, fold) / "model.json")
         if LEARNED[model["kind"]].decide is not None:
             names |= dict.fromkeys(name for name in model["class_names"] if name != BACKGROUND)
-    if layout.annotation(slide).is_file():
-        names |= dict.fromkeys(read_json(layout.annotation(slide)).get("class_names", []))
+    if (annotation := annotation_of(layout, slide)) is not None:
+        names |= dict.fromkeys(annotation.class_names)
     if _cascade_arrays(layout, slide):
         names |= dict.fromkeys(CASCADE_ORDER)
     return list(names)

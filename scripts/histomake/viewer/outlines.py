@@ -11,9 +11,9 @@ import numpy as np
 import shapely
 
 from histomake.annotation.model import Annotation
-from histomake.base.files import read_json
 from histomake.base.layout import Layout
-from histomake.viewer.masks import TILE
+from histomake.base.records.manifest import Manifest
+from histomake.viewer.masks import TILE, annotation_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,18 +87,18 @@ def levels(width: int, height: int) -> int:
     return 1 + max(0, math.ceil(math.log2(max(width, height) * FINER / TILE)))
 
 
-def describe(layout: Layout, slide: str, manifest: dict[str, Any]) -> dict[str, Any] | None:
+def describe(layout: Layout, slide: str, manifest: Manifest) -> dict[str, Any] | None:
     """What the page must know to ask for tiles; None where nothing is outlined."""
-    path = layout.annotation(slide)
-    if not path.is_file() or not any(read_json(path).get("regions", {}).values()):
+    annotation = annotation_of(layout, slide)
+    if annotation is None or not any(annotation.regions.values()):
         return None
-    width, height = manifest["width"], manifest["height"]
+    width, height = manifest.width, manifest.height
     return {"width": width * FINER, "height": height * FINER, "tile": TILE, "levels": levels(width, height)}
 
 
 def open_outlines(layout: Layout, slide: str) -> Outlines:
     """The outlines of a slide; KeyError where there are none. Keep them: reading 100,000 cells takes seconds."""
-    manifest = read_json(layout.manifest(slide))
+    manifest = Manifest.read_usable(layout.manifest(slide))
     if describe(layout, slide, manifest) is None:
         raise KeyError(f"{slide} has no annotated outlines")
     annotation = Annotation.load(layout.annotation(slide))
@@ -109,4 +109,4 @@ def open_outlines(layout: Layout, slide: str) -> Outlines:
     points = shapely.get_coordinates(rings)
     starts = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(rings))])
     numbers = number[region[polygon]]
-    return Outlines(points, starts, shapely.bounds(rings), numbers, names, manifest["width"], manifest["height"])
+    return Outlines(points, starts, shapely.bounds(rings), numbers, names, manifest.width, manifest.height)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.base.layout import Layout
+from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.units import Mpp, PatchPixels
 from histomake.config import Grid, Target
 from histomake.patch.table import read_table
@@ -52,8 +52,8 @@ class SlideEntry:
         """Whether somebody annotated the slide, if only to find nothing."""
         if self.annotation is None or not self.annotation.exists():
             return False
-        record = read_json(self.annotation)
-        return record["status"] == "ok" and record["format"] != "none"
+        record = AnnotationRecord.read(self.annotation)
+        return isinstance(record, AnnotationRecord) and record.is_annotated
 
 
 @dataclass(frozen=True)

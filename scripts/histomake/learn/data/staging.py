@@ -7,15 +7,16 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import HASH_BLOCK, read_json, write_json
+from histomake.base.files import HASH_BLOCK
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import Quarantined
 from histomake.learn.data.patch_index import SlideEntry
 
 COPIES = 8
@@ -33,7 +34,7 @@ def staged(entries: Sequence[SlideEntry]) -> Iterator[list[SlideEntry]]:
     """
     with tempfile.TemporaryDirectory(prefix="histomake-stores-") as folder:
         start, local = time.monotonic(), Path(folder)
-        records = {entry.slide_id: read_json(entry.manifest) for entry in entries}
+        records = {entry.slide_id: Manifest.read(entry.manifest) for entry in entries}
         _check_space(local, records)
         with ThreadPoolExecutor(COPIES) as pool:
             places = dict(pool.map(lambda entry: (entry.slide_id, _copy(entry, records, local)), entries))
@@ -42,8 +43,8 @@ def staged(entries: Sequence[SlideEntry]) -> Iterator[list[SlideEntry]]:
         yield [replace(entry, manifest=places[entry.slide_id]) for entry in entries]
 
 
-def _check_space(local: Path, records: dict[str, dict[str, Any]]) -> None:
-    needed = sum(record.get("bytes_out", 0) for record in records.values() if record["status"] == "ok")
+def _check_space(local: Path, records: Mapping[str, Manifest | Quarantined]) -> None:
+    needed = sum(record.bytes_out for record in records.values() if isinstance(record, Manifest))
     free = shutil.disk_usage(local).free
     if needed > free:
         raise HistomakeError(
@@ -52,16 +53,16 @@ def _check_space(local: Path, records: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _copy(entry: SlideEntry, records: dict[str, dict[str, Any]], local: Path) -> Path:
+def _copy(entry: SlideEntry, records: Mapping[str, Manifest | Quarantined], local: Path) -> Path:
     """Copy one slide's store and manifest; the manifest's new place."""
     record, manifest = records[entry.slide_id], local / entry.manifest.name
-    write_json(manifest, record)
-    if record["status"] != "ok":
+    record.write(manifest)
+    if isinstance(record, Quarantined):
         return manifest
-    source = entry.manifest.parent / record["store"]
+    source = entry.manifest.parent / record.store
     is_folder = source.is_dir()
-    for name, expected in record["checksums"].items():
-        origin, target = (source / name, local / record["store"] / name) if is_folder else (source, local / source.name)
+    for name, expected in record.checksums.items():
+        origin, target = (source / name, local / record.store / name) if is_folder else (source, local / source.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if _copy_hashed(origin, target) != expected:
             raise HistomakeError(

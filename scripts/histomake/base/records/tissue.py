@@ -1,0 +1,34 @@
+"""The record of a slide's tissue mask."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from histomake.base.records.record import Count, Positive, PositiveMpp, StageRecord
+
+
+class TissueRecord(StageRecord, frozen=True, kw_only=True):
+    """Where a slide has tissue. The mask lies beside it as ``{slide}.png``, 1 bit per pixel."""
+
+    NAME: ClassVar[str] = "tissue record"
+
+    mpp: PositiveMpp
+    """Resolution of the mask, in µm per pixel."""
+    downsample_x: Positive
+    """Width of a mask pixel, in level-0 pixels."""
+    downsample_y: Positive
+    """Height of a mask pixel, in level-0 pixels."""
+    mode: Literal["brightfield", "fluorescence"]
+    """Illumination of the slide."""
+    method: str
+    """How tissue was found: ``{channel}, otsu``, ``{channel}, fixed``, or ``model``."""
+    threshold: float | None
+    """Threshold on the channel, 0 to 255; null where a model found the tissue."""
+    area_mm2: float
+    """Area of the tissue, in mm²."""
+    coverage: float
+    """Share of the slide that is tissue, 0 to 1."""
+    components: Count
+    """Number of connected pieces of tissue."""
+    ink_mm2: float
+    """Area of pen marks, which are not tissue, in mm²."""

@@ -1,0 +1,107 @@
+"""Records of made-up slides for tests: valid in every field, with the values that a test is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from histomake.base.errors import Reason
+from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest, ManifestLevel
+from histomake.base.records.quality import QualityRecord
+from histomake.base.records.record import Quarantined
+from histomake.base.records.tissue import TissueRecord
+from histomake.tissue.artefacts import ArtefactMap
+from histomake.tissue.mask import TissueMask
+
+SLIDE = "s1"
+
+
+def manifest(slide_id: str = SLIDE, **values: Any) -> Manifest:
+    """A slide of 4096 x 2048 px at 0.5 µm/px."""
+    told: dict[str, Any] = {"width": 4096, "height": 2048, "mpp": 0.5} | values
+    level = ManifestLevel(
+        path="0",
+        width=told["width"],
+        height=told["height"],
+        downsample=1.0,
+        mpp=told["mpp"],
+        codec="jpeg",
+        passthrough=True,
+        empty_tiles=0,
+    )
+    filled: dict[str, Any] = {
+        "slide_id": slide_id,
+        "store": f"{slide_id}.zarr",
+        "mpp_x": told["mpp"],
+        "mpp_y": told["mpp"],
+        "mpp_source": "vendor",
+        "levels": (level,),
+        "associated": {},
+        "sha256": "ab" * 32,
+        "checksums": {},
+        "bytes_in": 1000,
+        "bytes_out": 1000,
+        "files": 0,
+        "vendor": "aperio",
+        "slide_format": "tiff",
+        "properties": {},
+        "seconds": {},
+    }
+    return Manifest(**filled | told)
+
+
+def annotation(slide_id: str = SLIDE, **values: Any) -> AnnotationRecord:
+    """The annotation of a slide of 4096 x 2048 px: an empty GeoJSON file."""
+    filled = {"source": "a.geojson", "annotation_format": "geojson", "width": 4096, "height": 2048, "class_names": ()}
+    return AnnotationRecord(slide_id=slide_id, **filled | values)
+
+
+def no_annotation(slide_id: str = SLIDE) -> AnnotationRecord:
+    """A slide that nobody annotated."""
+    return annotation(slide_id, source=None, annotation_format="none")
+
+
+def tissue(slide_id: str = SLIDE, **values: Any) -> TissueRecord:
+    """Tissue on 40 % of a slide; a mask pixel is 16 x 16 level-0 pixels."""
+    filled = {
+        "mpp": 8.0,
+        "downsample_x": 16.0,
+        "downsample_y": 16.0,
+        "mode": "brightfield",
+        "method": "saturation, otsu",
+        "threshold": 14.0,
+        "area_mm2": 2.5,
+        "coverage": 0.4,
+        "components": 1,
+        "ink_mm2": 0.0,
+    }
+    return TissueRecord(slide_id=slide_id, **filled | values)
+
+
+def quality(slide_id: str = SLIDE, **values: Any) -> QualityRecord:
+    """Tissue without artefacts."""
+    filled = {"mpp": 8.0, "sharpness": 2.5, "shares": {"pen": 0.0, "blur": 0.0, "fold": 0.0}, "clean_share": 1.0}
+    return QualityRecord(slide_id=slide_id, **filled | values)
+
+
+def lost(slide_id: str = SLIDE, **values: Any) -> Quarantined:
+    """A slide whose file does not state a resolution."""
+    filled = {
+        "stage": "convert",
+        "reason": Reason.NO_MPP,
+        "path": f"{slide_id}.svs",
+        "detail": "no mpp",
+        "remedy": "Give one in the sheet",
+    }
+    return Quarantined(slide_id=slide_id, **filled | values)
+
+
+def tissue_mask(mask: np.ndarray, downsample: float) -> TissueMask:
+    """A mask bool (h, w) whose pixels are ``downsample`` level-0 pixels wide and high."""
+    return TissueMask(mask, tissue(downsample_x=downsample, downsample_y=downsample))
+
+
+def artefact_map(labels: np.ndarray, **values: Any) -> ArtefactMap:
+    """A map of artefacts uint8 (h, w)."""
+    return ArtefactMap(labels, quality(**values))
