@@ -27,11 +27,11 @@ from histomake.audit.fingerprints import Fingerprints
 from histomake.cohort import folds as cohort_folds
 from histomake.cohort import leakage
 from histomake.config import parse_config
+from histomake.config.kinds import ACCEPTED
 from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
 from histomake.model import reuse
-from histomake.planning.kinds import LABEL_IMAGE
 from histomake.pictures.kinds import PICTURED, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
 from histomake.cohort.sheet import SLIDE_ID, read_sheet
 
@@ -67,7 +67,7 @@ PACKED = CONFIG.convert.store == "zip"
 STORE = str(LAYOUT.store("{slide}", packed=PACKED))
 FIRST_GRID = min(CONFIG.grids)
 CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)
-SEGMENTED = [name for name, settings in CONFIG.tasks.items() if LABEL_IMAGE[settings.kind]]
+SEGMENTED = [name for name, settings in CONFIG.tasks.items() if ACCEPTED[settings.kind].label_image]
 MEASURED = [name for name in CONFIG.tasks if any(a.role == "test" for a in ROLES[name])]
 
 

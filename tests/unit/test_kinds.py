@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from histomake.base.kinds import Kind
+from histomake.config.kinds import ACCEPTED
 from histomake.pictures.kinds import PICTURED, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
-from histomake.planning.kinds import LABEL_IMAGE
 from histomake.target.kinds import LEARNED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,7 +159,7 @@ def test_every_set_of_views_has_a_rule():
 
 @pytest.mark.parametrize("kind", Kind)
 def test_what_learns_pixels_leaves_label_images(kind: Kind):
-    assert LABEL_IMAGE[kind] == LEARNED[kind].per_pixel
+    assert ACCEPTED[kind].label_image == LEARNED[kind].per_pixel
 
 
 @pytest.mark.parametrize("kind", Kind)

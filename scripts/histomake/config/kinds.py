@@ -1,6 +1,7 @@
-"""Settings that fit each kind of task.
+"""What is known of each kind of task before any job runs: settings that fit it, and files of its predictions.
 
-The table decides only whether a configuration is accepted. It shapes no result, so code digests leave it out.
+The table decides which configurations are accepted and which rules run. It shapes no result, so code digests leave it
+out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from histomake.base.kinds import Kind
 
 @dataclass(frozen=True)
 class Accepted:
-    """What the configuration accepts for one kind of task.
+    """What the workflow accepts and plans for one kind of task.
 
     meaning: what the network outputs, for the documentation.
     example: smallest settings of a task besides its grid, for the documentation and the tests of all kinds.
@@ -27,6 +28,8 @@ class Accepted:
     networks_with_dropout: networks that have ``model.dropout``. None: all.
     overlap: whether windows overlap by ``predict.overlap``.
     cascade_stage: whether the task gives each patch a score per class, as a stage of a patch cascade must.
+    label_image: whether the prediction of a slide has a label image with outlines, which rule segment_slide writes.
+        Otherwise rule predict_slide predicts it.
     """
 
     meaning: str
@@ -41,6 +44,7 @@ class Accepted:
     networks_with_dropout: tuple[str, ...] | None
     overlap: bool
     cascade_stage: bool
+    label_image: bool
 
 
 ACCEPTED: dict[Kind, Accepted] = {
@@ -57,6 +61,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         overlap=False,
         cascade_stage=True,
+        label_image=False,
     ),
     Kind.MULTI_LABEL: Accepted(
         meaning="any number of classes per patch, each decided on its own",
@@ -71,6 +76,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         overlap=False,
         cascade_stage=True,
+        label_image=False,
     ),
     Kind.REGRESSION: Accepted(
         meaning="numbers per patch",
@@ -85,6 +91,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         overlap=False,
         cascade_stage=False,
+        label_image=False,
     ),
     Kind.SEGMENTATION: Accepted(
         meaning="one class per pixel",
@@ -99,5 +106,6 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=("fast_scnn",),
         overlap=True,
         cascade_stage=False,
+        label_image=True,
     ),
 }
