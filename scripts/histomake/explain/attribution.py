@@ -13,7 +13,7 @@ import torch
 
 from histomake.base.errors import HistomakeError
 from histomake.explain.attribution_checks import check, randomised, summarise
-from histomake.explain.chosen import Chosen, Tested, asked_for, choose
+from histomake.explain.chosen import Chosen, Point, Region, Tested, asked_for, choose
 from histomake.explain.embedding import draw_evenly
 from histomake.explain.patch_pixels import read_patches
 from histomake.explain.shapley import PARTITION_BACKGROUND, Margin, explain
@@ -52,8 +52,8 @@ def attribute(
     tested: Tested,
     training: Sequence[SlideEntry],
     patches: int,
-    points: Sequence[tuple[str, int, int]],
-    regions: Sequence[tuple[str, int, int, int, int]],
+    points: Sequence[Point],
+    regions: Sequence[Region],
     background: int,
     method: str,
     seed: int,

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
+from histomake.base.units import Level0Pixels
 from histomake.explain.kinds import EXPLAINED
 from histomake.explain.rankings import Ranking
 from histomake.learn.data.patch_index import SlideEntry
@@ -30,6 +31,13 @@ Tested = Sequence[tuple[SlideEntry, pa.Table]]
 """Slides with their predictions."""
 
 
+Point = tuple[str, Level0Pixels, Level0Pixels]
+"""A slide and x, y in level-0 pixels."""
+
+Region = tuple[str, Level0Pixels, Level0Pixels, Level0Pixels, Level0Pixels]
+"""A slide and x, y, width and height in level-0 pixels."""
+
+
 @dataclass(frozen=True)
 class Chosen:
     """A patch to explain and why it was chosen."""
@@ -39,15 +47,11 @@ class Chosen:
     reason: str
 
 
-def asked_for(
-    points: Iterable[tuple[str, int, int]],
-    regions: Iterable[tuple[str, int, int, int, int]],
-    tested: Tested,
-) -> list[Chosen]:
+def asked_for(points: Iterable[Point], regions: Iterable[Region], tested: Tested) -> list[Chosen]:
     """The predicted patches that hold the points, and some of those whose centre lies in the regions.
 
-    Points and regions (slide, x, y and for regions width, height in level-0 pixels) on slides that this fold does not
-    test are passed over. Raises HistomakeError for a point that no predicted patch holds.
+    Points and regions on slides that this fold does not test are passed over.
+    Raises HistomakeError for a point that no predicted patch holds.
     """
     number = {entry.slide_id: i for i, (entry, _) in enumerate(tested)}
     chosen: list[Chosen] = []

@@ -133,7 +133,7 @@ def _energies(reader: SlideReader, tissue: TissueMask, mpp: Mpp) -> tuple[NDArra
     """
     mpp = max(mpp, reader.mpp)
     factor = max(1, round(tissue.record.mpp / mpp))
-    mpp = tissue.record.mpp / factor
+    mpp = Mpp(tissue.record.mpp / factor)
     height, width = tissue.mask.shape
     fine, coarse = np.zeros((2, height, width), np.float32)
     cells = TILE // factor
