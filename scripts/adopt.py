@@ -9,7 +9,7 @@ from histomake.base.files import atomic_file, write_json
 from histomake.config import parse_config
 from histomake.learn.inference.predict import load_model
 from histomake.model.description import read_description
-from histomake.model.reuse import misfits, taken_over
+from histomake.model.reuse import adapted_description, mismatches
 
 
 def main(snakemake):
@@ -17,13 +17,15 @@ def main(snakemake):
     task = config.tasks[snakemake.wildcards.task]
     folder = Path(snakemake.input.weights).parent
     with job(snakemake):
-        found = misfits(folder, task, config.grids[task.grid])
+        found = mismatches(folder, task, config.grids[task.grid])
         if found:
             raise HistomakeError("\n".join(found))
         load_model(folder, threads=snakemake.threads)
         with atomic_file(snakemake.output.weights) as aside:
             shutil.copyfile(snakemake.input.weights, aside)
-        write_json(snakemake.output.description, taken_over(read_description(snakemake.input.description), task))
+        write_json(
+            snakemake.output.description, adapted_description(read_description(snakemake.input.description), task)
+        )
 
 
 if __name__ == "__main__":

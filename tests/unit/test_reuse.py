@@ -10,7 +10,7 @@ from histomake.base.errors import ConfigError
 from histomake.cohort.folds import assign_task, assign_unfitted
 from histomake.cohort.sheet import Slide, read_sheet
 from histomake.config import Grid, Task, parse_config
-from histomake.model.reuse import folds, misfits, model_folder, taken_over
+from histomake.model.reuse import adapted_description, folds, mismatches, model_folder
 
 DESCRIBED = {
     "kind": "classification",
@@ -33,16 +33,16 @@ def make_task(**sections: object) -> Task:
 
 def test_a_matching_model_is_used_even_if_its_grid_has_another_name(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
-    assert misfits(folder, make_task(), Grid()) == []
-    assert misfits(folder, make_task(), Grid(), named=True) == [
+    assert mismatches(folder, make_task(), Grid()) == []
+    assert mismatches(folder, make_task(), Grid(), named=True) == [
         f'{folder} was trained with grid: "theirs", but the configuration has "x20"'
     ]
-    assert taken_over(DESCRIBED, make_task())["grid"] == {"name": "x20", "size": 256, "mpp": 0.5}
+    assert adapted_description(DESCRIBED, make_task())["grid"] == {"name": "x20", "size": 256, "mpp": 0.5}
 
 
 def test_all_mismatches_are_named(tmp_path: Path) -> None:
     changes = {"kind": "regression", "class_names": ["b", "a"], "grid": {"name": "x20", "size": 128, "mpp": 1.0}}
-    found = "\n".join(misfits(write_model(tmp_path / "model", **changes), make_task(), Grid()))
+    found = "\n".join(mismatches(write_model(tmp_path / "model", **changes), make_task(), Grid()))
     assert 'kind: "regression", but the configuration has "classification"' in found
     assert "target.classes: b, a, but the configuration has a, b" in found
     assert "grids.x20.size: 128, but the configuration has 256" in found
@@ -51,15 +51,15 @@ def test_all_mismatches_are_named(tmp_path: Path) -> None:
 
 def test_a_model_of_0_1_with_several_labels_is_used_by_a_task_of_that_kind(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", target={"source": "annotation", "multi_label": True})
-    assert misfits(folder, make_task(kind="multi_label"), Grid()) == []
-    assert misfits(folder, make_task(), Grid()) == [
+    assert mismatches(folder, make_task(kind="multi_label"), Grid()) == []
+    assert mismatches(folder, make_task(), Grid()) == [
         f'{folder} was trained with kind: "multi_label", but the configuration has "classification"'
     ]
 
 
 def test_a_pickle_in_place_of_a_model_is_mentioned(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"\x80\x02.")
-    (found,) = misfits(tmp_path, make_task(), Grid())
+    (found,) = mismatches(tmp_path, make_task(), Grid())
     assert "lacks model.safetensors and model.json" in found
     assert "model.pt may be a pickle" in found
 
@@ -68,7 +68,7 @@ def test_a_pickle_in_place_of_a_model_is_mentioned(tmp_path: Path) -> None:
 def test_a_file_that_does_not_describe_a_model_is_refused(tmp_path: Path, content: str) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "model.json").write_text(content)
-    (found,) = misfits(folder, make_task(), Grid())
+    (found,) = mismatches(folder, make_task(), Grid())
     assert "does not describe a model of histomake" in found
 
 

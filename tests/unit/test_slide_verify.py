@@ -61,7 +61,7 @@ def test_a_quarantined_slide_has_a_store_that_says_why_in_place_of_another(small
 
 
 def test_a_slide_with_another_digest_than_the_sheet_states_is_refused(small, tmp_path):
-    with pytest.raises(SlideError, match="the sheet says") as caught:
+    with pytest.raises(SlideError, match="but the sheet has") as caught:
         convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert(), sha256="0" * 64)
     assert caught.value.reason is Reason.CHECKSUM
 

@@ -82,7 +82,7 @@ def test_on_stained_pixels_the_result_equals_torchstain(tissue: np.ndarray, othe
     expected = theirs.normalize(second)
     expected = (expected[0] if isinstance(expected, tuple) else expected).astype(float)
     found = normaliser(method, first, second=second)
-    computed = found.change(second.astype(np.float32), found.slides["second"])
+    computed = found.normalise(second.astype(np.float32), found.slides["second"])
     weight = np.minimum((255 - second.min(axis=2, keepdims=True)) / 55, 1)
     # torchstain truncates fractions.
     assert np.abs(computed - (weight * (expected + 0.5) + (1 - weight) * second)).mean() < 0.7

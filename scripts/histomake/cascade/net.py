@@ -231,11 +231,11 @@ def _reach(net: nn.Module, window: int) -> int:
     """Return the distance from the middle cell of a window to the farthest pixel that its outputs depend on."""
     middle, reach = window // 2, 0
     for positive in (False, True):
-        asked = copy.deepcopy(net)
+        probe = copy.deepcopy(net)
         if positive:
-            _open_up(asked)
+            _make_all_pixels_count(probe)
         values = torch.rand(1, 3, window, window, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        answers = asked(values)[..., middle : middle + STRIDE, middle : middle + STRIDE].sum()
+        answers = probe(values)[..., middle : middle + STRIDE, middle : middle + STRIDE].sum()
         (gradient,) = torch.autograd.grad(answers, values)
         touched = gradient.abs().sum(1)[0].nonzero()
         reach = max(reach, middle - int(touched.min()), int(touched.max()) - (middle + STRIDE - 1))
@@ -243,7 +243,7 @@ def _reach(net: nn.Module, window: int) -> int:
 
 
 @torch.no_grad()
-def _open_up(net: nn.Module) -> None:
+def _make_all_pixels_count(net: nn.Module) -> None:
     """Make every pixel in the field of view contribute: positive weights, and average instead of maximum pooling."""
     for parameter in net.parameters():
         parameter.abs_().add_(1e-3)

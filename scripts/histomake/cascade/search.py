@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 SUB_SAMPLE = 50_000
 MUTATED = 3
 NEIGHBOURHOOD = 6
-LOWER_2 = 2
+LOWER_2_INDEX = 2
 """Index of level 2's lower threshold in the order of `Simulator.trial`."""
 
 ROUNDING = 1e-9
@@ -247,8 +247,8 @@ def _by_coordinate(
     values = [dense.thresholds.cut] + [1.0, 0.0] * (simulator.depth - 1)
     positions = list(range(1, len(values)))
     if skip and simulator.depth > 1:
-        values[LOWER_2] = 1.0
-        positions.remove(LOWER_2)
+        values[LOWER_2_INDEX] = 1.0
+        positions.remove(LOWER_2_INDEX)
     for position in positions:
         depth = (position + 1) // 2 + 1
         budget = config.max_f_loss * position / (len(values) - 1)

@@ -17,7 +17,7 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined, StageRecord
 from histomake.base.records.tissue import TissueRecord
-from histomake.catalog.reuse import FOLD, SLIDE, Growth, literals
+from histomake.catalog.reuse import FOLD, SLIDE, IncrementalBuild, literals
 from histomake.cohort.quarantine import collect
 from histomake.patch.table import REASONS
 
@@ -109,18 +109,18 @@ def build_catalog(
             base.execute("SET enable_progress_bar = false")
             base.execute(f"CREATE TYPE slide AS ENUM ({literals(sorted(records.manifests))})")
             base.execute(f"CREATE TYPE exclusion AS ENUM ({literals(REASONS)})")
-            growth = Growth(base, previous, code)
+            build = IncrementalBuild(base, previous, code)
             _add(base, "slides", _slides(records, sheet))
             _add(base, "annotations", _annotations(records.annotations.values()))
             _add(base, "quarantine", _quarantine(records))
             _add_splits(base, splits)
             for grid, files in tables.items():
-                _add_patches(growth, grid, files)
+                _add_patches(build, grid, files)
             for task, files in predictions.items():
-                _add_predictions(growth, task, files)
-            growth.end()
+                _add_predictions(build, task, files)
+            build.detach_previous()
             base.execute("CHECKPOINT")
-    growth.leave(Path(path))
+    build.keep(Path(path))
 
 
 def _add(base: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
@@ -199,15 +199,15 @@ def _add_splits(base: duckdb.DuckDBPyConnection, splits: Mapping[str, Path | str
         base.execute(f"INSERT INTO splits SELECT ?, {columns} FROM read_parquet(?)", [task, str(file)])  # noqa: S608
 
 
-def _add_patches(growth: Growth, grid: str, files: Sequence[Path | str]) -> None:
+def _add_patches(build: IncrementalBuild, grid: str, files: Sequence[Path | str]) -> None:
     """Create ``patches_<grid>``, ``patches_<grid>_kept`` and ``class_balance_<grid>``.
 
     Slide and reason are ENUMs, which take two bytes and one byte per row and are grouped without hashing strings.
     """
     if not files:
         return
-    base = growth.base
-    growth.fill(
+    base = build.base
+    build.fill(
         f"patches_{grid}",
         files,
         f"{SLIDE}, * EXCLUDE (filename) REPLACE (excluded::exclusion AS excluded)",
@@ -225,10 +225,10 @@ def _add_patches(growth: Growth, grid: str, files: Sequence[Path | str]) -> None
         )
 
 
-def _add_predictions(growth: Growth, task: str, files: Sequence[Path | str]) -> None:
+def _add_predictions(build: IncrementalBuild, task: str, files: Sequence[Path | str]) -> None:
     """Create ``predictions_<task>``. Fold and slide come from each file's path, all other values from its columns."""
     if files:
-        growth.fill(
+        build.fill(
             f"predictions_{task}",
             files,
             f"{FOLD.format(path='filename')} AS fold, {SLIDE}, * EXCLUDE (filename)",

@@ -39,7 +39,7 @@ def literals(values: Iterable[object]) -> str:
     return ", ".join("'" + str(value).replace("'", "''") + "'" for value in values)
 
 
-class Growth:
+class IncrementalBuild:
     """The catalog being built and, if its rows can be reused, the previous one.
 
     Rows of a file are reused if its size and modification time are unchanged and the code is the same. The previous
@@ -86,8 +86,8 @@ class Growth:
             by_fold: Whether there is one file per slide and fold instead of one per slide.
         """
         names = list(map(str, files))
-        self._note_sources(table, names)
-        kept = self._take_over(table, retyped, by_fold=by_fold) if self._attached else set()
+        self._record_sources(table, names)
+        kept = self._copy_unchanged(table, retyped, by_fold=by_fold) if self._attached else set()
         changed = [name for name in names if name not in kept]
         if changed:
             start = f"INSERT INTO {table} BY NAME" if kept else f"CREATE TABLE {table} AS"
@@ -95,7 +95,7 @@ class Growth:
             self.base.execute(f"{start} SELECT {columns} FROM {source}")  # noqa: S608
         log.info("%s: read %d of %d files", table, len(changed), len(names))
 
-    def _note_sources(self, table: str, names: list[str]) -> None:
+    def _record_sources(self, table: str, names: list[str]) -> None:
         found = stamps(names)
         sizes, times = ([stamp and stamp[i] for stamp in found] for i in range(2))
         columns = {"path": names, "size": pa.array(sizes, pa.int64()), "mtime_ns": pa.array(times, pa.int64())}
@@ -104,7 +104,7 @@ class Growth:
         self.base.execute(f"INSERT INTO build.sources SELECT ?, *, {place} FROM incoming", [table])  # noqa: S608
         self.base.unregister("incoming")
 
-    def _take_over(self, table: str, retyped: str, *, by_fold: bool) -> set[str]:
+    def _copy_unchanged(self, table: str, retyped: str, *, by_fold: bool) -> set[str]:
         """Create the table from the rows of unchanged files in the previous catalog; return these files."""
         self.base.execute(f'CREATE OR REPLACE TEMP TABLE kept AS {SAME} WHERE "table" = ?', [table])
         kept = {path for (path,) in self.base.execute("SELECT path FROM kept").fetchall()}
@@ -116,12 +116,12 @@ class Growth:
             )
         return kept
 
-    def end(self) -> None:
+    def detach_previous(self) -> None:
         """Detach the previous catalog."""
         if self._attached:
             self.base.execute("DETACH previous")
 
-    def leave(self, path: Path) -> None:
+    def keep(self, path: Path) -> None:
         """Keep the finished catalog for the next build: as a hard link, or as a copy if links are not supported."""
         if self.previous is None:
             return

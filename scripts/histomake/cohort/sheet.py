@@ -164,8 +164,8 @@ def _cohort_problems(slides: list[Slide], config: Config) -> list[str]:
     ]
     known = {s.slide_id for s in slides}
     # Without training, the configuration may be that of the training cohort, whose slides are not in this sheet.
-    taken_over = bool(config.tasks) and all(task.trained for task in config.tasks.values())
-    trains = any(s.split != "predict" for s in slides) and not taken_over
+    all_reused = bool(config.tasks) and all(task.trained for task in config.tasks.values())
+    trains = any(s.split != "predict" for s in slides) and not all_reused
     problems += [
         f"explain.{key} names slide {place[0]!r}, which is not in the sheet"
         for key in ("shap_at", "regions")

@@ -38,7 +38,7 @@ def folds(task: Task) -> range:
     return range(1 if task.trained and is_one_model(task.trained) else task.split.folds)
 
 
-def misfits(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> list[str]:
+def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> list[str]:
     """Return the reasons why ``task`` on ``grid`` cannot use the model in ``folder``; empty if it can.
 
     With ``named``, the grid must also have the same name as the task's grid, because the model is used in place.
@@ -84,7 +84,7 @@ def _pickle_hint(folder: Path) -> str:
     return f" ({pickled[0]} may be a pickle; pickles are not read, so export it as safetensors)" if pickled else ""
 
 
-def taken_over(described: dict[str, Any], task: Task) -> dict[str, Any]:
+def adapted_description(described: dict[str, Any], task: Task) -> dict[str, Any]:
     """Return a model's description for use in ``task``, with the name of its grid and its target definition."""
     return described | {"grid": described["grid"] | {"name": task.grid}, "target": task.target.dump()}
 
@@ -94,7 +94,7 @@ def problems(models: Iterable[tuple[str, Path, bool]], config: Config) -> list[s
     found = []
     for name, folder, in_place in models:
         task = config.tasks[name]
-        faults = misfits(folder, task, config.grids[task.grid], named=in_place)
+        faults = mismatches(folder, task, config.grids[task.grid], named=in_place)
         hint = "" if task.trained else " (the slide sheet has no slide to train on)"
         found += [f"task {name}: {fault}{hint}" for fault in faults]
     return found

@@ -35,7 +35,7 @@ CELLS = 64
 CELL = 256 // CELLS
 """Number of adjacent levels of a channel that share a cell in a slide's colour table."""
 
-OWN_TABLES = 64
+PRIVATE_TABLES = 64
 SHARED_TABLES = 1_024
 """Largest number of tables, of 1.5 MB each, kept by one process and shared by the processes of one training."""
 
@@ -116,7 +116,7 @@ class StainNormaliser:
             return patch
         shifts = self._shifts(slide_id, colours)
         if shifts is None:
-            exact = np.rint(self.change(patch.astype(np.float32), colours))
+            exact = np.rint(self.normalise(patch.astype(np.float32), colours))
             return np.asarray(np.clip(exact, 0, 255), np.uint8)
         red, green, blue = (patch[..., channel] // CELL for channel in range(3))
         cell = (red.astype(np.int32) * CELLS + green) * CELLS + blue
@@ -133,7 +133,7 @@ class StainNormaliser:
                 filled[0] = 1
             return table
         if slide_id not in self._own:
-            if len(self._own) >= OWN_TABLES:
+            if len(self._own) >= PRIVATE_TABLES:
                 self._own.pop(next(iter(self._own)))
             self._own[slide_id] = self._table(colours)
         return self._own[slide_id]
@@ -142,9 +142,9 @@ class StainNormaliser:
         """Compute the shift of each cell of colours, int16 (CELLS³, 3)."""
         centres = (np.arange(CELLS) * CELL + (CELL - 1) / 2).astype(np.float32)
         cube = np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), axis=-1).reshape(1, -1, 3)
-        return np.asarray(np.rint(self.change(cube, colours) - cube)[0], np.int16)
+        return np.asarray(np.rint(self.normalise(cube, colours) - cube)[0], np.int16)
 
-    def change(self, pixels: NDArray[np.float32], colours: Colours) -> NDArray[np.float32]:
+    def normalise(self, pixels: NDArray[np.float32], colours: Colours) -> NDArray[np.float32]:
         """Normalise pixels, float32 (h, w, 3) in 0 to 255, of a slide with ``colours``."""
         changed = (self._macenko if self.method == "macenko" else self._reinhard)(pixels, colours)
         stained = np.minimum((255 - pixels.min(axis=2, keepdims=True)) / np.float32(255 - GLASS), 1)

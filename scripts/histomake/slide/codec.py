@@ -22,7 +22,7 @@ ZSTD_LEVEL = 3
 SUBSAMPLING = "422"
 """Chroma subsampling of re-encoded tiles, as in most scanners: 6 % larger than 4:2:0, but stain edges stay sharp."""
 
-WORTHWHILE = 0.85
+MAX_PARTIAL_SHARE = 0.85
 """Decode the whole tile if a larger share of its rows is needed: cutting the stream would cost more than it saves."""
 
 
@@ -106,17 +106,17 @@ class TileCoding:
 
     def _decode_jpeg(self, data: bytes, shape: tuple[int, int, int], rows: int | None) -> np.ndarray:
         height, width, _ = shape
-        if rows is not None and rows < height * WORTHWHILE:
+        if rows is not None and rows < height * MAX_PARTIAL_SHARE:
             data, height = first_rows(data, rows, height)
         out = np.empty((height, width, 3), np.uint8)
         file = self.as_file(data)
         try:
-            return self._turbo(file, out)
+            return self._decode_with_turbo(file, out)
         except ValueError:
             # libjpeg-turbo's fast interface does not support rare layouts, such as unusual subsampling.
             return imagecodecs.jpeg8_decode(file, colorspace=self.colour, outcolorspace="RGB", out=out)
 
-    def _turbo(self, file: bytes, out: np.ndarray, factor: int = 1) -> np.ndarray:
+    def _decode_with_turbo(self, file: bytes, out: np.ndarray, factor: int = 1) -> np.ndarray:
         """Decode a complete JPEG file, reduced by ``factor``, into ``out``. Raises ValueError if the shapes differ."""
         height, width = (out.shape[0], out.shape[1]) if factor > 1 else (0, 0)
         tile = simplejpeg.decode_jpeg(file, min_height=height, min_width=width, buffer=out, strict=False)
@@ -144,10 +144,10 @@ class TileCoding:
         try:
             if (size := frame_size(data)) != (width, height):
                 raise TileDecodeError(f"the stream has {size[0]} x {size[1]} px, but a tile has shape {shape}")
-            if rows is not None and rows * factor < height * WORTHWHILE:
+            if rows is not None and rows * factor < height * MAX_PARTIAL_SHARE:
                 part, height = first_rows(data, rows * factor, height)
             out = np.empty((-(-height // factor), width // factor, 3), np.uint8)
-            return self._turbo(self.as_file(part), out, factor)
+            return self._decode_with_turbo(self.as_file(part), out, factor)
         except (ValueError, IndexError, struct.error):
             full = self.decode(data, shape)
             return cv2.resize(full, (shape[1] // factor, shape[0] // factor), interpolation=cv2.INTER_AREA)

@@ -32,12 +32,12 @@ from histomake.slide.encode import Read, encode_levels, encode_picture
 from histomake.slide.passthrough import copy_levels
 from histomake.slide.plan import lay_out, plan_levels
 from histomake.slide.reader import SlideReader
-from histomake.slide.source import Resolution, open_source, quarantining, resolve_mpp
+from histomake.slide.source import Resolution, open_source, resolve_mpp, slide_errors
 from histomake.slide.source_hash import SourceHash
 from histomake.slide.sources.base import PARSE_ERRORS, DamagedTilesError, Source, SourceLevel, UnsupportedSlideError
 from histomake.slide.store import dump_json, image_metadata
 
-SHOWS_LABEL = ("label", "macro")
+LABEL_IMAGES = ("label", "macro")
 """Associated images that may show the label on the glass, and with it the patient's name."""
 
 
@@ -66,33 +66,33 @@ def convert(
     """
     source, store = Path(source), Path(store)
     started = time.perf_counter()
-    with open_source(source, slide_id=slide_id) as slide, quarantining(slide_id, source):
+    with open_source(source, slide_id=slide_id) as slide, slide_errors(slide_id, source):
         resolution = resolve_mpp(slide.info, mpp, slide_id=slide_id, path=source)
         opened = time.perf_counter()
         packed = store.with_name(f"{store.name}.zip")
-        with _Writing(slide, config, threads, slide_id, resolution) as writing:
+        with _StoreBuilder(slide, config, threads, slide_id, resolution) as builder:
             if config.store == "zip":
                 with atomic_file(packed) as aside:
-                    written = writing.write(aside.with_name("store"))
-                    writing.pack(aside)
+                    written = builder.write(aside.with_name("store"))
+                    builder.pack(aside)
                 shutil.rmtree(store, ignore_errors=True)  # left by an earlier run with store: directory
                 store = packed
             else:
                 with atomic_directory(store, sync=False) as aside:
-                    written = writing.write(aside)
-                    writing.commit()
+                    written = builder.write(aside)
+                    builder.commit()
                 packed.unlink(missing_ok=True)
-    if sha256 and writing.sha256 != sha256:
+    if sha256 and builder.sha256 != sha256:
         raise SlideError(
             Reason.CHECKSUM,
             slide_id=slide_id,
             path=source,
-            detail=f"its sha256 is {writing.sha256}, the sheet says {sha256}",
+            detail=f"the sha256 of the slide is {builder.sha256}, but the sheet has {sha256}",
             remedy="Copy the slide again, or correct the sheet",
         )
     done = time.perf_counter()
     seconds = {"open": opened - started, "tiles": written - opened, "commit": done - written, "total": done - started}
-    return _manifest(writing, store.name, seconds)
+    return _manifest(builder, store.name, seconds)
 
 
 def store_digest(manifest: Manifest) -> str:
@@ -114,7 +114,7 @@ def write_no_store(outcome: Quarantined, store: Path | str, config: Convert) -> 
         packed.unlink(missing_ok=True)
 
 
-class _Writing:
+class _StoreBuilder:
     """A store that is being written, level by level."""
 
     def __init__(
@@ -139,20 +139,20 @@ class _Writing:
         self._syncing = ThreadPoolExecutor(SYNC_THREADS)
         self._synced: list[Future[None]] = []
 
-    def __enter__(self) -> _Writing:
+    def __enter__(self) -> _StoreBuilder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._syncing.shutdown(cancel_futures=True)
 
-    def _closed(self, path: Path, sha256: str) -> None:
+    def _shard_closed(self, path: Path, sha256: str) -> None:
         self.checksums[path.relative_to(self.store).as_posix()] = sha256
         self._synced.append(self._syncing.submit(sync_file, path))
 
     def commit(self) -> None:
         """Sync all files to disk. Raises OSError if that fails."""
         for path in self.store.rglob("zarr.json"):
-            self._closed(path, sha256_file(path))
+            self._shard_closed(path, sha256_file(path))
         for future in self._synced:
             future.result()
         self.checksums = dict(sorted(self.checksums.items()))
@@ -175,7 +175,7 @@ class _Writing:
         copied = [index for index, original in enumerate(originals) if original.coding is not None]
         copies = [(self.levels[index], self.slide.tile_bytes(index)) for index in copied]
         with SourceHash(self.slide, self.slide_id) as source_hash:
-            for index, empty in zip(copied, copy_levels(store, copies, self.threads, self._closed), strict=True):
+            for index, empty in zip(copied, copy_levels(store, copies, self.threads, self._shard_closed), strict=True):
                 self.empty_tiles[index] = empty
             self._write_others(originals)
             for name, read in self.slide.associated().items():
@@ -213,14 +213,14 @@ class _Writing:
             halved=halved,
             tile_px=self.config.tile_px,
             threads=self.threads,
-            closed=self._closed,
+            on_closed=self._shard_closed,
         )
         self.empty_tiles[first : first + len(empty)] = empty
         self._finish(first + len(empty))
 
     def _add_associated(self, name: str, read: Callable[[], np.ndarray]) -> str:
         """Store an associated image beside the levels; return its status for the manifest."""
-        if name in SHOWS_LABEL and not self.config.keep_label_image:
+        if name in LABEL_IMAGES and not self.config.keep_label_image:
             return "left out: it may show the patient's name"
         try:
             pixels = read()
@@ -228,7 +228,7 @@ class _Writing:
             return f"left out: it cannot be read ({error})"
         picture = SourceLevel(pixels.shape[1], pixels.shape[0], self.config.tile_px, self.config.tile_px)
         level = lay_out(picture, picture, f"associated/{name}", self.config)
-        encode_picture(self.store, level, pixels, self._closed)
+        encode_picture(self.store, level, pixels, self._shard_closed)
         dump_json(self.store / level.path / "zarr.json", level.metadata())
         dump_json(self.store / "associated" / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {}})
         return "stored"
@@ -250,10 +250,10 @@ class _Writing:
         dump_json(self.store / "zarr.json", metadata)
 
 
-def _manifest(writing: _Writing, store: str, seconds: dict[str, float]) -> Manifest:
-    info, resolution, finest = writing.slide.info, writing.resolution, writing.levels[0]
+def _manifest(builder: _StoreBuilder, store: str, seconds: dict[str, float]) -> Manifest:
+    info, resolution, finest = builder.slide.info, builder.resolution, builder.levels[0]
     originals = [level.coding is not None for level in info.levels]
-    passthrough = originals + [False] * (len(writing.levels) - len(originals))
+    passthrough = originals + [False] * (len(builder.levels) - len(originals))
     levels = (
         ManifestLevel(
             path=level.path,
@@ -265,10 +265,10 @@ def _manifest(writing: _Writing, store: str, seconds: dict[str, float]) -> Manif
             passthrough=copied,
             empty_tiles=empty,
         )
-        for level, copied, empty in zip(writing.levels, passthrough, writing.empty_tiles, strict=True)
+        for level, copied, empty in zip(builder.levels, passthrough, builder.empty_tiles, strict=True)
     )
     return Manifest(
-        slide_id=writing.slide_id,
+        slide_id=builder.slide_id,
         store=store,
         width=Level0Pixels(finest.width),
         height=Level0Pixels(finest.height),
@@ -278,12 +278,12 @@ def _manifest(writing: _Writing, store: str, seconds: dict[str, float]) -> Manif
         mpp_source=resolution.origin,
         levels=tuple(levels),
         bounds=None if info.bounds is None else Bounds.of(*map(Level0Pixels, info.bounds)),
-        associated=writing.associated,
-        sha256=writing.sha256,
-        checksums=writing.checksums,
-        bytes_in=sum(p.stat().st_size for p in slide_files(writing.slide.path)),
-        bytes_out=writing.bytes,
-        files=len(writing.checksums),
+        associated=builder.associated,
+        sha256=builder.sha256,
+        checksums=builder.checksums,
+        bytes_in=sum(p.stat().st_size for p in slide_files(builder.slide.path)),
+        bytes_out=builder.bytes,
+        files=len(builder.checksums),
         vendor=info.vendor,
         slide_format=info.family,
         properties=info.properties,

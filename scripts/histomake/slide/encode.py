@@ -12,7 +12,7 @@ import dask
 import numpy as np
 
 from histomake.slide.sources.base import SourceLevel
-from histomake.slide.store import FILL, Closed, LevelWriter, StoreLevel
+from histomake.slide.store import FILL, LevelWriter, OnShardClosed, StoreLevel
 
 HALVINGS = 3
 """Levels made from one decoded block. Halving level by level would decode more often and add JPEG loss each time."""
@@ -45,7 +45,7 @@ def encode_levels(
     halved: int,
     tile_px: int,
     threads: int,
-    closed: Closed,
+    on_closed: OnShardClosed,
 ) -> list[int]:
     """Write as many of ``levels`` as one decoding of ``base`` yields; return the number of empty tiles of each.
 
@@ -58,7 +58,7 @@ def encode_levels(
         halved: Number of halvings between ``base`` and the first of ``levels``.
         tile_px: Edge of a tile in pixels.
         threads: Number of threads.
-        closed: Callback for each finished shard.
+        on_closed: Callback for each finished shard.
     """
     width, height, halvings = _block_size(base, tile_px)
     levels = list(levels[: halvings + 1 - halved])
@@ -66,7 +66,7 @@ def encode_levels(
     empty = [level.grid[0] * level.grid[1] for level in levels]
     scheduler = "threads" if threads > 1 else "synchronous"
     with ExitStack() as stack:
-        writers = [stack.enter_context(LevelWriter(store, level, closed)) for level in levels]
+        writers = [stack.enter_context(LevelWriter(store, level, on_closed)) for level in levels]
         batch = threads * BLOCKS_PER_THREAD
         for start in range(0, len(blocks), batch):
             tasks = [dask.delayed(_encode_block)(read, box, levels, halved) for box in blocks[start : start + batch]]
@@ -76,9 +76,9 @@ def encode_levels(
     return empty
 
 
-def encode_picture(store: Path, level: StoreLevel, pixels: np.ndarray, closed: Closed) -> None:
+def encode_picture(store: Path, level: StoreLevel, pixels: np.ndarray, on_closed: OnShardClosed) -> None:
     """Write a level whose pixels are all in memory."""
-    with LevelWriter(store, level, closed) as writer:
+    with LevelWriter(store, level, on_closed) as writer:
         _append(writer, _encode_tiles(pixels, level, 0, 0))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from histomake.slide.jpeg import EOI
 from histomake.slide.sources.base import DamagedTilesError, FileBytes, TileBytes
-from histomake.slide.store import Closed, ShardWriter, StoreLevel
+from histomake.slide.store import OnShardClosed, ShardWriter, StoreLevel
 
 PIECE_BYTES = 1 << 20
 
@@ -24,7 +24,9 @@ TRAILER = 64
 """Number of bytes at the end of a tile that are searched for the end marker, because some writers add padding."""
 
 
-def copy_levels(store: Path, copies: Sequence[tuple[StoreLevel, TileBytes]], threads: int, closed: Closed) -> list[int]:
+def copy_levels(
+    store: Path, copies: Sequence[tuple[StoreLevel, TileBytes]], threads: int, on_closed: OnShardClosed
+) -> list[int]:
     """Copy the tiles of several levels; return the number of tiles of each that are empty in the source.
 
     Raises DamagedTilesError if the first or last bytes of a tile do not belong to the codec of its level.
@@ -37,7 +39,7 @@ def copy_levels(store: Path, copies: Sequence[tuple[StoreLevel, TileBytes]], thr
             for row, column in product(*map(range, level.shards)):
                 if column == 0:
                     tasks.append(pool.submit(_fetch_band, level, row, tiles))
-                tasks.append(pool.submit(_copy_shard, store, level, (row, column), tiles, check, closed))
+                tasks.append(pool.submit(_copy_shard, store, level, (row, column), tiles, check, on_closed))
         for task in tasks:
             task.result()
     finally:
@@ -58,7 +60,12 @@ def _fetch_band(level: StoreLevel, row: int, tiles: TileBytes) -> None:
 
 
 def _copy_shard(
-    store: Path, level: StoreLevel, place: tuple[int, int], tiles: TileBytes, check: _StreamCheck, closed: Closed
+    store: Path,
+    level: StoreLevel,
+    place: tuple[int, int],
+    tiles: TileBytes,
+    check: _StreamCheck,
+    on_closed: OnShardClosed,
 ) -> None:
     """Copy the tiles of the shard at ``place`` (row, column) in the order in which they lie in the file."""
     top, left = place[0] * level.shard_rows, place[1] * level.shard_columns
@@ -78,7 +85,7 @@ def _copy_shard(
             _read_tiles(file, offsets[piece], sizes[piece], data)
             check.add(top + rows[piece], left + columns[piece], sizes[piece], data)
             writer.append(rows[piece], columns[piece], sizes[piece], data)
-    closed(path, writer.sha256)
+    on_closed(path, writer.sha256)
 
 
 def _pieces(sizes: np.ndarray) -> Iterator[slice]:

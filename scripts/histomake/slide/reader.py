@@ -23,10 +23,10 @@ cv2.setNumThreads(1)
 SAME_SCALE = 0.01
 """Relative difference below which two scales are treated as equal, because scanners round their mpp."""
 
-LEAST_REST = 2
+MIN_REMAINING_SCALE = 2
 """Smallest scale factor that remains for averaging after the decoder has reduced a tile."""
 
-PLANS = 16
+MAX_PLANS = 16
 """Number of resolutions for which a reader caches its read plan."""
 
 STRIP_BYTES = 1 << 26
@@ -49,7 +49,7 @@ class SlideReader:
         self.levels: list[StoreLevel] = self._store.levels
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self.mpp: Mpp = Mpp(self._store.attributes["mpp"])
-        self._plans: dict[float, _Plan] = {}
+        self._plans: dict[float, _ReadPlan] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.slide_id)
@@ -77,22 +77,22 @@ class SlideReader:
         wanted = mpp / self.mpp * (1 + SAME_SCALE)
         return max((i for i, level in enumerate(self.levels) if level.downsample <= wanted), default=0)
 
-    def _plan(self, mpp: Mpp) -> _Plan:
+    def _plan(self, mpp: Mpp) -> _ReadPlan:
         if (plan := self._plans.get(mpp)) is None:
-            if len(self._plans) >= PLANS:
+            if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             plan = self._plans[mpp] = self._make_plan(mpp)
         return plan
 
-    def _make_plan(self, mpp: Mpp) -> _Plan:
+    def _make_plan(self, mpp: Mpp) -> _ReadPlan:
         index = self.level_for(mpp)
         level = self.levels[index]
         scale = mpp / self.mpp / level.downsample
         factors = level.coding.reductions(level.tile_shape)
         # A mean of means is exact only if the boxes fit. So the decoder reduces either completely or leaves a factor
         # large enough for averaging.
-        reduction = next((f for f in factors if _same(scale, f) or scale / f >= LEAST_REST), 1)
-        return _Plan(index, reduction, level.downsample * reduction, scale / reduction)
+        reduction = next((f for f in factors if _same(scale, f) or scale / f >= MIN_REMAINING_SCALE), 1)
+        return _ReadPlan(index, reduction, level.downsample * reduction, scale / reduction)
 
     def read(self, x: Level0Pixels, y: Level0Pixels, size: int | tuple[int, int], mpp: Mpp) -> np.ndarray:
         """Read one patch as uint8 RGB (h, w, 3).
@@ -203,7 +203,7 @@ class SlideReader:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _ReadPlan:
     """How a resolution is read: pyramid level, reduction by the decoder, and remaining scale factor."""
 
     level: int

@@ -29,7 +29,7 @@ from histomake.slide.sources.vendor import OpenSlideSource
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURE_MAGIC = (PNG_MAGIC, b"\xff\xd8\xff")
 NPY_MAGIC = b"\x93NUMPY"
-OWN_TIFF_VENDORS = (None, "aperio", "generic-tiff")
+TIFFFILE_VENDORS = (None, "aperio", "generic-tiff")
 
 VENDOR_MPP = (0.05, 100.0)
 """Accepted range of vendor metadata in µm per pixel; overview scans are much coarser than diagnostic ones."""
@@ -46,7 +46,7 @@ _REASONS = {
 
 
 @contextmanager
-def quarantining(slide_id: str, path: Path) -> Iterator[None]:
+def slide_errors(slide_id: str, path: Path) -> Iterator[None]:
     """Convert the exceptions that a source raises for its own file to a SlideError for the slide."""
     try:
         yield
@@ -61,7 +61,7 @@ def open_source(path: Path | str, *, slide_id: str) -> Source:
     Raises SlideError if the slide cannot be read.
     """
     path = Path(path)
-    with quarantining(slide_id, path):
+    with slide_errors(slide_id, path):
         try:
             return _family(path)(path)
         except PARSE_ERRORS as error:
@@ -86,7 +86,7 @@ def _family(path: Path) -> type[Source]:
     if head.endswith(b"DICM"):
         return DicomSource
     vendor = openslide.OpenSlide.detect_format(path)
-    if head.startswith(TIFF_MAGIC) and vendor in OWN_TIFF_VENDORS:
+    if head.startswith(TIFF_MAGIC) and vendor in TIFFFILE_VENDORS:
         return TiffSource
     if vendor is not None:
         return OpenSlideSource

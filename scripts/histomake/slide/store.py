@@ -155,15 +155,15 @@ class ShardWriter:
             os.close(self._descriptor)
 
 
-Closed = Callable[[Path, str], None]
+OnShardClosed = Callable[[Path, str], None]
 """Callback that receives path and sha256 of every finished shard, from the thread that finished it."""
 
 
 class LevelWriter:
     """Writer of the tiles of one level into its shards, one band of shards after another, from top to bottom."""
 
-    def __init__(self, store: Path, level: StoreLevel, closed: Closed) -> None:
-        self._store, self._level, self._closed = store, level, closed
+    def __init__(self, store: Path, level: StoreLevel, on_closed: OnShardClosed) -> None:
+        self._store, self._level, self._on_closed = store, level, on_closed
         self._band = -1
         self._open: dict[int, ShardWriter] = {}
         self._stack = ExitStack()
@@ -185,7 +185,7 @@ class LevelWriter:
     def _close_band(self) -> None:
         self._stack.close()
         for shard in self._open.values():
-            self._closed(shard.path, shard.sha256)
+            self._on_closed(shard.path, shard.sha256)
         self._open.clear()
 
     def __enter__(self) -> LevelWriter:

@@ -141,7 +141,7 @@ def presegment(
     scanned = _read(reader, mpp)
     if config.mode == "brightfield":
         _refuse_fluorescence(scanned, slide_id, reader.path)
-    image, padding, ink = _without_glass(scanned, config, mpp)
+    image, padding, ink = _balance_and_exclude(scanned, config, mpp)
     if segment is None:
         found, threshold = _threshold(image, padding | ink, config, mpp)
     else:
@@ -172,7 +172,7 @@ def presegment(
     return TissueMask(mask, record)
 
 
-def _without_glass(image: NDArray[np.uint8], config: Tissue, mpp: Mpp) -> tuple[NDArray[np.uint8], Bools, Bools]:
+def _balance_and_exclude(image: NDArray[np.uint8], config: Tissue, mpp: Mpp) -> tuple[NDArray[np.uint8], Bools, Bools]:
     """Return the image with glass balanced to white, unscanned padding and ink; unchanged and empty in fluorescence."""
     nothing = np.zeros(image.shape[:2], bool)
     if config.mode == "fluorescence":
