@@ -10,7 +10,8 @@ import pytest
 import shapely
 import tifffile
 import zarr
-from histomake.annotation.read import read_annotation
+from histomake.annotation.formats import MASK_SUFFIXES
+from histomake.annotation.read import READERS, read_annotation
 from histomake.base.errors import Reason, SlideError
 from histomake.config import Annotations
 from PIL import Image
@@ -96,6 +97,8 @@ def test_all_vector_formats_give_the_same_square(tmp_path):
         assert annotation.record.annotation_format == name
         assert class_name == "tumor"
         assert geometry.equals(shapely.box(100, 200, 300, 500))
+    untested = set(READERS) - {path.suffix for path in files.values()}
+    assert not untested, "add a file of the format"
 
 
 def test_the_real_dsa_file_is_read_with_a_higher_limit_for_its_overhang(data):
@@ -339,7 +342,7 @@ def save_mask(path: Path, mask: np.ndarray) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".png", ".tif", ".zarr"])
+@pytest.mark.parametrize("suffix", MASK_SUFFIXES)
 def test_masks_of_every_format_give_the_same_labels(tmp_path, suffix):
     mask = np.zeros((300, 200), np.uint8)
     mask[10:20, 30:50], mask[200:, 100:] = 3, 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,16 @@ from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.units import Level0Pixels
 from histomake.config import Annotations
 
-KNOWN = ".xml, .annotations, .geojson, .json, " + ", ".join(MASK_SUFFIXES)
+Reader = Callable[[Path, Annotations, Counter[str]], tuple[str, list[Drawn]]]
+"""Reads the shapes of a file and the name of its format; counts shapes without area."""
+
+READERS: dict[str, Reader] = {
+    ".xml": read_xml,
+    ".annotations": read_xml,
+    ".geojson": read_geojson,
+    ".json": read_geojson,
+}
+"""How files with outlines are read, by suffix. Label masks have the other suffixes, `MASK_SUFFIXES`."""
 
 
 def read_annotation(
@@ -68,13 +78,11 @@ def _check_file(path: Path, config: Annotations) -> None:
 
 def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], record: AnnotationRecord) -> Annotation:
     skipped: Counter[str] = Counter()
-    suffix = path.suffix.lower()
-    if suffix in (".xml", ".annotations"):
-        kind, drawn = read_xml(path, skipped)
-    elif suffix in (".geojson", ".json"):
-        kind, drawn = read_geojson(path, config, skipped)
-    else:
-        raise AnnotationError(f"unknown annotation format {path.suffix!r}", f"Supported formats: {KNOWN}")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        supported = ", ".join([*READERS, *MASK_SUFFIXES])
+        raise AnnotationError(f"unknown annotation format {path.suffix!r}", f"Supported formats: {supported}")
+    annotation_format, drawn = reader(path, config, skipped)
     if not drawn:
         without_area = f" (only {sum(skipped.values())} shapes without area)" if skipped else ""
         raise AnnotationError(f"the annotation contains no region{without_area}")
@@ -89,7 +97,7 @@ def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], 
         area[name] += geometry.area
     record = msgspec.structs.replace(
         record,
-        annotation_format=kind,
+        annotation_format=annotation_format,
         regions=dict(Counter(name for name, _ in regions)),
         area_px={name: round(value, 1) for name, value in area.items()},
         ignored=dict(ignored),
