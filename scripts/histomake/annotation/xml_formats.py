@@ -29,7 +29,7 @@ AREAS |= {"rectangle": "rectangle", "ellipse": "ellipse"}
 ELLIPSE_SEGMENTS = 32  # per quarter: the area of the polygon is 0.04 % smaller than that of the ellipse
 
 
-def read_xml(path: Path, _: Annotations, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
+def read_xml(path: Path, _config: Annotations, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
     """Read all areal shapes of an XML annotation, in level-0 pixels; return the name of the format and the shapes.
 
     Shapes without area (points, rulers, arrows) are counted in ``skipped``.
