@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.catalog.build import build_catalog
 
@@ -11,8 +11,8 @@ from histomake.catalog.build import build_catalog
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
     layout, slides = Layout(Path(snakemake.output.catalog).parent), [slide for slide, *_ in params.sheet]
-    recall = Recall(layout.memory("catalog"))
-    with job(snakemake, recall):
+    cache = FileCache(layout.file_cache("catalog"))
+    with job(snakemake, cache):
         build_catalog(
             snakemake.output.catalog,
             manifests=map(layout.manifest, slides),
@@ -23,8 +23,8 @@ def main(snakemake):
             splits=dict(zip(params.predictions, given.splits, strict=True)),
             predictions=params.predictions,
             sheet=params.sheet,
-            recall=recall,
-            previous=layout.memory("catalog").with_suffix(".duckdb"),
+            cache=cache,
+            previous=layout.file_cache("catalog").with_suffix(".duckdb"),
             code=params.code,
             memory_mb=snakemake.resources.mem_mb // 2,
             threads=snakemake.threads,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.files import read_json, write_json
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
@@ -13,10 +13,10 @@ from histomake.cohort.leakage import Assignment, leaks, refuse_leaks, seen_befor
 
 def main(snakemake):
     results = Path(snakemake.input.manifests[0]).parents[1]
-    recall = Recall(Layout(results).memory("-".join([snakemake.rule, *snakemake.wildcards])))
-    with job(snakemake, recall):
+    cache = FileCache(Layout(results).file_cache("-".join([snakemake.rule, *snakemake.wildcards])))
+    with job(snakemake, cache):
         roles = [Assignment(*row) for row in snakemake.params.roles]
-        manifests = recall.records(snakemake.input.manifests, Manifest.decode)
+        manifests = cache.read_records(snakemake.input.manifests, Manifest.decode)
         digests = {m.slide_id: m.sha256 for m in manifests if not quarantined(m)}
         found = leaks(roles, digests)
         for path in snakemake.input.models:

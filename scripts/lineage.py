@@ -4,14 +4,14 @@ from pathlib import Path
 
 from histomake.audit.lineage import walk, write_lineage
 from histomake.audit.sidecar import job
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 
 
 def main(snakemake):
-    recall = Recall(Layout(Path(snakemake.input.catalog).parent).memory("lineage"))
-    with job(snakemake, recall):
-        write_lineage(walk(snakemake.input, recall), snakemake.output.lineage)
+    cache = FileCache(Layout(Path(snakemake.input.catalog).parent).file_cache("lineage"))
+    with job(snakemake, cache):
+        write_lineage(walk(snakemake.input, cache), snakemake.output.lineage)
 
 
 if __name__ == "__main__":

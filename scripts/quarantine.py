@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job, log
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
@@ -15,8 +15,8 @@ from histomake.cohort.quarantine import check_loss, collect
 
 def main(snakemake):
     layout, slides = Layout(Path(snakemake.output.entries).parent), snakemake.params.slides
-    recall = Recall(layout.memory("quarantine"))
-    with job(snakemake, recall):
+    cache = FileCache(layout.file_cache("quarantine"))
+    with job(snakemake, cache):
         stages = (
             (layout.manifest, Manifest),
             (layout.annotation, AnnotationRecord),
@@ -24,7 +24,7 @@ def main(snakemake):
             (layout.quality, QualityRecord),
         )
         entries = collect(
-            record for place, kind in stages for record in recall.records(map(place, slides), kind.decode)
+            record for place, kind in stages for record in cache.read_records(map(place, slides), kind.decode)
         )
         check_loss(entries, slides=len(slides), max_share=snakemake.params.max_share)
         write_list(snakemake.output.entries, entries)

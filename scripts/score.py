@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
 from histomake.evaluate.slide_scores import Pooled, PredictedSlide, pool, score_table
@@ -16,12 +16,12 @@ from histomake.model.reuse import fold_of
 
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
-    memory = Layout(Path(snakemake.output.scores).parents[1]).memory(f"score-{snakemake.wildcards.task}")
-    recall = Recall(memory, version=f"{params.aggregate} {params.code}")
-    with job(snakemake, recall):
+    path = Layout(Path(snakemake.output.scores).parents[1]).file_cache(f"score-{snakemake.wildcards.task}")
+    cache = FileCache(path, version=f"{params.aggregate} {params.code}")
+    with job(snakemake, cache):
         described = {fold_of(path): read_description(path) for path in given.descriptions}
         names = next(iter(described.values()))["class_names"]
-        pooled = recall.texts(
+        pooled = cache.read_texts(
             given.predictions,
             lambda path: msgspec.json.encode(pool(pq.read_table(path), names, params.aggregate)).decode(),
         )

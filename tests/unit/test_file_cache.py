@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 
 
 def decode(text, path):
@@ -22,26 +22,26 @@ def files(tmp_path):
 @pytest.fixture
 def memory(tmp_path, files):
     """The memory after a first reading of all files."""
-    recall = Recall(tmp_path / "memory.parquet")
-    assert [r["number"] for r in recall.records(files, decode)] == list(range(5))
-    assert recall.read == 5
-    recall.save()
+    cache = FileCache(tmp_path / "memory.parquet")
+    assert [r["number"] for r in cache.read_records(files, decode)] == list(range(5))
+    assert cache.files_read == 5
+    cache.save()
     return tmp_path / "memory.parquet"
 
 
 def test_unchanged_files_are_not_read_again(files, memory):
-    recall = Recall(memory)
-    assert recall.texts(files, lambda path: pytest.fail(f"read {path}")) == [f.read_text() for f in files]
-    assert recall.read == 0
+    cache = FileCache(memory)
+    assert cache.read_texts(files, lambda path: pytest.fail(f"read {path}")) == [f.read_text() for f in files]
+    assert cache.files_read == 0
 
 
 def test_what_another_version_made_of_a_file_is_made_again(files, tmp_path):
     memory = tmp_path / "made.parquet"
     for version, times in (("1", 5), ("1", 0), ("2", 5)):
-        recall = Recall(memory, version)
-        assert recall.texts(files, lambda path, version=version: version) == [version] * 5
-        assert recall.read == times
-        recall.save()
+        cache = FileCache(memory, version)
+        assert cache.read_texts(files, lambda path, version=version: version) == [version] * 5
+        assert cache.files_read == times
+        cache.save()
 
 
 def test_a_changed_a_new_and_a_removed_file_are_told_as_they_are(files, memory, tmp_path):
@@ -49,8 +49,8 @@ def test_a_changed_a_new_and_a_removed_file_are_told_as_they_are(files, memory, 
     files[2].unlink()
     new = tmp_path / "new.json"
     new.write_text('{"number": 99}')
-    recall = Recall(memory)
-    assert recall.texts([*files, new]) == [
+    cache = FileCache(memory)
+    assert cache.read_texts([*files, new]) == [
         '{"number": 0}',
         '{"number": 77}',
         None,
@@ -58,32 +58,32 @@ def test_a_changed_a_new_and_a_removed_file_are_told_as_they_are(files, memory, 
         '{"number": 4}',
         '{"number": 99}',
     ]
-    assert recall.read == 2
+    assert cache.files_read == 2
 
 
 def test_a_change_that_keeps_the_size_is_seen_by_its_time(files, memory):
     files[0].write_text('{"number": 8}')
     os.utime(files[0], ns=(1, 1))
-    assert Recall(memory).records(files[:1], decode) == [{"number": 8}]
+    assert FileCache(memory).read_records(files[:1], decode) == [{"number": 8}]
 
 
 def test_what_is_no_longer_asked_for_is_forgotten(files, memory):
-    recall = Recall(memory)
-    recall.texts(files[:2])
-    recall.save()
-    kept = Recall(memory)
-    kept.texts(files)
-    assert kept.read == 3
+    cache = FileCache(memory)
+    cache.read_texts(files[:2])
+    cache.save()
+    kept = FileCache(memory)
+    kept.read_texts(files)
+    assert kept.files_read == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"x" * 1000])
 def test_an_unusable_memory_costs_time_only(files, memory, content):
     memory.write_bytes(content)
-    recall = Recall(memory)
-    assert [r["number"] for r in recall.records(files, decode)] == list(range(5))
-    assert recall.read == 5
+    cache = FileCache(memory)
+    assert [r["number"] for r in cache.read_records(files, decode)] == list(range(5))
+    assert cache.files_read == 5
 
 
 def test_a_missing_record_is_an_error_that_names_it(memory, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
-        Recall(memory).records([tmp_path / "absent.json"], decode)
+        FileCache(memory).read_records([tmp_path / "absent.json"], decode)

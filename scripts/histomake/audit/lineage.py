@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.errors import HistomakeError
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_file, read_json, sha256_tree
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
@@ -44,18 +44,18 @@ SCHEMA = pa.schema(
 
 
 def walk(
-    roots: Iterable[Path | str], recall: Recall | None = None, *, follow: Callable[[str], bool] = lambda _: True
+    roots: Iterable[Path | str], cache: FileCache | None = None, *, follow: Callable[[str], bool] = lambda _: True
 ) -> Iterator[dict[str, Any]]:
     """The sidecars of ``roots`` and of everything they were made from, each once, roots first.
 
     An output without a sidecar of its own is described by that of the first output of its job, which every rule that
-    reads the one also reads. ``recall``: sidecars read before; ``follow``: whether to go on to an input.
+    reads the one also reads. ``cache``: sidecars read before; ``follow``: whether to go on to an input.
     """
-    recall = recall or Recall()
+    cache = cache or FileCache()
     level = list(dict.fromkeys(map(str, roots)))
     seen = set(level)
     while level:
-        found = [text for text in recall.texts(f"{path}{SIDECAR}" for path in level) if text is not None]
+        found = [text for text in cache.read_texts(f"{path}{SIDECAR}" for path in level) if text is not None]
         level = []
         for text in found:
             sidecar = msgspec.json.decode(text)

@@ -16,7 +16,7 @@ import msgspec
 from histomake.audit import environment
 from histomake.audit.fingerprints import Fingerprints
 from histomake.audit.sidecar import SIDECAR
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_directory, sha256_file
 from histomake.base.layout import Layout
 from histomake.base.records.record import Quarantined
@@ -45,14 +45,14 @@ class Outcome(msgspec.Struct):
 
 def preflight(layout: Layout, slides: Mapping[str, Slide], fingerprints: Fingerprints) -> str:
     """One line on the cohort: how many slides are new, changed, in quarantine, unchanged."""
-    recall = Recall(layout.memory("preflight"))
+    cache = FileCache(layout.file_cache("preflight"))
     manifests = [layout.manifest(slide) for slide in slides]
-    sidecars = recall.texts(f"{path}{SIDECAR}" for path in manifests)
+    sidecars = cache.read_texts(f"{path}{SIDECAR}" for path in manifests)
     counts = Counter(
         _state(manifest, sidecar, fingerprints.of(slide.path))
-        for slide, manifest, sidecar in zip(slides.values(), recall.texts(manifests), sidecars, strict=True)
+        for slide, manifest, sidecar in zip(slides.values(), cache.read_texts(manifests), sidecars, strict=True)
     )
-    recall.save()
+    cache.save()
     words = ", ".join(f"{counts[state]:,} {state}" for state in ("new", "changed", "quarantined", "unchanged"))
     return f"cohort: {len(slides):,} slides: {words}"
 

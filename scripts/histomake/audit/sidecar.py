@@ -17,7 +17,7 @@ import msgspec
 from histomake.audit import environment
 from histomake.audit.code import require_library
 from histomake.base.errors import HistomakeError
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.files import sha256_file, sha256_tree, store_of, write_json
 
 log = logging.getLogger("histomake")
@@ -33,17 +33,17 @@ class Outputs(msgspec.Struct):
 
 
 @contextmanager
-def job(snakemake: Any, recall: Recall | None = None) -> Iterator[dict[str, str]]:
+def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[dict[str, str]]:
     """Run a rule's work: log to its log file and to stderr, and leave a sidecar beside its first output.
 
     Yields a dict for digests of outputs, by path, that the work knows already: those are not computed again.
 
     An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
     is an error if the library is not the one beside the rule's script.
-    ``recall``: what the rule read the last time, for a rule with inputs of every slide; kept for the next when the
+    ``cache``: what the rule read the last time, for a rule with inputs of every slide; kept for the next when the
     work is done.
     """
-    recall = recall or Recall()
+    cache = cache or FileCache()
     _log_to(snakemake.log[0] if snakemake.log else None)
     started, clock = datetime.now(UTC), time.monotonic()
     known: dict[str, str] = {}
@@ -52,15 +52,15 @@ def job(snakemake: Any, recall: Recall | None = None) -> Iterator[dict[str, str]
         yield known
     except HistomakeError as error:
         log.error("%s", error)
-        _tell_damage(list(map(str, snakemake.input)), recall)
+        _tell_damage(list(map(str, snakemake.input)), cache)
         sys.exit(1)
     except Exception:
         log.exception("rule %s failed", snakemake.rule)
-        _tell_damage(list(map(str, snakemake.input)), recall)
+        _tell_damage(list(map(str, snakemake.input)), cache)
         sys.exit(1)
     seconds = time.monotonic() - clock
-    write_json(f"{snakemake.output[0]}{SIDECAR}", _sidecar(snakemake, started, seconds, recall, known))
-    recall.save()
+    write_json(f"{snakemake.output[0]}{SIDECAR}", _sidecar(snakemake, started, seconds, cache, known))
+    cache.save()
     log.info("done in %.1f s", seconds)
 
 
@@ -76,14 +76,14 @@ def _log_to(path: str | None) -> None:
 
 
 def _sidecar(
-    snakemake: Any, started: datetime, seconds: float, recall: Recall, known: dict[str, str]
+    snakemake: Any, started: datetime, seconds: float, cache: FileCache, known: dict[str, str]
 ) -> dict[str, Any]:
     """Everything needed to say, years later, where these outputs came from."""
     return {
         "rule": snakemake.rule,
         "wildcards": dict(snakemake.wildcards.items()),
         "params": dict(snakemake.params.items()),
-        "inputs": _digests(list(map(str, snakemake.input)), recall),
+        "inputs": _digests(list(map(str, snakemake.input)), cache),
         "outputs": {
             str(path): known[str(path)] if str(path) in known else sha256_tree(path)
             for path in map(store_of, snakemake.output)
@@ -99,17 +99,17 @@ def _sidecar(
     }
 
 
-def _digests(paths: list[str], recall: Recall) -> dict[str, str | None]:
+def _digests(paths: list[str], cache: FileCache) -> dict[str, str | None]:
     """Every input's sha256: as a sidecar states it, else hashed when small; slides are hashed by `convert`."""
-    stated = _stated(paths, recall)
+    stated = _stated(paths, cache)
     given = [str(store_of(path)) for path in paths]
     return {path: stated[path] if path in stated else _small_digest(Path(path)) for path in given}
 
 
-def _stated(paths: list[str], recall: Recall) -> dict[str, str]:
+def _stated(paths: list[str], cache: FileCache) -> dict[str, str]:
     """What the inputs' sidecars say of them; one that stands beside a job's first output tells of the others too."""
     found: dict[str, str] = {}
-    for sidecar in recall.texts(f"{path}{SIDECAR}" for path in paths):
+    for sidecar in cache.read_texts(f"{path}{SIDECAR}" for path in paths):
         if sidecar:
             found |= msgspec.json.decode(sidecar, type=Outputs).outputs
     return found
@@ -119,9 +119,9 @@ def _small_digest(path: Path) -> str | None:
     return sha256_file(path) if path.is_file() and path.stat().st_size < HASHED_BYTES else None
 
 
-def _tell_damage(paths: list[str], recall: Recall) -> None:
+def _tell_damage(paths: list[str], cache: FileCache) -> None:
     """Name the inputs whose bytes are not those that their own job wrote: the likely reason for a failure."""
-    stated = _stated(paths, recall)
+    stated = _stated(paths, cache)
     for path in paths:
         if path in stated and _small_digest(Path(path)) not in (None, stated[path]):
             log.error("%s: not the bytes that its job wrote; have it made again: rm %s", path, quote(path))

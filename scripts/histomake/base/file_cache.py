@@ -1,7 +1,7 @@
-"""Owns reading thousands of small files at every run: what has not changed since the last is taken from one file.
+"""Cache of the texts of small files, for rules that read records and sidecars of every slide.
 
-A cohort's aggregates read records and sidecars of every slide. On a shared file system each costs a round trip or
-three; a file that still has the size and the time it was read with costs one, and they are asked for side by side.
+On a shared file system, reading a file takes about three round trips, and asking for its size and modification time
+one. A file whose size and time are unchanged is taken from the cache; files are requested in parallel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from histomake.base.tables import write_table
 
 THREADS = 16
-"""Requests under way at once; they wait for the file server and not for the CPU."""
+"""Number of parallel requests. They wait for the file server, not for the CPU."""
 
 SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("text", pa.large_string())])
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def stamps(paths: Sequence[str]) -> list[Stamp | None]:
-    """Size and time (ns) of every file; None where there is none."""
+    """Return size and modification time (ns) of every file; None for a file that does not exist."""
     chunk = max(1, len(paths) // (4 * THREADS))
     blocks = [paths[i : i + chunk] for i in range(0, len(paths), chunk)]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -45,80 +45,80 @@ def _stamp(path: str) -> Stamp | None:
     return found.st_size, found.st_mtime_ns
 
 
-class Recall:
-    """Texts of small files, remembered in one Parquet file by path, size and time.
+class FileCache:
+    """Texts of small files, cached in one Parquet file by path, size and modification time.
 
-    The memory only saves time: without it, or when it cannot be read, every file is read. `save` keeps the files that
-    were asked for since, and no others.
+    The cache only saves time: if it is missing or cannot be read, all files are read. `save` keeps the files requested
+    from this object, and no others.
 
     Args:
-        memory: the Parquet file; None to read every file and keep nothing.
-        version: of what is made of files that are no text themselves; another version's memory is not used.
+        path: The Parquet file; None to read all files and cache nothing.
+        version: Version of the texts, if they are computed from the files; a cache of another version is not used.
     """
 
-    def __init__(self, memory: Path | None = None, version: str = "") -> None:
-        self.memory, self.version = memory, version
-        self.read = 0
-        """Files that had to be read, of all asked for."""
-        self._asked: dict[str, tuple[Stamp, str]] = {}
-        self._known: dict[str, tuple[Stamp, int]] = {}
-        if memory is not None:
-            self._load(memory)
+    def __init__(self, path: Path | None = None, version: str = "") -> None:
+        self.path, self.version = path, version
+        self.files_read = 0
+        """Number of requested files that were not in the cache."""
+        self._requested: dict[str, tuple[Stamp, str]] = {}
+        self._cached: dict[str, tuple[Stamp, int]] = {}
+        if path is not None:
+            self._load(path)
 
-    def _load(self, memory: Path) -> None:
+    def _load(self, path: Path) -> None:
         try:
-            table = pq.read_table(memory)
+            table = pq.read_table(path)
         except FileNotFoundError:
             return
         except (pa.ArrowException, OSError) as error:
-            log.warning("%s is unusable (%s); every file is read", memory, error)
+            log.warning("%s cannot be used (%s); reading all files", path, error)
             return
         if not table.schema.equals(SCHEMA) or table.schema.metadata.get(VERSION) != self.version.encode():
             return
         self._texts = table["text"].combine_chunks()
         columns = (table[name].to_pylist() for name in ("path", "size", "mtime_ns"))
-        self._known = {path: ((size, time), i) for i, (path, size, time) in enumerate(zip(*columns, strict=True))}
+        self._cached = {name: ((size, time), i) for i, (name, size, time) in enumerate(zip(*columns, strict=True))}
 
-    def texts(
+    def read_texts(
         self, paths: Iterable[Path | str], read: Callable[[str], str] = lambda path: Path(path).read_text()
     ) -> list[str | None]:
-        """What every file says, or what ``read`` makes of it; None where there is none."""
+        """Return the text of every file, or what ``read`` computes from its path; None if the file does not exist."""
         names = [str(path) for path in paths]
-        wanted = [name for name in dict.fromkeys(names) if name not in self._asked]
+        wanted = [name for name in dict.fromkeys(names) if name not in self._requested]
         missing: list[tuple[str, Stamp]] = []
         for name, stamp in zip(wanted, stamps(wanted), strict=True):
-            known = self._known.get(name)
+            cached = self._cached.get(name)
             if stamp is None:
                 continue
-            if known and known[0] == stamp:
-                self._asked[name] = stamp, self._texts[known[1]].as_py()
+            if cached and cached[0] == stamp:
+                self._requested[name] = stamp, self._texts[cached[1]].as_py()
             else:
                 missing.append((name, stamp))
-        # The stamp is older than the text: a file that changes in between is read again the next time.
+        # The stamp is taken before the text is read, so a file that changes in between is read again the next time.
         with ThreadPoolExecutor(THREADS) as pool:
             for (name, stamp), text in zip(missing, pool.map(read, (name for name, _ in missing)), strict=True):
-                self._asked[name] = stamp, text
-        self.read += len(missing)
-        return [self._asked[name][1] if name in self._asked else None for name in names]
+                self._requested[name] = stamp, text
+        self.files_read += len(missing)
+        return [self._requested[name][1] if name in self._requested else None for name in names]
 
-    def records[R](self, paths: Iterable[Path | str], decode: Callable[[str, str], R]) -> list[R]:
-        """The record in every file; ``decode`` makes it of the text and the path.
+    def read_records[R](self, paths: Iterable[Path | str], decode: Callable[[str, str], R]) -> list[R]:
+        """Return the record in every file, decoded by ``decode`` from the text and the path.
 
-        Raises FileNotFoundError where a file does not exist, and what ``decode`` raises.
+        Raises FileNotFoundError for a file that does not exist, and the exceptions of ``decode``.
         """
         names = list(map(str, paths))
         found = []
-        for name, text in zip(names, self.texts(names), strict=True):
+        for name, text in zip(names, self.read_texts(names), strict=True):
             if text is None:
                 raise FileNotFoundError(f"{name}: no such file")
             found.append(decode(text, name))
         return found
 
     def save(self) -> None:
-        """Keep what was asked for; nothing is written when it is what was known."""
-        if self.memory is None or (not self.read and len(self._asked) == len(self._known)):
+        """Write the requested files to the cache, unless it already contains exactly these."""
+        if self.path is None or (not self.files_read and len(self._requested) == len(self._cached)):
             return
-        rows = ((path, *stamp, text) for path, (stamp, text) in self._asked.items())
+        rows = ((name, *stamp, text) for name, (stamp, text) in self._requested.items())
         columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
         table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
-        write_table(table.replace_schema_metadata({VERSION: self.version.encode()}), self.memory)
+        write_table(table.replace_schema_metadata({VERSION: self.version.encode()}), self.path)

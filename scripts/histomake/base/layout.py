@@ -127,6 +127,6 @@ class Layout:
         """The memory of slide fingerprints."""
         return self.results / "audit" / "fingerprints.json"
 
-    def memory(self, rule: str) -> Path:
-        """What an aggregate rule read in earlier runs; it saves time and may be deleted."""
+    def file_cache(self, rule: str) -> Path:
+        """Cache of the small files that an aggregate rule reads (`FileCache`); may be deleted."""
         return self.results / "memory" / f"{rule}.parquet"

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_file
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined, StageRecord
 from histomake.base.records.tissue import TissueRecord
-from histomake.catalog.reuse import FOLD, SLIDE, IncrementalBuild, literals
+from histomake.catalog.incremental import FOLD, SLIDE, IncrementalBuild, literals
 from histomake.cohort.quarantine import collect
 from histomake.patch.table import REASONS
 
@@ -69,7 +69,7 @@ def build_catalog(
     splits: Mapping[str, Path | str],
     predictions: Mapping[str, Sequence[Path | str]],
     sheet: Iterable[SheetRow] = (),
-    recall: Recall | None = None,
+    cache: FileCache | None = None,
     previous: Path | None = None,
     code: str = "",
     memory_mb: int = 4000,
@@ -88,18 +88,18 @@ def build_catalog(
         splits: Split file by task.
         predictions: Prediction files ``fold{k}/{slide}.parquet`` by task.
         sheet: slide_id, patient_id, site and labels of every slide.
-        recall: Cache of the records read by the previous build.
+        cache: Cache of the records read by the previous build.
         previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
         code: Digest of the code; rows written by other code are not reused.
         memory_mb: Memory limit of the database engine.
         threads: Number of threads of the database engine.
     """
-    recall = recall or Recall()
+    cache = cache or FileCache()
     records = Records(
-        by_slide(recall.records(manifests, Manifest.decode)),
-        by_slide(recall.records(annotations, AnnotationRecord.decode)),
-        by_slide(recall.records(tissue, TissueRecord.decode)),
-        by_slide(recall.records(quality, QualityRecord.decode)),
+        by_slide(cache.read_records(manifests, Manifest.decode)),
+        by_slide(cache.read_records(annotations, AnnotationRecord.decode)),
+        by_slide(cache.read_records(tissue, TissueRecord.decode)),
+        by_slide(cache.read_records(quality, QualityRecord.decode)),
     )
     with atomic_file(path) as aside, tempfile.TemporaryDirectory(dir=aside.parent, prefix=".duckdb-") as spill:
         settings: DuckdbSettings = {"memory_limit": f"{memory_mb}MB", "threads": threads, "temp_directory": spill}

@@ -12,7 +12,7 @@ import duckdb
 import msgspec
 
 from histomake.audit.environment import git_state, package_versions
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.base.files import read_json
 from histomake.base.layout import Layout
 from histomake.base.records.record import Quarantined
@@ -42,11 +42,11 @@ Job = tuple[float, float, float]
 
 
 def front_page(
-    config: Config, layout: Layout, catalog: duckdb.DuckDBPyConnection, pages: set[str], recall: Recall | None = None
+    config: Config, layout: Layout, catalog: duckdb.DuckDBPyConnection, pages: set[str], cache: FileCache | None = None
 ) -> str:
     """The report of a run as HTML.
 
-    ``catalog``: what is told of slides and patches; ``pages``: slides that have a page of their own; ``recall``: the
+    ``catalog``: what is told of slides and patches; ``pages``: slides that have a page of their own; ``cache``: the
     benchmark files read before.
     """
     rows = _rows(catalog, "SELECT * REPLACE (slide_id::VARCHAR AS slide_id) FROM slides ORDER BY slide_id")
@@ -60,7 +60,7 @@ def front_page(
     }
     parts = [page.section(title, *content) for title, content in sections.items()]
     parts += [task_section(name, task, layout, catalog, folds[name]) for name, task in config.tasks.items()]
-    parts += [cascades_section(config, layout), _compute(layout, recall or Recall()), _provenance(config, rows)]
+    parts += [cascades_section(config, layout), _compute(layout, cache or FileCache()), _provenance(config, rows)]
     anchors = [*(s.lower() for s in sections), *(f"task-{name}" for name in config.tasks), "compute", "provenance"]
     links = page.tag("nav", *(page.link(anchor, f"#{anchor}") for anchor in anchors))
     head = [page.tag("h1", "histomake report"), links, _headline(config, layout, rows, usable)]
@@ -142,13 +142,13 @@ def _patches(config: Config, catalog: duckdb.DuckDBPyConnection) -> Html:
     return page.table(["grid", "patch", "kept", "excluded, by reason"], body)
 
 
-def _compute(layout: Layout, recall: Recall) -> Html:
+def _compute(layout: Layout, cache: FileCache) -> Html:
     """Time and memory per rule, from the benchmark files."""
     folder = layout.results / "benchmarks"
     names = (f"{place}/{name}" for place, _, names in os.walk(folder) for name in names)
     paths = sorted(name for name in names if name.endswith(".tsv"))
     spent: defaultdict[str, list[Job]] = defaultdict(list)
-    for path, text in zip(paths, recall.texts(paths, _benchmark), strict=True):
+    for path, text in zip(paths, cache.read_texts(paths, _benchmark), strict=True):
         rule = path[len(f"{folder}/") :].split("/", 1)[0].removesuffix(".tsv")
         spent[rule] += msgspec.json.decode(text or "[]", type=list[Job])
     body = []

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from histomake.base.file_cache import Recall
+from histomake.base.file_cache import FileCache
 from histomake.catalog.build import build_catalog
 from histomake.patch.table import REASONS
 from hypothesis import given, settings
@@ -70,11 +70,11 @@ def content(path: Path) -> dict[str, list]:
         return found
 
 
-def grow(root: Path, arguments: dict, *, code: str = "1") -> Recall:
-    recall = Recall(root / "memory.parquet")
-    build_catalog(root / "grown.duckdb", **arguments, recall=recall, previous=root / "memory.duckdb", code=code)
-    recall.save()
-    return recall
+def rebuild(root: Path, arguments: dict, *, code: str = "1") -> FileCache:
+    cache = FileCache(root / "memory.parquet")
+    build_catalog(root / "catalog.duckdb", **arguments, cache=cache, previous=root / "memory.duckdb", code=code)
+    cache.save()
+    return cache
 
 
 @given(cohorts=COHORTS)
@@ -84,46 +84,46 @@ def test_an_incremental_catalog_equals_one_built_from_scratch(cohorts):
         root = Path(folder)
         for cohort in cohorts:
             arguments = write(root, cohort)
-            grow(root, arguments)
-            (root / "grown.duckdb").rename(root / "shown.duckdb")
+            rebuild(root, arguments)
+            (root / "catalog.duckdb").rename(root / "shown.duckdb")
             build_catalog(root / "new.duckdb", **arguments)
             assert content(root / "shown.duckdb") == content(root / "new.duckdb")
 
 
 @pytest.fixture
-def grown(tmp_path):
+def built(tmp_path):
     """The arguments of a catalog of three slides that has been built once."""
     arguments = write(tmp_path, {"a": 0, "b.1": 0, "c": 0})
-    grow(tmp_path, arguments)
+    rebuild(tmp_path, arguments)
     return arguments
 
 
-def test_after_a_change_of_one_slide_only_its_files_are_read(grown, tmp_path, caplog):
+def test_after_a_change_of_one_slide_only_its_files_are_read(built, tmp_path, caplog):
     caplog.set_level("INFO")
     arguments = write(tmp_path, {"a": 0, "b.1": 1, "c": 0, "d'e": 0})
-    assert grow(tmp_path, arguments).read == 2 * len(STAGES)
+    assert rebuild(tmp_path, arguments).files_read == 2 * len(STAGES)
     assert "patches_x: read 2 of 4 files" in caplog.text
     assert "predictions_t: read 4 of 8 files" in caplog.text
 
 
-def test_rows_of_other_code_or_of_a_modified_catalog_are_not_reused(grown, tmp_path, caplog):
+def test_rows_of_other_code_or_of_a_modified_catalog_are_not_reused(built, tmp_path, caplog):
     caplog.set_level("INFO")
-    grow(tmp_path, grown, code="2")
+    rebuild(tmp_path, built, code="2")
     assert "patches_x: read 3 of 3 files" in caplog.text
     caplog.clear()
-    with duckdb.connect(tmp_path / "grown.duckdb") as base:
+    with duckdb.connect(tmp_path / "catalog.duckdb") as base:
         base.execute("DELETE FROM patches_x")
-    grow(tmp_path, grown, code="2")
+    rebuild(tmp_path, built, code="2")
     assert "was modified after it was built" in caplog.text
     assert "patches_x: read 3 of 3 files" in caplog.text
 
 
-def test_an_unusable_previous_catalog_is_ignored(grown, tmp_path, caplog):
+def test_an_unusable_previous_catalog_is_ignored(built, tmp_path, caplog):
     memory = tmp_path / "memory.duckdb"
     memory.unlink()
     memory.write_bytes(b"no catalog")
     memory.with_suffix(".stamp").write_text(repr((memory.stat().st_size, memory.stat().st_mtime_ns)))
-    grow(tmp_path, grown)
+    rebuild(tmp_path, built)
     assert "cannot be used" in caplog.text
-    build_catalog(tmp_path / "new.duckdb", **grown)
-    assert content(tmp_path / "grown.duckdb") == content(tmp_path / "new.duckdb")
+    build_catalog(tmp_path / "new.duckdb", **built)
+    assert content(tmp_path / "catalog.duckdb") == content(tmp_path / "new.duckdb")
