@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 from pathlib import Path
 
@@ -14,12 +16,14 @@ import tifffile
 from histomake.base.errors import Reason, SlideError
 from histomake.base.records.manifest import Bounds
 from histomake.config import Convert
+from histomake.slide import source as slide_source
+from histomake.slide import sources
 from histomake.slide.convert import convert
 from histomake.slide.encode import halve
 from histomake.slide.plan import downsample_between
 from histomake.slide.reader import SlideReader
 from histomake.slide.source import open_source, resolve_mpp
-from histomake.slide.sources.base import SourceInfo, SourceLevel, over_white
+from histomake.slide.sources.base import Source, SourceInfo, SourceLevel, over_white
 from mrxs_file import PHOTO_PX, write_mrxs
 from PIL import Image
 from slide_files import SHARED, block_places, expected_places, grid, openslide_level, write_pyramid, write_scn
@@ -419,3 +423,20 @@ def test_a_slide_without_a_plausible_resolution_is_refused(tag_mpp):
     with pytest.raises(SlideError, match="mpp column") as caught:
         resolve_mpp(info(tag_mpp=tag_mpp), None, slide_id="a", path=Path("a.tif"))
     assert caught.value.reason is Reason.NO_MPP
+
+
+def test_every_source_is_opened_for_some_content():
+    # A new module of slide/sources is of no use until source.py tells when its format is there.
+    folder = Path(sources.__file__).parent
+    modules = [importlib.import_module(f"{sources.__name__}.{file.stem}") for file in folder.glob("[a-z]*.py")]
+    found = {cls for module in modules for cls in vars(module).values() if isinstance(cls, type)}
+    concrete = {cls for cls in found if issubclass(cls, Source) and not inspect.isabstract(cls)}
+    assert len(concrete) >= 4
+    chosen = inspect.getsource(slide_source._family)
+    assert not [cls.__name__ for cls in concrete if cls.__name__ not in chosen]
+
+
+def test_the_readme_names_every_module_that_reads_slides():
+    named = (Path(slide_source.__file__).parent / "README.md").read_text()
+    modules = {file.stem for file in Path(sources.__file__).parent.glob("[a-z]*.py")} - {"base"}
+    assert not [name for name in modules if f"`sources/{name}.py`" not in named]
