@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.config import Model, Train
 from histomake.learn.engine.optim import build_optimiser, build_schedule
+from histomake.model import build
 from histomake.model.build import build_model, embed, normalisation
 from histomake.model.transfer import (
     freeze_stages,
@@ -183,3 +185,11 @@ def test_schedules_peak_at_the_learning_rate_of_each_group(schedule: str, optimi
     assert max(rate[1] for rate in rates) == pytest.approx(0.05, rel=0.01)
     falls = schedule != "constant"
     assert (min(rate[0] for rate in rates) < 0.01) == falls
+
+
+def test_every_network_of_our_own_is_documented_and_tested() -> None:
+    named = set(re.findall(r'model\.name == "(\w+)"', Path(build.__file__).read_text()))
+    assert len(named) >= 3
+    assert named <= {*CLASSIFIERS, *SEGMENTERS}
+    documented = str(Model.model_fields["name"].description)
+    assert not [name for name in named if name not in documented]
