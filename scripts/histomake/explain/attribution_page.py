@@ -13,6 +13,8 @@ from histomake.explain.attribution import Attribution
 from histomake.target.targets import JOINER
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
 HEAT = "PuOr_r"
@@ -55,6 +57,6 @@ def _truth(info: dict[str, Any]) -> str:
     return "no label" if info["label"] is None else f"annotated: {info['label'] or 'none'}"
 
 
-def _draw_heat(axis, grey: NDArray[np.floating], heat: NDArray[np.floating], limit: float):
+def _draw_heat(axis: Axes, grey: NDArray[np.floating], heat: NDArray[np.floating], limit: float) -> AxesImage:
     axis.imshow(grey, cmap="gray", vmin=0, vmax=255)
     return axis.imshow(heat, cmap=HEAT, vmin=-limit, vmax=limit, alpha=0.72)
