@@ -28,8 +28,10 @@ from histomake.learn.data.batches import Batch, TrainingBatches
 from histomake.learn.data.loader import load_batches
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.data.reading import PatchReader
-from histomake.learn.engine.trainer import Trainer
-from histomake.learn.train import known_patches
+from histomake.learn.engine.loop import Trainer
+from histomake.learn.engine.runtime import choose_runtime
+from histomake.learn.objectives.patches import PatchObjective
+from histomake.learn.train import known_patches, settings_of
 from histomake.patch.sampler import Sampler
 from histomake.patch.tabulate import tabulate, write_patch_table
 from histomake.slide.convert import convert
@@ -187,11 +189,14 @@ def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, budge
     """
     task = make_task(model={"name": "resnet34"}, train={"batch": 64, "steps": 10_000})
     patches = known_patches([entry], task)
-    trainer = Trainer(task, patches=patches, held_out=patches.take(np.arange(8)), state=state, seed=0, threads=threads)
-    dataset = trainer.dataset()
+    places = {"patches": patches, "held_out": patches.take(np.arange(8)), "state": state}
+    runtime = choose_runtime(task.train.precision, threads=threads)
+    objective = PatchObjective(task, **places, runtime=runtime, seed=0, threads=threads)
+    trainer = Trainer(objective, settings_of(task, seed=0), runtime=runtime, state=state)
+    dataset = objective.dataset()
     preparing = statistics.median(seconds(lambda step=step: dataset[step]) for step in range(10))
     waits, took, with_loader = [], [], []
-    with load_batches(dataset, range(trainer.task.train.steps), workers=trainer.workers) as live:
+    with load_batches(dataset, range(task.train.steps), workers=objective.workers) as live:
         ready = list(itertools.islice(kept(live), steps))
         parts = [
             (lambda: _steps(trainer, live, steps), with_loader),
@@ -209,7 +214,7 @@ def data_wait(entry: SlideEntry, state: Path, *, threads: int, steps: int, budge
     step = statistics.median(took) / steps
     note = f"{step:.4f} s a step on {trainer.runtime.device.type}; {spread(waits)}; blocked for a batch "
     note += f"{trainer.running.waited / sum(with_loader):.2%} of the time; a batch takes one core "
-    note += f"{preparing:.3f} s to prepare, {trainer.workers} loaders"
+    note += f"{preparing:.3f} s to prepare, {objective.workers} loaders"
     return Figure("data wait, ResNet-34, 256 px, batch 64", wait, f"<= {bar}", wait <= bar, "share of a step", note)
 
 

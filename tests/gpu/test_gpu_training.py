@@ -17,10 +17,10 @@ from histomake.config import Model
 from histomake.learn.data.batches import FixedBatches
 from histomake.learn.data.loader import load_batches
 from histomake.learn.data.reading import PatchReader
-from histomake.learn.engine.losses import build_loss
 from histomake.learn.engine.runtime import Runtime
 from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.inference.segment import segment_slide
+from histomake.learn.objectives.losses import build_loss
 from histomake.learn.train import known_patches, train
 from histomake.model.build import build_model
 

@@ -14,9 +14,10 @@ import torch
 from histomake.base.errors import HistomakeError
 from histomake.config import Task
 from histomake.learn.data import reading
-from histomake.learn.data.batches import Batch, BatchDataset, FixedBatches, TrainingBatches
+from histomake.learn.data.batches import Batch, FixedBatches, PatchBatches, TrainingBatches
 from histomake.learn.data.loader import HELD, load_batches
 from histomake.learn.data.reading import MaskReader, PatchReader, SlidePool
+from histomake.learn.data.source import NEW, Room
 from histomake.learn.engine.runtime import advise_on_memory
 from histomake.learn.train import known_patches
 from histomake.patch.sampler import Sampler
@@ -105,7 +106,7 @@ def test_loaders_end_with_the_context_even_after_an_error(cohort) -> None:
 
 def test_a_killed_loader_is_told_from_a_mistake(cohort) -> None:
     with (
-        pytest.raises(HistomakeError, match=r"a process that reads patches was killed.*mem_mb"),
+        pytest.raises(HistomakeError, match=r"a loader process was killed.*mem_mb"),
         advise_on_memory("with batches of 8"),
         load_batches(training_batches(cohort), range(10_000), workers=1) as batches,
     ):
@@ -115,14 +116,14 @@ def test_a_killed_loader_is_told_from_a_mistake(cohort) -> None:
             pass
 
 
-class _Failing(BatchDataset):
+class _Failing(PatchBatches):
     masks, batch = None, 4
 
     def __init__(self, dataset: TrainingBatches) -> None:
         self.reader = dataset.reader
 
-    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
-        raise HistomakeError(f"no batch {step}")
+    def prepare(self, number: int, room: Room = NEW) -> Batch:
+        raise HistomakeError(f"no batch {number}")
 
 
 def test_an_error_in_a_loader_arrives_as_it_is(cohort) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from histomake.base.errors import ConfigError, HistomakeError
-from histomake.config import Model, Train
+from histomake.config import Model
 from histomake.learn.engine.optim import build_optimiser, build_schedule
 from histomake.model import build
 from histomake.model.build import build_model, embed, normalisation
@@ -172,10 +172,9 @@ def test_norms_and_biases_have_no_weight_decay() -> None:
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "warm_restarts", "constant"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_schedules_peak_at_the_learning_rate_of_each_group(schedule: str, optimizer: str) -> None:
-    train = Train(steps=100, learning_rate=0.1, schedule=schedule, optimizer=optimizer)
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.1, 0.05)]
-    optimiser = build_optimiser(train, groups)
-    course = build_schedule(train, optimiser)
+    optimiser = build_optimiser(optimizer, groups, learning_rate=0.1)
+    course = build_schedule(schedule, optimiser, steps=100)
     rates = []
     for _ in range(100):
         rates.append(course.get_last_lr())

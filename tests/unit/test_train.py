@@ -19,8 +19,9 @@ from histomake.learn.data.reading import PatchReader
 from histomake.learn.engine.checkpoint import load_state, save_state
 from histomake.learn.train import check_classes, known_patches, train
 from histomake.patch.sampler import Sampler
+from killed import wait_for_step
 from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined
-from train_killed import kill_repeatedly, start, wait_for_step
+from train_killed import kill_repeatedly, start
 
 KILLS = 2
 """In every test run; `make bench` kills ten times."""

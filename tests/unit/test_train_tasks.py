@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +23,15 @@ from histomake.evaluate.items import SlidePrediction
 from histomake.learn.data.batches import TrainingBatches
 from histomake.learn.data.patch_index import output_sizes, patches_containing
 from histomake.learn.data.reading import MaskReader, PatchReader
-from histomake.learn.engine import trainer as trainer_module
-from histomake.learn.engine.losses import build_loss, cross_entropy, dice, focal, generalised_dice
-from histomake.learn.engine.runtime import advise_on_memory, choose_runtime
-from histomake.learn.engine.trainer import SHORT_OF_MEMORY as TRAINING
-from histomake.learn.engine.trainer import Trainer
+from histomake.learn.engine.loop import Trainer
+from histomake.learn.engine.runtime import PreemptedError, advise_on_memory, choose_runtime
 from histomake.learn.inference.predict import SHORT_OF_MEMORY as PREDICTING
 from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.inference.validation import choose_threshold, choose_thresholds, regression_scores
-from histomake.learn.train import check_classes, known_patches, train
+from histomake.learn.objectives.losses import build_loss, cross_entropy, dice, focal, generalised_dice
+from histomake.learn.objectives.patches import SHORT_OF_MEMORY as TRAINING
+from histomake.learn.objectives.patches import PatchObjective
+from histomake.learn.train import check_classes, known_patches, settings_of, train
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import Sampler
 from histomake.patch.table import read_table
@@ -58,6 +59,16 @@ def make_task(kind: str = "classification", **sections) -> Task:
 def fit(task: Task, entries, output: Path) -> dict:
     places = {"output": output, "state": output.with_name(f"{output.name}.state")}
     return train(task, train=entries[:2], val=entries[2:3], class_names=CLASSES, **places, seed=3, threads=1)
+
+
+def objective_of(task: Task, patches, held_out, state: Path, *, seed: int = 0) -> PatchObjective:
+    runtime = choose_runtime("fp32", threads=1)
+    return PatchObjective(task, patches=patches, held_out=held_out, runtime=runtime, state=state, seed=seed, threads=1)
+
+
+def trainer_of(task: Task, patches, held_out, state: Path, *, seed: int = 0) -> Trainer:
+    objective = objective_of(task, patches, held_out, state, seed=seed)
+    return Trainer(objective, settings_of(task, seed=seed), runtime=objective.runtime, state=state)
 
 
 def labelled(entries, **labels: dict[str, str]):
@@ -175,14 +186,35 @@ def test_audit_lists_every_drawn_patch_once(cohort, tmp_path: Path) -> None:
     assert [place[p] for p in first.patch_id] == list(zip(first.x, first.y, strict=True))
 
 
+def test_audit_of_an_interrupted_run_lists_what_an_uninterrupted_one_draws(cohort, tmp_path: Path, monkeypatch) -> None:
+    task = make_task(train={"audit": True, "accumulate": 2})
+    fit(task, cohort, tmp_path / "whole")
+    original, stops = PatchObjective.loss_of, {1, 2}
+
+    def interrupted(self, batch, step):
+        if step in stops:
+            stops.remove(step)
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, batch, step)
+
+    monkeypatch.setattr(PatchObjective, "loss_of", interrupted)
+    for _ in range(2):
+        with pytest.raises(PreemptedError):
+            fit(task, cohort, tmp_path / "stopped")
+    fit(task, cohort, tmp_path / "stopped")
+    tables = [pq.read_table(tmp_path / name / "training/drawn.parquet") for name in ("whole", "stopped")]
+    assert tables[0].num_rows == 12 * 8
+    assert tables[0].equals(tables[1])
+
+
 def test_loss_that_is_no_number_stops_the_run_naming_step_and_place(cohort, tmp_path: Path, monkeypatch) -> None:
-    original = trainer_module.Trainer._loss_of
+    original = PatchObjective.loss_of
 
-    def poisoned(self, batch):
-        loss = original(self, batch)
-        return loss * float("nan") if self.step == 4 else loss
+    def poisoned(self, batch, step):
+        loss = original(self, batch, step)
+        return loss * float("nan") if step == 4 else loss
 
-    monkeypatch.setattr(trainer_module.Trainer, "_loss_of", poisoned)
+    monkeypatch.setattr(PatchObjective, "loss_of", poisoned)
     with pytest.raises(HistomakeError, match=r"not a number at step 4; .*s[01] \(\d+, \d+\)"):
         fit(make_task(), cohort, tmp_path / "model")
 
@@ -246,7 +278,7 @@ def drawn_shares(cohort, tmp_path: Path, **options) -> np.ndarray:
     task = make_task(train=options | {"batch": 64})
     patches = known_patches(cohort[:2], task)
     held_out = patches.take(np.arange(8))
-    sampler = Trainer(task, patches=patches, held_out=held_out, state=tmp_path, seed=0, threads=1).dataset().sampler
+    sampler = objective_of(task, patches, held_out, tmp_path).dataset().sampler
     drawn = np.concatenate([patches.target[sampler.draw(step, 64)] for step in range(60)])
     return np.bincount(drawn, minlength=2) / len(drawn)
 
@@ -263,9 +295,9 @@ def test_a_rare_structure_that_nobody_drew_is_named(cohort, tmp_path: Path) -> N
     task = make_task(target={"classes": CLASSES}, train={"containing": {"speckled": 0.2}})
     patches = known_patches(cohort[:2], task)
     smooth = patches.take(~patches_containing(patches, "speckled"))
-    trainer = Trainer(task, patches=smooth, held_out=smooth, state=tmp_path, seed=0, threads=1)
+    objective = objective_of(task, smooth, smooth, tmp_path)
     with pytest.raises(HistomakeError, match=r"no training patch contains speckled \(slides: s0, s1"):
-        trainer.dataset()
+        objective.dataset()
 
 
 def test_random_places_leave_the_grid_but_keep_class_and_tissue(cohort) -> None:
@@ -363,7 +395,7 @@ def test_perfect_answers_cost_nothing_and_unknown_pixels_never_do() -> None:
 
 
 def test_focal_loss_without_focus_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histomake.learn.engine.losses.FOCAL_GAMMA", 0.0)
+    monkeypatch.setattr("histomake.learn.objectives.losses.FOCAL_GAMMA", 0.0)
     logits, target = torch.randn(8, 3), torch.randint(0, 3, (8,))
     assert float(focal(logits, target)) == pytest.approx(float(cross_entropy(logits, target)), rel=1e-5)
 
@@ -440,7 +472,7 @@ def test_regression_figures_of_perfect_and_constant_answers() -> None:
 def test_identity_of_a_run_follows_data_and_settings(cohort, tmp_path: Path) -> None:
     def identity(task: Task, entries, seed: int = 0) -> str:
         patches = known_patches(entries, task)
-        return Trainer(task, patches=patches, held_out=patches, state=tmp_path, seed=seed, threads=1).identity
+        return trainer_of(task, patches, patches, tmp_path, seed=seed).identity
 
     base = identity(make_task(), cohort[:2])
     assert identity(make_task(), cohort[:2]) == base
@@ -469,6 +501,6 @@ def test_figure_that_the_validation_slides_cannot_give_is_named_at_once(cohort, 
     task = make_task(train={"select": "auroc"})
     patches = known_patches(cohort[:2], task)
     one_class = patches.take(patches.target == 0)
-    trainer = Trainer(task, patches=patches, held_out=one_class, state=tmp_path, seed=0, threads=1)
+    trainer = trainer_of(task, patches, one_class, tmp_path)
     with pytest.raises(HistomakeError, match=r"auroc is not defined on the validation patches \(slides s0, s1"):
-        trainer.validate()
+        trainer.record()

@@ -1,20 +1,15 @@
-"""Owns a training run in a process of its own, and killing it at random moments."""
+"""A training run of a task in a process of its own, to be killed."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import random
-import sys
-import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import killed
 from histomake.base.layout import Layout
 from histomake.config import Task
 from histomake.learn.data.patch_index import SlideEntry
-from histomake.learn.engine.checkpoint import load_state
 from histomake.learn.train import train
 from small_cohort import CLASSES, GRID_NAME
 
@@ -42,33 +37,10 @@ def state_of(output: Path) -> Path:
 
 
 def start(root: Path, task: Task, output: Path) -> BaseProcess:
-    """Train in a process that can be killed; forked from a server that has imported everything, it starts at once."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=main, args=(root, task.dump(), output))
-    process.start()
-    return process
-
-
-def wait_for_step(process: BaseProcess, folder: Path, step: int) -> int:
-    """Wait until the run has saved a state later than ``step``; returns that state's step."""
-    while process.is_alive():
-        state = load_state(folder)
-        if state is not None and state["step"] > step:
-            return state["step"]
-        time.sleep(0.02)
-    raise AssertionError(f"the run ended with {process.exitcode} before a state after step {step} was seen")
+    """Begin the run."""
+    return killed.start(main, root, task.dump(), output)
 
 
 def kill_repeatedly(root: Path, task: Task, output: Path, *, kills: int, pause: float = 0.2) -> int:
-    """Start the run ``kills`` times; SIGKILL it up to ``pause`` seconds after it got on; returns the step reached."""
-    chance, step = random.Random(1), 0
-    for _ in range(kills):
-        process = start(root, task, output)
-        wait_for_step(process, state_of(output), step)
-        time.sleep(chance.uniform(0, pause))
-        process.kill()
-        process.join()
-        step = load_state(state_of(output))["step"]
-    return step
+    """Kill the run ``kills`` times; the step that it reached."""
+    return killed.kill_repeatedly(lambda: start(root, task, output), state_of(output), kills=kills, pause=pause)[-1]

@@ -1,21 +1,20 @@
-"""Owns batches: what one step of one training process sees, and what it is given to learn from."""
+"""Batches of patches with their targets, for training, validation and prediction."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from histomake.annotation.raster import rasterise
 from histomake.base.rng import AUGMENT, PLACE, counter_rng
 from histomake.base.units import Level0Pixels, rescale
 from histomake.config import Task
 from histomake.learn.data.reading import MaskReader, PatchReader
+from histomake.learn.data.source import NEW, BatchSource, Room, needed
 from histomake.patch import augment
 from histomake.patch.augment import Parameters
 from histomake.patch.positions import TissueLattice, move
@@ -44,33 +43,35 @@ class Batch:
     read_errors: list[str]
 
 
-class BatchDataset(Dataset):
-    """Batches by number, of up to ``batch`` patches each."""
+class PatchBatches(BatchSource[Batch]):
+    """Batches of up to ``batch`` patches each."""
 
     reader: PatchReader
     masks: MaskReader | None
     batch: int
 
     @property
-    def pixel_shape(self) -> tuple[int, int, int, int]:
-        """Shape of a full batch's pixels, uint8."""
+    def room_bytes(self) -> int:
+        """See BatchSource."""
+        shape = self._pixel_shape(self.batch)
+        return needed(shape, np.uint8) + (needed(shape[:3], np.int16) if self.masks is not None else 0)
+
+    def _pixel_shape(self, count: int) -> tuple[int, int, int, int]:
         size = self.reader.patches.size
-        return self.batch, size, size, 3 * len(self.reader.scales)
+        return count, size, size, 3 * len(self.reader.scales)
 
-    @property
-    def mask_shape(self) -> tuple[int, int, int] | None:
-        """Shape of a full batch's masks; None where there are none."""
-        return None if self.masks is None else self.pixel_shape[:3]
+    def _read(self, index: np.ndarray, x: np.ndarray, y: np.ndarray, room: Room) -> tuple[np.ndarray, dict[int, str]]:
+        """See PatchReader.read."""
+        return self.reader.read(index, x, y, room.array(self._pixel_shape(len(index)), np.uint8))
 
-    @abstractmethod
-    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
-        """Batch number ``step``; its pixels are put into ``out``, if given, of which they may fill a part."""
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.prepare(step)
+    def _read_masks(self, masks: MaskReader, index: np.ndarray, x: np.ndarray, y: np.ndarray, room: Room) -> np.ndarray:
+        """Label masks int16 (n, size, size)."""
+        found = room.array(self._pixel_shape(len(index))[:3], np.int16)
+        found[:] = masks.read(index, x, y)
+        return found
 
 
-class TrainingBatches(BatchDataset):
+class TrainingBatches(PatchBatches):
     """Batch number ``step`` of one training process, as a pure function of the sampler's seed and ``step``."""
 
     def __init__(self, reader: PatchReader, sampler: Sampler, task: Task, *, worker: int) -> None:
@@ -79,19 +80,19 @@ class TrainingBatches(BatchDataset):
         self.masks = MaskReader(self.patches, task.target) if task.kind == "segmentation" else None
         self.places = RandomPlaces(reader, task) if task.train.positions == "random" else None
 
-    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
-        """See BatchDataset."""
-        index = self.sampler.draw(step, self.batch, worker=self.worker)
-        x, y = self._places(step, index)
-        pixels, errors = self.reader.read(index, x, y, out)
+    def prepare(self, number: int, room: Room = NEW) -> Batch:
+        """See BatchSource."""
+        index = self.sampler.draw(number, self.batch, worker=self.worker)
+        x, y = self._places(number, index)
+        pixels, errors = self._read(index, x, y, room)
         messages = list(errors.values())
         for slot in errors:
-            messages += self._replace(step, slot, index, x, y, pixels)
-        rng = counter_rng(self.sampler.seed, worker=self.worker, step=step, stream=AUGMENT)
+            messages += self._replace(number, slot, index, x, y, pixels)
+        rng = counter_rng(self.sampler.seed, worker=self.worker, step=number, stream=AUGMENT)
         return Batch(
-            step=step,
+            step=number,
             images=torch.from_numpy(pixels),
-            target=torch.from_numpy(self._targets(index, x, y)),
+            target=torch.from_numpy(self._targets(index, x, y, room)),
             index=index,
             x=x,
             y=y,
@@ -104,9 +105,9 @@ class TrainingBatches(BatchDataset):
             return self.patches.x[index].astype(np.int64), self.patches.y[index].astype(np.int64)
         return self.places.draw(index, counter_rng(self.sampler.seed, worker=self.worker, step=step, stream=PLACE))
 
-    def _targets(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def _targets(self, index: np.ndarray, x: np.ndarray, y: np.ndarray, room: Room) -> np.ndarray:
         if self.masks is not None:
-            return self.masks.read(index, x, y)
+            return self._read_masks(self.masks, index, x, y, room)
         if self.places is not None and self.task.kind == "regression" and self.task.target.source == "annotation":
             return self.places.shares(index, x, y)
         return self.patches.target[index]
@@ -176,7 +177,7 @@ class RandomPlaces:
         return self._lattices[slide]
 
 
-class FixedBatches(BatchDataset):
+class FixedBatches(PatchBatches):
     """The patches of an index in order, in batches: for validation and prediction.
 
     ``groups``: how many patches each of several groups has, in order; no batch holds patches of two.
@@ -198,15 +199,15 @@ class FixedBatches(BatchDataset):
     def __len__(self) -> int:
         return len(self.spans)
 
-    def prepare(self, step: int, out: np.ndarray | None = None) -> Batch:
-        """See BatchDataset."""
+    def prepare(self, number: int, room: Room = NEW) -> Batch:
+        """See BatchSource."""
         patches = self.reader.patches
-        index = np.arange(*self.spans[step])
+        index = np.arange(*self.spans[number])
         x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
-        pixels, errors = self.reader.read(index, x, y, out)
-        target = patches.target[index] if self.masks is None else self.masks.read(index, x, y)
+        pixels, errors = self._read(index, x, y, room)
+        target = patches.target[index] if self.masks is None else self._read_masks(self.masks, index, x, y, room)
         return Batch(
-            step=step,
+            step=number,
             images=torch.from_numpy(pixels),
             target=torch.from_numpy(target),
             index=index,

@@ -1,8 +1,9 @@
-"""Owns the record of what was drawn: every patch of every step, in parts that survive a killed run."""
+"""Record of drawn patches: every patch of every batch, in parts that survive a killed run."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,51 +24,59 @@ SCHEMA = pa.schema(
         ("y", pa.int32()),
     ]
 )
+"""``step`` is the number of the batch, of which a step takes ``train.accumulate``."""
 FILE = "drawn.parquet"
 
 
+class _Draw(NamedTuple):
+    """What is recorded of one batch; no pixels, so that their memory can be freed."""
+
+    number: int
+    index: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
 class DrawnPatches:
-    """Collects the draws of one training process; parts are written with each checkpoint."""
+    """Collects the draws of one training process; a part is written with each checkpoint."""
 
     def __init__(self, folder: Path, patches: PatchIndex, *, worker: int) -> None:
         self.folder, self.patches, self.worker = folder, patches, worker
-        self._batches: list[Batch] = []
+        self._draws: list[_Draw] = []
 
     def add(self, batch: Batch) -> None:
-        """Note one batch."""
-        kept = Batch(batch.step, *([batch.images[:0]] * 2), batch.index, batch.x, batch.y, None, [])
-        self._batches.append(kept)
+        """Record one batch."""
+        self._draws.append(_Draw(batch.step, batch.index, batch.x, batch.y))
 
-    def forget_from(self, step: int) -> None:
-        """Drop parts of steps that a resumed run will do again."""
+    def forget_from(self, number: int) -> None:
+        """Remove the parts that begin with batch ``number`` or later, which a resumed run draws again."""
         for part in self.folder.glob(f"{self.worker:03d}-*.parquet"):
-            if int(part.stem.split("-")[1]) >= step:
+            if int(part.stem.split("-")[1]) >= number:
                 part.unlink()
 
     def flush(self) -> None:
-        """Write what was noted since the last time."""
-        if self._batches:
-            first = self._batches[0].step
-            write_table(self._table(), self.folder / f"{self.worker:03d}-{first:09d}.parquet")
-            self._batches = []
+        """Write what was recorded since the last flush."""
+        if self._draws:
+            write_table(self._table(), self.folder / f"{self.worker:03d}-{self._draws[0].number:09d}.parquet")
+            self._draws = []
 
     def _table(self) -> pa.Table:
-        index = np.concatenate([batch.index for batch in self._batches])
-        steps = np.repeat([batch.step for batch in self._batches], [len(batch.index) for batch in self._batches])
+        index = np.concatenate([draw.index for draw in self._draws])
+        numbers = np.repeat([draw.number for draw in self._draws], [len(draw.index) for draw in self._draws])
         names = pa.array([entry.slide_id for entry in self.patches.entries], pa.string())
         columns = {
-            "step": steps.astype(np.int32),
+            "step": numbers.astype(np.int32),
             "worker": np.full(len(index), self.worker, np.int16),
             "slide_id": pa.DictionaryArray.from_arrays(pa.array(self.patches.slide[index]), names),
             "patch_id": self.patches.patch_id[index],
-            "x": np.concatenate([batch.x for batch in self._batches]).astype(np.int32),
-            "y": np.concatenate([batch.y for batch in self._batches]).astype(np.int32),
+            "x": np.concatenate([draw.x for draw in self._draws]).astype(np.int32),
+            "y": np.concatenate([draw.y for draw in self._draws]).astype(np.int32),
         }
         return pa.table(columns, schema=SCHEMA)
 
 
 def join_parts(folder: Path, output: Path) -> None:
-    """Write all parts as one file, part after part, and remove them."""
+    """Write all parts as one file into ``output``, in order, and remove them."""
     parts = sorted(folder.glob("*.parquet"))
     with atomic_file(output / FILE) as aside, pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
         for part in parts:

@@ -1,8 +1,8 @@
-"""Owns loader processes: batches prepared ahead of their use, and the memory through which pixels come.
+"""Loader processes: batches prepared ahead of their use, and the shared memory through which their arrays come.
 
-Pixels go through slots of shared memory that are made once and used again and again: the training process copies
-nothing, maps nothing and unpickles a few numbers a batch. Sent one by one as shared tensors, as DataLoader does by
-itself, batches of 64 patches cost a fast GPU a quarter of its time, most of it spent waiting for Python's lock.
+Large arrays go through slots of shared memory that are allocated once and reused: the training process copies nothing,
+maps nothing and unpickles a few numbers per batch. Sent one by one as shared tensors, which is DataLoader's own way,
+batches of 64 patches cost a fast GPU a quarter of its time, most of it spent waiting for Python's lock.
 """
 
 from __future__ import annotations
@@ -12,46 +12,50 @@ import signal
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from histomake.learn.data.batches import Batch, BatchDataset
-from histomake.patch.augment import Parameters
+from histomake.learn.data.source import BatchSource, Room
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PREFETCH = 4
 """Batches that each loader process keeps ready, or fewer: see MOST_READY."""
 
 MOST_READY = 32
-"""Batches that many processes together keep ready, at two each or more: their memory is made before the first."""
+"""Batches that many processes together keep ready, at two each or more: their memory is allocated before the first."""
 
 HELD = 3
-"""Batches whose pixels stay as they are: the one in use and those that a GPU may not have copied yet."""
+"""Batches whose arrays stay valid: the one in use and those that a GPU may not have copied yet."""
 
 
 class Slots:
-    """Room for ``count`` batches of a dataset, shared with processes that are forked later.
+    """Room for ``count`` batches of a source, shared with processes that are forked later.
 
-    Anonymous memory and not /dev/shm, of which containers have 64 MB.
+    Anonymous memory instead of /dev/shm, of which containers have 64 MB.
     """
 
-    def __init__(self, dataset: BatchDataset, count: int) -> None:
-        pixels, masks = dataset.pixel_shape, dataset.mask_shape
-        sizes = [int(np.prod(pixels)), 2 * int(np.prod(masks)) if masks else 0]
-        stride = -(-sum(sizes) // mmap.PAGESIZE) * mmap.PAGESIZE
-        self.room = np.frombuffer(mmap.mmap(-1, max(1, count) * stride), np.uint8).reshape(max(1, count), stride)
-        self.pixels = self.room[:, : sizes[0]].reshape(-1, *pixels)
-        self.masks = self.room[:, sizes[0] : sum(sizes)].view(np.int16).reshape(-1, *masks) if masks else None
+    def __init__(self, source: BatchSource[Any], count: int) -> None:
+        stride = -(-max(1, source.room_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.memory = np.frombuffer(mmap.mmap(-1, max(1, count) * stride), np.uint8).reshape(max(1, count), stride)
+
+    def __getitem__(self, position: int) -> NDArray[np.uint8]:
+        """The slot of the ``position``-th batch."""
+        return self.memory[position % len(self.memory)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Page-locked for a while, so that a GPU copies from the slots while it computes."""
-        address = self.room.ctypes.data
+        """Page-lock the slots for a while, so that a GPU copies from them while it computes."""
+        address = self.memory.ctypes.data
         cuda = torch.cuda.cudart() if torch.cuda.is_available() else None
         if cuda is not None:
-            torch.cuda.check_error(int(cuda.cudaHostRegister(address, self.room.nbytes, 0)))
+            torch.cuda.check_error(int(cuda.cudaHostRegister(address, self.memory.nbytes, 0)))
         try:
             yield
         finally:
@@ -60,98 +64,115 @@ class Slots:
                 torch.cuda.check_error(int(cuda.cudaHostUnregister(address)))
 
 
-class _Prepared(Dataset):
-    """What a loader process sends: batches without their pixels, which it has put into a slot; nothing is a tensor."""
+@dataclass(frozen=True)
+class _InSlot:
+    """Stands for a tensor whose values lie in the batch's slot."""
 
-    def __init__(self, dataset: BatchDataset, slots: Slots, first: int) -> None:
-        self.dataset, self.slots, self.first = dataset, slots, first
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
 
-    def slot(self, step: int) -> int:
-        return (step - self.first) % len(self.slots.pixels)
 
-    def __getitem__(self, step: int) -> Batch:
-        slot = self.slot(step)
-        batch = self.dataset.prepare(step, self.slots.pixels[slot])
-        target = batch.target.numpy()
-        if self.slots.masks is not None:
-            self.slots.masks[slot, : len(target)] = target
-            target = None
-        parameters = batch.parameters and {
-            name: value.numpy() if isinstance(value, torch.Tensor) else value
-            for name, value in vars(batch.parameters).items()
-        }
-        return replace(batch, images=None, target=target, parameters=parameters)
+@dataclass(frozen=True)
+class _Sent:
+    """Stands for a tensor that is sent as an array: pickled tensors would open files in shared memory."""
 
-    def attach(self, batch: Batch) -> Batch:
-        """The batch as tensors, in the process that asked for it; pixels are views of the slot."""
-        slot, count = self.slot(batch.step), len(batch.index)
-        target = self.slots.masks[slot, :count] if batch.target is None else batch.target
-        parameters = batch.parameters and Parameters(
-            **{
-                name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                for name, value in batch.parameters.items()
-            }
-        )
-        images = torch.from_numpy(self.slots.pixels[slot, :count])
-        return replace(batch, images=images, target=torch.from_numpy(target), parameters=parameters)
+    values: NDArray[Any]
+
+
+def _pack(value: Any, slot: NDArray[np.uint8]) -> Any:
+    """``value`` without its tensors, also those of nested dataclasses."""
+    if isinstance(value, Tensor):
+        array = value.numpy()
+        offset = array.ctypes.data - slot.ctypes.data
+        if 0 <= offset < slot.nbytes and array.flags.c_contiguous:
+            return _InSlot(offset, array.shape, array.dtype.str)
+        return _Sent(array)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _pack(getattr(value, f.name), slot) for f in fields(value)})
+    return value
+
+
+def _unpack(value: Any, slot: NDArray[np.uint8]) -> Any:
+    """The inverse of `_pack`; tensors in the slot are views of it."""
+    if isinstance(value, _InSlot):
+        count = int(np.prod(value.shape)) * np.dtype(value.dtype).itemsize
+        return torch.from_numpy(slot[value.offset : value.offset + count].view(value.dtype).reshape(value.shape))
+    if isinstance(value, _Sent):
+        return torch.from_numpy(value.values)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _unpack(getattr(value, f.name), slot) for f in fields(value)})
+    return value
+
+
+class _Prepared(Dataset[Any]):
+    """What a loader process sends: batches without their tensors, some of which it has put into a slot."""
+
+    def __init__(self, source: BatchSource[Any], slots: Slots, first: int) -> None:
+        self.source, self.slots, self.first = source, slots, first
+
+    def __getitem__(self, number: int) -> Any:
+        slot = self.slots[number - self.first]
+        return _pack(self.source.prepare(number, Room(slot)), slot)
 
 
 @contextmanager
-def load_batches(dataset: BatchDataset, steps: range, *, workers: int) -> Iterator[Iterator[Batch]]:
-    """Batches ``steps`` of ``dataset`` in order, prepared by ``workers`` processes that end with the context.
+def load_batches[B](source: BatchSource[B], numbers: range, *, workers: int) -> Iterator[Iterator[B]]:
+    """Batches ``numbers`` of ``source`` in order, prepared by ``workers`` processes that end with the context.
 
-    Pixels and masks of a batch are there until HELD further batches have been asked for, then it has none: copy what is
-    to be kept. What a GPU was told to do with them is waited for.
+    The tensors of a batch are valid until HELD further batches have been asked for, then they are empty: copy what is
+    to be kept. Copies to a GPU that were asked for by then are waited for.
     """
-    batches = _load(dataset, steps, workers) if workers else map(dataset.prepare, steps)
+    if not workers:
+        yield map(source.prepare, numbers)
+        return
+    batches = _load(source, numbers, workers)
     try:
         yield batches
     finally:
-        if workers:
-            batches.close()
+        batches.close()
 
 
-def _load(dataset: BatchDataset, steps: range, workers: int) -> Generator[Batch]:
+def _load[B](source: BatchSource[B], numbers: range, workers: int) -> Generator[B]:
     ready = max(2, min(PREFETCH, MOST_READY // workers))
-    slots = Slots(dataset, min(len(steps), workers * ready + HELD))
-    prepared = _Prepared(dataset, slots, steps.start)
+    slots = Slots(source, min(len(numbers), workers * ready + HELD))
     loader = DataLoader(
-        prepared,
+        _Prepared(source, slots, numbers.start),
         batch_size=None,
-        sampler=steps,
+        sampler=numbers,
         num_workers=workers,
         prefetch_factor=ready,
         multiprocessing_context="fork",
-        worker_init_fn=_leave_signals,
+        worker_init_fn=_ignore_signals,
         collate_fn=_as_it_is,
     )
     arriving = iter(loader)
     try:
         # Locked after the fork: the processes' own view of the memory stays ordinary.
         with slots.locked():
-            yield from _attached(arriving, prepared)
+            yield from _attached(arriving, slots)
     finally:
-        # Not left to the garbage collector: an error on its way holds the iterator, and its processes ignore the
-        # signal with which Python ends what is left at its exit. The job would hang.
-        arriving._shutdown_workers()
+        # Not left to the garbage collector: an error in flight holds the iterator, and its processes ignore the
+        # signal with which Python ends remaining processes at exit. The job would hang.
+        arriving._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _attached(arriving: Iterator[Batch], prepared: _Prepared) -> Iterator[Batch]:
-    held: deque[tuple[Batch, torch.cuda.Event | None]] = deque()
-    for sent in arriving:
-        batch = prepared.attach(sent)
+def _attached[B](arriving: Iterator[B], slots: Slots) -> Iterator[B]:
+    held: deque[tuple[B, NDArray[np.uint8], torch.cuda.Event | None]] = deque()
+    for position, sent in enumerate(arriving):
+        batch: B = _unpack(sent, slots[position])
         yield batch
-        held.append((batch, _passed()))
+        held.append((batch, slots[position], _passed()))
         if len(held) == HELD:
             _let_go(*held.popleft())
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is[B](batch: B) -> B:
     return batch
 
 
 def _passed() -> torch.cuda.Event | None:
-    """A mark behind all that the GPU has been told to do so far."""
+    """An event behind all work that the GPU has been given so far."""
     if not torch.cuda.is_available():
         return None
     event = torch.cuda.Event()
@@ -159,14 +180,17 @@ def _passed() -> torch.cuda.Event | None:
     return event
 
 
-def _let_go(batch: Batch, used: torch.cuda.Event | None) -> None:
-    """Give a batch's slot back once the GPU has copied it. Who kept the batch finds no pixels in it, not another's."""
+def _let_go(batch: Any, slot: NDArray[np.uint8], used: torch.cuda.Event | None) -> None:
+    """Free a batch's slot once the GPU has copied it. Whoever kept the batch finds no values instead of another's."""
     if used is not None:
         used.synchronize()
-    batch.images, batch.target = batch.images[:0], batch.target[:0]
+    for each in fields(batch):
+        value = getattr(batch, each.name)
+        if isinstance(value, Tensor) and 0 <= value.data_ptr() - slot.ctypes.data < slot.nbytes:
+            setattr(batch, each.name, value[:0])
 
 
-def _leave_signals(_worker: int) -> None:
+def _ignore_signals(_worker: int) -> None:
     """Slurm signals every process of a job; only the training process answers, and it ends its loaders itself."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ class SlideEntry:
             labels=dict(labels),
         )
 
+    def dump(self) -> dict[str, Any]:
+        """The entry as JSON."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> SlideEntry:
+        """The inverse of `dump`."""
+        paths = {key: content[key] and Path(content[key]) for key in ("manifest", "table", "annotation")}
+        return cls(**{**content, **paths})
+
     def is_annotated(self) -> bool:
         """Whether somebody annotated the slide, if only to find nothing."""
         if self.annotation is None or not self.annotation.exists():
@@ -80,8 +90,8 @@ class PatchIndex:
 
     def take(self, chosen: np.ndarray) -> PatchIndex:
         """The patches at ``chosen`` (indices or a mask)."""
-        arrays = (self.slide, self.patch_id, self.x, self.y, self.tissue, self.target)
-        return PatchIndex(self.entries, *(array[chosen] for array in arrays), self.size, self.mpp, self.stride)
+        arrays = ("slide", "patch_id", "x", "y", "tissue", "target")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in arrays})
 
     def describe(self, index: int) -> str:
         """Name a patch for a person."""

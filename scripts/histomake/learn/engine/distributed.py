@@ -1,30 +1,26 @@
-"""Owns training on several GPUs of one node: processes started by torchrun, and what they tell each other."""
+"""What the processes of one run tell each other; a run of one process tells nothing."""
 
 from __future__ import annotations
 
 import os
-import sys
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json, write_json
-from histomake.learn.data.patch_index import SlideEntry
-
-LAUNCH = "launch.json"
+BUCKET_BYTES = 32 << 20
+"""Gradients are exchanged in buckets of about this size: many small messages would cost more than their bytes."""
 
 
 def rank() -> int:
-    """Number of this process among those of the run; 0 when it is alone."""
+    """Number of this process within the run; 0 when it is alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes share each step."""
+    """Number of processes that share each step."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -33,18 +29,27 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if dist.is_initialized() else 0
 
 
+def join() -> None:
+    """Make this process, started by torchrun, a member of the run. CPU tensors travel apart, without the GPU."""
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+
+def leave() -> None:
+    """End this process's membership."""
+    dist.destroy_process_group()
+
+
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Each flag, true for all processes as soon as it is for one: they must act in the same step."""
+    """Each flag, true in all processes as soon as it is true in one: they must act in the same step."""
     if size() == 1:
         return flags
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    shared = torch.tensor([int(flag) for flag in flags], device=device)
+    shared = torch.tensor([int(flag) for flag in flags])
     dist.all_reduce(shared, dist.ReduceOp.MAX)
     return tuple(bool(flag) for flag in shared.tolist())
 
 
-def from_first(value: Any) -> Any:
-    """The first process's value, for all: a plain, small object. The others wait for it."""
+def from_first[T](value: T) -> T:
+    """The first process's value, in all processes: a small picklable object. The others wait for it."""
     if size() == 1:
         return value
     shared = [value]
@@ -52,62 +57,49 @@ def from_first(value: Any) -> Any:
     return shared[0]
 
 
-def launch(folder: Path, job: dict[str, Any], *, processes: int) -> None:
-    """Run ``python -m histomake.learn.engine.distributed`` in ``processes`` processes and wait for them.
+def to_first[T](value: T) -> list[T]:
+    """The values of all processes, in the first one; an empty list in the others."""
+    if size() == 1:
+        return [value]
+    gathered: list[T | None] | None = [None] * size() if rank() == 0 else None
+    dist.gather_object(value, gathered, dst=0)
+    return gathered or []  # type: ignore[return-value]
 
-    ``job``: arguments of ``train``, JSON but for the slide entries. Raises HistomakeError when one of them fails;
-    its log says why.
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of the first process."""
+    if size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over all processes.
+
+    The parameters that have a gradient must be the same in every process. Unlike DistributedDataParallel this works
+    for any number of networks and backward passes per step, but does not overlap with the backward pass.
     """
-    from torch.distributed.run import main
-
-    roles = {role: [_plain(entry) for entry in job[role]] for role in ("train", "val")}
-    write_json(folder / LAUNCH, job | roles)
-    arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", "histomake.learn.engine.distributed"]
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), before]))
-    try:
-        main([*arguments, str(folder / LAUNCH)])
-    except torch.distributed.elastic.multiprocessing.errors.ChildFailedError as error:
-        raise HistomakeError(f"training on {processes} processes failed; see the log above: {error}") from error
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    if size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    waiting = []
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        waiting.append((dist.all_reduce(flat, async_op=True), flat, bucket))
+    for work, flat, bucket in waiting:
+        work.wait()
+        flat /= size()
+        for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
-def _plain(entry: SlideEntry) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(entry).items()}
-
-
-def _entry(plain: dict[str, Any]) -> SlideEntry:
-    paths = {key: plain[key] and Path(plain[key]) for key in ("manifest", "table", "annotation")}
-    return SlideEntry(**{**plain, **paths})
-
-
-def _work(path: Path) -> None:
-    """One process of a launched run."""
-    import logging
-
-    from histomake.config import Task
-    from histomake.learn.train import fit
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    job = read_json(path)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        fit(
-            Task.model_validate(job["task"]),
-            train=[_entry(plain) for plain in job["train"]],
-            val=[_entry(plain) for plain in job["val"]],
-            output=Path(job["output"]),
-            state=Path(job["state"]),
-            seed=job["seed"],
-            threads=job["threads"],
-        )
-    finally:
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _work(Path(sys.argv[1]))
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbouring tensors of one type, up to BUCKET_BYTES together or one alone."""
+    for _, same in groupby(tensors, lambda tensor: (tensor.dtype, tensor.device)):
+        bucket: list[Tensor] = []
+        for tensor in same:
+            if bucket and sum(t.nbytes for t in [*bucket, tensor]) > BUCKET_BYTES:
+                yield bucket
+                bucket = []
+            bucket.append(tensor)
+        yield bucket

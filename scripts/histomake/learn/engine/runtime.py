@@ -1,8 +1,7 @@
-"""Owns where and how numbers are computed: device, threads, mixed precision, and signals that end a job early."""
+"""Where and how numbers are computed: device, threads, mixed precision, memory, and signals that end a job early."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
 from collections.abc import Iterator
@@ -12,11 +11,9 @@ from types import FrameType
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.base.rng import MODEL, counter_rng
-from histomake.config import Train
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +24,7 @@ class PreemptedError(HistomakeError):
 
 @dataclass(frozen=True)
 class Runtime:
-    """device: cpu or cuda; dtype: of autocast, float32 for none; scaled: fp16 needs its loss scaled."""
+    """device: cpu or cuda; dtype: of autocast, float32 for none; scaled: whether the loss is scaled, as fp16 needs."""
 
     device: torch.device
     dtype: torch.dtype
@@ -48,7 +45,7 @@ def choose_runtime(precision: str, *, threads: int, index: int = 0) -> Runtime:
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.fp32_precision = "tf32"
-        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = True
         auto = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     else:
@@ -59,13 +56,13 @@ def choose_runtime(precision: str, *, threads: int, index: int = 0) -> Runtime:
     return Runtime(device, dtypes[precision])
 
 
-def default_workers(train: Train, threads: int) -> int:
-    """Loader processes: as configured, else the job's threads less the one that trains."""
-    return max(0, threads - 1) if train.workers is None else train.workers
+def default_workers(configured: int | None, threads: int) -> int:
+    """Number of loader processes: as configured, else the job's threads but the one that trains."""
+    return max(0, threads - 1) if configured is None else configured
 
 
 def seed_step(seed: int, *, worker: int, step: int) -> None:
-    """Fix torch's generators (dropout, drop path) for one step, so that no generator state needs saving."""
+    """Seed torch's generators (dropout, drop path) for one step, so that no generator state needs saving."""
     torch.manual_seed(int(counter_rng(seed, worker=worker, step=step, stream=MODEL).integers(0, np.int64(2**62))))
 
 
@@ -77,19 +74,19 @@ class Interrupts:
         self.stop = False
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Only note the signal: the loop acts between two steps."""
+        """Record the signal; the loop acts on it between two steps."""
         self.save = True
         self.stop = self.stop or number == signal.SIGTERM
 
 
 @contextmanager
 def catch_interrupts() -> Iterator[Interrupts]:
-    """Note SIGTERM and SIGUSR1 instead of dying; outside the main thread, where none arrive, do nothing."""
+    """Record SIGTERM and SIGUSR1 instead of ending; outside the main thread, where none arrive, do nothing."""
     interrupts = Interrupts()
     try:
         previous = {n: signal.signal(n, interrupts.handle) for n in (signal.SIGTERM, signal.SIGUSR1)}
     except ValueError:
-        log.info("not in the main thread: signals are left alone")
+        log.info("not in the main thread: signals keep their handlers")
         previous = {}
     try:
         yield interrupts
@@ -98,34 +95,16 @@ def catch_interrupts() -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-def to_unit(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 (n, h, w, c) → float (n, c, h, w) in [0, 1] on ``device``, channels last without a copy."""
-    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-
-
-def standardise(images: Tensor, normalisation: dict[str, list[float]]) -> Tensor:
-    """Subtract the mean and divide by the standard deviation of each channel of float (n, 3 · views, h, w)."""
-    views = images.shape[1] // 3
-    mean, std = (_channel_values(tuple(normalisation[key]) * views, images.device) for key in ("mean", "std"))
-    return (images - mean) / std
-
-
-@functools.cache
-def _channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(1, c, 1, 1), copied to the device once: a copy per step would wait for the GPU."""
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
-
-
 NO_MEMORY = ("can't allocate memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED")
 LOST_LOADER = "DataLoader worker"
 
 
 @contextmanager
 def advise_on_memory(advice: str) -> Iterator[None]:
-    """Turn running out of memory into ``advice``: what was attempted, and what to change.
+    """Raise HistomakeError with ``advice``, what was attempted and what to change, when memory runs out.
 
-    A loader process that ended by itself was killed, and what kills one process of a job is the kernel or Slurm, for
-    memory. torch may notice it at any moment, so it is told apart here.
+    A loader process that ends by itself was killed, and the kernel or Slurm kill one process of a job for its memory.
+    torch may report that at any moment, so it is recognised here.
     """
     try:
         yield
@@ -133,8 +112,8 @@ def advise_on_memory(advice: str) -> Iterator[None]:
         first, *_ = str(error).splitlines() or [""]
         if LOST_LOADER in first:
             raise HistomakeError(
-                f"a process that reads patches was killed, most likely because the job's memory was used up: give the "
-                f"job more (mem_mb, --set-resources), or lower train.workers. ({first})"
+                f"a loader process was killed, most likely because the job ran out of memory: give the job more "
+                f"(mem_mb, --set-resources), or lower train.workers. ({first})"
             ) from error
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in first for words in NO_MEMORY):
             raise HistomakeError(f"out of memory {advice}. ({first})") from error

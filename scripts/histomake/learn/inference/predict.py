@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from histomake.base.errors import HistomakeError
 from histomake.config import Model, Target, Task
 from histomake.learn.data.batches import FixedBatches
+from histomake.learn.data.images import standardise, to_unit
 from histomake.learn.data.loader import load_batches
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
 from histomake.learn.data.reading import PatchReader
 from histomake.learn.data.stains import learn_slide
-from histomake.learn.engine.runtime import Runtime, advise_on_memory, choose_runtime, standardise, to_unit
+from histomake.learn.engine.runtime import Runtime, advise_on_memory, choose_runtime
 from histomake.learn.inference.validation import activate
 from histomake.model import build, transfer
 from histomake.model.description import read_description
@@ -70,12 +71,15 @@ class Predictor:
         """
         inputs = self.normalise(images)
         variants = [(turns, mirror) for turns in range(4) for mirror in (False, True)] if flips else [(0, False)]
-        total = None
-        for turns, mirror in variants:
-            scores = self._forward(_turned(inputs, turns, mirror=mirror))
-            scores = _turned_back(scores, turns, mirror=mirror) if scores.ndim == 4 else scores
-            total = scores if total is None else total + scores
+        total = self._turned_scores(inputs, *variants[0])
+        for turns, mirror in variants[1:]:
+            total = total + self._turned_scores(inputs, turns, mirror)
         return total / len(variants)
+
+    def _turned_scores(self, inputs: Tensor, turns: int, mirror: bool) -> Tensor:
+        """Scores of patches that are turned and mirrored; those of pixels are turned back."""
+        scores = self._forward(_turned(inputs, turns, mirror=mirror))
+        return _turned_back(scores, turns, mirror=mirror) if scores.ndim == 4 else scores
 
     def _forward(self, inputs: Tensor) -> Tensor:
         with self.runtime.autocast():
@@ -119,9 +123,9 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
     network = build.build_model(architecture, kind=description["kind"], outputs=outputs, size=size)
     transfer.load_weights(network, transfer.read_weights(path), origin=path)
     runtime = choose_runtime(precision, threads=threads)
-    network = network.to(runtime.device, memory_format=torch.channels_last).eval()
-    reference = description["stain"]
-    stain = StainNormaliser(architecture.stain, reference=reference) if reference else None
+    network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
+    reference, method = description["stain"], architecture.stain
+    stain = StainNormaliser(method, reference=reference) if reference and method != "none" else None
     return Predictor(network, description, runtime, stain)
 
 

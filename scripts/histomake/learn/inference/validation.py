@@ -24,13 +24,6 @@ def activate(logits: Tensor, kind: Kind) -> Tensor:
     return torch.sigmoid(logits.float()) if kind == "multi_label" else torch.softmax(logits.float(), 1)
 
 
-def is_better(figure: str, value: float, best: float | None) -> bool:
-    """Whether ``value`` of a validation figure beats the best so far; NaN never does."""
-    if np.isnan(value):
-        return False
-    return best is None or (value < best if figure in LOWER_IS_BETTER else value > best)
-
-
 class ScoreMeter:
     """Gathers the logits of validation patches: for every kind but segmentation."""
 
@@ -48,7 +41,7 @@ class ScoreMeter:
         """Loss and the figures of the kind."""
         logits, target = torch.cat(self._logits), torch.cat(self._targets)
         scores, truth = activate(logits, self.kind).numpy(), target.numpy()
-        measure = classification_scores
+        measure: Callable[[np.ndarray, np.ndarray], dict[str, float]] = classification_scores
         if self.kind == "regression":
             measure = regression_scores
         elif self.kind == "multi_label":
@@ -66,7 +59,8 @@ class PixelMeter:
 
     def __init__(self, outputs: int, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.confusion = np.zeros((outputs, outputs), np.int64)
-        self._loss, self._losses = loss, []
+        self._loss = loss
+        self._losses: list[float] = []
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add one batch."""
@@ -84,7 +78,7 @@ class PixelMeter:
         dice = 2 * hit[size > 0] / size[size > 0]
         return {
             "loss": float(np.mean(self._losses)),
-            "accuracy": float(hit.sum() / max(self.confusion.sum(), 1)),
+            "accuracy": int(hit.sum()) / max(int(self.confusion.sum()), 1),
             "dice": float(dice.mean()) if len(dice) else float("nan"),
         }
 

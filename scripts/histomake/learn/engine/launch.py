@@ -1,0 +1,62 @@
+"""Runs one function in several processes, one per GPU of the node, started by torchrun."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+import histomake
+from histomake.base.errors import HistomakeError
+from histomake.base.files import read_json, write_json
+from histomake.learn.engine import distributed
+from histomake.learn.engine.objective import Json
+
+CALL = "launch.json"
+
+
+def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, folder: Path, processes: int) -> None:
+    """Call ``function(**arguments)`` in ``processes`` processes that form one run, and wait for them.
+
+    ``function`` is one of a module's own, which each process imports; ``arguments`` are JSON and are passed through a
+    file in ``folder``. Raises HistomakeError when a process fails; its log says why.
+    """
+    from torch.distributed.run import main
+
+    write_json(
+        folder / CALL,
+        {"module": function.__module__, "function": function.__qualname__, "arguments": dict(arguments)},
+    )
+    options = ["--standalone", f"--nproc-per-node={processes}", "-m", __name__]
+    before = os.environ.get("PYTHONPATH")
+    library = str(Path(histomake.__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [library, before]))
+    try:
+        main([*options, str(folder / CALL)])
+    except ChildFailedError as error:
+        raise HistomakeError(f"training in {processes} processes failed; see the log above: {error}") from error
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _call(path: Path) -> None:
+    """Be one process of a launched run."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    call = read_json(path)
+    distributed.join()
+    try:
+        getattr(import_module(call["module"]), call["function"])(**call["arguments"])
+    finally:
+        distributed.leave()
+
+
+if __name__ == "__main__":
+    _call(Path(sys.argv[1]))
