@@ -163,7 +163,7 @@ def _take_place(aside: Path, target: Path, place: Path) -> None:
                 raise
 
 
-def write_json(path: Path | str, content: Any) -> None:
+def write_json(path: Path | str, content: object) -> None:
     """Write ``content`` as indented JSON with sorted keys, atomically."""
     with atomic_file(path) as aside:
         aside.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
