@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,8 @@ SCHEMA = pa.schema(
 FILE = "drawn.parquet"
 
 
-class _Draw(NamedTuple):
+@dataclass(frozen=True)
+class _Draw:
     """What is recorded of one batch; no pixels, so that their memory can be freed."""
 
     number: int
