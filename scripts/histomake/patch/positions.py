@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from histomake.base.units import Level0Pixels
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -48,7 +50,9 @@ class TissueLattice:
         return share
 
 
-def move(lattice: TissueLattice, x: int, y: int, *, min_tissue: float, rng: np.random.Generator) -> tuple[int, int]:
+def move(
+    lattice: TissueLattice, x: Level0Pixels, y: Level0Pixels, *, min_tissue: float, rng: np.random.Generator
+) -> tuple[Level0Pixels, Level0Pixels]:
     """Shift the cell at ``x``, ``y`` by at most half a cell to a position with enough tissue.
 
     Returns the cell itself if no such position is found. If cells are drawn uniformly, positions are uniform over the
@@ -59,4 +63,6 @@ def move(lattice: TissueLattice, x: int, y: int, *, min_tissue: float, rng: np.r
     enough = lattice.tissue(candidates[:, 0], candidates[:, 1]) >= min_tissue
     inside = (candidates >= 0).all(axis=1)
     chosen = np.flatnonzero(enough & inside)
-    return (x, y) if not len(chosen) else (int(candidates[chosen[0], 0]), int(candidates[chosen[0], 1]))
+    if len(chosen):
+        x, y = (Level0Pixels(int(position)) for position in candidates[chosen[0]])
+    return x, y

@@ -145,7 +145,8 @@ class RandomPlaces:
         x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
         for slot, patch in enumerate(index):
             lattice, min_tissue = self._lattice(int(patches.slide[patch]))
-            x[slot], y[slot] = move(lattice, int(x[slot]), int(y[slot]), min_tissue=min_tissue, rng=rng)
+            place = Level0Pixels(int(x[slot])), Level0Pixels(int(y[slot]))
+            x[slot], y[slot] = move(lattice, *place, min_tissue=min_tissue, rng=rng)
         if self.task.kind in ("classification", "multi_label") and self.task.target.source == "annotation":
             changed = ~self._same_class(index, x, y)
             x[changed], y[changed] = patches.x[index[changed]], patches.y[index[changed]]
