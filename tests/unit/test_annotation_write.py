@@ -79,14 +79,14 @@ def test_the_written_file_can_be_read_as_an_annotation(tmp_path):
     assert again.record.regions == {"tumor": 1, "necrosis": 1}
 
 
-def test_an_annotation_that_is_no_mask_any_more_loses_its_label_image(tmp_path):
+def test_the_label_image_is_removed_if_the_annotation_is_no_longer_a_mask(tmp_path):
     labels = tmp_path / "s1.labels.zarr"
     labels.mkdir()
     save(Annotation(("necrosis", "tumor"), SHAPES, None, RECORD), tmp_path)
     assert not labels.exists()
 
 
-def test_a_quarantined_slide_with_a_mask_leaves_a_store_without_arrays_that_says_why(tmp_path):
+def test_a_quarantined_slide_with_a_mask_has_a_store_without_arrays_and_its_reason(tmp_path):
     labels = tmp_path / "s1.labels.zarr"
     error = SlideError(Reason.BAD_ANNOTATION, slide_id="s1", path="a.png", detail="empty", remedy="Draw")
     outcome = Quarantined.of(error, "annotate")

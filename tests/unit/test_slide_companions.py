@@ -1,4 +1,4 @@
-"""Which files are one slide, and that its fingerprint and its hash agree on it."""
+"""Tests of the files that make up a slide, for its fingerprint and its hash."""
 
 import os
 
@@ -19,7 +19,7 @@ VMU = "[Uncompressed Virtual Microscope Specimen]\nImageFile = b.ngr\nMapFile=b-
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with the files of several slides, and files that belong to none."""
+    """A folder with the files of several slides, and files of no slide."""
     root = tmp_path / "slides"
     for name in (
         *("a.mrxs", "a/Slidedat.ini", "a/Data0000.dat", "a/deeper/Data0001.dat", "aa/Data0000.dat"),

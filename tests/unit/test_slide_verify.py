@@ -45,7 +45,7 @@ def test_the_manifest_states_the_digest_of_the_store(manifest):
 
 
 @pytest.mark.parametrize("store", ["directory", "zip"])
-def test_a_quarantined_slide_has_a_store_that_says_why_in_place_of_another(small, tmp_path, store):
+def test_a_quarantined_slide_has_a_store_with_its_reason(small, tmp_path, store):
     other = Convert(store={"directory": "zip", "zip": "directory"}[store])
     convert(small, tmp_path / "a.zarr", slide_id="a", config=other)
     write_no_store(sample_records.lost(), tmp_path / "a.zarr", Convert(store=store))
@@ -60,7 +60,7 @@ def test_a_quarantined_slide_has_a_store_that_says_why_in_place_of_another(small
         Store(path)
 
 
-def test_a_slide_with_another_digest_than_the_sheet_states_is_refused(small, tmp_path):
+def test_a_slide_with_a_digest_other_than_in_the_sheet_is_refused(small, tmp_path):
     with pytest.raises(SlideError, match="but the sheet has") as caught:
         convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert(), sha256="0" * 64)
     assert caught.value.reason is Reason.CHECKSUM

@@ -1,11 +1,11 @@
-"""File formats of annotations, by suffix. Light: the workflow reads it when it is planned."""
+"""File formats of annotations, by suffix. Imports are light, because the workflow uses this module for planning."""
 
 from pathlib import Path
 
 MASK_SUFFIXES = (".npy", ".png", ".tif", ".tiff", ".zarr")
-"""Label masks. Their annotation has a label image; that of every other format has regions."""
+"""Suffixes of label masks. They give a label image; all other formats give regions."""
 
 
 def is_mask(path: Path | str | None) -> bool:
-    """Whether an annotation file is a label mask. No file is none."""
+    """Return whether an annotation file is a label mask; False for None."""
     return path is not None and Path(path).suffix.lower() in MASK_SUFFIXES

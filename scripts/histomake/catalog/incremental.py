@@ -140,5 +140,5 @@ def _stamp_file(catalog: Path) -> Path:
 
 
 def _stamp(catalog: Path) -> str:
-    """Size and time of the catalog's file: they change when somebody writes into it."""
+    """Size and time of the catalog's file: they change if it is modified."""
     return repr(stamps([str(catalog)])[0])

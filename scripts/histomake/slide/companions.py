@@ -1,7 +1,7 @@
 """The files that make up one slide, the names under which they are hashed, and their combined hash.
 
-Snakemake asks for the files of every slide each time it starts, so this module imports nothing heavy and an ordinary
-slide costs one look at the file system.
+Snakemake needs the files of every slide at each start, so the imports of this module are light, and an ordinary slide
+needs a single access to the file system.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def slide_files(path: Path | str) -> list[Path]:
 
 
 def named_files(path: Path | str) -> dict[str, Path]:
-    """Return the files that make up a slide by the names under which they are hashed: paths relative to its folder.
+    """Return the files of a slide by the names under which they are hashed, which are relative to its folder.
 
-    A folder (DICOM) is all files below it. An MRXS file comes with all files of the folder of the same name, a VMS or
-    VMU file (Hamamatsu) with the files that its text names, as far as they exist. Any other file is a slide by itself,
-    whatever lies beside it.
+    For a folder (DICOM) these are all files in it. An MRXS file includes all files in the folder of the same name, a
+    VMS or VMU file (Hamamatsu) the existing files that it names. Any other file is a complete slide, independent of
+    the files beside it.
     """
     path = Path(path)
     if path.is_dir():

@@ -59,7 +59,7 @@ def convert(
         slide_id: Identifier of the slide in the sheet.
         config: The ``convert`` section of the configuration.
         mpp: Resolution from the sheet in µm per pixel; overrides the resolution in the file.
-        sha256: Digest from the sheet; the slide must have it.
+        sha256: Digest from the sheet. The slide is refused if its digest differs.
         threads: Number of threads.
 
     Raises SlideError if the slide cannot be used, and OSError if the disk is full.
@@ -96,13 +96,13 @@ def convert(
 
 
 def store_digest(manifest: Manifest) -> str:
-    """The sha256_tree of a store, from the digests in its manifest: the store need not be read again."""
+    """Return the sha256_tree of a store from the digests in its manifest, without reading the store again."""
     checksums = manifest.checksums
     return checksums[manifest.store] if manifest.store in checksums else tree_digest(checksums)
 
 
 def write_no_store(outcome: Quarantined, store: Path | str, config: Convert) -> None:
-    """Write a store without levels in place of a quarantined slide's; its attributes hold ``outcome``."""
+    """Write a store without levels in place of the store of a quarantined slide; its attributes hold ``outcome``."""
     store = Path(store)
     packed = store.with_name(f"{store.name}.zip")
     write_empty_store(store, outcome.dump())
