@@ -4,7 +4,8 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job
 from histomake.base.files import store_of
-from histomake.cohort.quarantine import attempt, quarantined
+from histomake.base.records.record import quarantined
+from histomake.cohort.quarantine import attempt
 from histomake.config import Convert
 from histomake.slide.convert import convert, store_digest, write_no_store
 
