@@ -38,9 +38,7 @@ LAYERS = (
 
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
-EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("learn.engine.distributed", "learn.train"): "goes when the training loop takes an objective",
-}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 """(importing module, imported module) that break the order or close a circle, each with its reason."""
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from histomake.base.errors import HistomakeError
 from histomake.base.files import write_json
-from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
 from histomake.base.rng import counter_rng
 from histomake.config import ConfigError, Grid, Model, Target, Task
@@ -27,7 +26,7 @@ from histomake.learn.engine.loop import Trainer
 from histomake.learn.engine.runtime import PreemptedError, advise_on_memory, choose_runtime
 from histomake.learn.inference.predict import SHORT_OF_MEMORY as PREDICTING
 from histomake.learn.inference.predict import load_model, predict_slide
-from histomake.learn.inference.validation import choose_threshold, choose_thresholds, regression_scores
+from histomake.learn.inference.validation import choose_threshold, class_thresholds, regression_scores
 from histomake.learn.objectives.losses import build_loss, cross_entropy, dice, focal, generalised_dice
 from histomake.learn.objectives.patches import SHORT_OF_MEMORY as TRAINING
 from histomake.learn.objectives.patches import PatchObjective
@@ -448,7 +447,7 @@ def test_threshold_separates_what_can_be_separated() -> None:
 def test_slides_get_thresholds_of_their_own_for_every_pooling() -> None:
     score = np.array([0.1, 0.3, 0.2, 0.6, 0.7, 0.2])
     slide, truth = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
-    found = choose_thresholds(Kind.CLASSIFICATION, np.stack([1 - score, score], 1), truth, slide, np.ones(6))
+    found = class_thresholds(np.stack([1 - score, score], 1), truth, slide, np.ones(6))
     assert 0.2 < found["slide_thresholds"]["mean"] < 0.5
     assert 0.3 < found["slide_thresholds"]["max"] < 0.7
 

@@ -8,12 +8,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from histomake.base.errors import HistomakeError
 from histomake.base.files import read_json
 from histomake.config import Task
-from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, patches_containing
+from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches
 from histomake.learn.data.staging import staged
 from histomake.learn.engine import distributed
 from histomake.learn.engine.launch import launch
@@ -21,6 +19,7 @@ from histomake.learn.engine.objective import Json
 from histomake.learn.engine.run import run
 from histomake.learn.engine.runtime import choose_runtime
 from histomake.learn.engine.settings import Settings
+from histomake.learn.kinds import TRAINED
 from histomake.learn.objectives.patches import PatchObjective
 from histomake.patch.sampler import choose
 from histomake.target.outputs import outputs_of
@@ -137,10 +136,11 @@ def check_classes(patches: PatchIndex, held_out: PatchIndex, task: Task) -> None
         slides = ", ".join(entry.slide_id for entry in index.entries)
         if not len(index):
             raise HistomakeError(f"no {role} patch has a label (slides: {slides}); annotate them or change the split")
-        if task.kind == "regression":
+        count_classes = TRAINED[task.kind].count_classes
+        if count_classes is None:
             log.info("%s patches: %d", role, len(index))
             continue
-        counts = _class_counts(index, task)
+        counts = count_classes(index, task.target, outputs_of(task.kind, task.target))
         log.info("%s patches: %s", role, counts)
         missing = [name for name, count in counts.items() if not count]
         if missing and role == "training":
@@ -150,15 +150,3 @@ def check_classes(patches: PatchIndex, held_out: PatchIndex, task: Task) -> None
             )
         if missing:
             log.warning("no validation patch has class %s (slides: %s)", ", ".join(missing), slides)
-
-
-def _class_counts(patches: PatchIndex, task: Task) -> dict[str, int]:
-    """Patches of each class; of pixels, patches that contain it: a rare structure may cover no patch by half."""
-    outputs = outputs_of(task.kind, task.target)
-    if task.kind == "segmentation":
-        return {name: int(patches_containing(patches, name).sum()) for name in task.target.classes}
-    if task.kind == "multi_label":
-        counts = (np.nan_to_num(patches.target) > 0.5).sum(axis=0)
-    else:
-        counts = np.bincount(patches.target, minlength=len(outputs))
-    return dict(zip(outputs, counts.tolist(), strict=True))

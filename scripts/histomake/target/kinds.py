@@ -46,6 +46,11 @@ class Learned:
     per_pixel: bool
     exclusive: bool
 
+    @property
+    def numbers(self) -> bool:
+        """Whether scores are numbers of which nothing is decided."""
+        return self.decide is None
+
 
 def patch_targets(
     table: pa.Table, kind: Kind, target: Target, *, labels: Mapping[str, str], annotated: bool, slide_id: str

@@ -123,7 +123,7 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
 
 def _score_range(model: dict[str, Any], scores: np.ndarray) -> list[float]:
     """Ends of the colour scale: 0 and 1 for probabilities and area shares, else the least and largest number."""
-    numbers = LEARNED[model["kind"]].decide is None and not model["target"]["classes"]
+    numbers = LEARNED[model["kind"]].numbers and not model["target"]["classes"]
     return [float(scores.min()), float(scores.max())] if numbers and scores.size else [0.0, 1.0]
 
 

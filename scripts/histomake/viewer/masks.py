@@ -140,7 +140,7 @@ def class_order(layout: Layout, slide: str) -> list[str]:
     for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.parquet")):
         fold = int(path.parent.name.removeprefix("fold"))
         model = read_description(layout.model(path.parent.parent.name, fold) / "model.json")
-        if LEARNED[model["kind"]].decide is not None:
+        if not LEARNED[model["kind"]].numbers:
             names |= dict.fromkeys(name for name in model["class_names"] if name != BACKGROUND)
     if (annotation := annotation_of(layout, slide)) is not None:
         names |= dict.fromkeys(annotation.class_names)

@@ -20,7 +20,7 @@ from histomake.patch.augment import Parameters
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import Sampler
 from histomake.patch.table import read_table
-from histomake.target.targets import dominant_class
+from histomake.target.kinds import LEARNED
 
 SHARE_SIDE = 64
 """Edge of the raster on which a moved patch's annotated shares are counted."""
@@ -77,7 +77,7 @@ class TrainingBatches(PatchBatches):
     def __init__(self, reader: PatchReader, sampler: Sampler, task: Task, *, worker: int) -> None:
         self.reader, self.sampler, self.task, self.worker = reader, sampler, task, worker
         self.patches, self.batch = reader.patches, task.train.batch
-        self.masks = MaskReader(self.patches, task.target) if task.kind == "segmentation" else None
+        self.masks = MaskReader(self.patches, task.target) if LEARNED[task.kind].per_pixel else None
         self.places = RandomPlaces(reader, task) if task.train.positions == "random" else None
 
     def prepare(self, number: int, room: Room = NEW) -> Batch:
@@ -108,8 +108,8 @@ class TrainingBatches(PatchBatches):
     def _targets(self, index: np.ndarray, x: np.ndarray, y: np.ndarray, room: Room) -> np.ndarray:
         if self.masks is not None:
             return self._read_masks(self.masks, index, x, y, room)
-        if self.places is not None and self.task.kind == "regression" and self.task.target.source == "annotation":
-            return self.places.shares(index, x, y)
+        if self.places is not None and self.task.target.source == "annotation" and LEARNED[self.task.kind].numbers:
+            return self.places.targets(index, x, y)
         return self.patches.target[index]
 
     def _replace(
@@ -147,16 +147,15 @@ class RandomPlaces:
             lattice, min_tissue = self._lattice(int(patches.slide[patch]))
             place = Level0Pixels(int(x[slot])), Level0Pixels(int(y[slot]))
             x[slot], y[slot] = move(lattice, *place, min_tissue=min_tissue, rng=rng)
-        if self.task.kind in ("classification", "multi_label") and self.task.target.source == "annotation":
-            changed = ~self._same_class(index, x, y)
-            x[changed], y[changed] = patches.x[index[changed]], patches.y[index[changed]]
+        learned = LEARNED[self.task.kind]
+        if self.task.target.source == "annotation" and not learned.numbers and not learned.per_pixel:
+            same = (self.targets(index, x, y) == patches.target[index]).reshape(len(index), -1).all(axis=1)
+            x[~same], y[~same] = patches.x[index[~same]], patches.y[index[~same]]
         return x, y
 
-    def _same_class(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        shares, target = self.shares(index, x, y), self.patches.target[index]
-        if self.task.kind == "multi_label":
-            return (((shares >= self.task.target.min_area) & (shares > 0)) == (target > 0.5)).all(axis=1)
-        return dominant_class(shares, min_area=self.task.target.min_area) == target
+    def targets(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Targets of patches at ``x``, ``y``, as `patch_targets` gives them on the grid."""
+        return LEARNED[self.task.kind].of_areas(self.shares(index, x, y), self.task.target, True)
 
     def shares(self, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Annotated share per class, float32 (n, classes), of patches at ``x``, ``y``."""

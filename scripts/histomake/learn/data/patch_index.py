@@ -19,7 +19,7 @@ from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.units import Mpp, PatchPixels
 from histomake.config import Grid, Target
 from histomake.patch.table import read_table
-from histomake.target.kinds import patch_targets
+from histomake.target.kinds import LEARNED, patch_targets
 from histomake.target.targets import UNLABELLED
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def patches_containing(patches: PatchIndex, class_name: str) -> np.ndarray:
 
 def output_sizes(patches: PatchIndex, outputs: Sequence[str], *, kind: Kind) -> np.ndarray:
     """How much there is to learn each output from, float64 (outputs,): patches or, for pixels, area in patches."""
-    if kind != "segmentation":
+    if not LEARNED[kind].per_pixel:
         return np.bincount(patches.target[patches.target != UNLABELLED], minlength=len(outputs)).astype(np.float64)
     areas = {name: float(annotated_shares(patches, name).sum()) for name in outputs if name != BACKGROUND}
     rest = max(len(patches) - sum(areas.values()), 0.0)

@@ -23,7 +23,7 @@ from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patch
 from histomake.learn.data.reading import PatchReader
 from histomake.learn.data.stains import learn_slide
 from histomake.learn.engine.runtime import Runtime, advise_on_memory, choose_runtime
-from histomake.learn.inference.validation import activate
+from histomake.learn.kinds import TRAINED
 from histomake.model import build, transfer
 from histomake.model.description import read_description
 from histomake.patch.stain import StainNormaliser
@@ -84,7 +84,7 @@ class Predictor:
     def _forward(self, inputs: Tensor) -> Tensor:
         with self.runtime.autocast():
             logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
-        return activate(logits, self.task.kind)
+        return TRAINED[self.task.kind].activate(logits)
 
     def scores(self, images: Tensor, *, flips: bool = False) -> np.ndarray:
         """The same, as float32 in main memory."""
@@ -101,7 +101,8 @@ class Predictor:
         With several labels bool (n, classes), each class by its own threshold.
         """
         decide = LEARNED[self.task.kind].decide
-        assert decide is not None
+        if decide is None:
+            raise HistomakeError(f"a model of kind {self.task.kind} predicts numbers: nothing can be decided")
         return decide(scores, self.description["threshold"])
 
 
@@ -189,13 +190,13 @@ def predict_batches(
 
 def prediction_schema(predictor: Predictor) -> pa.Schema:
     """Columns of a prediction table of this model."""
-    names = predictor.class_names
+    names, learned = predictor.class_names, LEARNED[predictor.task.kind]
     columns = [("patch_id", pa.uint32()), ("x", pa.int32()), ("y", pa.int32()), ("tissue", pa.float32())]
     columns += [(f"score_{name}", pa.float32()) for name in names]
     columns += [("predicted", DICTIONARY), ("label", DICTIONARY)]
-    if predictor.description["kind"] == "regression":
+    if learned.numbers:
         columns += [(f"target_{name}", pa.float32()) for name in names]
-    if predictor.description["kind"] == "segmentation":
+    if learned.per_pixel:
         columns += [(f"{count}_{name}", pa.int32()) for name in names for count in ("tp", "fp", "fn")]
     return pa.schema(columns)
 
@@ -209,7 +210,7 @@ def _table(predictor: Predictor, patches: PatchIndex, scores: np.ndarray) -> pa.
     names = predictor.class_names
     columns: dict[str, Any] = place_columns(patches)
     columns |= {f"score_{name}": scores[:, i] for i, name in enumerate(names)}
-    if predictor.description["kind"] == "regression":
+    if LEARNED[predictor.task.kind].numbers:
         columns["predicted"] = columns["label"] = pa.nulls(len(patches), DICTIONARY)
         columns |= {f"target_{name}": _nullable(patches.target[:, i]) for i, name in enumerate(names)}
     else:

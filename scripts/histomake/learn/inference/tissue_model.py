@@ -14,6 +14,7 @@ from histomake.base.errors import ConfigError
 from histomake.base.units import Mpp
 from histomake.learn.inference.predict import Predictor, load_model
 from histomake.learn.inference.segment import window_weight
+from histomake.target.kinds import LEARNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +34,7 @@ def tissue_model(model_dir: Path, *, mpp: Mpp, threads: int) -> Callable[[NDArra
     """
     predictor = load_model(model_dir, threads=threads)
     described = predictor.description
-    if described["kind"] != "segmentation" or TISSUE not in predictor.class_names:
+    if not LEARNED[described["kind"]].per_pixel or TISSUE not in predictor.class_names:
         raise ConfigError(
             f"tissue.model: {model_dir} is a {described['kind']} model of {', '.join(predictor.class_names)}; "
             f"a segmentation model with a class {TISSUE!r} is needed"

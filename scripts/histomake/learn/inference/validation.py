@@ -1,4 +1,4 @@
-"""Owns what is measured on validation patches while training, and the thresholds chosen there."""
+"""Figures of validation patches during training, and the thresholds chosen on them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,39 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from histomake.base.kinds import Kind
 from histomake.target.pooling import POOLINGS, pool_scores
 from histomake.target.targets import UNLABELLED, is_known
 
 LOWER_IS_BETTER = ("loss", "mae")
 
 
-def activate(logits: Tensor, kind: Kind) -> Tensor:
-    """Scores from logits (n, outputs, …): probabilities that sum to one, one by one, or numbers as they are."""
-    if kind == "regression":
-        return logits.float()
-    return torch.sigmoid(logits.float()) if kind == "multi_label" else torch.softmax(logits.float(), 1)
+Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+"""Figures of scores (n, outputs) and targets of validation patches, by name."""
+
+Thresholds = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict[str, Any]]
+"""Thresholds of patches and of slides, from scores (n, outputs), targets, slides (n,) and tissue shares (n,)."""
+
+
+def exclusive_scores(logits: Tensor) -> Tensor:
+    """Probabilities of logits (n, outputs, …) that sum to one."""
+    return torch.softmax(logits.float(), 1)
+
+
+def independent_scores(logits: Tensor) -> Tensor:
+    """Probabilities of logits (n, outputs, …), each on its own."""
+    return torch.sigmoid(logits.float())
+
+
+def numbers(logits: Tensor) -> Tensor:
+    """The outputs as they are."""
+    return logits.float()
 
 
 class ScoreMeter:
-    """Gathers the logits of validation patches: for every kind but segmentation."""
+    """Gathers the logits of validation patches, one per output."""
 
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
+    def __init__(self, activate: Callable[[Tensor], Tensor], measure: Figures, choose: Thresholds) -> None:
+        self.activate, self.measure, self.choose = activate, measure, choose
         self._logits: list[Tensor] = []
         self._targets: list[Tensor] = []
 
@@ -38,20 +52,14 @@ class ScoreMeter:
         self._targets.append(target.cpu())
 
     def figures(self, loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
-        """Loss and the figures of the kind."""
+        """Loss and the figures of the kind of task."""
         logits, target = torch.cat(self._logits), torch.cat(self._targets)
-        scores, truth = activate(logits, self.kind).numpy(), target.numpy()
-        measure: Callable[[np.ndarray, np.ndarray], dict[str, float]] = classification_scores
-        if self.kind == "regression":
-            measure = regression_scores
-        elif self.kind == "multi_label":
-            measure = multi_label_scores
-        return {"loss": float(loss(logits, target)), **measure(scores, truth)}
+        return {"loss": float(loss(logits, target)), **self.measure(self.activate(logits).numpy(), target.numpy())}
 
     def thresholds(self, slide: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
         """Thresholds of patches and slides; ``slide`` int (n,) and ``tissue`` float (n,) of the patches in order."""
-        scores = activate(torch.cat(self._logits), self.kind).numpy()
-        return choose_thresholds(self.kind, scores, torch.cat(self._targets).numpy(), slide, tissue)
+        scores = self.activate(torch.cat(self._logits)).numpy()
+        return self.choose(scores, torch.cat(self._targets).numpy(), slide, tissue)
 
 
 class PixelMeter:
@@ -83,7 +91,7 @@ class PixelMeter:
         }
 
     def thresholds(self, _slide: np.ndarray, _tissue: np.ndarray) -> dict[str, Any]:
-        """A pixel takes the largest score: nothing to choose."""
+        """A pixel takes the class with the largest score, without a threshold."""
         return {"threshold": 0.5, "slide_thresholds": {}}
 
 
@@ -137,21 +145,27 @@ def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
     return (best + float(lower.max())) / 2 if len(lower) else best
 
 
-def choose_thresholds(
-    kind: Kind, scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray
-) -> dict[str, Any]:
-    """Thresholds of validation patches, and of slides for every way of pooling their patches.
+def class_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
+    """Thresholds of the second of two classes: of patches, and of slides for every way of pooling their patches.
 
-    One number for two classes (of the second), a list for several labels, 0.5 where the largest score decides.
-    Slides take the patches' threshold where the validation slides are all alike.
+    Slides take the patches' threshold if the validation slides are all alike. With more classes the largest score
+    decides, and the threshold is 0.5.
     """
-    if kind == "multi_label":
-        each = [_output_thresholds(scores[:, c], truth[:, c] > 0.5, slide, tissue) for c in range(scores.shape[1])]
-        pooled = {how: [one["slide_thresholds"][how] for one in each] for how in POOLINGS}
-        return {"threshold": [one["threshold"] for one in each], "slide_thresholds": pooled}
-    if kind == "regression" or scores.shape[1] != 2:
-        return {"threshold": 0.5, "slide_thresholds": {}}
+    if scores.shape[1] != 2:
+        return no_thresholds(scores, truth, slide, tissue)
     return _output_thresholds(scores[:, 1], truth == 1, slide, tissue)
+
+
+def label_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
+    """Thresholds of each label, as lists; see `class_thresholds`."""
+    each = [_output_thresholds(scores[:, c], truth[:, c] > 0.5, slide, tissue) for c in range(scores.shape[1])]
+    pooled = {how: [one["slide_thresholds"][how] for one in each] for how in POOLINGS}
+    return {"threshold": [one["threshold"] for one in each], "slide_thresholds": pooled}
+
+
+def no_thresholds(_scores: np.ndarray, _truth: np.ndarray, _slide: np.ndarray, _tissue: np.ndarray) -> dict[str, Any]:
+    """The threshold of a model that needs none."""
+    return {"threshold": 0.5, "slide_thresholds": {}}
 
 
 def _output_thresholds(

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import read_json, sha256_file
-from histomake.base.kinds import Kind
 from histomake.base.records.manifest import Manifest
 from histomake.config import Task
 from histomake.learn.data.batches import Batch, FixedBatches, TrainingBatches
@@ -33,6 +32,7 @@ from histomake.learn.engine.objective import Json, Objective, Optimisation, Resu
 from histomake.learn.engine.optim import build_optimiser, build_schedule
 from histomake.learn.engine.runtime import Runtime, default_workers, seed_step
 from histomake.learn.inference.validation import LOWER_IS_BETTER, PixelMeter, ScoreMeter
+from histomake.learn.kinds import TRAINED
 from histomake.learn.objectives.losses import build_loss
 from histomake.model.build import build_model, normalisation
 from histomake.model.transfer import (
@@ -47,6 +47,7 @@ from histomake.model.transfer import (
 from histomake.patch import augment
 from histomake.patch.sampler import Sampler, balance_weights, mix_containing
 from histomake.patch.stain import StainNormaliser
+from histomake.target.kinds import LEARNED
 from histomake.target.outputs import outputs_of
 from histomake.target.targets import balance_group
 
@@ -56,12 +57,6 @@ SHORT_OF_MEMORY = (
     "with batches of {batch} patches: halve train.batch and double train.accumulate, which learns the same; or take "
     "smaller patches, or train.precision: bf16"
 )
-AUTO_LOSS = {
-    Kind.CLASSIFICATION: "ce",
-    Kind.MULTI_LABEL: "bce",
-    Kind.SEGMENTATION: "dice_ce",
-    Kind.REGRESSION: "huber",
-}
 KNOWN_DIGITS = 20
 """Digits of a slide's sha256 that model.json stores: enough to recognise the slide."""
 NETWORK = "network"
@@ -89,7 +84,7 @@ class PatchObjective(Objective[Batch]):
         threads: int,
     ) -> None:
         self.task, self.patches, self.held_out = task, patches, held_out
-        self.outputs = outputs_of(task.kind, task.target)
+        self.outputs, self.learned = outputs_of(task.kind, task.target), LEARNED[task.kind]
         self.runtime, self.state_folder, self.seed = runtime, state, seed
         self.process = distributed.rank()
         self.workers = default_workers(task.train.workers, threads)
@@ -143,7 +138,7 @@ class PatchObjective(Objective[Batch]):
         return stain
 
     def _loss_name(self) -> str:
-        return AUTO_LOSS[self.task.kind] if self.task.train.loss == "auto" else self.task.train.loss
+        return TRAINED[self.task.kind].loss if self.task.train.loss == "auto" else self.task.train.loss
 
     def _class_weights(self) -> Tensor | None:
         """Inverse size of each class among the training patches, or of its area in them, mean 1, for weighted_ce."""
@@ -181,8 +176,8 @@ class PatchObjective(Objective[Batch]):
         train, outputs = self.task.train, self.outputs
         balance = train.balance
         if balance == "auto":
-            balance = "slide" if self.task.kind == "regression" else "class"
-        classes = balance_group(self.patches.target) if self.task.kind != "regression" else self.patches.slide
+            balance = "slide" if self.learned.numbers else "class"
+        classes = self.patches.slide if self.learned.numbers else balance_group(self.patches.target)
         shares = {[*outputs, "none"].index(name): share for name, share in train.shares.items()}
         weights = balance_weights(slide=self.patches.slide, group=classes, balance=balance, shares=shares)
         for name, factor in train.factors.items():
@@ -227,7 +222,7 @@ class PatchObjective(Objective[Batch]):
         """The loss of a batch whose patches are changed at random."""
         device = self.runtime.device
         images, target = to_unit(batch.images, device), batch.target.to(device, non_blocking=True)
-        masks = target.long() if self.task.kind == "segmentation" else None
+        masks = target.long() if self.learned.per_pixel else None
         if batch.parameters is not None:
             images, masks = augment.apply(images, batch.parameters.to(device), masks)
         with self.runtime.autocast():
@@ -267,11 +262,10 @@ class PatchObjective(Objective[Batch]):
 
     def _measure(self) -> ScoreMeter | PixelMeter:
         task = self.task
-        segmentation = task.kind == "segmentation"
-        masks = MaskReader(self.held_out, task.target) if segmentation else None
+        masks = MaskReader(self.held_out, task.target) if self.learned.per_pixel else None
         reader = PatchReader(self.held_out, task.model, stain=self.stain)
         dataset = FixedBatches(reader, batch=2 * task.train.batch, masks=masks)
-        meter = PixelMeter(len(self.outputs), self.loss) if segmentation else ScoreMeter(task.kind)
+        meter = TRAINED[task.kind].meter(len(self.outputs), self.loss)
         with load_batches(dataset, range(len(dataset)), workers=self.workers) as batches:
             for batch in batches:
                 if batch.read_errors:
