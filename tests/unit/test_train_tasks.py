@@ -6,6 +6,7 @@ import csv
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ from histomake.base.errors import HistomakeError
 from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.base.rng import counter_rng
-from histomake.config import ConfigError, Grid, Model, Target, Task
+from histomake.config import ConfigError, Grid, Model, Target, Task, Train
+from histomake.config.kinds import ACCEPTED
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.items import SlidePrediction
 from histomake.learn.data.batches import TrainingBatches
@@ -409,6 +411,13 @@ def test_unknown_numbers_do_not_cost(name: str) -> None:
 
 def table_of(**areas: list[float]):
     return pa.table({f"area_{name}": np.array(values, np.float32) for name, values in areas.items()})
+
+
+def test_every_loss_that_can_be_chosen_fits_a_kind_and_can_be_built() -> None:
+    chosen = set(get_args(Train.model_fields["loss"].annotation)) - {"auto"}
+    assert {loss for accepted in ACCEPTED.values() for loss in accepted.losses} == chosen
+    for name in chosen:
+        assert callable(build_loss(name))
 
 
 def test_unannotated_patches_never_take_the_first_class() -> None:
