@@ -19,3 +19,5 @@ def test_a_new_project_runs_the_workflow_of_the_checkout(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "quality" / "S1.json.meta.json").is_file()
+    assert "cohort: 1 slides: 1 new" in done.stderr
+    assert len(list((tmp_path / "results" / "audit" / "runs").glob("*/run.json"))) == 1
