@@ -40,7 +40,7 @@ def test_cell_i_starts_at_the_rounded_multiple_of_the_stride(slide_grid):
 @given(slide_grids)
 def test_cells_are_sorted_by_y_then_x_and_are_the_product_of_the_axes(slide_grid):
     columns, rows = slide_grid.axes()
-    assume(rows.size * columns.size < 200_000)
+    assume(rows.size * columns.size < 20_000)
     x, y = slide_grid.cells()
     assert x.dtype == y.dtype == np.int32
     assert list(zip(y, x, strict=True)) == [(b, a) for b in rows for a in columns]

@@ -20,7 +20,7 @@ def project(tmp_path, monkeypatch):
 
 def test_the_configuration_is_valid_and_the_sheet_lacks_only_slides(project):
     config = load_config("config/config.yaml")
-    with pytest.raises(ConfigError, match=r"1 problem\(s\):\n  it has no rows$"):
+    with pytest.raises(ConfigError, match=r"1 problem\(s\):\n  the sheet has no rows$"):
         read_sheet(config.sheet, config, check_files=True)
 
 

@@ -357,8 +357,7 @@ def test_an_mrxs_is_read_at_its_position_on_every_level(mrxs, tmp_path):
         (119, 104, 4.0),
     ]
     ys, xs = np.nonzero((truth[0] != 255).any(axis=2))
-    bounds = {"x": xs.min(), "y": ys.min(), "width": np.ptp(xs) + 1, "height": np.ptp(ys) + 1}
-    assert manifest.bounds == bounds
+    assert manifest.bounds == Bounds(x=xs.min(), y=ys.min(), width=np.ptp(xs) + 1, height=np.ptp(ys) + 1)
     for index, expected in enumerate(truth):
         shown = reader.read_level(index, 0, 0, *expected.shape[1::-1])
         assert np.array_equal(shown, expected)
