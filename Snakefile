@@ -1,6 +1,4 @@
 # histomake: whole-slide images to models, predictions, explanations and an audit trail.
-import re
-
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -12,23 +10,7 @@ if not workflow.overwrite_configfiles:
 
 
 include: "rules/common.smk"
-include: "rules/settled.smk"
-include: "rules/failed.smk"
-
-
-pathvars:
-    results=CONFIG.results,
-    logs=f"{CONFIG.results}/logs",
-    benchmarks=f"{CONFIG.results}/benchmarks",
-
-
-wildcard_constraints:
-    slide="|".join(map(re.escape, PLANNED or ["no-slide"])) if SETTLED else SLIDE_ID.pattern,
-    grid="|".join(CONFIG.grids),
-    task="|".join(CONFIG.tasks) or "no-task",
-    fold=r"\d+",
-
-
+include: "rules/planning.smk"
 include: "rules/slides.smk"
 include: "rules/annotations.smk"
 include: "rules/tissue.smk"
@@ -37,11 +19,14 @@ include: "rules/cohort.smk"
 include: "rules/training.smk"
 include: "rules/inference.smk"
 include: "rules/radhical.smk"
-include: "rules/interpretation.smk"
+include: "rules/patch_cascades.smk"
+include: "rules/views.smk"
+include: "rules/explain.smk"
+include: "rules/report.smk"
 include: "rules/audit.smk"
 
 
 rule all:
     default_target: True
     input:
-        final_outputs,
+        lambda wildcards: OUTPUTS.all(),

@@ -1,17 +1,17 @@
-# Annotations of every format to one geometry, in level-0 pixels, as GeoJSON that QuPath opens.
+# Annotations of every format to one geometry, in level-0 pixels: GeoJSON that QuPath opens, and label images of masks.
 
 
 rule annotate:
     input:
-        manifest="<results>/slides/{slide}.json",
-        annotation=ancient(annotation_path),
+        manifest=LAYOUT.manifest("{slide}"),
+        annotation=ancient(lambda wildcards: slide(wildcards).annotation or []),
     output:
-        record="<results>/annotations/{slide}.json",
-        geojson="<results>/annotations/{slide}.geojson",
+        record=LAYOUT.annotation("{slide}"),
+        outlines=LAYOUT.outlines("{slide}"),
     log:
-        "<logs>/annotate/{slide}.log",
+        LAYOUT.log("annotate", "{slide}"),
     benchmark:
-        "<benchmarks>/annotate/{slide}.tsv"
+        LAYOUT.benchmark("annotate", "{slide}")
     conda:
         "../envs/slides.yaml"
     threads: 1
@@ -19,21 +19,21 @@ rule annotate:
         mem_mb=memory(4000),
         runtime=minutes(15),
     params:
-        annotation=annotation_fingerprint,
+        annotation=lambda wildcards: [FINGERPRINTS.of(path) for path in [slide(wildcards).annotation] if path],
         cfg=CONFIG.annotations.dump(),
         code=code("annotate.py"),
     script:
         "../scripts/annotate.py"
 
 
-# Only a mask becomes a label image.
+# Only masks have a label image. Where there are none, this rule costs no time when a run is planned.
 use rule annotate as annotate_mask with:
     output:
-        record="<results>/annotations/{slide}.json",
-        geojson="<results>/annotations/{slide}.geojson",
-        labels="<results>/annotations/{slide}.labels.zarr/zarr.json",
+        record=LAYOUT.annotation("{slide}"),
+        outlines=LAYOUT.outlines("{slide}"),
+        labels=LAYOUT.label_image("{slide}"),
     wildcard_constraints:
-        slide=MASKED,
+        slide=only(sorted(PLAN.masked - UNCHANGED)),
 
 
 ruleorder: annotate_mask > annotate

@@ -1,17 +1,17 @@
-# What a run is asked for, where each result came from, and what is said when the run ends.
+# Origin of every output behind the catalog, the metrics and the cascades.
 
 
 rule lineage:
     input:
-        catalog="<results>/catalog.duckdb",
-        metrics=collect("<results>/metrics/{task}.json", task=MEASURED),
-        cascades=lambda wildcards: radhical_outputs(),
+        catalog=LAYOUT.catalog,
+        metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
+        cascades=lambda wildcards: OUTPUTS.of_cascades(),
     output:
-        lineage="<results>/audit/lineage.parquet",
+        lineage=LAYOUT.lineage,
     log:
-        "<logs>/lineage.log",
+        LAYOUT.log("lineage"),
     benchmark:
-        "<benchmarks>/lineage.tsv"
+        LAYOUT.benchmark("lineage")
     conda:
         "../envs/slides.yaml"
     threads: 1
@@ -22,24 +22,3 @@ rule lineage:
         code=code("lineage.py"),
     script:
         "../scripts/lineage.py"
-
-
-# Imported where they are needed: every job of a cluster reads these files too, and is to start quickly.
-onstart:
-    from histomake.audit import runs
-
-    print(runs.preflight(LAYOUT, SLIDES, FINGERPRINTS), file=sys.stderr)
-
-
-onsuccess:
-    from histomake.audit import runs
-
-    remember_settled()
-    runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=True)
-
-
-onerror:
-    from histomake.audit import runs
-
-    mark_failed()
-    runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=False)

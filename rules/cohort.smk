@@ -1,13 +1,17 @@
-# Who is trained on and who is tested on, and whether enough of the cohort is left.
+# Roles of the slides, leakage between roles, slides in quarantine, and the catalog of the cohort.
+from histomake.cohort.leakage import JUDGED
+from histomake.planning.plan import PREDICTED, judged_slides, role_table
+
+FIRST_GRID = min(CONFIG.grids)
 
 
 rule split:
     output:
-        split="<results>/splits/{task}.parquet",
+        split=LAYOUT.split("{task}"),
     log:
-        "<logs>/split/{task}.log",
+        LAYOUT.log("split", "{task}"),
     benchmark:
-        "<benchmarks>/split/{task}.tsv"
+        LAYOUT.benchmark("split", "{task}")
     conda:
         "../envs/slides.yaml"
     threads: 1
@@ -15,24 +19,25 @@ rule split:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
-        roles=lambda wildcards: roles_of(ROLES[wildcards.task]),
+        roles=lambda wildcards: role_table(PLAN.roles[wildcards.task]),
         code=code("split.py"),
     script:
         "../scripts/split.py"
 
 
-# No figure is worked out before the slides themselves were compared, and the sooner a leak is known the less time is
-# lost. Models do not wait for it, or a new slide to test would train them anew: enrol compares what it enrols.
+# No metric is computed before the slides themselves have been compared, and the sooner a leak is known, the less time is
+# lost. Models do not wait for this rule, or a new slide to test would train them again: rule training_cohort compares
+# the slides of its model.
 rule leakage:
     input:
-        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in judged(ROLES[wildcards.task])],
-        models=earlier_descriptions,
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in judged_slides(PLAN.roles[wildcards.task])],
+        models=lambda wildcards: PLAN.earlier_descriptions(wildcards.task),
     output:
-        record="<results>/splits/{task}.leakage.json",
+        record=LAYOUT.leakage("{task}"),
     log:
-        "<logs>/leakage/{task}.log",
+        LAYOUT.log("leakage", "{task}"),
     benchmark:
-        "<benchmarks>/leakage/{task}.tsv"
+        LAYOUT.benchmark("leakage", "{task}")
     priority: 100
     conda:
         "../envs/slides.yaml"
@@ -41,23 +46,23 @@ rule leakage:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
-        roles=lambda wildcards: roles_of(ROLES[wildcards.task], leakage.JUDGED),
+        roles=lambda wildcards: role_table(PLAN.roles[wildcards.task], JUDGED),
         code=code("leakage.py"),
     script:
         "../scripts/leakage.py"
 
 
-# A slide's table stands for the records it is made from. Snakemake looks for every input of a job among all jobs before
-# it: tens of thousands of inputs take minutes. The rule ends a run that lost too much, so it goes before all else.
+# The table of a slide stands for the records that it is made from. For every input of a job, Snakemake searches all jobs
+# before it: tens of thousands of inputs take minutes. The rule ends a run that lost too many slides, so it goes first.
 rule quarantine:
     input:
-        tables=of_every_slide(partial(LAYOUT.table, FIRST_GRID)),
+        tables=lambda wildcards: [LAYOUT.table(FIRST_GRID, s) for s in SLIDES],
     output:
-        entries="<results>/quarantine.json",
+        entries=LAYOUT.quarantine,
     log:
-        "<logs>/quarantine.log",
+        LAYOUT.log("quarantine"),
     benchmark:
-        "<benchmarks>/quarantine.tsv"
+        LAYOUT.benchmark("quarantine")
     priority: 100
     conda:
         "../envs/slides.yaml"
@@ -71,3 +76,35 @@ rule quarantine:
         code=code("quarantine.py"),
     script:
         "../scripts/quarantine.py"
+
+
+# The quarantine record stands for the records and the first table of every slide, the scores for every prediction.
+rule catalog:
+    input:
+        quarantine=LAYOUT.quarantine,
+        tables=lambda wildcards: [LAYOUT.table(g, s) for g in sorted(CONFIG.grids) if g != FIRST_GRID for s in SLIDES],
+        splits=[LAYOUT.split(name) for name in sorted(CONFIG.tasks)],
+        scores=[LAYOUT.scores(name) for name in sorted(CONFIG.tasks)],
+    output:
+        catalog=LAYOUT.catalog,
+    log:
+        LAYOUT.log("catalog"),
+    benchmark:
+        LAYOUT.benchmark("catalog")
+    conda:
+        "../envs/slides.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(8000),
+        runtime=minutes(60),
+    params:
+        sheet=lambda wildcards: [
+            [s.slide_id, s.patient_id, s.site, dict(sorted(s.labels.items()))] for s in SLIDES.values()
+        ],
+        grids=sorted(CONFIG.grids),
+        predictions=lambda wildcards: {
+            name: list(map(str, OUTPUTS.predictions(name, *PREDICTED))) for name in sorted(CONFIG.tasks)
+        },
+        code=code("catalog.py"),
+    script:
+        "../scripts/catalog.py"

@@ -1,29 +1,30 @@
-# Predictions of slides the model has not seen, and how good they are.
+# Predictions of slides, scores of slides and patients, and metrics on the test slides.
+from histomake.planning.plan import PREDICTED
 
 
-# `snakemake predict`: the slides that are only to be predicted, with the models that are there.
+# `snakemake predict`: the slides that are only to be predicted, with existing models.
 rule predict:
     input:
-        predictions=lambda wildcards: [p for name in CONFIG.tasks for p in prediction_paths(name, "predict")],
-        outlines=lambda wildcards: [p for name in CONFIG.tasks for p in segmented_paths(name, "predict")],
+        predictions=lambda wildcards: [path for name in CONFIG.tasks for path in OUTPUTS.predictions(name, "predict")],
+        outlines=lambda wildcards: OUTPUTS.segmentations("predict"),
         scores=[LAYOUT.scores(name) for name in CONFIG.tasks],
 
 
 rule predict_slide:
     input:
-        manifest="<results>/slides/{slide}.json",
+        manifest=LAYOUT.manifest("{slide}"),
         table=lambda wildcards: LAYOUT.table(task(wildcards).grid, wildcards.slide),
-        annotation="<results>/annotations/{slide}.json",
-        weights="<results>/models/{task}/fold{fold}/model.safetensors",
-        description="<results>/models/{task}/fold{fold}/model.json",
+        annotation=LAYOUT.annotation("{slide}"),
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
     output:
-        predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
+        predictions=LAYOUT.prediction("{task}", "{fold}", "{slide}"),
     log:
-        "<logs>/predict/{task}/fold{fold}/{slide}.log",
+        LAYOUT.log("predict_slide", "{task}", "fold{fold}", "{slide}"),
     benchmark:
-        "<benchmarks>/predict/{task}/fold{fold}/{slide}.tsv"
+        LAYOUT.benchmark("predict_slide", "{task}", "fold{fold}", "{slide}")
     wildcard_constraints:
-        task=only([name for name in CONFIG.tasks if name not in SEGMENTED]),
+        task=only([name for name in CONFIG.tasks if name not in PLAN.segmented]),
     conda:
         "../envs/learning.yaml"
     threads: processes
@@ -33,31 +34,31 @@ rule predict_slide:
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: task(wildcards).predicting(),
-        entry=lambda wildcards: entry(wildcards.slide),
-        code=code("predict.py"),
+        entry=lambda wildcards: PLAN.entry(wildcards.slide),
+        code=code("predict_slide.py"),
     script:
-        "../scripts/predict.py"
+        "../scripts/predict_slide.py"
 
 
 use rule predict_slide as segment_slide with:
     output:
-        predictions="<results>/predictions/{task}/fold{fold}/{slide}.parquet",
-        labels="<results>/predictions/{task}/fold{fold}/{slide}.labels.zarr/zarr.json",
-        outlines="<results>/predictions/{task}/fold{fold}/{slide}.geojson",
+        predictions=LAYOUT.prediction("{task}", "{fold}", "{slide}"),
+        labels=LAYOUT.segmentation("{task}", "{fold}", "{slide}"),
+        outlines=LAYOUT.segmented_outlines("{task}", "{fold}", "{slide}"),
     wildcard_constraints:
-        task=only(SEGMENTED),
+        task=only(PLAN.segmented),
 
 
 rule score:
     input:
-        predictions=lambda wildcards: prediction_paths(wildcards.task, *PREDICTED),
-        descriptions=lambda wildcards: [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)],
+        predictions=lambda wildcards: OUTPUTS.predictions(wildcards.task, *PREDICTED),
+        descriptions=lambda wildcards: [LAYOUT.description(wildcards.task, f) for f in PLAN.folds(wildcards.task)],
     output:
-        scores="<results>/scores/{task}.tsv",
+        scores=LAYOUT.scores("{task}"),
     log:
-        "<logs>/score/{task}.log",
+        LAYOUT.log("score", "{task}"),
     benchmark:
-        "<benchmarks>/score/{task}.tsv"
+        LAYOUT.benchmark("score", "{task}")
     conda:
         "../envs/learning.yaml"
     threads: 1
@@ -66,7 +67,7 @@ rule score:
         runtime=minutes(30),
     params:
         aggregate=lambda wildcards: task(wildcards).predict.aggregate,
-        slides=lambda wildcards: entries(wildcards.task, *PREDICTED),
+        slides=lambda wildcards: PLAN.entries(wildcards.task, *PREDICTED),
         code=code("score.py"),
     script:
         "../scripts/score.py"
@@ -74,14 +75,14 @@ rule score:
 
 rule evaluate:
     input:
-        predictions=lambda wildcards: prediction_paths(wildcards.task, "test"),
-        descriptions=lambda wildcards: [LAYOUT.model(wildcards.task, f) / "model.json" for f in folds(wildcards.task)],
-        leakage="<results>/splits/{task}.leakage.json",
+        predictions=lambda wildcards: OUTPUTS.predictions(wildcards.task, "test"),
+        descriptions=lambda wildcards: [LAYOUT.description(wildcards.task, f) for f in PLAN.folds(wildcards.task)],
+        leakage=LAYOUT.leakage("{task}"),
     output:
-        metrics="<results>/metrics/{task}.json",
-        table="<results>/metrics/{task}.parquet",
+        metrics=LAYOUT.metrics("{task}"),
+        table=LAYOUT.metrics_table("{task}"),
         figures=report(
-            directory("<results>/metrics/{task}"),
+            directory(LAYOUT.metrics_figures("{task}")),
             patterns=["{figure}.png"],
             caption="report/metrics.rst",
             category="Metrics",
@@ -89,9 +90,9 @@ rule evaluate:
             labels={"figure": "{figure}"},
         ),
     log:
-        "<logs>/evaluate/{task}.log",
+        LAYOUT.log("evaluate", "{task}"),
     benchmark:
-        "<benchmarks>/evaluate/{task}.tsv"
+        LAYOUT.benchmark("evaluate", "{task}")
     conda:
         "../envs/learning.yaml"
     threads: 1
@@ -102,7 +103,7 @@ rule evaluate:
         kind=lambda wildcards: task(wildcards).kind.value,
         target=lambda wildcards: task(wildcards).target.dump(),
         aggregate=lambda wildcards: task(wildcards).predict.aggregate,
-        slides=lambda wildcards: entries(wildcards.task, "test"),
+        slides=lambda wildcards: PLAN.entries(wildcards.task, "test"),
         seed=CONFIG.seed,
         code=code("evaluate.py"),
     script:

@@ -1,76 +1,57 @@
-# RADHicaL: a network per magnification; thresholds from validation patients; what the low ones leave to the high ones.
-include: "radhical_common.smk"
+# RADHicaL: one network per magnification; thresholds from validation patients; coarse levels decide what finer ones see.
+from histomake.cohort.leakage import JUDGED
+from histomake.planning.plan import role_table
+
+CASCADE = LAYOUT.cascade("{cascade}")
 
 
-wildcard_constraints:
-    cascade="|".join(CONFIG.radhical) or "no-cascade",
-    patch_cascade="|".join(CONFIG.patch_cascades) or "no-cascade",
-    level=r"\d+",
-
-
+# `snakemake radhical`: everything of all cascades.
 rule radhical:
     input:
-        lambda wildcards: radhical_outputs(),
+        lambda wildcards: OUTPUTS.of_cascades(),
 
 
-rule radhical_split:
+use rule split as radhical_split with:
     output:
-        split=f"{CASCADE}/split.parquet",
+        split=CASCADE.split,
     log:
-        "<logs>/radhical_split/{cascade}.log",
+        LAYOUT.log("radhical_split", "{cascade}"),
     benchmark:
-        "<benchmarks>/radhical_split/{cascade}.tsv"
-    conda:
-        "../envs/slides.yaml"
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=minutes(10),
+        LAYOUT.benchmark("radhical_split", "{cascade}")
     params:
-        roles=lambda wildcards: roles_of(CASCADE_ROLES[wildcards.cascade]),
-        code=code("split.py"),
-    script:
-        "../scripts/split.py"
+        roles=lambda wildcards: role_table(PLAN.cascade_roles[wildcards.cascade]),
 
 
-rule radhical_leakage:
+use rule leakage as radhical_leakage with:
     input:
-        manifests=cascade_manifests(*leakage.JUDGED),
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.cascade_slides(wildcards.cascade, *JUDGED)],
         models=[],
     output:
-        record=f"{CASCADE}/leakage.json",
+        record=CASCADE.leakage,
     log:
-        "<logs>/radhical_leakage/{cascade}.log",
+        LAYOUT.log("radhical_leakage", "{cascade}"),
     benchmark:
-        "<benchmarks>/radhical_leakage/{cascade}.tsv"
-    priority: 100
-    conda:
-        "../envs/slides.yaml"
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=minutes(10),
+        LAYOUT.benchmark("radhical_leakage", "{cascade}")
     params:
-        roles=lambda wildcards: roles_of(CASCADE_ROLES[wildcards.cascade], leakage.JUDGED),
-        code=code("leakage.py"),
-    script:
-        "../scripts/leakage.py"
+        roles=lambda wildcards: role_table(PLAN.cascade_roles[wildcards.cascade], JUDGED),
 
 
 rule radhical_train:
     input:
-        manifests=cascade_manifests("train"),
-        stores=cascade_stores("train"),
-        annotations=ancient(cascade_annotations("train")),
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.cascade_slides(wildcards.cascade, "train")],
+        stores=lambda wildcards: [
+            LAYOUT.store(s, packed=PACKED) for s in PLAN.cascade_slides(wildcards.cascade, "train")
+        ],
+        annotations=ancient(lambda wildcards: PLAN.cascade_annotations(wildcards.cascade, "train")),
     output:
-        weights=f"{CASCADE}/level{{level}}/model.safetensors",
-        description=f"{CASCADE}/level{{level}}/model.json",
-        history=f"{CASCADE}/level{{level}}/history.csv",
-        points=f"{CASCADE}/level{{level}}/points.parquet",
+        weights=CASCADE.weights("{level}"),
+        description=CASCADE.description("{level}"),
+        history=CASCADE.history("{level}"),
+        points=CASCADE.points("{level}"),
     log:
-        "<logs>/radhical_train/{cascade}/level{level}.log",
+        LAYOUT.log("radhical_train", "{cascade}", "level{level}"),
     benchmark:
-        "<benchmarks>/radhical_train/{cascade}/level{level}.tsv"
+        LAYOUT.benchmark("radhical_train", "{cascade}", "level{level}")
     conda:
         "../envs/learning.yaml"
     threads: 1
@@ -79,9 +60,12 @@ rule radhical_train:
         mem_mb=memory(8000),
         runtime=minutes(240),
     params:
-        cfg=lambda wildcards: cascade(wildcards).fitting(),
+        cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].fitting(),
         annotations=CONFIG.annotations.dump(),
-        cohort=cascade_cohort("train"),
+        cohort=lambda wildcards: [
+            [s, SLIDES[s].patient_id, FINGERPRINTS.of(SLIDES[s].annotation)]
+            for s in PLAN.cascade_slides(wildcards.cascade, "train")
+        ],
         seed=CONFIG.seed,
         code=code("radhical_train.py"),
     script:
@@ -90,15 +74,15 @@ rule radhical_train:
 
 rule radhical_maps:
     input:
-        manifest="<results>/slides/{slide}.json",
-        store=STORE,
-        weights=cascade_weights,
+        manifest=LAYOUT.manifest("{slide}"),
+        store=LAYOUT.store("{slide}", packed=PACKED),
+        weights=lambda wildcards: PLAN.cascade_weights(wildcards.cascade),
     output:
-        maps=f"{CASCADE}/validation/{{slide}}.npz",
+        maps=CASCADE.validation_maps("{slide}"),
     log:
-        "<logs>/radhical_maps/{cascade}/{slide}.log",
+        LAYOUT.log("radhical_maps", "{cascade}", "{slide}"),
     benchmark:
-        "<benchmarks>/radhical_maps/{cascade}/{slide}.tsv"
+        LAYOUT.benchmark("radhical_maps", "{cascade}", "{slide}")
     conda:
         "../envs/learning.yaml"
     threads: 1
@@ -107,8 +91,8 @@ rule radhical_maps:
         mem_mb=memory(8000),
         runtime=minutes(60),
     params:
-        cfg=lambda wildcards: cascade(wildcards).fitting(),
-        block=lambda wildcards: cascade(wildcards).block_px,
+        cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].fitting(),
+        block=lambda wildcards: CONFIG.radhical[wildcards.cascade].block_px,
         code=code("radhical_maps.py"),
     script:
         "../scripts/radhical_maps.py"
@@ -116,22 +100,24 @@ rule radhical_maps:
 
 rule radhical_search:
     input:
-        maps=in_cascade("validation/{slide}.npz", "val"),
-        manifests=cascade_manifests("val"),
-        annotations=ancient(cascade_annotations("val")),
+        maps=lambda wildcards: [
+            LAYOUT.cascade(wildcards.cascade).validation_maps(s) for s in PLAN.cascade_slides(wildcards.cascade, "val")
+        ],
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.cascade_slides(wildcards.cascade, "val")],
+        annotations=ancient(lambda wildcards: PLAN.cascade_annotations(wildcards.cascade, "val")),
     output:
-        thresholds=f"{CASCADE}/thresholds.json",
-        trials=f"{CASCADE}/search.parquet",
+        thresholds=CASCADE.thresholds,
+        trials=CASCADE.trials,
         front=report(
-            f"{CASCADE}/pareto.png",
+            CASCADE.pareto_front,
             caption="report/radhical_pareto.rst",
             category="RADHicaL",
             labels={"cascade": "{cascade}", "figure": "thresholds: cost against F"},
         ),
     log:
-        "<logs>/radhical_search/{cascade}.log",
+        LAYOUT.log("radhical_search", "{cascade}"),
     benchmark:
-        "<benchmarks>/radhical_search/{cascade}.tsv"
+        LAYOUT.benchmark("radhical_search", "{cascade}")
     conda:
         "../envs/learning.yaml"
     threads: 2
@@ -139,10 +125,13 @@ rule radhical_search:
         mem_mb=memory(8000),
         runtime=minutes(120),
     params:
-        cfg=lambda wildcards: cascade(wildcards).dump(),
+        cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].dump(),
         annotations=CONFIG.annotations.dump(),
-        cohort=cascade_cohort("val"),
-        test=lambda wildcards: sorted({SLIDES[s].patient_id for s in cascade_slides(wildcards.cascade, "test")}),
+        cohort=lambda wildcards: [
+            [s, SLIDES[s].patient_id, FINGERPRINTS.of(SLIDES[s].annotation)]
+            for s in PLAN.cascade_slides(wildcards.cascade, "val")
+        ],
+        test=lambda wildcards: sorted({SLIDES[s].patient_id for s in PLAN.cascade_slides(wildcards.cascade, "test")}),
         seed=CONFIG.seed,
         code=code("radhical_search.py"),
     script:
@@ -151,24 +140,24 @@ rule radhical_search:
 
 rule radhical_segment:
     input:
-        manifest="<results>/slides/{slide}.json",
-        store=STORE,
-        weights=cascade_weights,
-        thresholds=f"{CASCADE}/thresholds.json",
+        manifest=LAYOUT.manifest("{slide}"),
+        store=LAYOUT.store("{slide}", packed=PACKED),
+        weights=lambda wildcards: PLAN.cascade_weights(wildcards.cascade),
+        thresholds=CASCADE.thresholds,
     output:
-        record=f"{CASCADE}/slides/{{slide}}.json",
-        store=f"{CASCADE}/slides/{{slide}}.zarr/zarr.json",
-        geojson=f"{CASCADE}/slides/{{slide}}.geojson",
+        record=CASCADE.segmentation("{slide}"),
+        store=CASCADE.store("{slide}"),
+        outlines=CASCADE.outlines("{slide}"),
         levels=report(
-            f"{CASCADE}/levels/{{slide}}.png",
+            CASCADE.levels_view("{slide}"),
             caption="report/radhical_levels.rst",
             category="RADHicaL",
             labels={"cascade": "{cascade}", "figure": "levels of {slide}"},
         ),
     log:
-        "<logs>/radhical_segment/{cascade}/{slide}.log",
+        LAYOUT.log("radhical_segment", "{cascade}", "{slide}"),
     benchmark:
-        "<benchmarks>/radhical_segment/{cascade}/{slide}.tsv"
+        LAYOUT.benchmark("radhical_segment", "{cascade}", "{slide}")
     conda:
         "../envs/learning.yaml"
     threads: 1
@@ -177,39 +166,37 @@ rule radhical_segment:
         mem_mb=memory(6000),
         runtime=minutes(60),
     params:
-        cfg=lambda wildcards: cascade(wildcards).fitting(),
-        block=lambda wildcards: cascade(wildcards).block_px,
+        cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].fitting(),
+        block=lambda wildcards: CONFIG.radhical[wildcards.cascade].block_px,
         code=code("radhical_segment.py"),
     script:
         "../scripts/radhical_segment.py"
 
 
-# Times are compared with each other, so one job takes them all, and on a small machine every core.
+# Run times are compared with one another, so one job measures them all, on a small machine with every core.
 rule radhical_compare:
     input:
-        manifests=cascade_manifests("test"),
-        tissue=lambda wildcards: [LAYOUT.tissue(s) for s in cascade_slides(wildcards.cascade, "test")],
-        masks=lambda wildcards: [
-            LAYOUT.tissue(s).with_suffix(".png") for s in cascade_slides(wildcards.cascade, "test")
-        ],
-        annotations=ancient(cascade_annotations("test")),
-        weights=cascade_weights,
-        thresholds=f"{CASCADE}/thresholds.json",
-        leakage=f"{CASCADE}/leakage.json",
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.cascade_slides(wildcards.cascade, "test")],
+        tissue=lambda wildcards: [LAYOUT.tissue(s) for s in PLAN.cascade_slides(wildcards.cascade, "test")],
+        masks=lambda wildcards: [LAYOUT.tissue_mask(s) for s in PLAN.cascade_slides(wildcards.cascade, "test")],
+        annotations=ancient(lambda wildcards: PLAN.cascade_annotations(wildcards.cascade, "test")),
+        weights=lambda wildcards: PLAN.cascade_weights(wildcards.cascade),
+        thresholds=CASCADE.thresholds,
+        leakage=CASCADE.leakage,
     output:
-        metrics=f"{CASCADE}/metrics.json",
-        slides=f"{CASCADE}/metrics.parquet",
-        table=f"{CASCADE}/table.txt",
+        metrics=CASCADE.metrics,
+        slides=CASCADE.metrics_table,
+        table=CASCADE.table,
         bars=report(
-            f"{CASCADE}/bars.html",
+            CASCADE.bars,
             caption="report/radhical_bars.rst",
             category="RADHicaL",
             labels={"cascade": "{cascade}", "figure": "measured against the bars"},
         ),
     log:
-        "<logs>/radhical_compare/{cascade}.log",
+        LAYOUT.log("radhical_compare", "{cascade}"),
     benchmark:
-        "<benchmarks>/radhical_compare/{cascade}.tsv"
+        LAYOUT.benchmark("radhical_compare", "{cascade}")
     conda:
         "../envs/learning.yaml"
     threads: 8
@@ -218,39 +205,13 @@ rule radhical_compare:
         mem_mb=memory(12000),
         runtime=minutes(120),
     params:
-        cfg=lambda wildcards: cascade(wildcards).dump(),
+        cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].dump(),
         annotations=CONFIG.annotations.dump(),
-        cohort=cascade_cohort("test"),
+        cohort=lambda wildcards: [
+            [s, SLIDES[s].patient_id, FINGERPRINTS.of(SLIDES[s].annotation)]
+            for s in PLAN.cascade_slides(wildcards.cascade, "test")
+        ],
         seed=CONFIG.seed,
         code=code("radhical_compare.py"),
     script:
         "../scripts/radhical_compare.py"
-
-
-rule patch_cascade:
-    input:
-        manifest="<results>/slides/{slide}.json",
-        tables=stage_paths(lambda wildcards, task: LAYOUT.table(CONFIG.tasks[task].grid, wildcards.slide)),
-        weights=stage_paths(lambda wildcards, task: LAYOUT.model(task, wildcards.fold) / "model.safetensors"),
-        descriptions=stage_paths(lambda wildcards, task: LAYOUT.model(task, wildcards.fold) / "model.json"),
-    output:
-        predictions="<results>/cascades/{patch_cascade}/fold{fold}/{slide}.parquet",
-        record="<results>/cascades/{patch_cascade}/fold{fold}/{slide}.json",
-    log:
-        "<logs>/patch_cascade/{patch_cascade}/fold{fold}/{slide}.log",
-    benchmark:
-        "<benchmarks>/patch_cascade/{patch_cascade}/fold{fold}/{slide}.tsv"
-    conda:
-        "../envs/learning.yaml"
-    threads: 2
-    resources:
-        gpu=1,
-        mem_mb=memory(8000),
-        runtime=minutes(60),
-    params:
-        cfg=lambda wildcards: patch_cascade(wildcards).dump(),
-        batch=lambda wildcards: CONFIG.tasks[patch_cascade(wildcards).stages[-1].task].predict.batch,
-        entry=lambda wildcards: entry(wildcards.slide),
-        code=code("patch_cascade.py"),
-    script:
-        "../scripts/patch_cascade.py"

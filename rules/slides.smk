@@ -1,21 +1,19 @@
 # Slide files to OME-Zarr stores.
 
 
-# A store is declared by its zarr.json and not as a directory(): Snakemake would write a timestamp file into a directory,
-# which is hashed and served, and look for it at every start. Before a job Snakemake deletes that one file; the job then
-# puts a whole new store in the place of what is left.
-
-
+# A store is declared by its zarr.json and not as a directory(): Snakemake would write a timestamp file into the directory,
+# which is hashed and served, and look for that file at every start. Before a job Snakemake deletes the zarr.json only;
+# the job then replaces what is left by a whole new store.
 rule convert:
     input:
-        slide=ancient(slide_path),
+        slide=ancient(lambda wildcards: slide(wildcards).path),
     output:
-        manifest="<results>/slides/{slide}.json",
-        store=STORE,
+        manifest=LAYOUT.manifest("{slide}"),
+        store=LAYOUT.store("{slide}", packed=PACKED),
     log:
-        "<logs>/convert/{slide}.log",
+        LAYOUT.log("convert", "{slide}"),
     benchmark:
-        "<benchmarks>/convert/{slide}.tsv"
+        LAYOUT.benchmark("convert", "{slide}")
     conda:
         "../envs/slides.yaml"
     threads: 2
@@ -23,7 +21,7 @@ rule convert:
         mem_mb=memory(1500, per_gb=200),
         runtime=minutes(30),
     params:
-        slide=fingerprint,
+        slide=lambda wildcards: FINGERPRINTS.of(slide(wildcards).path),
         mpp=lambda wildcards: slide(wildcards).mpp,
         sha256=lambda wildcards: slide(wildcards).sha256,
         cfg=CONFIG.convert.dump(),

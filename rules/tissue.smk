@@ -1,20 +1,21 @@
-# Where tissue is, and where it is spoilt.
+# Tissue masks and artefact maps.
+PRESEGMENT = "presegment_model.py" if TISSUE_MODEL else "presegment.py"
 
 
-# Every rule that reads pixels needs the store. This one, which is behind them all, asks for it, so a lost store is made
-# again; the others name the manifest alone, for every further input makes a large cohort slower to plan.
+# All rules that read pixels need the store. This rule, on which they depend, asks for it, so that a lost store is made
+# again. The others name the manifest only: with every further input, a large cohort takes longer to plan.
 rule presegment:
     input:
-        manifest="<results>/slides/{slide}.json",
-        store=STORE,
+        manifest=LAYOUT.manifest("{slide}"),
+        store=LAYOUT.store("{slide}", packed=PACKED),
         model=TISSUE_MODEL,
     output:
-        record="<results>/tissue/{slide}.json",
-        mask="<results>/tissue/{slide}.png",
+        record=LAYOUT.tissue("{slide}"),
+        mask=LAYOUT.tissue_mask("{slide}"),
     log:
-        "<logs>/presegment/{slide}.log",
+        LAYOUT.log("presegment", "{slide}"),
     benchmark:
-        "<benchmarks>/presegment/{slide}.tsv"
+        LAYOUT.benchmark("presegment", "{slide}")
     conda:
         "../envs/learning.yaml" if TISSUE_MODEL else "../envs/slides.yaml"
     threads: 1
@@ -30,16 +31,16 @@ rule presegment:
 
 rule quality:
     input:
-        manifest="<results>/slides/{slide}.json",
-        tissue="<results>/tissue/{slide}.json",
-        mask="<results>/tissue/{slide}.png",
+        manifest=LAYOUT.manifest("{slide}"),
+        tissue=LAYOUT.tissue("{slide}"),
+        mask=LAYOUT.tissue_mask("{slide}"),
     output:
-        record="<results>/quality/{slide}.json",
-        map="<results>/quality/{slide}.png",
+        record=LAYOUT.quality("{slide}"),
+        map=LAYOUT.artefact_map("{slide}"),
     log:
-        "<logs>/quality/{slide}.log",
+        LAYOUT.log("quality", "{slide}"),
     benchmark:
-        "<benchmarks>/quality/{slide}.tsv"
+        LAYOUT.benchmark("quality", "{slide}")
     conda:
         "../envs/slides.yaml"
     threads: 1

@@ -1,23 +1,26 @@
-# Models, one per task and fold, from patches read on the fly, or taken over.
+# Models, one per task and fold: trained on patches that are read while training runs, or copied from another folder.
+from histomake.model.reuse import DESCRIPTION, WEIGHTS
 
 
-# The slides a model is made with. One small file stands for their thousands, so that the jobs behind the model stay
-# cheap to plan. Who is enrolled is a param, for a slide that is only to be predicted must not train anew. No input here
-# may be ancient() and another job's: when that job runs, Snakemake looks for no other reason to run those behind it,
-# not even for settings that changed.
-rule enrol:
+# One small file stands for the thousands of slides of a model, so that the jobs behind the model remain cheap to plan.
+# The slides are a param, since a slide that is only to be predicted must not train the model again. No input here may be
+# ancient() and the output of another job: when that job runs, Snakemake looks for no other reason to run the jobs behind
+# it, not even for changed settings.
+rule training_cohort:
     input:
-        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in fitted_slides(wildcards)],
-        tables=lambda wildcards: [LAYOUT.table(task(wildcards).grid, s) for s in fitted_slides(wildcards)],
-        annotations=lambda wildcards: [LAYOUT.annotation(s) for s in fitted_slides(wildcards)],
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)],
+        tables=lambda wildcards: [
+            LAYOUT.table(task(wildcards).grid, s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)
+        ],
+        annotations=lambda wildcards: [LAYOUT.annotation(s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)],
     output:
-        cohort="<results>/models/{task}/fold{fold}.cohort.json",
+        cohort=LAYOUT.training_cohort("{task}", "{fold}"),
     log:
-        "<logs>/enrol/{task}/fold{fold}.log",
+        LAYOUT.log("training_cohort", "{task}", "fold{fold}"),
     benchmark:
-        "<benchmarks>/enrol/{task}/fold{fold}.tsv"
+        LAYOUT.benchmark("training_cohort", "{task}", "fold{fold}")
     wildcard_constraints:
-        task=only(TRAINED),
+        task=only(PLAN.trained),
     conda:
         "../envs/slides.yaml"
     threads: 1
@@ -25,29 +28,30 @@ rule enrol:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
-        slides=fitted,
-        code=code("enrol.py"),
+        slides=lambda wildcards: PLAN.fitted(wildcards.task, wildcards.fold),
+        code=code("training_cohort.py"),
     script:
-        "../scripts/enrol.py"
+        "../scripts/training_cohort.py"
 
 
-# Another attempt goes on where the one before was stopped, so it needs no more time: the minutes do not double.
+# A further attempt continues where the last one was stopped and needs no more time, so the minutes do not double.
+# Of weights that are not made here, the bytes count and not the date.
 rule train:
     input:
-        cohort="<results>/models/{task}/fold{fold}.cohort.json",
-        pretrained=ancient(pretrained_elsewhere),
-        pretrained_here=pretrained_here,
+        cohort=LAYOUT.training_cohort("{task}", "{fold}"),
+        pretrained=ancient(lambda wildcards: PLAN.pretrained(wildcards.task, here=False)),
+        pretrained_here=lambda wildcards: PLAN.pretrained(wildcards.task, here=True),
     output:
-        weights="<results>/models/{task}/fold{fold}/model.safetensors",
-        description="<results>/models/{task}/fold{fold}/model.json",
-        history="<results>/models/{task}/fold{fold}/history.csv",
-        details=directory("<results>/models/{task}/fold{fold}/training"),
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+        history=LAYOUT.history("{task}", "{fold}"),
+        details=directory(LAYOUT.training_details("{task}", "{fold}")),
     log:
-        "<logs>/train/{task}/fold{fold}.log",
+        LAYOUT.log("train", "{task}", "fold{fold}"),
     benchmark:
-        "<benchmarks>/train/{task}/fold{fold}.tsv"
+        LAYOUT.benchmark("train", "{task}", "fold{fold}")
     wildcard_constraints:
-        task=only(TRAINED),
+        task=only(PLAN.trained),
     conda:
         "../envs/learning.yaml"
     threads: lambda wildcards: processes(wildcards) * task(wildcards).train.gpus
@@ -59,25 +63,25 @@ rule train:
         cfg=lambda wildcards: task(wildcards).fitting(),
         classes=CONFIG.class_names,
         seed=CONFIG.seed,
-        pretrained=lambda wildcards: [FINGERPRINTS.of(path) for path in [pretrained_elsewhere(wildcards)] if path],
+        pretrained=lambda wildcards: [FINGERPRINTS.of(str(p)) for p in PLAN.pretrained(wildcards.task, here=False)],
         code=code("train.py"),
     script:
         "../scripts/train.py"
 
 
-rule adopt:
+rule reuse_model:
     input:
-        weights=ancient(adopted("model.safetensors")),
-        description=ancient(adopted("model.json")),
+        weights=ancient(lambda wildcards: PLAN.model_in_use(wildcards.task, wildcards.fold) / WEIGHTS),
+        description=ancient(lambda wildcards: PLAN.model_in_use(wildcards.task, wildcards.fold) / DESCRIPTION),
     output:
-        weights="<results>/models/{task}/fold{fold}/model.safetensors",
-        description="<results>/models/{task}/fold{fold}/model.json",
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
     log:
-        "<logs>/adopt/{task}/fold{fold}.log",
+        LAYOUT.log("reuse_model", "{task}", "fold{fold}"),
     benchmark:
-        "<benchmarks>/adopt/{task}/fold{fold}.tsv"
+        LAYOUT.benchmark("reuse_model", "{task}", "fold{fold}")
     wildcard_constraints:
-        task=only(ADOPTED),
+        task=only(PLAN.reused),
     conda:
         "../envs/learning.yaml"
     threads: 1
@@ -87,8 +91,9 @@ rule adopt:
     params:
         cfg=lambda wildcards: [task(wildcards).grid, task(wildcards).target.dump()],
         model=lambda wildcards: [
-            FINGERPRINTS.of(str(adopted(name)(wildcards))) for name in ("model.safetensors", "model.json")
+            FINGERPRINTS.of(str(PLAN.model_in_use(wildcards.task, wildcards.fold) / name))
+            for name in (WEIGHTS, DESCRIPTION)
         ],
-        code=code("adopt.py"),
+        code=code("reuse_model.py"),
     script:
-        "../scripts/adopt.py"
+        "../scripts/reuse_model.py"

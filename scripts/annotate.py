@@ -15,7 +15,7 @@ from histomake.config import Annotations
 
 
 def main(snakemake):
-    record, geojson = snakemake.output.record, snakemake.output.geojson
+    record, geojson = snakemake.output.record, snakemake.output.outlines
     labels = store_of(Layout(Path(snakemake.config["results"])).label_image(snakemake.wildcards.slide))
     source = snakemake.input.get("annotation")
 

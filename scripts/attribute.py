@@ -18,7 +18,7 @@ def main(snakemake):
     out, params = snakemake.output, snakemake.params
     with job(snakemake):
         predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
-        layout, grid = Layout(Path(out.panels).parents[3]), predictor.task.grid
+        layout, grid = Layout(Path(snakemake.config["results"])), predictor.task.grid
         tested = [
             (SlideEntry.at(layout, grid, *entry), pq.read_table(path))
             for entry, path in zip(params.slides, snakemake.input.predictions, strict=True)

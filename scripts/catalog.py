@@ -10,7 +10,7 @@ from histomake.catalog.build import build_catalog
 
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
-    layout, slides = Layout(Path(snakemake.output.catalog).parent), [slide for slide, *_ in params.sheet]
+    layout, slides = Layout(Path(snakemake.config["results"])), [slide for slide, *_ in params.sheet]
     cache = FileCache(layout.file_cache("catalog"))
     with job(snakemake, cache):
         build_catalog(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job
 from histomake.base.files import store_of
+from histomake.base.layout import Layout
 from histomake.base.records.record import quarantined
 from histomake.cohort.quarantine import attempt
 from histomake.config import Convert
@@ -12,7 +13,7 @@ from histomake.slide.convert import convert, store_digest, write_no_store
 
 def main(snakemake):
     params, config = snakemake.params, Convert.model_validate(snakemake.params.cfg)
-    store = Path(snakemake.output.manifest).with_suffix(".zarr")
+    store = store_of(Layout(Path(snakemake.config["results"])).store(snakemake.wildcards.slide))
 
     def work():
         return convert(

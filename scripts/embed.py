@@ -19,7 +19,7 @@ def main(snakemake):
     title = f"{where.task}, fold {where.fold}"
     with job(snakemake):
         predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
-        layout = Layout(Path(out.features).parents[3])
+        layout = Layout(Path(snakemake.config["results"]))
         slides = [
             TestedSlide(SlideEntry.at(layout, predictor.task.grid, *entry), site, pq.read_table(path))
             for entry, site, path in zip(params.slides, params.sites, snakemake.input.predictions, strict=True)

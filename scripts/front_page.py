@@ -13,7 +13,7 @@ from histomake.report.front_page import front_page
 
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
-    layout = Layout(Path(given.catalog).parent)
+    layout = Layout(Path(snakemake.config["results"]))
     cache = FileCache(layout.file_cache("front_page"), version=params.code)
     with job(snakemake, cache), duckdb.connect(given.catalog, read_only=True) as catalog:
         content = front_page(Config.model_validate(params.cfg), layout, catalog, set(params.pages), cache)

@@ -12,8 +12,8 @@ from histomake.cohort.leakage import Assignment, leaks, refuse_leaks, seen_befor
 
 
 def main(snakemake):
-    results = Path(snakemake.input.manifests[0]).parents[1]
-    cache = FileCache(Layout(results).file_cache("-".join([snakemake.rule, *snakemake.wildcards])))
+    layout = Layout(Path(snakemake.config["results"]))
+    cache = FileCache(layout.file_cache("-".join([snakemake.rule, *snakemake.wildcards])))
     with job(snakemake, cache):
         roles = [Assignment(*row) for row in snakemake.params.roles]
         manifests = cache.read_records(snakemake.input.manifests, Manifest.decode)

@@ -9,7 +9,7 @@ from histomake.base.layout import Layout
 
 
 def main(snakemake):
-    cache = FileCache(Layout(Path(snakemake.input.catalog).parent).file_cache("lineage"))
+    cache = FileCache(Layout(Path(snakemake.config["results"])).file_cache("lineage"))
     with job(snakemake, cache):
         write_lineage(walk(snakemake.input, cache), snakemake.output.lineage)
 

@@ -13,9 +13,8 @@ from histomake.learn.inference.predict import load_model
 
 
 def main(snakemake):
-    output = Path(snakemake.output.predictions)
     config = PatchCascade.model_validate(snakemake.params.cfg)
-    layout = Layout(output.parents[3])
+    layout = Layout(Path(snakemake.config["results"]))
     stages = []
     with job(snakemake):
         for stage, weights in zip(config.stages, snakemake.input.weights, strict=True):
@@ -25,7 +24,7 @@ def main(snakemake):
         table, record = cascade_patches(
             stages, config.class_name, batch=snakemake.params.batch, threads=snakemake.threads
         )
-        write_table(table, output)
+        write_table(table, snakemake.output.predictions)
         write_json(snakemake.output.record, record)
 
 

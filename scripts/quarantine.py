@@ -14,7 +14,7 @@ from histomake.cohort.quarantine import check_loss, collect
 
 
 def main(snakemake):
-    layout, slides = Layout(Path(snakemake.output.entries).parent), snakemake.params.slides
+    layout, slides = Layout(Path(snakemake.config["results"])), snakemake.params.slides
     cache = FileCache(layout.file_cache("quarantine"))
     with job(snakemake, cache):
         stages = (

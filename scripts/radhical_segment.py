@@ -16,7 +16,7 @@ from histomake.pictures.level_maps import level_maps
 
 def main(snakemake):
     config = Radhical.model_validate({**snakemake.params.cfg, "block_px": snakemake.params.block})
-    geojson, store = Path(snakemake.output.geojson), store_of(snakemake.output.store)
+    geojson, store = Path(snakemake.output.outlines), store_of(snakemake.output.store)
 
     def work():
         levels, answers = open_answers(

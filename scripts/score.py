@@ -16,8 +16,9 @@ from histomake.model.reuse import fold_of
 
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
-    path = Layout(Path(snakemake.output.scores).parents[1]).file_cache(f"score-{snakemake.wildcards.task}")
-    cache = FileCache(path, version=f"{params.aggregate} {params.code}")
+    layout = Layout(Path(snakemake.config["results"]))
+    place = layout.file_cache(f"score-{snakemake.wildcards.task}")
+    cache = FileCache(place, version=f"{params.aggregate} {params.code}")
     with job(snakemake, cache):
         described = {fold_of(path): read_description(path) for path in given.descriptions}
         names = next(iter(described.values()))["class_names"]

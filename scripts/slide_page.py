@@ -15,14 +15,14 @@ from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 
 
 def main(snakemake):
-    out, params = Path(snakemake.output.page), snakemake.params
-    layout, slide = Layout(out.parents[2]), snakemake.wildcards.slide
+    params, slide = snakemake.params, snakemake.wildcards.slide
+    layout = Layout(Path(snakemake.config["results"]))
     with job(snakemake):
         tasks = [
             SlideTask(
                 name=name,
                 fold=fold,
-                model=read_description(layout.model(name, fold) / "model.json"),
+                model=read_description(layout.description(name, fold)),
                 aggregate=aggregate,
                 predictions=layout.prediction(name, fold, slide),
                 views={view: layout.view(name, fold, slide, view) for view in views},
@@ -38,7 +38,7 @@ def main(snakemake):
             QualityRecord.read(given.quality),
         )
         patient, site = params.patient
-        levels = {name: layout.cascade_levels(name, slide) for name in params.cascades}
+        levels = {name: layout.cascade(name).levels_view(slide) for name in params.cascades}
         content = slide_page(
             slide_id=slide,
             patient_id=patient,
@@ -48,7 +48,7 @@ def main(snakemake):
             tasks=tasks,
             cascades=levels,
         )
-        with atomic_file(out) as aside:
+        with atomic_file(snakemake.output.page) as aside:
             aside.write_text(content)
 
 

@@ -1,4 +1,4 @@
-"""Rule tabulate: the patch table of one slide and grid."""
+"""Rule tabulate_patches: the patch table of one slide and grid."""
 
 from pathlib import Path
 

@@ -12,17 +12,16 @@ from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.train import train
 
 
-def state_folder(snakemake, layout):
-    """Where checkpoints lie: outside what Snakemake wipes, and one folder per identity, so none is resumed wrongly."""
+def checkpoints(snakemake, layout):
+    """Folder of the checkpoints: one per identity of the training, so that none resumes another one."""
     identity = {**dict(snakemake.params.items()), "cohort": read_json(snakemake.input.cohort)}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return layout.results / "state" / snakemake.wildcards.task / f"fold{snakemake.wildcards.fold}" / digest
+    return layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, digest)
 
 
 def main(snakemake):
-    output = Path(snakemake.output.weights).parent
-    layout = Layout(output.parents[2])
-    # params.cfg is what the model depends on; how the job is run is read here, so that it can change freely.
+    layout = Layout(Path(snakemake.config["results"]))
+    # params.cfg is what the model depends on. How the job is run is read here, so that it can change freely.
     task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
     slides = {"train": [], "val": []}
     for entry in read_json(snakemake.input.cohort):
@@ -34,8 +33,8 @@ def main(snakemake):
             train=slides["train"],
             val=slides["val"],
             class_names=snakemake.params.classes,
-            output=output,
-            state=state_folder(snakemake, layout),
+            output=Path(snakemake.output.weights).parent,
+            state=checkpoints(snakemake, layout),
             seed=snakemake.params.seed,
             threads=snakemake.threads,
         )

@@ -61,13 +61,13 @@ def make_results(folder: Path, codec: str = "jpeg") -> Layout:
 def write_masks(layout: Layout, positions: list[tuple[int, int]]) -> None:
     """Add the marked patch as nuclei: a mask with 4 level-0 pixels per label, and a segmentation with 2."""
     x, y = positions[MARKED]
-    image = LabelImageRecord(store=f"{SLIDE}.zarr", downsample=4, width=SIZE // 4, height=SIZE // 4)
+    image = LabelImageRecord(store=f"{SLIDE}.labels.zarr", downsample=4, width=SIZE // 4, height=SIZE // 4)
     record = sample_records.annotation(SLIDE, class_names=CLASSES, annotation_format="mask.npy", label_image=image)
     record.write(layout.annotation(SLIDE))
     layout.annotation(SLIDE).with_suffix(".geojson").write_text('{"type":"FeatureCollection","features":[]}')
     annotated = np.zeros((SIZE // 4, SIZE // 4), np.uint8)
     annotated[y // 4 : (y + SPAN) // 4, x // 4 : (x + SPAN) // 4] = 1
-    zarr.create_array(layout.annotation(SLIDE).with_suffix(".zarr"), data=annotated)
+    zarr.create_array(store_of(layout.label_image(SLIDE)), data=annotated)
     path = layout.prediction("pixel_map", 0, SLIDE)
     path.parent.mkdir(parents=True)
     shutil.copy(layout.prediction("kind", 0, SLIDE), path)

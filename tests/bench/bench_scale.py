@@ -23,7 +23,8 @@ RUNS = 3
 NEW = ("--config", "plan=new")
 ADDED = f"S{SLIDES:05d}"
 OWN = {
-    *("convert", "annotate", "presegment", "quality", "tabulate", "overview", "predict_slide", "views"),
+    *("convert", "annotate", "presegment", "quality", "tabulate_patches", "overview", "predict_slide"),
+    *("views_with_confidence",),
     "slide_page",
 }
 """Rules with one job per predicted slide."""

@@ -163,8 +163,10 @@ def record(rule: str, slide: str) -> StageRecord:
 def write_pattern(rule: str, number: int, path: Path) -> None:
     """Return one of the few contents shared by all outputs of a rule."""
     random = np.random.default_rng(number)
-    if path.suffix == ".parquet" and rule in ("tabulate", "predict_slide"):
-        pq.write_table((patch_table if rule == "tabulate" else prediction_table)(random), path, compression="zstd")
+    if path.suffix == ".parquet" and rule in ("tabulate_patches", "predict_slide"):
+        pq.write_table(
+            (patch_table if rule == "tabulate_patches" else prediction_table)(random), path, compression="zstd"
+        )
     elif path.suffix == ".parquet" and rule == "attribute":
         curves = [list(curve) for curve in random.random((8, 17))]
         kinds = ("deletion", "random_deletion", "insertion", "random_insertion")
@@ -252,7 +254,10 @@ async def _remember(persistence: Any, jobs: list[Any]) -> None:
 def pretend_jobs(workshop: Workshop, *targets: str) -> None:
     """Run `pretend` in a separate process, like a run."""
     command = [sys.executable, "-m", "tests.bench.finished_cohort", str(workshop.config), *targets]
-    environment = workshop.environment() | {"PYTHONPATH": str(ROOT)}
+    # The library of the workshop: the one beside its scripts.
+    environment = workshop.environment() | {
+        "PYTHONPATH": os.pathsep.join([str(workshop.folder / "scripts"), str(ROOT)])
+    }
     subprocess.run(command, cwd=workshop.folder, env=environment, check=True)
 
 

@@ -177,7 +177,7 @@ def test_comments_of_rules_are_not_part_of_their_digest(tmp_path):
     assert digest(rule) != digest(rule.replace('    script:\n        "a.py"\n', ""))
 
 
-@pytest.mark.parametrize("script", ["train.py", "predict.py"])
+@pytest.mark.parametrize("script", ["train.py", "predict_slide.py"])
 def test_training_and_prediction_do_not_depend_on_how_tissue_is_found(script):
     tissue = code.SCRIPTS / "histomake" / "tissue"
     assert not [file for file in imported_files(code.SCRIPTS / script) if file.is_relative_to(tissue)]

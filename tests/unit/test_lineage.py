@@ -79,19 +79,19 @@ def chain(tmp_path):
     slide, store, table = (tmp_path / name for name in ("s1.svs", "s1.json", "s1.parquet"))
     slide.write_text("pixels")
     make("convert", store, [slide], "store")
-    make("tabulate", table, [store], "table")
+    make("tabulate_patches", table, [store], "table")
     return slide, store, table
 
 
 def test_the_chain_leads_from_a_result_to_the_slide(chain, tmp_path):
     slide, store, table = chain
     found = list(walk([table]))
-    assert [s["rule"] for s in found] == ["tabulate", "convert"]
+    assert [s["rule"] for s in found] == ["tabulate_patches", "convert"]
     assert list(found[1]["inputs"]) == [str(slide)]
     write_lineage(found, tmp_path / "lineage.parquet")
     rows = pq.read_table(tmp_path / "lineage.parquet").to_pylist()
     assert [(r["output"], r["rule"], r["slide_id"]) for r in rows] == [
-        (str(table), "tabulate", "s1"),
+        (str(table), "tabulate_patches", "s1"),
         (str(store), "convert", "s1"),
     ]
 

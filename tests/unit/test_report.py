@@ -199,7 +199,7 @@ def test_gpu_time_is_that_of_every_rule_that_asks_for_a_gpu():
     for path in RULES.glob("*.smk"):
         for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
             if re.search(r"^ +gpu=", rule, re.MULTILINE):
-                asking.add(re.search(r'"<benchmarks>/(\w+)', rule)[1])
+                asking.add(re.search(r'LAYOUT\.benchmark\("(\w+)"', rule)[1])
     assert asking == GPU_RULES
 
 

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from histomake.planning.unchanged import digest, remember, settled
+from histomake.planning.unchanged import digest, remember, unchanged_slides
 
 MADE_OF = {"A": "a", "B": "b", "C": "c"}
 
@@ -21,43 +21,43 @@ def outputs(tmp_path):
 
 @pytest.fixture
 def memory(tmp_path, outputs):
-    path = tmp_path / "memory" / "settled.json"
+    path = tmp_path / "memory" / "last_run.json"
     remember(path, shared="1", made_of=MADE_OF, outputs=outputs, left_out=())
     return path
 
 
-def test_slides_that_nothing_happened_to_are_settled(memory):
-    assert settled(memory, shared="1", made_of=MADE_OF) == {"A", "B", "C"}
+def test_slides_that_nothing_happened_to_are_unchanged_slides(memory):
+    assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == {"A", "B", "C"}
 
 
 def test_without_a_memory_none_is(tmp_path):
-    assert settled(tmp_path / "none.json", shared="1", made_of=MADE_OF) == frozenset()
+    assert unchanged_slides(tmp_path / "none.json", shared="1", made_of=MADE_OF) == frozenset()
 
 
 def test_with_other_settings_code_or_models_none_is(memory):
-    assert settled(memory, shared="2", made_of=MADE_OF) == frozenset()
+    assert unchanged_slides(memory, shared="2", made_of=MADE_OF) == frozenset()
 
 
 def test_a_slide_made_of_something_else_a_new_and_a_lost_one_are_not(memory):
-    assert settled(memory, shared="1", made_of={"A": "other", "B": "b", "N": "n"}) == {"B"}
+    assert unchanged_slides(memory, shared="1", made_of={"A": "other", "B": "b", "N": "n"}) == {"B"}
 
 
 @pytest.mark.parametrize("disturb", [os.unlink, os.utime, lambda path: os.truncate(path, 3)])
 def test_a_slide_with_a_removed_touched_or_truncated_output_is_not(memory, outputs, disturb):
     disturb(outputs["B"][1])
-    assert settled(memory, shared="1", made_of=MADE_OF) == {"A", "C"}
+    assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == {"A", "C"}
 
 
 def test_a_run_that_planned_one_slide_keeps_what_is_known_of_the_others(memory, outputs):
     os.utime(outputs["B"][0])
     remember(memory, shared="2", made_of=MADE_OF, outputs={"B": outputs["B"]}, left_out={"A"})
-    assert settled(memory, shared="2", made_of=MADE_OF) == {"A", "B"}
+    assert unchanged_slides(memory, shared="2", made_of=MADE_OF) == {"A", "B"}
 
 
-def test_a_damaged_memory_settles_nothing_and_is_said(memory, caplog):
+def test_with_a_damaged_memory_none_is_and_a_warning_says_so(memory, caplog):
     memory.write_text('{"shared": 1}')
-    assert settled(memory, shared="1", made_of=MADE_OF) == frozenset()
-    assert "every slide is planned" in caplog.text
+    assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == frozenset()
+    assert "all slides are planned" in caplog.text
 
 
 def test_digests_tell_values_apart_and_heed_no_order_of_keys():

@@ -12,7 +12,7 @@ from typing import get_type_hints
 
 import pytest
 from histomake.audit.code import SCRIPTS, UNTRACKED_MODULES, imported_files
-from histomake.base.layout import Layout
+from histomake.base.layout import AttributionFiles, CascadeFiles, EmbeddingFiles, Layout
 from histomake.config import Section
 
 ALLOWED_NAMES = {
@@ -24,6 +24,8 @@ ALLOWED_NAMES = {
     "histomake.base.layout.Layout": "paths only, see the test of its members",
     "histomake.config.parse_config": "returns a model",
 }
+
+LAYOUTS = (Layout, EmbeddingFiles, AttributionFiles, CascadeFiles)
 
 ALLOWED_MEMBERS = {
     "Config.class_names": "a param of tabulate and train",
@@ -103,8 +105,15 @@ def test_a_validator_returns_the_value_that_it_is_given(validator):
     assert given not in assigned
 
 
-@pytest.mark.parametrize("name", [name for name in vars(Layout) if not name.startswith("_") and name != "results"])
-def test_a_layout_gives_paths_only(name):
-    member = inspect.getattr_static(Layout, name)
-    function = member.fget if isinstance(member, property) else member
-    assert get_type_hints(function)["return"] is Path
+def members_of_layouts():
+    return [
+        pytest.param(member.fget if isinstance(member, property) else member, id=f"{owner.__name__}.{name}")
+        for owner in LAYOUTS
+        for name, member in vars(owner).items()
+        if not name.startswith("_")
+    ]
+
+
+@pytest.mark.parametrize("member", members_of_layouts())
+def test_a_layout_gives_paths_only(member):
+    assert get_type_hints(member)["return"] in (Path, *LAYOUTS)

@@ -38,7 +38,7 @@ def test_a_prediction_is_traced_to_the_slides_bytes_and_every_digest_holds(finis
     slide, patch = predicted
     done = histomake("trace", "tissue_kind", slide, patch, "--verify")
     assert done.returncode == 0, done.stderr
-    for rule in ("predict_slide", "train", "enrol", "tabulate", "presegment", "convert"):
+    for rule in ("predict_slide", "train", "training_cohort", "tabulate_patches", "presegment", "convert"):
         assert f"\n{rule} " in done.stdout
     manifest = json.loads((finished.results / "slides" / f"{slide}.json").read_text())
     assert f"slide     sha256 {manifest['sha256']}" in done.stdout

@@ -10,7 +10,7 @@ import yaml
 
 from tests.workflow.test_rerun_contract import rules, slides_of
 
-TRAINING = {"enrol", "train", "evaluate"}
+TRAINING = {"training_cohort", "train", "evaluate"}
 TASKS = ("tissue_kind", "elsewhere")
 
 
@@ -66,7 +66,7 @@ def read_scores(ward, task):
 
 def test_everything_can_be_asked_for_where_nothing_can_be_measured(ward):
     jobs = ward.planned()
-    assert {"adopt", "predict_slide", "score", "catalog", "front_page"} <= rules(jobs)
+    assert {"reuse_model", "predict_slide", "score", "catalog", "front_page"} <= rules(jobs)
     assert slides_of(jobs, {"predict_slide"}) == {"N1"}
     assert not TRAINING & rules(jobs)
 

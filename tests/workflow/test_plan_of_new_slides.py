@@ -80,7 +80,7 @@ def test_both_plans_are_the_same(workshop, happen):
     assert workshop.planned(*NEW) == workshop.planned()
 
 
-def test_slides_stay_settled_when_only_docstrings_and_comments_change(workshop):
+def test_slides_stay_unchanged_when_only_docstrings_and_comments_change(workshop):
     rewrite_the_prose(workshop)
     assert "plan: 0 of 5 slides are new or changed" in workshop.snakemake("--dry-run", *NEW).stderr
 

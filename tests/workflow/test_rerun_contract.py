@@ -9,13 +9,13 @@ import yaml
 
 from tests.workshop import Workshop
 
-PER_SLIDE = {"convert", "annotate", "presegment", "quality", "tabulate"}
+PER_SLIDE = {"convert", "annotate", "annotate_mask", "presegment", "quality", "tabulate_patches"}
 MODULES_TO_RULES = {
-    "tissue/mask.py": {"presegment", "quality", "tabulate"},
+    "tissue/mask.py": {"presegment", "quality", "tabulate_patches"},
     "slide/convert.py": {"convert"},
     "evaluate/metrics.py": {"evaluate"},
     "cohort/folds.py": set(),
-    "cohort/leakage.py": {"enrol", "leakage"},
+    "cohort/leakage.py": {"training_cohort", "leakage"},
 }
 
 
@@ -45,9 +45,16 @@ def test_a_replaced_slide_runs_its_own_jobs_and_the_aggregates_whatever_its_date
     os.utime(slide, (1_000_000_000, 1_000_000_000))
     jobs = workshop.planned()
     assert slides_of(jobs) == {"P02-A"}
-    assert {"convert", "annotate", "presegment", "quality", "tabulate", "leakage", "quarantine", "catalog"} <= rules(
-        jobs
-    )
+    assert {
+        "convert",
+        "annotate",
+        "presegment",
+        "quality",
+        "tabulate_patches",
+        "leakage",
+        "quarantine",
+        "catalog",
+    } <= rules(jobs)
 
 
 def test_a_replaced_slide_that_was_only_tested_trains_nothing(workshop):
@@ -73,8 +80,8 @@ def test_an_edited_module_runs_the_rules_that_import_it_and_what_follows(worksho
     assert own <= rules(jobs)
     before = {
         "convert": set(),
-        "presegment": {"convert", "annotate"},
-        "enrol": PER_SLIDE,
+        "presegment": {"convert", "annotate", "annotate_mask"},
+        "training_cohort": PER_SLIDE,
         "evaluate": PER_SLIDE | {"train", "predict_slide"},
     }
     first = next((rule for rule in before if rule in own), None)
@@ -99,7 +106,7 @@ def test_a_changed_docstring_or_comment_anywhere_runs_nothing(workshop):
 def test_a_changed_tissue_setting_runs_tissue_and_what_follows(workshop):
     workshop.write_config(tissue={"close_um": 48.0})
     jobs = workshop.planned()
-    assert {"presegment", "quality", "tabulate", "train", "predict_slide", "evaluate", "catalog"} <= rules(jobs)
+    assert {"presegment", "quality", "tabulate_patches", "train", "predict_slide", "evaluate", "catalog"} <= rules(jobs)
     assert not {"convert", "annotate"} & rules(jobs)
 
 
@@ -154,7 +161,7 @@ def test_a_new_task_is_trained_and_measured_though_the_quarantine_is_made_anew(w
     content["grids"]["a10"] = content["grids"]["x10"]  # first by name: the quarantine looks at its tables
     content["tasks"]["second"] = content["tasks"]["tissue_kind"] | {"grid": "a10"}
     workshop.config.write_text(yaml.safe_dump(content))
-    assert {"quarantine", "enrol", "train", "predict_slide", "evaluate"} <= rules(workshop.planned())
+    assert {"quarantine", "training_cohort", "train", "predict_slide", "evaluate"} <= rules(workshop.planned())
 
 
 def add_slide(workshop, *, split, tail=b"\0"):
@@ -202,7 +209,7 @@ def test_a_model_that_starts_from_another_task_s_is_made_after_it_and_anew_with_
     content["tasks"]["second"] = first | {"model": model}
     workshop.config.write_text(yaml.safe_dump(content))
     second = "results/models/second/fold0/model.safetensors"
-    assert rules(workshop.planned("--", second)) == {"enrol", "train"}
+    assert rules(workshop.planned("--", second)) == {"training_cohort", "train"}
     content["tasks"]["tissue_kind"]["train"]["learning_rate"] = 3e-3
     workshop.config.write_text(yaml.safe_dump(content))
     done = workshop.snakemake("--dry-run", "--", second)
@@ -223,14 +230,14 @@ def test_one_slide_under_two_names_in_two_roles_is_refused_again_and_again(finis
     targets = ("results/splits/tissue_kind.leakage.json", "results/models/tissue_kind/fold0.cohort.json")
     done = workshop.snakemake("--keep-going", "--", *targets, check=False)
     assert done.returncode != 0
-    for log in ("leakage/tissue_kind.log", "enrol/tissue_kind/fold0.log"):
+    for log in ("leakage/tissue_kind.log", "training_cohort/tissue_kind/fold0.log"):
         text = (workshop.results / "logs" / log).read_text()
         assert "task tissue_kind: slides leak between roles" in text
         assert "P09-A" in text
         assert "P01-A" in text
     # A second try finds them again, though metrics of the cohort before are there.
     planned = workshop.planned("--", "results/metrics/tissue_kind.json")
-    assert {"leakage", "enrol", "train", "evaluate"} <= rules(planned)
+    assert {"leakage", "training_cohort", "train", "evaluate"} <= rules(planned)
 
 
 def test_a_fresh_clone_over_old_results_runs_nothing(workshop):

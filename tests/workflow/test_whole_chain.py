@@ -88,7 +88,7 @@ def test_every_slide_has_a_picture_of_its_tissue_or_of_why_there_is_none(finishe
 def test_every_output_can_be_traced_to_its_slide(finished):
     rows = pq.read_table(finished.results / "audit" / "lineage.parquet").to_pylist()
     rules = {row["rule"] for row in rows}
-    assert {"convert", "presegment", "tabulate", "train", "predict_slide", "evaluate", "catalog"} <= rules
+    assert {"convert", "presegment", "tabulate_patches", "train", "predict_slide", "evaluate", "catalog"} <= rules
     converted = {row["slide_id"] for row in rows if row["rule"] == "convert"}
     assert len(converted) == 5
     assert all(len(row["sha256"]) == 64 for row in rows)

@@ -15,15 +15,12 @@ import pyarrow.parquet as pq
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
-from histomake.base.files import atomic_file, read_json, sha256_tree
+from histomake.base.files import atomic_file, existing, read_json, sha256_tree
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 
 PER_SLIDE = frozenset({"slides", "annotations", "tissue", "quality", "patches", "predictions"})
 """Folders under the results folder whose files are named for their slides."""
-
-NOTES = ("logs", "benchmarks", "memory", "state")
-"""Folders under the results folder that hold what jobs note for people and for later runs."""
 
 SCHEMA = pa.schema(
     [
@@ -70,8 +67,8 @@ def is_note(path: Path, layout: Layout) -> bool:
 
     No result is made from them, and they may be deleted.
     """
-    noted = {layout.results / name for name in NOTES} | {layout.fingerprints, layout.report, layout.runs}
-    return not noted.isdisjoint((path, *path.parents))
+    places = (layout.logs, layout.benchmarks, layout.caches, layout.checkpoints, layout.runs)
+    return not {*places, layout.fingerprints, layout.report}.isdisjoint((path, *path.parents))
 
 
 def sidecars(layout: Layout) -> Iterator[dict[str, Any]]:
@@ -125,12 +122,9 @@ def _rows(sidecar: dict[str, Any]) -> list[dict[str, Any]]:
 
 def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tuple[Path, dict[str, Any]]:
     """The prediction of one patch, and the file it stands in; the first fold that tested the slide."""
-    for folder in sorted((layout.results / "predictions" / task).glob("fold*")):
-        path = folder / f"{slide}.parquet"
-        if path.is_file():
-            rows = pq.read_table(path, filters=[("patch_id", "=", patch_id)]).to_pylist()
-            if rows:
-                return path, rows[0]
+    for path in existing(layout.prediction(task, "*", slide), under=layout.results):
+        if rows := pq.read_table(path, filters=[("patch_id", "=", patch_id)]).to_pylist():
+            return path, rows[0]
     raise HistomakeError(f"no prediction of task {task} for patch {patch_id} of slide {slide} under {layout.results}")
 
 
@@ -153,9 +147,14 @@ def describe(path: Path, row: dict[str, Any], chain: list[dict[str, Any]], *, sl
         job_id = f", Slurm job {machine['slurm_job']}" if machine["slurm_job"] else ""
         lines.append(f"  ran       {sidecar['started']} on {machine['host']}{job_id}, {sidecar['seconds']} s")
         lines.append(f"  log       {next(iter(sidecar['log']), None)}")
-        if sidecar["rule"] == "convert":
+        if _is_conversion(sidecar):
             lines.append(f"  slide     sha256 {_source_digest(sidecar)}")
     return "\n".join(lines)
+
+
+def _is_conversion(sidecar: dict[str, Any]) -> bool:
+    """Whether a job converted a slide. Its rule has another name where the workflow is a module of another one."""
+    return {"slide", "mpp", "sha256"} <= set(sidecar["params"])
 
 
 def _source_digest(sidecar: dict[str, Any]) -> str:
@@ -174,7 +173,7 @@ def altered(sidecars: Iterable[dict[str, Any]]) -> list[str]:
         for path, digest in sidecar["outputs"].items():
             if not Path(path).exists():
                 problems.append(f"{path}: missing")
-            elif sidecar["rule"] == "convert" and path != manifest:
+            elif _is_conversion(sidecar) and path != manifest:
                 continue
             elif sha256_tree(path) != digest:
                 problems.append(f"{path}: its bytes are not those that rule {sidecar['rule']} wrote")

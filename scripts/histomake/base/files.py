@@ -163,6 +163,11 @@ def _take_place(aside: Path, target: Path, place: Path) -> None:
                 raise
 
 
+def existing(pattern: Path, *, under: Path) -> list[Path]:
+    """Existing files of a path in the folder ``under``, in which ``*`` stands for any name; sorted."""
+    return sorted(under.glob(str(pattern.relative_to(under))))
+
+
 def write_json(path: Path | str, content: object) -> None:
     """Write ``content`` as indented JSON with sorted keys, atomically."""
     with atomic_file(path) as aside:

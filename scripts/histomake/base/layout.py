@@ -1,4 +1,8 @@
-"""Owns where everything lies under the results folder, for the code that is not a rule."""
+"""Paths of all files of a results folder.
+
+Rules take the patterns of their files from here, with wildcards as arguments: ``LAYOUT.manifest("{slide}")``. All other
+code takes the paths themselves. A Zarr store is given by the ``zarr.json`` in it, see `histomake.base.files.store_of`.
+"""
 
 from __future__ import annotations
 
@@ -8,125 +12,410 @@ from pathlib import Path
 
 from histomake.base.files import STORE_METADATA
 
+Number = int | str
+"""A number in a path, or the wildcard in its place."""
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one results folder; the rules' output patterns say the same."""
+    """Paths under one results folder."""
 
     results: Path
 
+    # --- slides -----------------------------------------------------------------------------------------------------
+
     def manifest(self, slide: str) -> Path:
-        """The slide's manifest; its store lies beside it."""
+        """Manifest of a slide, or its quarantine entry."""
         return self.results / "slides" / f"{slide}.json"
 
     def store(self, slide: str, *, packed: bool = False) -> Path:
-        """The file that stands for the slide's store: its zarr.json, or the store itself when it is one zip file."""
+        """OME-Zarr store of a slide; ``packed``: the store as one zip file."""
         store = self.results / "slides" / f"{slide}.zarr"
         return store.with_name(f"{store.name}.zip") if packed else store / STORE_METADATA
 
-    def tissue(self, slide: str) -> Path:
-        """The record of the tissue mask."""
-        return self.results / "tissue" / f"{slide}.json"
-
-    def quality(self, slide: str) -> Path:
-        """The record of the artefact map."""
-        return self.results / "quality" / f"{slide}.json"
-
     def annotation(self, slide: str) -> Path:
-        """The record of the annotation."""
+        """Record of an annotation."""
         return self.results / "annotations" / f"{slide}.json"
 
     def outlines(self, slide: str) -> Path:
-        """The slide's annotated regions, as GeoJSON."""
-        return self.annotation(slide).with_suffix(".geojson")
+        """Annotated regions, GeoJSON."""
+        return self.results / "annotations" / f"{slide}.geojson"
 
     def label_image(self, slide: str) -> Path:
-        """The zarr.json of the label image of a slide that is annotated with a mask."""
+        """Label image of a slide that is annotated with a mask, Zarr."""
         return self.results / "annotations" / f"{slide}.labels.zarr" / STORE_METADATA
 
+    def tissue(self, slide: str) -> Path:
+        """Record of a tissue mask."""
+        return self.results / "tissue" / f"{slide}.json"
+
+    def tissue_mask(self, slide: str) -> Path:
+        """Tissue mask."""
+        return self.results / "tissue" / f"{slide}.png"
+
+    def quality(self, slide: str) -> Path:
+        """Record of an artefact map."""
+        return self.results / "quality" / f"{slide}.json"
+
+    def artefact_map(self, slide: str) -> Path:
+        """Artefact map."""
+        return self.results / "quality" / f"{slide}.png"
+
     def table(self, grid: str, slide: str) -> Path:
-        """The slide's patch table."""
+        """Patch table of a slide."""
         return self.results / "patches" / grid / f"{slide}.parquet"
 
+    # --- cohort -----------------------------------------------------------------------------------------------------
+
     def split(self, task: str) -> Path:
-        """The task's roles of slides."""
+        """Role of every slide in every fold."""
         return self.results / "splits" / f"{task}.parquet"
 
+    def leakage(self, task: str) -> Path:
+        """Record of the comparison of slides in different roles."""
+        return self.results / "splits" / f"{task}.leakage.json"
+
+    @property
+    def quarantine(self) -> Path:
+        """Slides in quarantine, with the reasons."""
+        return self.results / "quarantine.json"
+
+    @property
+    def catalog(self) -> Path:
+        """DuckDB database of the cohort."""
+        return self.results / "catalog.duckdb"
+
+    # --- models -----------------------------------------------------------------------------------------------------
+
     def models(self, task: str) -> Path:
-        """The folder of a task's trained models."""
+        """Folder of a task's models."""
         return self.results / "models" / task
 
-    def model(self, task: str, fold: int) -> Path:
-        """The folder of a trained model."""
+    def model(self, task: str, fold: Number) -> Path:
+        """Folder of a model."""
         return self.models(task) / f"fold{fold}"
 
-    def prediction(self, task: str, fold: int, slide: str) -> Path:
-        """The slide's predictions."""
-        return self.results / "predictions" / task / f"fold{fold}" / f"{slide}.parquet"
+    def weights(self, task: str, fold: Number) -> Path:
+        """Weights of a model."""
+        return self.model(task, fold) / "model.safetensors"
 
-    def segmentation(self, task: str, fold: int, slide: str) -> Path:
-        """The zarr.json of the slide's segmented label image."""
-        return self.prediction(task, fold, slide).with_name(f"{slide}.labels.zarr") / STORE_METADATA
+    def description(self, task: str, fold: Number) -> Path:
+        """Description of a model: all that is needed to use its weights."""
+        return self.model(task, fold) / "model.json"
 
-    def segmented_outlines(self, task: str, fold: int, slide: str) -> Path:
-        """The segmentation's outlines, as GeoJSON."""
-        return self.prediction(task, fold, slide).with_name(f"{slide}.geojson")
+    def history(self, task: str, fold: Number) -> Path:
+        """Losses and metrics during a training."""
+        return self.model(task, fold) / "history.csv"
+
+    def training_details(self, task: str, fold: Number) -> Path:
+        """Folder of TensorBoard events and what only some settings leave: drawn patches, stain colours."""
+        return self.model(task, fold) / "training"
+
+    def training_cohort(self, task: str, fold: Number) -> Path:
+        """Slides that a model is trained and validated on, with the digests of their files."""
+        return self.models(task) / f"fold{fold}.cohort.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of all checkpoints. They are no outputs: Snakemake would remove them before the next attempt."""
+        return self.results / "state"
+
+    def training_state(self, task: str, fold: Number, identity: str) -> Path:
+        """Folder of the checkpoints of a training."""
+        return self.checkpoints / task / f"fold{fold}" / identity
+
+    # --- predictions ------------------------------------------------------------------------------------------------
+
+    def predictions(self, task: str, fold: Number) -> Path:
+        """Folder of the predictions of a model."""
+        return self.results / "predictions" / task / f"fold{fold}"
+
+    def prediction(self, task: str, fold: Number, slide: str) -> Path:
+        """Scores of the patches of a slide."""
+        return self.predictions(task, fold) / f"{slide}.parquet"
+
+    def segmentation(self, task: str, fold: Number, slide: str) -> Path:
+        """Label image of a segmented slide, OME-Zarr."""
+        return self.predictions(task, fold) / f"{slide}.labels.zarr" / STORE_METADATA
+
+    def segmented_outlines(self, task: str, fold: Number, slide: str) -> Path:
+        """Outlines of a segmentation, GeoJSON."""
+        return self.predictions(task, fold) / f"{slide}.geojson"
 
     def scores(self, task: str) -> Path:
         """Scores of whole slides and patients."""
         return self.results / "scores" / f"{task}.tsv"
 
     def metrics(self, task: str) -> Path:
-        """The task's metrics."""
+        """Metrics of a task, with all that figures are drawn from."""
         return self.results / "metrics" / f"{task}.json"
 
-    def view(self, task: str, fold: int, slide: str, view: str) -> Path:
-        """One picture of a slide."""
-        return self.results / "views" / task / f"fold{fold}" / slide / f"{view}.jpg"
+    def metrics_table(self, task: str) -> Path:
+        """Metrics of a task, one per row."""
+        return self.results / "metrics" / f"{task}.parquet"
+
+    def metrics_figures(self, task: str) -> Path:
+        """Folder of the figures of a task's metrics."""
+        return self.results / "metrics" / task
+
+    # --- pictures ---------------------------------------------------------------------------------------------------
 
     def tissue_view(self, slide: str) -> Path:
-        """The picture of a slide's tissue."""
+        """Picture of a slide's tissue and artefacts."""
         return self.results / "views" / "tissue" / f"{slide}.jpg"
 
-    def region(self, task: str, fold: int, slide: str, box: Sequence[int]) -> Path:
-        """The picture of a part of a slide; ``box``: x, y, width, height in level-0 pixels."""
-        name = "region_{}_{}_{}_{}.jpg".format(*box)
-        return self.results / "views" / task / f"fold{fold}" / slide / name
+    def contact_sheet(self, grid: str, slide: str) -> Path:
+        """Pictures of some kept and some excluded patches of a slide."""
+        return self.results / "contact" / grid / f"{slide}.png"
 
-    def cascade_levels(self, cascade: str, slide: str) -> Path:
-        """The picture of what every level of a nucleus cascade did on a slide."""
-        return self.results / "radhical" / cascade / "levels" / f"{slide}.png"
+    def view(self, task: str, fold: Number, slide: str, view: str) -> Path:
+        """Picture of a slide with what a model predicts."""
+        return self.results / "views" / task / f"fold{fold}" / slide / f"{view}.jpg"
+
+    def region(self, task: str, fold: Number, slide: str, box: Sequence[Number]) -> Path:
+        """Picture of a part of a slide; ``box``: x, y, width, height in level-0 pixels."""
+        return self.view(task, fold, slide, "region_{}_{}_{}_{}".format(*box))
+
+    def qupath_tiles(self, task: str, fold: Number, slide: str) -> Path:
+        """Predictions as tiles that QuPath opens, GeoJSON."""
+        return self.results / "qupath" / task / f"fold{fold}" / f"{slide}.geojson"
+
+    # --- explanations -----------------------------------------------------------------------------------------------
+
+    def embedding(self, task: str, fold: Number) -> EmbeddingFiles:
+        """Files of the embedding of a model's patches."""
+        return EmbeddingFiles(self.results / "embeddings" / task / f"fold{fold}")
+
+    def attribution(self, task: str, fold: Number) -> AttributionFiles:
+        """Files of the attribution of a model's predictions to pixels."""
+        return AttributionFiles(self.results / "attributions" / task / f"fold{fold}")
+
+    # --- cascades ---------------------------------------------------------------------------------------------------
+
+    def cascade(self, name: str) -> CascadeFiles:
+        """Files of a nucleus cascade."""
+        return CascadeFiles(self.results / "radhical" / name)
+
+    def patch_cascade(self, name: str, fold: Number, slide: str) -> Path:
+        """Predictions of a patch cascade on a slide."""
+        return self.results / "cascades" / name / f"fold{fold}" / f"{slide}.parquet"
+
+    def patch_cascade_record(self, name: str, fold: Number, slide: str) -> Path:
+        """What each stage of a patch cascade did on a slide."""
+        return self.results / "cascades" / name / f"fold{fold}" / f"{slide}.json"
+
+    # --- report and audit -------------------------------------------------------------------------------------------
+
+    def slide_page(self, slide: str) -> Path:
+        """Page of a slide."""
+        return self.results / "report" / "slides" / f"{slide}.html"
 
     @property
-    def quarantine(self) -> Path:
-        """The slides that were lost, and why."""
-        return self.results / "quarantine.json"
+    def front_page(self) -> Path:
+        """Front page of the report."""
+        return self.results / "report" / "index.html"
+
+    @property
+    def report(self) -> Path:
+        """Snakemake's own report, which `make report` writes."""
+        return self.results / "report.html"
 
     @property
     def lineage(self) -> Path:
-        """Where every output came from."""
+        """Origin of every output."""
         return self.results / "audit" / "lineage.parquet"
 
     @property
     def runs(self) -> Path:
-        """One folder per run of the workflow."""
+        """Folder with a record of every run."""
         return self.results / "audit" / "runs"
 
     @property
-    def catalog(self) -> Path:
-        """The cohort's database."""
-        return self.results / "catalog.duckdb"
-
-    @property
-    def report(self) -> Path:
-        """Snakemake's report, which is written after a run."""
-        return self.results / "report.html"
-
-    @property
     def fingerprints(self) -> Path:
-        """The memory of slide fingerprints."""
+        """Cache of slide fingerprints."""
         return self.results / "audit" / "fingerprints.json"
 
-    def file_cache(self, rule: str) -> Path:
-        """Cache of the small files that an aggregate rule reads (`FileCache`); may be deleted."""
-        return self.results / "memory" / f"{rule}.parquet"
+    @property
+    def last_run(self) -> Path:
+        """What the last complete run left of every slide: for ``plan=new``."""
+        return self.caches / "last_run.json"
+
+    @property
+    def caches(self) -> Path:
+        """Folder of caches of earlier runs, which save time and may be deleted."""
+        return self.results / "memory"
+
+    def file_cache(self, name: str) -> Path:
+        """Cache of the small files that an aggregate rule reads (`FileCache`)."""
+        return self.caches / f"{name}.parquet"
+
+    @property
+    def benchmarks(self) -> Path:
+        """Folder of the benchmarks of all rules."""
+        return self.results / "benchmarks"
+
+    def benchmark(self, rule: str, *job: str) -> Path:
+        """Run time and memory of a job: ``job`` tells it from others of its rule."""
+        *folders, name = rule, *job
+        return self.benchmarks.joinpath(*folders, f"{name}.tsv")
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs of all rules."""
+        return self.results / "logs"
+
+    def log(self, rule: str, *job: str) -> Path:
+        """Log of a job: ``job`` tells it from others of its rule."""
+        *folders, name = rule, *job
+        return self.logs.joinpath(*folders, f"{name}.log")
+
+
+@dataclass(frozen=True)
+class EmbeddingFiles:
+    """Files of the embedding of a model's patches."""
+
+    folder: Path
+
+    @property
+    def features(self) -> Path:
+        """Features and position of every patch."""
+        return self.folder / "features.parquet"
+
+    @property
+    def page(self) -> Path:
+        """Interactive map."""
+        return self.folder / "map.html"
+
+    @property
+    def mosaic(self) -> Path:
+        """Patches laid out by their features."""
+        return self.folder / "mosaic.png"
+
+    @property
+    def record(self) -> Path:
+        """How well classes and sites are separated."""
+        return self.folder / "separation.json"
+
+
+@dataclass(frozen=True)
+class AttributionFiles:
+    """Files of the attribution of a model's predictions to pixels."""
+
+    folder: Path
+
+    @property
+    def panels(self) -> Path:
+        """Picture of all patches with their maps."""
+        return self.folder / "panels.png"
+
+    @property
+    def patches(self) -> Path:
+        """Patches that are explained, with their checks."""
+        return self.folder / "patches.parquet"
+
+    @property
+    def background(self) -> Path:
+        """Training patches that stand for an absent pixel."""
+        return self.folder / "background.parquet"
+
+    @property
+    def maps(self) -> Path:
+        """Attribution of every pixel."""
+        return self.folder / "maps.npz"
+
+    @property
+    def record(self) -> Path:
+        """Checks of the maps as a whole."""
+        return self.folder / "checks.json"
+
+
+@dataclass(frozen=True)
+class CascadeFiles:
+    """Files of a nucleus cascade."""
+
+    folder: Path
+
+    @property
+    def split(self) -> Path:
+        """Role of every slide."""
+        return self.folder / "split.parquet"
+
+    @property
+    def leakage(self) -> Path:
+        """Record of the comparison of slides in different roles."""
+        return self.folder / "leakage.json"
+
+    def level(self, number: Number) -> Path:
+        """Folder of the model of a level."""
+        return self.folder / f"level{number}"
+
+    def weights(self, level: Number) -> Path:
+        """Weights of a level's model."""
+        return self.level(level) / "model.safetensors"
+
+    def description(self, level: Number) -> Path:
+        """Description of a level's model."""
+        return self.level(level) / "model.json"
+
+    def history(self, level: Number) -> Path:
+        """Losses during the training of a level."""
+        return self.level(level) / "history.csv"
+
+    def points(self, level: Number) -> Path:
+        """Points that a level was trained on."""
+        return self.level(level) / "points.parquet"
+
+    def validation_maps(self, slide: str) -> Path:
+        """Probabilities of all levels everywhere on a validation slide."""
+        return self.folder / "validation" / f"{slide}.npz"
+
+    @property
+    def thresholds(self) -> Path:
+        """Thresholds that were found."""
+        return self.folder / "thresholds.json"
+
+    @property
+    def trials(self) -> Path:
+        """Thresholds that were tried."""
+        return self.folder / "search.parquet"
+
+    @property
+    def pareto_front(self) -> Path:
+        """Figure of cost against F score of all thresholds tried."""
+        return self.folder / "pareto.png"
+
+    def segmentation(self, slide: str) -> Path:
+        """Record of the segmentation of a slide."""
+        return self.folder / "slides" / f"{slide}.json"
+
+    def store(self, slide: str) -> Path:
+        """Label image, probabilities and states of a segmented slide, Zarr."""
+        return self.folder / "slides" / f"{slide}.zarr" / STORE_METADATA
+
+    def outlines(self, slide: str) -> Path:
+        """Outlines of the nuclei of a slide, GeoJSON."""
+        return self.folder / "slides" / f"{slide}.geojson"
+
+    def levels_view(self, slide: str) -> Path:
+        """Picture of what every level did on a slide."""
+        return self.folder / "levels" / f"{slide}.png"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics on the test slides."""
+        return self.folder / "metrics.json"
+
+    @property
+    def metrics_table(self) -> Path:
+        """Metrics of every test slide."""
+        return self.folder / "metrics.parquet"
+
+    @property
+    def table(self) -> Path:
+        """Metrics beside the bars, as text."""
+        return self.folder / "table.txt"
+
+    @property
+    def bars(self) -> Path:
+        """Metrics beside the bars, as a page."""
+        return self.folder / "bars.html"

@@ -16,9 +16,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def dump(self) -> dict[str, Any]:
-        """Return plain values with sorted keys, as used in the params of rules."""
-        return _sorted(self.model_dump(mode="json"))
+    def dump(self, *keys: str) -> dict[str, Any]:
+        """Return plain values with sorted keys, as used in the params of rules; with ``keys``, of those alone."""
+        return _sorted(self.model_dump(mode="json", include=set(keys) or None))
 
 
 def _sorted(value: Any) -> Any:

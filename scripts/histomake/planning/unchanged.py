@@ -1,4 +1,4 @@
-"""Owns which slides a run may leave out of its plan: those nothing has happened to since the last complete run."""
+"""Slides that are unchanged since the last complete run: what that run left of each, and what its outputs depend on."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ from histomake.base.files import atomic_file
 log = logging.getLogger(__name__)
 
 
-class Left(msgspec.Struct, array_like=True):
-    """What a complete run left of a slide: the digest of what made it, and size and time (ns) of every output."""
+class SlideState(msgspec.Struct, array_like=True):
+    """State of a slide after a complete run: what its outputs depend on, and size and time (ns) of each output."""
 
     made_of: str
     outputs: dict[str, Stamp | None]
 
 
-class Memory(msgspec.Struct):
-    """What a complete run left: the digest of what all slides have in common, and each slide."""
+class RunState(msgspec.Struct):
+    """State of all slides after a complete run, and the digest of what the outputs of all of them depend on."""
 
     shared: str
-    slides: dict[str, Left]
+    slides: dict[str, SlideState]
 
 
 def digest(value: Any) -> str:
-    """Digest of plain values: of what outputs are made of."""
+    """Digest of plain values, whatever the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def settled(memory: Path, *, shared: str, made_of: Mapping[str, str]) -> frozenset[str]:
-    """Ids of the slides that are as the last complete run left them.
+def unchanged_slides(memory: Path, *, shared: str, made_of: Mapping[str, str]) -> frozenset[str]:
+    """Ids of the slides whose outputs are as the last complete run left them, and depend on the same.
 
-    A slide that was made of something else, or any of whose outputs has another size or time or is gone, is not one of
-    them: whether it must be made again is then Snakemake's question. Without a memory there are none.
+    Whether the outputs of another slide must be made again is left to Snakemake. Without a memory there are none.
 
     Args:
         memory: the file that `remember` wrote.
         shared: digest of what the outputs of all slides depend on: settings, code, models.
-        made_of: digest of what each slide's own outputs depend on besides, by id.
+        made_of: digest of what the outputs of each slide depend on besides, by id.
     """
     left = {slide: kept for slide, kept in _read(memory, shared).items() if made_of.get(slide) == kept.made_of}
     paths = [path for kept in left.values() for path in kept.outputs]
@@ -63,30 +62,30 @@ def remember(
     outputs: Mapping[str, Iterable[str]],
     left_out: Collection[str],
 ) -> None:
-    """Keep what a complete run leaves.
+    """Write the state of all slides after a complete run.
 
     Args:
-        memory, shared, made_of: as for `settled`.
-        outputs: every output of each slide that the run planned, by id.
-        left_out: slides that it did not plan because they were settled.
+        memory, shared, made_of: as for `unchanged_slides`.
+        outputs: all outputs of each slide that was planned, by id.
+        left_out: slides that were not planned because they were unchanged.
     """
     before = _read(memory, None)
     slides = {slide: before[slide] for slide in left_out if slide in before}
     for slide, paths in outputs.items():
         names: Sequence[str] = sorted(paths)
-        slides[slide] = Left(made_of[slide], dict(zip(names, stamps(names), strict=True)))
+        slides[slide] = SlideState(made_of[slide], dict(zip(names, stamps(names), strict=True)))
     memory.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(memory) as aside:
-        aside.write_bytes(msgspec.json.encode(Memory(shared, slides)))
+        aside.write_bytes(msgspec.json.encode(RunState(shared, slides)))
 
 
-def _read(memory: Path, shared: str | None) -> dict[str, Left]:
-    """The slides of the memory; none if they had something else in common."""
+def _read(memory: Path, shared: str | None) -> dict[str, SlideState]:
+    """The slides of the memory; none if what all of them depend on has changed."""
     try:
-        kept = msgspec.json.decode(memory.read_bytes(), type=Memory)
+        kept = msgspec.json.decode(memory.read_bytes(), type=RunState)
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.MsgspecError) as error:
-        log.warning("%s is unusable (%s); every slide is planned", memory, error)
+        log.warning("%s cannot be read (%s); all slides are planned", memory, error)
         return {}
     return kept.slides if shared in (None, kept.shared) else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histomake.base.files import read_json
+from histomake.base.files import existing, read_json
 from histomake.base.layout import Layout
 from histomake.config import Config
 from histomake.report import page
@@ -17,8 +17,8 @@ def cascades_section(config: Config, layout: Layout) -> Html:
 
 
 def _nuclei(layout: Layout, name: str) -> Html:
-    folder = layout.results / "radhical" / name
-    metrics = read_json(folder / "metrics.json")
+    files = layout.cascade(name)
+    metrics = read_json(files.metrics)
     rows = []
     for group, found in metrics["groups"].items():
         seconds = found["seconds"]
@@ -28,13 +28,15 @@ def _nuclei(layout: Layout, name: str) -> Html:
         )
     header = ["group", "slides", "evaluations saved", "inside tissue", "naive s", "dense s", "cascade s"]
     bars = [[b["figure"], float(b["value"]), b["bar"], "yes" if b["ok"] else "no"] for b in metrics["bars"]]
-    pictures = [page.picture(path, path.stem, width=1000) for path in sorted(folder.glob("levels/*.png"))]
+    pictures = [
+        page.picture(path, path.stem, width=1000) for path in existing(files.levels_view("*"), under=layout.results)
+    ]
     return page.section(
         f"Nuclei: {name}",
         page.tag("p", "Pixel evaluations against a patch-wise network, and seconds of the whole group."),
         page.table(header, rows),
         page.table(["figure", "measured", "bar", "met"], bars),
-        page.picture(folder / "pareto.png", "Thresholds: cost against F on validation patients", width=620),
+        page.picture(files.pareto_front, "Thresholds: cost against F on validation patients", width=620),
         page.folded("what every level did, slide by slide", *pictures),
         level=3,
     )
@@ -42,7 +44,7 @@ def _nuclei(layout: Layout, name: str) -> Html:
 
 def _patches(layout: Layout, name: str) -> Html:
     rows = []
-    for path in sorted((layout.results / "cascades" / name).glob("fold*/*.json")):
+    for path in existing(layout.patch_cascade_record(name, "*", "*"), under=layout.results):
         if not path.name.endswith(".meta.json"):
             record = read_json(path)
             saved = page.percent(record["saved"]) if "saved" in record else None

@@ -25,10 +25,10 @@ from histomake.report.task_section import task_section
 from histomake.tissue.artefacts import NAMES
 
 GPU_RULES = frozenset(
-    {"train", "predict", "embed", "attribute", "patch_cascade"}
+    {"train", "predict_slide", "embed", "attribute", "patch_cascade"}
     | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
 )
-"""Benchmark folders of the rules that ask for a GPU where there is one; their wall time is GPU time."""
+"""Rules that ask for a GPU where there is one; their wall time is GPU time."""
 
 HEADLINES = (("patch", "auroc", "patch AUROC"), ("patch", "r2", "patch R²"), ("pixel", "dice", "pixel Dice"))
 """Level, metric and title of the one number by which each kind of task is known at a glance."""
@@ -55,7 +55,7 @@ def front_page(
     folds = {name: reuse.folds(task) for name, task in config.tasks.items()}
     sections = {
         "Cohort": [_quarantine(layout), _cohort(catalog, rows, lost, pages)],
-        "Quality": [_quality(usable)],
+        "Quality": [_quality(usable, layout)],
         "Patches": [_patches(config, catalog)],
     }
     parts = [page.section(title, *content) for title, content in sections.items()]
@@ -121,11 +121,12 @@ def _cohort(catalog: duckdb.DuckDBPyConnection, rows: list[Row], lost: set[str],
     return page.table(header, body)
 
 
-def _quality(usable: list[Row]) -> Html:
+def _quality(usable: list[Row], layout: Layout) -> Html:
     columns = ["clean_share", *(f"{name}_share" for name in NAMES.values())]
     body = []
     for row in usable:
-        picture = page.link(row["slide_id"], f"../views/tissue/{row['slide_id']}.jpg")
+        target = os.path.relpath(layout.tissue_view(row["slide_id"]), layout.front_page.parent)
+        picture = page.link(row["slide_id"], target)
         body.append([picture, *(page.percent(row[column]) for column in columns), row["sharpness"]])
     text = "Shares of each slide's tissue. A patch mostly under an artefact is excluded for it."
     return page.join([page.tag("p", text), page.table(["slide", "clean", *NAMES.values(), "sharpness (median)"], body)])
@@ -144,7 +145,7 @@ def _patches(config: Config, catalog: duckdb.DuckDBPyConnection) -> Html:
 
 def _compute(layout: Layout, cache: FileCache) -> Html:
     """Time and memory per rule, from the benchmark files."""
-    folder = layout.results / "benchmarks"
+    folder = layout.benchmarks
     names = (f"{place}/{name}" for place, _, names in os.walk(folder) for name in names)
     paths = sorted(name for name in names if name.endswith(".tsv"))
     spent: defaultdict[str, list[Job]] = defaultdict(list)

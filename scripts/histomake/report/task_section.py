@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def task_section(
     ]
     if layout.metrics(name).is_file():
         parts += _measured(name, task, layout, folds)
-    if all((layout.model(name, fold) / "history.csv").is_file() for fold in folds):
+    if all(layout.history(name, fold).is_file() for fold in folds):
         parts.append(page.section("Training", training(name, task, layout, folds), level=3, anchor=f"{name}-training"))
     for fold in folds:
         parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
@@ -79,7 +80,7 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     """How good a task is, and patches it got right and wrong."""
     metrics = read_json(layout.metrics(name))
     parts: list[object] = [page.section("How good it is", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
-    drawn = sorted((layout.results / "metrics" / name).glob("*.png"))
+    drawn = sorted(layout.metrics_figures(name).glob("*.png"))
     parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
     parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
     return parts
@@ -162,14 +163,13 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
     columns["seed"] = "seed"
     chosen = []
     for fold in folds:
-        folder = layout.model(name, fold)
-        history = pyarrow.csv.read_csv(folder / "history.csv").to_pydict()
+        history = pyarrow.csv.read_csv(layout.history(name, fold)).to_pydict()
         colour = COLOURS[fold % len(COLOURS)]
         for column, style in (("loss", "-"), ("train_loss", "-"), ("val_loss", "--"), ("validation_loss", "--")):
             pairs = [(s, v) for s, v in zip(history["step"], history.get(column, []), strict=False) if v is not None]
             if pairs:
                 axis.plot(*zip(*pairs, strict=True), style, color=colour, lw=1.5, label=f"fold {fold}, {column}")
-        model = read_json(folder / "model.json")
+        model = read_json(layout.description(name, fold))
         chosen.append([fold, *(model.get(key) for key in columns.values())])
     axis.set(xlabel="step", ylabel="loss")
     if axis.get_legend_handles_labels()[0]:
@@ -179,10 +179,10 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
 
 
 def _embedding(name: str, fold: int, layout: Layout) -> Html:
-    folder = layout.results / "embeddings" / name / f"fold{fold}"
-    if not (folder / "separation.json").is_file():
+    files = layout.embedding(name, fold)
+    if not files.record.is_file():
         return Html("")
-    record = read_json(folder / "separation.json")
+    record = read_json(files.record)
     silhouettes = page.table(["grouped by", "silhouette"], sorted(record["silhouette"].items()))
     batch = page.table(
         ["told apart", "balanced accuracy", "chance", "groups"],
@@ -192,21 +192,19 @@ def _embedding(name: str, fold: int, layout: Layout) -> Html:
         f"{record['patches']:,} patches of {record['slides']} test slides, {record['features']} features each. "
         "Site, patient or slide told apart far above chance means that the model sees the laboratory or the scanner."
     )
-    target = f"../embeddings/{name}/fold{fold}/map.html"
+    target = os.path.relpath(files.page, layout.front_page.parent)
     parts = [
         page.tag("p", text, " ", page.link("Open the interactive map", target)),
-        page.tag(
-            "div", page.picture(folder / "mosaic.png", width=780), page.tag("div", silhouettes, batch), class_="row"
-        ),
+        page.tag("div", page.picture(files.mosaic, width=780), page.tag("div", silhouettes, batch), class_="row"),
     ]
     return page.section(f"What the model sees (fold {fold})", *parts, level=3, anchor=f"{name}-embedding-{fold}")
 
 
 def _attribution(name: str, fold: int, layout: Layout) -> Html:
-    folder = layout.results / "attributions" / name / f"fold{fold}"
-    if not (folder / "checks.json").is_file():
+    files = layout.attribution(name, fold)
+    if not files.record.is_file():
         return Html("")
-    record = read_json(folder / "checks.json")
+    record = read_json(files.record)
     weights = record["randomised_weights"]
     rows = [
         ["additivity error (median)", record["additivity_error"], "0: the map sums to what it explains"],
@@ -227,8 +225,8 @@ def _attribution(name: str, fold: int, layout: Layout) -> Html:
     ]
     parts = [
         page.table(["check", "value", "a trustworthy map has"], rows),
-        _check_curves(pyarrow.parquet.read_table(folder / "patches.parquet")),
-        page.picture(folder / "panels.png", "Orange raises the score, violet lowers it"),
+        _check_curves(pyarrow.parquet.read_table(files.patches)),
+        page.picture(files.panels, "Orange raises the score, violet lowers it"),
     ]
     return page.section(f"What it looks at (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")
 

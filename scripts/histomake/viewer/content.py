@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from histomake.base.files import read_json
+from histomake.base.files import existing, read_json
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import Quarantined
@@ -31,7 +31,7 @@ SIDECAR = ".meta.json"
 
 def slide_ids(layout: Layout) -> list[str]:
     """Slides that have a manifest, in quarantine or not."""
-    names = sorted(path.name for path in layout.results.joinpath("slides").glob("*.json"))
+    names = (path.name for path in existing(layout.manifest("*"), under=layout.results))
     return [name.removesuffix(".json") for name in names if not name.endswith(SIDECAR)]
 
 
@@ -83,7 +83,7 @@ def describe_level(level: StoreLevel, *, zipped: bool) -> dict[str, Any]:
 def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
     """Tasks and folds that predicted a slide."""
     found = []
-    for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.parquet")):
+    for path in existing(layout.prediction("*", "*", slide), under=layout.results):
         names = pq.read_schema(path).names
         classes = [name.removeprefix("score_") for name in names if name.startswith("score_")]
         fold = int(path.parent.name.removeprefix("fold"))
@@ -146,7 +146,7 @@ def grid_of(layout: Layout, task: str, fold: int) -> str:
 
 def model_of(layout: Layout, task: str, fold: int) -> dict[str, Any]:
     """A model's description."""
-    return read_description(layout.model(task, fold) / "model.json")
+    return read_description(layout.description(task, fold))
 
 
 def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> dict[str, Any]:

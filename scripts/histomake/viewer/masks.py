@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from PIL import Image
 
-from histomake.base.files import read_json, store_of
+from histomake.base.files import existing, read_json, store_of
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
 from histomake.base.records.annotation import AnnotationRecord
@@ -77,12 +77,12 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
         record = annotation_of(layout, slide)
         if record is None or record.label_image is None:
             raise KeyError(f"{slide} has no annotated mask")
-        array = zarr.open_array(layout.annotation(slide).with_name(record.label_image.store), mode="r")
+        array = zarr.open_array(store_of(layout.label_image(slide)), mode="r")
         return Mask([array], record.label_image.downsample, list(record.class_names))
     store = store_of(layout.segmentation(task, fold, slide))
     if not store.is_dir():
         raise KeyError(f"{task} fold {fold} has no segmentation of {slide}")
-    model = read_json(layout.model(task, fold) / "model.json")
+    model = read_json(layout.description(task, fold))
     slide_grid = SlideGrid.of_table(read_table(layout.table(model["grid"]["name"], slide))[1])
     return Mask(label_levels(store), slide_grid.scale, [c for c in model["class_names"] if c != BACKGROUND])
 
@@ -95,10 +95,10 @@ def annotation_of(layout: Layout, slide: str) -> AnnotationRecord | None:
 
 
 def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
-    folder = layout.results / "radhical" / cascade
-    store = folder / "slides" / f"{slide}.zarr"
+    files = layout.cascade(cascade)
+    store = store_of(files.store(slide))
     content, level = (NUCLEI, "1") if array == NUCLEI else (LEVEL, array.removeprefix(LEVEL))
-    model = folder / f"level{level}" / "model.json"
+    model = files.description(level)
     if not (store / array).is_dir() or not model.is_file():
         raise KeyError(f"cascade {cascade} has no {array} of {slide}")
     pixel = rescale(1, read_json(model)["mpp"], Manifest.read_usable(layout.manifest(slide)).mpp)
@@ -108,7 +108,7 @@ def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
 def _cascade_arrays(layout: Layout, slide: str) -> dict[str, str]:
     """The arrays of all cascades on a slide, finest level last, with their titles."""
     found = {}
-    for store in sorted(layout.results.joinpath("radhical").glob(f"*/slides/{slide}.zarr")):
+    for store in map(store_of, existing(layout.cascade("*").store(slide), under=layout.results)):
         cascade = store.parent.parent.name
         for path in sorted(store.glob(f"{LEVEL}*"), reverse=True):
             found[f"{cascade}.{path.name}"] = f"{cascade}: level {path.name.removeprefix(LEVEL)}"
@@ -120,7 +120,7 @@ def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
     """What the page must know of every mask of a slide to ask for its tiles."""
     titles = _cascade_arrays(layout, slide)
     places = [(ANNOTATION, 0), *((name, 0) for name in titles)]
-    for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.labels.zarr")):
+    for path in map(store_of, existing(layout.segmentation("*", "*", slide), under=layout.results)):
         places.append((path.parent.parent.name, int(path.parent.name.removeprefix("fold"))))
     found = []
     for task, fold in places:
@@ -137,9 +137,9 @@ def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
 def class_order(layout: Layout, slide: str) -> list[str]:
     """All classes that can be seen on a slide, in the order of the palette: those of its models, then the annotated."""
     names: dict[str, None] = {}
-    for path in sorted(layout.results.joinpath("predictions").glob(f"*/fold*/{slide}.parquet")):
+    for path in existing(layout.prediction("*", "*", slide), under=layout.results):
         fold = int(path.parent.name.removeprefix("fold"))
-        model = read_description(layout.model(path.parent.parent.name, fold) / "model.json")
+        model = read_description(layout.description(path.parent.parent.name, fold))
         if not LEARNED[model["kind"]].numbers:
             names |= dict.fromkeys(name for name in model["class_names"] if name != BACKGROUND)
     if (annotation := annotation_of(layout, slide)) is not None:

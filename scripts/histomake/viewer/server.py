@@ -56,7 +56,7 @@ class ViewerServer(ThreadingHTTPServer):
 
     def outlines(self, slide: str) -> outlines.Outlines:
         """The outlines of a slide, those of the last one kept; whoever asks meanwhile waits for the one reading."""
-        path = self.layout.annotation(slide).with_suffix(".geojson")
+        path = self.layout.outlines(slide)
         with self._outlines_lock:
             key = (slide, path.stat().st_mtime_ns) if path.is_file() else None
             if self._outlines is None or self._outlines[0] != key:

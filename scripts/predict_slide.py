@@ -14,13 +14,13 @@ from histomake.target.kinds import LEARNED
 
 
 def main(snakemake):
-    output = Path(snakemake.output.predictions)
+    layout = Layout(Path(snakemake.config["results"]))
     task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
     settings = task.predict
     options = {"batch": settings.batch, "threads": snakemake.threads, "flips": settings.flips}
     with job(snakemake):
         predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
-        entry = SlideEntry.at(Layout(output.parents[3]), task.grid, *snakemake.params.entry)
+        entry = SlideEntry.at(layout, task.grid, *snakemake.params.entry)
         if LEARNED[task.kind].per_pixel:
             labels, outlines = store_of(snakemake.output.labels), Path(snakemake.output.outlines)
             table = segment_slide(
@@ -28,7 +28,7 @@ def main(snakemake):
             )
         else:
             table = predict_slide(predictor, entry, **options)
-        write_table(table, output)
+        write_table(table, snakemake.output.predictions)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rule adopt: a model trained elsewhere becomes the task's own, once it is known to load and to fit."""
+"""Rule reuse_model: a model trained elsewhere becomes the task's own, once it is known to load and to fit."""
 
 import shutil
 from pathlib import Path

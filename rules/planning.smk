@@ -1,0 +1,53 @@
+# Which outputs a run owes, and what happens before and after it. The only file that relies on internals of Snakemake.
+from histomake.cohort.sheet import SLIDE_ID
+from histomake.planning import snakemake_internals as internals
+from histomake.planning.last_run import LastRun
+from histomake.planning.outputs import Outputs
+
+IMPORTED = internals.is_imported(workflow)
+# Only the main process compares with the last run: a job on a cluster is told which slide to process.
+LAST_RUN = LastRun(PLAN, FINGERPRINTS, tissue_model=TISSUE_MODEL, root=ROOT) if workflow.is_main_process else None
+
+
+def find_unchanged():
+    """With `--config plan=new`, ids of the slides that are unchanged since the last complete run. They are not planned.
+
+    Their outputs are then sources, as the slides are. A plan of 10,000 slides takes minutes and 2 GB otherwise. Where
+    this workflow is a module of another one, that one says what a run is asked for, so all slides are planned.
+    """
+    if LAST_RUN is None or CONFIG.plan == "all" or IMPORTED:
+        return frozenset()
+    found = LAST_RUN.unchanged()
+    print(f"plan: {len(SLIDES) - len(found):,} of {len(SLIDES):,} slides are new or changed", file=sys.stderr)
+    return found
+
+
+UNCHANGED = find_unchanged()
+OUTPUTS = Outputs(PLAN, UNCHANGED)
+
+
+wildcard_constraints:
+    slide=only([s for s in SLIDES if s not in UNCHANGED]) if UNCHANGED else SLIDE_ID.pattern,
+
+
+# The imports stand where they are needed: every job on a cluster reads these files, too, and should start quickly.
+# Snakemake does not run the hooks of a module. The importing workflow can: `onsuccess: histomake.onsuccess()`.
+onstart:
+    from histomake.audit import runs
+
+    print(runs.preflight(LAYOUT, SLIDES, FINGERPRINTS), file=sys.stderr)
+
+
+onsuccess:
+    from histomake.audit import runs
+
+    if internals.everything_was_asked(workflow) and not IMPORTED:
+        LAST_RUN.remember(internals.outputs_by_slide(workflow), left_out=UNCHANGED)
+    runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=True)
+
+
+onerror:
+    from histomake.audit import runs
+
+    internals.mark_failed_jobs(workflow)
+    runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=False)

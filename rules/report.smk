@@ -1,0 +1,74 @@
+# Pages for people: one per slide, and the front page of the run.
+
+
+rule slide_page:
+    input:
+        unpack(lambda wildcards: OUTPUTS.shown_on_page(wildcards.slide)),
+        manifest=LAYOUT.manifest("{slide}"),
+        annotation=LAYOUT.annotation("{slide}"),
+        tissue=LAYOUT.tissue("{slide}"),
+        quality=LAYOUT.quality("{slide}"),
+        overview=LAYOUT.tissue_view("{slide}"),
+    output:
+        page=report(
+            LAYOUT.slide_page("{slide}"),
+            caption="report/slide_page.rst",
+            category="Slides",
+            subcategory="Pages",
+            labels={"slide": "{slide}", "view": "page"},
+        ),
+    log:
+        LAYOUT.log("slide_page", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("slide_page", "{slide}")
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(10),
+    params:
+        tasks=lambda wildcards: OUTPUTS.drawn_slides.get(wildcards.slide, []),
+        cascades=lambda wildcards: OUTPUTS.segmented_slides.get(wildcards.slide, []),
+        regions=lambda wildcards: OUTPUTS.regions(wildcards.slide),
+        patient=lambda wildcards: [
+            slide(wildcards).patient_id,
+            slide(wildcards).site or "",
+        ],
+        code=code("slide_page.py"),
+    script:
+        "../scripts/slide_page.py"
+
+
+# Compute times are read from the benchmark files that exist: those change without a change of results.
+rule front_page:
+    input:
+        catalog=LAYOUT.catalog,
+        quarantine=LAYOUT.quarantine,
+        metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
+        maps=[LAYOUT.embedding(*model).mosaic for model in OUTPUTS.explained_models()],
+        panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.explained_models()],
+        cascades=lambda wildcards: OUTPUTS.of_cascades(),
+    output:
+        page=report(
+            LAYOUT.front_page,
+            caption="report/front_page.rst",
+            category="Front page",
+            labels={"what": "everything in one page"},
+        ),
+    log:
+        LAYOUT.log("front_page"),
+    benchmark:
+        LAYOUT.benchmark("front_page")
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(20),
+    params:
+        cfg=CONFIG.dump(),
+        pages=lambda wildcards: OUTPUTS.paged_slides,
+        code=code("front_page.py"),
+    script:
+        "../scripts/front_page.py"

@@ -1,0 +1,98 @@
+"""The last complete run: which slides are unchanged since, and what a run leaves for the next."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from histomake.audit.code import LIBRARY, SCRIPTS, code_digest, rules_digest
+from histomake.audit.fingerprints import Fingerprints
+from histomake.base.file_cache import stamps
+from histomake.base.files import sha256_file
+from histomake.cohort.leakage import FITTED
+from histomake.model.reuse import DESCRIPTION, WEIGHTS
+from histomake.planning.plan import Plan
+from histomake.planning.unchanged import digest, remember, unchanged_slides
+
+
+class LastRun:
+    """Comparison of a plan with the last complete run.
+
+    Everything that outputs depend on is digested when the object is made, and not when the run ends: a slide or a file
+    of code that changes in between is not what the outputs were made from. Models are, which the run itself may make.
+
+    Args:
+        plan: of this run.
+        fingerprints: of slides and annotations.
+        tissue_model: files of the model that finds tissue, if there is one.
+        root: folder of the workflow, with the Snakefile and the folders rules and envs.
+    """
+
+    def __init__(self, plan: Plan, fingerprints: Fingerprints, *, tissue_model: Sequence[str], root: Path) -> None:
+        self._plan, self._models = plan, model_files(plan, tissue_model)
+        self._made_of = slide_digests(plan, fingerprints)
+        self._workflow = workflow_digest(plan, root)
+
+    def unchanged(self) -> frozenset[str]:
+        """Ids of the slides that need not be planned.
+
+        If a slide that a model is trained on has changed, the model is trained again and predicts all slides again, so
+        there are none; nor with cascades, which are made from slides, too.
+        """
+        config = self._plan.config
+        if config.radhical or config.patch_cascades:
+            return frozenset()
+        memory = self._plan.layout.last_run
+        found = unchanged_slides(memory, shared=self._shared(), made_of=self._made_of)
+        return found if {slide for _, _, slide, _ in fitted_roles(self._plan)} <= found else frozenset()
+
+    def remember(self, outputs: Mapping[str, Iterable[str]], left_out: Collection[str]) -> None:
+        """Keep what a complete run leaves: the outputs of each planned slide, and which slides were left out."""
+        memory = self._plan.layout.last_run
+        remember(memory, shared=self._shared(), made_of=self._made_of, outputs=outputs, left_out=left_out)
+
+    def _shared(self) -> str:
+        """Digest of what the outputs of all slides depend on, with the models as they are now."""
+        return digest([self._workflow, list(zip(self._models, stamps(self._models), strict=True))])
+
+
+def model_files(plan: Plan, tissue_model: Sequence[str]) -> list[str]:
+    """All files of models, and all that models are made from besides slides and their tables."""
+    found, layout = set(map(Path, tissue_model)), plan.layout
+    for name in plan.config.tasks:
+        if start := plan.starting_weights(name):
+            found.add(start)
+        for fold in plan.folds(name):
+            found |= {layout.training_cohort(name, fold), layout.history(name, fold)}
+            folders = (layout.model(name, fold), plan.model_in_use(name, fold))
+            found |= {folder / file for folder in folders for file in (WEIGHTS, DESCRIPTION)}
+    return sorted(map(str, found))
+
+
+def fitted_roles(plan: Plan) -> list[tuple[str, int, str, str]]:
+    """(task, fold, slide, role) of every slide that a model is trained or validated on."""
+    return sorted((n, a.fold, a.slide_id, a.role) for n in plan.trained for a in plan.roles[n] if a.role in FITTED)
+
+
+def workflow_digest(plan: Plan, root: Path) -> str:
+    """Digest of what the outputs of all slides depend on besides models: settings, code, and who is learned from."""
+    rules = [root / "Snakefile", *sorted(root.glob("rules/*.smk"))]
+    code = [*sorted(SCRIPTS.glob("*.py")), *sorted(LIBRARY.glob("planning/*.py"))]
+    content: list[Any] = [plan.config.dump(), fitted_roles(plan)]
+    content += [list(map(code_digest, code)), list(map(rules_digest, rules))]
+    return digest([*content, list(map(sha256_file, sorted(root.glob("envs/*"))))])
+
+
+def slide_digests(plan: Plan, fingerprints: Fingerprints) -> dict[str, str]:
+    """Digest of what the outputs of each slide depend on besides: its row, its bytes and its roles, by id."""
+    roles = defaultdict(list)
+    for name, assignments in plan.roles.items():
+        for a in assignments:
+            roles[a.slide_id].append([name, a.fold, a.role])
+    found = {}
+    for slide in plan.slides.values():
+        files = [fingerprints.of(path) if path else None for path in (slide.path, slide.annotation)]
+        found[slide.slide_id] = digest([vars(slide), *files, roles[slide.slide_id]])
+    return found

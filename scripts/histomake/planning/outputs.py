@@ -1,0 +1,140 @@
+"""Outputs that a run owes: all of them, and those of a part of the workflow."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from histomake.base.errors import ConfigError
+from histomake.pictures.kinds import PICTURED
+from histomake.planning.plan import PREDICTED, Plan
+
+Drawn = list[Any]
+"""A prediction of a slide that is drawn: task, fold, aggregation, names of the views. Plain values: it is a param."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Outputs of a plan. Those of single slides are left out for slides that are ``unchanged``: they exist."""
+
+    plan: Plan
+    unchanged: Collection[str] = frozenset()
+
+    # --- what is shown of which slide -------------------------------------------------------------------------------
+
+    @cached_property
+    def drawn_slides(self) -> dict[str, list[Drawn]]:
+        """Predictions that are drawn, by slide; slides sorted."""
+        plan = self.plan
+        found: dict[str, list[Drawn]] = defaultdict(list)
+        for name, task in plan.config.tasks.items():
+            for fold, slide in plan.slides_by_fold(name, *PREDICTED):
+                found[slide].append([name, fold, task.predict.aggregate, PICTURED[task.kind].views])
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def segmented_slides(self) -> dict[str, list[str]]:
+        """Nucleus cascades that segment a slide, by its id."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.plan.config.radhical:
+            for slide in self.plan.cascade_slides(name, *PREDICTED):
+                found[slide].append(name)
+        return dict(found)
+
+    @cached_property
+    def paged_slides(self) -> list[str]:
+        """Ids of the slides that have a page, sorted."""
+        return sorted({*self.segmented_slides, *self.drawn_slides})
+
+    def regions(self, slide: str) -> list[list[int]]:
+        """Parts of a slide that are drawn closely: x, y, width, height in level-0 pixels."""
+        return [list(box) for name, *box in self.plan.config.explain.regions if name == slide]
+
+    def explained(self, task: str, fold: int | str) -> list[str]:
+        """Ids of the slides that a model is explained on: the test slides.
+
+        Without any, those to predict. New slides to predict therefore do not change an explanation.
+        """
+        return self.plan.slides_in(task, fold, "test") or self.plan.slides_in(task, fold, "predict")
+
+    def explained_models(self) -> list[tuple[str, int]]:
+        """(task, fold) of the models that are explained: those that are trained, since it takes training patches."""
+        return [(name, fold) for name in self.plan.trained for fold in self.plan.folds(name)]
+
+    def shown_on_page(self, slide: str) -> dict[str, list[Path]]:
+        """Files that the page of a slide shows: those of its predictions and of the cascades that segment it."""
+        layout, drawn = self.plan.layout, self.drawn_slides.get(slide, [])
+        boxes = self.regions(slide)
+        return {
+            "predictions": [layout.prediction(name, fold, slide) for name, fold, *_ in drawn],
+            "descriptions": [layout.description(name, fold) for name, fold, *_ in drawn],
+            "views": [layout.view(name, fold, slide, view) for name, fold, _, views in drawn for view in views],
+            "levels": [layout.cascade(name).levels_view(slide) for name in self.segmented_slides.get(slide, [])],
+            "regions": [layout.region(name, fold, slide, box) for name, fold, *_ in drawn for box in boxes],
+        }
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def predictions(self, task: str, *roles: str) -> list[Path]:
+        """Prediction tables of a task, of unchanged slides too, in the order of `Plan.slides_by_fold`."""
+        place = self.plan.layout.prediction
+        return [place(task, fold, slide) for fold, slide in self.plan.slides_by_fold(task, *roles)]
+
+    def segmentations(self, *roles: str) -> list[Path]:
+        """Outlines of all segmentations; no other rule asks for them."""
+        plan = self.plan
+        found = ((task, *place) for task in plan.segmented for place in plan.slides_by_fold(task, *roles))
+        return [plan.layout.segmented_outlines(*place) for place in found if place[-1] not in self.unchanged]
+
+    def of_slides(self) -> list[Path]:
+        """Pages, tissue views and QuPath tiles."""
+        layout = self.plan.layout
+        found = [layout.slide_page(slide) for slide in self.paged_slides if slide not in self.unchanged]
+        found += [layout.tissue_view(slide) for slide in self.plan.slides if slide not in self.unchanged]
+        if self.plan.config.explain.qupath:
+            drawn = ((s, d) for s, predictions in self.drawn_slides.items() for d in predictions)
+            found += [layout.qupath_tiles(d[0], d[1], s) for s, d in drawn if s not in self.unchanged]
+        return found
+
+    def of_cascades(self) -> list[Path]:
+        """Everything of nucleus and patch cascades. Raises ConfigError if no slide has an annotation to learn from.
+
+        It is raised for the rules that ask, so that slides can be predicted with the models of tasks all the same.
+        """
+        plan, found = self.plan, list[Path]()
+        for name in plan.config.radhical:
+            if not plan.cascade_slides(name, "train"):
+                raise ConfigError(
+                    f"radhical: no slide of {plan.config.sheet} has an annotation to learn from; enter label masks or "
+                    "outlines of nuclei in its annotation column"
+                )
+            files = plan.layout.cascade(name)
+            found += [files.split, files.metrics, files.pareto_front]
+            for slide in plan.cascade_slides(name, *PREDICTED):
+                found += [
+                    files.segmentation(slide),
+                    files.store(slide),
+                    files.outlines(slide),
+                    files.levels_view(slide),
+                ]
+        place = plan.layout.patch_cascade
+        patch_cascades = plan.config.patch_cascades
+        return found + [place(name, *where) for name in patch_cascades for where in plan.patch_cascade_slides(name)]
+
+    def all(self) -> list[Path]:
+        """Everything that `snakemake` makes without a target."""
+        plan, layout = self.plan, self.plan.layout
+        return [
+            layout.catalog,
+            layout.lineage,
+            layout.front_page,
+            *(layout.metrics(task) for task in plan.measured),
+            *(layout.scores(task) for task in plan.config.tasks),
+            *self.segmentations(*PREDICTED),
+            *self.of_slides(),
+            *self.of_cascades(),
+        ]

@@ -1,0 +1,215 @@
+"""Plan of a run: which slides each model is trained on, tested on and predicts, and where its weights come from.
+
+The plan follows from the configuration and the slide sheet alone, so it is known before any job runs. The imports are
+light because every job on a cluster makes the plan, too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from histomake.annotation.formats import is_mask
+from histomake.base.layout import Layout
+from histomake.cohort.folds import assign, assign_task, assign_unfitted
+from histomake.cohort.leakage import FITTED, JUDGED, Assignment
+from histomake.cohort.sheet import Slide
+from histomake.config import Config
+from histomake.config.kinds import ACCEPTED
+from histomake.model import reuse
+from histomake.pictures.kinds import PICTURED
+
+PREDICTED = ("test", "predict")
+"""Roles of the slides that a model predicts."""
+
+Entry = list[Any]
+"""What a script must know of a slide besides its files: id, patient id, labels by column. A param: plain values."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Roles of all slides, and what follows from them.
+
+    config, slides, layout: of the workflow; slides by id.
+    roles: assignments of each task, by name.
+    cascade_roles: assignments of each nucleus cascade, by name.
+    """
+
+    config: Config
+    slides: Mapping[str, Slide]
+    layout: Layout
+    roles: Mapping[str, Sequence[Assignment]]
+    cascade_roles: Mapping[str, Sequence[Assignment]]
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def trained(self) -> list[str]:
+        """Tasks whose models are trained: those that the sheet gives slides to learn from.
+
+        The models of all others exist: they are copied from the folder that the task names, or used where they lie in
+        the results folder. No rule makes those, so no rule can train them again.
+        """
+        return [name for name, roles in self.roles.items() if any(a.role in FITTED for a in roles)]
+
+    @cached_property
+    def reused(self) -> list[str]:
+        """Tasks whose models are copied from another folder."""
+        tasks = self.config.tasks.items()
+        return [n for n, t in tasks if t.trained and Path(t.trained).resolve() != self.layout.models(n).resolve()]
+
+    @cached_property
+    def measured(self) -> list[str]:
+        """Tasks with slides to test."""
+        return [name for name, roles in self.roles.items() if any(a.role == "test" for a in roles)]
+
+    @cached_property
+    def segmented(self) -> list[str]:
+        """Tasks whose predictions have a label image."""
+        return [name for name, task in self.config.tasks.items() if ACCEPTED[task.kind].label_image]
+
+    def folds(self, task: str) -> range:
+        """Folds of a task; each has a model."""
+        return reuse.folds(self.config.tasks[task])
+
+    # --- slides -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def masked(self) -> frozenset[str]:
+        """Ids of the slides that are annotated with a mask."""
+        return frozenset(slide.slide_id for slide in self.slides.values() if is_mask(slide.annotation))
+
+    @cached_property
+    def _members(self) -> dict[str, dict[tuple[int, str], list[str]]]:
+        """Ids by task, fold and role."""
+        found: dict[str, dict[tuple[int, str], list[str]]] = {}
+        for task, roles in self.roles.items():
+            members = found[task] = defaultdict(list)
+            for a in roles:
+                members[a.fold, a.role].append(a.slide_id)
+        return found
+
+    def slides_in(self, task: str, fold: int | str, *roles: str) -> list[str]:
+        """Ids of the slides with one of the roles in a fold, sorted."""
+        members = self._members[task]
+        return sorted(slide for role in roles for slide in members.get((int(fold), role), ()))
+
+    def slides_by_fold(self, task: str, *roles: str) -> list[tuple[int, str]]:
+        """(fold, id) of the slides with one of the roles, sorted."""
+        return [(fold, slide) for fold in self.folds(task) for slide in self.slides_in(task, fold, *roles)]
+
+    def entry(self, slide: str) -> Entry:
+        """What a script must know of a slide."""
+        row = self.slides[slide]
+        return [row.slide_id, row.patient_id, dict(sorted(row.labels.items()))]
+
+    def entries(self, task: str, *roles: str) -> list[Entry]:
+        """What a script must know of the slides with one of the roles, in the order of `slides_by_fold`."""
+        return [self.entry(slide) for _, slide in self.slides_by_fold(task, *roles)]
+
+    def fitted(self, task: str, fold: int | str) -> dict[str, list[Entry]]:
+        """The slides that a model is trained and validated on, by role: a part of its identity."""
+        return {role: [self.entry(slide) for slide in self.slides_in(task, fold, role)] for role in FITTED}
+
+    def fitted_slides(self, task: str, fold: int | str) -> list[str]:
+        """Ids of the slides that a model is trained and validated on, in the order of `fitted`."""
+        return [slide for role in FITTED for slide in self.slides_in(task, fold, role)]
+
+    # --- models -----------------------------------------------------------------------------------------------------
+
+    def model_in_use(self, task: str, fold: int | str) -> Path:
+        """Folder of a model that is not trained, where it is now."""
+        if task in self.reused:
+            return reuse.model_folder(str(self.config.tasks[task].trained), int(fold))
+        return self.layout.model(task, fold)
+
+    def untrained_models(self) -> list[tuple[str, Path, bool]]:
+        """(task, folder, whether it is used where it lies) of every model that is not trained."""
+        names = [name for name in self.config.tasks if name not in self.trained]
+        return [(n, self.model_in_use(n, fold), n not in self.reused) for n in names for fold in self.folds(n)]
+
+    def starting_weights(self, task: str) -> Path | None:
+        """Weights that a training starts from, if they are a file; not those of a model hub."""
+        path = self.config.tasks[task].model.pretrained
+        if isinstance(path, bool):
+            return None
+        return Path(path) if path.endswith(".safetensors") else Path(path) / reuse.WEIGHTS
+
+    def pretrained(self, task: str, *, here: bool) -> list[Path]:
+        """Weights that a training starts from, as far as this workflow makes them (``here``) or does not."""
+        start = self.starting_weights(task)
+        return [start] if start and self.is_trained_here(start) == here else []
+
+    def is_trained_here(self, path: Path | None) -> bool:
+        """Whether a file belongs to a model that this workflow trains."""
+        return path is not None and any(path.is_relative_to(self.layout.models(name)) for name in self.trained)
+
+    def earlier_descriptions(self, task: str) -> list[Path]:
+        """Descriptions of the models that a task reuses or starts from: what made those must not be tested."""
+        if task not in self.trained:
+            return [self.layout.description(task, fold) for fold in self.folds(task)]
+        start = self.starting_weights(task)
+        found = start.with_name(reuse.DESCRIPTION) if start else None
+        return [found] if found and (self.is_trained_here(found) or found.is_file()) else []
+
+    def tasks_with_views(self, views: tuple[str, ...]) -> list[str]:
+        """Tasks whose predictions are drawn as exactly these views."""
+        return [name for name, task in self.config.tasks.items() if PICTURED[task.kind].views == views]
+
+    # --- cascades ---------------------------------------------------------------------------------------------------
+
+    def cascade_slides(self, cascade: str, *roles: str) -> list[str]:
+        """Ids of the slides of a nucleus cascade with one of the roles."""
+        return [a.slide_id for a in self.cascade_roles[cascade] if a.role in roles]
+
+    def cascade_annotations(self, cascade: str, role: str) -> list[str | None]:
+        """Annotations of the slides of a nucleus cascade with a role."""
+        return [self.slides[slide].annotation for slide in self.cascade_slides(cascade, role)]
+
+    def cascade_weights(self, cascade: str) -> list[Path]:
+        """Weights of all levels of a nucleus cascade, finest first."""
+        levels = range(1, len(self.config.radhical[cascade].scales) + 1)
+        return [self.layout.cascade(cascade).weights(level) for level in levels]
+
+    def stage_tasks(self, cascade: str) -> list[str]:
+        """Tasks of the stages of a patch cascade, coarsest first."""
+        return [stage.task for stage in self.config.patch_cascades[cascade].stages]
+
+    def patch_cascade_slides(self, cascade: str) -> list[tuple[int, str]]:
+        """(fold, id) of every slide that no stage of a patch cascade was trained or validated on, sorted."""
+        tasks = self.stage_tasks(cascade)
+        shared = range(min(self.config.tasks[task].split.folds for task in tasks))
+        unseen = [(f, set.intersection(*(set(self.slides_in(t, f, *PREDICTED)) for t in tasks))) for f in shared]
+        return [(fold, slide) for fold, slides in unseen for slide in sorted(slides)]
+
+
+def make_plan(config: Config, slides: Mapping[str, Slide]) -> Plan:
+    """Assign a role in every task and cascade to every slide. Raises ConfigError if that is not possible."""
+    rows = slides.values()
+    roles = {
+        name: assign_unfitted(rows, folds=len(reuse.folds(task)))
+        if task.trained
+        else assign_task(rows, task, seed=config.seed, name=name)
+        for name, task in config.tasks.items()
+    }
+    # A slide without annotation can neither be learned from nor be tested: it is only segmented.
+    annotated = [slide if slide.annotation else replace(slide, split="predict") for slide in rows]
+    cascade_roles = {
+        name: assign(annotated, cascade.split, seed=config.seed, task=f"radhical.{name}")
+        for name, cascade in config.radhical.items()
+    }
+    return Plan(config, slides, Layout(Path(config.results)), roles, cascade_roles)
+
+
+def role_table(assignments: Iterable[Assignment], roles: Sequence[str] | None = None) -> list[list[Any]]:
+    """Fold, slide, patient and role of assignments, as a param; ``roles``: of these roles only."""
+    return [[a.fold, a.slide_id, a.patient_id, a.role] for a in assignments if roles is None or a.role in roles]
+
+
+def judged_slides(assignments: Iterable[Assignment]) -> list[str]:
+    """Ids of the slides that may have no second role, each once."""
+    return list(dict.fromkeys(a.slide_id for a in assignments if a.role in JUDGED))

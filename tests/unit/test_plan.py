@@ -1,0 +1,242 @@
+"""The plan: who is trained on, tested and predicted, where weights come from, and which outputs a run owes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from histomake.base.errors import ConfigError
+from histomake.cohort.sheet import Slide
+from histomake.config import parse_config
+from histomake.pictures.kinds import WITH_CONFIDENCE, WITHOUT_CONFIDENCE
+from histomake.planning.outputs import Outputs
+from histomake.planning.plan import judged_slides, make_plan, role_table
+
+CLASSES = {"tumour": "tumour", "stroma": "stroma"}
+TARGET = {"source": "annotation", "classes": ["tumour", "stroma"]}
+ROLES = {"A": "train", "B": "val", "C": "test", "D": "predict", "E": "predict"}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Makes a plan of tasks, from slides with fixed roles; further sections of the configuration by name."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(tasks, roles=ROLES, annotations=None, **sections):
+        base = {"annotations": {"classes": CLASSES}, "grids": {"x10": {"mpp": 1.0, "size": 128}}}
+        config = parse_config({**base, "tasks": tasks, **sections})
+        slides = {
+            name: Slide(name, f"{name}.svs", f"patient-{name}", annotation=(annotations or {}).get(name), split=role)
+            for name, role in roles.items()
+        }
+        return make_plan(config, slides)
+
+    return make
+
+
+def task(**changes):
+    return {"kind": "classification", "grid": "x10", "target": TARGET, **changes}
+
+
+def put_model(folder):
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "model.json"):
+        (folder / name).touch()
+
+
+def test_slides_are_found_by_their_role(project):
+    plan = project({"t": task()})
+    assert plan.slides_in("t", 0, "predict", "test") == ["C", "D", "E"]
+    assert plan.slides_by_fold("t", "train") == [(0, "A")]
+    assert plan.entries("t", "test") == [["C", "patient-C", {}]]
+
+
+def test_wildcards_may_name_the_fold(project):
+    assert project({"t": task()}).slides_in("t", "0", "train") == ["A"]
+
+
+def test_a_model_is_made_with_its_training_and_validation_slides(project):
+    plan = project({"t": task()})
+    assert plan.fitted_slides("t", 0) == ["A", "B"]
+    assert plan.fitted("t", 0) == {"train": [["A", "patient-A", {}]], "val": [["B", "patient-B", {}]]}
+
+
+def test_a_task_without_slides_to_learn_from_is_not_trained(project):
+    plan = project({"t": task()}, roles={"D": "predict", "E": "predict"})
+    assert plan.trained == plan.measured == []
+    assert plan.untrained_models() == [("t", plan.layout.model("t", 0), True)]
+
+
+def test_a_trained_model_of_another_folder_is_copied(project):
+    put_model(Path("elsewhere/fold0"))
+    plan = project({"t": task(trained="elsewhere/fold0")})
+    assert (plan.trained, plan.reused) == ([], ["t"])
+    assert plan.untrained_models() == [("t", Path("elsewhere/fold0"), False)]
+
+
+def test_a_model_that_lies_in_the_results_is_used_there(project):
+    put_model(Path("results/models/t/fold0"))
+    plan = project({"t": task(trained="results/models/t")})
+    assert plan.reused == []
+    assert plan.untrained_models() == [("t", Path("results/models/t/fold0"), True)]
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "path", "here"),
+    [
+        (True, None, False),
+        ("results/models/first/fold0", Path("results/models/first/fold0/model.safetensors"), True),
+        ("given/weights.safetensors", Path("given/weights.safetensors"), False),
+    ],
+)
+def test_the_weights_that_a_training_starts_from_are_known(project, pretrained, path, here):
+    plan = project({"first": task(), "t": task(model={"pretrained": pretrained})})
+    assert plan.starting_weights("t") == path
+    assert plan.pretrained("t", here=True) == ([path] if here else [])
+    assert plan.pretrained("t", here=False) == ([path] if path and not here else [])
+
+
+def test_what_a_model_starts_from_is_compared_with_the_slides_to_test(project):
+    model = {"pretrained": "results/models/first/fold0"}
+    plan = project({"first": task(), "t": task(model=model)})
+    assert plan.earlier_descriptions("first") == []
+    assert plan.earlier_descriptions("t") == [plan.layout.description("first", 0)]
+
+
+def test_weights_without_a_description_are_not_compared(project):
+    plan = project({"t": task(model={"pretrained": "given/weights.safetensors"})})
+    assert plan.earlier_descriptions("t") == []
+    Path("given").mkdir()
+    Path("given/model.json").touch()
+    assert plan.earlier_descriptions("t") == [Path("given/model.json")]
+
+
+def test_a_reused_model_is_compared_with_the_slides_to_test(project):
+    put_model(Path("elsewhere/fold0"))
+    plan = project({"t": task(trained="elsewhere/fold0")})
+    assert plan.earlier_descriptions("t") == [plan.layout.description("t", 0)]
+
+
+def test_slides_with_a_mask_are_known(project):
+    assert project({"t": task()}, annotations={"A": "a.png", "B": "b.geojson"}).masked == {"A"}
+
+
+def test_slides_without_annotation_are_only_segmented_by_a_cascade(project):
+    plan = project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {}})
+    assert plan.cascade_slides("nuclei", "train", "val", "test") == ["A", "B", "C"]
+    assert plan.cascade_slides("nuclei", "predict") == ["D", "E"]
+
+
+def test_a_cascade_has_weights_for_every_level(project):
+    plan = project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {"scales": [1.0, 0.5]}})
+    levels = [path.parent.name for path in plan.cascade_weights("nuclei")]
+    assert levels == ["level1", "level2"]
+
+
+def test_tasks_are_told_by_the_views_of_their_predictions(project):
+    mask = {"source": "mask", "classes": ["tumour", "stroma"]}
+    plan = project({"t": task(), "m": task(kind="segmentation", target=mask)})
+    assert plan.tasks_with_views(WITH_CONFIDENCE) == ["t"]
+    assert plan.tasks_with_views(WITHOUT_CONFIDENCE) == ["m"]
+
+
+def test_a_patch_cascade_runs_on_slides_that_no_stage_was_made_with(project):
+    stages = [{"task": "coarse"}, {"task": "fine"}]
+    grids = {"x5": {"mpp": 2.0, "size": 128}, "x10": {"mpp": 1.0, "size": 128}}
+    cascades = {"both": {"class_name": "tumour", "stages": stages}}
+    plan = project({"coarse": task(grid="x5"), "fine": task()}, grids=grids, patch_cascades=cascades)
+    assert plan.patch_cascade_slides("both") == [(0, "C"), (0, "D"), (0, "E")]
+
+
+def test_a_patient_in_two_roles_is_refused(project):
+    with pytest.raises(ConfigError, match="patient"):
+        plan = project({"t": task()})
+        slides = {**plan.slides, "B": dataclasses.replace(plan.slides["B"], patient_id="patient-A")}
+        make_plan(plan.config, slides)
+
+
+def test_the_table_of_roles_can_be_restricted(project):
+    roles = project({"t": task()}).roles["t"]
+    assert [row[1] for row in role_table(roles)] == list(ROLES)
+    assert role_table(roles, ["test"]) == [[0, "C", "patient-C", "test"]]
+    assert judged_slides(roles) == ["A", "B", "C"]
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def names(paths):
+    return {path.relative_to("results").as_posix() for path in paths}
+
+
+def test_a_run_owes_the_report_and_what_people_open(project):
+    found = names(Outputs(project({"t": task()})).all())
+    assert {"catalog.duckdb", "audit/lineage.parquet", "report/index.html", "metrics/t.json", "scores/t.tsv"} <= found
+    assert {f"views/tissue/{slide}.jpg" for slide in ROLES} <= found
+    pages = {name for name in found if name.startswith("report/slides/")}
+    assert pages == {f"report/slides/{slide}.html" for slide in "CDE"}
+
+
+def test_nothing_of_unchanged_slides_is_asked_for(project):
+    outputs = Outputs(project({"t": task()}, explain={"qupath": True}), unchanged={"D"})
+    assert not [path for path in outputs.all() if "D" in path.stem]
+    assert names(outputs.all()) >= {"qupath/t/fold0/E.geojson", "report/slides/E.html"}
+
+
+def test_predictions_of_unchanged_slides_are_read_all_the_same(project):
+    outputs = Outputs(project({"t": task()}), unchanged={"D"})
+    assert [path.stem for path in outputs.predictions("t", "test", "predict")] == ["C", "D", "E"]
+
+
+def test_outlines_are_asked_for_where_a_task_segments(project):
+    mask = {"source": "mask", "classes": ["tumour", "stroma"]}
+    outputs = Outputs(project({"t": task(), "m": task(kind="segmentation", target=mask)}))
+    assert names(outputs.segmentations("test")) == {"predictions/m/fold0/C.geojson"}
+
+
+def test_a_model_is_explained_on_its_test_slides_and_without_any_on_those_to_predict(project):
+    assert Outputs(project({"t": task()})).explained("t", 0) == ["C"]
+    only_to_predict = {"D": "predict", "E": "predict"}
+    assert Outputs(project({"t": task()}, roles=only_to_predict)).explained("t", 0) == ["D", "E"]
+
+
+def test_models_that_are_not_trained_are_not_explained(project):
+    put_model(Path("elsewhere/fold0"))
+    outputs = Outputs(project({"t": task(trained="elsewhere/fold0"), "own": task()}))
+    assert outputs.explained_models() == [("own", 0)]
+
+
+def test_a_slide_is_drawn_once_for_every_prediction(project):
+    outputs = Outputs(project({"t": task(), "u": task()}))
+    assert [drawn[:2] for drawn in outputs.drawn_slides["C"]] == [["t", 0], ["u", 0]]
+    assert list(outputs.drawn_slides) == ["C", "D", "E"]
+
+
+def test_regions_are_those_of_the_slide(project):
+    outputs = Outputs(project({"t": task()}, explain={"regions": [["C", 1, 2, 30, 40], ["D", 5, 6, 70, 80]]}))
+    assert outputs.regions("C") == [[1, 2, 30, 40]]
+
+
+def test_a_page_shows_every_prediction_with_its_views_and_regions(project):
+    outputs = Outputs(project({"t": task(), "u": task()}, explain={"regions": [["C", 1, 2, 30, 40]]}))
+    shown = {key: names(paths) for key, paths in outputs.shown_on_page("C").items()}
+    assert shown["predictions"] == {"predictions/t/fold0/C.parquet", "predictions/u/fold0/C.parquet"}
+    assert "views/u/fold0/C/confidence.jpg" in shown["views"]
+    assert shown["regions"] == {f"views/{name}/fold0/C/region_1_2_30_40.jpg" for name in "tu"}
+    assert shown["levels"] == set()
+
+
+def test_a_cascade_owes_its_metrics_and_every_segmented_slide(project):
+    outputs = Outputs(project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {}}))
+    found = names(outputs.of_cascades())
+    assert {"radhical/nuclei/metrics.json", "radhical/nuclei/slides/C.zarr/zarr.json"} <= found
+    assert {f"radhical/nuclei/slides/{slide}.geojson" for slide in "CDE"} <= found
+    assert outputs.segmented_slides == {slide: ["nuclei"] for slide in "CDE"}
+    assert outputs.paged_slides == ["C", "D", "E"]
+
+
+def test_a_cascade_without_an_annotation_to_learn_from_is_refused_when_it_is_asked_for(project):
+    outputs = Outputs(project({}, radhical={"nuclei": {}}))
+    with pytest.raises(ConfigError, match="has an annotation to learn from"):
+        outputs.of_cascades()

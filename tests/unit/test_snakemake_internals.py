@@ -1,0 +1,101 @@
+"""The parts of Snakemake that are no public interface: a release that changes one of them fails here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+SNAKEFILE = """
+import sys
+sys.path.insert(0, {scripts!r})
+from histomake.planning import snakemake_internals as internals
+
+assert isinstance(workflow.is_main_process, bool)
+assert isinstance(workflow.overwrite_configfiles, list)
+assert isinstance(workflow.configfiles, list)
+assert str(workflow.current_basedir) == {folder!r}
+
+
+rule all:
+    default_target: True
+    input: expand("made/{{slide}}.txt", slide=["A", "B"]), "made/summary.txt"
+
+rule make:
+    output: "made/{{slide}}.txt", "made/{{slide}}.csv"
+    params: setting=config.get("setting", 1)
+    shell: "{command}"
+
+rule summary:
+    input: "made/A.txt"
+    output: "made/summary.txt"
+    shell: "cp {{input}} {{output}}"
+
+
+IMPORTED = internals.is_imported(workflow)
+
+
+onsuccess:
+    print("imported:", IMPORTED)
+    print("everything:", internals.everything_was_asked(workflow))
+    print("outputs:", {{k: sorted(v) for k, v in sorted(internals.outputs_by_slide(workflow).items())}})
+
+onerror:
+    internals.mark_failed_jobs(workflow)
+"""
+
+MAKE = "echo {params.setting} > {output[0]}; touch {output[1]}"
+
+
+@pytest.fixture
+def snakemake(tmp_path):
+    """Runs Snakemake on a workflow of two slides, whose jobs run ``command``; returns what it printed."""
+
+    def run(*arguments, command=MAKE, check=True):
+        text = SNAKEFILE.format(scripts=str(SCRIPTS), folder=str(tmp_path), command=command)
+        (tmp_path / "Snakefile").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_the_outputs_of_slides_are_told_from_others(snakemake):
+    text = snakemake()
+    assert "outputs: {'A': ['made/A.csv', 'made/A.txt'], 'B': ['made/B.csv', 'made/B.txt']}" in text
+    assert "imported: False" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "everything"),
+    [
+        ((), True),
+        (("all",), True),
+        (("made/A.txt",), False),
+        (("--until", "make"), False),
+        (("--omit-from", "summary"), False),
+        (("--batch", "all=1/2"), False),
+    ],
+)
+def test_a_run_for_everything_is_told_from_one_for_some_targets(snakemake, arguments, everything):
+    assert f"everything: {everything}" in snakemake(*arguments)
+
+
+def test_a_job_that_failed_runs_again_though_the_results_behind_it_are_there(snakemake, tmp_path):
+    snakemake()
+    failed = snakemake("--keep-going", "--config", "setting=2", command="false", check=False)
+    assert "Error in rule make" in failed
+    assert not (tmp_path / "made/A.txt").exists()
+    # The summary, which alone is asked for, exists: without the mark, nothing would be planned.
+    assert (tmp_path / "made/summary.txt").exists()
+    assert "rule make:" in snakemake("--dry-run", "--config", "setting=2", "--", "made/summary.txt", command="false")
