@@ -26,8 +26,8 @@ SIDECAR = ".meta.json"
 HASHED_BYTES = 64_000_000
 
 
-class Outputs(msgspec.Struct):
-    """As much of a sidecar as tells the digests of a job's outputs."""
+class _OutputDigests(msgspec.Struct):
+    """The part of a sidecar that has the digests of the outputs."""
 
     outputs: dict[str, str]
 
@@ -111,7 +111,7 @@ def _stated(paths: list[str], cache: FileCache) -> dict[str, str]:
     found: dict[str, str] = {}
     for sidecar in cache.read_texts(f"{path}{SIDECAR}" for path in paths):
         if sidecar:
-            found |= msgspec.json.decode(sidecar, type=Outputs).outputs
+            found |= msgspec.json.decode(sidecar, type=_OutputDigests).outputs
     return found
 
 

@@ -24,7 +24,7 @@ class SlideState(msgspec.Struct, array_like=True):
     outputs: dict[str, Stamp | None]
 
 
-class RunState(msgspec.Struct):
+class SlideStates(msgspec.Struct):
     """State of all slides after a complete run, and the digest of what the outputs of all of them depend on."""
 
     shared: str
@@ -76,13 +76,13 @@ def remember(
         slides[slide] = SlideState(made_of[slide], dict(zip(names, stamps(names), strict=True)))
     memory.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(memory) as aside:
-        aside.write_bytes(msgspec.json.encode(RunState(shared, slides)))
+        aside.write_bytes(msgspec.json.encode(SlideStates(shared, slides)))
 
 
 def _read(memory: Path, shared: str | None) -> dict[str, SlideState]:
     """The slides of the memory; none if what all of them depend on has changed."""
     try:
-        kept = msgspec.json.decode(memory.read_bytes(), type=RunState)
+        kept = msgspec.json.decode(memory.read_bytes(), type=SlideStates)
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.MsgspecError) as error:
