@@ -93,9 +93,7 @@ def test_a_slide_page_of_a_segmentation_shows_areas_and_dice(tmp_path, page_of):
 
 def test_a_slide_page_without_a_predicted_patch_says_so(tmp_path, page_of):
     for kind in ("classification", "regression", "segmentation"):
-        assert "No patch of this slide was predicted" in page_of(
-            task(tmp_path, {"score_a": []}, kind=kind, classes=["a"])
-        )
+        assert "This slide has no predicted patch" in page_of(task(tmp_path, {"score_a": []}, kind=kind, classes=["a"]))
 
 
 def test_a_slide_page_shows_what_cascades_did(tmp_path, page_of):

@@ -1,4 +1,4 @@
-"""Owns the arithmetic of metrics: each a function of sums over patients, for many weightings of patients at once.
+"""Metric functions on weighted sums over patients, computed for many weightings of patients at once.
 
 Inputs have a leading axis of weightings (samples): the first is the data, the others are bootstrap resamples. A
 metric that is not defined for a sample is NaN there.

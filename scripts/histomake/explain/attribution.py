@@ -1,4 +1,4 @@
-"""Owns attribution: which pixels of which patches speak for which class, checked, against a stored background."""
+"""Pixel attributions (SHAP) of selected patches, with their checks and the background they are compared with."""
 
 from __future__ import annotations
 
@@ -32,9 +32,13 @@ log = logging.getLogger(__name__)
 class Attribution:
     """Explained patches, n of them with c classes.
 
-    pixels uint8 (n, h, w, 3), of a model with context the finest view; maps float32 (n, c, h, w), in units of the class
-    margin; scores float32 (n, c);
-    table: one row per patch with its checks; background: the patches compared against; record: the checks summed up.
+    Attributes:
+        pixels: uint8 (n, h, w, 3); the finest view if the model has context views.
+        maps: float32 (n, c, h, w), in units of the class margin.
+        scores: float32 (n, c).
+        table: one row per patch, with its checks.
+        background: the background patches.
+        record: summary of the checks.
     """
 
     pixels: NDArray[np.uint8]
@@ -58,12 +62,21 @@ def attribute(
     method: str,
     seed: int,
 ) -> Attribution:
-    """Explain patches of the tested slides (each with its predictions): those asked for, and more chosen by `choose`.
+    """Explain patches of the tested slides: the requested ones, and further ones selected by `choose`.
 
-    ``points`` and ``regions``: where patches are asked for, see `asked_for`; ``patches``: how many more at most;
-    ``method``: gradient or partition.
+    Args:
+        predictor: the model.
+        tested: test slides with their predictions.
+        training: training slides, from which the background is drawn.
+        patches: maximum number of further patches.
+        points: requested places, see `asked_for`.
+        regions: requested regions, see `asked_for`.
+        background: number of background patches.
+        method: "gradient" or "partition".
+        seed: seed of all random draws.
 
-    Raises HistomakeError when there is no patch to explain or none to compare with.
+    Raises:
+        HistomakeError: there is no patch to explain, or no background patch.
     """
     kind = predictor.task.kind
     wanted = asked_for(points, regions, tested)
@@ -71,7 +84,7 @@ def attribute(
     first = {(item.slide, item.row): item for item in reversed([*wanted, *found])}
     chosen = list(reversed(first.values()))
     if not chosen:
-        raise HistomakeError(f"none of {len(tested)} test slides has a predicted patch: nothing can be explained")
+        raise HistomakeError(f"none of {len(tested)} test slides has a predicted patch, so no patch can be explained")
     background = min(background, PARTITION_BACKGROUND) if method == "partition" else background
     reference_table, reference = draw_background(predictor, training, background, seed)
     places = [(tested[c.slide][0], tested[c.slide][1].slice(c.row, 1)) for c in chosen]
@@ -96,7 +109,10 @@ def attribute(
 def draw_background(
     predictor: Predictor, training: Sequence[SlideEntry], count: int, seed: int
 ) -> tuple[pa.Table, NDArray[np.uint8]]:
-    """``count`` usable patches drawn evenly from the training slides: where they lie, and pixels uint8 (n, h, w, 3)."""
+    """Draw ``count`` usable patches evenly from the training slides.
+
+    Returns their positions and their pixels, uint8 (n, h, w, 3).
+    """
     tables = [read_table(entry.table)[0] for entry in training]
     usable = [table.filter(pa.compute.equal(table["excluded"].cast(pa.string()), "")) for table in tables]
     rng = np.random.default_rng([seed, 5])
@@ -109,7 +125,7 @@ def draw_background(
             places.append(part.append_column("slide_id", pa.array([entry.slide_id] * part.num_rows)))
             pixels += read_patches(predictor, entry, part["patch_id"].to_numpy())
     if not places:
-        raise HistomakeError("no training slide has a usable patch: SHAP has nothing to compare with")
+        raise HistomakeError("no training slide has a usable patch, so SHAP has no background patches")
     return pa.concat_tables(places).replace_schema_metadata(None), np.concatenate(pixels)
 
 

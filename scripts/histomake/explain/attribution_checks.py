@@ -1,7 +1,8 @@
-"""Owns whether attribution maps can be believed: additivity, deletion and insertion, and randomised weights.
+"""Sanity checks of attribution maps: additivity, deletion and insertion, and randomised weights.
 
-Additivity: a map must sum to what it explains. Deletion and insertion against random maps: Petsiuk et al. 2018. The
-same map under weights drawn anew, which must look different: Adebayo et al. 2018.
+Additivity: a map must sum to the value that it explains. Deletion and insertion curves are compared with those of
+random maps (Petsiuk et al. 2018). Maps of a network with randomised weights must differ from those of the trained
+network (Adebayo et al. 2018).
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ def check(
     *,
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """Per patch, for its highest-scored class: additivity error, deletion and insertion areas, the same at random.
+    """Check the map of each patch's highest-scored class.
 
-    ``additivity_error``: |sum of the map − (margin − mean background margin)| over |margin − mean background margin|.
-    Cells are deleted by blurring them, which takes their structure and leaves no hard edge that would be a structure of
-    its own. A curve (STEPS + 1 values) is the class margin while a growing share of cells is deleted or inserted; areas
-    are under the curves. A good map has a small deletion and a large insertion area. At random: mean of RANDOM_MAPS.
+    ``additivity_error`` is |sum of the map − d| / |d|, where d is the margin minus the mean margin of the background.
+    ``deletion`` and ``insertion`` are areas under curves of STEPS + 1 values: the class margin while a growing share
+    of cells is deleted or inserted. Cells are deleted by blurring, which removes their structure without adding hard
+    edges. A good map has a small deletion area and a large insertion area. ``random_deletion`` and
+    ``random_insertion`` are means over RANDOM_MAPS random orders.
     """
     top = scores.argmax(axis=1)
     with torch.no_grad():
@@ -67,13 +69,13 @@ def check(
 
 
 def cell_sums(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Sum of a map (h, w) over each of CELLS x CELLS squares, in reading order."""
+    """Sum of a map (h, w) over each of CELLS x CELLS squares, in row-major order."""
     rows, columns = (np.linspace(0, length, CELLS, endpoint=False).astype(int) for length in values.shape)
     return np.add.reduceat(np.add.reduceat(values.astype(np.float64), rows), columns, axis=1).ravel()
 
 
 def blurred(image: Tensor) -> Tensor:
-    """An image (c, h, w) without its structure."""
+    """Blur an image (c, h, w) so that its structure disappears."""
     size = image.shape[-1]
     kernel = 2 * round(size * BLUR_SHARE) + 1
     return gaussian_blur(image, [kernel, kernel], [kernel / 4, kernel / 4])
@@ -82,7 +84,7 @@ def blurred(image: Tensor) -> Tensor:
 def _curves(
     margin: nn.Module, image: Tensor, blank: Tensor, target: int
 ) -> Callable[[NDArray[np.int64], bool], NDArray[np.float64]]:
-    """The margin of ``target`` while cells are blanked (or, inserting, uncovered) in a given order: (STEPS + 1,)."""
+    """Return the function that computes the margin of ``target``, (STEPS + 1,), while cells are deleted or inserted."""
     cell_of = cell_numbers(*image.shape[1:])
     bounds = torch.linspace(0, CELLS * CELLS, STEPS + 1).round().long()
 
@@ -98,7 +100,7 @@ def _curves(
 
 
 def summarise(checks: dict[str, NDArray[np.float64]]) -> dict[str, float]:
-    """The checks over all patches: medians, and the share of patches where SHAP beats random maps."""
+    """Summarise the checks: medians over patches, and the share of patches where SHAP is better than random maps."""
     return {
         "additivity_error": round(float(np.median(checks["additivity_error"])), 4),
         "deletion": round(float(np.median(checks["deletion"])), 4),
@@ -113,11 +115,11 @@ def summarise(checks: dict[str, NDArray[np.float64]]) -> dict[str, float]:
 def randomised(
     margin: Margin, images: Tensor, base: Tensor, maps: NDArray[np.float32], *, seed: int, method: str = "gradient"
 ) -> dict[str, float | None]:
-    """Rank correlation of the maps with those of the same network, its weights drawn anew.
+    """Rank correlation of the maps with those of the same network with random weights.
 
-    ``repeat``: of two runs with the trained weights, the most that can be expected. ``random``: with random weights;
-    near ``repeat`` would mean that the maps show the image and not the model. The partition method draws nothing at
-    random: it repeats itself exactly.
+    ``repeat`` is the correlation of two runs with the trained weights: the highest value to expect. ``random`` is the
+    correlation with random weights; a value near ``repeat`` means that the maps show the image and not the model. The
+    partition method is deterministic, so its ``repeat`` is 1.
     """
     count = min(SANITY_PATCHES, len(images))
     blind = copy.deepcopy(margin)
@@ -139,7 +141,7 @@ def randomised(
 def _agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float | None:
     """Mean rank correlation of the cell sums of the last class's maps.
 
-    None where one of each pair is the same all over, as of a model that answers alike whatever it is shown.
+    None if one map of every pair is constant, for example because the model's output does not depend on the image.
     """
     pairs = ((cell_sums(a[-1].sum(0)), cell_sums(b[-1].sum(0))) for a, b in zip(first, second, strict=True))
     found = [spearmanr(a, b).statistic for a, b in pairs if np.ptp(a) and np.ptp(b)]

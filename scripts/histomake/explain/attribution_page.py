@@ -1,4 +1,4 @@
-"""Owns how attributions are drawn: panels of a patch and its heatmaps."""
+"""Figure of attributions: one row of panels per patch, with a heatmap per class."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAT = "PuOr_r"
-"""Orange raises the score, violet lowers it: a pair that people with colour deficiencies can tell apart."""
+"""Orange raises the score, violet lowers it. People with colour vision deficiencies can distinguish the two."""
 SMOOTH_SHARE = 0.012
-"""Sigma of the heatmap's smoothing, as a share of the patch: single pixels of a gradient are noise to the eye."""
+"""Sigma of the heatmap's Gaussian smoothing, as a share of the patch edge. Without it, gradients look like noise."""
 
 
 def panels(found: Attribution, *, patch_um: float) -> Figure:
-    """One row per patch: the patch, then one heatmap per class with its score; one colour scale per row."""
+    """Draw one row per patch: the patch, then one heatmap per class with its score. Each row has one colour scale."""
     count, classes = len(found.pixels), len(found.classes)
     figure = Figure(figsize=(2.5 * (classes + 1) + 1.2, 2.75 * count + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -50,7 +50,7 @@ def panels(found: Attribution, *, patch_um: float) -> Figure:
 
 
 def _truth(info: dict[str, Any]) -> str:
-    """What is known of a patch: its label, or its true values."""
+    """Ground truth of a patch: its label, or its true values."""
     targets = [f"{value:.3g}" for name, value in info.items() if name.startswith("target_") and value is not None]
     if targets:
         return f"true: {', '.join(targets)}"

@@ -1,7 +1,7 @@
-"""Owns the embedding: what a trained model sees in patches, made into maps, and what those maps say about the cohort.
+"""Embeddings: features of patches, their UMAP coordinates, and measures of group separation and batch effects.
 
-The features are the vector before the last layer. They are laid out in two and three dimensions with UMAP (McInnes et
-al. 2018) and kept, so that slide-level models and other tools can use them.
+The features are the input of a model's last layer. UMAP (McInnes et al. 2018) maps them to two and three dimensions.
+The features are stored, so that slide-level models and other tools can use them.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 
 THUMB_PX = 48
 PCA_DIMENSIONS = 50
-"""Features are first turned to their leading components: neighbours hardly change and are found ten times faster."""
+"""Number of principal components kept. Nearest neighbours hardly change and are found ten times faster."""
 MEASURED = 4000
-"""Patches used for silhouettes and batch effects, which need all pairs of distances."""
+"""Maximum number of patches for silhouettes and batch effects, which need all pairwise distances."""
 NEIGHBOURS = 15
 SEARCH_ROWS = 512
-"""Patches whose distances to all others are held in memory at once: 512 x 30,000 float32 are 61 MB."""
+"""Patches whose distances to all others are in memory at once: 512 x 30,000 float32 are 61 MB."""
 GROUPS = ("label", "predicted", "slide_id", "patient_id", "site")
 
 
@@ -72,7 +72,7 @@ def embed(
     chosen = [np.sort(rows) for rows in draw_evenly([s.predictions.num_rows for s in slides], patches, rng)]
     parts = [_embed_slide(predictor, s, rows) for s, rows in zip(slides, chosen, strict=True) if len(rows)]
     if not parts:
-        raise HistomakeError(f"none of {len(slides)} slides has a predicted patch: there is nothing to embed")
+        raise HistomakeError(f"none of {len(slides)} slides has a predicted patch, so there is nothing to embed")
     features = np.concatenate([part[1] for part in parts])
     plane, space = lay_out(features, neighbours=neighbours, seed=seed)
     table = pa.concat_tables([part[0] for part in parts], promote_options="default")
@@ -83,7 +83,7 @@ def embed(
 
 
 def draw_evenly(counts: Sequence[int], limit: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Rows to take of each of several tables: as even as their lengths allow, ``limit`` in all at most."""
+    """Draw at most ``limit`` rows from several tables, as evenly as their lengths allow; returns rows per table."""
     quota = np.zeros(len(counts), np.int64)
     left, room = limit, np.array(counts, np.int64)
     while left > 0 and (room > quota).any():
@@ -131,12 +131,14 @@ def embed_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np.
     """Features float32 (n, d) of patches uint8 (n, h, w, 3 · views)."""
     if not has_features(predictor.network):
         name = predictor.description["architecture"]["name"]
-        raise HistomakeError(f"the model {name} gives no features before its last layer: it cannot be embedded")
+        raise HistomakeError(
+            f"the model {name} has no features before its last layer, so its patches cannot be embedded"
+        )
     return predictor.embed(torch.from_numpy(pixels))
 
 
 def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Patches (n, h, w, 3) at THUMB_PX, area-averaged."""
+    """Resize patches (n, h, w, 3) to THUMB_PX by area averaging."""
     small = torch.nn.functional.interpolate(
         torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), size=(THUMB_PX, THUMB_PX), mode="area"
     )
@@ -146,10 +148,10 @@ def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def lay_out(
     features: NDArray[np.float32], *, neighbours: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """UMAP coordinates (n, 2) and (n, 3); one search for neighbours serves both.
+    """UMAP coordinates (n, 2) and (n, 3), from one nearest-neighbour search.
 
-    With fewer patches than a neighbourhood needs, or without any difference between them, the leading principal
-    components stand in.
+    If there are too few patches for a neighbourhood, or all features are equal, the leading principal components are
+    returned instead.
     """
     count = len(features)
     components = leading_components(features)
@@ -165,17 +167,17 @@ def lay_out(
             n_neighbors=near, n_components=dimensions, precomputed_knn=knn, init="pca", random_state=seed, n_jobs=1
         )
         with warnings.catch_warnings():
-            # It cannot place further patches without a search index, which nobody asks of it.
+            # It warns that it cannot transform new points without a search index, which is not needed here.
             warnings.filterwarnings("ignore", message="precomputed_knn")
             maps.append(layout.fit_transform(components).astype(np.float32))
     return maps[0], maps[1]
 
 
 def nearest_neighbours(points: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Indices and Euclidean distances (n, count) of every point's nearest, itself first.
+    """Indices and Euclidean distances (n, count) of every point's nearest neighbours; the point itself is the first.
 
-    Exact, on all of torch's threads: up to some 100,000 points sooner than UMAP's own search, which uses one core when
-    it is to be repeatable.
+    The search is exact and uses all of torch's threads. Up to about 100,000 points it is faster than UMAP's own search,
+    which uses one core when a seed is given.
     """
     given = torch.from_numpy(points)
     squares = (given * given).sum(1)
@@ -192,7 +194,7 @@ def nearest_neighbours(points: NDArray[np.float32], count: int) -> tuple[NDArray
 
 
 def leading_components(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The features turned to their principal components, PCA_DIMENSIONS at most."""
+    """The leading principal components of the features, at most PCA_DIMENSIONS."""
     dimensions = min(PCA_DIMENSIONS, *features.shape)
     if len(features) < 2 or not np.ptp(features, axis=0).any():
         return np.zeros((len(features), dimensions), np.float32)
@@ -217,11 +219,11 @@ def _with_columns(
 
 
 def describe(features: NDArray[np.float32], groups: Mapping[str, Sequence[str | None]], *, seed: int) -> dict[str, Any]:
-    """How separate groups of patches are, and how well site, patient and slide can be told from the features.
+    """Measure how separate groups of patches are, and how well site, patient and slide are predicted from features.
 
-    ``silhouette``: Rousseeuw 1987, on the principal components, −1 to 1. ``batch_effect``: balanced accuracy of
-    telling the group of a patch by its NEIGHBOURS nearest others (5-fold), beside chance: where it is much above
-    chance, the model sees the scanner or the laboratory.
+    ``silhouette``: Rousseeuw 1987, on the principal components, from −1 to 1. ``batch_effect``: balanced accuracy of a
+    NEIGHBOURS-nearest-neighbours classifier of the group (5-fold cross-validation), and its value by chance. A value
+    far above chance means that the features encode the scanner or the laboratory.
     """
     components = leading_components(features)
     if len(components) > MEASURED:
@@ -236,24 +238,24 @@ def describe(features: NDArray[np.float32], groups: Mapping[str, Sequence[str | 
             continue
         silhouettes[name] = round(float(silhouette_score(components[kept], codes)), 4)
         if name in ("site", "patient_id", "slide_id"):
-            batch[name] = _told_apart(components[kept], codes)
+            batch[name] = _batch_effect(components[kept], codes)
     return {"silhouette": silhouettes, "batch_effect": batch}
 
 
 def _codes(values: Sequence[str | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Group numbers of the patches that have a group of at least 10, and which patches those are."""
+    """Group numbers of the patches whose group has at least 10 patches, and the indices of those patches."""
     names = np.array([value or "" for value in values])
     _, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
     kept = np.flatnonzero((names != "") & (counts[codes] >= 10))
     return codes[kept], kept
 
 
-def _told_apart(components: NDArray[np.float32], codes: NDArray[np.int64]) -> dict[str, float]:
+def _batch_effect(components: NDArray[np.float32], codes: NDArray[np.int64]) -> dict[str, float]:
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    guessed = cross_val_predict(KNeighborsClassifier(min(NEIGHBOURS, len(codes) // 2)), components, codes, cv=folds)
+    predicted = cross_val_predict(KNeighborsClassifier(min(NEIGHBOURS, len(codes) // 2)), components, codes, cv=folds)
     groups = len(np.unique(codes))
     return {
-        "balanced_accuracy": round(float(balanced_accuracy_score(codes, guessed)), 4),
+        "balanced_accuracy": round(float(balanced_accuracy_score(codes, predicted)), 4),
         "chance": round(1 / groups, 4),
         "groups": groups,
     }

@@ -1,4 +1,4 @@
-// The embedding page: draws the map, colours it, shows the patch under the pointer, saves a lassoed selection.
+// The embedding page: draws and colours the map, shows the patch under the pointer, saves a lasso selection.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -16,8 +16,8 @@ const space = data.space.map(floats);
 const numbers = Object.fromEntries(Object.entries(data.numbers).map(([name, text]) => [name, floats(text)]));
 const count = plane[0].length;
 const size = count > 10000 ? 2 : count > 2000 ? 3 : 4;
-// Plotly builds every point of many triangles. So small a one is as good as a square, which has an eighth of a disc's,
-// and on a quarter of the pixels: without a graphics card the map could not be turned otherwise.
+// Plotly draws every point as many triangles. Small points can be squares, which have an eighth of the triangles of a
+// disc and a quarter of the pixels. Otherwise the map cannot be rotated without a graphics card.
 const many = count > 2000;
 let selected = [];
 

@@ -1,4 +1,4 @@
-"""Owns how an embedding is shown: an interactive page that needs no network, and a mosaic of its patches."""
+"""Views of an embedding: an interactive page that needs no network, and a mosaic of patches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOSAIC_CELLS = 40
 
 
 def page(embedding: Embedding, *, title: str) -> str:
-    """A self-contained HTML page: turn, colour by any column, hover for the patch, lasso for a CSV."""
+    """A self-contained HTML page: rotate, colour by any column, hover to see a patch, lasso patches and save as CSV."""
     payload = json.dumps(_payload(embedding), separators=(",", ":")).replace("</", "<\\/")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
@@ -85,7 +85,7 @@ def _payload(embedding: Embedding) -> dict[str, Any]:
 
 
 def classes_of(table: pa.Table) -> list[str]:
-    """The model's classes in order: so a class has one colour in all pictures."""
+    """The model's classes in order, so that a class has the same colour in all pictures."""
     return [name.removeprefix("score_") for name in table.column_names if name.startswith("score_")]
 
 
@@ -97,12 +97,12 @@ def _category(values: list[str | None], *, first: list[str]) -> dict[str, Any]:
 
 
 def _floats(values: NDArray) -> str:
-    """Little-endian float32, base64: a third of the size of the digits."""
+    """Encode as little-endian float32 in base64: a third of the size of decimal digits."""
     return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
 
 
 def atlases(thumbs: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """Thumbnails in sheets of ATLAS_COLUMNS x ATLAS_ROWS, in reading order; the last sheet is cut short."""
+    """Thumbnails in sheets of ATLAS_COLUMNS x ATLAS_ROWS, in row-major order; the last sheet is shorter."""
     small = np.stack([np.asarray(Image.fromarray(t).resize((ATLAS_PX, ATLAS_PX))) for t in thumbs])
     sheets = []
     for start in range(0, len(small), ATLAS_COLUMNS * ATLAS_ROWS):
@@ -122,7 +122,7 @@ def _data_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def mosaic(embedding: Embedding, *, title: str) -> NDArray[np.uint8]:
-    """The 2-D map as a picture: each cell shows the patch nearest to its centre; its frame is the predicted class."""
+    """Draw the 2-D map as uint8 (h, w, 3): each cell shows the patch nearest to its centre, framed by its class."""
     table, thumbs = embedding.table, embedding.thumbs
     place = np.stack([table["umap2_x"].to_numpy(), table["umap2_y"].to_numpy()], axis=1)
     low, extent = place.min(axis=0), np.maximum(np.ptp(place, axis=0), 1e-6)

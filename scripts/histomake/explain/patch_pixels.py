@@ -1,4 +1,4 @@
-"""Owns reading again the patches that are to be explained, exactly as the model saw them."""
+"""Read the patches to explain with the same preprocessing as in prediction."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BATCH = 128
 
 
 def read_patches(predictor: Predictor, entry: SlideEntry, patch_ids: NDArray) -> Iterator[NDArray[np.uint8]]:
-    """Pixels uint8 (n, h, w, 3 · views) of a slide's patches, BATCH at a time, in the order of ``patch_ids``.
+    """Yield pixels uint8 (n, h, w, 3 · views) of a slide's patches, BATCH at a time, in the order of ``patch_ids``.
 
-    Raises HistomakeError for a patch that cannot be read or that the model cannot take.
+    Raises HistomakeError for a patch that cannot be read or that does not fit the model.
     """
     patches = slide_patches(predictor, entry)
     row = {int(patch): i for i, patch in enumerate(patches.patch_id)} if patches else {}
@@ -29,12 +29,12 @@ def read_patches(predictor: Predictor, entry: SlideEntry, patch_ids: NDArray) ->
     if missing:
         raise HistomakeError(f"slide {entry.slide_id}: {entry.table} has no usable patch {missing[0]}; run tabulate")
     if patches is None:
-        return  # no patch was asked for
+        return  # no patches were requested
     reader = PatchReader(patches, predictor.task.model, stain=predictor.stain)
     index = np.array([row[int(patch)] for patch in patch_ids], np.int64)
     for start in range(0, len(index), BATCH):
         part = index[start : start + BATCH]
         pixels, errors = reader.read(part, patches.x[part], patches.y[part])
         if errors:
-            raise HistomakeError(f"patches could not be explained: {next(iter(errors.values()))}")
+            raise HistomakeError(f"the patches to explain cannot be read: {next(iter(errors.values()))}")
         yield pixels

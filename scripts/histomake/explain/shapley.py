@@ -1,7 +1,7 @@
-"""Owns SHAP values of patches: how much each pixel, or each square of pixels, adds to what a network answers.
+"""SHAP values of patches: the contribution of each pixel, or each square of pixels, to a network's output.
 
 gradient: expected gradients (GradientExplainer; Lundberg and Lee 2017, Erion et al. 2021). partition: Owen values over
-a hierarchy of squares (PartitionExplainer), which asks nothing of the network but answers.
+a hierarchy of squares (PartitionExplainer), which needs only the network's outputs and no gradients.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLES = 50
-"""Gradients averaged per patch; the additivity error falls with their square root."""
+"""Gradients averaged per patch. The additivity error decreases with the square root of their number."""
 CELLS = 16
-"""Squares along an edge, of partition and of deletion and insertion: single pixels would be noise to the network."""
-PARTITION_ANSWERS = 300
-"""Sets of squares of a patch that are tried, each against every background patch."""
+"""Squares along a patch edge, for partition, deletion and insertion. Single pixels hardly affect a network."""
+PARTITION_EVALUATIONS = 300
+"""Sets of squares evaluated per patch, each with every background patch."""
 PARTITION_BACKGROUND = 8
-"""Background patches at most when every one multiplies the work."""
+"""Maximum number of background patches with partition, whose cost is proportional to it."""
 
 
 class Margin(nn.Module):
-    """What is explained, float (n, c): per class, its logit less the log-sum of the others'.
+    """The explained value, float (n, c): per class, its logit minus the log-sum-exp of the other logits.
 
-    Probabilities saturate, and their gradients with them. Outputs that do not compete (``independent``: several labels,
-    regression) and single ones are explained as they are; networks that answer per pixel are averaged over pixels.
+    Probabilities saturate, and so do their gradients. ``independent`` outputs (multi-label, regression) and single
+    outputs are explained as they are. Outputs per pixel are averaged over the pixels.
     """
 
     def __init__(self, network: nn.Module, *, independent: bool = False) -> None:
@@ -51,13 +51,13 @@ def explain(
 ) -> NDArray[np.float32]:
     """SHAP values float32 (n, classes, channels, h, w) of normalised images (n, 3, h, w) against a background.
 
-    ``method``: gradient, or partition, whose values are of whole squares and have one channel.
+    ``method``: "gradient" or "partition"; the values of partition are constant within a square and have one channel.
     """
     return _partition(margin, images, base) if method == "partition" else _gradient(margin, images, base, seed, samples)
 
 
 def _gradient(margin: Margin, images: Tensor, base: Tensor, seed: int, samples: int) -> NDArray[np.float32]:
-    """Of two classes only one is explained: the margin of the other is its negative."""
+    """Expected gradients. Of two classes only one is computed: the margin of the other is its negative."""
     from shap import GradientExplainer  # takes seconds to import
 
     with torch.no_grad():
@@ -69,7 +69,7 @@ def _gradient(margin: Margin, images: Tensor, base: Tensor, seed: int, samples: 
 
 
 class _Only(nn.Module):
-    """One output of a network, kept as a column."""
+    """One output of a network, as a column."""
 
     def __init__(self, network: nn.Module, column: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _Only(nn.Module):
 
 
 def _partition(margin: Margin, images: Tensor, base: Tensor) -> NDArray[np.float32]:
-    """A square that is left out is filled from each background patch in turn, and the answers are averaged."""
+    """Owen values. A left-out square is filled from each background patch in turn; the outputs are averaged."""
     import shap  # takes seconds to import
 
     number = cell_numbers(*images.shape[2:]).to(images.device)
@@ -90,22 +90,22 @@ def _partition(margin: Margin, images: Tensor, base: Tensor) -> NDArray[np.float
     for image in images:
 
         @torch.no_grad()
-        def answers(shown: NDArray, image: Tensor = image) -> NDArray[np.float64]:
+        def evaluate(shown: NDArray, image: Tensor = image) -> NDArray[np.float64]:
             found = []
             for cells in torch.from_numpy(shown.reshape(len(shown), -1) > 0).to(image.device):
                 filled = torch.where(cells[number][None, None], image[None], base)
                 found.append(margin(filled).double().mean(0))
             return torch.stack(found).cpu().numpy()
 
-        explainer = shap.PartitionExplainer(answers, masker)
+        explainer = shap.PartitionExplainer(evaluate, masker)
         every = np.ones((1, CELLS, CELLS, 1))
-        values = explainer(every, max_evals=PARTITION_ANSWERS, batch_size=16, silent=True).values
+        values = explainer(every, max_evals=PARTITION_EVALUATIONS, batch_size=16, silent=True).values
         per_pixel = values.reshape(CELLS * CELLS, -1) / members[:, None]
         maps.append(per_pixel[number.cpu().numpy()].transpose(2, 0, 1)[:, None])
     return np.stack(maps).astype(np.float32)
 
 
 def cell_numbers(height: int, width: int) -> Tensor:
-    """Which of the CELLS x CELLS squares, in reading order, each pixel lies in: int64 (height, width)."""
+    """Number of the square, of CELLS x CELLS in row-major order, that contains each pixel: int64 (height, width)."""
     rows, columns = torch.arange(height) * CELLS // height, torch.arange(width) * CELLS // width
     return rows[:, None] * CELLS + columns[None]

@@ -1,4 +1,4 @@
-"""Owns what the report says of cascades: what looking coarsely first has saved, and what it cost."""
+"""Report section of cascades: evaluations saved, time, and accuracy."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ def _nuclei(layout: Layout, name: str) -> Html:
     ]
     return page.section(
         f"Nuclei: {name}",
-        page.tag("p", "Pixel evaluations against a patch-wise network, and seconds of the whole group."),
+        page.tag(
+            "p", "Share of pixel evaluations saved against a patch-wise network, and seconds for the whole group."
+        ),
         page.table(header, rows),
         page.table(["figure", "measured", "bar", "met"], bars),
         page.picture(files.pareto_front, "Thresholds: cost against F on validation patients", width=620),
-        page.folded("what every level did, slide by slide", *pictures),
+        page.folded("level maps by slide", *pictures),
         level=3,
     )
 

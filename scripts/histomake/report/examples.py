@@ -27,10 +27,10 @@ EXAMPLE_PX = 132
 
 
 def examples(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> list[Html]:
-    """Rows of patches, each for one reason."""
+    """One row of patches per ranking."""
     table = tested_patches(name, layout, folds)
     if not table.num_rows:
-        return [page.tag("p", "No patch of a test slide was predicted.", class_="warn")]
+        return [page.tag("p", "The test slides have no predicted patch.", class_="warn")]
     parts: list[Html] = []
     for ranking in EXPLAINED[task.kind].examples(table, outputs_of(task.kind, task.target)):
         parts.append(page.tag("h4", f"{ranking.reason[0].upper()}{ranking.reason[1:]}"))

@@ -1,4 +1,4 @@
-"""Owns the front page: one file, readable offline, from the cohort and what was lost of it to models and provenance."""
+"""Front page of the report: cohort, quarantine, quality, tasks, cascades, compute and provenance in one file."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ GPU_RULES = frozenset(
     {"train", "predict_slide", "embed", "attribute", "patch_cascade"}
     | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
 )
-"""Rules that ask for a GPU where there is one; their wall time is GPU time."""
+"""Rules that request a GPU if there is one; their wall time counts as GPU time."""
 
 HEADLINES = (("patch", "auroc", "patch AUROC"), ("patch", "r2", "patch R²"), ("pixel", "dice", "pixel Dice"))
-"""Level, metric and title of the one number by which each kind of task is known at a glance."""
+"""Level, metric and title of the headline figure of a task; each kind of task has one of them."""
 
 
 Row = dict[str, Any]
-"""One slide, as the catalog knows it."""
+"""One slide's row of the catalog."""
 
 Job = tuple[float, float, float]
-"""Seconds, CPU seconds and peak MB of one job, as its benchmark tells."""
+"""Seconds, CPU seconds and peak MB of one job, from its benchmark file."""
 
 
 def front_page(
@@ -46,8 +46,8 @@ def front_page(
 ) -> str:
     """The report of a run as HTML.
 
-    ``catalog``: what is told of slides and patches; ``pages``: slides that have a page of their own; ``cache``: the
-    benchmark files read before.
+    ``catalog``: the cohort's database; ``pages``: slides that have their own page; ``cache``: benchmark files read by
+    earlier runs.
     """
     rows = _rows(catalog, "SELECT * REPLACE (slide_id::VARCHAR AS slide_id) FROM slides ORDER BY slide_id")
     lost = {slide for (slide,) in catalog.execute("SELECT slide_id::VARCHAR FROM quarantine").fetchall()}
@@ -79,7 +79,7 @@ def _headline(config: Config, layout: Layout, rows: list[Row], usable: list[Row]
         "mm² of tissue": sum(row["tissue_area_mm2"] for row in usable),
     }
     for name in config.tasks:
-        # A task without slides to test has no metrics.
+        # A task without test slides has no metrics.
         metrics = read_json(layout.metrics(name)) if layout.metrics(name).is_file() else {"levels": {}}
         for level, metric, title in HEADLINES:
             found = metrics["levels"].get(level, {}).get("metrics", {}).get("all", {}).get(metric)
@@ -94,9 +94,9 @@ def _quarantine(layout: Layout) -> Html:
     if not entries:
         return page.tag("p", "No slide is in quarantine.")
     rows = [[e.slide_id, e.reason, e.stage, e.detail, e.remedy] for e in entries]
-    text = f"{len(entries)} slide(s) are in quarantine and appear in no number below."
+    text = f"{len(entries)} slide(s) are in quarantine and are excluded from all figures below."
     return page.join(
-        [page.tag("p", text, class_="warn"), page.table(["slide", "reason", "stage", "what", "remedy"], rows)]
+        [page.tag("p", text, class_="warn"), page.table(["slide", "reason", "stage", "detail", "remedy"], rows)]
     )
 
 
@@ -128,12 +128,12 @@ def _quality(usable: list[Row], layout: Layout) -> Html:
         target = os.path.relpath(layout.tissue_view(row["slide_id"]), layout.front_page.parent)
         picture = page.link(row["slide_id"], target)
         body.append([picture, *(page.percent(row[column]) for column in columns), row["sharpness"]])
-    text = "Shares of each slide's tissue. A patch mostly under an artefact is excluded for it."
+    text = "Shares of each slide's tissue. Patches that are mostly covered by an artefact are excluded."
     return page.join([page.tag("p", text), page.table(["slide", "clean", *NAMES.values(), "sharpness (median)"], body)])
 
 
 def _patches(config: Config, catalog: duckdb.DuckDBPyConnection) -> Html:
-    """Per grid: how many patches are kept, and why the others are not."""
+    """Table of kept patches per grid, and of excluded patches by reason."""
     body = []
     for name, grid in config.grids.items():
         query = f"SELECT excluded::VARCHAR, count(*) AS n FROM patches_{name} GROUP BY 1 ORDER BY n DESC"  # noqa: S608
@@ -161,8 +161,8 @@ def _compute(layout: Layout, cache: FileCache) -> Html:
         body.append([rule, len(jobs), sum(seconds), sum(cpu), max(peak), hours])
     body.sort(key=lambda row: -row[2])
     note = (
-        f"{sum(row[2] for row in body) / 3600:.2f} hours of jobs, {sum(row[3] for row in body) / 3600:.2f} CPU hours, "
-        f"{sum(row[5] or 0 for row in body):.2f} hours in rules that use a GPU where there is one."
+        f"{sum(row[2] for row in body) / 3600:.2f} job hours, {sum(row[3] for row in body) / 3600:.2f} CPU hours, "
+        f"{sum(row[5] or 0 for row in body):.2f} hours in rules that use a GPU if there is one."
     )
     table = page.table(["rule", "jobs", "seconds", "CPU seconds", "peak MB", "GPU-rule hours"], body)
     return page.section("Compute", page.tag("p", note), table)
@@ -177,7 +177,7 @@ def _benchmark(path: str) -> str:
 
 
 def _number(text: str) -> float:
-    """A benchmark value; Snakemake writes - or NA for a job too short to be measured."""
+    """Parse a benchmark value. Snakemake writes - or NA for a job that is too short to measure."""
     try:
         return float(text)
     except ValueError:
@@ -198,7 +198,7 @@ def _provenance(config: Config, rows: list[Row]) -> Html:
         ]
         for row in rows
     ]
-    text = "Every output has a sidecar (.meta.json) with its inputs, settings and code. To follow a prediction down to "
+    text = "Every output has a sidecar (.meta.json) with its inputs, settings and code. To check a result against "
     command = page.tag("code", "histomake verify")
     return page.section(
         "Provenance",

@@ -1,4 +1,4 @@
-"""Owns the building blocks of HTML reports: escaped text, tables, pictures; nothing comes from outside the file."""
+"""Building blocks of HTML reports: escaped text, tables, pictures. Pages are self-contained."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ NO_DEAD_LINKS = (
     'if (location.protocol === "data:") '
     """document.querySelectorAll('a:not([href^="#"])').forEach((a) => a.replaceWith(a.textContent));"""
 )
-"""Inside Snakemake's one-file report a page lies alone: links to files beside it would lead nowhere."""
+"""Snakemake's one-file report embeds a page without its neighbours, so links to other files are removed there."""
 
 
 class Html(str):
-    """Text that is already HTML; every other string is escaped where it is put into a page."""
+    """Text that is already HTML. Every other string is escaped when it is added to a page."""
 
     __slots__ = ()
 
 
 def safe(value: object) -> Html:
-    """A value as HTML: Html as it is, None as a dash, everything else escaped."""
+    """Convert a value to HTML: Html stays as it is, None becomes a dash, everything else is escaped."""
     if isinstance(value, Html):
         return value
     return Html(html.escape("–" if value is None else str(value)))
 
 
 def join(parts: Iterable[object]) -> Html:
-    """Parts one after the other."""
+    """Concatenate parts."""
     return Html("\n".join(safe(part) for part in parts))
 
 
@@ -77,13 +77,13 @@ def document(title: str, parts: Iterable[object]) -> str:
 
 
 def tag(name: str, *parts: object, **attributes: str) -> Html:
-    """An element; ``class_`` stands for class."""
+    """An HTML element; ``class_`` is the class attribute."""
     given = "".join(f' {key.rstrip("_")}="{html.escape(value)}"' for key, value in attributes.items())
     return Html(f"<{name}{given}>{join(parts)}</{name}>")
 
 
 def section(title: str, *parts: object, level: int = 2, anchor: str = "") -> Html:
-    """A heading and what is under it."""
+    """A heading and its content."""
     return join([tag(f"h{level}", title, id=anchor or title.lower().replace(" ", "-")), *parts])
 
 
@@ -93,7 +93,7 @@ def link(text: object, target: str) -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """A table; columns of numbers are set flush right. Floats are shown with three significant digits."""
+    """A table. Columns of numbers are right-aligned; floats have three significant digits."""
     body = [list(row) for row in rows]
     if not body:
         return tag("p", "None.")
@@ -107,7 +107,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
 
 
 def shown(value: object) -> object:
-    """A number as people read it."""
+    """Format a number for display."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -118,7 +118,7 @@ def shown(value: object) -> object:
 
 
 def percent(share: float | None) -> str | None:
-    """A share as people read it; what is not known stays so."""
+    """Format a share as a percentage; None stays None."""
     return None if share is None else f"{share:.1%}"
 
 
@@ -128,7 +128,7 @@ def facts(values: Mapping[str, object]) -> Html:
 
 
 def cards(values: Mapping[str, object]) -> Html:
-    """Big numbers with a small text under each."""
+    """Large numbers, each with a caption."""
     return tag(
         "div",
         *(tag("div", tag("b", shown(v)), tag("span", name), class_="card") for name, v in values.items()),
@@ -137,12 +137,12 @@ def cards(values: Mapping[str, object]) -> Html:
 
 
 def folded(summary: str, *parts: object) -> Html:
-    """Something that is opened by a click."""
+    """A collapsed element that opens on a click."""
     return tag("details", tag("summary", summary), *parts)
 
 
 def picture(source: NDArray[np.uint8] | Path, caption: object = "", *, width: int | None = None) -> Html:
-    """Pixels (h, w, 3) or an image file, inside the page as JPEG."""
+    """Embed pixels (h, w, 3) or an image file as JPEG."""
     image = Image.open(source).convert("RGB") if isinstance(source, Path) else Image.fromarray(source)
     if image.width > MAX_WIDTH_PX:
         image = image.resize((MAX_WIDTH_PX, round(image.height * MAX_WIDTH_PX / image.width)), Image.Resampling.LANCZOS)
@@ -152,7 +152,7 @@ def picture(source: NDArray[np.uint8] | Path, caption: object = "", *, width: in
 
 
 def plot(figure: Figure, caption: object = "", *, width: int | None = None) -> Html:
-    """A matplotlib figure, inside the page as SVG; the same figure gives the same bytes."""
+    """Embed a matplotlib figure as SVG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "histomake"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -169,7 +169,7 @@ def _figure(kind: str, content: bytes, caption: object, width: int | None) -> Ht
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty matplotlib figure, in inches, that needs no display."""
+    """An empty matplotlib figure of a size in inches, for which no display is needed."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

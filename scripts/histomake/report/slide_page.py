@@ -1,4 +1,4 @@
-"""Owns the page of one slide: what a pathologist needs to judge it, in one printable file."""
+"""Page of one slide for the pathologist, in one printable file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from histomake.report.page import Html
 VIEW_TITLES = {
     "prediction": "Prediction",
     "confidence": "Confidence",
-    "truth": "Annotated, predicted, and where they differ",
+    "truth": "Annotation, prediction, and differences",
 }
 
 
 @dataclass(frozen=True)
 class SlideTask:
-    """What one task's fold says of the slide.
+    """Results of one fold of a task on the slide.
 
-    model: its description; aggregate: how patches become a slide's score; views: pictures by name; regions: pictures
-    by x, y, width and height in level-0 pixels.
+    model: model card; aggregate: how patch scores are pooled to the slide's score; views: pictures by name; regions:
+    pictures by x, y, width and height in level-0 pixels.
     """
 
     name: str
@@ -69,8 +69,8 @@ def slide_page(
 ) -> str:
     """The page as HTML.
 
-    A quarantined slide gets its reason. ``tissue``: the picture of tissue and quality; ``cascades``: of what the levels
-    of each nucleus cascade did.
+    For a quarantined slide it shows the reason. ``tissue``: picture of tissue and quality; ``cascades``: picture of the
+    levels of each nucleus cascade.
     """
     head = [
         page.tag("nav", page.link("← report", "../index.html")),
@@ -82,7 +82,7 @@ def slide_page(
         return page.document(slide_id, [*head, page.tag("p", text, class_="warn")])
     parts = [page.picture(tissue, "Tissue and quality"), *(_task(task) for task in tasks)]
     parts += [
-        page.section(f"Cascade {name}", page.picture(path, "Nuclei found, and what every level did"))
+        page.section(f"Cascade {name}", page.picture(path, "Detected nuclei, and the regions that each level computed"))
         for name, path in cascades.items()
     ]
     return page.document(slide_id, [*head, _facts(records), *parts])
@@ -91,12 +91,12 @@ def slide_page(
 def _facts(records: SlideRecords) -> Html:
     manifest, annotation, tissue, quality = records
     width_mm, height_mm = (length * manifest.mpp / 1000 for length in (manifest.width, manifest.height))
-    spoilt = ", ".join(f"{name} {share:.1%}" for name, share in quality.shares.items() if share) or "nothing"
+    artefacts = ", ".join(f"{name} {share:.1%}" for name, share in quality.shares.items() if share) or "none"
     values = {
         "size": f"{manifest.width:,} x {manifest.height:,} px, {width_mm:.2f} x {height_mm:.2f} mm",
         "resolution": f"{manifest.mpp:.4g} µm/px (from {manifest.mpp_source})",
         "tissue": f"{tissue.area_mm2:.2f} mm², {tissue.coverage:.0%} of the slide",
-        "spoilt tissue": spoilt,
+        "artefacts": artefacts,
         "annotation": annotation.annotation_format,
         "source": f"{manifest.vendor}, {manifest.bytes_in / 1e6:,.1f} MB, sha256 {manifest.sha256}",
     }
@@ -115,7 +115,7 @@ def _task(task: SlideTask) -> Html:
 
 
 def _result(task: SlideTask, table: pa.Table) -> Html:
-    """Table of what the model found: per class, output or area, as the kind of task has it."""
+    """Table of the result: per class, output or area, depending on the kind of task."""
     if not table.num_rows:
-        return page.tag("p", "No patch of this slide was predicted.", class_="warn")
+        return page.tag("p", "This slide has no predicted patch.", class_="warn")
     return page.table(*EXPLAINED[task.model["kind"]].slide_table(table, task.classes, task.aggregate))

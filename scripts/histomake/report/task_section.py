@@ -1,4 +1,4 @@
-"""Owns what the report says of one task: who was used how, how good the model is, where it errs, what it looks at."""
+"""Report section of one task: cohort, metrics, examples, training, embedding and attributions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ METRIC_NAMES = {
 FIGURES = {
     "roc": "ROC, by level",
     "precision_recall": "Precision and recall, by level",
-    "reliability": "Calibration: of what is said to be x % sure, how much is right; larger dots stand for more",
+    "reliability": "Calibration: accuracy against confidence; larger dots stand for more predictions",
     "confusion": "Confusion, by level",
     "scatter": "Predicted against true values, by level",
     "overlap": "Dice per class, with intervals",
@@ -61,11 +61,11 @@ COLOURS = [f"#{bytes(colour).hex()}" for colour in canvas.PALETTE]
 def task_section(
     name: str, task: Task, layout: Layout, catalog: duckdb.DuckDBPyConnection, folds: Sequence[int]
 ) -> Html:
-    """Everything the report says of a task."""
-    made = f"model taken from {task.trained}" if task.trained else f"{task.model.name}, {task.train.steps} steps"
+    """Build the section of a task."""
+    made = f"trained model from {task.trained}" if task.trained else f"{task.model.name}, {task.train.steps} steps"
     parts: list[object] = [
         page.tag("p", f"{task.kind} on grid {task.grid}: {made}, {len(folds)} fold(s)."),
-        page.section("Who was used how", cohort_table(name, task, catalog), level=3, anchor=f"{name}-split"),
+        page.section("Cohort", cohort_table(name, task, catalog), level=3, anchor=f"{name}-split"),
     ]
     if layout.metrics(name).is_file():
         parts += _measured(name, task, layout, folds)
@@ -77,9 +77,9 @@ def task_section(
 
 
 def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> list[object]:
-    """How good a task is, and patches it got right and wrong."""
+    """Metrics of a task, and examples of correctly and wrongly predicted patches."""
     metrics = read_json(layout.metrics(name))
-    parts: list[object] = [page.section("How good it is", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
+    parts: list[object] = [page.section("Metrics", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
     drawn = sorted(layout.metrics_figures(name).glob("*.png"))
     parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
     parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
@@ -87,20 +87,21 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
 
 
 def cohort_table(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> Html:
-    """Usable slides, patients and patches per role, and patches per class as the task learns them."""
+    """Table of usable slides, patients and patches per role, and of patches per class."""
     header = ["fold", "role", "slides", "patients", "usable patches", *_annotated(task)]
     return page.table(header, cohort_rows(name, task, catalog))
 
 
 def _annotated(task: Task) -> list[str]:
-    """The classes that are told by annotation and not by the sheet."""
+    """Classes that come from annotations and not from the sheet."""
     return [] if task.target.source == "sheet" else list(task.target.classes)
 
 
 def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> list[list[Any]]:
-    """Fold, role, slides, patients, usable patches and, unless the sheet tells them, patches of each class.
+    """Rows of fold, role, slides, patients, usable patches and, if classes come from annotations, patches per class.
 
-    A patch is of a class by at least the target's ``min_area`` to classify it, by any area for pixels and shares.
+    A patch counts for a class if the class covers at least the target's ``min_area`` of it; for pixel classes and area
+    shares, if it covers any area.
     """
     least = task.target.min_area if LEARNED[task.kind].min_area else 0.0
     classes = _annotated(task)
@@ -117,12 +118,12 @@ def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> li
 
 
 def metrics_table(metrics: dict[str, Any]) -> Html:
-    """Every metric with its interval, a column per level: of the whole, and folded away of every class."""
+    """Table of metrics with their intervals, one column per level; metrics per class are collapsed."""
     low, high = metrics["interval_percent"]
-    note = f"In brackets: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} resamples of patients."
+    note = f"In brackets: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} bootstrap samples of patients."
     parts = [_metrics_of(metrics, whole=True), page.tag("p", note)]
     if metrics["patients"] < 10:
-        text = f"Only {metrics['patients']} test patients: read intervals with care."
+        text = f"Only {metrics['patients']} test patients: the intervals are unreliable."
         parts.insert(0, page.tag("p", text, class_="warn"))
     return page.join([*parts, page.folded("by class", _metrics_of(metrics, whole=False))])
 
@@ -140,7 +141,7 @@ def _metrics_of(metrics: dict[str, Any], *, whole: bool) -> Html:
 
 
 def _shown_metrics(groups: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Defined metrics of the whole or of classes; the usual ones first."""
+    """Defined metrics, overall or per class; the most common ones first."""
     rank = {name: i for i, name in enumerate(SHOWN_METRICS)}
     shown = []
     for group, values in groups.items():
@@ -156,7 +157,7 @@ def _interval(found: dict[str, Any]) -> str:
 
 
 def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
-    """Loss while training, and what was chosen on validation patients."""
+    """Training and validation losses, and the values chosen on validation patients."""
     figure = page.blank(5.2, 3)
     axis = figure.subplots()
     columns = {"threshold (validation)": "threshold"} if LEARNED[task.kind].thresholds else {}
@@ -185,19 +186,19 @@ def _embedding(name: str, fold: int, layout: Layout) -> Html:
     record = read_json(files.record)
     silhouettes = page.table(["grouped by", "silhouette"], sorted(record["silhouette"].items()))
     batch = page.table(
-        ["told apart", "balanced accuracy", "chance", "groups"],
+        ["predicted group", "balanced accuracy", "chance", "groups"],
         [[k, v["balanced_accuracy"], v["chance"], v["groups"]] for k, v in sorted(record["batch_effect"].items())],
     )
     text = (
         f"{record['patches']:,} patches of {record['slides']} test slides, {record['features']} features each. "
-        "Site, patient or slide told apart far above chance means that the model sees the laboratory or the scanner."
+        "Features that predict site, patient or slide far above chance encode the laboratory or the scanner."
     )
     target = os.path.relpath(files.page, layout.front_page.parent)
     parts = [
         page.tag("p", text, " ", page.link("Open the interactive map", target)),
         page.tag("div", page.picture(files.mosaic, width=780), page.tag("div", silhouettes, batch), class_="row"),
     ]
-    return page.section(f"What the model sees (fold {fold})", *parts, level=3, anchor=f"{name}-embedding-{fold}")
+    return page.section(f"Embedding (fold {fold})", *parts, level=3, anchor=f"{name}-embedding-{fold}")
 
 
 def _attribution(name: str, fold: int, layout: Layout) -> Html:
@@ -207,7 +208,7 @@ def _attribution(name: str, fold: int, layout: Layout) -> Html:
     record = read_json(files.record)
     weights = record["randomised_weights"]
     rows = [
-        ["additivity error (median)", record["additivity_error"], "0: the map sums to what it explains"],
+        ["additivity error (median)", record["additivity_error"], "0: the map sums to the value it explains"],
         [
             "deletion area, SHAP | random",
             f"{record['deletion']:.3f} | {record['random_deletion']:.3f}",
@@ -221,25 +222,31 @@ def _attribution(name: str, fold: int, layout: Layout) -> Html:
         ],
         ["patches where SHAP inserts better", record["insertion_better"], "1"],
         ["agreement of two runs", weights["repeat"], "1"],
-        ["agreement with random weights", weights["random"], "0: else the map shows the image, not the model"],
+        [
+            "agreement with random weights",
+            weights["random"],
+            "near 0; otherwise the map shows the image, not the model",
+        ],
     ]
     parts = [
-        page.table(["check", "value", "a trustworthy map has"], rows),
+        page.table(["check", "value", "expected"], rows),
         _check_curves(pyarrow.parquet.read_table(files.patches)),
         page.picture(files.panels, "Orange raises the score, violet lowers it"),
     ]
-    return page.section(f"What it looks at (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")
+    return page.section(f"Attribution (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")
 
 
 def _check_curves(patches: pyarrow.Table) -> Html:
-    """What the model makes of patches of which more and more is blurred, or uncovered, in the order of the map."""
+    """Class margin while the squares of a patch are blurred, or uncovered, in the order of the map."""
     figure = page.blank(7.4, 2.7)
     for axis, name in zip(figure.subplots(1, 2), ("deletion", "insertion"), strict=True):
-        for column, text, style in ((name, "as SHAP says", "-"), (f"random_{name}", "at random", "--")):
+        for column, text, style in ((name, "SHAP order", "-"), (f"random_{name}", "random order", "--")):
             curve = np.mean(patches[f"{column}_curve"].to_pylist(), axis=0)
             colour = COLOURS[0] if column == name else "0.45"
             axis.plot(np.linspace(0, 1, len(curve)), curve, style, color=colour, label=text)
         axis.set(xlabel=f"share of squares, {name}", ylabel="class margin")
         axis.legend(frameon=False, fontsize=8)
-    text = f"Mean of {patches.num_rows} patches: the most telling squares are blurred (left) or uncovered (right) first"
+    text = (
+        f"Mean of {patches.num_rows} patches: the most important squares are blurred (left) or uncovered (right) first"
+    )
     return page.plot(figure, text)
