@@ -1,4 +1,4 @@
-"""Rule annotate: a slide's annotation, of whatever format, to the canonical GeoJSON and its record."""
+"""Rule annotate: convert a slide's annotation, in any supported format, to GeoJSON and its record."""
 
 from pathlib import Path
 

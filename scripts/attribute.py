@@ -1,4 +1,4 @@
-"""Rule attribute: which pixels speak for which class in patches worth a look, and whether the maps can be believed."""
+"""Rule attribute: SHAP attributions of selected patches, with sanity checks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule catalog: the cohort's database over all per-slide files."""
+"""Rule catalog: build the cohort's DuckDB database from all per-slide files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule convert: one slide file to an OME-Zarr store and its manifest."""
+"""Rule convert: convert one slide file to an OME-Zarr store and its manifest."""
 
 from pathlib import Path
 

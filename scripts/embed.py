@@ -1,4 +1,4 @@
-"""Rule embed: what a model sees in the patches of its test slides, as features, maps and a page to explore."""
+"""Rule embed: features of patches of the test slides, their UMAP coordinates, and an interactive page."""
 
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def main(snakemake):
         )
         write_table(found.table, out.features)
         with atomic_file(out.page) as aside:
-            aside.write_text(page(found, title=f"What the model sees: {title}"))
-        shown = f"Patches of {title}, laid out by what the model sees in them (UMAP)"
+            aside.write_text(page(found, title=f"Embedding: {title}"))
+        shown = f"Patches of {title} at their UMAP coordinates"
         write_picture(mosaic(found, title=shown), Path(out.mosaic))
         write_json(out.record, found.record)
 

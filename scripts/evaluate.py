@@ -1,4 +1,4 @@
-"""Rule evaluate: how good the predictions of a task's test slides are."""
+"""Rule evaluate: metrics of a task's predictions on its test slides."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule export_qupath: the predictions of one slide as QuPath tiles."""
+"""Rule export_qupath: export the predictions of one slide as QuPath tiles."""
 
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job

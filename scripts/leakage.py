@@ -1,4 +1,4 @@
-"""Rule leakage: that no slide, under whatever name, is in two roles, nor tests a model that it was made with."""
+"""Rule leakage: check that no slide has two roles, and that no test slide was used to make the model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule lineage: every output behind the catalog, the metrics and the cascades, with what it was made from."""
+"""Rule lineage: list every output behind the catalog, the metrics and the cascades with its inputs."""
 
 from pathlib import Path
 

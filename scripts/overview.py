@@ -1,4 +1,4 @@
-"""Rule overview: pictures of a slide before any model: its tissue, what spoils it, and patches kept and excluded."""
+"""Rule overview: pictures of a slide before any model: tissue, artefacts, and kept and excluded patches."""
 
 from pathlib import Path
 

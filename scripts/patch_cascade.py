@@ -1,4 +1,4 @@
-"""Rule patch_cascade: one slide predicted by classifiers of several magnifications, the coarse ones first."""
+"""Rule patch_cascade: predict one slide with classifiers of several magnifications, coarse to fine."""
 
 from pathlib import Path
 

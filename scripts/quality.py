@@ -1,4 +1,4 @@
-"""Rule quality: pen, blur and folds inside the tissue of one slide."""
+"""Rule quality: pen marks, blur and folds in the tissue of one slide."""
 
 from pathlib import Path
 

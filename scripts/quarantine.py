@@ -1,4 +1,4 @@
-"""Rule quarantine: which slides are lost and why, and whether too many are."""
+"""Rule quarantine: list the quarantined slides, and stop if there are too many."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule radhical_compare: naive, dense and cascade on the test slides, and the bars they are held to."""
+"""Rule radhical_compare: compare naive, dense and cascade inference on the test slides."""
 
 import html
 import logging

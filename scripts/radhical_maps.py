@@ -1,4 +1,4 @@
-"""Rule radhical_maps: the probabilities of all levels everywhere on a validation slide."""
+"""Rule radhical_maps: probability maps of all levels on a validation slide."""
 
 import numpy as np
 from histomake.audit.sidecar import job

@@ -1,4 +1,4 @@
-"""Rule radhical_search: a cascade's thresholds, from its validation patients."""
+"""Rule radhical_search: choose a cascade's thresholds on its validation patients."""
 
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file, write_json

@@ -1,4 +1,4 @@
-"""Rule radhical_segment: the nuclei of one slide, found by the cascade, and what every level did."""
+"""Rule radhical_segment: segment the nuclei of one slide with a cascade, and map what each level computed."""
 
 from pathlib import Path
 

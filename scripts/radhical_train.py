@@ -1,4 +1,4 @@
-"""Rule radhical_train: the network of one level of a cascade."""
+"""Rule radhical_train: train the network of one level of a cascade."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule reuse_model: a model trained elsewhere becomes the task's own, once it is known to load and to fit."""
+"""Rule reuse_model: check that a trained model loads and fits the task, and copy it."""
 
 import shutil
 from pathlib import Path

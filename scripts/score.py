@@ -1,4 +1,4 @@
-"""Rule score: what a task's models say of whole slides and patients."""
+"""Rule score: a task's scores of slides and patients."""
 
 import csv
 from pathlib import Path

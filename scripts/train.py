@@ -1,4 +1,4 @@
-"""Rule train: the model of one task and fold."""
+"""Rule train: train the model of one task and fold."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Rule training_cohort: which slides a fold's model is made with, and the digests of what it will read of them."""
+"""Rule training_cohort: the slides of a fold's training and validation sets, with digests of their files."""
 
 from histomake.audit.sidecar import job
 from histomake.base.files import sha256_file, write_json

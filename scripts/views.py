@@ -1,4 +1,4 @@
-"""Rules views and region: the pictures of one slide, or of a part of it, that a pathologist reads."""
+"""Rules views and region: pictures of one slide's predictions, or of a region, for the pathologist."""
 
 from pathlib import Path
 

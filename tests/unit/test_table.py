@@ -86,7 +86,7 @@ def test_tissue_hidden_by_a_pen_is_excluded_for_the_pen_and_not_as_background():
     assert reasons(table)[0] == "pen"
 
 
-def test_a_patch_spoilt_twice_gets_one_reason_the_first_in_order():
+def test_a_patch_with_two_artefacts_gets_the_first_reason_in_order():
     tissue, artefacts = masks()
     artefacts.labels[:, :8], artefacts.labels[:, 8:16] = FOLD, BLUR
     table = tabulate(MANIFEST, tissue, artefacts, Annotation((), []), PLAIN, [], grid_name="x20", max_share=0.25)
