@@ -1,4 +1,4 @@
-"""Owns the chain from a result back to the slide's bytes, as told by the sidecars."""
+"""Lineage: the chain of sidecars from a result back to the slide's bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 
 PER_SLIDE = frozenset({"slides", "annotations", "tissue", "quality", "patches", "predictions"})
-"""Folders under the results folder whose files are named for their slides."""
+"""Folders under the results folder whose files are named after their slides."""
 
 SCHEMA = pa.schema(
     [
@@ -93,7 +93,7 @@ def of_other_slides(results: Path, slide: str) -> Callable[[str], bool]:
 
 
 def write_lineage(sidecars: Iterable[dict[str, Any]], path: Path | str, *, batch: int = 10_000) -> None:
-    """Write one row per output: its digest, how it was made and from what. Memory stays bounded."""
+    """Write one row per output: its digest, its job and its inputs. Memory use is bounded."""
     with atomic_file(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
         rows: list[dict[str, Any]] = []
         for sidecar in sidecars:
@@ -121,7 +121,7 @@ def _rows(sidecar: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tuple[Path, dict[str, Any]]:
-    """The prediction of one patch, and the file it stands in; the first fold that tested the slide."""
+    """The prediction of one patch, and its file; from the first fold that predicted the slide."""
     for path in existing(layout.prediction(task, "*", slide), under=layout.results):
         if rows := pq.read_table(path, filters=[("patch_id", "=", patch_id)]).to_pylist():
             return path, rows[0]
@@ -129,10 +129,10 @@ def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tupl
 
 
 def describe(path: Path, row: dict[str, Any], chain: list[dict[str, Any]], *, slide: str) -> str:
-    """The chain in words, prediction first: what was made, from what, by which code, where and when."""
+    """Describe the chain, prediction first: outputs, inputs, code, settings, machine and time of each job."""
     lines = [f"{path}: " + ", ".join(f"{key} {value}" for key, value in row.items())]
     for sidecar in chain:
-        # A model's chain holds every slide it was fitted on; they are counted, and only this slide's steps are told.
+        # A model's chain includes all slides it was trained on; only the steps of this slide are described.
         if sidecar["wildcards"].get("slide", slide) != slide:
             continue
         machine, git = sidecar["machine"], sidecar["git"]

@@ -1,4 +1,4 @@
-"""Owns the export of a results folder's provenance as an RO-Crate (version 1.3), the field's exchange format."""
+"""Export of a results folder's provenance as an RO-Crate 1.3."""
 
 from __future__ import annotations
 

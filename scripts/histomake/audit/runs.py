@@ -1,4 +1,4 @@
-"""Owns what is said and kept of a whole run: the preflight summary, the closing lines, a chained record."""
+"""Records of whole runs: the summary before a run, the messages at its end, and a chain of records."""
 
 from __future__ import annotations
 

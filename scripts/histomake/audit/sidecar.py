@@ -1,4 +1,4 @@
-"""Owns what surrounds a rule's work: its log and its sidecar. It shapes no result, so no code digest counts it."""
+"""Context of a rule's job: its log and its sidecar. It does not affect results, so code digests exclude it."""
 
 from __future__ import annotations
 

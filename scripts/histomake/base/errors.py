@@ -1,4 +1,4 @@
-"""Owns the typed failures: what went wrong, with which slide and file, and what to do about it."""
+"""Typed errors: what is wrong, with which slide and file, and the remedy."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 class HistomakeError(Exception):
-    """A failure a user can act on; its message is complete and needs no traceback."""
+    """An error that the user can act on. Its message is complete and needs no traceback."""
 
 
 class ConfigError(HistomakeError):
-    """The configuration or the slide sheet is wrong; lists every offender, not only the first."""
+    """The configuration or the slide sheet is invalid. The message lists all problems, not only the first."""
 
 
 class Reason(StrEnum):
-    """Why a slide is in quarantine. The values are stored in manifests and tables: never rename one."""
+    """Why a slide is in quarantine. The values are stored in records and tables: never rename one."""
 
     UNREADABLE = "unreadable"
     UNSUPPORTED = "unsupported"
@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class SlideError(HistomakeError):
-    """One slide cannot be used. The workflow records it as data and lets every other slide finish."""
+    """One slide cannot be used. The workflow records the error and processes all other slides."""
 
     def __init__(self, reason: Reason, *, slide_id: str, path: Path | str, detail: str, remedy: str) -> None:
         self.reason = reason

@@ -1,4 +1,4 @@
-"""Owns writing to disk: every file appears whole or not at all, and can be hashed."""
+"""Atomic writing of files and directories, JSON, and sha256 digests."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ RENAME_ATTEMPTS = 5
 LOCK_NAME = ".lock"
 STORE_METADATA = "zarr.json"
 TIMESTAMP = ".snakemake_timestamp"
-"""Snakemake leaves it in directories that are declared outputs; it is no part of them."""
+"""Snakemake writes it into directories that are declared outputs. It is not part of the output."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""How a file system says that it has no locks."""
+"""Error numbers of file systems that do not support locks."""
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename inside ``path`` survive a power cut."""
+    """Flush a directory, so that a rename in it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -37,7 +37,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Push the bytes of ``path`` to the disk."""
+    """Flush the contents of a file to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,7 +47,7 @@ def sync_file(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a path to write to; on success it is synced and renamed to ``path``, on failure removed."""
+    """Yield a temporary path. On success the file is flushed and renamed to ``path``; on failure it is removed."""
     target = Path(path)
     with _workplace(target) as place:
         yield place / target.name
@@ -58,12 +58,12 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
-    """Yield a new directory to fill; on success it takes the place of ``path``, on failure it is removed.
+    """Yield a new directory. On success it replaces ``path``; on failure it is removed.
 
-    Files are pushed to the disk before, unless the caller has done so and says ``sync=False``.
+    All files are flushed to the disk first; ``sync=False`` if the caller has already done so.
 
-    A directory cannot be replaced in one step, so an old one is moved aside first: a reader sees the old
-    tree, for an instant none, or the new one, and never a half-written one.
+    A directory cannot be replaced in one step, so an old one is moved aside first. A reader sees the old tree, for an
+    instant none, or the new tree, but never a partial one.
     """
     target = Path(path)
     with _workplace(target) as place:
@@ -78,11 +78,11 @@ def atomic_directory(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    """A hidden folder beside ``target`` for one writer, empty at first and removed at the end.
+    """A hidden, initially empty folder beside ``target`` for one writer, removed at the end.
 
-    Its owner holds a lock that the kernel lets go of even after a kill -9. So what dead writers left is known as such
-    and swept by the next one, while living ones, on other nodes too, each have a folder of their own. Where the file
-    system knows no locks, nothing is swept.
+    The writer holds a lock, which the kernel releases even after a kill -9. The next writer therefore recognises and
+    removes the folders of dead writers, while live writers, also on other nodes, each have their own folder. On file
+    systems without locks, no folder of another writer is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     place, lock = _claim(target)
@@ -93,7 +93,7 @@ def _workplace(target: Path) -> Iterator[Path]:
 
 
 def _claim(target: Path) -> tuple[Path, int | None]:
-    """The first folder that no living writer has, emptied, and its lock; others that nobody has are removed."""
+    """Claim and empty the first folder without a live writer; remove further folders without one. Returns its lock."""
     places = (target.with_name(f".{target.name}.{number}.partial") for number in count())
     try:
         place, lock = next((place, lock) for place in places if (lock := _lock(place)) is not None)
@@ -110,11 +110,11 @@ def _claim(target: Path) -> tuple[Path, int | None]:
 
 
 def _lock(place: Path) -> int | None:
-    """Lock a writer's folder, which is made where there is none; None while somebody else has it."""
+    """Lock a writer's folder, creating it if needed; returns None while another writer holds the lock."""
     while True:
         with suppress(FileExistsError):
             place.mkdir()
-        with suppress(FileNotFoundError), ExitStack() as undo:  # not found: its last owner is just removing it
+        with suppress(FileNotFoundError), ExitStack() as undo:  # not found: its last owner is removing it
             descriptor = os.open(place / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
             undo.callback(os.close, descriptor)
             try:
@@ -127,12 +127,12 @@ def _lock(place: Path) -> int | None:
 
 
 def _release(place: Path, lock: int | None) -> None:
-    """Remove a folder; the lock goes after the rest, so that nobody moves in before."""
+    """Remove a folder. Release the lock last, so that no other writer claims the folder early."""
     _empty(place)
     (place / LOCK_NAME).unlink(missing_ok=True)
     if lock is not None:
-        os.close(lock)  # NFS keeps a removed file, and so its folder, until it is closed
-    with suppress(OSError):  # somebody has moved in
+        os.close(lock)  # NFS keeps a removed file, and so its folder, until the file is closed
+    with suppress(OSError):  # another writer has claimed the folder
         place.rmdir()
 
 
@@ -145,13 +145,13 @@ def _empty(place: Path) -> None:
 
 
 def _sync_tree(path: Path) -> None:
-    """Push every file of a tree to the disk, several at once: the disk's journal then commits them together."""
+    """Flush every file of a tree, several at once, so that the disk's journal commits them together."""
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
         list(pool.map(sync_file, (p for p in path.rglob("*") if p.is_file())))
 
 
 def _take_place(aside: Path, target: Path, place: Path) -> None:
-    """Rename ``aside`` to ``target``, and what is there into ``place``: of two runs at once, the later one stays."""
+    """Move an old ``target`` into ``place``, then rename ``aside`` to ``target``. Of two writers, the later wins."""
     for attempt in range(RENAME_ATTEMPTS):
         with suppress(FileNotFoundError):
             target.rename(place / f"old{attempt}")

@@ -1,4 +1,4 @@
-"""Owns what the viewer knows of a results folder: its slides, their levels and overlays, and the story of a patch."""
+"""Data that the viewer shows of a results folder: slides, levels, overlays, and details of a patch."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SIDECAR = ".meta.json"
 
 
 def slide_ids(layout: Layout) -> list[str]:
-    """Slides that have a manifest, in quarantine or not."""
+    """Ids of all slides with a manifest, including quarantined ones."""
     names = (path.name for path in existing(layout.manifest("*"), under=layout.results))
     return [name.removesuffix(".json") for name in names if not name.endswith(SIDECAR)]
 
 
 def slides(layout: Layout) -> list[dict[str, Any]]:
-    """One line per slide for the list: id, and either size and mpp or why it is in quarantine."""
+    """One entry per slide: id, and either size and mpp or the reason of its quarantine."""
     rows = []
     for slide in slide_ids(layout):
         manifest = Manifest.read(layout.manifest(slide)).dump()
@@ -46,7 +46,7 @@ def slides(layout: Layout) -> list[dict[str, Any]]:
 
 
 def describe(layout: Layout, slide: str) -> dict[str, Any]:
-    """All the page needs to show a slide. Raises KeyError for an unknown one."""
+    """Everything the page needs to show a slide. Raises KeyError for an unknown slide."""
     if slide not in slide_ids(layout):
         raise KeyError(slide)
     manifest = Manifest.read(layout.manifest(slide))
@@ -81,7 +81,7 @@ def describe_level(level: StoreLevel, *, zipped: bool) -> dict[str, Any]:
 
 
 def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
-    """Tasks and folds that predicted a slide."""
+    """Tasks and folds with predictions of a slide."""
     found = []
     for path in existing(layout.prediction("*", "*", slide), under=layout.results):
         names = pq.read_schema(path).names
@@ -122,7 +122,7 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
 
 
 def _score_range(model: dict[str, Any], scores: np.ndarray) -> list[float]:
-    """Ends of the colour scale: 0 and 1 for probabilities and area shares, else the least and largest number."""
+    """Ends of the colour scale: 0 and 1 for probabilities and area shares, otherwise the minimum and maximum."""
     numbers = LEARNED[model["kind"]].numbers and not model["target"]["classes"]
     return [float(scores.min()), float(scores.max())] if numbers and scores.size else [0.0, 1.0]
 
@@ -150,7 +150,7 @@ def model_of(layout: Layout, task: str, fold: int) -> dict[str, Any]:
 
 
 def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> dict[str, Any]:
-    """The row of a patch in its table, its prediction, and where both come from."""
+    """The row of a patch in its table, its prediction, and the origin of both."""
     path = prediction_path(layout, slide, task, fold)
     grid = grid_of(layout, task, fold)
     table, meta = read_table(layout.table(grid, slide))
@@ -173,7 +173,7 @@ def _row(table: pa.Table, patch_id: int) -> dict[str, Any]:
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
-    """The sidecar that covers a file: its own, or that of the first output of the same job, in the same folder."""
+    """The sidecar of a file: its own, or that of the first output of the same job in the same folder."""
     for candidate in [Path(f"{path}{SIDECAR}"), *sorted(path.parent.glob(f"*{SIDECAR}"))]:
         if candidate.is_file():
             content = read_json(candidate)

@@ -1,4 +1,4 @@
-"""Owns label images in the viewer: annotated masks, segmentations and cascades, as coloured tiles for the browser."""
+"""Label images in the viewer: annotated masks, segmentations and cascades, served as coloured tiles."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 TILE = 512
 ANNOTATION = "-"
-"""Stands in a tile's address where otherwise a task does; no task can be called so, nor have a dot in its name."""
+"""Replaces the task in a tile's address. Task names cannot contain a dot, so it cannot be a task."""
 NUCLEI, LEVEL = "labels", "state"
 CASCADE_CLASSES = {NUCLEI: ["nucleus"], LEVEL: ["computed", "accepted"]}
-"""What the arrays of a nucleus cascade hold, 0 left out: numbers of nuclei, and what became of a level's pixels."""
+"""Meaning of the values of a nucleus cascade's arrays, without 0: nucleus numbers, and states of a level's pixels."""
 CASCADE_ORDER = ["accepted", "computed", "nucleus"]
-"""So that, where nothing else takes the first colours, they are those of the level maps in the report."""
+"""The order of colours: the first ones are those of the level maps in the report."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A label image: levels finest first, each half the one before; value i + 1 is ``classes[i]``, 0 is bare.
+    """A label image: levels finest first, each half the size of the previous; i + 1 is ``classes[i]``, 0 is no class.
 
     ``pixel``: level-0 pixels per label of the finest level. A mask that has one level only is thinned out when read.
     With a single class every value but 0 is of it.
@@ -51,11 +51,11 @@ class Mask:
 
     @property
     def count(self) -> int:
-        """Levels that are served: the last fits into one tile."""
+        """Levels that are served; the last one fits into one tile."""
         return 1 + max(0, math.ceil(math.log2(max(self.levels[0].shape) / TILE)))
 
     def tile(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
-        """Labels of one tile, cut at the image's edge. Raises KeyError for one that does not exist."""
+        """Labels of one tile, cropped at the image's edge. Raises KeyError for a tile that does not exist."""
         height, width = (-(-length // 2**level) for length in self.levels[0].shape)
         if not (0 <= level < self.count and 0 <= row * TILE < height and 0 <= column * TILE < width):
             raise KeyError((level, row, column))
@@ -67,7 +67,7 @@ class Mask:
 
 
 def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
-    """A mask of a slide; KeyError where there is none.
+    """A mask of a slide; raises KeyError if there is none.
 
     ``task``: ANNOTATION for the annotated one, a segmentation task, or an array of a cascade, as ``name.array``.
     """
@@ -88,7 +88,7 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
 
 
 def annotation_of(layout: Layout, slide: str) -> AnnotationRecord | None:
-    """The record of a slide's annotation; None where there is none or it is in quarantine."""
+    """The record of a slide's annotation; None if there is none or it is in quarantine."""
     path = layout.annotation(slide)
     record = AnnotationRecord.read(path) if path.is_file() else None
     return record if isinstance(record, AnnotationRecord) else None
@@ -117,7 +117,7 @@ def _cascade_arrays(layout: Layout, slide: str) -> dict[str, str]:
 
 
 def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
-    """What the page must know of every mask of a slide to ask for its tiles."""
+    """What the page needs to request the tiles of every mask of a slide."""
     titles = _cascade_arrays(layout, slide)
     places = [(ANNOTATION, 0), *((name, 0) for name in titles)]
     for path in map(store_of, existing(layout.segmentation("*", "*", slide), under=layout.results)):
@@ -135,7 +135,7 @@ def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
 
 
 def class_order(layout: Layout, slide: str) -> list[str]:
-    """All classes that can be seen on a slide, in the order of the palette: those of its models, then the annotated."""
+    """All classes visible on a slide, in palette order: classes of its models, then annotated classes."""
     names: dict[str, None] = {}
     for path in existing(layout.prediction("*", "*", slide), under=layout.results):
         fold = int(path.parent.name.removeprefix("fold"))
@@ -150,7 +150,7 @@ def class_order(layout: Layout, slide: str) -> list[str]:
 
 
 def picture(labels: NDArray[np.uint8], classes: list[str], order: list[str]) -> bytes:
-    """A tile as PNG: every class in its colour, what has no class transparent."""
+    """Encode a tile as PNG: every class in its colour; pixels without a class are transparent."""
     colours = canvas.class_colours(order)
     palette = np.zeros((256, 3), np.uint8)
     for i, name in enumerate(classes):

@@ -1,4 +1,4 @@
-"""Owns annotated outlines in the viewer: drawn as tiles, so that 100,000 cells cost no more than what is seen."""
+"""Annotated outlines in the viewer, drawn as tiles, so that 100,000 cells cost only what is visible."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FINER = 4
-"""Pixels of the finest level per level-0 pixel, as far as the page zooms in: a line is as thin there as anywhere."""
+"""Pixels of the finest level per level-0 pixel: the highest zoom of the page, so that lines stay thin there."""
 LINE_PX = 4
-"""Even, so that half of a line lies on each side of the border between two pixels, which is where outlines pass."""
+"""Line width in pixels. It is even, so that half of a line lies on each side of the border between two pixels."""
 DOT_PX = 2
-"""What is smaller on the screen is a dot of this size."""
+"""Smaller outlines are drawn as a dot of this size, in pixels."""
 
 
 @dataclass(frozen=True)
 class Outlines:
-    """The rings of all regions of a slide, one after the other, in level-0 pixels.
+    """The concatenated rings of all regions of a slide, in level-0 pixels.
 
     points: float64 (n, 2); starts: int64 (r + 1,), where each ring begins; boxes: float64 (r, 4), its left, top, right
     and bottom; numbers: uint8 (r,), 1 + the place of its class in ``classes``; width, height: of the slide.
@@ -44,11 +44,11 @@ class Outlines:
 
     @property
     def count(self) -> int:
-        """Levels that are served, finest first, each half the one before; the last fits into one tile."""
+        """Levels that are served, finest first, each half the size of the previous; the last one fits into one tile."""
         return levels(self.width, self.height)
 
     def tile(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
-        """Numbers of the classes whose outlines pass, 0 where none does. Raises KeyError for a tile there is not."""
+        """Class numbers of the outlines in a tile, 0 elsewhere. Raises KeyError for a tile that does not exist."""
         scale = FINER / 2**level
         rows, columns = (math.ceil(length * scale / TILE) for length in (self.height, self.width))
         if not (0 <= level < self.count and 0 <= row < rows and 0 <= column < columns):
@@ -72,7 +72,7 @@ class Outlines:
                 canvas[y + dy, x + dx] = self.numbers[rings]
 
     def _lines(self, rings: NDArray, corner: NDArray, scale: float) -> NDArray[np.uint8]:
-        """A tile with lines of one pixel that are then made wider: OpenCV's own wide lines are wider than asked for."""
+        """Draw lines of one pixel and dilate them: OpenCV's thick lines are thicker than requested."""
         half = LINE_PX // 2
         canvas = np.zeros((TILE + LINE_PX, TILE + LINE_PX), np.uint8)
         for ring in rings:
@@ -88,7 +88,7 @@ def levels(width: int, height: int) -> int:
 
 
 def describe(layout: Layout, slide: str, manifest: Manifest) -> dict[str, Any] | None:
-    """What the page must know to ask for tiles; None where nothing is outlined."""
+    """What the page needs to request tiles; None if the slide has no outlines."""
     annotation = annotation_of(layout, slide)
     if annotation is None or not any(annotation.regions.values()):
         return None
@@ -97,7 +97,7 @@ def describe(layout: Layout, slide: str, manifest: Manifest) -> dict[str, Any] |
 
 
 def open_outlines(layout: Layout, slide: str) -> Outlines:
-    """The outlines of a slide; KeyError where there are none. Keep them: reading 100,000 cells takes seconds."""
+    """Read the outlines of a slide, which takes seconds for 100,000 cells. Raises KeyError if there are none."""
     manifest = Manifest.read_usable(layout.manifest(slide))
     if describe(layout, slide, manifest) is None:
         raise KeyError(f"{slide} has no annotated outlines")

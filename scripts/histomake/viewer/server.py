@@ -1,4 +1,4 @@
-"""Owns the viewer's web server: loopback only, byte ranges of the results folder's files, nothing outside it."""
+"""Web server of the viewer: loopback only; serves byte ranges of files in the results folder, and no other files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TILE_QUALITY = 90
 
 
 class RefusedError(Exception):
-    """A request that is answered with ``status`` and the message."""
+    """A refused request; the response has ``status`` and the message."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class RefusedError(Exception):
 
 
 class ViewerServer(ThreadingHTTPServer):
-    """Serves one results folder; readers of slides whose tiles a browser cannot decode are kept open."""
+    """Server of one results folder. Readers of slides whose tiles browsers cannot decode stay open."""
 
     daemon_threads = True
 
@@ -55,7 +55,7 @@ class ViewerServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
 
     def outlines(self, slide: str) -> outlines.Outlines:
-        """The outlines of a slide, those of the last one kept; whoever asks meanwhile waits for the one reading."""
+        """The outlines of a slide. The last slide's are cached; concurrent requests wait for one reading."""
         path = self.layout.outlines(slide)
         with self._outlines_lock:
             key = (slide, path.stat().st_mtime_ns) if path.is_file() else None
@@ -64,12 +64,12 @@ class ViewerServer(ThreadingHTTPServer):
             return self._outlines[1]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that hangs up in mid-answer, as it does when a tile is scrolled away, is no error."""
+        """Ignore closed connections: browsers cancel requests for tiles that are no longer visible."""
         log.debug("connection of %s ended", client_address, exc_info=True)
 
 
 def serve(results: Path, *, port: int, openseadragon: Path) -> ViewerServer:
-    """A server for ``results``, bound to loopback; port 0 takes a free one. Raises HistomakeError if it cannot be."""
+    """Create a server for ``results`` on loopback; port 0 chooses a free port. Raises HistomakeError if it fails."""
     if not (results / "slides").is_dir():
         raise HistomakeError(f"{results} holds no slides: give the results folder of a run")
     if not openseadragon.is_file():
@@ -83,7 +83,7 @@ def serve(results: Path, *, port: int, openseadragon: Path) -> ViewerServer:
 
 
 def safe_path(root: Path, relative: str) -> Path:
-    """The file ``relative`` under ``root``; RefusedError for whatever lies or leads outside it, links included."""
+    """Resolve ``relative`` under ``root``. Raises RefusedError for paths outside it, also through links."""
     hidden = "\0" in relative or any(part.startswith(".") for part in relative.split("/"))
     if hidden or not (target := (root / relative).resolve()).is_relative_to(root):
         raise RefusedError(HTTPStatus.FORBIDDEN, "outside the results folder")
@@ -93,7 +93,7 @@ def safe_path(root: Path, relative: str) -> Path:
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First and past-the-last byte that a Range header (RFC 9110, 14.1.2) asks for; None where it asks for all.
+    """Start and end byte of a Range header (RFC 9110, 14.1.2), end exclusive; None if the whole file is requested.
 
     Only one range is understood. RefusedError when it lies outside the file.
     """
@@ -109,13 +109,13 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD."""
+    """Handler of GET and HEAD requests."""
 
     protocol_version = "HTTP/1.1"
     server: ViewerServer
 
     def do_GET(self) -> None:
-        """Route a request; every failure is answered, none kills the connection's thread."""
+        """Route a request. Every error becomes a response, so that the thread of the connection continues."""
         try:
             if self.headers.get("Host", "").rpartition(":")[0] not in LOCAL_NAMES:
                 raise RefusedError(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are served")
@@ -166,7 +166,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.NOT_FOUND, "no such asset")
 
     def _send_file(self, path: Path) -> None:
-        """A file or the range of it that is asked for."""
+        """Send a file or the requested range of it."""
         size = path.stat().st_size
         wanted = byte_range(self.headers.get("Range"), size)
         start, stop = wanted or (0, size)
@@ -235,5 +235,5 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name http.server gives
-        """Requests are of interest only when something goes wrong."""
+        """Do not log successful requests."""
         log.debug(format, *args)

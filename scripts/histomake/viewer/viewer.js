@@ -1,4 +1,4 @@
-// The viewer's page: deep zoom of a slide, overlays that follow it, and what is known of a patch that is clicked.
+// The viewer's page: deep zoom of a slide, overlays on it, and details of a clicked patch.
 "use strict";
 
 const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#5a5a5a"];
@@ -61,7 +61,7 @@ async function openSlide(id) {
   await loadOverlays(slide);
 }
 
-// Show a part of the slide: x, y and, unless only the point matters, width and height in level-0 pixels.
+// Show a part of the slide: x, y and, optionally, width and height in level-0 pixels.
 function goTo(place) {
   const [x, y, width, height] = place.split(",").map(Number);
   if (!Number.isFinite(x) || !Number.isFinite(y)) return;
@@ -78,7 +78,7 @@ function shownPart() {
   return { x, y, width, height };
 }
 
-// The address holds the place, so that it can be sent to somebody.
+// The address contains the place, so that it can be shared.
 function rememberPlace() {
   const { x, y, width, height } = shownPart();
   const place = [x, y, width, height].map(Math.round).join(",");
@@ -88,7 +88,7 @@ function rememberPlace() {
 
 const maskKey = (task, fold) => `${task}/${fold}`;
 
-// Lay tiles that the server draws over the slide, hidden at first; nothing is fetched of what is hidden.
+// Add tiles that the server draws as a hidden overlay; hidden overlays fetch nothing.
 function layOver(name, { width, height, tile, levels }, pixel, success) {
   state.viewer.addTiledImage({
     x: 0, y: 0, width: (width * pixel) / state.slide.width, opacity: 0,
@@ -117,7 +117,7 @@ function openOutlines(slide) {
   layOver(`/outline/${encodeURIComponent(slide.slide_id)}`, slide.outlines, pixel, (item) => { state.outlines = item; });
 }
 
-// A segmentation is shown pixel by pixel while no score of its patches is asked for.
+// A segmentation is shown per pixel unless a score of its patches is selected.
 function showMasks() {
   if (state.outlines) state.outlines.setOpacity(opacity("annotation"));
   const current = state.overlay && maskKey(state.overlay.task, state.overlay.fold);
@@ -178,7 +178,7 @@ function overlaysOf({ overlays, task, fold }) {
   return masked ? [["pixels", "pixels"], ...overlays] : overlays;
 }
 
-// The colour of a patch, null where it is to be left bare.
+// The colour of a patch; null if it is not coloured.
 function colourOf(i) {
   const { called, count, classes, scores, range } = state.overlay;
   const [shown, one] = $("shown").value.split(" ");
@@ -291,7 +291,7 @@ async function clicked(position) {
   const view = transform();
   const [px, py] = [(position.x - view.x) / view.scale, (position.y - view.y) / view.scale];
   const { x, y, span, count, task, fold, id } = state.overlay;
-  // Of patches that overlap, the one whose middle is nearest: the one whose colour lies there.
+  // Of overlapping patches, the one whose centre is nearest: its colour is the visible one.
   const away = (i) => Math.max(Math.abs(px - x[i] - span / 2), Math.abs(py - y[i] - span / 2));
   state.chosen = null;
   for (let i = 0; i < count; i += 1) {
