@@ -1,4 +1,4 @@
-"""Owns what every test shares: the library on the path and the committed real slides."""
+"""Fixtures of all tests: the library on the path, and the committed slides."""
 
 from __future__ import annotations
 

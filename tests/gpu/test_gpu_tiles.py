@@ -1,4 +1,4 @@
-"""Owns the test that nvJPEG shows the colours the CPU shows, RGB-coded tiles included."""
+"""nvJPEG decodes tiles to the same colours as the CPU, including RGB-coded tiles."""
 
 from __future__ import annotations
 

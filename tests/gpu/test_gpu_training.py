@@ -1,4 +1,4 @@
-"""Owns the bars of training and prediction on a GPU; each prints its figure. Skipped where there is no GPU."""
+"""Bars of training and prediction on a GPU; each prints its figure. Skipped without a GPU."""
 
 from __future__ import annotations
 

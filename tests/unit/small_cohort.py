@@ -1,4 +1,4 @@
-"""Owns a cohort of tiny real stores for tests of learning: two textures, drawn regions, patch tables on disk."""
+"""A cohort of tiny slide stores for tests of learning: two textures, annotated regions, patch tables."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def writers():
 
 
 @pytest.mark.parametrize("kind", ["atomic_directory", "atomic_file"])
-def test_what_a_killed_writer_left_is_swept_by_the_next(kind, writers, tmp_path):
+def test_files_of_a_killed_writer_are_removed_by_the_next_writer(kind, writers, tmp_path):
     target = tmp_path / "a.zarr"
     process, aside = writers(target, kind)
     process.kill()
@@ -84,7 +84,7 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(kind, writers, tmp_path)
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_several_killed_at_once_are_all_swept(writers, tmp_path):
+def test_files_of_several_killed_writers_are_all_removed(writers, tmp_path):
     target = tmp_path / "a.zarr"
     killed = [writers(target)[0] for _ in range(3)]
     assert len(list(tmp_path.iterdir())) == 3
@@ -95,7 +95,7 @@ def test_several_killed_at_once_are_all_swept(writers, tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_living_writer_keeps_what_it_has_written(writers, tmp_path):
+def test_files_of_a_live_writer_are_kept(writers, tmp_path):
     target = tmp_path / "a.zarr"
     _, theirs = writers(target)
     with atomic_directory(target) as ours:
@@ -105,7 +105,7 @@ def test_a_living_writer_keeps_what_it_has_written(writers, tmp_path):
     assert [p.name for p in target.iterdir()] == ["shard"]
 
 
-def test_without_locks_writing_works_and_nothing_is_swept(writers, monkeypatch, tmp_path):
+def test_without_file_locks_writing_works_and_nothing_is_removed(writers, monkeypatch, tmp_path):
     target = tmp_path / "a.zarr"
     process, theirs = writers(target)
     process.kill()
@@ -129,7 +129,7 @@ def test_many_writers_at_once_leave_one_whole_file(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_json_with_no_number_is_refused(tmp_path):
+def test_json_with_nan_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"auc": float("nan")})
     assert not list(tmp_path.iterdir())

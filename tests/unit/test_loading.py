@@ -1,4 +1,4 @@
-"""Owns the tests of loader processes: they give what is asked for, lose nothing, and end with the work."""
+"""Loader processes return all requested batches in order and end with their context."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def assert_same(found: Batch, expected: Batch) -> None:
 
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize("workers", [1, 3])
-def test_processes_give_the_batches_that_would_be_made_here(cohort, kind: str, workers: int) -> None:
+def test_loader_processes_return_the_batches_of_the_main_process(cohort, kind: str, workers: int) -> None:
     """More batches than there are slots, from step 5 on; now and then the user is slower than the loaders."""
     dataset, steps = training_batches(cohort, kind), range(5, 45)
     with load_batches(dataset, steps, workers=workers) as batches:
@@ -81,7 +81,7 @@ def test_the_last_batch_may_be_smaller(cohort, workers: int) -> None:
     assert sizes == [(33, 33, 33)] * (len(dataset) - 1) + [(len(patches) % 33,) * 3]
 
 
-def test_pixels_stay_while_later_batches_are_asked_for_and_are_never_another_batchs(cohort) -> None:
+def test_pixels_of_a_batch_are_not_overwritten_by_later_batches(cohort) -> None:
     dataset = training_batches(cohort)
     with load_batches(dataset, range(30), workers=2) as batches:
         kept = [next(batches) for _ in range(HELD)]
@@ -104,7 +104,7 @@ def test_loaders_end_with_the_context_even_after_an_error(cohort) -> None:
     assert not loaders()
 
 
-def test_a_killed_loader_is_told_from_a_mistake(cohort) -> None:
+def test_a_killed_loader_is_distinguished_from_an_error_in_a_loader(cohort) -> None:
     with (
         pytest.raises(HistomakeError, match=r"a loader process was killed.*mem_mb"),
         advise_on_memory("with batches of 8"),
@@ -126,7 +126,7 @@ class _Failing(PatchBatches):
         raise HistomakeError(f"no batch {number}")
 
 
-def test_an_error_in_a_loader_arrives_as_it_is(cohort) -> None:
+def test_an_error_in_a_loader_is_raised_unchanged(cohort) -> None:
     with (
         pytest.raises(HistomakeError, match="no batch 0"),
         load_batches(_Failing(training_batches(cohort)), range(4), workers=1) as batches,
@@ -163,7 +163,9 @@ def test_slides_and_annotations_are_opened_once_while_there_is_room(cohort, monk
     assert opened[2:] == ["s0", "s1", "s0"]
 
 
-def test_annotations_leave_when_they_take_too_much_memory(cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annotations_are_dropped_from_the_cache_when_they_exceed_its_memory(
+    cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reading, "ANNOTATION_BYTES", 1)
     pool = SlidePool(cohort)
     one = pool.annotation(0)

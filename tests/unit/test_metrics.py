@@ -1,4 +1,4 @@
-"""Owns the tests of evaluation: each metric against a second implementation, intervals by patient."""
+"""Metrics: equal to a second implementation, with intervals by patient."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_multiclass_metrics_equal_sklearn() -> None:
     assert metric(evaluation, "patch", "f1") == pytest.approx(f1)
 
 
-def test_areas_of_many_distinct_scores_stay_within_a_thousandth() -> None:
+def test_binned_areas_under_curves_are_exact_to_a_thousandth() -> None:
     evaluation = run(cohort(2, patches=5000), bootstraps=10)
     items = evaluation.items["patch"]
     assert metric(evaluation, "patch", "auroc") == pytest.approx(
@@ -155,11 +155,11 @@ def test_patients_pool_their_slides() -> None:
     assert len(evaluation.items["patient"]) == 4
 
 
-def test_nothing_labelled_is_an_error() -> None:
+def test_predictions_without_any_label_are_an_error() -> None:
     with pytest.raises(HistomakeError, match="no test patch"):
         run([prediction(0, 0, np.full((3, 2), 0.5), np.full(3, -1))])
 
 
-def test_slides_in_quarantine_are_passed_over() -> None:
+def test_quarantined_slides_are_skipped() -> None:
     empty = prediction(9, 9, np.zeros((0, 2)), np.zeros(0, int))
     assert run([*cohort(0), empty], bootstraps=3).record["slides"] == 9

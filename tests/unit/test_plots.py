@@ -1,5 +1,4 @@
-"""Owns the tests of evaluation figures: each kind of task gets its own, they show what was measured, and their points
-can be had as CSV."""
+"""Figures of an evaluation: each kind of task has its own, and their points are written as CSV."""
 
 from __future__ import annotations
 

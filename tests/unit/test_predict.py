@@ -1,4 +1,4 @@
-"""Owns the tests of prediction: complete, in eval mode, and refusing what is not a model."""
+"""Prediction: complete, in eval mode, and refused for files that are not a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_tissue_patch_gets_a_score_and_no_other(trained) -> None:
     assert scores.sum(1) == pytest.approx(np.ones(len(scores)), abs=1e-5)
 
 
-def test_unseen_slide_is_told_apart(trained) -> None:
+def test_textures_of_an_unseen_slide_are_classified(trained) -> None:
     model, entry = trained
     table = predict_slide(load_model(model), entry, batch=16, threads=1)
     right = [p == t for p, t in zip(table["predicted"].to_pylist(), table["label"].to_pylist(), strict=True)]

@@ -109,7 +109,7 @@ def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do(page_of):
     assert "Give one in the sheet" in page
 
 
-def test_metrics_stand_in_one_row_with_a_column_per_level():
+def test_each_metric_has_one_row_with_a_column_per_level():
     value = {"value": 0.912, "low": 0.85, "high": 0.97}
     bare = {"value": 1.0, "low": None, "high": None}
     metrics = {
@@ -135,7 +135,7 @@ def test_metrics_stand_in_one_row_with_a_column_per_level():
         ("classification", {"source": "sheet", "column": "grade", "classes": ["a", "b"]}, [3]),
     ],
 )
-def test_patches_per_class_are_counted_as_the_task_learns_them(kind, target, expected):
+def test_patches_per_class_are_counted_by_the_rule_of_the_target(kind, target, expected):
     model = {"name": "unet"} if kind == "segmentation" else {}
     with duckdb.connect() as catalog:
         catalog.execute("CREATE TABLE patches_x20_kept (slide_id VARCHAR, area_a FLOAT, area_b FLOAT)")
@@ -185,7 +185,7 @@ def cascades(tmp_path):
     return Config.model_validate({"radhical": {"nuclei": {}}}), layout
 
 
-def test_what_a_cascade_saved_stands_in_tables(cascades):
+def test_savings_of_cascades_are_listed_in_tables(cascades):
     page = cascades_section.cascades_section(*cascades)
     assert cells(page)[:7] == ["whole slides", "3", "92.8%", "64.0%", "800", "6", "2"]
     assert cells(page)[7:] == ["saved vs naive", "0.928", "&gt;= 0.85", "yes"]

@@ -1,4 +1,4 @@
-"""Owns the tests of segmentation: it learns outlines, whole slides come out seamless, and viewers can open them."""
+"""Segmentation: outlines are learned, whole slides have no seams, and viewers can open the results."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_quarantined_slide_gets_an_empty_table_image_and_file(trained, tmp_path:
     assert json.loads((tmp_path / "lost/outlines.geojson").read_text())["features"] == []
 
 
-def test_flips_change_little_and_cost_nothing_in_place(trained, tmp_path: Path) -> None:
+def test_averaging_over_flips_changes_scores_little_and_no_position(trained, tmp_path: Path) -> None:
     run(trained, tmp_path / "plain")
     run(trained, tmp_path / "flips", flips=True)
     plain, flips = (zarr.open_array(tmp_path / name / "labels.zarr/0", mode="r")[:] for name in ("plain", "flips"))

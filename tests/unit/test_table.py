@@ -1,4 +1,4 @@
-"""Owns the proof of the patch table: a row for every cell, the right reason for every patch left out."""
+"""The patch table: a row for every cell, and the right reason for every excluded patch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the tests of the training loop: it learns, resumes bit for bit, and stops with a reason."""
+"""Training: models learn, resume bit for bit, and stop with a reason."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_class_without_validation_patches_is_only_warned_about(cohort, caplog) -
     assert "no validation patch has class speckled" in caplog.text
 
 
-def test_class_that_no_annotation_knows_is_named(cohort, tmp_path: Path) -> None:
+def test_a_class_that_is_not_an_annotation_class_is_named(cohort, tmp_path: Path) -> None:
     with pytest.raises(HistomakeError, match="no annotation class is called absent"):
         fit(make_task(target={"classes": [*CLASSES, "absent"]}), cohort[1], tmp_path / "model")
 
@@ -188,7 +188,7 @@ class _Unreadable(PatchReader):
         return pixels, errors
 
 
-def test_unreadable_patches_are_counted_and_drawn_anew_never_blank(cohort) -> None:
+def test_unreadable_patches_are_counted_and_replaced_by_other_draws_never_by_blank_pixels(cohort) -> None:
     patches = known_patches(cohort[1][:1], make_task())
     sampler = Sampler.from_weights(np.ones(len(patches)), seed=0)
     bad = set(sampler.draw(0, 8)[:2].tolist())

@@ -1,4 +1,4 @@
-"""Owns the test of training in several processes, over CPUs where there are no GPUs."""
+"""Training in several processes, on CPUs if there are no GPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the tests of training's choices: every kind of task and target, what is drawn, when it ends, what it leaves."""
+"""Training options: kinds of tasks and targets, sampling, early stopping, and outputs."""
 
 from __future__ import annotations
 
@@ -145,14 +145,14 @@ def test_context_and_augmentation_run_together(cohort, tmp_path: Path) -> None:
     assert np.isfinite(table["score_smooth"].to_numpy()).all()
 
 
-def test_model_trained_earlier_is_the_start_of_another(cohort, tmp_path: Path) -> None:
+def test_training_starts_from_the_weights_of_an_earlier_model(cohort, tmp_path: Path) -> None:
     fit(make_task(), cohort, tmp_path / "first")
     model = {"name": "test_resnet", "pretrained": str(tmp_path / "first"), "transfer": "all", "frozen_stages": 1}
     described = fit(make_task(model=model | {"layer_decay": 0.7}), cohort, tmp_path / "second")
     assert described["architecture"]["pretrained"] == str(tmp_path / "first")
 
 
-def test_a_model_has_seen_what_the_model_it_started_from_had_seen(cohort, tmp_path: Path) -> None:
+def test_a_model_card_includes_the_slides_of_the_model_it_started_from(cohort, tmp_path: Path) -> None:
     first = fit(make_task(), cohort, tmp_path / "first")
     write_json(tmp_path / "first/model.json", first | {"made_with": ["an-earlier-slide"]})
     model = {"name": "test_resnet", "pretrained": str(tmp_path / "first")}
@@ -160,14 +160,14 @@ def test_a_model_has_seen_what_the_model_it_started_from_had_seen(cohort, tmp_pa
     assert set(second["made_with"]) == {*first["made_with"], "an-earlier-slide"}
 
 
-def test_training_ends_early_when_nothing_gets_better(cohort, tmp_path: Path) -> None:
+def test_training_stops_early_without_improvement(cohort, tmp_path: Path) -> None:
     options = {"steps": 200, "validate_every": 2, "patience": 2, "learning_rate": 1e-9, "schedule": "constant"}
     fit(make_task(train=options), cohort, tmp_path / "model")
     rows = (tmp_path / "model/history.csv").read_text().splitlines()
     assert len(rows) < 50
 
 
-def test_best_checkpoint_is_the_one_of_the_named_figure(cohort, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_chosen_by_the_selected_figure(cohort, tmp_path: Path) -> None:
     described = fit(make_task(train={"select": "balanced_accuracy", "steps": 9}), cohort, tmp_path / "model")
     with open(tmp_path / "model/history.csv") as stream:
         rows = list(csv.DictReader(stream))
@@ -208,7 +208,7 @@ def test_audit_of_an_interrupted_run_lists_what_an_uninterrupted_one_draws(cohor
     assert tables[0].equals(tables[1])
 
 
-def test_loss_that_is_no_number_stops_the_run_naming_step_and_place(cohort, tmp_path: Path, monkeypatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_naming_step_and_place(cohort, tmp_path: Path, monkeypatch) -> None:
     original = PatchObjective.loss_of
 
     def poisoned(self, batch, step):
@@ -292,7 +292,7 @@ def test_a_factor_draws_a_class_more_often_than_its_balance(cohort, tmp_path: Pa
     assert fewer[0] / fewer[1] == pytest.approx(by_area[0] / by_area[1] / 2, rel=0.15)
 
 
-def test_a_rare_structure_that_nobody_drew_is_named(cohort, tmp_path: Path) -> None:
+def test_a_class_to_contain_without_annotation_is_named(cohort, tmp_path: Path) -> None:
     task = make_task(target={"classes": CLASSES}, train={"containing": {"speckled": 0.2}})
     patches = known_patches(cohort[:2], task)
     smooth = patches.take(~patches_containing(patches, "speckled"))
@@ -370,7 +370,7 @@ def test_classes_of_pixels_weigh_by_their_area_and_not_by_the_patches_they_fill(
 
 
 @pytest.mark.parametrize(("unlabelled", "other"), [("ignore", UNLABELLED), ("background", 0)])
-def test_masks_know_what_is_learned_and_what_is_not(cohort, unlabelled: str, other: int) -> None:
+def test_masks_distinguish_learned_and_ignored_pixels(cohort, unlabelled: str, other: int) -> None:
     target = {"source": "mask", "classes": ["speckled", "smooth"], "unlabelled": unlabelled}
     task = make_task("segmentation", target=target, model={"name": "fast_scnn"})
     patches = known_patches(cohort[:1], task)
@@ -384,7 +384,7 @@ def test_masks_know_what_is_learned_and_what_is_not(cohort, unlabelled: str, oth
     assert set(np.unique(some)) <= {speckled, other}
 
 
-def test_perfect_answers_cost_nothing_and_unknown_pixels_never_do() -> None:
+def test_losses_are_zero_for_perfect_predictions_and_ignore_unknown_pixels() -> None:
     target = torch.tensor([[[0, 1], [1, -1]]])
     perfect = torch.nn.functional.one_hot(target.clamp(min=0), 2).permute(0, 3, 1, 2).float() * 40 - 20
     wrong_where_unknown = perfect.clone()
@@ -402,7 +402,7 @@ def test_focal_loss_without_focus_is_cross_entropy(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["bce", "mse", "huber"])
-def test_unknown_numbers_do_not_cost(name: str) -> None:
+def test_unknown_targets_do_not_contribute_to_the_loss(name: str) -> None:
     loss = build_loss(name)
     logits = torch.tensor([[1.0, 5.0]])
     assert torch.isfinite(loss(logits, torch.tensor([[1.0, float("nan")]])))
@@ -427,7 +427,7 @@ def test_unannotated_patches_never_take_the_first_class() -> None:
     assert found.tolist() == [UNLABELLED, 1, 0]
 
 
-def test_slides_nobody_annotated_are_unknown_and_not_empty() -> None:
+def test_slides_without_annotation_are_unknown_and_not_empty() -> None:
     table = table_of(a=[0, 0])
     target = Target(classes=["a"], min_area=0.01)
     for annotated, expected in ((True, 0.0), (False, np.nan)):
@@ -461,7 +461,7 @@ def test_slides_get_thresholds_of_their_own_for_every_pooling() -> None:
     assert 0.3 < found["slide_thresholds"]["max"] < 0.7
 
 
-def test_poolings_say_what_they_are_called() -> None:
+def test_each_pooling_computes_what_its_name_says() -> None:
     scores = np.linspace(0, 1, 21)[:, None]
     tissue = np.zeros(21)
     tissue[-1] = 1
@@ -505,7 +505,9 @@ def test_rare_structure_that_covers_no_patch_by_half_can_be_segmented(tmp_path: 
     check_classes(mostly_first, mostly_first, task)
 
 
-def test_figure_that_the_validation_slides_cannot_give_is_named_at_once(cohort, tmp_path: Path) -> None:
+def test_a_selected_figure_that_is_undefined_on_the_validation_slides_is_refused_at_once(
+    cohort, tmp_path: Path
+) -> None:
     task = make_task(train={"select": "auroc"})
     patches = known_patches(cohort[:2], task)
     one_class = patches.take(patches.target == 0)

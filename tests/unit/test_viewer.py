@@ -240,7 +240,7 @@ def test_holes_are_outlined_and_what_is_too_small_to_see_is_a_dot(outlined):
     assert [int(row[int(at * scale)]) for at in (2000, 2050, 2100, 2200, 2300, 2400)] == [2, 0, 2, 0, 2, 2]
 
 
-def test_a_slide_that_nobody_annotated_has_no_outlines_and_opens(outlined, tmp_path):
+def test_a_slide_without_annotation_has_no_outlines_and_opens(outlined, tmp_path):
     layout = Layout(shutil.copytree(outlined.results, tmp_path / "results"))
     for path in (layout.annotation(SLIDE), layout.annotation(SLIDE).with_suffix(".geojson")):
         path.unlink()
@@ -271,7 +271,7 @@ def test_outlines_drawn_anew_are_read_anew(outlined, tmp_path):
     server.server_close()
 
 
-def test_colours_follow_the_classes_of_the_models_whatever_annotators_called_first(fetch):
+def test_class_colours_follow_the_order_of_the_models_classes(fetch):
     assert json.loads(fetch(f"/api/slides/{SLIDE}")[2])["class_order"] == ["skin", "nuclei"]
 
 

@@ -1,4 +1,4 @@
-"""Owns the finished workshop: the whole workflow, run once to its end for all workflow tests."""
+"""The finished workshop: the whole workflow, run once to its end for all workflow tests."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def fresh(finished, tmp_path):
     return copy
 
 
-def test_a_killed_run_is_taken_up_where_it_was_and_two_at_once_are_refused(finished, fresh):
+def test_a_killed_run_continues_and_a_second_run_at_once_is_refused(finished, fresh):
     rng = random.Random(0)
     for attempt in range(3):
         run = subprocess.Popen(
@@ -92,7 +92,7 @@ def shell_quoted(text):
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def test_a_truncated_output_is_named_and_made_again_once_it_is_removed(finished, workshop):
+def test_a_truncated_output_is_named_and_made_again_after_it_is_removed(finished, workshop):
     table = workshop.results / "patches" / "x10" / "P01-A.parquet"
     before = finished.products(*SLIDES)
     content = table.read_bytes()
@@ -106,7 +106,7 @@ def test_a_truncated_output_is_named_and_made_again_once_it_is_removed(finished,
     assert workshop.planned() == set()
 
 
-def test_clocks_that_disagree_run_nothing_again(workshop):
+def test_different_clocks_re_run_nothing(workshop):
     tomorrow = time.time() + 86_400
     for path in (workshop.slide_file("P01-A"), *(workshop.results / "tissue").glob("P01-A.*")):
         os.utime(path, (tomorrow, tomorrow))
@@ -116,7 +116,7 @@ def test_clocks_that_disagree_run_nothing_again(workshop):
     assert planned == set()
 
 
-def test_a_mistake_in_the_configuration_is_told_with_the_file_it_is_in(workshop):
+def test_an_error_in_the_configuration_names_its_file(workshop):
     workshop.config.write_text(workshop.config.read_text() + "sead: 7\n")
     done = workshop.snakemake("--dry-run", check=False)
     assert done.returncode != 0

@@ -64,7 +64,7 @@ def read_scores(ward, task):
     return pyarrow.csv.read_csv(path, parse_options=options, convert_options=convert).to_pylist()
 
 
-def test_everything_can_be_asked_for_where_nothing_can_be_measured(ward):
+def test_all_outputs_can_be_requested_without_test_slides(ward):
     jobs = ward.planned()
     assert {"reuse_model", "predict_slide", "score", "catalog", "front_page"} <= rules(jobs)
     assert slides_of(jobs, {"predict_slide"}) == {"N1"}

@@ -75,7 +75,7 @@ def nothing(workshop):
         change_the_tissue_settings,
     ],
 )
-def test_both_plans_are_the_same(workshop, happen):
+def test_plan_new_and_plan_all_run_the_same_jobs(workshop, happen):
     happen(workshop)
     assert workshop.planned(*NEW) == workshop.planned()
 
@@ -95,7 +95,7 @@ def test_a_lost_picture_is_drawn_again(workshop):
         os.rename(kept, picture)
 
 
-def test_only_what_is_new_is_looked_at_and_a_run_leaves_nothing_for_the_other_plan(finished, tmp_path):
+def test_plan_new_runs_only_new_slides_and_leaves_nothing_for_plan_all(finished, tmp_path):
     shutil.copytree(finished.folder, tmp_path / "workshop", symlinks=True)
     workshop = Workshop(tmp_path / "workshop")
     assert "plan: 0 of 5 slides are new or changed" in workshop.snakemake("--dry-run", *NEW).stderr

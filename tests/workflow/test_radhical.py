@@ -74,7 +74,7 @@ def finished(tmp_path_factory):
     return workshop
 
 
-def test_images_with_masks_go_straight_through(finished):
+def test_plain_images_with_label_masks_run_to_the_end(finished):
     results = finished.results / "radhical" / "nuclei"
     metrics = json.loads((results / "metrics.json").read_text())
     bars = {bar["figure"]: bar for bar in metrics["bars"]}
@@ -94,7 +94,7 @@ def test_an_unannotated_slide_is_segmented_all_the_same(finished):
     assert zarr.open_group(results / "new.zarr", mode="r")["labels"].shape == (256, 320)
 
 
-def test_nothing_is_done_twice(finished):
+def test_a_finished_cascade_re_runs_nothing(finished):
     done = finished.snakemake("--dry-run", "--", "radhical")
     assert "Nothing to be done" in done.stdout + done.stderr
 

@@ -194,7 +194,7 @@ def test_an_added_slide_that_is_only_to_be_predicted_trains_nothing(workshop):
     assert not {"train", "evaluate", "embed", "attribute"} & rules(jobs)
 
 
-def test_settings_that_change_with_the_sheet_are_heeded_in_the_same_run(workshop):
+def test_settings_that_change_together_with_the_sheet_take_effect_in_the_same_run(workshop):
     add_slide(workshop, split="predict")
     content = yaml.safe_load(workshop.config.read_text())
     content["tasks"]["tissue_kind"]["train"]["learning_rate"] = 3e-3
@@ -216,7 +216,7 @@ def test_a_model_that_starts_from_another_task_s_is_made_after_it_and_anew_with_
     assert "train        2" in done.stdout + done.stderr
 
 
-def test_one_slide_under_two_names_in_two_roles_is_refused_again_and_again(finished, tmp_path):
+def test_one_slide_under_two_names_in_two_roles_is_refused_in_every_run(finished, tmp_path):
     import pyarrow.parquet as pq
 
     shutil.copytree(finished.folder, tmp_path / "workshop", symlinks=True)
@@ -258,7 +258,7 @@ def test_a_deleted_product_is_made_again_from_what_is_there(workshop):
     assert "convert" not in rules(jobs)
 
 
-def test_every_mistake_is_listed_before_any_job_starts(workshop):
+def test_all_problems_are_listed_before_any_job_starts(workshop):
     header, *rows = workshop.rows()
     fields = dict(zip(header.split("\t"), rows[0].split("\t"), strict=True))
     broken = rows[0].replace(fields["path"], "nowhere.svs")

@@ -40,12 +40,12 @@ def strange(finished, tmp_path_factory):
     return shop
 
 
-def test_no_path_is_run_by_a_shell(strange):
+def test_no_path_is_interpreted_by_a_shell(strange):
     assert not list(strange.folder.rglob("pwned"))
     assert (strange.results / "slides" / "hostile.zarr").is_dir()
 
 
-def test_who_a_patient_is_stays_in_the_slide(strange):
+def test_patient_identity_does_not_leave_the_slide_file(strange):
     told = [strange.first_run.stdout, strange.first_run.stderr]
     told += [
         path.read_bytes().decode(errors="ignore")
@@ -57,14 +57,14 @@ def test_who_a_patient_is_stays_in_the_slide(strange):
     assert not any("DOE" in text and "JANE" in text for text in told)
 
 
-def test_files_are_for_whom_the_umask_says(strange):
+def test_file_permissions_follow_the_umask(strange):
     made = [path for path in strange.results.rglob("*") if not path.is_symlink()]
     assert len(made) > 20
     assert [path for path in made if path.stat().st_mode & 0o027] == []
 
 
 @pytest.mark.parametrize("slide_id", ["../escape", "a/b", "..", "/abs", "a\tb", "a b", ".hidden", "-rf", "x$(id)", ""])
-def test_no_slide_id_leads_out_of_the_results(workshop, slide_id):
+def test_no_slide_id_leads_outside_the_results_folder(workshop, slide_id):
     header, *rows = workshop.rows()
     workshop.write_rows([header, slide_id + rows[0][rows[0].index("\t") :], *rows[1:]])
     done = workshop.snakemake("--dry-run", check=False)
@@ -72,7 +72,7 @@ def test_no_slide_id_leads_out_of_the_results(workshop, slide_id):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_no_name_in_the_configuration_leads_out_of_the_results(workshop):
+def test_no_name_in_the_configuration_leads_outside_the_results_folder(workshop):
     text = workshop.config.read_text()
     for old, new in (("tissue_kind:", "../kind:"), ("x10", "../x10"), ("skin", "../skin")):
         workshop.config.write_text(text.replace(old, new))

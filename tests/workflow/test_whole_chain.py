@@ -34,7 +34,7 @@ def test_the_slide_without_mpp_is_in_quarantine_and_named_at_the_end_of_the_run(
     assert empty.schema.equals(full.schema)
 
 
-def test_the_catalog_says_why_patches_are_missing(finished):
+def test_the_catalog_has_the_reason_of_every_excluded_patch(finished):
     with duckdb.connect(finished.results / "catalog.duckdb", read_only=True) as catalog:
         counts = dict(catalog.sql("SELECT excluded::VARCHAR, count(*) FROM patches_x10 GROUP BY 1").fetchall())
         assert counts[""] > 0
@@ -59,7 +59,7 @@ def test_predictions_are_measured_with_intervals_by_patient(finished):
     assert {("patch", m) for m in ("auroc", "accuracy", "sensitivity", "specificity")} <= measured
 
 
-def test_the_front_page_says_what_was_lost_and_counts_it_in_no_role(finished):
+def test_the_front_page_lists_quarantined_slides_and_counts_them_in_no_role(finished):
     text = (finished.results / "report" / "index.html").read_text()
     assert "1 slide(s) are in quarantine" in text
     assert "mpp column of the slide sheet" in text
