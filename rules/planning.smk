@@ -15,7 +15,10 @@ def find_unchanged():
     Their outputs are then sources, as the slides are. A plan of 10,000 slides takes minutes and 2 GB otherwise. Where
     this workflow is a module of another one, that one says what a run is asked for, so all slides are planned.
     """
-    if LAST_RUN is None or CONFIG.plan == "all" or IMPORTED:
+    if LAST_RUN is None or CONFIG.plan == "all":
+        return frozenset()
+    if IMPORTED:
+        print(f"plan: all slides, because plan=new needs: snakemake --snakefile {ROOT}/Snakefile", file=sys.stderr)
         return frozenset()
     found = LAST_RUN.unchanged()
     print(f"plan: {len(SLIDES) - len(found):,} of {len(SLIDES):,} slides are new or changed", file=sys.stderr)
