@@ -40,6 +40,11 @@ def test_a_recipe_names_at_most_seven_files_that_exist(recipe):
     assert not [file for file in files if not (ROOT / file).is_file()]
 
 
+def test_the_recipe_of_a_kind_names_every_table_of_kinds():
+    tables = {str(file.relative_to(ROOT)) for file in LIBRARY.rglob("kinds.py")}
+    assert tables == {file for file, _ in ROW.findall(RECIPES["A kind of task"])}
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_names_tests_that_exist(recipe):
     tests = [test for _, test in ROW.findall(RECIPES[recipe]) if test]
