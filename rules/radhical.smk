@@ -5,6 +5,11 @@ from histomake.planning.plan import role_table
 CASCADE = LAYOUT.cascade("{cascade}")
 
 
+def level_processes(wildcards):
+    """CPU cores for a GPU: one process computes, the others load points; the default loader shares the first core."""
+    return 1 + (CONFIG.radhical[wildcards.cascade].train.workers or 0)
+
+
 # `snakemake radhical`: everything of all cascades.
 rule radhical:
     input:
@@ -36,6 +41,7 @@ use rule leakage as radhical_leakage with:
         roles=lambda wildcards: role_table(PLAN.cascade_roles[wildcards.cascade], JUDGED),
 
 
+# Another attempt goes on where the one before was stopped, so the minutes do not double.
 rule radhical_train:
     input:
         manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.cascade_slides(wildcards.cascade, "train")],
@@ -48,17 +54,18 @@ rule radhical_train:
         description=CASCADE.description("{level}"),
         history=CASCADE.history("{level}"),
         points=CASCADE.points("{level}"),
+        details=directory(CASCADE.training_details("{level}")),
     log:
         LAYOUT.log("radhical_train", "{cascade}", "level{level}"),
     benchmark:
         LAYOUT.benchmark("radhical_train", "{cascade}", "level{level}")
     conda:
         "../envs/learning.yaml"
-    threads: 1
+    threads: lambda wildcards: level_processes(wildcards) * CONFIG.radhical[wildcards.cascade].train.gpus
     resources:
-        gpu=1,
+        gpu=lambda wildcards: CONFIG.radhical[wildcards.cascade].train.gpus,
         mem_mb=memory(8000),
-        runtime=minutes(240),
+        runtime=240,
     params:
         cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].fitting(),
         annotations=CONFIG.annotations.dump(),

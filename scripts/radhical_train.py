@@ -3,21 +3,25 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.cascade.samples import training_fields
-from histomake.cascade.train import train_level
-from histomake.config import Annotations, Radhical
+from histomake.base.layout import Layout
+from histomake.cascade.train import train_slides
+from histomake.config import Annotations, parse_config
+from histomake.learn.engine.checkpoint import digest
 
 
 def main(snakemake):
-    config = Radhical.model_validate(snakemake.params.cfg)
-    slides = list(zip(snakemake.input.manifests, snakemake.input.annotations, strict=True))
+    layout = Layout(Path(snakemake.config["results"]))
+    # params.cfg is what the level depends on. How the job is run is read here, so that it can change freely.
+    cascade, level = snakemake.wildcards.cascade, snakemake.wildcards.level
+    config = parse_config(snakemake.config).radhical[cascade]
     with job(snakemake):
-        train_level(
-            training_fields(slides, Annotations.model_validate(snakemake.params.annotations), config),
-            int(snakemake.wildcards.level),
-            network=config.network,
-            config=config.train,
+        train_slides(
+            list(zip(snakemake.input.manifests, snakemake.input.annotations, strict=True)),
+            int(level),
+            annotations=Annotations.model_validate(snakemake.params.annotations),
+            config=config,
             output=Path(snakemake.output.weights).parent,
+            state=layout.level_state(cascade, level, digest(dict(snakemake.params.items()))[:16]),
             seed=snakemake.params.seed,
             threads=snakemake.threads,
         )

@@ -1,7 +1,5 @@
 """Rule train: train the model of one task and fold."""
 
-import hashlib
-import json
 from pathlib import Path
 
 from histomake.audit.sidecar import job
@@ -9,14 +7,14 @@ from histomake.base.files import read_json
 from histomake.base.layout import Layout
 from histomake.config import parse_config
 from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.engine.checkpoint import digest
 from histomake.learn.train import train
 
 
 def checkpoints(snakemake, layout):
     """Folder of the checkpoints: one per identity of the training, so that none resumes another one."""
-    identity = {**dict(snakemake.params.items()), "cohort": read_json(snakemake.input.cohort)}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, digest)
+    identity = digest({**dict(snakemake.params.items()), "cohort": read_json(snakemake.input.cohort)})
+    return layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16])
 
 
 def main(snakemake):

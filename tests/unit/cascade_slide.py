@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from array_reader import ArrayReader
 from histomake.cascade.levels import Level, levels_of
 from histomake.cascade.net import RadhicalNet
+from histomake.cascade.samples import Field
+from histomake.cascade.train import train_level
 from histomake.cascade.truth import MaskNuclei, Truth
+from histomake.config import CascadeNetwork, CascadeTrain
 
 SCALES = (1.0, 0.5, 0.25, 0.1)
 MPP = 0.5
@@ -56,3 +62,21 @@ def random_networks(seed: int = 0) -> dict[int, RadhicalNet]:
     for net in networks.values():
         torch.nn.init.normal_(net.answer.weight, std=1.0)
     return networks
+
+
+def disc_field(seed: int) -> Field:
+    """Return a slide to train on."""
+    image, labels = discs(144, 160, seed=seed)
+    return Field(f"discs{seed}", DiscReader(image), levels(144, 160), truth_of(labels))
+
+
+def train_discs(output: Path, settings: dict[str, Any], slides: int = 1, level: int = 1) -> dict[str, Any]:
+    """Train one level on discs into ``output``; return its description."""
+    places = {"output": output, "state": state_of(output)}
+    fields, config = [disc_field(seed) for seed in range(slides)], CascadeTrain(**settings)
+    return train_level(fields, level, network=CascadeNetwork(), config=config, **places, seed=0, threads=1)
+
+
+def state_of(output: Path) -> Path:
+    """Return the checkpoint folder of the run that writes ``output``."""
+    return output.with_name(f"{output.name}.state")

@@ -18,6 +18,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 LAYERS = (
     ("base", "version"),
+    ("learn.engine",),
     ("audit.code", "audit.environment"),
     ("audit.sidecar",),
     ("config",),

@@ -12,8 +12,8 @@ from histomake.cascade.samples import (
     IGNORED,
     INSIDE,
     THIRD,
+    CropLayout,
     Field,
-    Layout,
     class_of,
     draw_points,
     kind_shares,
@@ -83,7 +83,7 @@ def test_a_crops_labels_lie_where_its_pixels_do(field, places):
     image = np.repeat((field.truth.whole() > 0)[..., None] * np.uint8(255), 3, axis=2)
     field = Field("marked", DiscReader(image), field.levels, field.truth)
     edge = places[0] + places[-1] + (1 if len(places) > 1 else 0)
-    layout = Layout(edge, places)
+    layout = CropLayout(edge, places)
     points = draw_points([field], 1, CascadeTrain(per_class=40, background=40), seed=1)
     chosen = np.arange(len(points))
     crops, labels = read_batch([field], points, chosen, 1, layout, complete=True, rng=np.random.default_rng(0))
@@ -102,7 +102,7 @@ def test_with_incomplete_annotation_only_safe_points_are_background(field):
     background = points.kind == BACKGROUND
     assert background.any()
     assert (labels[points.y[background], points.x[background]] == 0).all()
-    layout = Layout(33 * 2 + 1 + 8 * 3, range(33, 33 + 32, 8))
+    layout = CropLayout(33 * 2 + 1 + 8 * 3, range(33, 33 + 32, 8))
     _, kind = read_batch(
         [partly], points, np.arange(len(points)), 1, layout, complete=False, rng=np.random.default_rng(0)
     )

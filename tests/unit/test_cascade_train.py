@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
+import killed
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import zarr
-from cascade_slide import DiscReader, discs, levels, random_networks, truth_of
+from cascade_slide import disc_field as field
+from cascade_slide import random_networks, state_of, train_discs
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers
 from histomake.cascade.compare import HALF_TISSUE, IMAGES, SLIDES, compare_slide, group_of, summarise, table
 from histomake.cascade.infer import load_networks, segment_slide, whole_labels, whole_maps
+from histomake.cascade.net import load_network
 from histomake.cascade.plots import draw_front
 from histomake.cascade.run import run_cascade
-from histomake.cascade.samples import Field
 from histomake.cascade.search import Case, search_thresholds
-from histomake.cascade.train import load_network, train_level
-from histomake.config import CascadeBaselines, CascadeNetwork, CascadeSearch, CascadeThresholds, CascadeTrain, Radhical
+from histomake.config import CascadeBaselines, CascadeSearch, CascadeThresholds, Radhical
 from PIL import Image
 
 from tests import sample_records
@@ -28,20 +30,11 @@ CPU = torch.device("cpu")
 THRESHOLDS = CascadeThresholds(cut=0.5, lower=[0.3] * 3, upper=[0.95] * 3)
 
 
-def field(seed):
-    image, labels = discs(144, 160, seed=seed)
-    return Field(f"discs{seed}", DiscReader(image), levels(144, 160), truth_of(labels))
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder and description of a level-1 model that was trained to find discs."""
-    folder = tmp_path_factory.mktemp("level1")
-    config = CascadeTrain(steps=60, batch=4, lattice=6)
-    description = train_level(
-        [field(0), field(1)], 1, network=CascadeNetwork(), config=config, output=folder, seed=0, threads=1
-    )
-    return folder, description
+    folder = tmp_path_factory.mktemp("level1") / "model"
+    return folder, train_discs(folder, {"steps": 60, "batch": 4, "lattice": 6}, slides=2)
 
 
 def test_a_level_learns_to_find_discs(trained):
@@ -60,16 +53,46 @@ def test_every_training_point_of_a_level_is_recorded(trained):
     points = pq.read_table(folder / "points.parquet").to_pandas()
     assert len(points) == sum(description["points"].values())
     assert set(points.slide_id) == {"discs0", "discs1"}
-    assert (folder / "history.csv").read_text().startswith("step,loss,accuracy")
 
 
-def test_training_is_repeatable(tmp_path):
-    config = CascadeTrain(steps=3, batch=2, lattice=2)
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        train_level([field(0)], 2, network=CascadeNetwork(), config=config, output=tmp_path / name, seed=1, threads=1)
-    a, b = (load_network(tmp_path / name, CPU).state_dict() for name in "ab")
-    assert all(torch.equal(a[key], b[key]) for key in a)
+def test_the_history_of_a_level_has_the_documented_columns(trained):
+    folder, description = trained
+    with open(folder / "history.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["step", "train_loss", "train_accuracy", "learning_rate", "seconds", "data_wait"]
+    assert [int(row["step"]) for row in rows] == [50, 60]
+    assert description["loss"] == float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert list((folder / "training/events").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_training_is_repeatable_with_any_number_of_loader_processes(tmp_path, workers):
+    settings = {"steps": 3, "batch": 2, "lattice": 2}
+    train_discs(tmp_path / "a", settings | {"workers": 0}, level=2)
+    train_discs(tmp_path / "b", settings | {"workers": workers}, level=2)
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+@pytest.mark.timeout(300)
+def test_a_level_killed_ten_times_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    settings = {"steps": 120, "batch": 2, "lattice": 2, "checkpoint_minutes": 0.0005, "workers": 1}
+    train_discs(tmp_path / "whole", settings)
+
+    def begin():
+        return killed.start(train_discs, tmp_path / "killed", settings)
+
+    steps = killed.kill_repeatedly(begin, state_of(tmp_path / "killed"), kills=10, pause=0.1)
+    assert steps[-1] < settings["steps"]
+    assert not (tmp_path / "killed/model.safetensors").exists()
+    train_discs(tmp_path / "killed", settings)
+    for file in ("model.safetensors", "points.parquet", "model.json"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_loss_that_is_not_a_number_names_level_step_slide_and_place(tmp_path):
+    settings = {"steps": 3, "batch": 2, "lattice": 2, "learning_rate": 1e30}
+    with pytest.raises(HistomakeError, match=r"not a number at step \d; .*for level 3.*: discs0 \(\d+, \d+\)"):
+        train_discs(tmp_path / "model", settings, level=3)
 
 
 def test_a_missing_level_is_named(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -32,6 +33,20 @@ def test_instance_numbers_of_a_mask_are_kept(tmp_path):
     window = Window(-5, 100, 30, 40)
     expected = np.pad(labels, ((5, 0), (0, 20)))[:30, 100:140]
     np.testing.assert_array_equal(truth.labels(window), expected)
+
+
+def test_a_forked_process_opens_a_mask_anew(tmp_path, monkeypatch):
+    """Processes that share an open file share its position, and read each other's parts."""
+    _, labels = discs(100, 120)
+    tifffile.imwrite(tmp_path / "m.tif", labels.astype(np.uint16))
+    found, opened_files = opened(tmp_path / "m.tif"), []
+    monkeypatch.setattr("histomake.cascade.truth.open_mask", lambda path: opened_files.append(path) or labels)
+    found.whole()
+    assert not opened_files
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    found.whole()
+    found.whole()
+    assert opened_files == [tmp_path / "m.tif"]
 
 
 def test_nuclei_of_a_binary_mask_are_its_connected_components(tmp_path):

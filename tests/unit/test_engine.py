@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import os
 import signal
@@ -10,7 +9,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import histomake
 import killed
 import pytest
 import torch
@@ -278,18 +276,3 @@ def test_two_processes_learn_what_one_learns_from_their_batches_together(tmp_pat
     alone = trained(Line(shares=2), tmp_path / "alone", steps=6, accumulate=2, record_every=6)
     for name, value in alone.weights["line"].items():
         torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-6)
-
-
-# --- what the loop knows ----------------------------------------------------------------------------------------------
-
-
-def test_the_engine_imports_nothing_of_slides_patches_or_tasks() -> None:
-    folder = Path(histomake.__file__).parent / "learn/engine"
-    imported = {
-        node.module
-        for file in folder.glob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("histomake.")
-    }
-    foreign = {name for name in imported if not name.startswith(("histomake.base.", "histomake.learn.engine"))}
-    assert not foreign

@@ -15,6 +15,9 @@ from histomake.base.files import STORE_METADATA
 Number = int | str
 """A number in a path, or the wildcard in its place."""
 
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+"""Files of a trained model."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -97,11 +100,11 @@ class Layout:
 
     def weights(self, task: str, fold: Number) -> Path:
         """Weights of a model."""
-        return self.model(task, fold) / "model.safetensors"
+        return self.model(task, fold) / WEIGHTS
 
     def description(self, task: str, fold: Number) -> Path:
         """Description of a model: all that is needed to use its weights."""
-        return self.model(task, fold) / "model.json"
+        return self.model(task, fold) / DESCRIPTION
 
     def history(self, task: str, fold: Number) -> Path:
         """Losses and metrics during a training."""
@@ -123,6 +126,10 @@ class Layout:
     def training_state(self, task: str, fold: Number, identity: str) -> Path:
         """Folder of the checkpoints of a training."""
         return self.checkpoints / task / f"fold{fold}" / identity
+
+    def level_state(self, cascade: str, level: Number, identity: str) -> Path:
+        """Folder of the checkpoints of a cascade's level."""
+        return self.checkpoints / "radhical" / cascade / f"level{level}" / identity
 
     # --- predictions ------------------------------------------------------------------------------------------------
 
@@ -351,15 +358,19 @@ class CascadeFiles:
 
     def weights(self, level: Number) -> Path:
         """Weights of a level's model."""
-        return self.level(level) / "model.safetensors"
+        return self.level(level) / WEIGHTS
 
     def description(self, level: Number) -> Path:
         """Description of a level's model."""
-        return self.level(level) / "model.json"
+        return self.level(level) / DESCRIPTION
 
     def history(self, level: Number) -> Path:
         """Losses during the training of a level."""
         return self.level(level) / "history.csv"
+
+    def training_details(self, level: Number) -> Path:
+        """Folder of TensorBoard events of a level."""
+        return self.level(level) / "training"
 
     def points(self, level: Number) -> Path:
         """Points that a level was trained on."""

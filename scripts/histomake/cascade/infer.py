@@ -17,10 +17,9 @@ from histomake.base.files import atomic_directory
 from histomake.base.records.manifest import Manifest
 from histomake.cascade.answers import NetworkAnswers, best_device
 from histomake.cascade.levels import Level, Window, slide_levels
-from histomake.cascade.net import PixelNetwork, multiply_adds
+from histomake.cascade.net import PixelNetwork, load_network, multiply_adds
 from histomake.cascade.objects import NUCLEI, TILE_PX, Pieces, find_pieces, measure_nuclei, without_holes, write_objects
 from histomake.cascade.run import ACCEPTED, LevelCost, LevelMap, costs, nuclei, pixel_evaluations, run_cascade
-from histomake.cascade.train import load_network
 from histomake.config import CascadeThresholds, Radhical
 from histomake.slide.reader import SlideReader, open_slide
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from histomake.base.errors import ConfigError
+from histomake.base.errors import ConfigError, HistomakeError
+from histomake.base.files import read_json
+from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.config import CascadeNetwork
 
 if TYPE_CHECKING:
@@ -259,6 +263,20 @@ def build_network(config: CascadeNetwork, *, field: int | None = None) -> PixelN
     if config.name == "radhical":
         return RadhicalNet(config.border)
     return EncoderDecoderNet(config.name, config.encoder, field)
+
+
+def load_network(folder: Path, device: torch.device) -> PixelNetwork:
+    """Load a trained network, in eval mode.
+
+    Raises:
+        HistomakeError: The level has no model.
+    """
+    if not (folder / WEIGHTS).exists():
+        raise HistomakeError(f"no trained level in {folder}: train every level before the cascade runs")
+    description = read_json(folder / DESCRIPTION)
+    net = build_network(CascadeNetwork.model_validate(description["network"]), field=description["field"])
+    net.load_state_dict(load_file(folder / WEIGHTS))
+    return net.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from histomake.base.rng import counter_rng
 from histomake.cascade.levels import Level, Window, mirrored, read_window, slide_levels
 from histomake.cascade.truth import Truth, open_truth
 from histomake.config import Annotations, CascadeTrain, Radhical
+from histomake.learn.data.source import NEW, Room
 from histomake.slide.reader import SlideReader, open_slide
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _safe(field: Field, level: Level, window: Window) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CropLayout:
     """How a training crop lies around its point: ``edge`` pixels, labelled at ``places`` along both axes.
 
     The point stands at the middle place. The crop is read symmetric, so that it can be turned and flipped.
@@ -248,15 +249,19 @@ def read_batch(
     points: Points,
     chosen: NDArray[np.int64],
     number: int,
-    layout: Layout,
+    layout: CropLayout,
     *,
     complete: bool,
     rng: np.random.Generator,
+    room: Room = NEW,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-    """Crops (n, edge, edge, 3) around the chosen points, turned and flipped at random, and their kinds (n, m, m)."""
+    """Crops (n, edge, edge, 3) around the chosen points, turned and flipped at random, and their kinds (n, m, m).
+
+    Both arrays are taken from ``room``.
+    """
     m = len(layout.places)
-    crops = np.empty((len(chosen), layout.edge, layout.edge, 3), np.uint8)
-    labels = np.empty((len(chosen), m, m), np.int8)
+    crops = room.array((len(chosen), layout.edge, layout.edge, 3), np.uint8)
+    labels = room.array((len(chosen), m, m), np.int8)
     for crop, label, i in zip(crops, labels, chosen, strict=True):
         field = fields[points.field[i]]
         level = field.levels[number - 1]
@@ -270,7 +275,7 @@ def read_batch(
     return crops, labels
 
 
-def _lattice(field: Field, level: Level, y: int, x: int, layout: Layout, *, complete: bool) -> NDArray[np.int8]:
+def _lattice(field: Field, level: Level, y: int, x: int, layout: CropLayout, *, complete: bool) -> NDArray[np.int8]:
     """Kinds at the places of a crop with its corner at (y, x); off the slide, or unknown, IGNORED."""
     places = layout.places
     span = places[-1] - places[0] + 1
@@ -291,6 +296,14 @@ def _read(reader: SlideReader, level: Level, window: Window) -> NDArray[np.uint8
     rows = mirrored(window.y, window.height, level.height)
     columns = mirrored(window.x, window.width, level.width)
     return _whole(reader, level)[np.ix_(rows, columns)]
+
+
+def keep_in_memory(fields: Sequence[Field], number: int) -> None:
+    """Read the small levels that are kept in memory, so that processes forked later share them."""
+    for field in fields[:CACHED]:
+        level = field.levels[number - 1]
+        if level.pixels <= CACHED_PX:
+            _whole(field.reader, level)
 
 
 @lru_cache(maxsize=CACHED)

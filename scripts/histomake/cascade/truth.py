@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +25,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class MaskFile:
+    """A label mask in a file. A forked process opens the file anew, because processes must not share its position."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._values, self._process = path, open_mask(path), os.getpid()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self._values.shape
+        return height, width
+
+    def __getitem__(self, index: Any) -> NDArray[np.integer]:
+        """Read a part of the mask."""
+        if self._process != os.getpid():
+            self._values, self._process = open_mask(self.path), os.getpid()
+        return np.asarray(self._values[index])
+
+
 @dataclass(frozen=True)
 class MaskNuclei:
     """Nuclei from a mask: every non-zero value is a nucleus; in a mask with one value, connected components are."""
 
-    values: Any
+    values: MaskFile | NDArray[np.integer]
     downsample: float
     binary: bool
 
@@ -137,7 +157,7 @@ def open_truth(
         polygons = [p for p in (np.concatenate(parts).tolist() if parts else []) if p.geom_type == "Polygon"]
         return Truth(DrawnNuclei(polygons), level, scale)
     try:
-        values = open_mask(path)
+        values = MaskFile(path)
         downsample = scale_of(values.shape, width=width, height=height)
     except AnnotationError as problem:
         raise SlideError(
@@ -146,7 +166,7 @@ def open_truth(
     return Truth(MaskNuclei(values, downsample, binary=_binary(values)), level, scale)
 
 
-def _binary(values: Any) -> bool:
+def _binary(values: MaskFile) -> bool:
     """Return whether a mask has a single non-zero value; the mask is read in bands."""
     seen: set[int] = set()
     for top in range(0, values.shape[0], 1024):

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from histomake.base.units import Mpp
 from histomake.config.section import Name, Section, Share
-from histomake.config.tasks import Split
+from histomake.config.tasks import RUNNING, Split
 
 
 class CascadeNetwork(Section):
@@ -67,6 +67,20 @@ class CascadeTrain(Section):
         description="Slides are also sampled at resolutions up to this many doublings finer or coarser, because "
         "nuclei differ in size and a stated resolution may be wrong.",
     )
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="auto: bf16 if the device multiplies matrices of it; otherwise fp16 on GPUs, fp32 on CPUs.",
+    )
+    gpus: int = Field(1, ge=1, le=16, description="Number of GPUs of one node that share each step; batch is per GPU.")
+    workers: int | None = Field(None, ge=0, description="Number of loader processes per GPU; default: 1.")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="Minutes between checkpoints, which is the most a killed job loses."
+    )
+
+    def fitting(self) -> dict[str, Any]:
+        """Return the settings that affect the trained level: not how its job is run."""
+        return {key: value for key, value in self.dump().items() if key not in RUNNING}
 
 
 class CascadeSearch(Section):
@@ -180,8 +194,9 @@ class Radhical(Section):
 
     def fitting(self) -> dict[str, Any]:
         """Return the settings that affect the trained levels: not those of thresholds and inference."""
-        used = {"mpp", "scales", "objects", "network", "train"}
-        return {key: value for key, value in self.dump().items() if key in used}
+        used = {"mpp", "scales", "objects", "network"}
+        kept = {key: value for key, value in self.dump().items() if key in used}
+        return kept | {"train": self.train.fitting()}
 
 
 class CascadeStage(Section):

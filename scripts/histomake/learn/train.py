@@ -10,6 +10,7 @@ from typing import Any
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import read_json
+from histomake.base.layout import DESCRIPTION
 from histomake.config import Task
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches
 from histomake.learn.data.staging import staged
@@ -61,7 +62,7 @@ def train(
             launch(fit_one_of_several, job, folder=state, processes=task.train.gpus)
         else:
             fit(task, **roles, output=output, state=state, seed=seed, threads=threads)
-    return read_json(output / "model.json")
+    return read_json(output / DESCRIPTION)
 
 
 def fit_one_of_several(

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.config import Config, Grid, Task
 from histomake.model.description import read_description
 
-DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 
 

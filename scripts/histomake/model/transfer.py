@@ -12,14 +12,13 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
+from histomake.base.layout import WEIGHTS
 
 if TYPE_CHECKING:
     from histomake.model.build import TimmClassifier
 
 ENCODER_PREFIXES = ("", "encoder.", "encoder.model.")
 """Prefixes of the same encoder's parameters in timm and in segmentation-models-pytorch."""
-
-WEIGHTS = "model.safetensors"
 
 
 def weights_file(path: Path | str) -> Path:

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from histomake.base.files import atomic_file, write_json
+from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.learn.engine import distributed
 from histomake.learn.engine.checkpoint import remove_state
 from histomake.learn.engine.history import EVENTS, HISTORY, write_history
@@ -17,7 +18,6 @@ from histomake.learn.engine.objective import Objective, Result
 from histomake.learn.engine.runtime import Runtime, catch_interrupts
 from histomake.learn.engine.settings import Settings
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 DETAILS = "training"
 """Folder beside the model for what only some settings make: one declared output, whatever is in it."""
 
@@ -25,8 +25,8 @@ DETAILS = "training"
 def run[B](objective: Objective[B], settings: Settings, *, runtime: Runtime, state: Path, output: Path) -> None:
     """Train ``objective`` in this process, from the checkpoint in the folder ``state`` if it holds one of this run.
 
-    The first process then fills the folder ``output`` and removes the checkpoint. SIGUSR1 writes a checkpoint, SIGTERM
-    writes one and raises PreemptedError.
+    The first process then fills the folder ``output`` and removes the checkpoint; the others wait for it. SIGUSR1
+    writes a checkpoint, SIGTERM writes one and raises PreemptedError.
     """
     output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(objective, settings, runtime=runtime, state=state)
@@ -34,6 +34,7 @@ def run[B](objective: Objective[B], settings: Settings, *, runtime: Runtime, sta
         result = trainer.run(interrupts)
     if distributed.rank() == 0:
         export(objective, result, state=state, output=output)
+    distributed.from_first(None)
 
 
 def export[B](objective: Objective[B], result: Result, *, state: Path, output: Path) -> None:

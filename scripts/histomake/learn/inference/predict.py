@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
+from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.config import Model, Target, Task
 from histomake.learn.data.batches import FixedBatches
 from histomake.learn.data.images import standardise, to_unit
@@ -117,8 +118,8 @@ def _turned_back(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
 
 def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") -> Predictor:
     """Load model.safetensors and model.json, in eval mode. Raises HistomakeError for any other kind of file."""
-    description = read_description(model_dir / "model.json")
-    path = model_dir / transfer.WEIGHTS
+    description = read_description(model_dir / DESCRIPTION)
+    path = model_dir / WEIGHTS
     architecture = Model(**{**description["architecture"], "pretrained": False})
     outputs, size = len(description["class_names"]), int(description["grid"]["size"])
     network = build.build_model(architecture, kind=description["kind"], outputs=outputs, size=size)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import read_json, sha256_file
+from histomake.base.layout import DESCRIPTION
 from histomake.base.records.manifest import Manifest
 from histomake.config import Task
 from histomake.learn.data.batches import Batch, FixedBatches, TrainingBatches
@@ -323,7 +324,7 @@ def made_with(entries: Iterable[SlideEntry], pretrained: bool | str) -> list[str
     """Digests of the slides that a model, or the model it started from, was made with: none of them may test it."""
     manifests = (Manifest.read(entry.manifest) for entry in entries)
     seen = {manifest.sha256[:KNOWN_DIGITS] for manifest in manifests if isinstance(manifest, Manifest)}
-    earlier = weights_file(pretrained).with_name("model.json") if isinstance(pretrained, str) else None
+    earlier = weights_file(pretrained).with_name(DESCRIPTION) if isinstance(pretrained, str) else None
     if earlier and earlier.is_file():
         seen.update(read_json(earlier).get("made_with", []))
     return sorted(seen)
