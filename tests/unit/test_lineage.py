@@ -115,7 +115,7 @@ def test_a_digest_that_is_known_is_not_computed_again(tmp_path):
 
 
 def test_another_slides_files_are_told_from_shared_ones(tmp_path):
-    others = of_other_slides(tmp_path, "s.1")
+    others = of_other_slides(Layout(tmp_path), "s.1")
     assert [others(str(tmp_path / path)) for path in ("slides/s.1.json", "patches/x/s.1.parquet")] == [False, False]
     assert [others(str(tmp_path / path)) for path in ("slides/s.json", "patches/x/s.parquet")] == [True, True]
     assert not others(str(tmp_path / "splits" / "task.parquet"))

@@ -19,9 +19,6 @@ from histomake.base.files import atomic_file, existing, read_json, sha256_tree
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 
-PER_SLIDE = frozenset({"slides", "annotations", "tissue", "quality", "patches", "predictions"})
-"""Folders under the results folder whose files are named after their slides."""
-
 SCHEMA = pa.schema(
     [
         ("output", pa.string()),
@@ -79,15 +76,13 @@ def sidecars(layout: Layout) -> Iterator[dict[str, Any]]:
         yield from (read_json(place / name) for name in sorted(names) if name.endswith(SIDECAR))
 
 
-def of_other_slides(results: Path, slide: str) -> Callable[[str], bool]:
-    """Whether a path is a file of a slide other than ``slide``: it lies in a per-slide folder under another name."""
+def of_other_slides(layout: Layout, slide: str) -> Callable[[str], bool]:
+    """Whether a path is a file of a slide other than ``slide``: it lies in a folder of slides, under another name."""
+    records = (layout.manifest, layout.annotation, layout.tissue, layout.quality)
+    files = [*(place(slide) for place in records), layout.table("*", slide), layout.prediction("*", "*", slide)]
 
     def check(path: str) -> bool:
-        try:
-            folder = Path(path).relative_to(results).parts[0]
-        except (ValueError, IndexError):
-            return False
-        return folder in PER_SLIDE and Path(path).stem != slide
+        return Path(path).stem != slide and any(Path(path).match(str(file.with_name("*"))) for file in files)
 
     return check
 

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the chain; with ``--verify``, check every link."""
     path, row = prediction_row(Layout(options.results), options.task, options.slide, options.patch_id)
     # The chain of a model holds every slide it was trained on: thousands of files, hashed on request, never printed.
-    others = of_other_slides(options.results, options.slide)
+    others = of_other_slides(Layout(options.results), options.slide)
     chain = list(walk([path], follow=lambda source: options.verify or not others(source)))
     print(describe(path, row, chain, slide=options.slide))
     if not options.verify:
