@@ -24,7 +24,7 @@ SEARCHED = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 os.environ.update(PYTHONPATH=os.pathsep.join(dict.fromkeys(filter(None, SEARCHED))))
 sys.path.insert(0, str(SCRIPTS))
 
-from histomake.audit.code import code_digest, require_library
+from histomake.audit.code import code_digest, require_library, use_memory
 from histomake.audit.fingerprints import Fingerprints
 from histomake.base.errors import HistomakeError
 from histomake.cohort.sheet import read_sheet
@@ -44,6 +44,7 @@ if misfits:
     raise WorkflowError("\n".join(["models and tasks do not fit together:", *(f"  {line}" for line in misfits)]))
 
 LAYOUT = PLAN.layout
+use_memory(LAYOUT.code_digests, save=workflow.is_main_process)
 config["results"] = CONFIG.results  # where scripts find it, also if it is the default
 FINGERPRINTS = Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
 PACKED = CONFIG.convert.store == "zip"

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from histomake.target.outputs import outputs_of
 
 def forget():
     """Empty the caches, as a new process would."""
-    for function in (code.code_digest, code.imported_files, code._parsed, code._module_files):
+    for function in (code.code_digest, code.imported_files, code._parsed, code._module_files, code._name):
         function.cache_clear()
+    code._memory.files = {}
 
 
 def digest_of(text, tmp_path):
@@ -49,6 +51,54 @@ def library(tmp_path, monkeypatch):
     forget()
     yield script, package
     forget()
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Names of the files that are parsed."""
+    names, parse = [], code._parse
+    monkeypatch.setattr(code, "_parse", lambda file: names.append(file.name) or parse(file))
+    return names
+
+
+@pytest.fixture
+def memory(library, tmp_path):
+    """The digest of the library's script, and the memory that a process has left which computed it."""
+    script, _ = library
+    digest, path = code.code_digest(script), tmp_path / "results" / "code.json"
+    code.use_memory(path, save=False)
+    forget()
+    code.code_digest(script)
+    code._save(path, set())
+    forget()
+    return digest, path
+
+
+def test_what_has_not_changed_is_not_parsed_by_the_next_process(library, memory, parsed):
+    digest, path = memory
+    code.use_memory(path, save=False)
+    assert code.code_digest(library[0]) == digest
+    assert parsed == []
+
+
+def test_a_changed_file_is_parsed_though_its_size_and_date_are_as_before(library, memory, parsed):
+    digest, path = memory
+    file = library[1] / "two.py"
+    before = file.stat()
+    file.write_text(file.read_text().replace("1", "2"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    code.use_memory(path, save=False)
+    assert code.code_digest(library[0]) != digest
+    assert parsed == ["two.py"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"version": "of other digests", "files": {}}'])
+def test_without_a_usable_memory_every_file_is_parsed(library, memory, parsed, content):
+    digest, path = memory
+    path.write_bytes(content)
+    code.use_memory(path, save=False)
+    assert code.code_digest(library[0]) == digest
+    assert {"rule.py", "one.py", "two.py"} <= set(parsed)
 
 
 def test_imports_are_found_in_every_kind_of_block(tmp_path):

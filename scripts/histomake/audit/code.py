@@ -7,15 +7,23 @@ params of the rules. They are of syntax trees without docstrings, so prose and f
 from __future__ import annotations
 
 import ast
+import atexit
 import hashlib
+import logging
+import os
 import sys
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import msgspec
+
 from histomake.base.errors import HistomakeError
+from histomake.base.files import atomic_file
+
+log = logging.getLogger(__name__)
 
 LIBRARY = Path(__file__).resolve().parents[1]
 SCRIPTS = LIBRARY.parent
@@ -58,8 +66,13 @@ def code_digest(script: Path) -> str:
     """Digest of a script and of every library module it imports, directly or through others, lazily or not."""
     digest = hashlib.sha256()
     for file in imported_files(script):
-        digest.update(f"{file.relative_to(SCRIPTS).as_posix()}\0{_parsed(file).digest}\n".encode())
+        digest.update(f"{_name(file)}\0{_parsed(file).digest}\n".encode())
     return digest.hexdigest()[:32]
+
+
+@cache
+def _name(file: Path) -> str:
+    return file.relative_to(SCRIPTS).as_posix()
 
 
 def rules_digest(file: Path) -> str:
@@ -92,22 +105,64 @@ def _module_files(module: str) -> tuple[Path, ...]:
     for depth in range(1, len(parts) + 1):
         if ".".join(parts[:depth]) in UNTRACKED_MODULES:
             break
-        stem = SCRIPTS.joinpath(*parts[:depth])
-        candidates = [stem / "__init__.py", stem.with_suffix(".py")]
-        files += [c for c in candidates if c.is_file()]
+        stem = os.path.join(SCRIPTS, *parts[:depth])
+        files += [Path(place) for place in (f"{stem}/__init__.py", f"{stem}.py") if os.path.isfile(place)]
     return tuple(files)
 
 
-@dataclass(frozen=True)
-class _Parsed:
+class _Parsed(msgspec.Struct, frozen=True, array_like=True):
     """A file's digest, and the library's modules that it imports; both from one syntax tree, since parsing is slow."""
 
     digest: str
     modules: frozenset[str]
 
 
+class _Memory(msgspec.Struct):
+    """Files that were parsed before: by path, size and times (ns) with the result. ``version``: of the digests."""
+
+    version: str
+    files: dict[str, tuple[tuple[int, int, int], _Parsed]]
+
+
+_memory = _Memory("", {})
+
+
+def use_memory(path: Path, *, save: bool) -> None:
+    """Parse only files that have changed since they were last parsed, as the file ``path`` tells.
+
+    The time of the last change of the inode is compared, too, which no program can set. With ``save``, what is parsed
+    in this process is added to the file when the process ends. It is a cache: it may be deleted.
+    """
+    version = f"{sys.version_info[:2]} {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+    _memory.version, _memory.files = version, {}
+    with suppress(OSError, msgspec.MsgspecError):
+        known = msgspec.json.decode(path.read_bytes(), type=_Memory)
+        _memory.files = known.files if known.version == version else {}
+    if save:
+        atexit.register(_save, path, set(_memory.files.values()))
+
+
+def _save(path: Path, before: set[object]) -> None:
+    if before == set(_memory.files.values()):
+        return
+    try:
+        with atomic_file(path) as aside:
+            aside.write_bytes(msgspec.json.encode(_memory, order="sorted"))
+    except OSError as error:
+        log.warning("digests of code could not be written to %s: %s", path, error)
+
+
 @cache
 def _parsed(file: Path) -> _Parsed:
+    found = file.stat()
+    stamp = found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    known = _memory.files.get(str(file))
+    if known is None or known[0] != stamp:
+        known = _memory.files[str(file)] = stamp, _parse(file)
+    return known[1]
+
+
+def _parse(file: Path) -> _Parsed:
     tree = ast.parse(file.read_bytes(), filename=str(file))
     names: set[str] = set()
     pending: list[ast.AST] = [tree]

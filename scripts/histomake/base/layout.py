@@ -252,6 +252,11 @@ class Layout:
         """Folder of caches of earlier runs, which save time and may be deleted."""
         return self.results / "memory"
 
+    @property
+    def code_digests(self) -> Path:
+        """Cache of the digests of the library's files."""
+        return self.caches / "code.json"
+
     def file_cache(self, name: str) -> Path:
         """Cache of the small files that an aggregate rule reads (`FileCache`)."""
         return self.caches / f"{name}.parquet"
