@@ -85,7 +85,7 @@ def test_a_damaged_store_is_named_and_nothing_is_left(cohort, local):
     shard = max((p for p in stores(entries)[0].rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     kept = shard.read_bytes()
     shard.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
-    with pytest.raises(HistomakeError, match=f"slide {entries[0].slide_id}: .*is not what the conversion wrote"):
+    with pytest.raises(HistomakeError, match=f"slide {entries[0].slide_id}: .*differs from the converted store"):
         staged(entries).__enter__()
     shard.write_bytes(kept)
     assert list(local.iterdir()) == []
@@ -93,6 +93,6 @@ def test_a_damaged_store_is_named_and_nothing_is_left(cohort, local):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_copied(cohort, local, monkeypatch):
     monkeypatch.setattr("histomake.learn.data.staging.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(HistomakeError, match="let TMPDIR name a larger disk"):
+    with pytest.raises(HistomakeError, match="set TMPDIR to a larger disk"):
         staged(cohort[1]).__enter__()
     assert list(local.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Owns which patches a model may see: the usable rows of many slides' patch tables, as one index."""
+"""Index of the usable patches of many slides, from their patch tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One slide of a task: where its pixels, its patches and its labels are."""
+    """One slide of a task: the paths of its store and patch table, and its labels."""
 
     slide_id: str
     patient_id: str
@@ -38,7 +38,7 @@ class SlideEntry:
 
     @classmethod
     def at(cls, layout: Layout, grid: str, slide_id: str, patient_id: str, labels: dict[str, str]) -> SlideEntry:
-        """The entry of a slide whose files lie where the workflow puts them."""
+        """The entry of a slide in a results folder."""
         return cls(
             slide_id=slide_id,
             patient_id=patient_id,
@@ -59,7 +59,7 @@ class SlideEntry:
         return cls(**{**content, **paths})
 
     def is_annotated(self) -> bool:
-        """Whether somebody annotated the slide, if only to find nothing."""
+        """Whether the slide is annotated, even if the annotation contains no region."""
         if self.annotation is None or not self.annotation.exists():
             return False
         record = AnnotationRecord.read(self.annotation)
@@ -94,14 +94,14 @@ class PatchIndex:
         return replace(self, **{name: getattr(self, name)[chosen] for name in arrays})
 
     def describe(self, index: int) -> str:
-        """Name a patch for a person."""
+        """Slide and position of a patch, for messages."""
         return f"slide {self.entries[self.slide[index]].slide_id} patch at x={self.x[index]} y={self.y[index]}"
 
 
 def index_patches(entries: Sequence[SlideEntry], *, kind: Kind, target: Target) -> PatchIndex:
-    """Gather every patch that no exclusion applies to; slides in quarantine contribute none.
+    """Collect all patches that are not excluded; quarantined slides have none.
 
-    Raises HistomakeError when no patch is left or when tables of different grids are mixed.
+    Raises HistomakeError if no patch is left, or if the tables have different grids.
     """
     parts: list[tuple[np.ndarray, ...]] = []
     grids: set[tuple[PatchPixels, Mpp, PatchPixels]] = set()
@@ -127,7 +127,7 @@ def index_patches(entries: Sequence[SlideEntry], *, kind: Kind, target: Target) 
 
 
 def usable_patches(entry: SlideEntry) -> tuple[pa.Table, dict[str, Any]]:
-    """The slide's patches that no exclusion applies to, none for a slide in quarantine, and the table's metadata."""
+    """The slide's patches that are not excluded (none for a quarantined slide), and the table's metadata."""
     table, meta = read_table(entry.table)
     return table.filter(pc.equal(table["excluded"].cast("string"), "")), meta
 
@@ -145,12 +145,12 @@ def annotated_shares(patches: PatchIndex, class_name: str) -> np.ndarray:
 
 
 def patches_containing(patches: PatchIndex, class_name: str) -> np.ndarray:
-    """Which patches of the index contain an annotated class, however little of it: bool (n,)."""
+    """Patches of the index that contain any area of an annotated class: bool (n,)."""
     return annotated_shares(patches, class_name) > 0
 
 
 def output_sizes(patches: PatchIndex, outputs: Sequence[str], *, kind: Kind) -> np.ndarray:
-    """How much there is to learn each output from, float64 (outputs,): patches or, for pixels, area in patches."""
+    """Amount of training data per output, float64 (outputs,): patches or, for pixel classes, area in patches."""
     if not LEARNED[kind].per_pixel:
         return np.bincount(patches.target[patches.target != UNLABELLED], minlength=len(outputs)).astype(np.float64)
     areas = {name: float(annotated_shares(patches, name).sum()) for name in outputs if name != BACKGROUND}

@@ -1,4 +1,4 @@
-"""Owns reading patches in a loader process: open slides and annotations, pixels, label masks, failures."""
+"""Readers of patches and label masks in a loader process, with caches of open slides and annotations."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from histomake.target.targets import UNLABELLED
 log = logging.getLogger(__name__)
 
 MOST_READERS = 16_384
-"""Slides whose readers a process keeps: what a store's metadata say, about 20 kB a slide. Files are few, see store."""
+"""Maximum number of open readers per process. A reader holds a store's metadata, about 20 kB."""
 
 ANNOTATION_BYTES = 512 << 20
-"""Memory that the annotations kept by a process may take, about."""
+"""Approximate limit, in bytes, of the annotations cached per process."""
 
 READ_FAILURES = (SlideError, OSError, ValueError)
 
 
 class _Recent[T]:
-    """Things made when they are first asked for; the least recently used leave when the others outgrow ``room``."""
+    """Least-recently-used cache of objects with a total size of at most ``room``."""
 
     def __init__(self, room: int) -> None:
         self.room, self.taken = room, 0
         self._kept: OrderedDict[int, tuple[T, int]] = OrderedDict()
 
     def get(self, key: int, make: Callable[[], T], size: Callable[[T], int] = lambda _: 1) -> T:
-        """What ``make`` gives, which takes ``size`` of the room."""
+        """The cached object of ``key``, or a new one from ``make``; ``size`` computes its size."""
         if key not in self._kept:
             made = make()
             self._kept[key] = made, size(made)
@@ -54,9 +54,9 @@ class _Recent[T]:
 
 
 class SlidePool:
-    """Open slides and annotations of one process: in a shuffled batch every patch may be of another slide.
+    """Open slides and annotations of one process. In a shuffled batch every patch can be from another slide.
 
-    None is pickled.
+    Open slides and annotations are not pickled.
     """
 
     def __init__(self, entries: Sequence[SlideEntry]) -> None:
@@ -78,18 +78,18 @@ class SlidePool:
     def _load_annotation(self, slide: int) -> Annotation:
         entry = self.entries[slide]
         if entry.annotation is None:
-            raise ValueError(f"slide {entry.slide_id} was opened without an annotation")
+            raise ValueError(f"slide {entry.slide_id} has no annotation")
         return Annotation.load(entry.annotation)
 
 
 def _annotation_bytes(annotation: Annotation) -> int:
-    """About: two coordinates of eight bytes a vertex, and the objects and index of each region."""
+    """Approximate size: two coordinates of eight bytes per vertex, and the objects and index of each region."""
     vertices = sum(shapely.get_num_coordinates(geometry) for _, geometry in annotation.regions)
     return int(20_000 + 1_000 * len(annotation.regions) + 16 * vertices)
 
 
 class PatchReader:
-    """Reads patches, grouped by slide and walked in reading order so that neighbours share decoded tiles."""
+    """Reader of patches. It reads by slide and position, so that neighbouring patches share decoded tiles."""
 
     def __init__(self, patches: PatchIndex, model: Model, *, stain: StainNormaliser | None = None) -> None:
         self.patches = patches
@@ -102,8 +102,8 @@ class PatchReader:
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Pixels uint8 (n, size, size, 3 · views) of the slides of patches ``index`` at ``x``, ``y`` (level-0 px).
 
-        They are put into the first n of ``out``, if given. Failures come back as messages by position in ``index``;
-        their pixels are not to be used.
+        They are written into the first n entries of ``out``, if given. Returns also error messages by position in
+        ``index``; the pixels of these patches are undefined.
         """
         patches = self.patches
         shape = (len(index), patches.size, patches.size, 3 * len(self.scales))
@@ -120,7 +120,7 @@ class PatchReader:
         return pixels, errors
 
     def _read_views(self, slide: int, x: Level0Pixels, y: Level0Pixels) -> np.ndarray:
-        """All views of one place, side by side as channels: the coarser ones have the same centre."""
+        """All views of one place, concatenated as channels; the coarser views have the same centre."""
         reader, size, mpp = self.pool.reader(slide), self.patches.size, self.patches.mpp
         views = []
         for scale in self.scales:
@@ -135,7 +135,7 @@ class PatchReader:
 
 
 class MaskReader:
-    """Label masks of patches, from drawn regions or label images."""
+    """Reader of label masks of patches, from annotated regions or label images."""
 
     def __init__(self, patches: PatchIndex, target: Target) -> None:
         self.patches, self.target = patches, target

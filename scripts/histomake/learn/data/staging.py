@@ -1,4 +1,4 @@
-"""Owns copies of slide stores on the node's own disk: training reads at random, which slow shared disks cannot do."""
+"""Copies of slide stores on the node's local disk, for shared file systems that are slow at random reads."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from histomake.base.records.record import Quarantined
 from histomake.learn.data.patch_index import SlideEntry
 
 COPIES = 8
-"""Files copied at once."""
+"""Number of files copied concurrently."""
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def staged(entries: Sequence[SlideEntry]) -> Iterator[list[SlideEntry]]:
-    """The same slides with their stores under $TMPDIR, removed at the end, also after SIGTERM.
+    """Copy the slides' stores to $TMPDIR and yield entries of the copies, which are removed at the end.
 
-    Every byte copied is hashed and compared with the manifest. Patch tables and annotations are small and read once,
-    so they stay. Raises HistomakeError when the disk is too small or a copy is not what the conversion wrote.
+    Every copied byte is hashed and compared with the manifest. Patch tables and annotations are small and read once, so
+    they are not copied. Raises HistomakeError if the disk is too small or a copy differs from the converted store.
     """
     with tempfile.TemporaryDirectory(prefix="histomake-stores-") as folder:
         start, local = time.monotonic(), Path(folder)
@@ -48,13 +48,13 @@ def _check_space(local: Path, records: Mapping[str, Manifest | Quarantined]) -> 
     free = shutil.disk_usage(local).free
     if needed > free:
         raise HistomakeError(
-            f"{local.parent} has {free / 1e9:.1f} GB free and the stores need {needed / 1e9:.1f} GB: let TMPDIR name a "
+            f"{local.parent} has {free / 1e9:.1f} GB free, but the stores need {needed / 1e9:.1f} GB: set TMPDIR to a "
             "larger disk of the node, or set train.stage to false"
         )
 
 
 def _copy(entry: SlideEntry, records: Mapping[str, Manifest | Quarantined], local: Path) -> Path:
-    """Copy one slide's store and manifest; the manifest's new place."""
+    """Copy one slide's store and manifest; returns the path of the copied manifest."""
     record, manifest = records[entry.slide_id], local / entry.manifest.name
     record.write(manifest)
     if isinstance(record, Quarantined):
@@ -66,14 +66,14 @@ def _copy(entry: SlideEntry, records: Mapping[str, Manifest | Quarantined], loca
         target.parent.mkdir(parents=True, exist_ok=True)
         if _copy_hashed(origin, target) != expected:
             raise HistomakeError(
-                f"slide {entry.slide_id}: {origin} is not what the conversion wrote; convert the slide again: "
+                f"slide {entry.slide_id}: {origin} differs from the converted store; convert the slide again: "
                 f"rm {entry.manifest}"
             )
     return manifest
 
 
 def _copy_hashed(source: Path, target: Path) -> str:
-    """Copy a file; the sha256 of what was written."""
+    """Copy a file; returns the sha256 of the written bytes."""
     digest = hashlib.sha256()
     with open(source, "rb") as reading, open(target, "wb") as writing:
         while block := reading.read(HASH_BLOCK):

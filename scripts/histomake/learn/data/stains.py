@@ -1,4 +1,4 @@
-"""Owns learning slides' colours from their tissue patches, for stain normalisation, and remembering them."""
+"""Estimate the stain colours of slides from their tissue patches, and cache them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STAIN_MPP = Mpp(2.0)
-"""Resolution in µm per pixel at which colours are learned: nuclei are still apart from what lies around them."""
+"""Resolution in µm per pixel for estimating colours. Nuclei are still separate from their surroundings."""
 
 STAIN_PATCHES = 64
-"""Tissue patches of a slide, spread evenly over it, from which its colours are learned."""
+"""Number of tissue patches, spread evenly over a slide, for estimating its colours."""
 
 COLOURS = "stains.json"
 
@@ -47,7 +47,7 @@ def tissue_pixels(entry: SlideEntry) -> NDArray[np.uint8]:
 
 
 def learn_slide(stain: StainNormaliser, entry: SlideEntry) -> Colours | None:
-    """What ``stain`` knows of a slide's colours, learned now if it is nothing yet."""
+    """A slide's colours; estimated now if ``stain`` does not have them yet."""
     if entry.slide_id not in stain.slides:
         stain.slides[entry.slide_id] = _learn(stain.method, entry)
     return stain.slides[entry.slide_id]
@@ -56,16 +56,16 @@ def learn_slide(stain: StainNormaliser, entry: SlideEntry) -> Colours | None:
 def _learn(method: Method, entry: SlideEntry) -> Colours | None:
     colours = learn_colours(method, tissue_pixels(entry))
     if colours is None:
-        log.warning("slide %s: too little stained tissue to learn its colours; it is left as it is", entry.slide_id)
+        log.warning("slide %s: too little stained tissue to estimate its colours; it is not normalised", entry.slide_id)
     return colours
 
 
 def fit_normaliser(
     method: Method, entries: Sequence[SlideEntry], *, reference_from: Sequence[SlideEntry], memory: Path, threads: int
 ) -> StainNormaliser:
-    """A normaliser that knows ``entries``, its reference one of ``reference_from``; kept in the folder ``memory``.
+    """Build a normaliser with the colours of ``entries`` and a reference from ``reference_from``.
 
-    Raises HistomakeError when no slide has colours or one cannot be read.
+    Colours are cached in the folder ``memory``. Raises HistomakeError if no slide has colours or one cannot be read.
     """
     kept = memory / COLOURS
     known = read_json(kept) if kept.is_file() else {}
@@ -75,7 +75,7 @@ def fit_normaliser(
         try:
             slides |= zip([e.slide_id for e in unknown], pool.map(lambda e: _learn(method, e), unknown), strict=True)
         except (SlideError, OSError) as error:
-            raise HistomakeError(f"stain normalisation: a slide's colours cannot be learned: {error}") from error
+            raise HistomakeError(f"stain normalisation: the colours of a slide cannot be estimated: {error}") from error
     chosen = choose_reference(method, {entry.slide_id: slides[entry.slide_id] for entry in reference_from})
     reference = None if chosen is None else slides[chosen]
     if reference is None:

@@ -1,4 +1,4 @@
-"""Owns prediction of patches with a trained model, always in eval mode: a patch's score depends on that patch alone."""
+"""Prediction of patches with a trained model in eval mode: the score of a patch depends only on that patch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network with all that is needed to use it on a patch of its grid."""
+    """A trained network with everything needed to predict patches of its grid."""
 
     network: nn.Module
     description: dict[str, Any]
@@ -51,12 +51,12 @@ class Predictor:
 
     @functools.cached_property
     def task(self) -> Task:
-        """As much of the task as labels and patches need."""
+        """The part of the task that labels and patches depend on."""
         return Task(
             kind=self.description["kind"],
             grid=self.description["grid"]["name"],
             target=Target(**self.description["target"]),
-            # What shapes training alone is left out: an older model may have settings that are refused today.
+            # Settings that affect only training are left out: an older model may have settings that are refused today.
             model=Model(**{**self.description["architecture"], "pretrained": False, "dropout": 0.0}),
         )
 
@@ -78,7 +78,7 @@ class Predictor:
         return total / len(variants)
 
     def _turned_scores(self, inputs: Tensor, turns: int, mirror: bool) -> Tensor:
-        """Scores of patches that are turned and mirrored; those of pixels are turned back."""
+        """Scores of rotated and mirrored patches; scores per pixel are transformed back."""
         scores = self._forward(_turned(inputs, turns, mirror=mirror))
         return _turned_back(scores, turns, mirror=mirror) if scores.ndim == 4 else scores
 
@@ -88,22 +88,22 @@ class Predictor:
         return TRAINED[self.task.kind].activate(logits)
 
     def scores(self, images: Tensor, *, flips: bool = False) -> np.ndarray:
-        """The same, as float32 in main memory."""
+        """The result of `probabilities` as float32 in main memory."""
         return self.probabilities(images, flips=flips).float().cpu().numpy()
 
     @torch.inference_mode()
     def embed(self, images: Tensor) -> np.ndarray:
-        """The vector before the last layer, float32 (n, features), of uint8 patches (n, h, w, 3 · views)."""
+        """Input of the last layer, float32 (n, features), of uint8 patches (n, h, w, 3 · views)."""
         return build.embed(self.network, self.normalise(images)).float().cpu().numpy()
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
-        """Class index int64 (n,): of two, the second from the threshold up; of more, the largest.
+        """Class index int64 (n,): of two classes, the second at or above the threshold; of more, the largest score.
 
-        With several labels bool (n, classes), each class by its own threshold.
+        For multi-label tasks bool (n, classes), with one threshold per class.
         """
         decide = LEARNED[self.task.kind].decide
         if decide is None:
-            raise HistomakeError(f"a model of kind {self.task.kind} predicts numbers: nothing can be decided")
+            raise HistomakeError(f"a model of kind {self.task.kind} predicts numbers and has no class decision")
         return decide(scores, self.description["threshold"])
 
 
@@ -152,9 +152,9 @@ def predict_slide(
 
 
 def stain_metadata(predictor: Predictor, entry: SlideEntry) -> dict[str, str] | None:
-    """What stain normalisation learned of a slide, for the metadata of its prediction table.
+    """A slide's stain colours, for the metadata of its prediction table.
 
-    Called before loader processes start, which then need not learn it again.
+    Call it before loader processes start, so that they do not estimate the colours again.
     """
     if predictor.stain is None:
         return None
@@ -162,7 +162,7 @@ def stain_metadata(predictor: Predictor, entry: SlideEntry) -> dict[str, str] | 
 
 
 def slide_patches(predictor: Predictor, entry: SlideEntry) -> PatchIndex | None:
-    """The slide's patches that can be predicted; None for a slide in quarantine or without any."""
+    """The slide's usable patches; None for a quarantined slide or a slide without usable patches."""
     table, _ = usable_patches(entry)
     if not table.num_rows:
         return None
@@ -179,7 +179,7 @@ def slide_patches(predictor: Predictor, entry: SlideEntry) -> PatchIndex | None:
 def predict_batches(
     predictor: Predictor, reader: PatchReader, *, batch: int, threads: int, flips: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions int64 (n,) in the reader's index and their scores, batch by batch."""
+    """Yield positions int64 (n,) in the reader's index and their scores, batch by batch."""
     dataset = FixedBatches(reader, batch=batch)
     loading = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
     with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
@@ -203,7 +203,7 @@ def prediction_schema(predictor: Predictor) -> pa.Schema:
 
 
 def place_columns(patches: PatchIndex) -> dict[str, np.ndarray]:
-    """The columns that say which patch a row is about."""
+    """The columns that identify the patch of a row."""
     return {"patch_id": patches.patch_id, "x": patches.x, "y": patches.y, "tissue": patches.tissue}
 
 
@@ -227,7 +227,7 @@ def _nullable(values: np.ndarray) -> pa.Array:
 
 
 def dictionary(found: np.ndarray, names: list[str], *, known: np.ndarray | None = None) -> pa.Array:
-    """Class names of ``found``, int64 (n,) or, for several labels, bool (n, classes); null where not ``known``."""
+    """Class names of ``found``, int64 (n,) or, for multi-label, bool (n, classes); null where not ``known``."""
     if found.ndim == 2:
         joined = [JOINER.join(name for name, has in zip(names, row, strict=True) if has) for row in found]
         mask = None if known is None else ~known

@@ -1,7 +1,7 @@
-"""Owns segmentation of whole slides: overlapping windows blended block by block, in memory that does not grow.
+"""Segmentation of whole slides: overlapping windows are blended block by block, in constant memory.
 
-Windows lie on one lattice for the whole slide, so the result does not depend on how it is cut into blocks. The labels
-become an OME-Zarr pyramid and polygons for QuPath.
+The windows form one lattice for the whole slide, so the result does not depend on the division into blocks. The labels
+are written as an OME-Zarr pyramid and as polygons for QuPath.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 2048
-"""Edge of the blocks that are predicted and written one after another, in label pixels."""
+"""Edge length, in label pixels, of the blocks that are predicted and written one at a time."""
 
 CHUNK = 512
 MIN_LEVEL = 512
-"""Halving the pyramid stops once both edges are no longer than this."""
+"""The pyramid ends when both edges are at most this long, in pixels."""
 
 OUTLINE_PIXELS = 16_000_000
-"""Polygons are drawn on the finest level with at most this many pixels."""
+"""Polygons are traced on the finest level with at most this many pixels."""
 
 MIN_OUTLINE_PIXELS = 4
-"""Areas below this many pixels of the outlined level are specks and get no polygon."""
+"""Regions with fewer pixels of the traced level get no polygon."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Where windows lie: label-pixel starts in x and y, ``size`` px each, over a label image of width and height."""
+    """Positions of the windows, ``size`` px each, on a label image of ``width`` x ``height`` px."""
 
     width: int
     height: int
@@ -167,7 +167,7 @@ def _predict_block(
     *,
     flips: bool,
 ) -> np.ndarray:
-    """The best label of every pixel of a block: the blended scores of all windows that touch it."""
+    """Most probable label of every pixel of a block, from the blended scores of all windows that touch it."""
     left, top, right, bottom = block
     device = predictor.runtime.device
     sums = torch.zeros(len(predictor.class_names), bottom - top, right - left, device=device)
@@ -183,7 +183,7 @@ def _predict_block(
 
 
 def _add(sums: Tensor, score: Tensor, x: int, y: int) -> None:
-    """Add a window's weighted scores (outputs, size, size) at ``x``, ``y`` of the block, cut at its edges."""
+    """Add a window's weighted scores (outputs, size, size) at ``x``, ``y`` of the block, cropped at its edges."""
     height, width = sums.shape[1:]
     size = score.shape[1]
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + size, width), min(y + size, height)
@@ -191,16 +191,16 @@ def _add(sums: Tensor, score: Tensor, x: int, y: int) -> None:
 
 
 def window_weight(size: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """How much each pixel of a window counts, (size, size): most in the middle, where it saw most around it.
+    """Weight of each pixel of a window, (size, size): highest in the centre, where it has most context.
 
-    A Hann taper that stays above zero, so that a pixel seen by one window only is still decided.
+    It is a Hann window that stays above zero, so that pixels covered by one window only also get a label.
     """
     edge = torch.hann_window(size + 2, periodic=False, device=device)[1:-1]
     return torch.outer(edge, edge).clamp(min=1e-4)
 
 
 def tissue_pixels(patches: PatchIndex, lattice: Lattice, block: tuple[int, int, int, int]) -> np.ndarray:
-    """Which label pixels of a block lie in a usable patch: bool (h, w)."""
+    """Label pixels of a block that lie in a usable patch: bool (h, w)."""
     left, top, right, bottom = block
     covered = np.zeros((bottom - top, right - left), bool)
     x = np.rint(patches.x / lattice.scale).astype(np.int64) - left
@@ -212,7 +212,7 @@ def tissue_pixels(patches: PatchIndex, lattice: Lattice, block: tuple[int, int, 
 
 
 def _windows(patches: PatchIndex, lattice: Lattice, block: tuple[int, int, int, int]) -> np.ndarray:
-    """Label-pixel places int64 (n, 2), x and y, of the lattice's windows that show tissue of a block."""
+    """Positions int64 (n, 2) of the windows that contain tissue of a block, in label pixels (x, y)."""
     left, top, right, bottom = block
     tissue = tissue_pixels(patches, lattice, block)
     columns, rows = lattice.starts(left, right, lattice.width), lattice.starts(top, bottom, lattice.height)
@@ -226,7 +226,7 @@ def _windows(patches: PatchIndex, lattice: Lattice, block: tuple[int, int, int, 
 
 
 def _as_index(patches: PatchIndex, lattice: Lattice, places: np.ndarray) -> PatchIndex:
-    """Windows at ``places`` (n, 2) of label pixels, as places to read."""
+    """Index of the windows at ``places`` (n, 2), in label pixels, for reading."""
     x, y = (np.rint(axis * lattice.scale).astype(np.int32) for axis in places.T)
     count = len(places)
     return PatchIndex(
@@ -244,7 +244,7 @@ def _as_index(patches: PatchIndex, lattice: Lattice, places: np.ndarray) -> Patc
 
 
 def _pyramid(folder: Path, shape: tuple[int, int], class_names: tuple[str, ...], mpp: Mpp) -> list[zarr.Array]:
-    """An empty label pyramid in OME-Zarr 0.5: each level half the one before, in sharded chunks."""
+    """An empty label pyramid in OME-Zarr 0.5: each level half the size of the previous, in sharded chunks."""
     shapes = [shape]
     while max(shapes[-1]) > MIN_LEVEL:
         shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
@@ -282,7 +282,7 @@ def _label_metadata(levels: int, class_names: tuple[str, ...], mpp: Mpp) -> dict
 
 
 def _fill_pyramid(levels: list[zarr.Array]) -> None:
-    """Compute every level but the first by taking every second label."""
+    """Fill every level but the first by taking every second label of the previous level."""
     for finer, coarser in pairwise(levels):
         height, width = coarser.shape
         for top in range(0, height, BLOCK):
@@ -301,7 +301,7 @@ def outline(levels: list[zarr.Array], class_names: tuple[str, ...], scale: float
         lines = contourpy.contour_generator(
             z=(labels == value).astype(np.float32), fill_type=contourpy.FillType.OuterOffset
         )
-        # Of all kinds of filling, contourpy's types know only the union.
+        # contourpy's type hints have only the union of all fill types.
         points, offsets = cast("tuple[list[NDArray[np.float64]], list[NDArray[np.uint32]]]", lines.filled(0.5, 2))
         for outer, bounds in zip(points, offsets, strict=True):
             # Sample i of the padded image is the centre of pixel i - 1, which spans [i - 1, i).
@@ -313,7 +313,7 @@ def outline(levels: list[zarr.Array], class_names: tuple[str, ...], scale: float
 
 
 def _compare(predictor: Predictor, patches: PatchIndex, lattice: Lattice, labels: zarr.Array) -> pa.Table:
-    """The table of a segmented slide: what was found in each patch, and how it agrees with the truth."""
+    """The prediction table of a segmented slide: area shares per patch, and agreement with the annotation."""
     names, target = predictor.class_names, predictor.task.target
     offset = int(names[0] != BACKGROUND)
     annotated = patches.entries[0].is_annotated()
@@ -339,7 +339,7 @@ def _compare(predictor: Predictor, patches: PatchIndex, lattice: Lattice, labels
 
 
 def _predicted(patches: PatchIndex, lattice: Lattice, labels: zarr.Array) -> Iterator[tuple[int, np.ndarray]]:
-    """Each patch's labels. Patches lie in rows, and a row's labels are decoded once for all of them."""
+    """Yield each patch's labels. Patches form rows, and the labels of a row are decoded once."""
     left, top = (np.rint(axis / lattice.scale).astype(int) for axis in (patches.x, patches.y))
     for y in np.unique(top):
         row = np.asarray(labels[y : y + patches.size, :])
@@ -348,12 +348,12 @@ def _predicted(patches: PatchIndex, lattice: Lattice, labels: zarr.Array) -> Ite
 
 
 def _shares(mask: np.ndarray, outputs: int) -> np.ndarray:
-    """Share of the pixels per output; unknown pixels count for none."""
+    """Share of the pixels per output; unknown pixels count for no output."""
     return np.bincount(mask[mask >= 0], minlength=outputs) / max(mask.size, 1)
 
 
 def pixel_counts(found: np.ndarray, truth: np.ndarray, outputs: int) -> np.ndarray:
-    """Pixels int32 (outputs, 3) that are tp, fp and fn, where the truth is known."""
+    """Counts of pixels int32 (outputs, 3), tp, fp and fn, where the ground truth is known."""
     known = (truth != UNLABELLED) & (found >= 0)
     confusion = np.bincount(truth[known] * outputs + found[known], minlength=outputs**2).reshape(outputs, outputs)
     hit = np.diag(confusion)

@@ -1,4 +1,4 @@
-"""Owns a trained segmentation network in place of the thresholds of presegmentation."""
+"""Tissue detection with a trained segmentation network instead of thresholds."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SAME_MPP = 0.01
 
 
 def tissue_model(model_dir: Path, *, mpp: Mpp, threads: int) -> Callable[[NDArray[np.uint8]], NDArray[np.bool_]]:
-    """What `histomake.tissue.mask.presegment` takes as ``segment``: the network of a segmentation task.
+    """Return the ``segment`` function for `histomake.tissue.mask.presegment` from a model of a segmentation task.
 
-    One of the task's classes must be called ``tissue``, and its grid must have the mpp at which tissue is sought.
+    One of the task's classes must be ``tissue``, and its grid must have the mpp of tissue detection.
 
     Raises:
-        ConfigError: the model is of another kind, has no such class, or was trained at another mpp.
+        ConfigError: the model has another kind, no such class, or was trained at another mpp.
     """
     predictor = load_model(model_dir, threads=threads)
     described = predictor.description
@@ -40,7 +40,9 @@ def tissue_model(model_dir: Path, *, mpp: Mpp, threads: int) -> Callable[[NDArra
             f"a segmentation model with a class {TISSUE!r} is needed"
         )
     if predictor.stain is not None:
-        raise ConfigError(f"tissue.model: {model_dir} needs a slide's tissue to normalise its stain; train without it")
+        raise ConfigError(
+            f"tissue.model: {model_dir} uses stain normalisation, which needs the tissue mask; train without it"
+        )
     trained = described["grid"]["mpp"]
     if abs(trained / mpp - 1) > SAME_MPP:
         raise ConfigError(f"tissue.model: {model_dir} was trained at {trained} µm/px; set tissue.mpp to it, not {mpp}")
@@ -48,9 +50,9 @@ def tissue_model(model_dir: Path, *, mpp: Mpp, threads: int) -> Callable[[NDArra
 
 
 def find_tissue(predictor: Predictor, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where ``tissue`` is the likeliest output; image RGB uint8 (h, w, 3) at the model's mpp, result bool (h, w).
+    """Pixels bool (h, w) with ``tissue`` as most probable output; image: RGB uint8 (h, w, 3) at the model's mpp.
 
-    Windows overlap by half and are blended, so that no seam shows where two of them meet.
+    Windows overlap by half and are blended, so that there are no seams between them.
     """
     size = int(predictor.description["grid"]["size"])
     height, width = image.shape[:2]

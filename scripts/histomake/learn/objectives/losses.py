@@ -1,4 +1,4 @@
-"""Owns the losses, by name; targets that are unknown (class -1, value NaN) never contribute."""
+"""Losses by name. Unknown targets (class -1, value NaN) do not contribute."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 FOCAL_GAMMA = 2.0
 DICE_SMOOTH = 1.0
 SMALLEST = 1e-12
-"""In place of a sum that is zero because nothing is known."""
+"""Lower bound of denominators, for batches without known targets."""
 
 
 def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
-    """The loss called ``name`` of (logits, target) → scalar.
+    """Return the loss ``name``: (logits, target) → scalar.
 
-    Class losses take logits (n, c, …) and int64 targets (n, …); bce, mse and huber take values of the logits' shape.
+    Class losses take logits (n, c, …) and int64 targets (n, …). The targets of bce, mse and huber have the shape of the
+    logits.
     """
     losses: dict[str, Loss] = {
         "ce": cross_entropy,
@@ -38,9 +39,9 @@ def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the labelled patches or pixels; 0 where there is none.
+    """Mean cross-entropy over the labelled patches or pixels; 0 if there are none.
 
-    With ``weight`` (c,) a weighted mean. Asks the device for no value, so that a GPU is never waited for.
+    With ``weight`` (c,), the weighted mean. No value is copied from the device, so the GPU does not synchronise.
     """
     known = target != UNLABELLED
     total = F.cross_entropy(logits, target, weight=weight, ignore_index=UNLABELLED, reduction="sum")
@@ -49,7 +50,7 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
 
 
 def focal(logits: Tensor, target: Tensor) -> Tensor:
-    """Focal loss (Lin et al. 2017, eq. 4, without α): −(1 − p)^γ log p, mean over what is labelled."""
+    """Focal loss (Lin et al. 2017, eq. 4, without α): −(1 − p)^γ log p, mean over labelled elements."""
     known = target != UNLABELLED
     log_p = torch.log_softmax(logits, 1).gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1)
     each = -((1 - log_p.exp()) ** FOCAL_GAMMA) * log_p
@@ -57,7 +58,7 @@ def focal(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _overlaps(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per class over the whole batch: soft intersection, soft predicted size and true size, each (c,)."""
+    """Soft intersection, soft predicted size and true size per class over the whole batch, each (c,)."""
     known = (target != UNLABELLED).unsqueeze(1)
     probability = torch.softmax(logits.float(), 1) * known
     truth = F.one_hot(target.clamp(min=0), logits.shape[1]).movedim(-1, 1) * known
