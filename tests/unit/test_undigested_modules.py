@@ -21,13 +21,16 @@ ALLOWED_NAMES = {
     "histomake.audit.sidecar.SIDECAR": "a part of a file's name",
     "histomake.audit.sidecar.job": "logs the work and describes it afterwards",
     "histomake.audit.sidecar.log": "a logger",
+    "histomake.base.layout.DESCRIPTION": "the name of a file",
     "histomake.base.layout.Layout": "paths only, see the test of its members",
+    "histomake.base.layout.WEIGHTS": "the name of a file",
     "histomake.config.parse_config": "returns a model",
 }
 
 LAYOUTS = (Layout, EmbeddingFiles, AttributionFiles, CascadeFiles)
 
 ALLOWED_MEMBERS = {
+    "CascadeTrain.fitting": "selects the keys that are compared",
     "Config.class_names": "a param of tabulate and train",
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
