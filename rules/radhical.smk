@@ -5,11 +5,6 @@ from histomake.planning.plan import role_table
 CASCADE = LAYOUT.cascade("{cascade}")
 
 
-def level_processes(wildcards):
-    """CPU cores for a GPU: one process computes, the others load points; the default loader shares the first core."""
-    return 1 + (CONFIG.radhical[wildcards.cascade].train.workers or 0)
-
-
 # `snakemake radhical`: everything of all cascades.
 rule radhical:
     input:
@@ -61,7 +56,7 @@ rule radhical_train:
         LAYOUT.benchmark("radhical_train", "{cascade}", "level{level}")
     conda:
         "../envs/learning.yaml"
-    threads: lambda wildcards: level_processes(wildcards) * CONFIG.radhical[wildcards.cascade].train.gpus
+    threads: lambda wildcards: PLAN.level_cores(wildcards.cascade)
     resources:
         gpu=lambda wildcards: CONFIG.radhical[wildcards.cascade].train.gpus,
         mem_mb=memory(8000),

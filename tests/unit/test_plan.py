@@ -134,6 +134,12 @@ def test_a_cascade_has_weights_for_every_level(project):
     assert levels == ["level1", "level2"]
 
 
+@pytest.mark.parametrize(("train", "cores"), [({}, 1), ({"workers": 3}, 4), ({"workers": 3, "gpus": 2}, 8)])
+def test_a_level_is_trained_with_a_core_for_each_gpu_and_loader(project, train, cores):
+    plan = project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {"train": train}})
+    assert plan.level_cores("nuclei") == cores
+
+
 def test_tasks_are_told_by_the_views_of_their_predictions(project):
     mask = {"source": "mask", "classes": ["tumour", "stroma"]}
     plan = project({"t": task(), "m": task(kind="segmentation", target=mask)})

@@ -175,6 +175,14 @@ class Plan:
         levels = range(1, len(self.config.radhical[cascade].scales) + 1)
         return [self.layout.cascade(cascade).weights(level) for level in levels]
 
+    def level_cores(self, cascade: str) -> int:
+        """CPU cores for the training of a level: for each GPU one, and one for each loader.
+
+        By default a loader shares the core of its GPU.
+        """
+        train = self.config.radhical[cascade].train
+        return (1 + (train.workers or 0)) * train.gpus
+
     def stage_tasks(self, cascade: str) -> list[str]:
         """Tasks of the stages of a patch cascade, coarsest first."""
         return [stage.task for stage in self.config.patch_cascades[cascade].stages]
