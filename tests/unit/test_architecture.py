@@ -124,3 +124,13 @@ def test_what_rules_import_loads_no_heavy_package():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert needed
     assert loaded == "[]"
+
+
+def test_no_two_classes_have_the_same_name():
+    """Private ones aside: a reader who searches for a name finds one class."""
+    places: dict[str, list[str]] = {}
+    for name, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    assert not {name: found for name, found in places.items() if len(found) > 1}

@@ -169,8 +169,8 @@ def draw_points(fields: Sequence[Field], number: int, config: CascadeTrain, *, s
             limit = config.background if number == 1 and kind == BACKGROUND else config.per_class
             chosen = places[rng.permutation(len(places))[:limit]]
             drawn.append((np.full(len(chosen), index), chosen[:, 0], chosen[:, 1], np.full(len(chosen), kind)))
-    columns = [np.concatenate(c) for c in zip(*drawn, strict=True)]
-    points = Points(*(c.astype(np.int32) for c in columns[:3]), columns[3].astype(np.int8))
+    field_of, y, x, kind_of = (np.concatenate(column) for column in zip(*drawn, strict=True))
+    points = Points(field_of.astype(np.int32), y.astype(np.int32), x.astype(np.int32), kind_of.astype(np.int8))
     missing = [k for k in (BACKGROUND, INSIDE) if not (points.kind == k).any()]
     if missing:
         names = {BACKGROUND: "background", INSIDE: "nuclei"}
@@ -202,7 +202,8 @@ def _frames(field: Field, level: Level, config: CascadeTrain, rng: np.random.Gen
     Up to FRAMES with nuclei and, where annotation is complete, as many without.
     """
     factor = level.mpp / field.levels[0].mpp
-    filled, empty = [], []
+    filled: list[Window] = []
+    empty: list[Window] = []
     blocks = list(level.blocks(max(1, int(FRAME_PX / factor))))
     for i in rng.permutation(len(blocks)):
         window = blocks[i]
