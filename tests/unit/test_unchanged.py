@@ -60,6 +60,6 @@ def test_with_a_damaged_memory_none_is_and_a_warning_says_so(memory, caplog):
     assert "all slides are planned" in caplog.text
 
 
-def test_digests_tell_values_apart_and_heed_no_order_of_keys():
+def test_digests_tell_values_apart_and_do_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     assert digest({"a": 1, "b": [2]}) != digest({"a": 1, "b": [3]})

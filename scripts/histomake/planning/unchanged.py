@@ -32,7 +32,7 @@ class SlideStates(msgspec.Struct):
 
 
 def digest(value: Any) -> str:
-    """Digest of plain values, whatever the order of keys."""
+    """Digest of plain values that does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
