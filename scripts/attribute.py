@@ -39,7 +39,7 @@ def main(snakemake):
             method=params.cfg["shap_method"],
             seed=params.seed,
         )
-        patch_um = predictor.description["grid"]["size"] * predictor.description["grid"]["mpp"]
+        patch_um = predictor.card.grid.size * predictor.card.grid.mpp
         for path, table in ((out.patches, found.table), (out.background, found.background)):
             write_table(table, path)
         with atomic_file(out.maps) as aside, aside.open("wb") as stream:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json, write_json
+from histomake.base.files import write_json
 from histomake.base.kinds import Kind
+from histomake.base.records.model_card import ModelCard
 from histomake.base.tables import write_table
 from histomake.config import Target
 from histomake.evaluate.evaluation import evaluate
@@ -17,11 +18,11 @@ from histomake.model.reuse import fold_of
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
     with job(snakemake):
-        models = {fold_of(path): read_json(path) for path in given.descriptions}
+        cards = {fold_of(path): ModelCard.read(path) for path in given.descriptions}
         predictions = []
         for path, (slide_id, patient_id, labels) in zip(given.predictions, params.slides, strict=True):
             fold = fold_of(path)
-            thresholds = {key: models[fold][key] for key in ("threshold", "slide_thresholds")}
+            thresholds = {key: getattr(cards[fold], key) for key in ("threshold", "slide_thresholds")}
             table = pq.read_table(path)
             predictions.append(SlidePrediction(slide_id, patient_id, fold, table, labels=labels, **thresholds))
         kind, target = Kind(params.kind), Target.model_validate(params.target)

@@ -2,7 +2,8 @@
 
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
+from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import quarantined
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures.qupath import write_tiles
@@ -10,13 +11,13 @@ from histomake.pictures.qupath import write_tiles
 
 def main(snakemake):
     with job(snakemake):
-        _, meta = read_table(snakemake.input.table)
+        _, record = read_table(snakemake.input.table)
         write_tiles(
             snakemake.output.tiles,
             pq.read_table(snakemake.input.predictions),
             slide_id=snakemake.wildcards.slide,
-            classes=read_json(snakemake.input.description)["class_names"],
-            slide_grid=SlideGrid.of_table(meta) if meta["status"] == "ok" else None,
+            classes=ModelCard.read(snakemake.input.description).class_names,
+            slide_grid=None if quarantined(record) else SlideGrid.of_table(record),
         )
 
 

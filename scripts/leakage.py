@@ -4,9 +4,10 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job
 from histomake.base.file_cache import FileCache
-from histomake.base.files import read_json, write_json
+from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import quarantined
 from histomake.cohort.leakage import Assignment, leaks, refuse_leaks, seen_before
 
@@ -20,7 +21,7 @@ def main(snakemake):
         digests = {m.slide_id: m.sha256 for m in manifests if not quarantined(m)}
         found = leaks(roles, digests)
         for path in snakemake.input.models:
-            seen = seen_before(roles, digests, read_json(path).get("made_with", []))
+            seen = seen_before(roles, digests, ModelCard.read(path).made_with)
             found += [f"the model {path} was made with {slide}, which is to test it" for slide in seen]
         refuse_leaks(found, " ".join(snakemake.wildcards))
         record = {"slides": sorted(digests), "models": list(snakemake.input.models), "leaks": found}

@@ -29,12 +29,12 @@ def draw_tissue(given, picture, slide_id, mpp):
 
 
 def draw_patches(manifest, path, picture, params):
-    table, metadata = read_table(path)
-    if metadata["status"] != "ok":
-        no_contact_sheet(metadata, picture)
+    table, record = read_table(path)
+    if quarantined(record):
+        no_contact_sheet(record, picture)
         return
     with open_slide(Path(manifest)) as reader:
-        contact_sheet(reader, table, metadata, picture, patches=params.patches, seed=params.seed)
+        contact_sheet(reader, table, record, picture, patches=params.patches, seed=params.seed)
 
 
 def main(snakemake):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job
 from histomake.base.errors import HistomakeError
-from histomake.base.files import atomic_file, write_json
+from histomake.base.files import atomic_file
+from histomake.base.records.model_card import ModelCard
 from histomake.config import parse_config
 from histomake.learn.inference.predict import load_model
-from histomake.model.description import read_description
-from histomake.model.reuse import adapted_description, mismatches
+from histomake.model.reuse import adapted_card, mismatches
 
 
 def main(snakemake):
@@ -23,9 +23,7 @@ def main(snakemake):
         load_model(folder, threads=snakemake.threads)
         with atomic_file(snakemake.output.weights) as aside:
             shutil.copyfile(snakemake.input.weights, aside)
-        write_json(
-            snakemake.output.description, adapted_description(read_description(snakemake.input.description), task)
-        )
+        adapted_card(ModelCard.read(snakemake.input.description), task).write(snakemake.output.description)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from histomake.audit.sidecar import job
 from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
+from histomake.base.records.model_card import ModelCard
 from histomake.evaluate.slide_scores import Pooled, PredictedSlide, pool, score_table
-from histomake.model.description import read_description
 from histomake.model.reuse import fold_of
 
 
@@ -20,8 +20,8 @@ def main(snakemake):
     place = layout.file_cache(f"score-{snakemake.wildcards.task}")
     cache = FileCache(place, version=f"{params.aggregate} {params.code}")
     with job(snakemake, cache):
-        described = {fold_of(path): read_description(path) for path in given.descriptions}
-        names = next(iter(described.values()))["class_names"]
+        cards = {fold_of(path): ModelCard.read(path) for path in given.descriptions}
+        names = next(iter(cards.values())).class_names
         pooled = cache.read_texts(
             given.predictions,
             lambda path: msgspec.json.encode(pool(pq.read_table(path), names, params.aggregate)).decode(),
@@ -32,11 +32,11 @@ def main(snakemake):
                 patient_id,
                 fold_of(path),
                 msgspec.json.decode(text, type=Pooled),
-                described[fold_of(path)],
+                cards[fold_of(path)],
             )
             for path, text, (slide_id, patient_id, _) in zip(given.predictions, pooled, params.slides, strict=True)
         )
-        scores = score_table(slides, next(iter(described.values())), aggregate=params.aggregate)
+        scores = score_table(slides, next(iter(cards.values())), aggregate=params.aggregate)
         with atomic_file(snakemake.output.scores) as aside, open(aside, "w", newline="") as stream:
             writer = csv.DictWriter(stream, scores.column_names, delimiter="\t", lineterminator="\n")
             writer.writeheader()

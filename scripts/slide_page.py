@@ -7,10 +7,10 @@ from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
-from histomake.model.description import read_description
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 
 
@@ -22,7 +22,7 @@ def main(snakemake):
             SlideTask(
                 name=name,
                 fold=fold,
-                model=read_description(layout.description(name, fold)),
+                model=ModelCard.read(layout.description(name, fold)),
                 aggregate=aggregate,
                 predictions=layout.prediction(name, fold, slide),
                 views={view: layout.view(name, fold, slide, view) for view in views},

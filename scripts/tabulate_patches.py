@@ -27,7 +27,7 @@ def main(snakemake):
             QualityRecord.read(given.quality),
         )
         if outcome:
-            table = empty_table(outcome, grid, params.classes, grid_name=grid_name)
+            table = empty_table(outcome, params.classes)
         else:
             table = tabulate(
                 manifest,

@@ -8,10 +8,10 @@ from histomake.audit.sidecar import job
 from histomake.base.files import store_of
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
-from histomake.model.description import read_description
 from histomake.patch.table import read_table
 from histomake.pictures.findings import SlideFindings
 from histomake.pictures.views import draw_quarantine, draw_region, draw_views
@@ -34,8 +34,8 @@ def main(snakemake):
         with open_slide(given.manifest) as reader:
             findings = SlideFindings(
                 reader=reader,
-                meta=read_table(given.table)[1],
-                model=read_description(given.description),
+                table=read_table(given.table)[1],
+                model=ModelCard.read(given.description),
                 predictions=pq.read_table(given.predictions),
                 annotation=Annotation.load(given.annotation),
                 label_store=store_of(given.labels) if given.labels else None,

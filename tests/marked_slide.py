@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import time
 from pathlib import Path
@@ -71,9 +70,8 @@ def write_masks(layout: Layout, positions: list[tuple[int, int]]) -> None:
     path = layout.prediction("pixel_map", 0, SLIDE)
     path.parent.mkdir(parents=True)
     shutil.copy(layout.prediction("kind", 0, SLIDE), path)
-    model = {"kind": "segmentation", "class_names": ["background", "skin", "nuclei"]}
-    model |= {"target": {"classes": ["skin", "nuclei"]}}
-    write_json(layout.model("pixel_map", 0) / "model.json", model | {"grid": {"name": "x10", "size": 128, "mpp": 1.0}})
+    card = sample_records.model_card("segmentation", class_names=["background", "skin", "nuclei"])
+    card.write(layout.model("pixel_map", 0) / "model.json")
     found = np.zeros((SIZE // 2, SIZE // 2), np.uint8)
     found[y // 2 : (y + SPAN) // 2, x // 2 : (x + SPAN) // 2] = 2
     group = zarr.open_group(path.with_suffix(".labels.zarr"), mode="w")
@@ -86,10 +84,11 @@ def write_masks(layout: Layout, positions: list[tuple[int, int]]) -> None:
 def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) -> None:
     ids = np.arange(len(positions), dtype=np.uint32)
     place = {"patch_id": ids, "x": np.array(positions, np.int32)[:, 0], "y": np.array(positions, np.int32)[:, 1]}
-    meta = {"slide_id": SLIDE, "sha256": sha256, "status": "ok", "width": SIZE, "height": SIZE, "mpp": MPP}
-    meta["grid"] = Grid(size=128, mpp=1.0).dump()
+    record = sample_records.patch_table(
+        SLIDE, sha256=sha256, width=SIZE, height=SIZE, mpp=MPP, grid_name="x10", grid=Grid(size=128, mpp=1.0)
+    )
     table = pa.table({**place, "tissue": np.ones(len(ids), np.float32)})
-    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(meta).encode()})
+    table = table.replace_schema_metadata({METADATA_KEY: record.encode("table")})
     layout.table("x10", SLIDE).parent.mkdir(parents=True)
     pq.write_table(table, layout.table("x10", SLIDE))
     score = (ids == MARKED).astype(np.float32)
@@ -99,9 +98,7 @@ def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) 
     path.parent.mkdir(parents=True)
     pq.write_table(predictions, path)
     write_json(f"{path}.meta.json", {"outputs": {str(path): "f" * 64}, "git": {"commit": "abc"}})
-    target = {"classes": ["skin", "nuclei"]}
-    model = {"kind": "classification", "class_names": ["skin", "nuclei"], "target": target}
-    write_json(layout.model("kind", 0) / "model.json", model | {"grid": {"name": "x10", "size": 128, "mpp": 1.0}})
+    sample_records.model_card().write(layout.model("kind", 0) / "model.json")
 
 
 READY = (

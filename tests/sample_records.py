@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 from histomake.base.errors import Reason
+from histomake.base.kinds import Kind
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.cascade_card import CascadeCard, DrawnPoints
 from histomake.base.records.manifest import Manifest, ManifestLevel
+from histomake.base.records.model_card import ModelCard, ModelGrid, Normalisation
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import TissueRecord
+from histomake.config import Grid
 from histomake.tissue.artefacts import ArtefactMap
 from histomake.tissue.mask import TissueMask
 
@@ -83,6 +88,47 @@ def quality(slide_id: str = SLIDE, **values: Any) -> QualityRecord:
     """Tissue without artefacts."""
     filled = {"mpp": 8.0, "sharpness": 2.5, "shares": {"pen": 0.0, "blur": 0.0, "fold": 0.0}, "clean_share": 1.0}
     return QualityRecord(slide_id=slide_id, **filled | values)
+
+
+def patch_table(slide_id: str = SLIDE, *, grid: Grid | None = None, **values: Any) -> PatchTableRecord:
+    """The patch table of a slide of 4096 x 2048 px at 0.5 µm/px."""
+    filled = {"sha256": "ab" * 32, "width": 4096, "height": 2048, "mpp": 0.5, "grid_name": "x20"}
+    return PatchTableRecord(slide_id=slide_id, grid=(grid or Grid()).dump(), **filled | values)
+
+
+def model_card(kind: Kind | str = Kind.CLASSIFICATION, **values: Any) -> ModelCard:
+    """A model of two classes, skin and nuclei, on patches of 128 px at 1 µm/px."""
+    filled = {
+        "class_names": ["skin", "nuclei"],
+        "architecture": {"name": "test_resnet"},
+        "target": {"classes": ["skin", "nuclei"]},
+        "grid": ModelGrid(name="x10", size=128, mpp=1.0),
+        "normalisation": Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        "threshold": 0.5,
+        "slide_thresholds": {},
+        "metrics": {},
+        "step": 10,
+        "seed": 7,
+        "parameters": 1000,
+    }
+    return ModelCard(kind=Kind(kind), **filled | values)
+
+
+def cascade_card(**values: Any) -> CascadeCard:
+    """The network of level 1 of a cascade, at 0.5 µm/px."""
+    filled = {
+        "level": 1,
+        "mpp": 0.5,
+        "network": {"name": "radhical"},
+        "field": 67,
+        "parameters": 1000,
+        "train": {"steps": 10},
+        "seed": 0,
+        "slides": [SLIDE],
+        "points": DrawnPoints(background=10, inside=10, third=10),
+        "loss": 0.5,
+    }
+    return CascadeCard(**filled | values)
 
 
 def lost(slide_id: str = SLIDE, **values: Any) -> Quarantined:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from histomake.base.records.record import StageRecord
+from histomake.patch.table import METADATA_KEY
 
 from tests import sample_records
 from tests.workshop import ROOT, Workshop
@@ -44,14 +45,7 @@ PLACE = {
 CLASSES = ["skin", "nuclei"]
 CHECKS = ("additivity_error", "deletion", "random_deletion", "deletion_better", "insertion", "random_insertion")
 MODEL_RECORDS: dict[str, dict[str, Any]] = {
-    "train": {
-        "kind": "classification",
-        "class_names": CLASSES,
-        "target": {},
-        "threshold": 0.5,
-        "slide_thresholds": {},
-        "seed": 7,
-    },
+    "train": sample_records.model_card(class_names=CLASSES).dump(),
     "evaluate": {
         "kind": "classification",
         "classes": CLASSES,
@@ -193,7 +187,7 @@ def patch_table(random: np.random.Generator) -> pa.Table:
             "excluded": excluded,
         }
     )
-    return table.replace_schema_metadata({b"histomake": b"{}"})
+    return table.replace_schema_metadata({METADATA_KEY: sample_records.patch_table().encode("table")})
 
 
 def prediction_table(random: np.random.Generator) -> pa.Table:

@@ -164,7 +164,7 @@ def test_two_gpus_share_a_step(slide, tmp_path: Path) -> None:
     described = train(
         task, train=[slide], val=[slide], class_names=bench_train.CLASSES, **places, seed=0, threads=threads()
     )
-    assert np.isfinite(described["metrics"]["loss"])
+    assert np.isfinite(described.metrics["loss"])
 
 
 def test_scores_of_gpu_and_cpu_agree(slide, predictor) -> None:
@@ -182,4 +182,4 @@ def test_every_way_of_computing_learns(slide, tmp_path: Path, options: dict) -> 
     described = train(
         task, train=[slide], val=[slide], class_names=bench_train.CLASSES, **places, seed=0, threads=threads()
     )
-    assert np.isfinite(described["metrics"]["loss"])
+    assert np.isfinite(described.metrics["loss"])

@@ -64,7 +64,7 @@ def build_quarantined(layout: Layout, slide_id: str, *, grid: Grid) -> SlideEntr
     """A slide that could not be read: a quarantine entry in place of a manifest, and an empty table."""
     outcome = sample_records.lost(slide_id)
     outcome.write(layout.manifest(slide_id))
-    write_patch_table(empty_table(outcome, grid, CLASSES, grid_name=GRID_NAME), layout.table(GRID_NAME, slide_id))
+    write_patch_table(empty_table(outcome, CLASSES), layout.table(GRID_NAME, slide_id))
     return SlideEntry.at(layout, GRID_NAME, slide_id, f"patient-{slide_id}", {})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +11,12 @@ import pytest
 import torch
 from histomake.base.errors import HistomakeError
 from histomake.base.files import write_json
+from histomake.config import Grid
 from histomake.explain import attribution_checks, chosen, shapley
 from histomake.patch.table import METADATA_KEY
 from torch import nn
+
+from tests import sample_records
 
 SIZE = 32
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -220,9 +222,9 @@ def test_cell_sums_keep_the_total():
 @pytest.fixture
 def tested(tmp_path):
     """Two slides with a row of patches of 100 µm each, of 200 level-0 pixels."""
-    meta = {"grid": {"size": 100, "mpp": 1.0}, "width": 2000, "height": 200, "mpp": 0.5}
+    record = sample_records.patch_table(grid=Grid(size=100, mpp=1.0), width=2000, height=200)
     path = tmp_path / "table.parquet"
-    pq.write_table(pa.table({"x": [0]}).replace_schema_metadata({METADATA_KEY: json.dumps(meta).encode()}), path)
+    pq.write_table(pa.table({"x": [0]}).replace_schema_metadata({METADATA_KEY: record.encode("table")}), path)
     table = pa.table({"x": pa.array(np.arange(10) * 200, pa.int32()), "y": pa.array(np.zeros(10), pa.int32())})
     return [(SimpleNamespace(slide_id=name, table=path), table) for name in ("other", "S")]
 

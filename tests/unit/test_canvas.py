@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from histomake.annotation.model import Annotation
+from histomake.config import Grid
 from histomake.pictures import canvas, class_views, panel, views
 from histomake.pictures.findings import SlideFindings
 from hypothesis import given, settings
@@ -14,12 +15,6 @@ from hypothesis import strategies as st
 from tests import sample_records
 
 SPAN = 256.0
-MODEL = {
-    "kind": "classification",
-    "target": {"classes": ["skin", "nuclei"]},
-    "class_names": ["skin", "nuclei"],
-    "threshold": 0.5,
-}
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -49,8 +44,8 @@ def findings(predicted, label, scores=None, annotation=None) -> SlideFindings:
     )
     return SlideFindings(
         reader=WhiteSlide(),
-        meta={"slide_id": "S", "grid": {"size": 128, "mpp": 1.0}, "width": 4000, "height": 3000, "mpp": 0.5},
-        model=MODEL,
+        table=sample_records.patch_table(width=4000, height=3000, grid=Grid(size=128, mpp=1.0)),
+        model=sample_records.model_card(),
         predictions=table,
         annotation=annotation or Annotation(("nuclei", "skin"), []),
     )

@@ -6,6 +6,7 @@ import csv
 import json
 
 import killed
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -45,13 +46,13 @@ def test_a_level_learns_to_find_discs(trained):
     finest = run_cascade(unseen.levels[:1], answers, THRESHOLDS, block=64)[0]
     found, truth = whole_labels(finest, cut=0.5) > 0, unseen.truth.whole() > 0
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.8
-    assert (description["parameters"], description["field"]) == (145_123, 67)
+    assert (description.parameters, description.field) == (145_123, 67)
 
 
 def test_every_training_point_of_a_level_is_recorded(trained):
     folder, description = trained
     points = pq.read_table(folder / "points.parquet").to_pandas()
-    assert len(points) == sum(description["points"].values())
+    assert len(points) == sum(msgspec.structs.astuple(description.points))
     assert set(points.slide_id) == {"discs0", "discs1"}
 
 
@@ -61,7 +62,7 @@ def test_the_history_of_a_level_has_the_documented_columns(trained):
         rows = list(csv.DictReader(stream))
     assert list(rows[0]) == ["step", "train_loss", "train_accuracy", "learning_rate", "seconds", "data_wait"]
     assert [int(row["step"]) for row in rows] == [50, 60]
-    assert description["loss"] == float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert description.loss == float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert list((folder / "training/events").glob("events.out.tfevents.*"))
 
 

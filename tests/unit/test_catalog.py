@@ -59,7 +59,7 @@ def results(tmp_path):
     }
     tables = [tmp_path / "patches" / f"{s}.parquet" for s in slides]
     for path, table in zip(tables, (patch_table(3, 5), patch_table(2, 0), None), strict=True):
-        write_patch_table(table if table is not None else empty_table(BAD, GRID, CLASSES, grid_name="x20"), path)
+        write_patch_table(table if table is not None else empty_table(BAD, CLASSES), path)
     split = tmp_path / "grade.parquet"
     pq.write_table(
         pa.table(

@@ -13,8 +13,10 @@ from histomake.pictures import contact_sheet
 from PIL import Image
 from scenes import MPP, two_pieces
 
+from tests import sample_records
+
 GRID = Grid(size=64, mpp=MPP)
-METADATA = {"slide_id": "s1", "grid": GRID.dump(), "grid_name": "x5"}
+RECORD = sample_records.patch_table(grid=GRID)
 
 
 def patch_table(reasons):
@@ -41,7 +43,7 @@ def titles(monkeypatch):
 
 def draw(path, reasons, patches=6, seed=0):
     contact_sheet.contact_sheet(
-        ArrayReader(two_pieces(), MPP), patch_table(reasons), METADATA, path, patches=patches, seed=seed
+        ArrayReader(two_pieces(), MPP), patch_table(reasons), RECORD, path, patches=patches, seed=seed
     )
 
 

@@ -117,7 +117,9 @@ def test_groups_too_small_to_measure_are_left_out():
 
 
 def test_a_model_without_features_is_refused_with_its_name():
-    predictor = SimpleNamespace(network=torch.nn.Linear(3, 1), description={"architecture": {"name": "strange"}})
+    predictor = SimpleNamespace(
+        network=torch.nn.Linear(3, 1), task=SimpleNamespace(model=SimpleNamespace(name="strange"))
+    )
     with pytest.raises(HistomakeError, match="strange"):
         embedding.embed_pixels(predictor, np.zeros((1, 8, 8, 3), np.uint8))
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.annotation.model import Annotation
-from histomake.base.files import read_json, store_of, write_json
+from histomake.base.files import store_of, write_json
 from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
+from histomake.base.records.model_card import ModelCard
 from histomake.config import Task
 from histomake.config.kinds import ACCEPTED
 from histomake.explain import attribution_page, embedding, embedding_page
@@ -109,8 +110,8 @@ def test_its_slide_is_drawn_and_so_is_a_part_of_it(finished, tmp_path: Path):
     with open_slide(entries[2].manifest) as reader:
         found = SlideFindings(
             reader=reader,
-            meta=read_table(entries[2].table)[1],
-            model=read_json(layout.model("t", 0) / "model.json"),
+            table=read_table(entries[2].table)[1],
+            model=ModelCard.read(layout.model("t", 0) / "model.json"),
             predictions=table,
             annotation=Annotation.load(layout.annotation(slide)),
             label_store=store_of(layout.segmentation("t", 0, slide)),

@@ -12,6 +12,8 @@ from histomake.patch.grid import SlideGrid
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests import sample_records
+
 grids = st.builds(
     Grid,
     size=st.sampled_from([64, 224, 256, 512]),
@@ -95,7 +97,7 @@ def test_the_span_of_a_patch_follows_the_slides_mpp():
     assert SlideGrid(1000, 1000, 0.499, grid).span == pytest.approx(256.513, abs=1e-3)
 
 
-def test_a_patch_tables_metadata_name_its_grid():
-    meta = {"width": 900, "height": 700, "mpp": 0.25, "grid": Grid(size=128, mpp=0.5, stride=64).dump()}
-    found = SlideGrid.of_table(meta)
+def test_the_record_of_a_patch_table_names_its_grid():
+    grid = Grid(size=128, mpp=0.5, stride=64)
+    found = SlideGrid.of_table(sample_records.patch_table(width=900, height=700, mpp=0.25, grid=grid))
     assert (found.width, found.height, found.span, found.step, found.scale) == (900, 700, 256, 128, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from histomake.base.errors import ConfigError, HistomakeError
+from histomake.base.records.model_card import Normalisation
 from histomake.config import Model
 from histomake.learn.engine.optim import build_optimiser, build_schedule
 from histomake.model import build
@@ -95,7 +96,7 @@ def test_unknown_names_are_refused_with_alternatives(kind: str, model: Model) ->
 
 def test_normalisation_is_that_of_the_pretrained_weights() -> None:
     vit = build_model(Model(name="vit_tiny_patch16_224"), kind="classification", outputs=2, size=32)
-    assert normalisation(vit) == {"mean": [0.5] * 3, "std": [0.5] * 3}
+    assert normalisation(vit) == Normalisation(mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def built(name: str = "resnet18", kind: str = "classification", outputs: int = 2) -> nn.Module:

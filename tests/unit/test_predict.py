@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -79,8 +81,8 @@ def test_batches_hold_every_patch_once_in_order_and_never_two_groups(groups: lis
 
 
 def test_threshold_of_the_model_decides(trained) -> None:
-    predictor = load_model(trained[0])
-    predictor.description["threshold"] = 0.7
+    loaded = load_model(trained[0])
+    predictor = replace(loaded, card=msgspec.structs.replace(loaded.card, threshold=0.7))
     assert predictor.decide(np.array([[0.4, 0.6], [0.2, 0.8]])).tolist() == [0, 1]
 
 

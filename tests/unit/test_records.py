@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 from histomake.base import records
 from histomake.base.errors import Reason, SlideError
+from histomake.base.kinds import Kind
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.documentation import PLACES, field_texts, page
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import (
     Part,
@@ -25,6 +29,7 @@ from histomake.base.records.record import (
     quarantined,
     write_list,
 )
+from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
 from hypothesis import HealthCheck, given, settings
 from record_strategies import records as made
@@ -41,8 +46,21 @@ SAMPLES = {
     "no_annotation": AnnotationRecord,
     "tissue": TissueRecord,
     "quality": QualityRecord,
+    "patch_table": PatchTableRecord,
+    "quarantined_patch_table": PatchTableRecord,
+    "model_card": ModelCard,
+    "multi_label_model_card": ModelCard,
+    "cascade_card": CascadeCard,
+    "stains": StainRecord,
 }
 """Files of histomake 0.1, and how each is read."""
+
+UPGRADED = {
+    "quarantined_patch_table": {"grid", "grid_name"},
+    "model_card": {"target"},
+    "multi_label_model_card": {"target", "kind"},
+}
+"""Fields that an upgrade changes or drops."""
 
 
 def classes(base: type) -> list[type]:
@@ -88,7 +106,7 @@ def test_files_of_format_0_are_upgraded(name, tmp_path):
     record.write(tmp_path / "new.json")
     assert SAMPLES[name].read(tmp_path / "new.json") == record
     before, after = (json.loads(path.read_text()) for path in (FORMAT_0 / f"{name}.json", tmp_path / "new.json"))
-    kept = before.keys() - {"format"}
+    kept = before.keys() - {"format"} - UPGRADED.get(name, set())
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
     assert after["format"] == record.newest()
 
@@ -102,6 +120,13 @@ def test_formats_of_slides_and_annotations_have_a_name_of_their_own():
     assert Manifest.read_usable(FORMAT_0 / "manifest.json").slide_format == "tiff"
     assert AnnotationRecord.read_usable(FORMAT_0 / "annotation.json").annotation_format == "asap"
     assert not AnnotationRecord.read_usable(FORMAT_0 / "no_annotation.json").is_annotated
+
+
+def test_a_model_of_several_labels_gets_their_kind():
+    card = ModelCard.read(FORMAT_0 / "multi_label_model_card.json")
+    assert card.kind is Kind.MULTI_LABEL
+    assert "multi_label" not in card.target
+    assert ModelCard.read(FORMAT_0 / "model_card.json").kind is Kind.CLASSIFICATION
 
 
 def test_a_quarantine_list_of_format_0_is_upgraded(tmp_path):

@@ -42,7 +42,7 @@ def task(folder: Path, columns: dict[str, list], *, kind: str, classes: list[str
     count = len(next(iter(columns.values())))
     path = folder / f"{kind}.parquet"
     pq.write_table(pa.table(named | {"tissue": pa.array(np.ones(count, np.float32))}), path)
-    model = {"kind": kind, "class_names": classes, "target": {}}
+    model = sample_records.model_card(kind, class_names=classes)
     return SlideTask("t", 0, model, "mean", path, views={}, regions={})
 
 

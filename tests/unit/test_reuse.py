@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from histomake.base.errors import ConfigError
+from histomake.base.kinds import Kind
+from histomake.base.records.model_card import ModelGrid
 from histomake.cohort.folds import assign_task, assign_unfitted
 from histomake.cohort.sheet import Slide, read_sheet
 from histomake.config import Grid, Task, parse_config
-from histomake.model.reuse import adapted_description, folds, mismatches, model_folder
+from histomake.model.reuse import adapted_card, folds, mismatches, model_folder
 
-DESCRIBED = {
-    "kind": "classification",
-    "class_names": ["a", "b"],
-    "target": {"source": "annotation"},
-    "grid": {"name": "theirs", "size": 256, "mpp": 0.5},
-}
+from tests import sample_records
+
+CARD = sample_records.model_card(class_names=["a", "b"], grid=ModelGrid(name="theirs", size=256, mpp=0.5))
 
 
 def write_model(folder: Path, **changes: object) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "model.json").write_text(json.dumps(DESCRIBED | changes))
+    msgspec.structs.replace(CARD, **changes).write(folder / "model.json")
     (folder / "model.safetensors").write_bytes(b"")
     return folder
 
@@ -37,11 +36,12 @@ def test_a_matching_model_is_used_even_if_its_grid_has_another_name(tmp_path: Pa
     assert mismatches(folder, make_task(), Grid(), named=True) == [
         f'{folder} was trained with grid: "theirs", but the configuration has "x20"'
     ]
-    assert adapted_description(DESCRIBED, make_task())["grid"] == {"name": "x20", "size": 256, "mpp": 0.5}
+    assert adapted_card(CARD, make_task()).grid == ModelGrid(name="x20", size=256, mpp=0.5)
 
 
 def test_all_mismatches_are_named(tmp_path: Path) -> None:
-    changes = {"kind": "regression", "class_names": ["b", "a"], "grid": {"name": "x20", "size": 128, "mpp": 1.0}}
+    grid = ModelGrid(name="x20", size=128, mpp=1.0)
+    changes = {"kind": Kind.REGRESSION, "class_names": ["b", "a"], "grid": grid}
     found = "\n".join(mismatches(write_model(tmp_path / "model", **changes), make_task(), Grid()))
     assert 'kind: "regression", but the configuration has "classification"' in found
     assert "target.classes: b, a, but the configuration has a, b" in found
@@ -50,7 +50,10 @@ def test_all_mismatches_are_named(tmp_path: Path) -> None:
 
 
 def test_a_model_of_0_1_with_several_labels_is_used_by_a_task_of_that_kind(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model", target={"source": "annotation", "multi_label": True})
+    folder = write_model(tmp_path / "model")
+    content = json.loads((folder / "model.json").read_text()) | {"target": {"multi_label": True}}
+    del content["format"]
+    (folder / "model.json").write_text(json.dumps(content))
     assert mismatches(folder, make_task(kind="multi_label"), Grid()) == []
     assert mismatches(folder, make_task(), Grid()) == [
         f'{folder} was trained with kind: "multi_label", but the configuration has "classification"'
@@ -69,7 +72,8 @@ def test_a_file_that_does_not_describe_a_model_is_refused(tmp_path: Path, conten
     folder = write_model(tmp_path / "model")
     (folder / "model.json").write_text(content)
     (found,) = mismatches(folder, make_task(), Grid())
-    assert "does not describe a model of histomake" in found
+    assert f"{folder / 'model.json'} is not a valid model card" in found
+    assert "Train the model again" in found
 
 
 def test_a_single_model_is_one_fold_and_a_folder_of_folds_has_the_folds_of_the_task(tmp_path: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pyarrow as pa
 import pytest
+from histomake.base.kinds import Kind
 from histomake.evaluate.slide_scores import PredictedSlide, pool, score_table
 
-DESCRIBED = {
-    "class_names": ["a", "b"],
-    "kind": "classification",
-    "threshold": 0.5,
-    "slide_thresholds": {"mean": 0.6},
-}
+from tests import sample_records
+
+CARD = sample_records.model_card(class_names=["a", "b"], slide_thresholds={"mean": 0.6})
 
 
 def predicted(slide: str, patient: str, scores: list[float], *, fold: int = 0, tissue=None, **changes):
@@ -20,14 +19,12 @@ def predicted(slide: str, patient: str, scores: list[float], *, fold: int = 0, t
         "score_b": pa.array(scores, pa.float32()),
         "tissue": pa.array(tissue or [1.0] * len(scores), pa.float32()),
     }
-    described, table = DESCRIBED | changes, pa.table(columns)
-    return lambda aggregate: PredictedSlide(
-        slide, patient, fold, pool(table, described["class_names"], aggregate), described
-    )
+    card, table = msgspec.structs.replace(CARD, **changes), pa.table(columns)
+    return lambda aggregate: PredictedSlide(slide, patient, fold, pool(table, card.class_names, aggregate), card)
 
 
-def rows(slides, *, aggregate: str = "mean", described=DESCRIBED):
-    return score_table((slide(aggregate) for slide in slides), described, aggregate=aggregate).to_pylist()
+def rows(slides, *, aggregate: str = "mean", card=CARD):
+    return score_table((slide(aggregate) for slide in slides), card, aggregate=aggregate).to_pylist()
 
 
 def test_slides_and_patients_are_pooled_and_judged_by_the_validation_threshold():
@@ -71,11 +68,12 @@ def test_a_slide_without_patches_is_listed_and_weighs_nothing():
 
 
 def test_several_labels_are_joined_and_numbers_are_not_decided():
-    several = {"kind": "multi_label", "threshold": [0.5, 0.5], "slide_thresholds": {}}
-    found = rows([predicted("s", "p", [0.5], **several)], described=DESCRIBED | several)
+    several = {"kind": Kind.MULTI_LABEL, "threshold": [0.5, 0.5], "slide_thresholds": {}}
+    found = rows([predicted("s", "p", [0.5], **several)], card=msgspec.structs.replace(CARD, **several))
     assert found[1]["predicted"] == "a+b"
-    number = {"kind": "regression"}
-    assert rows([predicted("s", "p", [0.5], **number)], described=DESCRIBED | number)[1]["predicted"] is None
+    number = {"kind": Kind.REGRESSION}
+    (_, undecided) = rows([predicted("s", "p", [0.5], **number)], card=msgspec.structs.replace(CARD, **number))
+    assert undecided["predicted"] is None
 
 
 def test_no_slides_give_an_empty_table():

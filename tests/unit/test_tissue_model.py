@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
+import msgspec
 import numpy as np
 import pytest
 import torch
 from array_reader import ArrayReader
 from histomake.base.errors import ConfigError
+from histomake.base.kinds import Kind
+from histomake.base.records.model_card import ModelGrid
 from histomake.config import Tissue
 from histomake.learn.engine.runtime import Runtime
 from histomake.learn.inference import tissue_model
@@ -17,14 +18,15 @@ from histomake.tissue.mask import presegment
 from scenes import MPP, two_pieces
 from torch import nn
 
-DESCRIPTION = {
-    "kind": "segmentation",
-    "class_names": ["background", "tissue"],
-    "grid": {"name": "x1", "size": 64, "mpp": 8.0},
-    "target": {"source": "mask", "classes": ["tissue"], "unlabelled": "background"},
-    "architecture": {"name": "unet"},
-    "normalisation": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
-}
+from tests import sample_records
+
+CARD = sample_records.model_card(
+    "segmentation",
+    class_names=["background", "tissue"],
+    grid=ModelGrid(name="x1", size=64, mpp=8.0),
+    target={"source": "mask", "classes": ["tissue"], "unlabelled": "background"},
+    architecture={"name": "unet"},
+)
 
 
 class Darkness(nn.Module):
@@ -37,7 +39,7 @@ class Darkness(nn.Module):
 
 @pytest.fixture
 def predictor():
-    return Predictor(Darkness().eval(), DESCRIPTION, Runtime(torch.device("cpu"), torch.float32))
+    return Predictor(Darkness().eval(), CARD, Runtime(torch.device("cpu"), torch.float32))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (200, 333), (30, 70), (65, 128)])
@@ -60,13 +62,13 @@ def test_the_network_output_is_cleaned_like_the_threshold(predictor):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "classification"}, "is a classification model"),
+        ({"kind": Kind.CLASSIFICATION}, "is a classification model"),
         ({"class_names": ["background", "tumor"]}, "a class 'tissue' is needed"),
-        ({"grid": {"name": "x1", "size": 64, "mpp": 0.5}}, "trained at 0.5 µm/px"),
+        ({"grid": ModelGrid(name="x1", size=64, mpp=0.5)}, "trained at 0.5 µm/px"),
     ],
 )
 def test_an_unsuitable_tissue_model_is_refused(monkeypatch, predictor, tmp_path, change, said):
-    other = Predictor(predictor.network, json.loads(json.dumps(DESCRIPTION | change)), predictor.runtime)
+    other = Predictor(predictor.network, msgspec.structs.replace(CARD, **change), predictor.runtime)
     monkeypatch.setattr(tissue_model, "load_model", lambda *_, **__: other)
     with pytest.raises(ConfigError, match=said):
         tissue_model.tissue_model(tmp_path, mpp=8.0, threads=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
+from histomake.base.records.model_card import ModelCard, ModelGrid
 from histomake.config import Grid, Model, Task
 from histomake.learn.data.batches import TrainingBatches
 from histomake.learn.data.reading import PatchReader
@@ -61,11 +61,11 @@ def fit(task: Task, entries, output: Path, *, val=None, seed: int = 7) -> dict:
 
 def test_model_learns_and_is_described(cohort, tmp_path: Path) -> None:
     described = fit(make_task(train={"steps": 40, "validate_every": 20}), cohort[1], tmp_path / "model")
-    assert described["metrics"]["auroc"] > 0.95
-    assert described == json.loads((tmp_path / "model/model.json").read_text())
-    assert described["class_names"] == CLASSES
-    assert described["grid"] == {"name": GRID_NAME, "size": 64, "mpp": 1.0}
-    assert 0 < described["threshold"] < 1
+    assert described.metrics["auroc"] > 0.95
+    assert described == ModelCard.read(tmp_path / "model/model.json")
+    assert described.class_names == CLASSES
+    assert described.grid == ModelGrid(name=GRID_NAME, size=64, mpp=1.0)
+    assert 0 < described.threshold < 1
     with open(tmp_path / "model/history.csv") as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["step"]) for row in rows] == [20, 40]

@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from histomake.base.errors import HistomakeError
-from histomake.base.files import write_json
 from histomake.base.layout import Layout
+from histomake.base.records.model_card import ModelCard
 from histomake.base.rng import counter_rng
 from histomake.config import ConfigError, Grid, Model, Target, Task, Train
 from histomake.config.kinds import ACCEPTED
@@ -77,7 +78,7 @@ def labelled(entries, **labels: dict[str, str]):
     return [replace(e, labels={name: values[e.slide_id] for name, values in labels.items()}) for e in entries]
 
 
-def judge(task: Task, described: dict, tables) -> dict:
+def judge(task: Task, described: ModelCard, tables) -> dict:
     """The evaluation record of prediction tables by slide."""
     predictions = [
         SlidePrediction(entry.slide_id, entry.patient_id, 0, table, labels=entry.labels) for entry, table in tables
@@ -102,7 +103,7 @@ def test_regression_of_a_sheet_column_is_judged_per_slide(cohort, tmp_path: Path
     entries = labelled(cohort, grade=NUMBERS)
     task = make_task("regression", target={"source": "sheet", "column": "grade"})
     described = fit(task, entries, tmp_path / "model")
-    assert described["class_names"] == ["grade"]
+    assert described.class_names == ["grade"]
     predictor = load_model(tmp_path / "model")
     tables = [(e, predict_slide(predictor, e, batch=16, threads=1)) for e in entries[2:]]
     assert judge(task, described, tables)["slide"]["count"] == 2
@@ -122,7 +123,7 @@ def test_several_labels_each_have_their_threshold(cohort, tmp_path: Path) -> Non
     options = {"steps": 60, "validate_every": 30}
     task = make_task("multi_label", target={"classes": CLASSES, "min_area": 0.01}, train=options)
     described = fit(task, cohort, tmp_path / "model")
-    assert len(described["threshold"]) == 2
+    assert len(described.threshold) == 2
     table = predict_slide(load_model(tmp_path / "model"), cohort[3], batch=16, threads=1)
     metrics = judge(task, described, [(cohort[3], table)])["patch"]["metrics"]
     assert metrics["speckled"]["auroc"]["value"] > 0.9
@@ -132,7 +133,7 @@ def test_several_labels_each_have_their_threshold(cohort, tmp_path: Path) -> Non
 @pytest.mark.parametrize("loss", ["weighted_ce", "focal"])
 @pytest.mark.parametrize("train_options", [{"optimizer": "sgd", "schedule": "cosine"}, {"accumulate": 2, "clip": 1.0}])
 def test_losses_and_optimisers_run(cohort, tmp_path: Path, loss: str, train_options: dict) -> None:
-    assert fit(make_task(train={"loss": loss, **train_options}), cohort, tmp_path / "model")["step"] in (3, 6)
+    assert fit(make_task(train={"loss": loss, **train_options}), cohort, tmp_path / "model").step in (3, 6)
 
 
 def test_context_and_augmentation_run_together(cohort, tmp_path: Path) -> None:
@@ -149,15 +150,15 @@ def test_training_starts_from_the_weights_of_an_earlier_model(cohort, tmp_path: 
     fit(make_task(), cohort, tmp_path / "first")
     model = {"name": "test_resnet", "pretrained": str(tmp_path / "first"), "transfer": "all", "frozen_stages": 1}
     described = fit(make_task(model=model | {"layer_decay": 0.7}), cohort, tmp_path / "second")
-    assert described["architecture"]["pretrained"] == str(tmp_path / "first")
+    assert described.architecture["pretrained"] == str(tmp_path / "first")
 
 
 def test_a_model_card_includes_the_slides_of_the_model_it_started_from(cohort, tmp_path: Path) -> None:
     first = fit(make_task(), cohort, tmp_path / "first")
-    write_json(tmp_path / "first/model.json", first | {"made_with": ["an-earlier-slide"]})
+    msgspec.structs.replace(first, made_with=["an-earlier-slide"]).write(tmp_path / "first/model.json")
     model = {"name": "test_resnet", "pretrained": str(tmp_path / "first")}
     second = fit(make_task(model=model), cohort, tmp_path / "second")
-    assert set(second["made_with"]) == {*first["made_with"], "an-earlier-slide"}
+    assert set(second.made_with) == {*first.made_with, "an-earlier-slide"}
 
 
 def test_training_stops_early_without_improvement(cohort, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_the_best_checkpoint_is_chosen_by_the_selected_figure(cohort, tmp_path: 
     with open(tmp_path / "model/history.csv") as stream:
         rows = list(csv.DictReader(stream))
     best = max(rows, key=lambda row: float(row["val_balanced_accuracy"]))
-    assert described["metrics"]["balanced_accuracy"] == float(best["val_balanced_accuracy"])
+    assert described.metrics["balanced_accuracy"] == float(best["val_balanced_accuracy"])
 
 
 def test_audit_lists_every_drawn_patch_once(cohort, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import zarr
 from histomake.base.errors import HistomakeError
-from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.pictures import canvas
 from histomake.viewer import content, outlines
@@ -21,6 +20,7 @@ from histomake.viewer.masks import TILE
 from histomake.viewer.server import OPENSEADRAGON, RefusedError, byte_range, safe_path, serve
 from PIL import Image
 
+from tests import sample_records
 from tests.browser import Browser
 from tests.marked_slide import (
     MARKED,
@@ -190,7 +190,7 @@ def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
     group.create_array("labels", data=np.array([[0, 70_000], [3, 0]], np.uint32))
     group.create_array("state2", data=np.array([[0, 1, 2]], np.uint8))
     for level, mpp in ((1, 0.5), (2, 2.0)):
-        write_json(folder / f"level{level}" / "model.json", {"mpp": mpp})
+        sample_records.cascade_card(level=level, mpp=mpp).write(folder / f"level{level}" / "model.json")
     described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
     found = {mask["task"]: (mask["title"], mask["pixel"]) for mask in described["masks"] if mask["title"]}
     assert found == {"cells.state2": ("cells: level 2", 4), "cells.labels": ("cells: nuclei found", 1)}

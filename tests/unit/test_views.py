@@ -11,13 +11,14 @@ import pytest
 import shapely
 import zarr
 from histomake.annotation.model import Annotation
+from histomake.config import Grid
 from histomake.pictures import canvas, label_views, number_views, panel, pixel_views, views
 from histomake.pictures.findings import SlideFindings
 from histomake.pictures.kinds import PICTURED
 from histomake.pictures.tissue_view import ARTEFACTS, TISSUE, tissue_view
 from histomake.tissue.artefacts import PEN
 
-from tests.sample_records import annotation, artefact_map, no_annotation, tissue_mask
+from tests.sample_records import annotation, artefact_map, model_card, no_annotation, patch_table, tissue_mask
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 SPAN = 256
@@ -51,18 +52,16 @@ def findings(
 ) -> SlideFindings:
     """Return a slide whose first patches, in reading order, have the given columns."""
     count = len(next(iter(columns.values())))
-    grid = {"size": 128, "mpp": 1.0}
     place = {"x": np.arange(count) % COLUMNS * SPAN, "y": np.arange(count) // COLUMNS * SPAN}
     table = {name: pa.array(values, pa.int32()) for name, values in place.items()}
     for name, values in columns.items():
         text = name in ("predicted", "label")
         table[name] = pa.array(values, pa.string()).cast(DICTIONARY) if text else pa.array(values, pa.float32())
-    model = {"kind": kind, "class_names": classes, "threshold": threshold}
-    model["target"] = {"classes": [c for c in classes if c != "background"]}
+    target = {"classes": [c for c in classes if c != "background"]}
     return SlideFindings(
         reader=WhiteSlide(),
-        meta={"slide_id": "S", "grid": grid, "width": WhiteSlide.width, "height": WhiteSlide.height, "mpp": MPP},
-        model=model,
+        table=patch_table("S", width=WhiteSlide.width, height=WhiteSlide.height, mpp=MPP, grid=Grid(size=128, mpp=1.0)),
+        model=model_card(kind, class_names=list(classes), threshold=threshold, target=target),
         predictions=pa.table(table),
         annotation=Annotation(
             tuple(sorted(CLASSES)), list(regions), record=annotation() if annotated else no_annotation()
@@ -99,7 +98,7 @@ def test_a_patch_with_several_classes_is_shown_in_the_panel_of_each():
 
 def test_overlapping_patches_are_coloured_only_in_their_central_part():
     found = findings("regression", {"score_v": [0.0, 1.0]}, classes=["v"])
-    found.meta["grid"]["stride"] = 64
+    found.table.grid["stride"] = 64
     found = replace(found, predictions=found.predictions.set_column(0, "x", pa.array([0, SPAN // 2], pa.int32())))
     middles = found.middles
     assert (middles.x.tolist(), middles.y.tolist(), middles.span) == ([64.0, 192.0], [64.0, 64.0], 128.0)
@@ -127,7 +126,7 @@ def test_area_shares_are_drawn_from_0_to_1_and_numbers_over_their_range():
     numbers = {"score_age": [20.0, 60.0], "target_age": [10.0, None], "predicted": [None] * 2, "label": [None] * 2}
     found = findings("regression", numbers, classes=["age"])
     assert number_views.value_range(found, 0) == (0, 1)
-    found.model["target"]["classes"] = []
+    found.model.target["classes"] = []
     assert number_views.value_range(found, 0) == (10, 60)
 
 
@@ -194,7 +193,7 @@ def test_unlabelled_pixels_are_evaluated_only_if_background_is_a_class(tmp_path)
     found = pixel_findings(tmp_path)
     thumb = canvas.thumbnail(found.reader, 4.0)
     assert pixel_views.known_pixels(found, thumb).all()
-    found.model["class_names"].remove("background")
+    found.model.class_names.remove("background")
     assert pixel_views.known_pixels(found, thumb).mean() == pytest.approx(0.5, abs=0.01)
 
 

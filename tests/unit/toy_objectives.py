@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from histomake.base.records.record import Record
 from histomake.base.rng import counter_rng
 from histomake.learn.engine import distributed
 from histomake.learn.engine.checkpoint import State
@@ -25,6 +26,13 @@ CPU = choose_runtime("fp32", threads=1)
 
 def constant(optimiser: torch.optim.Optimizer) -> Optimisation:
     return Optimisation(optimiser, build_schedule("constant", optimiser, steps=1))
+
+
+class ToyCard(Record, frozen=True, kw_only=True):
+    """The model card of a toy."""
+
+    step: int
+    kept: dict[str, Any]
 
 
 class Toy(Objective[Tensor]):
@@ -50,8 +58,8 @@ class Toy(Objective[Tensor]):
     def naming(self, batch: Tensor) -> Callable[[], str]:
         return lambda: f"{len(batch)} toys"
 
-    def describe(self, result: Result) -> dict[str, Json]:
-        return {"step": result.step, **result.kept}
+    def describe(self, result: Result) -> ToyCard:
+        return ToyCard(step=result.step, kept=dict(result.kept))
 
 
 class Line(Toy):

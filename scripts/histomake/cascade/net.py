@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from histomake.base.errors import ConfigError, HistomakeError
-from histomake.base.files import read_json
 from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.records.cascade_card import CascadeCard
 from histomake.config import CascadeNetwork
 
 if TYPE_CHECKING:
@@ -273,8 +273,8 @@ def load_network(folder: Path, device: torch.device) -> PixelNetwork:
     """
     if not (folder / WEIGHTS).exists():
         raise HistomakeError(f"no trained level in {folder}: train every level before the cascade runs")
-    description = read_json(folder / DESCRIPTION)
-    net = build_network(CascadeNetwork.model_validate(description["network"]), field=description["field"])
+    card = CascadeCard.read(folder / DESCRIPTION)
+    net = build_network(CascadeNetwork.model_validate(card.network), field=card.field)
     net.load_state_dict(load_file(folder / WEIGHTS))
     return net.to(device).to(memory_format=torch.channels_last).eval()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from histomake.base.records.cascade_card import CascadeCard, DrawnPoints
 from histomake.base.rng import AUGMENT, counter_rng
 from histomake.base.tables import write_table
 from histomake.cascade.batches import LevelBatch, LevelBatches
@@ -171,21 +172,21 @@ class LevelObjective(Objective[LevelBatch]):
         columns = {"slide_id": ids, "mpp": mpp, "y": points.y, "x": points.x, "kind": points.kind}
         write_table(pa.table(columns), output / POINTS)
 
-    def describe(self, result: Result) -> Mapping[str, Json]:
+    def describe(self, result: Result) -> CascadeCard:
         """See Objective."""
-        counts = np.bincount(self.points.kind, minlength=3).tolist()
-        return {
-            "network": self.settings.dump(),
-            "level": self.number,
-            "mpp": self.fields[0].levels[self.number - 1].mpp,
-            "field": self.net.field,
-            "parameters": sum(p.numel() for p in self.net.parameters()),
-            "train": self.config.fitting(),
-            "seed": self.seed,
-            "slides": sorted({field.slide_id for field in self.fields}),
-            "points": dict(zip(("background", "inside", "third"), counts, strict=True)),
-            "loss": result.history[-1]["train_loss"],
-        }
+        background, inside, third = np.bincount(self.points.kind, minlength=3).tolist()
+        return CascadeCard(
+            level=self.number,
+            mpp=self.fields[0].levels[self.number - 1].mpp,
+            network=self.settings.dump(),
+            field=self.net.field,
+            parameters=sum(p.numel() for p in self.net.parameters()),
+            train=self.config.fitting(),
+            seed=self.seed,
+            slides=sorted({field.slide_id for field in self.fields}),
+            points=DrawnPoints(background=background, inside=inside, third=third),
+            loss=float(result.history[-1]["train_loss"]),
+        )
 
 
 def cross_entropy(logits: Tensor, target: Tensor, kind: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor]:

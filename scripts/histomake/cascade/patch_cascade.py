@@ -98,7 +98,7 @@ def _check(stages: Sequence[Stage], class_name: str) -> None:
             raise ConfigError(
                 f"cascade: the model on grid {stage.predictor.task.grid} has the classes {known}, but not {class_name}"
             )
-    mpps = [stage.predictor.description["grid"]["mpp"] for stage in stages]
+    mpps = [stage.predictor.card.grid.mpp for stage in stages]
     if any(fine >= coarse for coarse, fine in pairwise(mpps)):
         raise ConfigError(
             f"cascade: each stage must be finer than the previous one, but they have "

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from histomake.base.files import read_json
 from histomake.base.layout import DESCRIPTION
+from histomake.base.records.cascade_card import CascadeCard
 from histomake.cascade.objective import LevelObjective
 from histomake.cascade.samples import Field, training_fields
 from histomake.config import Annotations, CascadeNetwork, CascadeTrain, Radhical
@@ -77,8 +77,8 @@ def train_level(
     state: Path,
     seed: int,
     threads: int,
-) -> dict[str, Any]:
-    """Train the network of one level; fill ``output`` with weights, description, history and points; the description.
+) -> CascadeCard:
+    """Train the network of one level; fill ``output`` with weights, card, history and points; return the card.
 
     The weights are an exponential average over the last steps, which is steadier than the last ones. ``state`` is a
     folder that outlives the job: a run that finds its own checkpoint there goes on from it.
@@ -103,8 +103,7 @@ def train_level(
         checkpoint_minutes=config.checkpoint_minutes,
     )
     run(objective, settings, runtime=runtime, state=state, output=output)
-    described: dict[str, Any] = read_json(output / DESCRIPTION)
-    return described
+    return CascadeCard.read(output / DESCRIPTION)
 
 
 def _precision(config: CascadeTrain) -> str:

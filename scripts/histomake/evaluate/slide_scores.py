@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from histomake.base.records.model_card import ModelCard
 from histomake.target.kinds import LEARNED
 from histomake.target.pooling import pool_scores
 from histomake.target.targets import JOINER
@@ -27,13 +28,13 @@ class Pooled(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class PredictedSlide:
-    """One slide as one fold's model predicted it; ``described``: the model's description."""
+    """One slide as one fold's model predicted it; ``card``: the model's card."""
 
     slide_id: str
     patient_id: str
     fold: int
     pooled: Pooled
-    described: dict[str, Any]
+    card: ModelCard
 
 
 def pool(table: pa.Table, class_names: Sequence[str], aggregate: str) -> Pooled:
@@ -56,12 +57,12 @@ class _Pooled:
     threshold: Any
 
 
-def score_table(slides: Iterable[PredictedSlide], described: dict[str, Any], *, aggregate: str) -> pa.Table:
+def score_table(slides: Iterable[PredictedSlide], card: ModelCard, *, aggregate: str) -> pa.Table:
     """One row per slide and per patient, for every fold that predicted it and, if several did, for their mean.
 
     Columns: level (slide or patient), slide_id (empty for patients), patient_id, fold, patches, score_<output>
     float64, predicted. A slide without patches has no scores; a patient has the mean of the slides that have some.
-    ``described``: any of the models, for the outputs that all share.
+    ``card``: of any of the models, for the outputs that all share.
     """
     by_slide = [_judged(slide, aggregate) for slide in slides]
     by_slide += _over_folds(by_slide)
@@ -73,17 +74,17 @@ def score_table(slides: Iterable[PredictedSlide], described: dict[str, Any], *, 
         "fold": [str(p.fold) for _, p in rows],
         "patches": pa.array([p.patches for _, p in rows], pa.int64()),
     }
-    for i, name in enumerate(described["class_names"]):
+    for i, name in enumerate(card.class_names):
         values = np.array([p.score[i] for _, p in rows])
         columns[f"score_{name}"] = pa.array(values, pa.float64(), mask=np.isnan(values))
-    columns["predicted"] = pa.array([_decision(p, described) for _, p in rows], pa.string())
+    columns["predicted"] = pa.array([_decision(p, card) for _, p in rows], pa.string())
     return pa.table(columns)
 
 
 def _judged(slide: PredictedSlide, aggregate: str) -> _Pooled:
-    described, pooled = slide.described, slide.pooled
-    score = np.array(pooled.score) if pooled.patches else np.full(len(described["class_names"]), np.nan)
-    threshold = described["slide_thresholds"].get(aggregate, described["threshold"])
+    card, pooled = slide.card, slide.pooled
+    score = np.array(pooled.score) if pooled.patches else np.full(len(card.class_names), np.nan)
+    threshold = card.slide_thresholds.get(aggregate, card.threshold)
     return _Pooled(slide.slide_id, slide.patient_id, slide.fold, pooled.patches, score, threshold)
 
 
@@ -114,10 +115,10 @@ def _means(group: Sequence[_Pooled]) -> tuple[np.ndarray, Any]:
     return score, np.mean([one.threshold for one in group], axis=0)
 
 
-def _decision(pooled: _Pooled, described: dict[str, Any]) -> str | None:
-    decide = LEARNED[described["kind"]].decide
+def _decision(pooled: _Pooled, card: ModelCard) -> str | None:
+    decide = LEARNED[card.kind].decide
     if decide is None or np.isnan(pooled.score).all():
         return None
     found = decide(pooled.score[None], pooled.threshold)[0]
-    names = described["class_names"]
+    names = card.class_names
     return JOINER.join(np.array(names, object)[found]) if found.ndim else names[int(found)]

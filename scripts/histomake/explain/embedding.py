@@ -21,6 +21,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from histomake.base.errors import HistomakeError
+from histomake.base.records.record import usable
 from histomake.explain.patch_pixels import read_patches
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import Predictor
@@ -99,7 +100,7 @@ def _embed_slide(
     predictor: Predictor, slide: TestedSlide, rows: NDArray[np.int64]
 ) -> tuple[pa.Table, NDArray[np.float32], NDArray[np.uint8]]:
     predictions = slide.predictions.take(rows)
-    patches, meta = read_table(slide.entry.table)
+    patches, record = read_table(slide.entry.table)
     features, thumbs = features_of(predictor, slide.entry, predictions)
     count = predictions.num_rows
     columns = {
@@ -112,7 +113,7 @@ def _embed_slide(
     columns |= {name: predictions[name] for name in predictions.column_names if name.startswith(("score_", "target_"))}
     found = patches.take(predictions["patch_id"])
     columns |= {name: found[name] for name in found.column_names if name == "tissue" or name.startswith("area_")}
-    log.info("slide %s: %d patches of grid %s embedded", slide.entry.slide_id, count, meta["grid_name"])
+    log.info("slide %s: %d patches of grid %s embedded", slide.entry.slide_id, count, usable(record).grid_name)
     return pa.table(columns), features, thumbs
 
 
@@ -130,7 +131,7 @@ def features_of(
 def embed_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Features float32 (n, d) of patches uint8 (n, h, w, 3 · views)."""
     if not has_features(predictor.network):
-        name = predictor.description["architecture"]["name"]
+        name = predictor.task.model.name
         raise HistomakeError(
             f"the model {name} has no features before its last layer, so its patches cannot be embedded"
         )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json
 from histomake.base.layout import DESCRIPTION
+from histomake.base.records.model_card import ModelCard
 from histomake.config import Task
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches
 from histomake.learn.data.staging import staged
@@ -39,8 +39,8 @@ def train(
     state: Path,
     seed: int,
     threads: int,
-) -> dict[str, Any]:
-    """Train one model; fill ``output`` with model.safetensors, model.json and history.csv; return model.json.
+) -> ModelCard:
+    """Train one model; fill ``output`` with model.safetensors, model.json and history.csv; return the model's card.
 
     The folder training/ gets TensorBoard events, with ``train.audit`` drawn.parquet, with ``model.stain`` stains.json.
     ``class_names`` are the annotation classes of the project. ``state`` is a folder that outlives the job: a run that
@@ -62,7 +62,7 @@ def train(
             launch(fit_one_of_several, job, folder=state, processes=task.train.gpus)
         else:
             fit(task, **roles, output=output, state=state, seed=seed, threads=threads)
-    return read_json(output / DESCRIPTION)
+    return ModelCard.read(output / DESCRIPTION)
 
 
 def fit_one_of_several(

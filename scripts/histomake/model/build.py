@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from histomake.base.errors import ConfigError
 from histomake.base.kinds import Kind
+from histomake.base.records.model_card import Normalisation
 from histomake.config import Model
 from histomake.model.fast_scnn import FastSCNN
 from histomake.target.kinds import LEARNED
@@ -147,10 +148,8 @@ def embed(network: nn.Module, x: Tensor) -> Tensor:
     return deepest.mean((2, 3))
 
 
-def normalisation(network: nn.Module) -> dict[str, list[float]]:
+def normalisation(network: nn.Module) -> Normalisation:
     """Return mean and standard deviation per channel of RGB in [0, 1] for which the network was pretrained."""
     settings = getattr(network, "default_cfg", {})
-    return {
-        "mean": list(settings.get("mean", IMAGENET_MEAN)),
-        "std": list(settings.get("std", IMAGENET_STD)),
-    }
+    mean, std = settings.get("mean", IMAGENET_MEAN), settings.get("std", IMAGENET_STD)
+    return Normalisation(mean=tuple(mean), std=tuple(std))

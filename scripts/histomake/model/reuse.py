@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import RecordError
 from histomake.config import Config, Grid, Task
-from histomake.model.description import read_description
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 
@@ -50,19 +53,19 @@ def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> 
     if missing:
         return [f"{folder} lacks {' and '.join(missing)}{_pickle_hint(folder)}"]
     try:
-        described = read_description(folder / DESCRIPTION)
-        found = {
-            "kind": described["kind"],
-            "target.classes": described["class_names"],
-            f"grids.{task.grid}.size": described["grid"]["size"],
-            f"grids.{task.grid}.mpp": described["grid"]["mpp"],
-        }
-        if named:
-            found["grid"] = described["grid"]["name"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        return [f"{folder / DESCRIPTION} does not describe a model of histomake ({error!r})"]
+        card = ModelCard.read(folder / DESCRIPTION)
+    except RecordError as error:
+        return [str(error)]
+    found = {
+        "kind": card.kind,
+        "target.classes": card.class_names,
+        f"grids.{task.grid}.size": card.grid.size,
+        f"grids.{task.grid}.mpp": card.grid.mpp,
+    }
+    if named:
+        found["grid"] = card.grid.name
     wanted: dict[str, Any] = {
-        "kind": task.kind.value,
+        "kind": task.kind,
         "target.classes": outputs_of(task.kind, task.target),
         f"grids.{task.grid}.size": grid.size,
         f"grids.{task.grid}.mpp": grid.mpp,
@@ -84,9 +87,10 @@ def _pickle_hint(folder: Path) -> str:
     return f" ({pickled[0]} may be a pickle; pickles are not read, so export it as safetensors)" if pickled else ""
 
 
-def adapted_description(described: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Return a model's description for use in ``task``, with the name of its grid and its target definition."""
-    return described | {"grid": described["grid"] | {"name": task.grid}, "target": task.target.dump()}
+def adapted_card(card: ModelCard, task: Task) -> ModelCard:
+    """Return a model's card for use in ``task``, with the name of its grid and its target definition."""
+    grid = msgspec.structs.replace(card.grid, name=task.grid)
+    return msgspec.structs.replace(card, grid=grid, target=task.target.dump())
 
 
 def problems(models: Iterable[tuple[str, Path, bool]], config: Config) -> list[str]:

@@ -7,12 +7,13 @@ origin a cell is at most half a level-0 pixel from its exact place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histomake.base.records.patch_table import PatchTableRecord
+from histomake.base.records.record import Quarantined, usable
 from histomake.base.units import Level0Pixels, Mpp, rescale
 from histomake.config import Grid
 
@@ -30,13 +31,13 @@ class SlideGrid:
     grid: Grid
 
     @classmethod
-    def of_table(cls, metadata: Mapping[str, Any]) -> SlideGrid:
-        """The grid of a patch table, from the table's metadata (see `histomake.patch.table.read_table`).
+    def of_table(cls, record: PatchTableRecord | Quarantined) -> SlideGrid:
+        """The grid of a patch table, from the table's record (see `histomake.patch.table.read_table`).
 
-        The slide must not be in quarantine: its size is unknown.
+        Raises SlideError if the slide is in quarantine.
         """
-        grid = Grid.model_validate(metadata["grid"])
-        return cls(metadata["width"], metadata["height"], metadata["mpp"], grid)
+        known = usable(record)
+        return cls(known.width, known.height, known.mpp, Grid.model_validate(known.grid))
 
     @property
     def scale(self) -> float:

@@ -6,22 +6,26 @@ Whatever only reads tables, such as training, imports this module and so does no
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from histomake.base.records.patch_table import PatchTableRecord
+from histomake.base.records.record import Quarantined
 
 KEPT = ""
 REASONS = (KEPT, "edge", "background", "outside_roi", "pen", "fold", "blur")
 """Values of ``excluded``; of several that apply, the first in this order is stored."""
 
 METADATA_KEY = b"histomake"
-"""Key of the table's metadata, a JSON object, in the metadata of the Parquet schema."""
+"""Key of the table's record in the metadata of the Parquet schema."""
 
 
-def read_table(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
-    """Read a patch table and its metadata: slide_id, sha256, width, height, mpp, grid, grid_name, status."""
+def read_table(path: Path | str) -> tuple[pa.Table, PatchTableRecord | Quarantined]:
+    """Read a patch table and its record. The table of a slide in quarantine is empty.
+
+    Raises RecordError where the file has no valid record.
+    """
     table = pq.read_table(path)
-    return table, json.loads(table.schema.metadata[METADATA_KEY])
+    return table, PatchTableRecord.decode((table.schema.metadata or {}).get(METADATA_KEY, b"{}"), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from histomake.annotation.coverage import mask_shares
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import area_shares, labels_at
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.tables import write_table
 from histomake.config import Grid
@@ -95,13 +95,22 @@ def tabulate(
         pa.DictionaryArray.from_arrays(pa.array(reason), pa.array(REASONS)),
     ]
     table = pa.Table.from_arrays(arrays, schema=schema(class_names))
-    return table.replace_schema_metadata({METADATA_KEY: _metadata(manifest, grid, grid_name)})
+    record = PatchTableRecord(
+        slide_id=manifest.slide_id,
+        sha256=manifest.sha256,
+        width=manifest.width,
+        height=manifest.height,
+        mpp=manifest.mpp,
+        grid_name=grid_name,
+        grid=grid.dump(),
+    )
+    return table.replace_schema_metadata({METADATA_KEY: record.encode(f"patch table of {manifest.slide_id}")})
 
 
-def empty_table(outcome: Quarantined, grid: Grid, class_names: Sequence[str], *, grid_name: str) -> pa.Table:
+def empty_table(outcome: Quarantined, class_names: Sequence[str]) -> pa.Table:
     """Return the table of a quarantined slide: no rows, the same schema, the quarantine entry in the metadata."""
     table = schema(class_names).empty_table()
-    return table.replace_schema_metadata({METADATA_KEY: _metadata(outcome, grid, grid_name)})
+    return table.replace_schema_metadata({METADATA_KEY: outcome.encode(f"patch table of {outcome.slide_id}")})
 
 
 def write_patch_table(table: pa.Table, path: Path | str) -> None:
@@ -163,9 +172,3 @@ def _reasons(
     for index in range(len(REASONS) - 1, 0, -1):
         reason[applies[REASONS[index]]] = index
     return reason
-
-
-def _metadata(record: Manifest | Quarantined, grid: Grid, grid_name: str) -> bytes:
-    known = ("status", "slide_id", "sha256", "width", "height", "mpp", "reason", "detail")
-    content = {key: value for key, value in record.dump().items() if key in known}
-    return json.dumps(content | {"grid": grid.dump(), "grid_name": grid_name}, sort_keys=True).encode()

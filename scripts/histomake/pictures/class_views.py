@@ -30,7 +30,7 @@ def confidence(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray
     scores = findings.scores
     two = scores.shape[1] == 2
     value = scores[:, 1] if two else scores.max(axis=1, initial=0)
-    called = f"Score of {findings.classes[1]}, threshold {findings.model['threshold']:.2f}"
+    called = f"Score of {findings.classes[1]}, threshold {findings.model.threshold:.2f}"
     entropy = -(scores * np.log(np.clip(scores, 1e-9, 1))).sum(axis=1) / np.log(scores.shape[1])
     return [
         panel.valued_patches(findings, thumb, value, called if two else "Largest score", ("0", "1")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from histomake.base.files import atomic_file
+from histomake.base.records.patch_table import PatchTableRecord
+from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Grid
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import KEPT
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ KEPT_COLOUR, EXCLUDED_COLOUR = "#0072b2", "#b44a00"
 
 
 def contact_sheet(
-    reader: SlideReader, table: pa.Table, metadata: dict[str, Any], path: Path | str, *, patches: int, seed: int
+    reader: SlideReader, table: pa.Table, record: PatchTableRecord, path: Path | str, *, patches: int, seed: int
 ) -> None:
     """Draw up to ``patches`` random kept patches and as many excluded ones of a slide as a PNG.
 
@@ -39,23 +42,23 @@ def contact_sheet(
     Args:
         reader: The slide.
         table: The patch table, as returned by `histomake.patch.table.read_table`.
-        metadata: The metadata of the patch table.
+        record: The record of the patch table.
         path: The PNG.
         patches: Number of kept and of excluded patches.
         seed: Seed of the random choice, combined with the slide id.
     """
-    rng = np.random.default_rng([seed, zlib.crc32(metadata["slide_id"].encode())])
+    rng = np.random.default_rng([seed, zlib.crc32(record.slide_id.encode())])
     reasons = np.asarray(table["excluded"].cast(pa.string()).to_pylist(), dtype=object)
     chosen = [*_draw(np.flatnonzero(reasons == KEPT), patches, rng), *_draw_evenly(reasons, patches, rng)]
     rows = max(1, -(-len(chosen) // COLUMNS))
     figure = Figure(figsize=(COLUMNS * 1.3, rows * 1.55 + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_title(table, metadata), fontsize=9)
+    figure.suptitle(_title(table, record), fontsize=9)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
     x, y, tissue = (table[name].to_pylist() for name in ("x", "y", "tissue"))
-    grid = Grid.model_validate(metadata["grid"])
+    grid = SlideGrid.of_table(record).grid
     for axis, row in zip(axes, chosen, strict=False):
         axis.imshow(_thumbnail(reader, Level0Pixels(x[row]), Level0Pixels(y[row]), grid))
         colour = EXCLUDED_COLOUR if reasons[row] else KEPT_COLOUR
@@ -66,11 +69,11 @@ def contact_sheet(
         figure.savefig(aside, format="png", dpi=DPI)
 
 
-def no_contact_sheet(outcome: dict[str, Any], path: Path | str) -> None:
+def no_contact_sheet(outcome: Quarantined, path: Path | str) -> None:
     """Write an image with the reason why a quarantined slide has no patches, in place of its contact sheet."""
     figure = Figure(figsize=(COLUMNS * 1.3, 1.2))
     FigureCanvasAgg(figure)
-    text = f"{outcome['slide_id']} is in quarantine ({outcome['reason']}): {outcome['detail']}"
+    text = f"{outcome.slide_id} is in quarantine ({outcome.reason}): {outcome.detail}"
     figure.text(0.02, 0.5, text, fontsize=9, color=EXCLUDED_COLOUR, va="center", wrap=True, parse_math=False)
     with atomic_file(path) as aside:
         figure.savefig(aside, format="png", dpi=DPI)
@@ -95,9 +98,9 @@ def _draw_evenly(reasons: NDArray[np.object_], count: int, rng: np.random.Genera
     return [int(row) for reason, rows in by_reason.items() for row in rows[: quota[reason]]]
 
 
-def _title(table: pa.Table, metadata: dict[str, Any]) -> str:
+def _title(table: pa.Table, record: PatchTableRecord) -> str:
     counts = pc.value_counts(table["excluded"].cast(pa.string())).to_pylist()
     listed = ", ".join(f"{c['values'] or 'kept'} {c['counts']:,}" for c in sorted(counts, key=lambda c: -c["counts"]))
-    grid = Grid.model_validate(metadata["grid"])
+    grid = SlideGrid.of_table(record).grid
     size = f"patches of {grid.size * grid.mpp:g} µm"
-    return f"{metadata['slide_id']}, grid {metadata['grid_name']}, {size}: {listed or 'no patches'}"
+    return f"{record.slide_id}, grid {record.grid_name}, {size}: {listed or 'no patches'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,8 @@ import zarr
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
 from histomake.base.kinds import BACKGROUND, Kind
+from histomake.base.records.model_card import ModelCard
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.patch.grid import SlideGrid
 from histomake.pictures import canvas
 
@@ -28,16 +30,16 @@ class SlideFindings:
 
     Attributes:
         reader: The slide.
-        meta: Metadata of the slide's patch table.
-        model: Description of the model (model.json).
+        table: Record of the slide's patch table.
+        model: Card of the model.
         predictions: Predictions as returned by predict_slide or segment_slide.
         annotation: Annotation of the slide.
         label_store: OME-Zarr labels of a segmentation.
     """
 
     reader: SlideReader
-    meta: dict[str, Any]
-    model: dict[str, Any]
+    table: PatchTableRecord
+    model: ModelCard
     predictions: pa.Table
     annotation: Annotation
     label_store: Path | None = None
@@ -45,12 +47,12 @@ class SlideFindings:
     @property
     def classes(self) -> list[str]:
         """The model's outputs, in order."""
-        return self.model["class_names"]
+        return self.model.class_names
 
     @property
     def kind(self) -> Kind:
         """Kind of the model's task."""
-        return Kind(self.model["kind"])
+        return self.model.kind
 
     @property
     def colours(self) -> dict[str, canvas.Colour]:
@@ -73,7 +75,7 @@ class SlideFindings:
     @property
     def slide_grid(self) -> SlideGrid:
         """The grid of the predicted patches."""
-        return SlideGrid.of_table(self.meta)
+        return SlideGrid.of_table(self.table)
 
     def columns(self, prefix: str) -> NDArray[np.float64]:
         """Return the ``prefix``_<output> columns as (n, outputs); NaN where a value is missing."""
@@ -102,7 +104,7 @@ class SlideFindings:
     def predicted_labels(self, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
         """Resample a segmentation to a thumbnail: 0 background or not predicted, i + 1 the target's i-th class."""
         if self.label_store is None:
-            raise ValueError(f"{self.meta['slide_id']}: a {self.kind} task has no labels of pixels")
+            raise ValueError(f"{self.table.slide_id}: a {self.kind} task has no labels of pixels")
         return labels_on(thumb, self.label_store, self.slide_grid.scale)
 
 

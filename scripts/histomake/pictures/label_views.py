@@ -18,9 +18,8 @@ def prediction(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray
     """Draw, for each class, the patches predicted to have it."""
     colours = findings.colours
     panels = []
-    for name, called, threshold in zip(
-        findings.classes, has(findings, "predicted").T, findings.model["threshold"], strict=True
-    ):
+    thresholds = np.broadcast_to(findings.model.threshold, len(findings.classes))
+    for name, called, threshold in zip(findings.classes, has(findings, "predicted").T, thresholds, strict=True):
         names = np.array([name if has_class else None for has_class in called], object)
         painted = panel.named_patches(findings, thumb, names, colours)
         legend = {f"{name} ({called.sum():,} of {len(called):,} patches)": colours[name]}

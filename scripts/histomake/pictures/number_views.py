@@ -35,7 +35,7 @@ def truth(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray[np.u
 
 def _outputs(findings: SlideFindings) -> list[str]:
     """Return the names of the model's outputs for titles."""
-    shares = bool(findings.model["target"]["classes"])
+    shares = bool(findings.model.target_classes)
     return [f"share of {name}" if shares else name for name in findings.classes]
 
 
@@ -46,7 +46,7 @@ def _true_title(what: str, target: NDArray[np.float64]) -> str:
 
 def value_range(findings: SlideFindings, output: int) -> tuple[float, float]:
     """Return the ends of the colour scale: 0 and 1 for area shares, else the range of values on the slide."""
-    if findings.model["target"]["classes"]:
+    if findings.model.target_classes:
         return 0.0, 1.0
     both = np.concatenate([findings.scores[:, output], findings.columns("target")[:, output]])
     both = both[~np.isnan(both)]

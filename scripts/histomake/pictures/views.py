@@ -42,10 +42,10 @@ def draw_quarantine(entry: Quarantined, out: dict[str, Path]) -> None:
 
 
 def _heading(findings: SlideFindings, thumb: canvas.Thumbnail) -> str:
-    grid = findings.meta["grid"]
-    stride = grid.get("stride") or grid["size"]
-    every = f"every {stride * grid['mpp']:g} µm " if stride < grid["size"] else ""
+    grid = findings.slide_grid.grid
+    stride = grid.stride or grid.size
+    every = f"every {stride * grid.mpp:g} µm " if stride < grid.size else ""
     return (
-        f"{findings.meta['slide_id']} at {thumb.mpp:.3g} µm/px; patches of {grid['size'] * grid['mpp']:g} µm {every}"
-        f"read at {grid['mpp']:g} µm/px"
+        f"{findings.table.slide_id} at {thumb.mpp:.3g} µm/px; patches of {grid.size * grid.mpp:g} µm {every}"
+        f"read at {grid.mpp:g} µm/px"
     )

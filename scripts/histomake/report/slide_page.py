@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import TissueRecord
@@ -36,7 +37,7 @@ class SlideTask:
 
     name: str
     fold: int
-    model: Mapping[str, Any]
+    model: ModelCard
     aggregate: str
     predictions: Path
     views: Mapping[str, Path]
@@ -45,7 +46,7 @@ class SlideTask:
     @property
     def classes(self) -> list[str]:
         """The model's outputs, in order."""
-        return self.model["class_names"]
+        return self.model.class_names
 
 
 class SlideRecords(NamedTuple):
@@ -118,4 +119,4 @@ def _result(task: SlideTask, table: pa.Table) -> Html:
     """Table of the result: per class, output or area, depending on the kind of task."""
     if not table.num_rows:
         return page.tag("p", "This slide has no predicted patch.", class_="warn")
-    return page.table(*EXPLAINED[task.model["kind"]].slide_table(table, task.classes, task.aggregate))
+    return page.table(*EXPLAINED[task.model.kind].slide_table(table, task.classes, task.aggregate))

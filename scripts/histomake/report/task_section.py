@@ -13,6 +13,7 @@ import pyarrow.parquet
 
 from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.base.records.model_card import ModelCard
 from histomake.config import Task
 from histomake.pictures import canvas
 from histomake.report import page
@@ -170,8 +171,8 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
             pairs = [(s, v) for s, v in zip(history["step"], history.get(column, []), strict=False) if v is not None]
             if pairs:
                 axis.plot(*zip(*pairs, strict=True), style, color=colour, lw=1.5, label=f"fold {fold}, {column}")
-        model = read_json(layout.description(name, fold))
-        chosen.append([fold, *(model.get(key) for key in columns.values())])
+        card = ModelCard.read(layout.description(name, fold))
+        chosen.append([fold, *(getattr(card, key) for key in columns.values())])
     axis.set(xlabel="step", ylabel="loss")
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=8)

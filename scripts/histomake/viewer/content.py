@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from histomake.base.files import existing, read_json
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
-from histomake.base.records.record import Quarantined
+from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import Quarantined, usable
 from histomake.base.records.tissue import TissueRecord
-from histomake.model.description import read_description
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures.kinds import PICTURED
@@ -105,10 +105,10 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
     offset, own = slide_grid.middle
     scores = np.stack([table[f"score_{name}"].to_numpy() for name in classes])
     said = [set((names or "").split(JOINER)) for names in table["predicted"].cast(pa.string()).to_pylist()]
-    model = model_of(layout, task, fold)
+    card = card_of(layout, task, fold)
     return {
-        "overlays": PICTURED[model["kind"]].overlays(classes),
-        "range": _score_range(model, scores),
+        "overlays": PICTURED[card.kind].overlays(classes),
+        "range": _score_range(card, scores),
         "called": _base64(np.array([[name in names for names in said] for name in classes]), "u1"),
         "classes": classes,
         "span": slide_grid.span,
@@ -121,9 +121,9 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
     }
 
 
-def _score_range(model: dict[str, Any], scores: np.ndarray) -> list[float]:
+def _score_range(card: ModelCard, scores: np.ndarray) -> list[float]:
     """Ends of the colour scale: 0 and 1 for probabilities and area shares, otherwise the minimum and maximum."""
-    numbers = LEARNED[model["kind"]].numbers and not model["target"]["classes"]
+    numbers = LEARNED[card.kind].numbers and not card.target_classes
     return [float(scores.min()), float(scores.max())] if numbers and scores.size else [0.0, 1.0]
 
 
@@ -141,21 +141,21 @@ def prediction_path(layout: Layout, slide: str, task: str, fold: int) -> Path:
 
 def grid_of(layout: Layout, task: str, fold: int) -> str:
     """The grid a model works on."""
-    return model_of(layout, task, fold)["grid"]["name"]
+    return card_of(layout, task, fold).grid.name
 
 
-def model_of(layout: Layout, task: str, fold: int) -> dict[str, Any]:
-    """A model's description."""
-    return read_description(layout.description(task, fold))
+def card_of(layout: Layout, task: str, fold: int) -> ModelCard:
+    """A model's card."""
+    return ModelCard.read(layout.description(task, fold))
 
 
 def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> dict[str, Any]:
     """The row of a patch in its table, its prediction, and the origin of both."""
     path = prediction_path(layout, slide, task, fold)
     grid = grid_of(layout, task, fold)
-    table, meta = read_table(layout.table(grid, slide))
+    table, record = read_table(layout.table(grid, slide))
     lineage = {
-        "slide sha256": meta["sha256"],
+        "slide sha256": usable(record).sha256,
         "grid": grid,
         "patch table sha256": _made(layout.table(grid, slide)),
         "weights sha256": _made(layout.model(task, fold) / "model.safetensors"),

@@ -11,13 +11,14 @@ import numpy as np
 import zarr
 from PIL import Image
 
-from histomake.base.files import existing, read_json, store_of
+from histomake.base.files import existing, store_of
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard
 from histomake.base.units import rescale
-from histomake.model.description import read_description
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
@@ -82,9 +83,9 @@ def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
     store = store_of(layout.segmentation(task, fold, slide))
     if not store.is_dir():
         raise KeyError(f"{task} fold {fold} has no segmentation of {slide}")
-    model = read_json(layout.description(task, fold))
-    slide_grid = SlideGrid.of_table(read_table(layout.table(model["grid"]["name"], slide))[1])
-    return Mask(label_levels(store), slide_grid.scale, [c for c in model["class_names"] if c != BACKGROUND])
+    card = ModelCard.read(layout.description(task, fold))
+    slide_grid = SlideGrid.of_table(read_table(layout.table(card.grid.name, slide))[1])
+    return Mask(label_levels(store), slide_grid.scale, [c for c in card.class_names if c != BACKGROUND])
 
 
 def annotation_of(layout: Layout, slide: str) -> AnnotationRecord | None:
@@ -101,7 +102,7 @@ def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
     model = files.description(level)
     if not (store / array).is_dir() or not model.is_file():
         raise KeyError(f"cascade {cascade} has no {array} of {slide}")
-    pixel = rescale(1, read_json(model)["mpp"], Manifest.read_usable(layout.manifest(slide)).mpp)
+    pixel = rescale(1, CascadeCard.read(model).mpp, Manifest.read_usable(layout.manifest(slide)).mpp)
     return Mask([zarr.open_array(store / array, mode="r")], pixel, CASCADE_CLASSES[content])
 
 
@@ -139,9 +140,9 @@ def class_order(layout: Layout, slide: str) -> list[str]:
     names: dict[str, None] = {}
     for path in existing(layout.prediction("*", "*", slide), under=layout.results):
         fold = int(path.parent.name.removeprefix("fold"))
-        model = read_description(layout.description(path.parent.parent.name, fold))
-        if not LEARNED[model["kind"]].numbers:
-            names |= dict.fromkeys(name for name in model["class_names"] if name != BACKGROUND)
+        card = ModelCard.read(layout.description(path.parent.parent.name, fold))
+        if not LEARNED[card.kind].numbers:
+            names |= dict.fromkeys(name for name in card.class_names if name != BACKGROUND)
     if (annotation := annotation_of(layout, slide)) is not None:
         names |= dict.fromkeys(annotation.class_names)
     if _cascade_arrays(layout, slide):

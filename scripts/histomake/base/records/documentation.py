@@ -14,9 +14,13 @@ from typing import Any
 import msgspec.inspect
 
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Part, Quarantined, StageRecord, Versioned
+from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
 
 PLACES: dict[type[Versioned], str] = {
@@ -24,6 +28,10 @@ PLACES: dict[type[Versioned], str] = {
     AnnotationRecord: "`annotations/{slide}.json`",
     TissueRecord: "`tissue/{slide}.json`",
     QualityRecord: "`quality/{slide}.json`",
+    PatchTableRecord: "in the Parquet metadata of `patches/{grid}/{slide}.parquet`, key `histomake`",
+    ModelCard: "`models/{task}/fold{k}/model.json`",
+    CascadeCard: "`radhical/{cascade}/level{n}/model.json`",
+    StainRecord: "`models/{task}/fold{k}/training/stains.json`",
     Quarantined: "`quarantine.json` (a list), and in place of the record of a stage",
 }
 """Every record, and where it lies under the results folder."""

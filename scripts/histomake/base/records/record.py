@@ -6,6 +6,7 @@ memory a record always has the newest format: reading upgrades older ones.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +75,10 @@ class Versioned(Part, frozen=True, kw_only=True):
     def dump(self) -> Json:
         """The content of the file as plain values."""
         return {"format": self.newest(), **msgspec.to_builtins(self)}
+
+    def encode(self, path: Path | str) -> bytes:
+        """The record as JSON text, for a file that holds more than it. Raises as `write` does, naming ``path``."""
+        return json.dumps(_checked(self, path), sort_keys=True).encode()
 
     def write(self, path: Path | str) -> None:
         """Write the record atomically, as UTF-8 with sorted keys.
@@ -174,10 +179,14 @@ class StageRecord(Versioned, frozen=True, kw_only=True, tag_field="status", tag=
     @classmethod
     def read_usable(cls, path: Path | str) -> Self:
         """Read the record of a slide that must be usable; raises SlideError where it is in quarantine."""
-        record = cls.read(path)
-        if isinstance(record, Quarantined):
-            raise record.error()
-        return record
+        return usable(cls.read(path))
+
+
+def usable[R: StageRecord](record: R | Quarantined) -> R:
+    """The record itself; raises SlideError where the slide is in quarantine."""
+    if isinstance(record, Quarantined):
+        raise record.error()
+    return record
 
 
 def quarantined(*records: StageRecord | Quarantined) -> Quarantined | None:

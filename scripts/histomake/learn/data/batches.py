@@ -17,6 +17,7 @@ from histomake.learn.data.reading import MaskReader, PatchReader
 from histomake.learn.data.source import NEW, BatchSource, Room, needed
 from histomake.patch import augment
 from histomake.patch.augment import Parameters
+from histomake.patch.grid import SlideGrid
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import Sampler
 from histomake.patch.table import read_table
@@ -172,8 +173,8 @@ class RandomPlaces:
 
     def _lattice(self, slide: int) -> tuple[TissueLattice, float]:
         if slide not in self._lattices:
-            table, meta = read_table(self.patches.entries[slide].table)
-            self._lattices[slide] = TissueLattice(table), float(meta["grid"]["min_tissue"])
+            table, record = read_table(self.patches.entries[slide].table)
+            self._lattices[slide] = TissueLattice(table), SlideGrid.of_table(record).grid.min_tissue
         return self._lattices[slide]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from histomake.base.records.model_card import Normalisation
 
 
 def to_unit(images: Tensor, device: torch.device) -> Tensor:
@@ -14,10 +15,10 @@ def to_unit(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
 
 
-def standardise(images: Tensor, normalisation: Mapping[str, Sequence[float]]) -> Tensor:
+def standardise(images: Tensor, normalisation: Normalisation) -> Tensor:
     """Subtract the mean and divide by the standard deviation of each channel of float (n, 3 · views, h, w)."""
     views = images.shape[1] // 3
-    mean, std = (_channel_values(tuple(normalisation[key]) * views, images.device) for key in ("mean", "std"))
+    mean, std = (_channel_values(part * views, images.device) for part in (normalisation.mean, normalisation.std))
     return (images - mean) / std
 
 

@@ -16,8 +16,11 @@ from histomake.base.errors import HistomakeError
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.base.layout import Layout
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.patch_table import PatchTableRecord
+from histomake.base.records.record import Quarantined
 from histomake.base.units import Mpp, PatchPixels
-from histomake.config import Grid, Target
+from histomake.config import Target
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.target.kinds import LEARNED, patch_targets
 from histomake.target.targets import UNLABELLED
@@ -106,11 +109,11 @@ def index_patches(entries: Sequence[SlideEntry], *, kind: Kind, target: Target) 
     parts: list[tuple[np.ndarray, ...]] = []
     grids: set[tuple[PatchPixels, Mpp, PatchPixels]] = set()
     for position, entry in enumerate(entries):
-        table, meta = usable_patches(entry)
+        table, record = usable_patches(entry)
         if not table.num_rows:
             log.warning("slide %s has no usable patch", entry.slide_id)
             continue
-        grid = Grid.model_validate(meta["grid"])
+        grid = SlideGrid.of_table(record).grid
         grids.add((grid.size, grid.mpp, grid.stride or grid.size))
         places = [table[name].to_numpy() for name in ("patch_id", "x", "y", "tissue")]
         targets = patch_targets(
@@ -126,10 +129,10 @@ def index_patches(entries: Sequence[SlideEntry], *, kind: Kind, target: Target) 
     return PatchIndex(tuple(entries), slide, patch_id, x, y, tissue, target_of, size, mpp, stride)
 
 
-def usable_patches(entry: SlideEntry) -> tuple[pa.Table, dict[str, Any]]:
-    """The slide's patches that are not excluded (none for a quarantined slide), and the table's metadata."""
-    table, meta = read_table(entry.table)
-    return table.filter(pc.equal(table["excluded"].cast("string"), "")), meta
+def usable_patches(entry: SlideEntry) -> tuple[pa.Table, PatchTableRecord | Quarantined]:
+    """The slide's patches that are not excluded (none for a quarantined slide), and the table's record."""
+    table, record = read_table(entry.table)
+    return table.filter(pc.equal(table["excluded"].cast("string"), "")), record
 
 
 def annotated_shares(patches: PatchIndex, class_name: str) -> np.ndarray:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histomake.base.errors import HistomakeError, SlideError
-from histomake.base.files import read_json, write_json
+from histomake.base.records.stains import StainRecord
 from histomake.base.units import Mpp, rescale
-from histomake.config import Grid
 from histomake.learn.data.patch_index import SlideEntry, usable_patches
+from histomake.patch.grid import SlideGrid
 from histomake.patch.stain import Colours, Method, StainNormaliser, choose_reference, learn_colours
 from histomake.slide.reader import open_slide
 
@@ -34,11 +34,11 @@ COLOURS = "stains.json"
 
 def tissue_pixels(entry: SlideEntry) -> NDArray[np.uint8]:
     """Pixels (n, 3) of up to STAIN_PATCHES usable patches of a slide, at STAIN_MPP or the grid's coarser mpp."""
-    table, meta = usable_patches(entry)
+    table, record = usable_patches(entry)
     if not table.num_rows:
         return np.zeros((0, 3), np.uint8)
     rows = np.unique(np.linspace(0, table.num_rows - 1, STAIN_PATCHES).astype(int))
-    grid = Grid.model_validate(meta["grid"])
+    grid = SlideGrid.of_table(record).grid
     mpp = max(STAIN_MPP, grid.mpp)
     edge = max(1, round(rescale(grid.size, grid.mpp, mpp)))
     places = zip(table["x"].to_numpy()[rows].tolist(), table["y"].to_numpy()[rows].tolist(), strict=True)
@@ -68,8 +68,8 @@ def fit_normaliser(
     Colours are cached in the folder ``memory``. Raises HistomakeError if no slide has colours or one cannot be read.
     """
     kept = memory / COLOURS
-    known = read_json(kept) if kept.is_file() else {}
-    slides: dict[str, Colours | None] = known["slides"] if known.get("method") == method else {}
+    known = StainRecord.read(kept) if kept.is_file() else None
+    slides: dict[str, Colours | None] = known.slides if known is not None and known.method == method else {}
     unknown = [entry for entry in entries if entry.slide_id not in slides]
     with ThreadPoolExecutor(max(1, threads)) as pool:
         try:
@@ -77,9 +77,8 @@ def fit_normaliser(
         except (SlideError, OSError) as error:
             raise HistomakeError(f"stain normalisation: the colours of a slide cannot be estimated: {error}") from error
     chosen = choose_reference(method, {entry.slide_id: slides[entry.slide_id] for entry in reference_from})
-    reference = None if chosen is None else slides[chosen]
-    if reference is None:
+    if chosen is None or (reference := slides[chosen]) is None:
         raise HistomakeError("stain normalisation: no training slide has enough stained tissue to be the reference")
     log.info("stain normalisation (%s): the reference is slide %s", method, chosen)
-    write_json(kept, {"method": method, "reference": chosen, "slides": slides})
+    StainRecord(method=method, reference=chosen, slides=slides).write(kept)
     return StainNormaliser(method, reference=reference, slides=slides)

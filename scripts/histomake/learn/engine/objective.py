@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from histomake.base.records.record import Record
 from histomake.learn.engine.checkpoint import State
 
 type Json = str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None
@@ -128,7 +129,7 @@ class Objective[B](ABC):
         """A function that says what was in the batch, called if its loss is not finite. It holds no large tensor."""
 
     @abstractmethod
-    def describe(self, result: Result) -> Mapping[str, Json]:
+    def describe(self, result: Result) -> Record:
         """The content of model.json: all that is needed to use the weights, and how they were made."""
 
     def begin(self, step: int) -> None:

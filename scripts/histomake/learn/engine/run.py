@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from histomake.base.files import atomic_file, write_json
+from histomake.base.files import atomic_file
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.learn.engine import distributed
 from histomake.learn.engine.checkpoint import remove_state
@@ -50,7 +50,7 @@ def export[B](objective: Objective[B], result: Result, *, state: Path, output: P
     write_history(output / HISTORY, result.history)
     with atomic_file(output / WEIGHTS) as aside:
         save_file(_named(result), aside)
-    write_json(output / DESCRIPTION, objective.describe(result))
+    objective.describe(result).write(output / DESCRIPTION)
     remove_state(state)
 
 

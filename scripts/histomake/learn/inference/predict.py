@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.records.model_card import ModelCard
 from histomake.config import Model, Target, Task
 from histomake.learn.data.batches import FixedBatches
 from histomake.learn.data.images import standardise, to_unit
@@ -26,7 +27,6 @@ from histomake.learn.data.stains import learn_slide
 from histomake.learn.engine.runtime import Runtime, advise_on_memory, choose_runtime
 from histomake.learn.kinds import TRAINED
 from histomake.model import build, transfer
-from histomake.model.description import read_description
 from histomake.patch.stain import StainNormaliser
 from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER, UNLABELLED, is_known
@@ -40,29 +40,29 @@ class Predictor:
     """A trained network with everything needed to predict patches of its grid."""
 
     network: nn.Module
-    description: dict[str, Any]
+    card: ModelCard
     runtime: Runtime
     stain: StainNormaliser | None = None
 
     @property
     def class_names(self) -> list[str]:
         """Names of the outputs, in order."""
-        return self.description["class_names"]
+        return self.card.class_names
 
     @functools.cached_property
     def task(self) -> Task:
         """The part of the task that labels and patches depend on."""
         return Task(
-            kind=self.description["kind"],
-            grid=self.description["grid"]["name"],
-            target=Target(**self.description["target"]),
+            kind=self.card.kind,
+            grid=self.card.grid.name,
+            target=Target(**self.card.target),
             # Settings that affect only training are left out: an older model may have settings that are refused today.
-            model=Model(**{**self.description["architecture"], "pretrained": False, "dropout": 0.0}),
+            model=Model(**{**self.card.architecture, "pretrained": False, "dropout": 0.0}),
         )
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (n, h, w, 3 · views) → the network's float input (n, 3 · views, h, w) on its device."""
-        return standardise(to_unit(images, self.runtime.device), self.description["normalisation"])
+        return standardise(to_unit(images, self.runtime.device), self.card.normalisation)
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor, *, flips: bool = False) -> Tensor:
@@ -104,7 +104,7 @@ class Predictor:
         decide = LEARNED[self.task.kind].decide
         if decide is None:
             raise HistomakeError(f"a model of kind {self.task.kind} predicts numbers and has no class decision")
-        return decide(scores, self.description["threshold"])
+        return decide(scores, self.card.threshold)
 
 
 def _turned(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
@@ -118,17 +118,16 @@ def _turned_back(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
 
 def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") -> Predictor:
     """Load model.safetensors and model.json, in eval mode. Raises HistomakeError for any other kind of file."""
-    description = read_description(model_dir / DESCRIPTION)
+    card = ModelCard.read(model_dir / DESCRIPTION)
     path = model_dir / WEIGHTS
-    architecture = Model(**{**description["architecture"], "pretrained": False})
-    outputs, size = len(description["class_names"]), int(description["grid"]["size"])
-    network = build.build_model(architecture, kind=description["kind"], outputs=outputs, size=size)
+    architecture = Model(**{**card.architecture, "pretrained": False})
+    network = build.build_model(architecture, kind=card.kind, outputs=len(card.class_names), size=card.grid.size)
     transfer.load_weights(network, transfer.read_weights(path), origin=path)
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
-    reference, method = description["stain"], architecture.stain
-    stain = StainNormaliser(method, reference=reference) if reference and method != "none" else None
-    return Predictor(network, description, runtime, stain)
+    method = architecture.stain
+    stain = StainNormaliser(method, reference=card.stain) if card.stain and method != "none" else None
+    return Predictor(network, card, runtime, stain)
 
 
 def predict_slide(
@@ -167,11 +166,11 @@ def slide_patches(predictor: Predictor, entry: SlideEntry) -> PatchIndex | None:
     if not table.num_rows:
         return None
     patches = index_patches([entry], kind=predictor.task.kind, target=predictor.task.target)
-    grid = predictor.description["grid"]
-    if (patches.size, patches.mpp) != (grid["size"], grid["mpp"]):
+    grid = predictor.card.grid
+    if (patches.size, patches.mpp) != (grid.size, grid.mpp):
         raise HistomakeError(
             f"slide {entry.slide_id}: {entry.table} has patches of {patches.size} px at {patches.mpp} µm/px, the model "
-            f"was trained on {grid['size']} px at {grid['mpp']}; tabulate the slide with grid {grid['name']}"
+            f"was trained on {grid.size} px at {grid.mpp}; tabulate the slide with grid {grid.name}"
         )
     return patches
 

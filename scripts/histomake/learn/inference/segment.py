@@ -109,7 +109,7 @@ def segment_slide(
     class_names = tuple(predictor.task.target.classes)
     if patches is None:
         with atomic_directory(labels) as aside:
-            _pyramid(aside, (1, 1), class_names, predictor.description["grid"]["mpp"])
+            _pyramid(aside, (1, 1), class_names, predictor.card.grid.mpp)
         write_geojson(Annotation(class_names, []), polygons)
         return prediction_schema(predictor).empty_table()
     metadata = stain_metadata(predictor, entry)

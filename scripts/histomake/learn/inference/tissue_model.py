@@ -33,17 +33,17 @@ def tissue_model(model_dir: Path, *, mpp: Mpp, threads: int) -> Callable[[NDArra
         ConfigError: the model has another kind, no such class, or was trained at another mpp.
     """
     predictor = load_model(model_dir, threads=threads)
-    described = predictor.description
-    if not LEARNED[described["kind"]].per_pixel or TISSUE not in predictor.class_names:
+    card = predictor.card
+    if not LEARNED[card.kind].per_pixel or TISSUE not in predictor.class_names:
         raise ConfigError(
-            f"tissue.model: {model_dir} is a {described['kind']} model of {', '.join(predictor.class_names)}; "
+            f"tissue.model: {model_dir} is a {card.kind} model of {', '.join(predictor.class_names)}; "
             f"a segmentation model with a class {TISSUE!r} is needed"
         )
     if predictor.stain is not None:
         raise ConfigError(
             f"tissue.model: {model_dir} uses stain normalisation, which needs the tissue mask; train without it"
         )
-    trained = described["grid"]["mpp"]
+    trained = card.grid.mpp
     if abs(trained / mpp - 1) > SAME_MPP:
         raise ConfigError(f"tissue.model: {model_dir} was trained at {trained} µm/px; set tissue.mpp to it, not {mpp}")
     return lambda image: find_tissue(predictor, image)
@@ -54,7 +54,7 @@ def find_tissue(predictor: Predictor, image: NDArray[np.uint8]) -> NDArray[np.bo
 
     Windows overlap by half and are blended, so that there are no seams between them.
     """
-    size = int(predictor.description["grid"]["size"])
+    size = predictor.card.grid.size
     height, width = image.shape[:2]
     step = size // 2
     rows, columns = (-(-max(length - size, 0) // step) * step + size for length in (height, width))

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json, sha256_file
+from histomake.base.files import sha256_file
 from histomake.base.layout import DESCRIPTION
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard, ModelGrid
 from histomake.config import Task
 from histomake.learn.data.batches import Batch, FixedBatches, TrainingBatches
 from histomake.learn.data.drawn_patches import DrawnPatches, join_parts
@@ -298,26 +299,27 @@ class PatchObjective(Objective[Batch]):
         if self.stain is not None:
             shutil.copyfile(self.state_folder / COLOURS, details / COLOURS)
 
-    def describe(self, result: Result) -> Mapping[str, Json]:
+    def describe(self, result: Result) -> ModelCard:
         """See Objective."""
         task, patches = self.task, self.patches
         finite = {name: value if np.isfinite(value) else None for name, value in result.figures.items()}
         entries = [*patches.entries, *self.held_out.entries]
-        return {
-            "architecture": task.model.dump(),
-            "kind": task.kind.value,
-            "class_names": self.outputs,
-            "target": task.target.dump(),
-            "grid": {"name": task.grid, "size": patches.size, "mpp": patches.mpp},
-            "normalisation": self.normalisation,
-            "stain": self.stain.reference if self.stain else None,
-            **result.kept,
-            "metrics": finite,
-            "step": result.step,
-            "seed": self.seed,
-            "made_with": made_with(entries, task.model.pretrained),
-            "parameters": sum(p.numel() for p in self.network.parameters()),
-        }
+        thresholds: dict[str, Any] = dict(result.kept)
+        return ModelCard(
+            kind=task.kind,
+            class_names=self.outputs,
+            architecture=task.model.dump(),
+            target=task.target.dump(),
+            grid=ModelGrid(name=task.grid, size=patches.size, mpp=patches.mpp),
+            normalisation=self.normalisation,
+            stain=self.stain.reference if self.stain else None,
+            **thresholds,
+            metrics=finite,
+            step=result.step,
+            seed=self.seed,
+            made_with=made_with(entries, task.model.pretrained),
+            parameters=sum(p.numel() for p in self.network.parameters()),
+        )
 
 
 def made_with(entries: Iterable[SlideEntry], pretrained: bool | str) -> list[str]:
@@ -326,5 +328,5 @@ def made_with(entries: Iterable[SlideEntry], pretrained: bool | str) -> list[str
     seen = {manifest.sha256[:KNOWN_DIGITS] for manifest in manifests if isinstance(manifest, Manifest)}
     earlier = weights_file(pretrained).with_name(DESCRIPTION) if isinstance(pretrained, str) else None
     if earlier and earlier.is_file():
-        seen.update(read_json(earlier).get("made_with", []))
+        seen.update(ModelCard.read(earlier).made_with)
     return sorted(seen)

@@ -1,0 +1,82 @@
+"""The model card: what is needed to use the weights of a model, and how they were trained."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from histomake.base.kinds import Kind
+from histomake.base.records.record import Count, Json, Part, PositiveMpp, Record, Size, Upgrade
+
+
+def make_multi_label_a_kind(content: Json) -> Json:
+    """A task with several labels has ``kind`` ``classification`` and ``target.multi_label`` true."""
+    if not isinstance(content.get("target"), dict):
+        return content
+    target = dict(content["target"])
+    several = target.pop("multi_label", False)
+    return content | {"target": target} | ({"kind": Kind.MULTI_LABEL.value} if several else {})
+
+
+class ModelGrid(Part, frozen=True, kw_only=True):
+    """The patches of a model."""
+
+    name: str
+    """Name of the grid in the configuration."""
+    size: Size
+    """Edge of a patch, in pixels at ``mpp``."""
+    mpp: PositiveMpp
+    """Resolution of the patches, in µm per pixel."""
+
+
+class Normalisation(Part, frozen=True, kw_only=True):
+    """Channel statistics of RGB in [0, 1]: the network's input is (pixels - mean) / std."""
+
+    mean: tuple[float, ...]
+    """Mean of R, G and B."""
+    std: tuple[float, ...]
+    """Standard deviation of R, G and B."""
+
+
+class ModelCard(Record, frozen=True, kw_only=True):
+    """A trained model. Its weights lie beside the card in ``model.safetensors``."""
+
+    NAME: ClassVar[str] = "model card"
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (make_multi_label_a_kind,)
+    REMEDY: ClassVar[str] = "Train the model again, or use a folder with a model that histomake wrote"
+
+    kind: Kind
+    """Kind of the task. Values are never renamed."""
+    class_names: list[str]
+    """Names of the network's outputs, in order."""
+    architecture: dict[str, Any]
+    """The task's section ``model`` of the configuration."""
+    target: dict[str, Any]
+    """The task's section ``target`` of the configuration: what the outputs were trained to predict."""
+    grid: ModelGrid
+    """The patches that the model takes."""
+    normalisation: Normalisation
+    """Normalisation of the network's input."""
+    stain: dict[str, Any] | None = None
+    """Stain colours that slides are normalised to, as in ``stains.json``; null without stain normalisation."""
+    threshold: float | list[float]
+    """Score from which a patch is of the second of two classes; with several labels, one value per output."""
+    slide_thresholds: dict[str, float | list[float]]
+    """The same for the score of a whole slide, by way of pooling patches; empty where no threshold applies."""
+    metrics: dict[str, float | None]
+    """Metrics on the validation patches at the chosen step; null where undefined."""
+    step: Count
+    """Training step at which the weights were taken."""
+    seed: int
+    """Seed of the training."""
+    made_with: list[str] = msgspec.field(default_factory=list)
+    """First 20 digits of the sha256 of all slides that shaped the weights, those of its pretraining included. None of \
+these slides may test the model."""
+    parameters: Count
+    """Number of weights."""
+
+    @property
+    def target_classes(self) -> list[str]:
+        """Annotation classes that the outputs describe; empty for a number of the slide sheet."""
+        return list(self.target.get("classes", ()))
