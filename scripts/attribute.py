@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.files import atomic_file, write_json
 from histomake.base.layout import Layout
+from histomake.base.records.cohort import CohortSlide
 from histomake.base.tables import write_table
 from histomake.explain.attribution import attribute
 from histomake.explain.attribution_page import panels
@@ -24,9 +25,9 @@ def main(snakemake):
             for entry, path in zip(params.slides, snakemake.input.predictions, strict=True)
         ]
         training = [
-            SlideEntry.at(layout, grid, entry["slide_id"], entry["patient_id"], entry["labels"])
-            for entry in read_json(snakemake.input.cohort)
-            if entry["role"] == "train"
+            SlideEntry.at(layout, grid, slide.slide_id, slide.patient_id, slide.labels)
+            for slide in CohortSlide.read_list(snakemake.input.cohort)
+            if slide.role == "train"
         ]
         found = attribute(
             predictor=predictor,

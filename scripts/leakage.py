@@ -4,8 +4,8 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job
 from histomake.base.file_cache import FileCache
-from histomake.base.files import write_json
 from histomake.base.layout import Layout
+from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import quarantined
@@ -24,8 +24,8 @@ def main(snakemake):
             seen = seen_before(roles, digests, ModelCard.read(path).made_with)
             found += [f"the model {path} was made with {slide}, which is to test it" for slide in seen]
         refuse_leaks(found, " ".join(snakemake.wildcards))
-        record = {"slides": sorted(digests), "models": list(snakemake.input.models), "leaks": found}
-        write_json(snakemake.output.record, record)
+        record = LeakageRecord(slides=sorted(digests), models=list(map(str, snakemake.input.models)), leaks=found)
+        record.write(snakemake.output.record)
 
 
 if __name__ == "__main__":

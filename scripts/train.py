@@ -3,17 +3,17 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.base.records.cohort import CohortSlide
 from histomake.config import parse_config
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.engine.checkpoint import digest
 from histomake.learn.train import train
 
 
-def checkpoints(snakemake, layout):
+def checkpoints(snakemake, layout, cohort):
     """Folder of the checkpoints: one per identity of the training, so that none resumes another one."""
-    identity = digest({**dict(snakemake.params.items()), "cohort": read_json(snakemake.input.cohort)})
+    identity = digest({**dict(snakemake.params.items()), "cohort": [slide.dump() for slide in cohort]})
     return layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16])
 
 
@@ -22,17 +22,18 @@ def main(snakemake):
     # params.cfg is what the model depends on. How the job is run is read here, so that it can change freely.
     task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
     slides = {"train": [], "val": []}
-    for entry in read_json(snakemake.input.cohort):
-        place = SlideEntry.at(layout, task.grid, entry["slide_id"], entry["patient_id"], entry["labels"])
-        slides[entry["role"]].append(place)
     with job(snakemake):
+        cohort = CohortSlide.read_list(snakemake.input.cohort)
+        for slide in cohort:
+            entry = SlideEntry.at(layout, task.grid, slide.slide_id, slide.patient_id, slide.labels)
+            slides[slide.role].append(entry)
         train(
             task,
             train=slides["train"],
             val=slides["val"],
             class_names=snakemake.params.classes,
             output=Path(snakemake.output.weights).parent,
-            state=checkpoints(snakemake, layout),
+            state=checkpoints(snakemake, layout, cohort),
             seed=snakemake.params.seed,
             threads=snakemake.threads,
         )

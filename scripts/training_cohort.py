@@ -1,9 +1,10 @@
 """Rule training_cohort: the slides of a fold's training and validation sets, with digests of their files."""
 
 from histomake.audit.sidecar import job
-from histomake.base.files import sha256_file, write_json
+from histomake.base.files import sha256_file
+from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.manifest import Manifest
-from histomake.base.records.record import quarantined
+from histomake.base.records.record import quarantined, write_list
 from histomake.cohort.leakage import Assignment, leaks, refuse_leaks
 
 
@@ -18,13 +19,11 @@ def main(snakemake):
         refuse_leaks(found, snakemake.wildcards.task)
         files = zip(given.manifests, given.tables, given.annotations, strict=True)
         digests = [[sha256_file(path) for path in of_slide] for of_slide in files]
-        write_json(
-            snakemake.output.cohort,
-            [
-                {"role": role, "slide_id": slide, "patient_id": patient, "labels": labels, "digests": of_slide}
-                for (role, (slide, patient, labels)), of_slide in zip(slides, digests, strict=True)
-            ],
-        )
+        cohort = [
+            CohortSlide(role=role, slide_id=slide, patient_id=patient, labels=labels, digests=of_slide)
+            for (role, (slide, patient, labels)), of_slide in zip(slides, digests, strict=True)
+        ]
+        write_list(snakemake.output.cohort, cohort)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import shapely
 import zarr
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
-from histomake.base.files import store_of, write_json
+from histomake.base.files import store_of
 from histomake.base.layout import Layout
 from histomake.base.records.annotation import LabelImageRecord
 from histomake.config import Convert, Grid
@@ -97,7 +97,7 @@ def write_tables(layout: Layout, sha256: str, positions: list[tuple[int, int]]) 
     path = layout.prediction("kind", 0, SLIDE)
     path.parent.mkdir(parents=True)
     pq.write_table(predictions, path)
-    write_json(f"{path}.meta.json", {"outputs": {str(path): "f" * 64}, "git": {"commit": "abc"}})
+    sample_records.sidecar(outputs={str(path): "f" * 64}).write(f"{path}.meta.json")
     sample_records.model_card().write(layout.model("kind", 0) / "model.json")
 
 

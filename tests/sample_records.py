@@ -9,11 +9,13 @@ from histomake.base.errors import Reason
 from histomake.base.kinds import Kind
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.cascade_card import CascadeCard, DrawnPoints
+from histomake.base.records.environment import GitState, Machine
 from histomake.base.records.manifest import Manifest, ManifestLevel
 from histomake.base.records.model_card import ModelCard, ModelGrid, Normalisation
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
+from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.tissue import TissueRecord
 from histomake.config import Grid
 from histomake.tissue.artefacts import ArtefactMap
@@ -129,6 +131,25 @@ def cascade_card(**values: Any) -> CascadeCard:
         "loss": 0.5,
     }
     return CascadeCard(**filled | values)
+
+
+def sidecar(**values: Any) -> Sidecar:
+    """The sidecar of a job without inputs and outputs."""
+    filled = {
+        "rule": "convert",
+        "wildcards": {},
+        "params": {},
+        "inputs": {},
+        "outputs": {},
+        "log": [],
+        "started": "2026-01-01T00:00:00.000+00:00",
+        "seconds": 1.0,
+        "threads": 1,
+        "packages": {},
+        "git": GitState(commit="abc", modified=False),
+        "machine": Machine(host="node", cpus=2, gpus=[], slurm_job=None),
+    }
+    return Sidecar(**filled | values)
 
 
 def lost(slide_id: str = SLIDE, **values: Any) -> Quarantined:

@@ -86,8 +86,8 @@ def chain(tmp_path):
 def test_the_chain_leads_from_a_result_to_the_slide(chain, tmp_path):
     slide, store, table = chain
     found = list(walk([table]))
-    assert [s["rule"] for s in found] == ["tabulate_patches", "convert"]
-    assert list(found[1]["inputs"]) == [str(slide)]
+    assert [s.rule for s in found] == ["tabulate_patches", "convert"]
+    assert list(found[1].inputs) == [str(slide)]
     write_lineage(found, tmp_path / "lineage.parquet")
     rows = pq.read_table(tmp_path / "lineage.parquet").to_pylist()
     assert [(r["output"], r["rule"], r["slide_id"]) for r in rows] == [
@@ -102,7 +102,7 @@ def test_a_store_is_digested_as_a_whole_and_known_as_an_input(tmp_path):
     make("score", table, [tmp_path / "s1.parquet", store / "zarr.json"], "table")
     (store / ".snakemake_timestamp").touch()
     scored, predicted = walk([table])
-    assert scored["inputs"][str(store)] == predicted["outputs"][str(store)] == sha256_tree(store)
+    assert scored.inputs[str(store)] == predicted.outputs[str(store)] == sha256_tree(store)
     assert altered([scored, predicted]) == []
     (store / "0" / "zarr.json").write_text("[]")
     assert altered([scored, predicted]) == [f"{store}: its bytes are not those that rule predict wrote"]
@@ -111,7 +111,7 @@ def test_a_store_is_digested_as_a_whole_and_known_as_an_input(tmp_path):
 def test_a_digest_that_is_known_is_not_computed_again(tmp_path):
     make_store("convert", tmp_path / "s1.json", tmp_path / "s1.zarr", known="of the manifest")
     (sidecar,) = walk([tmp_path / "s1.json"])
-    assert sidecar["outputs"][str(tmp_path / "s1.zarr")] == "of the manifest"
+    assert sidecar.outputs[str(tmp_path / "s1.zarr")] == "of the manifest"
 
 
 def test_another_slides_files_are_told_from_shared_ones(tmp_path):
@@ -138,7 +138,7 @@ def test_the_sidecars_of_a_results_folder_are_found_wherever_they_lie(tmp_path):
         make("any", tmp_path / place, [], "text")
     (tmp_path / "slides/s1.zarr").mkdir()
     (tmp_path / "slides/s1.zarr/other.meta.json").write_text("no sidecar")
-    found = [next(iter(sidecar["outputs"])) for sidecar in sidecars(Layout(tmp_path))]
+    found = [next(iter(sidecar.outputs)) for sidecar in sidecars(Layout(tmp_path))]
     assert found == [str(tmp_path / place) for place in ("models/t/fold0/model.json", "slides/s1.json")]
 
 

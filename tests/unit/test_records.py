@@ -14,7 +14,9 @@ from histomake.base.errors import Reason, SlideError
 from histomake.base.kinds import Kind
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.cascade_card import CascadeCard
+from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.documentation import PLACES, field_texts, page
+from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.patch_table import PatchTableRecord
@@ -29,6 +31,8 @@ from histomake.base.records.record import (
     quarantined,
     write_list,
 )
+from histomake.base.records.run import RunRecord
+from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
 from hypothesis import HealthCheck, given, settings
@@ -52,12 +56,20 @@ SAMPLES = {
     "multi_label_model_card": ModelCard,
     "cascade_card": CascadeCard,
     "stains": StainRecord,
+    "leakage": LeakageRecord,
+    "sidecar": Sidecar,
+    "sidecar_without_git": Sidecar,
+    "run": RunRecord,
 }
 """Files of histomake 0.1, and how each is read."""
+
+LISTS = {"quarantine": Quarantined, "cohort": CohortSlide}
+"""Lists that histomake 0.1 wrote."""
 
 UPGRADED = {
     "quarantined_patch_table": {"grid", "grid_name"},
     "model_card": {"target"},
+    "sidecar_without_git": {"git"},
     "multi_label_model_card": {"target", "kind"},
 }
 """Fields that an upgrade changes or drops."""
@@ -113,7 +125,7 @@ def test_files_of_format_0_are_upgraded(name, tmp_path):
 
 def test_every_record_has_a_sample_of_format_0():
     read = {type(SAMPLES[name].read(FORMAT_0 / f"{name}.json")) for name in SAMPLES}
-    assert read >= set(KINDS)
+    assert read | set(LISTS.values()) == set(KINDS)
 
 
 def test_formats_of_slides_and_annotations_have_a_name_of_their_own():
@@ -129,14 +141,13 @@ def test_a_model_of_several_labels_gets_their_kind():
     assert ModelCard.read(FORMAT_0 / "model_card.json").kind is Kind.CLASSIFICATION
 
 
-def test_a_quarantine_list_of_format_0_is_upgraded(tmp_path):
-    entries = Quarantined.read_list(FORMAT_0 / "quarantine.json")
-    assert [(entry.slide_id, entry.reason) for entry in entries] == [
-        ("P08-B", Reason.TRUNCATED),
-        ("P10-B", Reason.NO_MPP),
-    ]
-    write_list(tmp_path / "quarantine.json", entries)
-    assert Quarantined.read_list(tmp_path / "quarantine.json") == entries
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_format_0_are_upgraded(name, tmp_path):
+    entries = LISTS[name].read_list(FORMAT_0 / f"{name}.json")
+    write_list(tmp_path / "new.json", entries)
+    assert LISTS[name].read_list(tmp_path / "new.json") == entries
+    before, after = (json.loads(path.read_text()) for path in (FORMAT_0 / f"{name}.json", tmp_path / "new.json"))
+    assert after == [entry | {"format": 1} for entry in before]
 
 
 def test_a_stage_reads_as_its_record_or_as_a_quarantine_entry(tmp_path):

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
+from histomake.base.records.environment import GitState, Machine
 from histomake.version import __version__
 
 RECORDED_PACKAGES = (
@@ -45,8 +45,8 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def git_state(folder: Path = Path(__file__).parent) -> dict[str, Any]:
-    """Commit of the code, and whether tracked files differ from it; empty outside a git checkout."""
+def git_state(folder: Path = Path(__file__).parent) -> GitState | None:
+    """Commit of the code, and whether tracked files differ from it; None outside a git checkout."""
     git = ["git", "-C", str(folder)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=20)
@@ -58,8 +58,8 @@ def git_state(folder: Path = Path(__file__).parent) -> dict[str, Any]:
             timeout=20,
         )
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": commit.stdout.strip(), "modified": bool(changes.stdout.strip())}
+        return None
+    return GitState(commit=commit.stdout.strip(), modified=bool(changes.stdout.strip()))
 
 
 def slurm_job() -> str | None:
@@ -89,6 +89,6 @@ def gpu_names() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """Where a job ran."""
-    return {"host": socket.gethostname(), "cpus": os.cpu_count(), "gpus": gpu_names(), "slurm_job": slurm_job()}
+    return Machine(host=socket.gethostname(), cpus=os.cpu_count(), gpus=gpu_names(), slurm_job=slurm_job())

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
-from histomake.base.files import atomic_file, existing, read_json, sha256_tree
+from histomake.base.files import atomic_file, existing, sha256_tree
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.sidecar import Sidecar
 
 SCHEMA = pa.schema(
     [
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 
 def walk(
     roots: Iterable[Path | str], cache: FileCache | None = None, *, follow: Callable[[str], bool] = lambda _: True
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Sidecar]:
     """The sidecars of ``roots`` and of everything they were made from, each once, roots first.
 
     An output without a sidecar of its own is described by that of the first output of its job, which every rule that
@@ -49,12 +49,14 @@ def walk(
     level = list(dict.fromkeys(map(str, roots)))
     seen = set(level)
     while level:
-        found = [text for text in cache.read_texts(f"{path}{SIDECAR}" for path in level) if text is not None]
+        places = [f"{path}{SIDECAR}" for path in level]
         level = []
-        for text in found:
-            sidecar = msgspec.json.decode(text)
+        for place, text in zip(places, cache.read_texts(places), strict=True):
+            if text is None:
+                continue
+            sidecar = Sidecar.decode(text, place)
             yield sidecar
-            fresh = [path for path in sidecar["inputs"] if path not in seen and follow(path)]
+            fresh = [path for path in sidecar.inputs if path not in seen and follow(path)]
             seen.update(fresh)
             level += fresh
 
@@ -68,12 +70,12 @@ def is_note(path: Path, layout: Layout) -> bool:
     return not {*places, layout.fingerprints, layout.report}.isdisjoint((path, *path.parents))
 
 
-def sidecars(layout: Layout) -> Iterator[dict[str, Any]]:
+def sidecars(layout: Layout) -> Iterator[Sidecar]:
     """The sidecars of all jobs whose outputs lie in the results folder; stores and notes hold none."""
     for folder, subfolders, names in os.walk(layout.results):
         place = Path(folder)
         subfolders[:] = sorted(n for n in subfolders if not n.endswith(".zarr") and not is_note(place / n, layout))
-        yield from (read_json(place / name) for name in sorted(names) if name.endswith(SIDECAR))
+        yield from (Sidecar.read(place / name) for name in sorted(names) if name.endswith(SIDECAR))
 
 
 def of_other_slides(layout: Layout, slide: str) -> Callable[[str], bool]:
@@ -87,7 +89,7 @@ def of_other_slides(layout: Layout, slide: str) -> Callable[[str], bool]:
     return check
 
 
-def write_lineage(sidecars: Iterable[dict[str, Any]], path: Path | str, *, batch: int = 10_000) -> None:
+def write_lineage(sidecars: Iterable[Sidecar], path: Path | str, *, batch: int = 10_000) -> None:
     """Write one row per output: its digest, its job and its inputs. Memory use is bounded."""
     with atomic_file(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
         rows: list[dict[str, Any]] = []
@@ -99,20 +101,20 @@ def write_lineage(sidecars: Iterable[dict[str, Any]], path: Path | str, *, batch
         writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
-def _rows(sidecar: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(sidecar: Sidecar) -> list[dict[str, Any]]:
     shared = {
-        "rule": sidecar["rule"],
-        "slide_id": sidecar["wildcards"].get("slide"),
-        "inputs": sorted(sidecar["inputs"]),
-        "params": json.dumps(sidecar["params"], sort_keys=True),
-        "commit": sidecar["git"].get("commit"),
-        "host": sidecar["machine"]["host"],
-        "slurm_job": sidecar["machine"]["slurm_job"],
-        "started": sidecar["started"],
-        "seconds": sidecar["seconds"],
-        "log": next(iter(sidecar["log"]), None),
+        "rule": sidecar.rule,
+        "slide_id": sidecar.wildcards.get("slide"),
+        "inputs": sorted(sidecar.inputs),
+        "params": json.dumps(sidecar.params, sort_keys=True),
+        "commit": sidecar.git and sidecar.git.commit,
+        "host": sidecar.machine.host,
+        "slurm_job": sidecar.machine.slurm_job,
+        "started": sidecar.started,
+        "seconds": sidecar.seconds,
+        "log": next(iter(sidecar.log), None),
     }
-    return [{"output": path, "sha256": digest, **shared} for path, digest in sidecar["outputs"].items()]
+    return [{"output": path, "sha256": digest, **shared} for path, digest in sidecar.outputs.items()]
 
 
 def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tuple[Path, dict[str, Any]]:
@@ -123,53 +125,53 @@ def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tupl
     raise HistomakeError(f"no prediction of task {task} for patch {patch_id} of slide {slide} under {layout.results}")
 
 
-def describe(path: Path, row: dict[str, Any], chain: list[dict[str, Any]], *, slide: str) -> str:
+def describe(path: Path, row: dict[str, Any], chain: list[Sidecar], *, slide: str) -> str:
     """Describe the chain, prediction first: outputs, inputs, code, settings, machine and time of each job."""
     lines = [f"{path}: " + ", ".join(f"{key} {value}" for key, value in row.items())]
     for sidecar in chain:
         # A model's chain includes all slides it was trained on; only the steps of this slide are described.
-        if sidecar["wildcards"].get("slide", slide) != slide:
+        if sidecar.wildcards.get("slide", slide) != slide:
             continue
-        machine, git = sidecar["machine"], sidecar["git"]
-        lines += ["", f"{sidecar['rule']} {' '.join(f'{k}={v}' for k, v in sidecar['wildcards'].items())}".rstrip()]
-        lines += [f"  made      {output}  sha256 {digest}" for output, digest in sidecar["outputs"].items()]
-        lines += [f"  from      {source}" for source in list(sidecar["inputs"])[:6]]
-        if len(sidecar["inputs"]) > 6:
-            lines.append(f"  from      … {len(sidecar['inputs']) - 6} more files")
-        code = f"{git.get('commit', 'unknown')}{' (modified)' if git.get('modified') else ''}"
-        lines.append(f"  code      {code}, digest {sidecar['params'].get('code')}")
-        lines.append(f"  settings  {json.dumps(sidecar['params'].get('cfg'), sort_keys=True)}")
-        job_id = f", Slurm job {machine['slurm_job']}" if machine["slurm_job"] else ""
-        lines.append(f"  ran       {sidecar['started']} on {machine['host']}{job_id}, {sidecar['seconds']} s")
-        lines.append(f"  log       {next(iter(sidecar['log']), None)}")
+        machine, git = sidecar.machine, sidecar.git
+        lines += ["", f"{sidecar.rule} {' '.join(f'{k}={v}' for k, v in sidecar.wildcards.items())}".rstrip()]
+        lines += [f"  made      {output}  sha256 {digest}" for output, digest in sidecar.outputs.items()]
+        lines += [f"  from      {source}" for source in list(sidecar.inputs)[:6]]
+        if len(sidecar.inputs) > 6:
+            lines.append(f"  from      … {len(sidecar.inputs) - 6} more files")
+        code = f"{git.commit}{' (modified)' if git.modified else ''}" if git else "unknown"
+        lines.append(f"  code      {code}, digest {sidecar.params.get('code')}")
+        lines.append(f"  settings  {json.dumps(sidecar.params.get('cfg'), sort_keys=True)}")
+        job_id = f", Slurm job {machine.slurm_job}" if machine.slurm_job else ""
+        lines.append(f"  ran       {sidecar.started} on {machine.host}{job_id}, {sidecar.seconds} s")
+        lines.append(f"  log       {next(iter(sidecar.log), None)}")
         if _is_conversion(sidecar):
             lines.append(f"  slide     sha256 {_source_digest(sidecar)}")
     return "\n".join(lines)
 
 
-def _is_conversion(sidecar: dict[str, Any]) -> bool:
+def _is_conversion(sidecar: Sidecar) -> bool:
     """Whether a job converted a slide. Its rule has another name where the workflow is a module of another one."""
-    return {"slide", "mpp", "sha256"} <= set(sidecar["params"])
+    return {"slide", "mpp", "sha256"} <= set(sidecar.params)
 
 
-def _source_digest(sidecar: dict[str, Any]) -> str:
-    manifest = Manifest.read(next(iter(sidecar["outputs"])))
+def _source_digest(sidecar: Sidecar) -> str:
+    manifest = Manifest.read(next(iter(sidecar.outputs)))
     return manifest.sha256 if isinstance(manifest, Manifest) else "unknown: the slide is in quarantine"
 
 
-def altered(sidecars: Iterable[dict[str, Any]]) -> list[str]:
+def altered(sidecars: Iterable[Sidecar]) -> list[str]:
     """Every output whose bytes are no longer those its sidecar states, or that is gone.
 
     Slide stores are only looked for: `slide.verify` hashes them file by file.
     """
     problems = []
     for sidecar in sidecars:
-        manifest = next(iter(sidecar["outputs"]), None)
-        for path, digest in sidecar["outputs"].items():
+        manifest = next(iter(sidecar.outputs), None)
+        for path, digest in sidecar.outputs.items():
             if not Path(path).exists():
                 problems.append(f"{path}: missing")
             elif _is_conversion(sidecar) and path != manifest:
                 continue
             elif sha256_tree(path) != digest:
-                problems.append(f"{path}: its bytes are not those that rule {sidecar['rule']} wrote")
+                problems.append(f"{path}: its bytes are not those that rule {sidecar.rule} wrote")
     return problems

@@ -12,8 +12,8 @@ from rocrate.rocrate import ROCrate
 
 from histomake.audit.runs import RECORD
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.base.records.run import RunRecord
 
 
 def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
@@ -25,9 +25,9 @@ def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
     run = max(layout.runs.glob(f"*/{RECORD}"), default=None)
     if run is None or not layout.lineage.is_file():
         raise HistomakeError(f"{layout.results}: no finished run is recorded here; run the workflow first")
-    record = read_json(run)
+    record = RunRecord.read(run)
     crate = ROCrate()
-    crate.name = f"histomake run {record['finished']}"
+    crate.name = f"histomake run {record.finished}"
     crate.description = (
         "Provenance of a histomake run: every output, what it was made from, by which code and settings."
     )
@@ -37,7 +37,7 @@ def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
     for file in (layout.lineage, *sorted(layout.metrics("x").parent.glob("*.json"))):
         crate.add_file(file, str(file.relative_to(layout.results)))
     rows = pq.read_table(layout.lineage).to_pylist()
-    _add_actions(crate, rows, commit=record["git"].get("commit"))
+    _add_actions(crate, rows, commit=record.git.commit if record.git else None)
     crate.write(target)
     return target
 

@@ -19,7 +19,8 @@ from histomake.audit.sidecar import SIDECAR
 from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_directory, sha256_file
 from histomake.base.layout import Layout
-from histomake.base.records.record import Quarantined
+from histomake.base.records.record import Quarantined, RecordError
+from histomake.base.records.run import PreviousRun, RunRecord
 from histomake.cohort.sheet import Slide
 from histomake.config import Config
 
@@ -93,31 +94,38 @@ def keep_record(layout: Layout, config: Config, *, snakemake_logs: Sequence[str]
             if path.is_file():
                 shutil.copyfile(path, aside / f"snakemake-{number}.log")
         files = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
-        record = {
-            "finished": started,
-            "succeeded": succeeded,
-            "command": sys.argv,
-            "git": environment.git_state(),
-            "packages": environment.package_versions(),
-            "machine": environment.machine(),
-            "files": files,
-            "previous": {"run": previous.parent.name, "sha256": sha256_file(previous)} if previous else None,
-        }
-        (aside / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        record = RunRecord(
+            finished=started,
+            succeeded=succeeded,
+            command=sys.argv,
+            git=environment.git_state(),
+            packages=environment.package_versions(),
+            machine=environment.machine(),
+            files=files,
+            previous=PreviousRun(run=previous.parent.name, sha256=sha256_file(previous)) if previous else None,
+        )
+        record.write(aside / RECORD)
     return folder / started
 
 
 def broken_links(layout: Layout) -> list[str]:
     """Every run record that was altered or lost, judged by the chain of digests."""
-    problems, previous = [], None
+    problems: list[str] = []
+    previous: PreviousRun | None = None
     for path in sorted(layout.runs.glob(f"*/{RECORD}")):
         content = path.read_bytes()
-        record = json.loads(content)
-        if record["previous"] != previous:
-            problems.append(f"{path}: the record before it was altered or removed")
-        for name, digest in record["files"].items():
-            file = path.with_name(name)
-            if not file.is_file() or sha256_file(file) != digest:
-                problems.append(f"{file}: altered or removed since the run")
-        previous = {"run": path.parent.name, "sha256": hashlib.sha256(content).hexdigest()}
+        try:
+            problems += _broken(path, RunRecord.decode(content, path), previous)
+        except RecordError as error:
+            problems.append(str(error))
+        previous = PreviousRun(run=path.parent.name, sha256=hashlib.sha256(content).hexdigest())
+    return problems
+
+
+def _broken(path: Path, record: RunRecord, previous: PreviousRun | None) -> list[str]:
+    problems = [] if record.previous == previous else [f"{path}: the record before it was altered or removed"]
+    for name, digest in record.files.items():
+        file = path.with_name(name)
+        if not file.is_file() or sha256_file(file) != digest:
+            problems.append(f"{file}: altered or removed since the run")
     return problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -18,7 +19,8 @@ from histomake.audit import environment
 from histomake.audit.code import require_library
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
-from histomake.base.files import sha256_file, sha256_tree, store_of, write_json
+from histomake.base.files import sha256_file, sha256_tree, store_of
+from histomake.base.records.sidecar import Sidecar
 
 log = logging.getLogger("histomake")
 
@@ -59,7 +61,7 @@ def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[dict[str, st
         _tell_damage(list(map(str, snakemake.input)), cache)
         sys.exit(1)
     seconds = time.monotonic() - clock
-    write_json(f"{snakemake.output[0]}{SIDECAR}", _sidecar(snakemake, started, seconds, cache, known))
+    _sidecar(snakemake, started, seconds, cache, known).write(f"{snakemake.output[0]}{SIDECAR}")
     cache.save()
     log.info("done in %.1f s", seconds)
 
@@ -75,28 +77,27 @@ def _log_to(path: str | None) -> None:
     logging.captureWarnings(True)
 
 
-def _sidecar(
-    snakemake: Any, started: datetime, seconds: float, cache: FileCache, known: dict[str, str]
-) -> dict[str, Any]:
+def _sidecar(snakemake: Any, started: datetime, seconds: float, cache: FileCache, known: dict[str, str]) -> Sidecar:
     """Everything needed to say, years later, where these outputs came from."""
-    return {
-        "rule": snakemake.rule,
-        "wildcards": dict(snakemake.wildcards.items()),
-        "params": dict(snakemake.params.items()),
-        "inputs": _digests(list(map(str, snakemake.input)), cache),
-        "outputs": {
+    return Sidecar(
+        rule=snakemake.rule,
+        wildcards={name: str(value) for name, value in snakemake.wildcards.items()},
+        # Snakemake's own kinds of lists and texts become plain ones.
+        params=json.loads(json.dumps(dict(snakemake.params.items()))),
+        inputs=_digests(list(map(str, snakemake.input)), cache),
+        outputs={
             str(path): known[str(path)] if str(path) in known else sha256_tree(path)
             for path in map(store_of, snakemake.output)
             if path.exists()
         },
-        "log": list(map(str, snakemake.log)),
-        "started": started.isoformat(timespec="milliseconds"),
-        "seconds": round(seconds, 3),
-        "threads": snakemake.threads,
-        "packages": environment.package_versions(),
-        "git": environment.git_state(),
-        "machine": environment.machine(),
-    }
+        log=list(map(str, snakemake.log)),
+        started=started.isoformat(timespec="milliseconds"),
+        seconds=round(seconds, 3),
+        threads=snakemake.threads,
+        packages=environment.package_versions(),
+        git=environment.git_state(),
+        machine=environment.machine(),
+    )
 
 
 def _digests(paths: list[str], cache: FileCache) -> dict[str, str | None]:

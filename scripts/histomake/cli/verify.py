@@ -17,8 +17,8 @@ from pathlib import Path
 from histomake.audit.lineage import altered, sidecars
 from histomake.audit.runs import broken_links
 from histomake.audit.sidecar import SIDECAR
-from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.base.records.sidecar import Sidecar
 from histomake.cli import add_results
 from histomake.slide.verify import verify_slide
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     manifests = layout.manifest("any").parent.glob("*.json")
     slides = options.slide or sorted(path.stem for path in manifests if not path.name.endswith(SIDECAR))
     problems = [problem for slide in slides for problem in altered_store(options.results, slide)]
-    stated = (s for s in sidecars(layout) if not options.slide or s["wildcards"].get("slide") in options.slide)
+    stated = (s for s in sidecars(layout) if not options.slide or s.wildcards.get("slide") in options.slide)
     return verdict(problems + altered(stated) + broken_links(layout), what=f"{len(slides)} slides")
 
 
@@ -44,7 +44,7 @@ def altered_store(results: Path, slide: str) -> list[str]:
     manifest = Layout(results).manifest(slide)
     if not manifest.is_file():
         return [f"{manifest}: missing"]
-    source = next(iter(read_json(f"{manifest}{SIDECAR}")["inputs"]), None)
+    source = next(iter(Sidecar.read(f"{manifest}{SIDECAR}").inputs), None)
     return verify_slide(manifest, source=Path(source) if source else None)
 
 

@@ -186,9 +186,7 @@ def _number(text: str) -> float:
 
 def _provenance(config: Config, rows: list[Row]) -> Html:
     code = git_state()
-    state = {
-        "code": f"{code['commit']}{' with local changes' if code['modified'] else ''}" if code else "no git checkout"
-    }
+    state = {"code": f"{code.commit}{' with local changes' if code.modified else ''}" if code else "no git checkout"}
     versions = package_versions()
     slides = [
         [

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from histomake.base.files import existing, read_json
+from histomake.base.files import existing
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined, usable
+from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.tissue import TissueRecord
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
@@ -154,13 +155,14 @@ def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> di
     path = prediction_path(layout, slide, task, fold)
     grid = grid_of(layout, task, fold)
     table, record = read_table(layout.table(grid, slide))
+    made = _sidecar(path)
     lineage = {
         "slide sha256": usable(record).sha256,
         "grid": grid,
         "patch table sha256": _made(layout.table(grid, slide)),
         "weights sha256": _made(layout.model(task, fold) / "model.safetensors"),
         "predictions sha256": _made(path),
-        "code": _sidecar(path).get("git", {}).get("commit"),
+        "code": made.git.commit if made and made.git else None,
     }
     return {"table": _row(table, patch_id), "prediction": _row(pq.read_table(path), patch_id), "lineage": lineage}
 
@@ -172,16 +174,17 @@ def _row(table: pa.Table, patch_id: int) -> dict[str, Any]:
     return rows[0]
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
-    """The sidecar of a file: its own, or that of the first output of the same job in the same folder."""
+def _sidecar(path: Path) -> Sidecar | None:
+    """The sidecar of a file: its own, or that of the first output of the same job in the same folder; None without."""
     for candidate in [Path(f"{path}{SIDECAR}"), *sorted(path.parent.glob(f"*{SIDECAR}"))]:
         if candidate.is_file():
-            content = read_json(candidate)
-            if any(Path(output).name == path.name for output in content["outputs"]):
-                return content
-    return {}
+            sidecar = Sidecar.read(candidate)
+            if any(Path(output).name == path.name for output in sidecar.outputs):
+                return sidecar
+    return None
 
 
 def _made(path: Path) -> str | None:
-    outputs = _sidecar(path).get("outputs", {})
-    return next((digest for output, digest in outputs.items() if Path(output).name == path.name), None)
+    sidecar = _sidecar(path)
+    outputs = sidecar.outputs.items() if sidecar else ()
+    return next((digest for output, digest in outputs if Path(output).name == path.name), None)

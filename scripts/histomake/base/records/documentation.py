@@ -15,11 +15,15 @@ import msgspec.inspect
 
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.cascade_card import CascadeCard
+from histomake.base.records.cohort import CohortSlide
+from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Part, Quarantined, StageRecord, Versioned
+from histomake.base.records.run import RunRecord
+from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
 
@@ -32,6 +36,10 @@ PLACES: dict[type[Versioned], str] = {
     ModelCard: "`models/{task}/fold{k}/model.json`",
     CascadeCard: "`radhical/{cascade}/level{n}/model.json`",
     StainRecord: "`models/{task}/fold{k}/training/stains.json`",
+    CohortSlide: "`models/{task}/fold{k}.cohort.json` (a list)",
+    LeakageRecord: "`splits/{task}.leakage.json`",
+    Sidecar: "`{output}.meta.json`",
+    RunRecord: "`audit/runs/{time}/run.json`",
     Quarantined: "`quarantine.json` (a list), and in place of the record of a stage",
 }
 """Every record, and where it lies under the results folder."""

@@ -1,0 +1,24 @@
+"""The slides that a fold's model is trained with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from histomake.base.records.record import Record
+
+
+class CohortSlide(Record, frozen=True, kw_only=True):
+    """A slide that a fold's model is trained with. The file is a list of them."""
+
+    NAME: ClassVar[str] = "training cohort"
+
+    slide_id: str
+    """Slide."""
+    patient_id: str
+    """Patient of the slide."""
+    role: str
+    """``train``, or ``val`` for validation."""
+    labels: dict[str, str]
+    """Labels of the slide in the slide sheet, by column."""
+    digests: list[str]
+    """sha256 of the slide's manifest, patch table and annotation record: what the model is trained on."""
