@@ -10,8 +10,8 @@ from histomake.base.files import atomic_file, read_json, write_json
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
 from histomake.cascade.compare import compare_slide, summarise, table
+from histomake.cascade.fields import open_fields
 from histomake.cascade.infer import answers_of, load_networks
-from histomake.cascade.samples import open_fields
 from histomake.config import Annotations, CascadeThresholds, Radhical
 from histomake.tissue.mask import TissueMask
 

@@ -2,8 +2,8 @@
 
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file, write_json
+from histomake.cascade.fields import open_fields
 from histomake.cascade.plots import draw_front
-from histomake.cascade.samples import open_fields
 from histomake.cascade.search import check_disjoint, find_thresholds, open_cases, search_record
 from histomake.config import Annotations, Radhical
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from array_reader import ArrayReader
+from histomake.cascade.fields import Field
 from histomake.cascade.levels import Level, levels_of
 from histomake.cascade.net import RadhicalNet
-from histomake.cascade.samples import Field
 from histomake.cascade.train import train_level
 from histomake.cascade.truth import MaskNuclei, Truth
 from histomake.config import CascadeNetwork, CascadeTrain

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cascade_slide import DiscReader, discs, levels, truth_of
 from histomake.base.errors import HistomakeError
+from histomake.cascade.fields import Field
 from histomake.cascade.levels import Window
 from histomake.cascade.samples import (
     BACKGROUND,
@@ -13,7 +14,6 @@ from histomake.cascade.samples import (
     INSIDE,
     THIRD,
     CropLayout,
-    Field,
     class_of,
     draw_points,
     kind_shares,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from killed import wait_for_step
 from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined
 from train_killed import kill_repeatedly, start
 
+ROOT = Path(__file__).resolve().parents[2]
 KILLS = 2
 """In every test run; `make bench` kills ten times."""
 
@@ -71,6 +73,16 @@ def test_model_learns_and_is_described(cohort, tmp_path: Path) -> None:
     assert [int(row["step"]) for row in rows] == [20, 40]
     assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
     assert not (tmp_path / "model.state/state.safetensors").exists()
+
+
+def test_the_history_has_the_documented_columns_and_no_others(cohort, tmp_path: Path) -> None:
+    fit(make_task(train={"steps": 2, "validate_every": 2}), cohort[1], tmp_path / "model")
+    with open(tmp_path / "model/history.csv") as stream:
+        columns = next(csv.reader(stream))
+    documented = re.findall(r"^\| `([a-z_<>]+)` \|", (ROOT / "docs/training.md").read_text(), re.MULTILINE)
+    patterns = [re.sub("<[a-z]+>", "[a-z_]+", name) for name in documented]
+    assert [next((p for p in patterns if re.fullmatch(p, name)), None) for name in columns[:7]] == patterns
+    assert all(re.fullmatch(patterns[-1], name) for name in columns[6:])
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(cohort, tmp_path: Path) -> None:

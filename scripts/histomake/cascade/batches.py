@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from histomake.base.rng import AUGMENT, counter_rng
-from histomake.cascade.samples import CropLayout, Field, Points, kind_shares, read_batch
+from histomake.cascade.fields import Field
+from histomake.cascade.samples import CropLayout, Points, kind_shares, read_batch
 from histomake.config import Augment, CascadeTrain
 from histomake.learn.data.source import NEW, BatchSource, Room, needed
 from histomake.patch.augment import Parameters, draw_parameters

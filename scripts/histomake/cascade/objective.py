@@ -20,11 +20,11 @@ from histomake.base.records.cascade_card import CascadeCard, DrawnPoints
 from histomake.base.rng import AUGMENT, counter_rng
 from histomake.base.tables import write_table
 from histomake.cascade.batches import LevelBatch, LevelBatches
+from histomake.cascade.fields import Field
 from histomake.cascade.net import build_network
 from histomake.cascade.samples import (
     IGNORED,
     CropLayout,
-    Field,
     class_of,
     draw_points,
     keep_in_memory,

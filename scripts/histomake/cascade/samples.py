@@ -1,8 +1,8 @@
-"""Owns what the networks of a cascade are trained on: which points of which slides, their classes, and their crops.
+"""Training samples of a cascade: points in annotated slides, their classes, and the crops around them.
 
 Points are drawn per slide as in RADHicaL. Level 1: nucleus, the ring around nuclei (hard negatives), background.
-Coarser levels: nothing, mixed, wholly nucleus, by the share of the pixel that is annotated. Only coordinates are kept;
-crops are read from the store when a step needs them.
+Coarser levels: nothing, mixed, wholly nucleus, by the annotated share of the pixel. Only coordinates are stored; crops
+are read from the store when a step needs them.
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
 from histomake.base.errors import HistomakeError
-from histomake.base.records.manifest import Manifest
-from histomake.base.records.record import Quarantined
 from histomake.base.rng import counter_rng
-from histomake.cascade.levels import Level, Window, mirrored, read_window, slide_levels
-from histomake.cascade.truth import Truth, open_truth
-from histomake.config import Annotations, CascadeTrain, Radhical
+from histomake.cascade.fields import Field
+from histomake.cascade.levels import Level, Window, mirrored, read_window
+from histomake.cascade.truth import Truth
+from histomake.config import CascadeTrain
 from histomake.learn.data.source import NEW, Room
-from histomake.slide.reader import SlideReader, open_slide
+from histomake.slide.reader import SlideReader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,9 +42,7 @@ WHOLLY = 0.99
 FRAME_PX = 2048
 FRAMES = 8
 CACHED_PX, CACHED = 1_000_000, 512
-"""A level of a slide that is not larger is read once and kept while training: 1.5 GB at the most."""
-
-ZOOMS = (0.0, -1.0, -0.5, 0.5, 1.0)
+"""Levels of at most CACHED_PX pixels are read once and kept in memory, up to CACHED of them: at most 1.5 GB."""
 
 DARK_PERCENTILES = (5, 50)
 DARK = 0.3
@@ -54,53 +50,9 @@ DARK_AREA_PX = 100
 SAFE_WINDOW_PX = 50
 
 
-class Field(NamedTuple):
-    """One annotated slide to learn from: its levels, its truth, and a reader of its store."""
-
-    slide_id: str
-    reader: SlideReader
-    levels: Sequence[Level]
-    truth: Truth
-
-
-def open_fields(
-    slides: Sequence[tuple[Path, Path]], annotations: Annotations, config: Radhical, *, zoom: float = 1.0
-) -> list[Field]:
-    """The annotated slides, from (manifest, annotation) pairs; quarantined ones are left out with a warning.
-
-    Args:
-        zoom: all levels are this much coarser than configured.
-
-    Raises:
-        HistomakeError: none is left.
-        SlideError: an annotation cannot be read.
-    """
-    fields, lost = [], []
-    for manifest, annotation in slides:
-        content = Manifest.read(manifest)
-        if isinstance(content, Quarantined):
-            lost.append(f"{content.slide_id}: {content.detail}; {content.remedy}")
-            log.warning("in quarantine and left out: slide %s", lost[-1])
-            continue
-        levels = slide_levels(content, config.model_copy(update={"mpp": config.mpp * zoom}))
-        truth = open_truth(
-            annotation, annotations, config.objects, slide_id=content.slide_id, level=levels[0], manifest=content
-        )
-        fields.append(Field(content.slide_id, open_slide(manifest), levels, truth))
-    if not fields:
-        raise HistomakeError("every annotated slide of this step is in quarantine:\n" + "\n".join(lost))
-    return fields
-
-
-def training_fields(slides: Sequence[tuple[Path, Path]], annotations: Annotations, config: Radhical) -> list[Field]:
-    """`open_fields`, and the same slides again at the resolutions that ``train.zoom`` asks for; the true one first."""
-    zooms = [2 ** (z * config.train.zoom) for z in (ZOOMS if config.train.zoom else ZOOMS[:1])]
-    return [field for zoom in zooms for field in open_fields(slides, annotations, config, zoom=zoom)]
-
-
 @dataclass(frozen=True)
 class Points:
-    """Drawn points of one level, as parallel arrays of length n: which field, which pixel of the level, which kind."""
+    """Drawn points of one level, as arrays of length n: position in the list of fields, pixel of the level, kind."""
 
     field: NDArray[np.int32]
     y: NDArray[np.int32]
@@ -112,18 +64,18 @@ class Points:
 
 
 def class_of(kind: NDArray[np.int8], level: int) -> NDArray[np.int64]:
-    """The network's class for every kind of point; IGNORED stays."""
+    """Return the class that the network learns for every kind of point; IGNORED stays."""
     return np.where(kind == THIRD, NOTHING if level == 1 else WHOLE, kind).astype(np.int64)
 
 
 def kind_shares(config: CascadeTrain, level: int) -> NDArray[np.float32]:
-    """Shares of the kinds (background, inside, third) in a drawn sample."""
+    """Return the shares of the kinds (background, inside, third) in a sample, (3,)."""
     wanted = np.array([config.background if level == 1 else config.per_class, config.per_class, config.per_class])
     return (wanted / wanted.sum()).astype(np.float32)
 
 
 def kinds(truth: Truth, level: Level, window: Window) -> NDArray[np.int8]:
-    """Kind of every pixel of a window, int8 (height, width), as if annotation were complete.
+    """Return the kind of every pixel of a window, int8 (height, width), as if the annotation were complete.
 
     The paper rounds the covered share to hundredths and so loses .99 itself; here wholly means above .99, and
     everything covered below that is mixed.
@@ -138,7 +90,7 @@ def kinds(truth: Truth, level: Level, window: Window) -> NDArray[np.int8]:
 
 
 def safe_background(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where an incompletely annotated image surely holds no nucleus: no dark pixel in the 50 x 50 window around.
+    """Return where an incompletely annotated image has no nucleus: no dark pixel in the 50 x 50 window around.
 
     Dark: below .3 of the red channel stretched between its 5th and 50th percentiles (on uint8, as the paper's code had
     it, only the very darkest 5 % passed), in pieces of at least 100 pixels, holes filled.
@@ -156,10 +108,10 @@ def safe_background(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def draw_points(fields: Sequence[Field], number: int, config: CascadeTrain, *, seed: int) -> Points:
-    """Points of level ``number`` of all fields: at most ``per_class`` (background at level 1: ``background``) a slide.
+    """Draw the points of level ``number``: per slide and kind at most ``per_class`` (``background`` at level 1).
 
     Raises:
-        HistomakeError: a class of the level has no point in any slide.
+        HistomakeError: A class of the level has no point in any slide.
     """
     drawn = []
     for index, field in enumerate(fields):
@@ -185,7 +137,7 @@ def draw_points(fields: Sequence[Field], number: int, config: CascadeTrain, *, s
 def _candidates(
     field: Field, level: Level, config: CascadeTrain, rng: np.random.Generator
 ) -> dict[int, NDArray[np.int64]]:
-    """Every usable point of a slide's frames, by kind: int (n, 2) of (y, x)."""
+    """Return all usable points of a slide's frames, by kind: int (n, 2) of (y, x)."""
     found: dict[int, list[NDArray[np.int64]]] = {BACKGROUND: [], INSIDE: [], THIRD: []}
     for window in _frames(field, level, config, rng):
         kind = kinds(field.truth, level, window)
@@ -197,7 +149,7 @@ def _candidates(
 
 
 def _frames(field: Field, level: Level, config: CascadeTrain, rng: np.random.Generator) -> list[Window]:
-    """Parts of a slide to look for points in, so that a gigapixel slide is not rasterised whole.
+    """Return the parts of a slide in which points are drawn, so that a gigapixel slide is not rasterised whole.
 
     Up to FRAMES with nuclei and, where annotation is complete, as many without.
     """
@@ -216,7 +168,7 @@ def _frames(field: Field, level: Level, config: CascadeTrain, rng: np.random.Gen
 
 
 def _safe(field: Field, level: Level, window: Window) -> NDArray[np.bool_]:
-    """`safe_background` of a window, decided at level 1 whatever the level."""
+    """Apply `safe_background` to a window of any level; it is decided at level 1."""
     finest = field.levels[0]
     factor = level.mpp / finest.mpp
     wide = Window(*(round(v * factor) for v in window))
@@ -226,7 +178,7 @@ def _safe(field: Field, level: Level, window: Window) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class CropLayout:
-    """How a training crop lies around its point: ``edge`` pixels, labelled at ``places`` along both axes.
+    """Geometry of a training crop: ``edge`` pixels, labelled at ``places`` along both axes.
 
     The point stands at the middle place. The crop is read symmetric, so that it can be turned and flipped.
     """
@@ -236,12 +188,12 @@ class CropLayout:
 
     @property
     def middle(self) -> int:
-        """Index, in the crop, of the point."""
+        """Index of the point in the crop."""
         return self.places[len(self.places) // 2]
 
     @property
     def read_edge(self) -> int:
-        """Edge of the symmetric crop to read; the network gets its first ``edge`` rows and columns."""
+        """Edge of the symmetric crop that is read; the network gets its first ``edge`` rows and columns."""
         return self.places[0] + self.places[-1] + 1
 
 
@@ -256,7 +208,7 @@ def read_batch(
     rng: np.random.Generator,
     room: Room = NEW,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-    """Crops (n, edge, edge, 3) around the chosen points, turned and flipped at random, and their kinds (n, m, m).
+    """Read crops uint8 (n, edge, edge, 3) around the chosen points, turned and flipped at random, and kinds (n, m, m).
 
     Both arrays are taken from ``room``.
     """
@@ -277,7 +229,7 @@ def read_batch(
 
 
 def _lattice(field: Field, level: Level, y: int, x: int, layout: CropLayout, *, complete: bool) -> NDArray[np.int8]:
-    """Kinds at the places of a crop with its corner at (y, x); off the slide, or unknown, IGNORED."""
+    """Return the kinds at the places of a crop with its corner at (y, x); IGNORED off the slide or if unknown."""
     places = layout.places
     span = places[-1] - places[0] + 1
     window = Window(y + places[0], x + places[0], span, span)
@@ -291,7 +243,7 @@ def _lattice(field: Field, level: Level, y: int, x: int, layout: CropLayout, *, 
 
 
 def _read(reader: SlideReader, level: Level, window: Window) -> NDArray[np.uint8]:
-    """`read_window`, from memory where the level is small."""
+    """Apply `read_window`, in memory if the level is small."""
     if level.pixels > CACHED_PX:
         return read_window(reader, level, window)
     rows = mirrored(window.y, window.height, level.height)

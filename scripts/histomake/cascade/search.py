@@ -18,11 +18,11 @@ import pandas as pd
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.base.rng import counter_rng
 from histomake.cascade.answers import StoredAnswers
+from histomake.cascade.fields import Field
 from histomake.cascade.infer import whole_labels
 from histomake.cascade.levels import Level
 from histomake.cascade.measures import score
 from histomake.cascade.run import block_pixels, costs, pixel_evaluations, run_cascade
-from histomake.cascade.samples import Field
 from histomake.config import CascadeSearch, CascadeThresholds, Radhical
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 
 from histomake.base.layout import DESCRIPTION
 from histomake.base.records.cascade_card import CascadeCard
+from histomake.cascade.fields import Field, training_fields
 from histomake.cascade.objective import LevelObjective
-from histomake.cascade.samples import Field, training_fields
 from histomake.config import Annotations, CascadeNetwork, CascadeTrain, Radhical
 from histomake.learn.engine import distributed
 from histomake.learn.engine.launch import launch

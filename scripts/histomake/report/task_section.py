@@ -167,15 +167,13 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
     for fold in folds:
         history = pyarrow.csv.read_csv(layout.history(name, fold)).to_pydict()
         colour = COLOURS[fold % len(COLOURS)]
-        for column, style in (("loss", "-"), ("train_loss", "-"), ("val_loss", "--"), ("validation_loss", "--")):
-            pairs = [(s, v) for s, v in zip(history["step"], history.get(column, []), strict=False) if v is not None]
-            if pairs:
-                axis.plot(*zip(*pairs, strict=True), style, color=colour, lw=1.5, label=f"fold {fold}, {column}")
+        for column, style in (("train_loss", "-"), ("val_loss", "--")):
+            label = f"fold {fold}, {column}"
+            axis.plot(history["step"], history[column], style, color=colour, lw=1.5, label=label)
         card = ModelCard.read(layout.description(name, fold))
         chosen.append([fold, *(getattr(card, key) for key in columns.values())])
     axis.set(xlabel="step", ylabel="loss")
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8)
     table = page.table(["fold", *columns], chosen)
     return page.tag("div", page.plot(figure), table, class_="row")
 

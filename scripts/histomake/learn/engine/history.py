@@ -1,4 +1,4 @@
-"""The history of a run: its columns, its CSV file and its TensorBoard events."""
+"""The history of a run: its CSV file, whose columns docs/training.md explains, and its TensorBoard events."""
 
 from __future__ import annotations
 
@@ -12,17 +12,6 @@ from histomake.base.files import atomic_file
 
 HISTORY = "history.csv"
 EVENTS = "events"
-
-COLUMNS = {
-    "step": "Optimiser steps done.",
-    "train_<figure>": "Mean of a training figure since the row before; loss, or <optimiser>_loss with several.",
-    "learning_rate": "Learning rate of the last parameter group, learning_rate_<optimiser> with several optimisers.",
-    "seconds": "Time spent on steps since the row before, without validation and checkpoints.",
-    "data_wait": "Share of seconds spent waiting for batches.",
-    "read_errors": "Patches that could not be read so far; tasks on patches only.",
-    "val_<figure>": "A validation figure; empty where nothing is validated.",
-}
-"""Columns of history.csv, in order; they are also TensorBoard scalars of these names."""
 
 
 def add_events(folder: Path, row: Mapping[str, float]) -> None:
