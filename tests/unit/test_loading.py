@@ -44,7 +44,10 @@ def training_batches(cohort, kind: str = "classification") -> TrainingBatches:
 
 
 def loaders() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    """Loader processes: forks of this process, and not the fork server that other tests start."""
+    this = psutil.Process()
+    alive = [p for p in this.children() if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in alive if p.cmdline() == this.cmdline()]
 
 
 def assert_same(found: Batch, expected: Batch) -> None:
