@@ -38,7 +38,7 @@ def main(snakemake):
                 model=ModelCard.read(given.description),
                 predictions=pq.read_table(given.predictions),
                 annotation=Annotation.load(given.annotation),
-                label_store=store_of(given.labels) if given.labels else None,
+                label_store=next(map(store_of, given.labels), None),
             )
             if "region" in out:
                 draw_region(findings, snakemake.params.box, out["region"])
