@@ -90,4 +90,4 @@ def test_a_sheet_without_slides_to_train_on_needs_a_model(ward):
     shutil.rmtree(ward.folder / "ward/models/tissue_kind")
     done = ward.snakemake("predict", check=False)
     assert done.returncode
-    assert "the sheet gives no slide to train on" in done.stdout + done.stderr
+    assert "the slide sheet has no slide to train on" in done.stdout + done.stderr
