@@ -195,10 +195,19 @@ def test_predictions_of_unchanged_slides_are_read_all_the_same(project):
     assert [path.stem for path in outputs.predictions("t", "test", "predict")] == ["C", "D", "E"]
 
 
-def test_outlines_are_asked_for_where_a_task_segments(project):
+def test_label_images_and_outlines_are_requested_if_a_task_segments(project):
     mask = {"source": "mask", "classes": ["tumour", "stroma"]}
     outputs = Outputs(project({"t": task(), "m": task(kind="segmentation", target=mask)}))
-    assert names(outputs.segmentations("test")) == {"predictions/m/fold0/C.geojson"}
+    assert names(outputs.segmentations("test")) == {
+        "predictions/m/fold0/C.geojson",
+        "predictions/m/fold0/C.labels.zarr/zarr.json",
+    }
+
+
+def test_stores_and_weights_are_requested_so_that_lost_ones_are_made_again(project):
+    outputs = Outputs(project({"t": task()}), unchanged={"D"})
+    assert names(outputs.all()) >= {"slides/C.zarr/zarr.json", "models/t/fold0/model.safetensors"}
+    assert "slides/D.zarr/zarr.json" not in names(outputs.all())
 
 
 def test_a_model_is_explained_on_its_test_slides_and_without_any_on_those_to_predict(project):

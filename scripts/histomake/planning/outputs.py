@@ -85,10 +85,25 @@ class Outputs:
         return [place(task, fold, slide) for fold, slide in self.plan.slides_by_fold(task, *roles)]
 
     def segmentations(self, *roles: str) -> list[Path]:
-        """Outlines of all segmentations; no other rule asks for them."""
-        plan = self.plan
+        """Label images and outlines of all segmentations."""
+        plan, layout = self.plan, self.plan.layout
         found = ((task, *place) for task in plan.segmented for place in plan.slides_by_fold(task, *roles))
-        return [plan.layout.segmented_outlines(*place) for place in found if place[-1] not in self.unchanged]
+        places = [place for place in found if place[-1] not in self.unchanged]
+        kinds_of_file = (layout.segmentation, layout.segmented_outlines)
+        return [path(*place) for place in places for path in kinds_of_file]
+
+    def kept(self) -> list[Path]:
+        """Stores, label images of annotations, and weights: what a run needs later, whatever else exists.
+
+        Snakemake makes a lost file again only if a target, or a job that runs, needs it.
+        """
+        plan, layout = self.plan, self.plan.layout
+        packed = plan.config.convert.store == "zip"
+        slides = [slide for slide in plan.slides if slide not in self.unchanged]
+        found = [layout.store(slide, packed=packed) for slide in slides]
+        found += [layout.label_image(slide) for slide in slides if slide in plan.masked]
+        models = [*plan.trained, *plan.reused]
+        return found + [layout.weights(task, fold) for task in models for fold in plan.folds(task)]
 
     def of_slides(self) -> list[Path]:
         """Pages, tissue views and QuPath tiles."""
@@ -134,6 +149,7 @@ class Outputs:
             layout.front_page,
             *(layout.metrics(task) for task in plan.measured),
             *(layout.scores(task) for task in plan.config.tasks),
+            *self.kept(),
             *self.segmentations(*PREDICTED),
             *self.of_slides(),
             *self.of_cascades(),
