@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,9 +49,9 @@ class Toy(Objective[Tensor]):
     def batches(self, numbers: range) -> Iterator[Iterator[Tensor]]:
         yield map(self.batch, numbers)
 
+    @abstractmethod
     def batch(self, number: int) -> Tensor:
         """The batch with this number."""
-        raise NotImplementedError
 
     def size(self, batch: Tensor) -> int:
         return len(batch)
