@@ -59,6 +59,7 @@ rule quarantine:
         tables=lambda wildcards: [LAYOUT.table(FIRST_GRID, s) for s in SLIDES],
     output:
         entries=LAYOUT.quarantine,
+        warnings=LAYOUT.warnings,
     log:
         LAYOUT.log("quarantine"),
     benchmark:

@@ -45,6 +45,7 @@ rule front_page:
     input:
         catalog=LAYOUT.catalog,
         quarantine=LAYOUT.quarantine,
+        warnings=LAYOUT.warnings,
         metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
         maps=[LAYOUT.embedding(*model).mosaic for model in OUTPUTS.explained_models()],
         panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.explained_models()],

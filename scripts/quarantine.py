@@ -1,4 +1,4 @@
-"""Rule quarantine: list the quarantined slides, and stop if there are too many."""
+"""Rule quarantine: list the quarantined slides and the warnings of all others; stop if too many are lost."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import write_list
 from histomake.base.records.tissue import TissueRecord
+from histomake.base.records.warning import SlideWarning
 from histomake.cohort.quarantine import check_loss, collect
 
 
@@ -23,12 +24,13 @@ def main(snakemake):
             (layout.tissue, TissueRecord),
             (layout.quality, QualityRecord),
         )
-        entries = collect(
-            record for place, kind in stages for record in cache.read_records(map(place, slides), kind.decode)
-        )
+        records = [record for place, kind in stages for record in cache.read_records(map(place, slides), kind.decode)]
+        entries = collect(records)
         check_loss(entries, slides=len(slides), max_share=snakemake.params.max_share)
+        warnings = SlideWarning.of(records, lost=[entry.slide_id for entry in entries])
         write_list(snakemake.output.entries, entries)
-        log.info("%d of %d slides in quarantine", len(entries), len(slides))
+        write_list(snakemake.output.warnings, warnings)
+        log.info("%d of %d slides in quarantine, %d warnings", len(entries), len(slides), len(warnings))
 
 
 if __name__ == "__main__":

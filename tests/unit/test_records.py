@@ -35,6 +35,7 @@ from histomake.base.records.run import RunRecord
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
+from histomake.base.records.warning import SlideWarning
 from hypothesis import HealthCheck, given, settings
 from record_strategies import records as made
 
@@ -88,6 +89,8 @@ def classes(base: type) -> list[type]:
 
 
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord)]
+NEW = {SlideWarning}
+"""Records that histomake 0.1 did not have."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +128,7 @@ def test_files_of_format_0_are_upgraded(name, tmp_path):
 
 def test_every_record_has_a_sample_of_format_0():
     read = {type(SAMPLES[name].read(FORMAT_0 / f"{name}.json")) for name in SAMPLES}
-    assert read | set(LISTS.values()) == set(KINDS)
+    assert read | set(LISTS.values()) == set(KINDS) - NEW
 
 
 def test_formats_of_slides_and_annotations_have_a_name_of_their_own():
@@ -163,6 +166,21 @@ def test_a_quarantine_entry_tells_the_error_it_was_made_from():
     again = Quarantined.of(error, "presegment").error()
     assert str(again) == str(error)
     assert again.reason is error.reason
+
+
+def test_warnings_are_collected_from_all_stages_but_not_of_slides_in_quarantine():
+    stages = [
+        sample_records.manifest("b", warnings=("3 tiles are absent.",)),
+        sample_records.annotation("a", warnings=("2 points.", "1 line.")),
+        sample_records.annotation("lost", warnings=("1 line.",)),
+        sample_records.lost("lost"),
+    ]
+    found = SlideWarning.of(stages, lost=["lost"])
+    assert [(w.slide_id, w.about, w.text) for w in found] == [
+        ("a", "annotation record", "2 points."),
+        ("a", "annotation record", "1 line."),
+        ("b", "slide manifest", "3 tiles are absent."),
+    ]
 
 
 def test_a_usable_record_is_refused_for_a_slide_in_quarantine(tmp_path):

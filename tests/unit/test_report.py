@@ -109,6 +109,11 @@ def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do(page_of):
     assert "Give one in the sheet" in page
 
 
+def test_a_slide_page_shows_the_warnings_of_every_stage(page_of):
+    told = RECORDS._replace(annotation=sample_records.annotation(warnings=("2 <points> were left out.",)))
+    assert "2 &lt;points&gt; were left out." in page_of(records=told)
+
+
 def test_each_metric_has_one_row_with_a_column_per_level():
     value = {"value": 0.912, "low": 0.85, "high": 0.97}
     bare = {"value": 1.0, "low": None, "high": None}

@@ -1,12 +1,17 @@
-"""What is said before a run: how many slides are new, changed, lost or as they were."""
+"""What is said before a run, of new, changed and lost slides, and at its end, of quarantine and warnings."""
 
 import json
 
 import pytest
 from histomake.audit.fingerprints import Fingerprints
-from histomake.audit.runs import preflight
+from histomake.audit.runs import WARNINGS_SHOWN, finish, preflight
 from histomake.base.layout import Layout
+from histomake.base.records.record import write_list
+from histomake.base.records.warning import SlideWarning
 from histomake.cohort.sheet import Slide
+from histomake.config import Config
+
+from tests import sample_records
 
 
 @pytest.fixture
@@ -48,3 +53,17 @@ def test_a_half_written_record_counts_as_changed(cohort):
     convert("a")
     layout.manifest("a").write_text('{"status"')
     assert say() == "cohort: 4 slides: 3 new, 1 changed, 0 quarantined, 0 unchanged"
+
+
+def test_the_last_lines_name_slides_in_quarantine_and_the_first_warnings(tmp_path, capsys):
+    layout, sheet = Layout(tmp_path / "results"), tmp_path / "slides.tsv"
+    sheet.write_text("slide_id\n")
+    layout.results.mkdir()
+    warning = SlideWarning(slide_id="a", about="annotation record", text="2 shapes without an area were left out.")
+    write_list(layout.quarantine, [sample_records.lost("x")])
+    write_list(layout.warnings, [warning] * (WARNINGS_SHOWN + 3))
+    finish(layout, Config(sheet=str(sheet), results=str(layout.results)), snakemake_logs=[], succeeded=True)
+    told = capsys.readouterr().err
+    assert "1 slide(s) in quarantine" in told
+    assert told.count("a (annotation record): 2 shapes without an area were left out.") == WARNINGS_SHOWN
+    assert f"and 3 more in {layout.warnings}" in told

@@ -21,10 +21,13 @@ from histomake.base.files import atomic_directory, sha256_file
 from histomake.base.layout import Layout
 from histomake.base.records.record import Quarantined, RecordError
 from histomake.base.records.run import PreviousRun, RunRecord
+from histomake.base.records.warning import SlideWarning
 from histomake.cohort.sheet import Slide
 from histomake.config import Config
 
 RECORD = "run.json"
+WARNINGS_SHOWN = 20
+"""Warnings printed at the end of a run, so that they stay readable."""
 
 
 class Converted(msgspec.Struct):
@@ -77,6 +80,13 @@ def finish(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], suc
         print(f"\n{len(entries)} slide(s) in quarantine; all others are done:", file=sys.stderr)
     for entry in entries:
         print(f"  {entry.slide_id} ({entry.reason}): {entry.detail}. {entry.remedy}", file=sys.stderr)
+    warnings = SlideWarning.read_list(layout.warnings) if layout.warnings.is_file() else []
+    if warnings:
+        print(f"\n{len(warnings)} warning(s) about slides that are used:", file=sys.stderr)
+    for warning in warnings[:WARNINGS_SHOWN]:
+        print(f"  {warning.slide_id} ({warning.about}): {warning.text}", file=sys.stderr)
+    if len(warnings) > WARNINGS_SHOWN:
+        print(f"  and {len(warnings) - WARNINGS_SHOWN} more in {layout.warnings}", file=sys.stderr)
 
 
 def keep_record(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> Path:

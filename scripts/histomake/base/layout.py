@@ -84,6 +84,11 @@ class Layout:
         return self.results / "quarantine.json"
 
     @property
+    def warnings(self) -> Path:
+        """Warnings of the slides that are used."""
+        return self.results / "warnings.json"
+
+    @property
     def catalog(self) -> Path:
         """DuckDB database of the cohort."""
         return self.results / "catalog.duckdb"

@@ -16,6 +16,7 @@ from histomake.base.file_cache import FileCache
 from histomake.base.files import read_json
 from histomake.base.layout import Layout
 from histomake.base.records.record import Quarantined
+from histomake.base.records.warning import SlideWarning
 from histomake.config import Config
 from histomake.model import reuse
 from histomake.report import page
@@ -54,7 +55,7 @@ def front_page(
     usable = [row for row in rows if row["slide_id"] not in lost]
     folds = {name: reuse.folds(task) for name, task in config.tasks.items()}
     sections = {
-        "Cohort": [_quarantine(layout), _cohort(catalog, rows, lost, pages)],
+        "Cohort": [_quarantine(layout), _warnings(layout), _cohort(catalog, rows, lost, pages)],
         "Quality": [_quality(usable, layout)],
         "Patches": [_patches(config, catalog)],
     }
@@ -98,6 +99,16 @@ def _quarantine(layout: Layout) -> Html:
     return page.join(
         [page.tag("p", text, class_="warn"), page.table(["slide", "reason", "stage", "detail", "remedy"], rows)]
     )
+
+
+def _warnings(layout: Layout) -> Html:
+    """Table of the warnings about slides that are used; nothing if there are none."""
+    warnings = SlideWarning.read_list(layout.warnings)
+    if not warnings:
+        return page.join([])
+    text = f"{len(warnings)} warning(s) about slides that are used."
+    table = page.table(["slide", "about", "warning"], [[w.slide_id, w.about, w.text] for w in warnings])
+    return page.join([page.tag("p", text, class_="warn"), table])
 
 
 def _cohort(catalog: duckdb.DuckDBPyConnection, rows: list[Row], lost: set[str], pages: set[str]) -> Html:

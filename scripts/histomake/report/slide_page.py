@@ -70,8 +70,8 @@ def slide_page(
 ) -> str:
     """The page as HTML.
 
-    For a quarantined slide it shows the reason. ``tissue``: picture of tissue and quality; ``cascades``: picture of the
-    levels of each nucleus cascade.
+    For a quarantined slide it shows the reason, for others the warnings of all records. ``tissue``: picture of tissue
+    and quality; ``cascades``: picture of the levels of each nucleus cascade.
     """
     head = [
         page.tag("nav", page.link("← report", "../index.html")),
@@ -86,7 +86,8 @@ def slide_page(
         page.section(f"Cascade {name}", page.picture(path, "Detected nuclei, and the regions that each level computed"))
         for name, path in cascades.items()
     ]
-    return page.document(slide_id, [*head, _facts(records), *parts])
+    warnings = [page.tag("p", text, class_="warn") for record in records for text in record.warnings]
+    return page.document(slide_id, [*head, *warnings, _facts(records), *parts])
 
 
 def _facts(records: SlideRecords) -> Html:

@@ -26,6 +26,7 @@ from histomake.base.records.run import RunRecord
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
+from histomake.base.records.warning import SlideWarning
 
 PLACES: dict[type[Versioned], str] = {
     Manifest: "`slides/{slide}.json`",
@@ -41,6 +42,7 @@ PLACES: dict[type[Versioned], str] = {
     Sidecar: "`{output}.meta.json`",
     RunRecord: "`audit/runs/{time}/run.json`",
     Quarantined: "`quarantine.json` (a list), and in place of the record of a stage",
+    SlideWarning: "`warnings.json` (a list)",
 }
 """Every record, and where it lies under the results folder."""
 

@@ -160,6 +160,8 @@ class StageRecord(Versioned, frozen=True, kw_only=True, tag_field="status", tag=
 
     slide_id: str
     """Slide."""
+    warnings: tuple[str, ...] = ()
+    """What was left out, doubtful or assumed, in complete sentences. Shown in the report and at the end of a run."""
 
     @classmethod
     def read(cls, path: Path | str) -> Self | Quarantined:
