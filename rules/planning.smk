@@ -2,6 +2,7 @@
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.planning import snakemake_internals as internals
 from histomake.planning.last_run import LastRun
+from histomake.planning.notes import notes
 from histomake.planning.outputs import Outputs
 
 IMPORTED = internals.is_imported(workflow)
@@ -25,6 +26,9 @@ def find_unchanged():
     return found
 
 
+if workflow.is_main_process:
+    for note in notes(PLAN):
+        print(f"plan: {note}", file=sys.stderr)
 UNCHANGED = find_unchanged()
 OUTPUTS = Outputs(PLAN, UNCHANGED)
 

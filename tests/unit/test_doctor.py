@@ -49,6 +49,26 @@ def test_a_missing_slide_is_a_problem_of_the_sheet(project):
     assert states(project_checks.project(project / "config.yaml"))["sheet"] == State.PROBLEM
 
 
+def test_a_cohort_that_cannot_be_divided_is_a_problem_of_the_plan(project):
+    (project / "config.yaml").write_text(
+        "sheet: slides.tsv\nannotations: {classes: {T: t, N: n}}\n"
+        "tasks: {one: {grid: x20, target: {classes: [t, n]}}}\n"
+    )
+    assert states(project_checks.project(project / "config.yaml"))["plan"] == State.PROBLEM
+
+
+def test_a_note_on_the_plan_is_a_warning(project):
+    for number in range(8):
+        (project / f"s{number}").touch()
+    rows = "".join(f"S{n}\ts{n}\tP{n}\t{'ab'[n > 6]}\n" for n in range(8))
+    (project / "slides.tsv").write_text("slide_id\tpath\tpatient_id\tsite\n" + rows)
+    (project / "config.yaml").write_text(
+        "sheet: slides.tsv\nannotations: {classes: {T: t, N: n}}\n"
+        "tasks: {one: {grid: x20, target: {classes: [t, n]}, split: {stratify: [site]}}}\n"
+    )
+    assert states(project_checks.project(project / "config.yaml"))["plan"] == State.WARNING
+
+
 def test_too_little_room_for_the_slides_to_convert_is_a_problem(project, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10_000, 9_000, 1_000))
     slide, layout = Slide("S1", "slide.svs", "P1"), Layout(project / "results")

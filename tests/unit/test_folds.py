@@ -1,11 +1,11 @@
 """Tests of fold assignment: one role per patient, reproducible folds, preserved strata."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
 from histomake.base.errors import ConfigError
-from histomake.cohort.folds import assign, assign_task
+from histomake.cohort.folds import assign, assign_task, merged_strata_of_task
 from histomake.cohort.leakage import leaks
 from histomake.cohort.sheet import Slide
 from histomake.config import Split, Task
@@ -46,6 +46,39 @@ def test_cross_validation_tests_every_slide_once(counts, folds):
     found = assign(cohort(counts), Split(folds=folds), seed=0, task="t")
     tested = [a.slide_id for a in found if a.role == "test"]
     assert sorted(tested) == sorted(s.slide_id for s in cohort(counts))
+
+
+@given(
+    st.lists(st.sampled_from(["low", "high", "rare"]), min_size=12, max_size=60),
+    st.integers(3, 8),
+    st.floats(0.05, 0.4),
+    st.integers(0, 5),
+)
+def test_over_all_folds_every_patient_trains_and_is_validated_about_equally_often(labels, folds, val, seed):
+    slides = cohort([1] * len(labels), labels)
+    found = assign(slides, Split(folds=folds, val=val, stratify=["grade"]), seed=seed, task="t")
+    counts = {s.patient_id: Counter() for s in slides}
+    for a in found:
+        counts[a.patient_id][a.role] += 1
+    assert all(of_patient["train"] for of_patient in counts.values())
+    validated = [of_patient["val"] for of_patient in counts.values()]
+    assert max(validated) - min(validated) <= 2
+
+
+def test_folds_differ_in_their_validation_patients():
+    """On a public cohort of 16 patients, the same few were validated in every fold and trained no model."""
+    found = assign(cohort([1] * 16), Split(folds=5), seed=0, task="t")
+    by_fold = [{a.patient_id for a in found if (a.fold, a.role) == (fold, "val")} for fold in range(5)]
+    assert Counter(p for patients in by_fold for p in patients).most_common(1)[0][1] == 1
+    assert len(set(map(frozenset, by_fold))) == 5
+
+
+def test_validation_patients_rotate_among_the_training_patients_of_the_sheet():
+    slides = [replace(s, split="train" if int(s.patient_id[1:]) < 12 else "test") for s in cohort([1] * 16)]
+    found = assign(slides, Split(folds=4, val=0.25), seed=0, task="t")
+    validated = Counter(a.patient_id for a in found if a.role == "val")
+    assert set(validated.values()) == {1}
+    assert len(validated) == 12
 
 
 @given(st.lists(st.sampled_from(["low", "high"]), min_size=20, max_size=80), st.integers(0, 9))
@@ -139,3 +172,54 @@ def test_a_class_without_training_patient_is_named_with_its_patients():
         assign_task(slides, grading(), seed=0, name="t")
     with pytest.raises(ConfigError, match=r"fold 0: high; its patients: none"):
         assign_task(graded(["low"] * 10), grading(), seed=0, name="t")
+
+
+def test_classes_are_balanced_before_small_strata():
+    """One site per patient: balancing over sites alone would leave the classes to chance."""
+    slides = [replace(s, site=f"site{i}") for i, s in enumerate(graded(["low"] * 20 + ["high"] * 20))]
+    for seed in range(5):
+        found = assign_task(slides, grading(test=0.25, val=0.2, stratify=["site"]), seed=seed, name="t")
+        grade = {s.slide_id: s.labels["grade"] for s in slides}
+        for role, count in (("test", 5), ("val", 3)):
+            counts = Counter(grade[a.slide_id] for a in found if a.role == role)
+            assert counts == {"low": count, "high": count}
+
+
+def test_classes_are_balanced_before_sites_of_unequal_size():
+    sites = ["a"] * 5 + ["b"] * 5 + ["c"] * 5
+    slides = [replace(s, site=sites[i % 15]) for i, s in enumerate(graded(["low"] * 15 + ["high"] * 15))]
+    for seed in range(10):
+        found = assign_task(slides, grading(test=0.25, stratify=["site"]), seed=seed, name="t")
+        tested = Counter(
+            s.labels["grade"]
+            for s, a in zip(sorted(slides, key=lambda s: s.slide_id), found, strict=True)
+            if a.role == "test"
+        )
+        assert abs(tested["low"] - tested["high"]) <= 1
+
+
+def test_strata_too_small_to_balance_are_merged_and_named():
+    sites = ["north"] * 9 + ["x", "y", "z"]
+    slides = [replace(s, site=site) for s, site in zip(graded(["low"] * 12), sites, strict=True)]
+    slides += [
+        replace(s, slide_id=f"h{s.slide_id}", patient_id=f"h{s.patient_id}", site="north") for s in graded(["high"] * 6)
+    ]
+    task = grading(stratify=["site"])
+    assert merged_strata_of_task(slides, task) == {("low", "x"): 1, ("low", "y"): 1, ("low", "z"): 1}
+    found = assign_task(slides, task, seed=0, name="t")
+    tested = [s.site for s in slides for a in found if a.slide_id == s.slide_id and a.role == "test"]
+    assert len(set(tested) & {"x", "y", "z"}) == 1
+
+
+def test_strata_are_not_merged_over_classes():
+    assert merged_strata_of_task(graded(["low"] * 9 + ["high"]), grading()) == {}
+
+
+def test_several_classes_in_any_order_are_one_stratum():
+    target = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
+    task = Task(grid="x20", kind="multi_label", target=target, split=Split(test=0.5))
+    slides = graded(["low,high"] * 4 + ["high, low"] * 4 + ["low"] * 8)
+    for seed in range(5):
+        found = assign_task(slides, task, seed=seed, name="t")
+        both = {s.slide_id for s in slides if "," in s.labels["grade"]}
+        assert sum(a.slide_id in both for a in found if a.role == "test") == 4

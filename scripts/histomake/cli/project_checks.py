@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -14,7 +14,9 @@ from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.cli.findings import Finding, ok, problem, warning
 from histomake.cohort.sheet import Slide, read_sheet
-from histomake.config import load_config
+from histomake.config import Config, load_config
+from histomake.planning.notes import notes
+from histomake.planning.plan import make_plan
 from histomake.slide.companions import slide_files
 
 GIB = 1 << 30
@@ -38,13 +40,26 @@ def project(configfile: Path) -> Iterator[Finding]:
     layout = Layout(Path(config.results))
     slides: Collection[Slide] = ()
     try:
-        slides = read_sheet(config.sheet, config, check_files=True).values()
+        rows = read_sheet(config.sheet, config, check_files=True)
+        slides = rows.values()
         yield ok("sheet", f"{config.sheet}: {len(slides)} slides")
+        yield from plan(config, rows)
     except HistomakeError as error:
         yield problem("sheet", str(error), f"correct {config.sheet}")
     yield room(layout, slides)
     yield file_locks(layout)
     yield held()
+
+
+def plan(config: Config, slides: Mapping[str, Slide]) -> Iterator[Finding]:
+    """Whether every slide can be given a role, and what may not be meant so."""
+    try:
+        found = notes(make_plan(config, slides))
+    except HistomakeError as error:
+        yield problem("plan", str(error), f"correct {config.sheet} or the split of the task")
+        return
+    for note in found:
+        yield warning("plan", note, f"compare with {config.sheet}; a run does not stop for it")
 
 
 def room(layout: Layout, slides: Iterable[Slide]) -> Finding:

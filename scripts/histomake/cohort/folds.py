@@ -1,36 +1,41 @@
 """Patient-level folds: assignment of training, validation and test roles.
 
 Roles depend only on the sheet and the seed, so they are known before any job runs. Patients are ordered by a keyed
-hash instead of a shuffle: adding one patient changes the role of at most one patient per stratum.
+hash instead of a shuffle: in a single split, adding one patient changes the role of at most one patient per stratum.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from histomake.base.errors import ConfigError
 from histomake.cohort.leakage import Assignment
 from histomake.cohort.sheet import Slide, classes_of
+from histomake.cohort.strata import MERGED, Rotation, Stratum, merge_small
 from histomake.config import Split, Task
 from histomake.config.kinds import ACCEPTED
+
+LEAST = 3
+"""Patients that a stratum needs to have one in each role."""
+
+Classes = Callable[[Slide], list[str]]
+"""The classes of a slide that a task learns."""
 
 
 def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) -> list[Assignment]:
     """Assign roles for a task. Slides whose label for the task is empty in the sheet can only be predicted.
 
-    A class in the sheet is always used for stratification. Raises ConfigError if a fold nevertheless has no training
-    patient of a class.
+    Classes in the sheet are always balanced, before the columns of ``split.stratify``. Raises ConfigError if a fold
+    nevertheless has no training patient of a class.
     """
-    column = task.target.column
-    rows = [replace(s, split="predict") if column and s.value(column) is None else s for s in slides]
-    if column is None or ACCEPTED[task.kind].least_classes is None:
-        return assign(rows, task.split, seed=seed, task=name)
-    columns = [column, *(c for c in task.split.stratify if c != column)]
-    assignments = assign(rows, task.split.model_copy(update={"stratify": columns}), seed=seed, task=name)
-    missing = _unlearnable(assignments, {s.slide_id: classes_of(s, task) for s in rows}, task.target.classes)
+    rows, split, learned = _of_task(slides, task)
+    assignments = assign(rows, split, seed=seed, task=name, learned=learned)
+    if learned is None:
+        return assignments
+    missing = _unlearnable(assignments, {s.slide_id: learned(s) for s in rows}, task.target.classes)
     if missing:
         raise ConfigError(
             f"task {name}: no training patient for these classes:\n"
@@ -39,6 +44,16 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
             "split column of the sheet"
         )
     return assignments
+
+
+def _of_task(slides: Iterable[Slide], task: Task) -> tuple[list[Slide], Split, Classes | None]:
+    """Slides, split and classes by which a task is divided. There are no classes if the sheet does not give them."""
+    column = task.target.column
+    rows = [replace(s, split="predict") if column and s.value(column) is None else s for s in slides]
+    if column is None or ACCEPTED[task.kind].least_classes is None:
+        return rows, task.split, None
+    others = [c for c in task.split.stratify if c != column]
+    return rows, task.split.model_copy(update={"stratify": others}), lambda slide: classes_of(slide, task)
 
 
 def _unlearnable(assignments: list[Assignment], classes: Mapping[str, list[str]], wanted: list[str]) -> list[str]:
@@ -69,22 +84,29 @@ def assign_unfitted(slides: Iterable[Slide], *, folds: int) -> list[Assignment]:
     ]
 
 
-def assign(slides: Iterable[Slide], split: Split, *, seed: int, task: str) -> list[Assignment]:
+def assign(
+    slides: Iterable[Slide], split: Split, *, seed: int, task: str, learned: Classes | None = None
+) -> list[Assignment]:
     """Assign a role to every slide in every fold.
 
-    Roles in the sheet are kept. The other patients are divided at random (seeded), stratified by the columns of
-    ``split.stratify``. If the sheet gives only training and test patients, validation patients are taken from the
-    training patients. Raises ConfigError if a patient would have two roles or there are too few patients.
+    Roles in the sheet are kept. The other patients are divided at random (seeded), stratified by the classes
+    ``learned`` and then by the columns of ``split.stratify``. In cross-validation each patient is tested once, and
+    validation patients rotate: over all folds, each patient is validated about equally often. If the sheet gives only
+    training and test patients, validation patients are taken from the training patients. Raises ConfigError if a
+    patient would have two roles or there are too few patients.
     """
     rows = list(slides)
-    patients: dict[str, list[Slide]] = defaultdict(list)
-    for slide in rows:
-        if slide.split != "predict":
-            patients[slide.patient_id].append(slide)
+    patients = _of_patients(rows)
     fixed = _fixed_roles(patients, task)
-    strata = {p: _stratum(slides, split.stratify) for p, slides in sorted(patients.items())}
+    strata = _strata(patients, split, learned)
     order = {p: _keyed(seed, task, p) for p in strata}
-    roles = [_fold_roles(split, fold, strata, order, fixed, task) for fold in range(split.folds)]
+    # A patient is tested in one fold and validated in at most all but one of the others, so that it trains in one.
+    validated = Rotation(split.val, limit=max(1, split.folds - 2))
+    roles = []
+    for fold in range(split.folds):
+        # The first fold has the order of a single split.
+        turn = {p: _keyed(seed, task, p, fold) for p in strata} if fold else order
+        roles.append(_fold_roles(split, fold, strata, fixed, validated, order=order, turn=turn, task=task))
     return [
         Assignment(fold, s.slide_id, s.patient_id, "predict" if s.split == "predict" else role[s.patient_id])
         for fold, role in enumerate(roles)
@@ -92,13 +114,46 @@ def assign(slides: Iterable[Slide], split: Split, *, seed: int, task: str) -> li
     ]
 
 
+def merged_strata(slides: Iterable[Slide], split: Split, *, learned: Classes | None = None) -> dict[Stratum, int]:
+    """Strata with too few patients to be balanced, which are merged with one another, and their numbers of patients."""
+    patients = _of_patients(slides)
+    divided = [p for p, own in patients.items() if not any(slide.split for slide in own)]
+    merged = _strata(patients, split, learned)
+    small = Counter(_stratum(patients[p], split, learned) for p in divided if MERGED in merged[p])
+    return dict(sorted(small.items()))
+
+
+def merged_strata_of_task(slides: Iterable[Slide], task: Task) -> dict[Stratum, int]:
+    """As `merged_strata`, for the slides and the classes of a task."""
+    rows, split, learned = _of_task(slides, task)
+    return merged_strata(rows, split, learned=learned)
+
+
+def _of_patients(slides: Iterable[Slide]) -> dict[str, list[Slide]]:
+    """Slides with a role, by patient; patients sorted."""
+    patients: dict[str, list[Slide]] = defaultdict(list)
+    for slide in slides:
+        if slide.split != "predict":
+            patients[slide.patient_id].append(slide)
+    return dict(sorted(patients.items()))
+
+
+def _strata(patients: Mapping[str, list[Slide]], split: Split, learned: Classes | None) -> dict[str, Stratum]:
+    """The stratum of each patient; small ones are merged, except over classes."""
+    strata = {p: _stratum(slides, split, learned) for p, slides in patients.items()}
+    return merge_small(strata, least=max(LEAST, split.folds), kept=0 if learned is None else 1)
+
+
+def _stratum(slides: list[Slide], split: Split, learned: Classes | None) -> Stratum:
+    """The stratum of a patient with these slides: all classes, then for each column all values."""
+    values = [{s.value(c) or "" for s in slides} for c in split.stratify]
+    if learned is not None:
+        values.insert(0, {name for s in slides for name in learned(s)})
+    return tuple("+".join(sorted(found)) for found in values)
+
+
 def _keyed(*parts: object) -> str:
     return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
-
-
-def _stratum(slides: list[Slide], columns: list[str]) -> tuple[str, ...]:
-    """Return a patient's stratum: for each column, all values of the patient's slides."""
-    return tuple("+".join(sorted({s.value(c) or "" for s in slides})) for c in columns)
 
 
 def _fixed_roles(patients: Mapping[str, list[Slide]], task: str) -> dict[str, str]:
@@ -117,24 +172,7 @@ def _fixed_roles(patients: Mapping[str, list[Slide]], task: str) -> dict[str, st
     return fixed
 
 
-def _take(share: float, strata: Mapping[str, tuple[str, ...]], order: Mapping[str, str]) -> set[str]:
-    """Choose ``share`` of the patients, with the same share in each stratum as far as whole patients allow."""
-    if not share or len(strata) < 2:
-        return set()
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for patient in sorted(strata, key=order.__getitem__):
-        groups[strata[patient]].append(patient)
-    total = min(max(1, round(share * len(strata))), len(strata) - 1)
-    counts = {g: int(share * len(members)) for g, members in groups.items()}
-    by_remainder = sorted(groups, key=lambda g: (counts[g] - share * len(groups[g]), order[groups[g][0]]))
-    for group in by_remainder * 2:
-        if sum(counts.values()) >= total:
-            break
-        counts[group] += counts[group] < len(groups[group])
-    return {p for g, members in groups.items() for p in members[: counts[g]]}
-
-
-def _folds(folds: int, strata: Mapping[str, tuple[str, ...]], order: Mapping[str, str]) -> dict[str, int]:
+def _folds(folds: int, strata: Mapping[str, Stratum], order: Mapping[str, str]) -> dict[str, int]:
     """Distribute patients to folds, stratum by stratum, so that each fold gets its share of every stratum."""
     dealt = sorted(strata, key=lambda p: (strata[p], order[p]))
     return {patient: i % folds for i, patient in enumerate(dealt)}
@@ -143,26 +181,33 @@ def _folds(folds: int, strata: Mapping[str, tuple[str, ...]], order: Mapping[str
 def _fold_roles(
     split: Split,
     fold: int,
-    strata: Mapping[str, tuple[str, ...]],
-    order: Mapping[str, str],
+    everyone: Mapping[str, Stratum],
     fixed: Mapping[str, str],
+    validated: Rotation,
+    *,
+    order: Mapping[str, str],
+    turn: Mapping[str, str],
     task: str,
 ) -> dict[str, str]:
-    """Return the role of every patient in one fold."""
-    everyone, strata = strata, {p: s for p, s in strata.items() if p not in fixed}
+    """Return the role of every patient in one fold.
+
+    Test patients are dealt to the folds by ``order``. Validation patients are chosen by ``turn``, which differs from
+    fold to fold, among those that earlier folds ``validated`` least often.
+    """
+    strata = {p: s for p, s in everyone.items() if p not in fixed}
     if split.folds == 1:
         fixed_test = any(role == "test" for role in fixed.values())
-        test = set() if fixed_test else _take(split.test, strata, order)
+        test = set() if fixed_test else Rotation(split.test).take(strata, order)
     else:
         test = {p for p, f in _folds(split.folds, strata, order).items() if f == fold}
     rest = {p: s for p, s in strata.items() if p not in test}
     fixed_val = any(role == "val" for role in fixed.values())
-    val = set() if fixed_val else _take(split.val, rest, order)
+    val = set() if fixed_val else validated.take(rest, turn)
     roles = dict(fixed)
     roles.update({p: "test" if p in test else "val" if p in val else "train" for p in strata})
     if not fixed_val and not val:
         trained = {p: everyone[p] for p, role in roles.items() if role == "train"}
-        roles.update(dict.fromkeys(_take(split.val, trained, order), "val"))
+        roles.update(dict.fromkeys(validated.take(trained, turn), "val"))
     missing = {"train", "val", "test"} - set(roles.values())
     if roles and missing:
         raise ConfigError(

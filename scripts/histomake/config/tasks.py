@@ -19,7 +19,8 @@ class Split(Section):
         1,
         ge=1,
         le=20,
-        description="1: one train/val/test split; more: cross-validation in which each fold is tested once.",
+        description="1: one train/val/test split; more: cross-validation in which each patient is tested once. From 3 "
+        "folds on, every patient trains in at least one fold and is validated about equally often.",
     )
     test: Share = Field(0.25, description="Share of patients held out for testing if folds is 1.")
     val: Share = Field(
@@ -27,8 +28,9 @@ class Split(Section):
     )
     stratify: list[str] = Field(
         default_factory=list,
-        description="Columns of the sheet to balance over the folds, such as the site. The class column of a task is "
-        "always balanced.",
+        description="Columns of the sheet to balance over the roles, such as the site, the most important first. The "
+        "class column of a task is always balanced before them. Strata of fewer than 3 patients, or than folds, are "
+        "balanced together, and a run says which.",
     )
 
 

@@ -1,0 +1,42 @@
+"""Notes on a plan: what may not be meant so is said before the run starts, and stops nothing."""
+
+from __future__ import annotations
+
+import pytest
+from histomake.cohort.sheet import Slide
+from histomake.config import parse_config
+from histomake.planning.notes import NAMED, listed, notes
+from histomake.planning.plan import make_plan
+
+
+@pytest.fixture
+def noted():
+    """Notes on the plan of one task, from slides."""
+
+    def make(slides, *, split=None, kind="classification", **sections):
+        target = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
+        task = {"kind": kind, "grid": "x20", "target": target, "split": split or {}}
+        config = parse_config({"tasks": {"t": task}, **sections})
+        return notes(make_plan(config, {s.slide_id: s for s in slides}))
+
+    return make
+
+
+def graded(site=lambda number: "north", patients=20):
+    return [
+        Slide(f"s{i}", "x", f"p{i:02}", site=site(i), labels={"grade": ("low", "high")[i % 2]}) for i in range(patients)
+    ]
+
+
+def test_a_cohort_that_can_be_balanced_needs_no_note(noted):
+    assert noted(graded(), split={"stratify": ["site"]}) == []
+
+
+def test_strata_too_small_to_balance_are_noted(noted):
+    (note,) = noted(graded(lambda i: "south" if i < 2 else "north"), split={"stratify": ["site"]})
+    assert note.startswith("task t: strata of fewer than 3 patients")
+    assert note.endswith("balanced together: high / south (1), low / south (1)")
+
+
+def test_of_many_items_the_first_are_named_and_the_others_counted():
+    assert listed([str(i) for i in range(NAMED + 2)]).endswith("7 and 2 more")
