@@ -102,7 +102,7 @@ rule evaluate:
     params:
         kind=lambda wildcards: task(wildcards).kind.value,
         target=lambda wildcards: task(wildcards).target.dump(),
-        aggregate=lambda wildcards: task(wildcards).predict.aggregate,
+        pooling=lambda wildcards: task(wildcards).predict.dump("aggregate", "patient_truth"),
         slides=lambda wildcards: PLAN.entries(wildcards.task, "test"),
         seed=CONFIG.seed,
         code=code("evaluate.py"),

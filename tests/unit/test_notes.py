@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from histomake.cohort.sheet import Slide
 from histomake.config import parse_config
@@ -13,9 +15,9 @@ from histomake.planning.plan import make_plan
 def noted():
     """Notes on the plan of one task, from slides."""
 
-    def make(slides, *, split=None, kind="classification", **sections):
+    def make(slides, *, split=None, kind="classification", predict=None, **sections):
         target = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
-        task = {"kind": kind, "grid": "x20", "target": target, "split": split or {}}
+        task = {"kind": kind, "grid": "x20", "target": target, "split": split or {}, "predict": predict or {}}
         config = parse_config({"tasks": {"t": task}, **sections})
         return notes(make_plan(config, {s.slide_id: s for s in slides}))
 
@@ -36,6 +38,33 @@ def test_strata_too_small_to_balance_are_noted(noted):
     (note,) = noted(graded(lambda i: "south" if i < 2 else "north"), split={"stratify": ["site"]})
     assert note.startswith("task t: strata of fewer than 3 patients")
     assert note.endswith("balanced together: high / south (1), low / south (1)")
+
+
+def mixed():
+    """Patients with two slides each; the two test patients have slides of both classes."""
+    roles = ["train"] * 4 + ["val"] * 4 + ["test"] * 4
+    return [
+        Slide(f"s{i:02}", "x", f"p{i // 2}", split=role, labels={"grade": ("low", "high")[i % 2]})
+        for i, role in enumerate(roles)
+    ]
+
+
+def test_test_patients_with_slides_of_several_classes_are_noted(noted):
+    (note,) = noted(mixed())
+    assert note == (
+        "task t: 2 test patient(s) have slides of several classes; patients are not evaluated, unless "
+        "predict.patient_truth says which class they have: p4 (high, low), p5 (high, low)"
+    )
+
+
+def test_the_note_says_which_rule_decides(noted):
+    (note,) = noted(mixed(), predict={"patient_truth": "majority"})
+    assert "most slides decide" in note
+
+
+def test_patients_with_slides_of_one_class_or_of_other_roles_are_not_noted(noted):
+    slides = [replace(s, labels={"grade": "low"}) if s.split == "test" else s for s in mixed()]
+    assert noted(slides) == []
 
 
 def test_of_many_items_the_first_are_named_and_the_others_counted():

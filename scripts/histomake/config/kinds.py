@@ -28,6 +28,7 @@ class Accepted:
     networks_with_dropout: networks that have ``model.dropout``. None: all.
     overlap: whether windows overlap by ``predict.overlap``.
     cascade_stage: whether the task gives each patch a score per class, as a stage of a patch cascade must.
+    patient_truth: whether ``predict.patient_truth`` has a meaning: patients have classes that follow from their slides.
     label_image: whether the prediction of a slide has a label image with outlines, which rule segment_slide writes.
         Otherwise rule predict_slide predicts it.
     """
@@ -44,6 +45,7 @@ class Accepted:
     networks_with_dropout: tuple[str, ...] | None
     overlap: bool
     cascade_stage: bool
+    patient_truth: bool
     label_image: bool
 
 
@@ -61,6 +63,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         overlap=False,
         cascade_stage=True,
+        patient_truth=True,
         label_image=False,
     ),
     Kind.MULTI_LABEL: Accepted(
@@ -76,6 +79,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         overlap=False,
         cascade_stage=True,
+        patient_truth=True,
         label_image=False,
     ),
     Kind.REGRESSION: Accepted(
@@ -91,6 +95,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         overlap=False,
         cascade_stage=False,
+        patient_truth=False,
         label_image=False,
     ),
     Kind.SEGMENTATION: Accepted(
@@ -106,6 +111,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=("fast_scnn",),
         overlap=True,
         cascade_stage=False,
+        patient_truth=False,
         label_image=True,
     ),
 }

@@ -263,6 +263,13 @@ class Predict(Section):
         description="Aggregation of patch scores to slide scores: mean, mean weighted by tissue area, maximum, or "
         "mean of the ten highest. The score of a patient is the mean over the slides.",
     )
+    patient_truth: Literal["refuse", "any", "all", "majority"] = Field(
+        "refuse",
+        description="Class of a patient with slides of several classes. refuse: patients are not evaluated if there is "
+        "one; any: the last of the classes in the order of target.classes, so of two classes the positive one if any "
+        "slide has it; all: the first, so the positive one only if all slides have it; majority: that of most slides, "
+        "patients with a tie are left out. With multi_label, the same for every label.",
+    )
     flips: bool = Field(
         False, description="Average over the eight flips and rotations of each patch, at eight times the cost."
     )
@@ -272,6 +279,11 @@ class Predict(Section):
         le=0.75,
         description="Share of a segmentation window that overlaps the next one; overlaps are blended.",
     )
+
+
+def _prediction_problems(kind: Kind, predict: Predict) -> Iterator[str]:
+    if predict.patient_truth != "refuse" and not ACCEPTED[kind].patient_truth:
+        yield f"predict.patient_truth: {kind} gives patients no class; remove it"
 
 
 def _class_names(target: Target) -> set[str]:
@@ -349,7 +361,7 @@ class Task(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Task:
         problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
-        problems += _model_problems(self.kind, self.model)
+        problems += [*_model_problems(self.kind, self.model), *_prediction_problems(self.kind, self.predict)]
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -12,13 +12,19 @@ from histomake.base.kinds import Kind
 from histomake.base.rng import ORDER, counter_rng
 from histomake.config import Target
 from histomake.evaluate import statistics
-from histomake.evaluate.items import Items, SlidePrediction
+from histomake.evaluate.items import Items, SlidePrediction, differing
 from histomake.evaluate.kinds import EVALUATED
+from histomake.evaluate.patient_truth import OF_CLASSES, REFUSE
 from histomake.evaluate.result import Evaluation
 from histomake.target.outputs import outputs_of
 
 BOOTSTRAPS = 1000
 INTERVAL = (2.5, 97.5)
+REFUSED = (
+    "{number} test patient(s) have slides of several classes, so that their own class is not defined; set "
+    "predict.patient_truth of the task to any, all or majority"
+)
+"""Why the patient level is not evaluated."""
 
 
 def evaluate(
@@ -28,17 +34,26 @@ def evaluate(
     target: Target,
     aggregate: str,
     seed: int,
+    patient_truth: str = REFUSE,
     bootstraps: int = BOOTSTRAPS,
 ) -> Evaluation:
     """Measure predictions of test slides against their truth, at patch, slide and patient level.
 
+    ``patient_truth`` is the rule by which the truth of a patient follows from that of the slides. Where it is to refuse
+    and a patient has slides of several classes, the patient level has no items, and its record says why.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
     is null. Raises HistomakeError when no truth is known.
     """
     patients = sorted({prediction.patient_id for prediction in predictions})
     classes = outputs_of(kind, target)
     evaluated = EVALUATED[kind]
-    by_level = evaluated.items(predictions, kind, target, patients, aggregate)
+    by_level = evaluated.items(predictions, kind, target, patients, aggregate, evaluated.patient_truth[patient_truth])
+    differ: list[str] = []
+    if evaluated.patient_truth is OF_CLASSES:
+        differ = [patients[number] for number in differing(by_level["slide"])]
+    refused = differ if patient_truth == REFUSE else []
+    if refused:
+        by_level["patient"] = by_level["patient"].none()
     if not any(len(items) for items in by_level.values()):
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
     rows: list[dict[str, Any]] = []
@@ -57,8 +72,12 @@ def evaluate(
         "interval_percent": list(INTERVAL),
         "patients": len(patients),
         "slides": len(predictions),
+        "patient_truth": patient_truth,
+        "patients_of_several_classes": differ,
         "levels": {level: _level_record(level, items, classes, rows) for level, items in by_level.items()},
     }
+    if refused:
+        record["levels"]["patient"]["refused"] = REFUSED.format(number=len(refused))
     return Evaluation(record, rows, by_level, classes)
 
 

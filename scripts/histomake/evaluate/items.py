@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from histomake.base.kinds import Kind
 from histomake.config import Target
+from histomake.evaluate.patient_truth import Rule
 from histomake.target.kinds import LEARNED, slide_target
 from histomake.target.outputs import outputs_of
 from histomake.target.pooling import Threshold, pool_scores
@@ -54,6 +55,10 @@ class Items:
     def __len__(self) -> int:
         return len(self.patient)
 
+    def none(self) -> Items:
+        """No item, with arrays of the same kind."""
+        return Items(self.score[:0], self.target[:0], self.predicted[:0], self.patient[:0])
+
 
 ReadTruth = Callable[[pa.Table, Sequence[str]], "NDArray[Any]"]
 """Truth of a prediction table's patches for the named outputs, shaped and typed as patch targets are."""
@@ -68,13 +73,13 @@ def score_items(
     target: Target,
     patients: Sequence[str],
     aggregation: str,
+    of_patient: Rule,
     *,
     truth: ReadTruth,
-    of_patient: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> dict[str, Items]:
     """Patches, slides and patients of known truth, with their scores and decisions.
 
-    ``truth`` reads the truth of patches; ``of_patient`` combines that of a patient's slides (slides, …) into one.
+    ``of_patient`` combines the truth of a patient's slides into one; ``truth`` reads that of patches.
     """
     names, position = outputs_of(kind, target), {patient: i for i, patient in enumerate(patients)}
     patches, slides = [], list[Slide]()
@@ -93,11 +98,9 @@ def score_items(
     slides = [slide for slide in slides if is_known(slide[1][None])[0]]
     of_patients = [[slide for slide in slides if slide[3] == patient] for patient in range(len(patients))]
     groups = {"slide": [[slide] for slide in slides], "patient": [group for group in of_patients if group]}
-    pooled_items = {
-        level: _stack([_pooled(group, kind, of_patient) for group in of_level], len(names))
-        for level, of_level in groups.items()
-    }
-    return {"patch": _stack(patches, len(names)), **pooled_items}
+    pooled = {level: [_pooled(g, kind, of_patient) for g in of_level] for level, of_level in groups.items()}
+    known = {level: [item for item in items if is_known(item[1])[0]] for level, items in pooled.items()}
+    return {"patch": _stack(patches, len(names))} | {level: _stack(k, len(names)) for level, k in known.items()}
 
 
 def class_truth(table: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:
@@ -122,14 +125,11 @@ def _labels(table: pa.Table) -> list[str | None]:
     return table["label"].combine_chunks().cast(pa.string()).to_pylist() if table.num_rows else []
 
 
-def highest(truth: NDArray[Any]) -> NDArray[Any]:
-    """Highest class, or every label that any slide has."""
-    return truth.max(axis=0)
-
-
-def mean(truth: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Mean of the known values."""
-    return np.nanmean(truth, axis=0)
+def differing(slides: Items) -> NDArray[np.int64]:
+    """Patients whose slides differ in their truth, sorted; ``slides``: items of slides."""
+    owners = np.unique(slides.patient)
+    differ = [len(np.unique(slides.target[slides.patient == owner], axis=0)) > 1 for owner in owners]
+    return owners[np.array(differ, bool)]
 
 
 def _decided(score: NDArray[np.float64], threshold: Threshold, kind: Kind) -> NDArray[Any]:
@@ -137,9 +137,7 @@ def _decided(score: NDArray[np.float64], threshold: Threshold, kind: Kind) -> ND
     return np.zeros((len(score), 0)) if decide is None else decide(score, threshold)
 
 
-def _pooled(
-    slides: Sequence[Slide], kind: Kind, of_patient: Callable[[NDArray[Any]], NDArray[Any]]
-) -> tuple[np.ndarray, ...]:
+def _pooled(slides: Sequence[Slide], kind: Kind, of_patient: Rule) -> tuple[np.ndarray, ...]:
     """Slides of one patient as one item: mean score, combined truth, decision by the mean threshold, and patient."""
     score = np.mean([slide[0] for slide in slides], axis=0)[None]
     truth = of_patient(np.stack([slide[1] for slide in slides]))
@@ -156,7 +154,12 @@ def _stack(parts: Iterable[tuple[np.ndarray, ...]], outputs: int) -> Items:
 
 
 def pixel_items(
-    predictions: Sequence[SlidePrediction], kind: Kind, target: Target, patients: Sequence[str], _aggregation: str
+    predictions: Sequence[SlidePrediction],
+    kind: Kind,
+    target: Target,
+    patients: Sequence[str],
+    _aggregation: str,
+    _of_patient: Rule,
 ) -> dict[str, Items]:
     """Pixel counts tp, fp, fn of each output: of all patches together, of each slide, of each patient."""
     names, position = outputs_of(kind, target), {patient: i for i, patient in enumerate(patients)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from histomake.base.kinds import Kind
 from histomake.config import Target
-from histomake.evaluate import curves, items, metrics
+from histomake.evaluate import curves, items, metrics, patient_truth
 from histomake.evaluate.items import Items, SlidePrediction
+from histomake.evaluate.patient_truth import Rule
 
-GatherItems = Callable[[Sequence[SlidePrediction], Kind, Target, Sequence[str], str], dict[str, Items]]
-"""Items by level, from predictions, task, patients and the way of pooling patches."""
+GatherItems = Callable[[Sequence[SlidePrediction], Kind, Target, Sequence[str], str, Rule], dict[str, Items]]
+"""Items by level, from predictions, task, patients, the way of pooling patches, and the rule of patient truth."""
 
 Measure = Callable[[str, Items, Sequence[str], np.ndarray], metrics.Values]
 """Metrics of the items of a level, from the names of the outputs and the weights of patients."""
@@ -22,9 +23,14 @@ Measure = Callable[[str, Items, Sequence[str], np.ndarray], metrics.Values]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """How one kind of task is evaluated; figures: their points, by name of the file."""
+    """How one kind of task is evaluated.
+
+    patient_truth: how the truth of a patient follows from that of slides, by the rule's name.
+    figures: their points, by name of the file.
+    """
 
     items: GatherItems
+    patient_truth: Mapping[str, Rule]
     metrics: Measure
     figures: dict[str, curves.Points]
 
@@ -37,22 +43,26 @@ SCORE_FIGURES: dict[str, curves.Points] = {
 
 EVALUATED: dict[Kind, Evaluated] = {
     Kind.CLASSIFICATION: Evaluated(
-        items=partial(items.score_items, truth=items.class_truth, of_patient=items.highest),
+        items=partial(items.score_items, truth=items.class_truth),
+        patient_truth=patient_truth.OF_CLASSES,
         metrics=metrics.class_metrics,
         figures=SCORE_FIGURES | {"confusion": curves.confusion_points},
     ),
     Kind.MULTI_LABEL: Evaluated(
-        items=partial(items.score_items, truth=items.label_truth, of_patient=items.highest),
+        items=partial(items.score_items, truth=items.label_truth),
+        patient_truth=patient_truth.OF_CLASSES,
         metrics=metrics.label_metrics,
         figures=SCORE_FIGURES,
     ),
     Kind.REGRESSION: Evaluated(
-        items=partial(items.score_items, truth=items.number_truth, of_patient=items.mean),
+        items=partial(items.score_items, truth=items.number_truth),
+        patient_truth=patient_truth.OF_NUMBERS,
         metrics=metrics.number_metrics,
         figures={"scatter": curves.scatter_points},
     ),
     Kind.SEGMENTATION: Evaluated(
         items=items.pixel_items,
+        patient_truth=patient_truth.OF_NUMBERS,
         metrics=metrics.overlap_metrics,
         figures={"overlap": curves.overlap_points},
     ),

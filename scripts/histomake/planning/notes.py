@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from histomake.cohort.folds import LEAST, merged_strata, merged_strata_of_task
+from histomake.cohort.sheet import classes_of
 from histomake.cohort.strata import Stratum
 from histomake.config import Split
+from histomake.config.kinds import ACCEPTED
 from histomake.planning.plan import Plan
+
+RULES = {
+    "refuse": "patients are not evaluated, unless predict.patient_truth says which class they have",
+    "any": "any slide decides (predict.patient_truth)",
+    "all": "all slides decide (predict.patient_truth)",
+    "majority": "most slides decide (predict.patient_truth)",
+}
+"""What becomes of patients with slides of several classes."""
 
 NAMED = 8
 """Items that a note names; of further ones it gives the number."""
@@ -15,7 +26,7 @@ NAMED = 8
 
 def notes(plan: Plan) -> list[str]:
     """Notes on a plan, each one line."""
-    return list(_small_strata(plan))
+    return [*_small_strata(plan), *_patients_of_several_classes(plan)]
 
 
 def _small_strata(plan: Plan) -> Iterator[str]:
@@ -35,6 +46,23 @@ def _merged(what: str, found: dict[Stratum, int], split: Split) -> Iterator[str]
             f"{what}: strata of fewer than {max(LEAST, split.folds)} patients are too small to balance, and are "
             f"balanced together: {listed(names)}"
         )
+
+
+def _patients_of_several_classes(plan: Plan) -> Iterator[str]:
+    """Of tasks whose classes are in the sheet; annotations are compared when predictions are evaluated."""
+    for name in plan.measured:
+        task = plan.config.tasks[name]
+        if not ACCEPTED[task.kind].patient_truth or task.target.column is None:
+            continue
+        found: dict[str, set[str]] = defaultdict(set)
+        for slide in (plan.slides[s] for _, s in plan.slides_by_fold(name, "test")):
+            if classes := classes_of(slide, task):
+                found[slide.patient_id].add("+".join(sorted(classes)))
+        mixed = [f"{patient} ({', '.join(sorted(c))})" for patient, c in sorted(found.items()) if len(c) > 1]
+        rule = task.predict.patient_truth
+        if mixed:
+            what = f"task {name}: {len(mixed)} test patient(s) have slides of several classes"
+            yield f"{what}; {RULES[rule]}: {listed(mixed)}"
 
 
 def listed(names: list[str]) -> str:

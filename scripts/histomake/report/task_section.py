@@ -126,6 +126,9 @@ def metrics_table(metrics: dict[str, Any]) -> Html:
     if metrics["patients"] < 10:
         text = f"Only {metrics['patients']} test patients: the intervals are unreliable."
         parts.insert(0, page.tag("p", text, class_="warn"))
+    if refused := metrics["levels"].get("patient", {}).get("refused"):
+        patients = ", ".join(metrics["patients_of_several_classes"])
+        parts.insert(0, page.tag("p", f"Patients are not evaluated: {refused}. They are: {patients}.", class_="warn"))
     return page.join([*parts, page.folded("by class", _metrics_of(metrics, whole=False))])
 
 
