@@ -21,6 +21,7 @@ rule annotate:
     params:
         annotation=lambda wildcards: [FINGERPRINTS.of(path) for path in [slide(wildcards).annotation] if path],
         cfg=CONFIG.annotations.dump(),
+        roi=CONFIG.roi_classes,
         code=code("annotate.py"),
     script:
         "../scripts/annotate.py"

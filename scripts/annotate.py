@@ -26,6 +26,9 @@ def main(snakemake):
             slide_id=manifest.slide_id,
             width=manifest.width,
             height=manifest.height,
+            mpp=manifest.mpp,
+            properties=manifest.properties,
+            roi=snakemake.params.roi,
         )
         return write_annotation(annotation, record=record, geojson=geojson, labels=labels)
 

@@ -110,8 +110,20 @@ def test_patches_whose_centre_is_outside_the_region_of_interest_are_left_out():
 def test_areas_are_shares_of_the_patch_per_class():
     annotation = Annotation(("stroma", "tumor"), [("tumor", TUMOUR), ("stroma", shapely.box(0, 0, 128, 256))])
     table = make(Grid(size=512, mpp=MPP), annotation, ["stroma", "tumor"])
-    np.testing.assert_allclose(table["area_tumor"].to_numpy()[:3], [1, 1, 0])
-    assert table["area_stroma"][0].as_py() == pytest.approx(128 * 256 / 512**2)
+    stroma = 128 * 256 / 512**2  # the smaller region is on top
+    np.testing.assert_allclose(table["area_tumor"].to_numpy()[:3], [1 - stroma, 1, 0])
+    assert table["area_stroma"][0].as_py() == pytest.approx(stroma)
+
+
+def test_rounded_areas_of_a_patch_sum_to_at_most_one():
+    thirds = [(name, shapely.box(0, 512 * i / 3, 512, 512 * (i + 1) / 3)) for i, name in enumerate("abc")]
+    sixths = [
+        (name, shapely.box(512 + 512 * i / 6, 0, 512 + 512 * (i + 1) / 6, 512)) for i, name in enumerate("abcdef")
+    ]
+    table = make(Grid(size=512, mpp=MPP), Annotation(tuple("abcdef"), thirds + sixths), list("abcdef"))
+    areas = np.stack([table[f"area_{name}"].to_numpy()[:2] for name in "abcdef"]).astype(np.float64)
+    assert (areas.sum(axis=0) <= 1 + 1e-7).all()
+    np.testing.assert_allclose(areas.sum(axis=0), 1, atol=2e-4)
 
 
 def test_a_class_that_a_slide_lacks_is_zero_everywhere():

@@ -6,6 +6,7 @@ Reading a QuPath export of 100,000 cells takes about two seconds on one core and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ABSENT = msgspec.Raw(b"null")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+NOT_A_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*+"|(?P<word>-?\b(?:NaN|nan|Infinity)\b)', re.DOTALL)
+"""A text, which is left as it is, or a word in place of a number."""
 
 
 class Feature(msgspec.Struct):
@@ -43,20 +46,38 @@ def parse_features(content: bytes) -> list[Feature]:
     content = content.removeprefix(BYTE_ORDER_MARK)
     try:
         if content.lstrip().startswith(b"["):
-            features = msgspec.json.decode(content, type=list[Feature])
+            features = decode(content, list[Feature])
         else:
-            collection = msgspec.json.decode(content, type=_Collection)
+            collection = decode(content, _Collection)
             single = collection.type == "Feature"
-            features = [msgspec.json.decode(content, type=Feature)] if single else collection.features
+            features = [decode(content, Feature)] if single else collection.features
             if not single and collection.type != "FeatureCollection":
                 raise ValueError(f"its type is {collection.type!r}")
     except msgspec.ValidationError as error:
         raise ValueError(f"valid JSON, but neither a GeoJSON FeatureCollection nor Features ({error})") from None
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not JSON ({error})") from None
     if any(feature.type != "Feature" for feature in features):
         raise ValueError("valid JSON, but neither a GeoJSON FeatureCollection nor Features")
     return features
+
+
+def decode[T](content: bytes, kind: type[T]) -> T:
+    """Decode JSON. QuPath before 0.5, Python and R write measurements that are not numbers as NaN or Infinity.
+
+    JSON has no such words; they are read as null. A coordinate of null is refused with its geometry.
+
+    Raises:
+        msgspec.ValidationError: The content is JSON, but not of that kind.
+        ValueError: The content is not JSON.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        strict = NOT_A_NUMBER.sub(lambda found: b"null" if found["word"] else found[0], content)
+        if strict == content:
+            raise ValueError(f"not JSON ({error})") from None
+        return decode(strict, kind)
 
 
 def geometries(raw: Iterable[msgspec.Raw]) -> NDArray[np.object_]:

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import ast
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from histomake.annotation.drawn import AnnotationError, Drawn, Reading
 from histomake.annotation.features import ABSENT, Feature, geometries, parse_features
-from histomake.annotation.model import AnnotationError, Drawn
+from histomake.annotation.overlap import flat_parts
 from histomake.config import Annotations
 
 AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 UNCLASSIFIED = "unclassified"
+NAMES = ("classification", "classification_name", "classification.name", "label", "name", "class")
+"""Properties that may hold the class. GDAL flattens nested ones to names with ``_`` or ``.``."""
 
 
-def read_geojson(path: Path, config: Annotations, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
+def read_geojson(path: Path, reading: Reading) -> tuple[str, list[Drawn]]:
     """Read all areal shapes of a GeoJSON file, in level-0 pixels; return the name of the format and the shapes.
 
-    Points, lines and features without geometry are counted in ``skipped``.
+    Points, lines and features without geometry are counted as skipped.
 
     Raises:
         AnnotationError: The file is not JSON or not GeoJSON, or a geometry cannot be read.
     """
     try:
         features = parse_features(path.read_bytes())
-        shapes = geometries(_outline(feature, config) for feature in features)
+        shapes = geometries(_outline(feature, reading.config) for feature in features)
     except ValueError as error:
         raise AnnotationError(str(error)) from None
-    drawn, qupath = [], False
+    drawn, qupath, config, skipped = [], False, reading.config, reading.skipped
     for feature, shape in zip(features, shapes, strict=True):
         properties = feature.properties or {}
         qupath = qupath or "classification" in properties or "objectType" in properties
         kind = "no geometry" if shape is None else shape.geom_type
         if kind in AREAS:
             drawn.append(Drawn(_name(properties, config.class_property), shape))
+            skipped.update(part.geom_type for part in flat_parts(shape) if part.geom_type != "Polygon")
         else:
             skipped[kind] += 1
     return ("qupath" if qupath else "geojson"), drawn
@@ -51,12 +57,26 @@ def _name(properties: dict[str, Any], class_property: str | None) -> str:
         for key in class_property.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         return _text(value)
-    candidates = (properties.get(key) for key in ("classification", "label", "name", "class"))
-    return next((text for text in map(_text, candidates) if text != UNCLASSIFIED), UNCLASSIFIED)
+    return next((text for text in (_text(properties.get(k)) for k in NAMES) if text != UNCLASSIFIED), UNCLASSIFIED)
 
 
 def _text(value: Any) -> str:
     """Return a class as text. QuPath writes {"name": …}, or for derived classes {"names": […]}, joined by ": "."""
+    value = _unpacked(value)
     if isinstance(value, dict):
-        value = value.get("name") or ": ".join(map(str, value.get("names") or []))
+        names = value.get("names") or []
+        value = value.get("name") or (": ".join(map(str, names)) if isinstance(names, list) else names)
     return UNCLASSIFIED if value in (None, "") else str(value)
+
+
+def _unpacked(value: Any) -> Any:
+    """GDAL writes an object as a text in JSON, some Python programs as a text in Python; other values as they are."""
+    if not (isinstance(value, str) and value.strip().startswith("{")):
+        return value
+    for parse in (msgspec.json.decode, ast.literal_eval):
+        try:
+            found = parse(value)
+        except (ValueError, SyntaxError):
+            continue
+        return found if isinstance(found, dict) else value
+    return value

@@ -12,7 +12,7 @@ import tifffile
 import zarr
 from PIL import Image, UnidentifiedImageError
 
-from histomake.annotation.model import AnnotationError
+from histomake.annotation.drawn import AnnotationError
 from histomake.base.units import Level0Pixels
 
 BAND_PIXELS = 1 << 22  # pixels read at a time

@@ -5,35 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 import zarr
 
 from histomake.annotation.features import geometries, parse_features
+from histomake.annotation.overlap import areas_on_top, draw_rank, polygonal
 from histomake.base.records.annotation import AnnotationRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-REMEDY = "Correct or re-export the annotation, or empty the slide's annotation cell in the sheet"
-
-
-class AnnotationError(Exception):
-    """A problem found by a format reader, which does not know the slide of the file."""
-
-    def __init__(self, detail: str, remedy: str = REMEDY) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.remedy = remedy
-
-
-class Drawn(NamedTuple):
-    """One shape as read from a file: the annotator's class name and a geometry that may be invalid."""
-
-    name: str
-    geometry: shapely.Geometry
 
 
 @dataclass(frozen=True)
@@ -66,8 +49,9 @@ class LabelImage:
 class Annotation:
     """The annotation of one slide: either regions in level-0 pixels or a label image.
 
-    ``regions`` are valid, non-empty Polygons or MultiPolygons inside the slide. Regions of different classes may
-    overlap: area shares count each class separately, and in rasters the smaller region is drawn on top.
+    ``regions`` are valid, non-empty Polygons or MultiPolygons inside the slide, as drawn. Where regions of different
+    classes overlap, the smaller one is on top, for pixels and for areas. Classes that the record lists as ``roi`` only
+    bound regions of interest: they neither cover others nor are covered, and no pixel has their label.
     """
 
     class_names: tuple[str, ...]
@@ -94,8 +78,21 @@ class Annotation:
         return cls(record.class_names, regions, labels, record)
 
     @cached_property
+    def labelled(self) -> list[tuple[str, shapely.Geometry]]:
+        """The regions whose classes label pixels."""
+        roi = self.record.roi if self.record is not None else ()
+        return [region for region in self.regions if region[0] not in roi]
+
+    @cached_property
+    def area_by_class(self) -> dict[str, shapely.Geometry]:
+        """The area of each class: where it is on top, or for a region of interest all of it. No two labels overlap."""
+        if not self.labelled:
+            return dict(self.union_by_class)
+        return self.union_by_class | areas_on_top(*zip(*self.labelled, strict=True))
+
+    @cached_property
     def union_by_class(self) -> dict[str, shapely.Geometry]:
-        """The union of the regions of each class, so that overlapping regions of one class count once.
+        """The union of the regions of each class as drawn, so that overlapping regions of one class count once.
 
         Only regions with touching bounding boxes are merged geometrically, so 100,000 cells take less than a second.
         """
@@ -106,21 +103,10 @@ class Annotation:
 
     @cached_property
     def draw_rank(self) -> NDArray[np.intp]:
-        """Position of each region in drawing order, largest first, so that smaller regions stay visible."""
-        areas = shapely.area([geometry for _, geometry in self.regions])
-        rank = np.empty(areas.size, np.intp)
-        rank[np.argsort(-areas, kind="stable")] = np.arange(areas.size)
-        return rank
+        """Position of each labelled region in drawing order, so that smaller regions are on top."""
+        return draw_rank([geometry for _, geometry in self.labelled])
 
     @cached_property
     def index(self) -> shapely.STRtree:
-        """Spatial index over ``regions``, in the same order."""
-        return shapely.STRtree([geometry for _, geometry in self.regions])
-
-
-def polygonal(geometry: shapely.Geometry) -> shapely.Geometry:
-    """Return the areal part of a geometry as a Polygon or MultiPolygon, without points and lines."""
-    if geometry.geom_type in ("Polygon", "MultiPolygon"):
-        return geometry
-    parts = [p for p in shapely.get_parts(geometry).tolist() if p.geom_type in ("Polygon", "MultiPolygon")]
-    return shapely.union_all(parts) if parts else shapely.Polygon()
+        """Spatial index over ``labelled``, in the same order."""
+        return shapely.STRtree([geometry for _, geometry in self.labelled])

@@ -22,7 +22,8 @@ def rasterise(annotation: Annotation, x: Level0Pixels, y: Level0Pixels, size: in
     """Rasterise a square of the slide to class numbers: 0 unlabelled, i + 1 ``annotation.class_names[i]``.
 
     A pixel belongs to a region if its centre is inside. Where regions overlap, the smaller one is drawn on top:
-    necrosis drawn inside a tumour stays necrosis, independent of the order in the file.
+    necrosis drawn inside a tumour stays necrosis, independent of the order in the file. Regions of interest label no
+    pixel.
 
     Args:
         annotation: the slide's annotation.
@@ -36,12 +37,12 @@ def rasterise(annotation: Annotation, x: Level0Pixels, y: Level0Pixels, size: in
     if annotation.label_image is not None:
         return _sample(annotation.label_image, x, y, size, scale)
     labels = np.zeros((size, size), np.uint8)
-    if not annotation.regions:
+    if not annotation.labelled:
         return labels
     frame = shapely.box(x, y, x + size * scale, y + size * scale)
     touched = annotation.index.query(frame)
     for i in touched[np.argsort(annotation.draw_rank[touched])]:
-        name, geometry = annotation.regions[i]
+        name, geometry = annotation.labelled[i]
         labels[_inside(geometry, x, y, size, scale)] = annotation.class_names.index(name) + 1
     return labels
 
@@ -83,11 +84,13 @@ def area_shares(
 ) -> dict[str, NDArray[np.float32]]:
     """Compute the share of every grid cell annotated as each class; columns, rows and span are in level-0 pixels.
 
+    The rule of overlap is that of `rasterise`. Shares of regions of interest are counted besides those of labels.
+
     Returns float32 of shape (rows, columns) by class name; zeros for a class that the annotation does not contain.
     """
     if annotation.label_image is None:
-        unions = annotation.union_by_class
-        return {n: polygon_shares(unions.get(n, shapely.Polygon()), columns, rows, span) for n in class_names}
+        areas = annotation.area_by_class
+        return {n: polygon_shares(areas.get(n, shapely.Polygon()), columns, rows, span) for n in class_names}
     numbers = {n: annotation.class_names.index(n) + 1 for n in class_names if n in annotation.class_names}
     found = _label_shares(annotation.label_image, set(numbers.values()), columns, rows, span)
     nothing = np.zeros((rows.size, columns.size), np.float32)
@@ -119,7 +122,7 @@ def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 
 
 def labels_at(annotation: Annotation, names: list[str], x: NDArray, y: NDArray) -> NDArray[np.bool_]:
-    """Return whether each point (level-0 pixels, shape (n,)) lies in a region of one of the named classes."""
+    """Return whether each point (level-0 pixels, shape (n,)) lies in a region of one of the named classes as drawn."""
     if annotation.label_image is not None:
         wanted = [annotation.class_names.index(n) + 1 for n in names if n in annotation.class_names]
         return np.isin(_labels_of_points(annotation.label_image, x, y), wanted)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import shapely
 
+from histomake.annotation.drawn import REMEDY, AnnotationError, Drawn, Reading, SlideFrame
 from histomake.annotation.formats import MASK_SUFFIXES, is_mask
 from histomake.annotation.geojson import read_geojson
+from histomake.annotation.losses import losses
 from histomake.annotation.mask import count_values, open_mask, scale_of
-from histomake.annotation.model import Annotation, AnnotationError, Drawn, LabelImage, polygonal
+from histomake.annotation.model import Annotation, LabelImage
+from histomake.annotation.overlap import polygonal, same_outlines
+from histomake.annotation.shapes import cut_out, enclosed_areas
 from histomake.annotation.xml_formats import read_xml
 from histomake.base.errors import Reason, SlideError
 from histomake.base.records.annotation import AnnotationRecord
-from histomake.base.units import Level0Pixels
+from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Annotations
 
-Reader = Callable[[Path, Annotations, Counter[str]], tuple[str, list[Drawn]]]
+log = logging.getLogger(__name__)
+
+Reader = Callable[[Path, Reading], tuple[str, list[Drawn]]]
 """Reads the shapes of a file and the name of its format; counts shapes without area."""
 
 READERS: dict[str, Reader] = {
@@ -31,16 +39,37 @@ READERS: dict[str, Reader] = {
 }
 """How files with outlines are read, by suffix. Label masks have the other suffixes, `MASK_SUFFIXES`."""
 
+LONGEST = 300
+"""Characters of a library's message that are kept; some contain parts of the file."""
+
+Regions = list[tuple[str, shapely.Geometry]]
+
 
 def read_annotation(
-    path: Path | None, config: Annotations, *, slide_id: str, width: Level0Pixels, height: Level0Pixels
+    path: Path | None,
+    config: Annotations,
+    *,
+    slide_id: str,
+    width: Level0Pixels,
+    height: Level0Pixels,
+    mpp: Mpp | None = None,
+    properties: Mapping[str, str] | None = None,
+    roi: Collection[str] = (),
 ) -> Annotation:
-    """Read, map, repair and check the annotation of a slide of ``width`` x ``height`` level-0 pixels.
+    """Read, map, repair and check the annotation of a slide.
 
     If ``path`` is None, the slide has no annotation. This is not an error and gives an annotation without regions.
 
+    Args:
+        path: the annotation file.
+        config: the section ``annotations``.
+        slide_id, width, height: the slide and its size in level-0 pixels.
+        mpp: µm per pixel of level 0; needed by formats in µm or nm.
+        properties: the scanner's metadata from the manifest; needed by NDPA.
+        roi: classes that only bound regions of interest, see `Annotation`.
+
     Raises:
-        SlideError: BAD_ANNOTATION, with the file, the problem and a remedy.
+        SlideError: BAD_ANNOTATION, with the file, the problem and a remedy, whatever a library raises on the file.
     """
     class_names = tuple(sorted(set(config.classes.values())))
     record = AnnotationRecord(
@@ -50,18 +79,31 @@ def read_annotation(
         width=width,
         height=height,
         class_names=class_names,
+        roi=tuple(name for name in class_names if name in roi),
     )
     if path is None:
         return Annotation(class_names, [], None, record)
-    try:
+    reading = Reading(config, SlideFrame(slide_id, width, height, mpp, properties or {}))
+    with refusing(path, slide_id):
         _check_file(path, config)
-        if is_mask(path):
-            return _from_mask(path, config, class_names, record)
-        return _from_shapes(path, config, class_names, record)
+        read = _from_mask if is_mask(path) else _from_shapes
+        return read(path, reading, record)
+
+
+@contextmanager
+def refusing(path: Path, slide_id: str) -> Iterator[None]:
+    """Turn every exception of a reader into a SlideError for a bad annotation. Unexpected ones are logged in full."""
+    try:
+        yield
     except AnnotationError as problem:
         raise SlideError(
             Reason.BAD_ANNOTATION, slide_id=slide_id, path=path, detail=problem.detail, remedy=problem.remedy
         ) from None
+    except Exception as error:  # libraries raise anything on a damaged file
+        log.exception("%s cannot be read", path)
+        said = " ".join(str(error).split())[:LONGEST]
+        detail = f"the file cannot be read ({type(error).__name__}: {said})"
+        raise SlideError(Reason.BAD_ANNOTATION, slide_id=slide_id, path=path, detail=detail, remedy=REMEDY) from error
 
 
 def _check_file(path: Path, config: Annotations) -> None:
@@ -76,65 +118,86 @@ def _check_file(path: Path, config: Annotations) -> None:
         )
 
 
-def _from_shapes(path: Path, config: Annotations, class_names: tuple[str, ...], record: AnnotationRecord) -> Annotation:
-    skipped: Counter[str] = Counter()
+def _from_shapes(path: Path, reading: Reading, record: AnnotationRecord) -> Annotation:
+    config = reading.config
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         supported = ", ".join([*READERS, *MASK_SUFFIXES])
         raise AnnotationError(f"unknown annotation format {path.suffix!r}", f"Supported formats: {supported}")
-    annotation_format, drawn = reader(path, config, skipped)
+    annotation_format, drawn = reader(path, reading)
     if not drawn:
-        without_area = f" (only {sum(skipped.values())} shapes without area)" if skipped else ""
+        without_area = f" (only {sum(reading.skipped.values())} shapes without area)" if reading.skipped else ""
         raise AnnotationError(f"the annotation contains no region{without_area}")
-    _check_names(Counter(d.name for d in drawn), config, "names")
-    ignored = Counter(d.name for d in drawn if d.name in config.ignore)
-    kept = [d for d in drawn if d.name not in config.ignore]
-    regions, repairs = _repair(kept, config)
-    outside = _check_bounds(regions, config, width=record.width, height=record.height)
-    regions, clipped = _clip(regions, width=record.width, height=record.height)
-    area: Counter[str] = Counter()
-    for name, geometry in regions:
-        area[name] += geometry.area
+    names = Counter(d.name for d in drawn)
+    _check_names(names, config, "names")
     record = msgspec.structs.replace(
         record,
         annotation_format=annotation_format,
-        regions=dict(Counter(name for name, _ in regions)),
-        area_px={name: round(value, 1) for name, value in area.items()},
-        ignored=dict(ignored),
-        skipped=dict(skipped),
-        clipped=clipped,
-        outside_share=round(outside, 6),
-        **repairs,
+        ignored={name: n for name, n in names.items() if name in config.ignore},
+        cut_out={name: n for name, n in names.items() if name in config.cut_out},
+        skipped=dict(reading.skipped),
     )
-    return Annotation(class_names, regions, None, record)
+    regions, record = _repair(drawn, config, record)
+    record = msgspec.structs.replace(record, warnings=(*reading.warnings, *losses(record)))
+    return Annotation(record.class_names, regions, None, record)
 
 
 def _check_names(found: Counter[str], config: Annotations, what: str) -> None:
-    unknown = {name: n for name, n in sorted(found.items()) if name not in config.classes and name not in config.ignore}
+    known = {*config.classes, *config.ignore, *config.cut_out}
+    unknown = {name: n for name, n in sorted(found.items()) if name not in known}
     if unknown:
         listed = ", ".join(f"{name!r} ({n})" for name, n in unknown.items())
         raise AnnotationError(
             f"{what} missing in annotations.classes: {listed}",
-            "Map them under annotations.classes or list them under annotations.ignore",
+            "Map them under annotations.classes, or list them under annotations.ignore or, if other regions do not "
+            "extend to them, under annotations.cut_out",
         )
 
 
-def _repair(drawn: list[Drawn], config: Annotations) -> tuple[list[tuple[str, shapely.Geometry]], dict[str, int]]:
-    """Make every geometry valid and areal. A self-intersecting outline becomes the area that it encloses."""
-    shapes = np.array([d.geometry for d in drawn], dtype=object)
-    crossed = ~shapely.is_valid(shapes)
-    shapes[crossed] = shapely.make_valid(shapes[crossed])
-    areal = list(map(polygonal, shapes))
-    kept = shapely.area(areal) > 0
-    regions = [(config.classes[d.name], g) for d, g, keep in zip(drawn, areal, kept, strict=True) if keep]
-    if drawn and not regions:
-        raise AnnotationError(f"none of the {len(drawn)} regions has an area")
-    return regions, {"repaired": int(crossed.sum()), "degenerate": len(drawn) - len(regions)}
+def _repair(drawn: list[Drawn], config: Annotations, record: AnnotationRecord) -> tuple[Regions, AnnotationRecord]:
+    """From shapes as drawn to regions: valid, inside the slide, without what is cut out; and what the record says."""
+    kept = [d for d in drawn if d.name in config.classes]
+    areas, repaired = enclosed_areas(np.array([d.geometry for d in kept], dtype=object))
+    regions = [(config.classes[d.name], area) for d, area in zip(kept, areas, strict=True) if area.area > 0]
+    degenerate = len(kept) - len(regions)
+    if kept and not regions:
+        raise AnnotationError(f"none of the {len(kept)} regions has an area")
+    outside = _check_bounds(regions, config, width=record.width, height=record.height)
+    regions, clipped = _clip(regions, width=record.width, height=record.height)
+    cuts = np.array([d.geometry for d in drawn if d.name in config.cut_out], dtype=object)
+    left = cut_out([area for _, area in regions], enclosed_areas(cuts)[0])
+    remaining = [(name, area) for (name, _), area in zip(regions, left, strict=True) if area.area > 0]
+    _check_same_outlines([region for region in remaining if region[0] not in record.roi])
+    return remaining, msgspec.structs.replace(
+        record,
+        regions=dict(Counter(name for name, _ in remaining)),
+        area_px={name: round(area, 1) for name, area in _areas(remaining, record).items()},
+        repaired=repaired,
+        degenerate=degenerate,
+        clipped=clipped,
+        outside_share=round(outside, 6),
+        cut_away=len(regions) - len(remaining),
+    )
 
 
-def _check_bounds(
-    regions: list[tuple[str, shapely.Geometry]], config: Annotations, *, width: Level0Pixels, height: Level0Pixels
-) -> float:
+def _areas(regions: Regions, record: AnnotationRecord) -> dict[str, float]:
+    areas = Annotation(record.class_names, regions, None, record).area_by_class
+    return {name: areas[name].area for name in dict.fromkeys(name for name, _ in regions)}
+
+
+def _check_same_outlines(regions: Regions) -> None:
+    names = [name for name, _ in regions]
+    pairs = same_outlines(names, [area for _, area in regions])
+    if pairs:
+        found = Counter(" and ".join(sorted((names[a], names[b]))) for a, b in pairs)
+        listed = ", ".join(f"{classes} ({n})" for classes, n in sorted(found.items()))
+        raise AnnotationError(
+            f"regions of different classes have the same outline: {listed}",
+            "Decide for one class, or list one of the names under annotations.ignore",
+        )
+
+
+def _check_bounds(regions: Regions, config: Annotations, *, width: Level0Pixels, height: Level0Pixels) -> float:
     """Return the share of the annotated area outside the slide; refuse a share above ``max_outside``.
 
     A large share means that the file belongs to another image, or that it has an offset (MRXS bounds), coordinates in
@@ -157,17 +220,16 @@ def _check_bounds(
     return outside
 
 
-def _clip(
-    regions: list[tuple[str, shapely.Geometry]], *, width: Level0Pixels, height: Level0Pixels
-) -> tuple[list[tuple[str, shapely.Geometry]], int]:
+def _clip(regions: Regions, *, width: Level0Pixels, height: Level0Pixels) -> tuple[Regions, int]:
     slide = shapely.box(0, 0, width, height)
     x0, y0, x1, y1 = shapely.bounds([geometry for _, geometry in regions]).reshape(-1, 4).T
     over = (x0 < 0) | (y0 < 0) | (x1 > width) | (y1 > height)
     cut = ((name, polygonal(g.intersection(slide)) if o else g) for (name, g), o in zip(regions, over, strict=True))
-    return [(name, geometry) for name, geometry in cut if not geometry.is_empty], int(over.sum())
+    return [(name, geometry) for name, geometry in cut if geometry.area > 0], int(over.sum())
 
 
-def _from_mask(path: Path, config: Annotations, class_names: tuple[str, ...], record: AnnotationRecord) -> Annotation:
+def _from_mask(path: Path, reading: Reading, record: AnnotationRecord) -> Annotation:
+    config, class_names = reading.config, record.class_names
     values = open_mask(path)
     downsample = scale_of(values.shape, width=record.width, height=record.height)
     counts = count_values(values)
@@ -187,5 +249,7 @@ def _from_mask(path: Path, config: Annotations, class_names: tuple[str, ...], re
         annotation_format=f"mask{path.suffix.lower()}",
         area_px={name: float(value) for name, value in area.items()},
         ignored={value: n for value, n in labels.items() if value in config.ignore},
+        cut_out={value: n for value, n in labels.items() if value in config.cut_out},
+        warnings=tuple(reading.warnings),
     )
     return Annotation(class_names, [], LabelImage(values, downsample, lookup), record)

@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import shapely
-from defusedxml import ElementTree
-from defusedxml.common import DefusedXmlException
 
-from histomake.annotation.model import AnnotationError, Drawn
-from histomake.config import Annotations
+from histomake.annotation.drawn import AnnotationError, Drawn, Reading
+from histomake.annotation.shapes import cut_out, enclosed_areas
+from histomake.annotation.xml_stream import Events, number, open_events, points
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -29,47 +27,42 @@ AREAS |= {"rectangle": "rectangle", "ellipse": "ellipse"}
 ELLIPSE_SEGMENTS = 32  # per quarter: the area of the polygon is 0.04 % smaller than that of the ellipse
 
 
-def read_xml(path: Path, _config: Annotations, skipped: Counter[str]) -> tuple[str, list[Drawn]]:
+def read_xml(path: Path, reading: Reading) -> tuple[str, list[Drawn]]:
     """Read all areal shapes of an XML annotation, in level-0 pixels; return the name of the format and the shapes.
 
-    Shapes without area (points, rulers, arrows) are counted in ``skipped``.
+    Shapes without area (points, rulers, arrows) are counted as skipped.
 
     Raises:
         AnnotationError: The file is not XML, unsafe XML or of an unknown format, or a coordinate is not a number.
     """
-    try:
-        events = ElementTree.iterparse(path, events=("start", "end"), forbid_dtd=True)
-        _, root = next(events)
+    with open_events(path) as (root, events):
         if root.tag == "ASAP_Annotations":
-            return "asap", list(_asap(events, skipped))
+            return "asap", list(_asap(events, reading.skipped))
         if root.tag == "Annotations":
-            drawn = list(_layers(events, skipped))
-            return _dialect(skipped), drawn
-    except DefusedXmlException as error:
+            drawn = list(_layers(events, reading.skipped))
+            return _dialect(reading.skipped), drawn
         raise AnnotationError(
-            f"XML with a DTD or entities is refused because it can exhaust memory or read other files ({error!r})",
-            "Export the annotation again; annotation programs do not write DTDs",
-        ) from None
-    except (ParseError, StopIteration) as error:
-        raise AnnotationError(f"not well-formed XML ({error})") from None
-    raise AnnotationError(f"unknown XML format: the root is <{root.tag}> instead of ASAP_Annotations or Annotations")
+            f"unknown XML format: the root is <{root.tag}> instead of ASAP_Annotations or Annotations"
+        )
 
 
-def _asap(events: Iterator[tuple[str, Element]], skipped: Counter[str]) -> Iterator[Drawn]:
+def _asap(events: Events, skipped: Counter[str]) -> Iterator[Drawn]:
     """Read ASAP. The class is the group to which the annotation belongs, "None" without a group."""
     for event, element in events:
         if event != "end" or element.tag != "Annotation":
             continue
         kind = element.get("Type", "Polygon")
         if kind in ASAP_AREAS:
-            vertices = sorted(element.iter("Coordinate"), key=lambda c: float(c.get("Order", 0)))
-            yield Drawn(element.get("PartOfGroup", "None"), _ring(_points(vertices)))
+            vertices = list(element.iter("Coordinate"))
+            if any("Order" in vertex.attrib for vertex in vertices):
+                vertices.sort(key=lambda vertex: number(vertex, "Order"))
+            yield Drawn(element.get("PartOfGroup", "None"), _ring(points(vertices)))
         else:
             skipped[kind] += 1
         element.clear()
 
 
-def _layers(events: Iterator[tuple[str, Element]], skipped: Counter[str]) -> Iterator[Drawn]:
+def _layers(events: Events, skipped: Counter[str]) -> Iterator[Drawn]:
     """Read ImageScope and HALO. The class is the layer's name; negative regions are cut out of their own layer."""
     layer: dict[str, str] = {}
     positive: list[Drawn] = []
@@ -101,39 +94,30 @@ def _region(region: Element, skipped: Counter[str]) -> shapely.Geometry | None:
     outline = AREAS.get(region.get("Type", "0").lower())
     halo = list(region.iter("V"))
     skipped["<V>"] += len(halo)
-    points = _points(halo or list(region.iter("Vertex")))
+    corners = points(halo or list(region.iter("Vertex")))
     if outline is None:
         skipped[f"region type {region.get('Type')}"] += 1
         return None
-    if outline == "ellipse" and len(points) >= 2:
-        x0, y0, x1, y1 = *points.min(axis=0), *points.max(axis=0)
+    if outline == "ellipse" and len(corners) >= 2:
+        x0, y0, x1, y1 = *corners.min(axis=0), *corners.max(axis=0)
         circle = shapely.Point(0, 0).buffer(1, quad_segs=ELLIPSE_SEGMENTS)
         return shapely.transform(circle, lambda p: p * [(x1 - x0) / 2, (y1 - y0) / 2] + [(x0 + x1) / 2, (y0 + y1) / 2])
-    if outline == "rectangle" and len(points) == 2:
-        return shapely.box(*points.min(axis=0), *points.max(axis=0))
-    return _ring(points)
+    if outline == "rectangle" and len(corners) == 2:
+        return shapely.box(*corners.min(axis=0), *corners.max(axis=0))
+    return _ring(corners)
 
 
-def _points(elements: list[Element]) -> np.ndarray:
-    try:
-        points = np.array([(float(e.attrib["X"]), float(e.attrib["Y"])) for e in elements]).reshape(-1, 2)
-    except (KeyError, ValueError):
-        # On some systems ASAP uses the locale's decimal comma.
-        raise AnnotationError("X or Y of a vertex is missing or not a number (decimal comma?)") from None
-    if not np.isfinite(points).all():
-        raise AnnotationError("X or Y of a vertex is not finite")
-    return points
-
-
-def _ring(points: np.ndarray) -> shapely.Polygon:
+def _ring(corners: np.ndarray) -> shapely.Polygon:
     """Return a polygon through the points. Fewer than three give an empty one, which is counted as degenerate."""
-    return shapely.Polygon(points) if len(points) >= 3 else shapely.Polygon()
+    return shapely.Polygon(corners) if len(corners) >= 3 else shapely.Polygon()
 
 
 def _cut_out(positive: list[Drawn], negative: list[shapely.Geometry]) -> Iterator[Drawn]:
+    """Cut the negative regions of a layer out of its positive ones."""
     if not negative:
         yield from positive
         return
-    hole = shapely.union_all(shapely.make_valid(negative))
-    for drawn in positive:
-        yield Drawn(drawn.name, shapely.make_valid(drawn.geometry).difference(hole))
+    holes, _ = enclosed_areas(np.array(negative, dtype=object))
+    areas, _ = enclosed_areas(np.array([drawn.geometry for drawn in positive], dtype=object))
+    for drawn, area in zip(positive, cut_out(areas, holes), strict=True):
+        yield Drawn(drawn.name, area)

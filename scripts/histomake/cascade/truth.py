@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import shapely
 
+from histomake.annotation.drawn import AnnotationError
 from histomake.annotation.formats import is_mask
 from histomake.annotation.mask import open_mask, scale_of
-from histomake.annotation.model import AnnotationError
 from histomake.annotation.read import read_annotation
 from histomake.base.errors import Reason, SlideError
 from histomake.base.records.manifest import Manifest

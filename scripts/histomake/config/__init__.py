@@ -177,6 +177,13 @@ class Config(Section):
         """Annotation classes in the order of the ``area_<class>`` columns."""
         return sorted(set(self.annotations.classes.values()))
 
+    @property
+    def roi_classes(self) -> list[str]:
+        """Annotation classes that only bound regions of interest: no task and no cascade learns them."""
+        learned = {c for task in self.tasks.values() if task.target.source != "sheet" for c in task.target.classes}
+        learned |= {c for cascade in self.radhical.values() for c in cascade.objects}
+        return sorted({c for grid in self.grids.values() for c in grid.roi} - learned)
+
 
 def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml") -> Config:
     """Validate raw YAML values. Raises one ConfigError that lists all invalid keys."""

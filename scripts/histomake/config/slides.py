@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histomake.base.units import Microns, Mpp, PatchPixels
 from histomake.config.section import Name, Section, Share
@@ -107,6 +108,11 @@ class Annotations(Section):
         default_factory=dict, description="Annotation name or mask value → class. Several names may map to one class."
     )
     ignore: list[str] = Field(default_factory=list, description="Annotation names to ignore.")
+    cut_out: list[str] = Field(
+        default_factory=list,
+        description="Annotation names whose regions are cut out of all others, such as negative, Exclusion or _2. What "
+        "is cut out has no class.",
+    )
     class_property: str | None = Field(
         None,
         description="GeoJSON property with the class, with dots for nested properties. By default that of QuPath, "
@@ -121,6 +127,19 @@ class Annotations(Section):
         description="Share of the annotated area that may be outside the slide and is clipped. A larger share "
         "indicates a wrong scale or offset and is refused.",
     )
+
+    @model_validator(mode="after")
+    def _one_meaning_per_name(self) -> Annotations:
+        uses = {"classes": self.classes, "ignore": self.ignore, "cut_out": self.cut_out}
+        problems = [
+            f"{name!r} is under {one} and under {other}; keep it in one"
+            for (one, names), (other, others) in combinations(uses.items(), 2)
+            for name in names
+            if name in others
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
 
 class Grid(Section):
@@ -140,6 +159,6 @@ class Grid(Section):
     )
     roi: list[Name] = Field(
         default_factory=list,
-        description="Annotation classes that form the region of interest. Patches with their centre outside are "
-        "excluded.",
+        description="Annotation classes that form the region of interest, as drawn. Patches with their centre outside "
+        "are excluded. Classes that no task learns only bound it: they never cover another class.",
     )

@@ -91,7 +91,8 @@ def tabulate(
         pa.array(np.arange(x.size, dtype=np.uint32)),
         pa.array(x),
         pa.array(y),
-        *(pa.array(np.round(shares[name], DECIMALS)) for name in ("tissue", *(f"area_{c}" for c in class_names))),
+        pa.array(np.round(shares["tissue"], DECIMALS)),
+        *map(pa.array, _rounded_areas(shares, class_names, annotation)),
         pa.DictionaryArray.from_arrays(pa.array(reason), pa.array(REASONS)),
     ]
     table = pa.Table.from_arrays(arrays, schema=schema(class_names))
@@ -142,6 +143,24 @@ def _band(
     shares = {name: mask_shares(mask, columns, rows, length, **scale) for name, mask in masks.items()}
     areas = area_shares(annotation, class_names, columns, rows, length)
     return shares | {f"area_{name}": area for name, area in areas.items()}
+
+
+def _rounded_areas(
+    shares: dict[str, NDArray[np.float32]], class_names: Sequence[str], annotation: Annotation
+) -> list[NDArray[np.float32]]:
+    """Rounded shares float32 (n,) of each class; those of classes that label pixels sum to at most 1.
+
+    Where rounding makes the sum larger, the largest share is lowered by the difference.
+    """
+    if not class_names:
+        return []
+    units = np.rint(np.stack([shares[f"area_{name}"] for name in class_names]) * 10**DECIMALS).astype(np.int32)
+    roi = annotation.record.roi if annotation.record is not None else ()
+    labels = np.array([name not in roi for name in class_names])
+    excess = np.maximum(units[labels].sum(axis=0) - 10**DECIMALS, 0)
+    largest = np.where(labels[:, None], units, -1).argmax(axis=0)
+    units[largest, np.arange(units.shape[1])] -= excess
+    return list((units / 10**DECIMALS).astype(np.float32))
 
 
 def _reasons(

@@ -44,14 +44,20 @@ slide without annotation."""
     """Height of the slide, in level-0 pixels."""
     class_names: tuple[str, ...]
     """All annotation classes of the configuration, sorted."""
+    roi: tuple[str, ...] = ()
+    """Classes that only bound regions of interest: grids name them under ``roi``, and no task learns them."""
     label_image: LabelImageRecord | None = None
     """The label image, if the annotation is a mask."""
     regions: dict[str, Count] = msgspec.field(default_factory=dict)
     """Number of regions of each class that has any."""
     area_px: dict[str, float] = msgspec.field(default_factory=dict)
-    """Annotated area of each class that has any, in square level-0 pixels."""
+    """Annotated area of each class that has any, in square level-0 pixels. An overlap counts for the smaller region."""
     ignored: dict[str, Count] = msgspec.field(default_factory=dict)
     """Regions, or mask pixels, under names that ``annotations.ignore`` lists, by name."""
+    cut_out: dict[str, Count] = msgspec.field(default_factory=dict)
+    """Regions, or mask pixels, under names that ``annotations.cut_out`` lists, by name."""
+    cut_away: Count = 0
+    """Regions of which nothing was left after the cut."""
     skipped: dict[str, Count] = msgspec.field(default_factory=dict)
     """Shapes without an area, by the file's name for the kind of shape."""
     clipped: Count = 0

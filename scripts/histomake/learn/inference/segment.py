@@ -23,7 +23,8 @@ import zarr
 from torch import Tensor
 from zarr.codecs import ZstdCodec
 
-from histomake.annotation.model import Annotation, polygonal
+from histomake.annotation.model import Annotation
+from histomake.annotation.overlap import polygonal
 from histomake.annotation.write import write_geojson
 from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_directory
