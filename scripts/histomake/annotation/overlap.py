@@ -38,7 +38,7 @@ def areas_on_top(names: Sequence[str], geometries: Sequence[shapely.Geometry]) -
     shapes, classes = np.array(geometries, dtype=object), np.array(names)
     visible = shapes.copy()
     for below, above in _covered(classes, shapes):
-        visible[below] = shapely.difference(shapes[below], shapely.union_all(shapes[above]))
+        visible[below] = shapely.difference(shapes[below], shapely.disjoint_subset_union_all(shapes[above]))
     return {
         name: polygonal(shapely.disjoint_subset_union_all(visible[classes == name])) for name in dict.fromkeys(names)
     }
@@ -89,7 +89,7 @@ def polygonal(geometry: shapely.Geometry) -> shapely.Geometry:
     if geometry.geom_type in ("Polygon", "MultiPolygon"):
         return geometry
     parts = [p for p in flat_parts(geometry) if p.geom_type == "Polygon"]
-    return polygonal(shapely.union_all(parts)) if parts else shapely.Polygon()
+    return polygonal(shapely.disjoint_subset_union_all(parts)) if parts else shapely.Polygon()
 
 
 def flat_parts(geometry: shapely.Geometry) -> list[shapely.Geometry]:

@@ -43,7 +43,9 @@ def enclosed_areas(shapes: NDArray[np.object_]) -> tuple[list[shapely.Geometry],
 
 
 def _mend(shape: shapely.Geometry) -> shapely.Geometry:
-    return shapely.union_all([_enclosed(part) for part in flat_parts(shape) if part.geom_type == "Polygon"])
+    return shapely.disjoint_subset_union_all(
+        [_enclosed(part) for part in flat_parts(shape) if part.geom_type == "Polygon"]
+    )
 
 
 def _enclosed(polygon: shapely.Polygon) -> shapely.Geometry:
@@ -52,7 +54,7 @@ def _enclosed(polygon: shapely.Polygon) -> shapely.Geometry:
     Each ring is repaired alone: GEOS 3.14 makes shells of holes that lie outside.
     """
     shell, *holes = (_area_inside(ring) for ring in shapely.get_rings(polygon))
-    return shapely.difference(shell, shapely.union_all(holes)) if holes else shell
+    return shapely.difference(shell, shapely.disjoint_subset_union_all(holes)) if holes else shell
 
 
 def _area_inside(ring: shapely.LinearRing) -> shapely.Geometry:
@@ -80,5 +82,5 @@ def cut_out(areas: Sequence[shapely.Geometry], cuts: Sequence[shapely.Geometry])
     if not areas or not cuts:
         return result
     for i, cutting in grouped(*shapely.STRtree(holes).query(areas, predicate="intersects")):
-        result[i] = polygonal(shapely.difference(result[i], shapely.union_all(holes[cutting])))
+        result[i] = polygonal(shapely.difference(result[i], shapely.disjoint_subset_union_all(holes[cutting])))
     return result
