@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, write_json
+from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.tables import write_table
@@ -47,7 +47,7 @@ def main(snakemake):
             np.savez_compressed(stream, maps=found.maps, classes=np.array(found.classes))
         with atomic_file(out.panels) as aside:
             panels(found, patch_um=patch_um).savefig(aside, format="png", dpi=110)
-        write_json(out.record, found.record)
+        found.record.write(out.record)
 
 
 if __name__ == "__main__":

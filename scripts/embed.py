@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, write_json
+from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
 from histomake.base.tables import write_table
 from histomake.explain.embedding import TestedSlide, embed
@@ -36,7 +36,7 @@ def main(snakemake):
             aside.write_text(page(found, title=f"Embedding: {title}"))
         shown = f"Patches of {title} at their UMAP coordinates"
         write_picture(mosaic(found, title=shown), Path(out.mosaic))
-        write_json(out.record, found.record)
+        found.record.write(out.record)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job, log
-from histomake.base.files import write_json
 from histomake.base.kinds import Kind
 from histomake.base.records.model_card import ModelCard
 from histomake.base.tables import write_table
@@ -27,12 +26,12 @@ def main(snakemake):
             predictions.append(SlidePrediction(slide_id, patient_id, fold, table, labels=labels, **thresholds))
         kind, target = Kind(params.kind), Target.model_validate(params.target)
         found = evaluate(predictions, kind=kind, target=target, seed=params.seed, **params.pooling)
-        if reason := found.record["levels"]["patient"].get("refused"):
-            patients = ", ".join(found.record["patients_of_several_classes"])
+        if reason := found.record.levels["patient"].refused:
+            patients = ", ".join(found.record.patients_of_several_classes)
             log.warning("patients are not evaluated: %s (%s)", reason, patients)
         draw_figures(found, kind=kind, out=Path(snakemake.output.figures))
         write_table(found.table(), snakemake.output.table)
-        write_json(snakemake.output.metrics, found.record)
+        found.record.write(snakemake.output.metrics)
 
 
 if __name__ == "__main__":

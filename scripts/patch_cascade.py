@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.base.tables import write_table
 from histomake.cascade.patch_cascade import Stage, cascade_patches
@@ -25,7 +24,7 @@ def main(snakemake):
             stages, config.class_name, batch=snakemake.params.batch, threads=snakemake.threads
         )
         write_table(table, snakemake.output.predictions)
-        write_json(snakemake.output.record, record)
+        record.write(snakemake.output.record)
 
 
 if __name__ == "__main__":

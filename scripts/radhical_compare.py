@@ -4,12 +4,15 @@ import html
 import logging
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, read_json, write_json
+from histomake.base.files import atomic_file
+from histomake.base.records.cascade_metrics import CascadeMetrics
+from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
-from histomake.cascade.compare import compare_slide, summarise, table
+from histomake.cascade.compare import bars, compare_slide, summarise, table
 from histomake.cascade.fields import open_fields
 from histomake.cascade.infer import answers_of, load_networks
 from histomake.config import Annotations, CascadeThresholds, Radhical
@@ -18,7 +21,7 @@ from histomake.tissue.mask import TissueMask
 
 def main(snakemake):
     config = Radhical.model_validate(snakemake.params.cfg)
-    found = read_json(snakemake.input.thresholds)
+    found = ThresholdsRecord.read(snakemake.input.thresholds)
     tissue = {
         Path(record).stem: (mask, record)
         for mask, record in zip(snakemake.input.masks, snakemake.input.tissue, strict=True)
@@ -33,8 +36,8 @@ def main(snakemake):
                 compare_slide(
                     field.levels,
                     answers_of(field.reader, networks, config),
-                    CascadeThresholds.model_validate(found["thresholds"]),
-                    dense_cut=found["dense_cut"],
+                    CascadeThresholds.model_validate(found.thresholds, from_attributes=True),
+                    dense_cut=found.dense_cut,
                     truth=field.truth.whole(),
                     tissue=None if quarantined(TissueRecord.read(record)) else TissueMask.load(mask, record),
                     complete=config.train.complete,
@@ -42,11 +45,12 @@ def main(snakemake):
                     seed=snakemake.params.seed,
                 )
             )
-        summary = summarise(records)
-        write_json(snakemake.output.metrics, {**summary, "validation": found["validation"], "slides": records})
+        groups = summarise(records)
+        metrics = CascadeMetrics(groups=groups, bars=bars(groups), validation=found.validation, slides=records)
+        metrics.write(snakemake.output.metrics)
         with atomic_file(snakemake.output.slides) as aside:
-            pd.json_normalize(records).to_parquet(aside)
-        text = table(summary)
+            pd.json_normalize(msgspec.to_builtins(records)).to_parquet(aside)
+        text = table(metrics.groups, metrics.bars)
         with atomic_file(snakemake.output.bars) as aside:
             aside.write_text(f'<!doctype html><meta charset="utf-8"><title>bars</title><pre>{html.escape(text)}</pre>')
         with atomic_file(snakemake.output.table) as aside:

@@ -1,7 +1,7 @@
 """Rule radhical_search: choose a cascade's thresholds on its validation patients."""
 
 from histomake.audit.sidecar import job
-from histomake.base.files import atomic_file, write_json
+from histomake.base.files import atomic_file
 from histomake.cascade.fields import open_fields
 from histomake.cascade.plots import draw_front
 from histomake.cascade.search import check_disjoint, find_thresholds, open_cases, search_record
@@ -21,7 +21,7 @@ def main(snakemake):
         with atomic_file(snakemake.output.trials) as aside:
             table.to_parquet(aside)
         draw_front(table, result.dense.f, config.search.cost, snakemake.output.front)
-        write_json(snakemake.output.thresholds, search_record(result))
+        search_record(result).write(snakemake.output.thresholds)
 
 
 if __name__ == "__main__":

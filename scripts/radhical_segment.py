@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from histomake.audit.sidecar import job
-from histomake.base.files import read_json, store_of, write_empty_store, write_json
+from histomake.base.files import store_of, write_empty_store
+from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined
 from histomake.cascade.infer import open_answers, segment_slide
@@ -22,7 +23,8 @@ def main(snakemake):
         levels, answers = open_answers(
             snakemake.input.manifest, snakemake.input.weights, config, threads=snakemake.threads
         )
-        thresholds = CascadeThresholds.model_validate(read_json(snakemake.input.thresholds)["thresholds"])
+        chosen = ThresholdsRecord.read(snakemake.input.thresholds).thresholds
+        thresholds = CascadeThresholds.model_validate(chosen, from_attributes=True)
         found = segment_slide(answers.reader, levels, answers, thresholds, store=store, geojson=geojson)
         write_picture(level_maps(answers.reader, store, found), Path(snakemake.output.levels))
         return found
@@ -33,7 +35,7 @@ def main(snakemake):
             write_empty_store(store, outcome.dump())
             write_no_objects(geojson)
             write_picture(quarantine_card(outcome), Path(snakemake.output.levels))
-        write_json(snakemake.output.record, outcome.dump() if quarantined(outcome) else outcome)
+        outcome.write(snakemake.output.record)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,13 @@ from histomake.base.errors import Reason
 from histomake.base.kinds import Kind
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.cascade_card import CascadeCard, DrawnPoints
+from histomake.base.records.cascade_cost import LevelShares, MultiplyAdds
+from histomake.base.records.cascade_thresholds import Thresholds
 from histomake.base.records.environment import GitState, Machine
 from histomake.base.records.manifest import Manifest, ManifestLevel
+from histomake.base.records.metrics import LevelMetrics, MetricsRecord, MetricValue
 from histomake.base.records.model_card import ModelCard, ModelGrid, Normalisation
+from histomake.base.records.nuclei import NucleiRecord, SegmentationSeconds
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
@@ -131,6 +135,43 @@ def cascade_card(**values: Any) -> CascadeCard:
         "loss": 0.5,
     }
     return CascadeCard(**filled | values)
+
+
+def metric(value: float | None, low: float | None = None, high: float | None = None) -> MetricValue:
+    """A metric with its interval, if there is one."""
+    return MetricValue(value=value, low=low, high=high, se=None, samples=0 if low is None else 1000)
+
+
+def metrics(levels: dict[str, LevelMetrics], **values: Any) -> MetricsRecord:
+    """Metrics of a task with the classes a and b, from three patients."""
+    filled = {
+        "kind": Kind.CLASSIFICATION,
+        "classes": ["a", "b"],
+        "seed": 0,
+        "bootstraps": 1000,
+        "aggregate": "mean",
+        "interval_percent": (2.5, 97.5),
+        "patients": 3,
+        "slides": 4,
+        "patient_truth": "refuse",
+        "patients_of_several_classes": [],
+    }
+    return MetricsRecord(levels=levels, **filled | values)
+
+
+def nuclei(slide_id: str = SLIDE, **values: Any) -> NucleiRecord:
+    """A slide without nuclei, of which a cascade of one level computed a quarter."""
+    filled = {
+        "store": f"{slide_id}.zarr",
+        "thresholds": Thresholds(cut=0.5, lower=[], upper=[]),
+        "nuclei": 0,
+        "seconds": SegmentationSeconds(cascade=1.0, total=2.0),
+        "levels": [LevelShares(level=1, mpp=0.5, pixels=100, computed=0.25, accepted=0.0, rejected=0.75, blocks=1)],
+        "pixel_evaluations": 25,
+        "saved": 0.75,
+        "multiply_adds": MultiplyAdds(naive=100, dense=20, cascade=5),
+    }
+    return NucleiRecord(slide_id=slide_id, **filled | values)
 
 
 def sidecar(**values: Any) -> Sidecar:

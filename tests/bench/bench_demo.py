@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from histomake.base.files import read_json
+from histomake.base.records.metrics import MetricsRecord
 
 from tests.bench.figures import Figure
 from tests.workshop import ROOT, Workshop
@@ -43,9 +43,7 @@ def both() -> dict:
 
 
 def _figure(metrics: Path, level: str, metric: str, bar: float) -> Figure:
-    record = read_json(metrics)["levels"][level]
-    row = record["metrics"]["all"][metric]
-    note = f"{record['patients']} patients; 95 % interval {row['low']:.3f} to {row['high']:.3f}, by patient"
-    return Figure(
-        f"demo, held-out patients, {level} {metric}", row["value"], f">= {bar}", row["value"] >= bar, "", note
-    )
+    record = MetricsRecord.read(metrics).levels[level]
+    found = record.metrics["all"][metric]
+    note = f"{record.patients} patients; 95 % interval {found.low:.3f} to {found.high:.3f}, by patient"
+    return Figure(f"demo, held-out patients, {level} {metric}", found.value, f">= {bar}", found.value >= bar, "", note)

@@ -29,7 +29,7 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
         case msgspec.inspect.UnionType():
             return st.one_of(map(_of, kind.types))
         case msgspec.inspect.DictType():
-            return st.dictionaries(TEXT, _of(kind.value_type), max_size=3)
+            return st.dictionaries(_of(kind.key_type), _of(kind.value_type), max_size=3)
         case msgspec.inspect.ListType():
             return st.lists(_of(kind.item_type), max_size=3)
         case msgspec.inspect.VarTupleType():

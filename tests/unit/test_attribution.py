@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from histomake.base.errors import HistomakeError
-from histomake.base.files import write_json
+from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.config import Grid
 from histomake.explain import attribution_checks, chosen, shapley
 from histomake.patch.table import METADATA_KEY
@@ -141,8 +141,8 @@ def test_randomised_weights_change_the_map_of_a_model_that_looks_at_pixels(pictu
     before = {name: value.clone() for name, value in margin.state_dict().items()}
     maps = shapley.explain(margin, images, base, seed=0)
     found = attribution_checks.randomised(margin, images, base, maps, seed=0)
-    assert found["repeat"] > 0.6
-    assert abs(found["random"]) < found["repeat"] - 0.2
+    assert found.repeat > 0.6
+    assert abs(found.random) < found.repeat - 0.2
     assert all((before[name] == value).all() for name, value in margin.state_dict().items())
 
 
@@ -161,11 +161,12 @@ def test_a_model_that_always_says_the_same_is_explained_by_nothing(pictures, tmp
     assert not maps.any()
     scores = np.array([[0.2, 0.8]], np.float32)
     checks = attribution_checks.check(margin, images[:1], base[:3], maps, scores, seed=0)
-    record = attribution_checks.summarise(checks)
-    record["weights"] = attribution_checks.randomised(margin, images[:1], base[:3], maps, seed=0, method=method)
-    assert record["deletion_better"] == 0
-    assert record["weights"]["random"] is None
-    write_json(tmp_path / "checks.json", record)
+    weights = attribution_checks.randomised(margin, images[:1], base[:3], maps, seed=0, method=method)
+    assert weights.random is None
+    summary = attribution_checks.summarise(checks)
+    assert summary["deletion_better"] == 0
+    record = AttributionChecks(patches=1, background=3, method=method, randomised_weights=weights, **summary)
+    record.write(tmp_path / "checks.json")
 
 
 def test_patches_worth_a_look_are_chosen_by_rule():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from cascade_slide import discs, levels, truth_of
@@ -86,7 +87,7 @@ def test_the_search_saves_most_pixels_at_a_small_loss(cases):
     table = result.table()
     assert table.chosen.sum() == 1
     assert table.on_front.any()
-    assert search_record(result)["thresholds"] == result.chosen.thresholds.dump()
+    assert msgspec.to_builtins(search_record(result).thresholds) == result.chosen.thresholds.dump()
 
 
 def test_the_search_is_repeatable_and_the_joint_search_only_adds_trials(cases):

@@ -16,7 +16,7 @@ from cascade_slide import disc_field as field
 from cascade_slide import random_networks, state_of, train_discs
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers
-from histomake.cascade.compare import HALF_TISSUE, IMAGES, SLIDES, compare_slide, group_of, summarise, table
+from histomake.cascade.compare import HALF_TISSUE, IMAGES, SLIDES, bars, compare_slide, group_of, summarise, table
 from histomake.cascade.infer import load_networks, segment_slide, whole_labels, whole_maps
 from histomake.cascade.net import load_network
 from histomake.cascade.plots import draw_front
@@ -127,7 +127,7 @@ def test_the_label_image_is_the_mask_of_the_cascade_and_the_geojson_has_its_obje
     maps = run_cascade(one.levels, answers, chosen, block=64)
     np.testing.assert_array_equal(group["labels"][:], whole_labels(maps[-1], cut=chosen.cut))
     features = json.loads(geojson.read_text())["features"]
-    assert len(features) == record["nuclei"] == group["labels"][:].max()
+    assert len(features) == record.nuclei == group["labels"][:].max()
     assert sorted(p.name for p in store.parent.iterdir()) == ["s.geojson", "s.zarr"]
 
 
@@ -135,12 +135,12 @@ def test_the_shares_of_every_level_add_up_and_give_the_saving(segmented):
     one, _, _, store, _, record = segmented
     group = zarr.open_group(store, mode="r")
     computed = 0
-    for level in record["levels"]:
-        assert level["computed"] + level["accepted"] + level["rejected"] == pytest.approx(1)
-        state = group[f"state{level['level']}"][:]
-        assert (state == 1).mean() == pytest.approx(level["computed"])
+    for level in record.levels:
+        assert level.computed + level.accepted + level.rejected == pytest.approx(1)
+        state = group[f"state{level.level}"][:]
+        assert (state == 1).mean() == pytest.approx(level.computed)
         computed += (state == 1).sum()
-    assert record["saved"] == pytest.approx(1 - computed / one.levels[0].pixels)
+    assert record.saved == pytest.approx(1 - computed / one.levels[0].pixels)
 
 
 def test_the_pareto_figure_is_drawn(tmp_path):
@@ -172,30 +172,31 @@ def test_naive_dense_and_cascade_are_compared_in_one_run():
     mask = np.zeros((18, 20), bool)
     mask[:9, :10] = True
     record = compared(one, sample_records.tissue_mask(mask, 8.0))
-    assert record["dense_difference"] <= 1e-5
-    assert record["simulated_identical"]
-    assert record["tissue"] == pytest.approx(0.25)
-    assert record["tissue"] <= HALF_TISSUE
-    assert record["seconds"]["naive"] > record["seconds"]["dense"] > 0
-    slide = {**record, "area_mm2": 1.2}
+    assert record.dense_difference <= 1e-5
+    assert record.simulated_identical
+    assert record.tissue == pytest.approx(0.25)
+    assert record.tissue <= HALF_TISSUE
+    assert record.seconds.naive > record.seconds.dense > 0
+    slide = msgspec.structs.replace(record, area_mm2=1.2)
     assert [group_of(r) for r in (record, slide)] == [IMAGES, SLIDES]
-    summary = summarise([slide, {**compared(one, None), "slide_id": "image"}])
-    assert set(summary["groups"]) == {SLIDES, IMAGES}
-    figures = {b["figure"] for b in summary["bars"]}
+    groups = summarise([slide, compared(one, None)])
+    assert set(groups) == {SLIDES, IMAGES}
+    found = bars(groups)
+    figures = {bar.figure for bar in found}
     assert {"whole slides: pixel evaluations saved vs naive", "images: pixel Dice, dense"} <= figures
-    assert "multiply-adds saved" in table(summary)
+    assert "multiply-adds saved" in table(groups, found)
 
 
 def test_a_missed_bound_is_reported():
     one = field(6)
     record = compared(one, None)
-    worse = replace_scores(record, dense=0.9, cascade=0.8)
-    bars = {b["figure"]: b for b in summarise([worse])["bars"]}
-    assert not bars["images: pixel F lost vs dense"]["ok"]
-    assert bars["images: pixel Dice, dense"]["ok"]
-    assert "NO" in table(summarise([worse]))
+    groups = summarise([replace_scores(record, dense=0.9, cascade=0.8)])
+    found = {bar.figure: bar for bar in bars(groups)}
+    assert not found["images: pixel F lost vs dense"].ok
+    assert found["images: pixel Dice, dense"].ok
+    assert "NO" in table(groups, list(found.values()))
 
 
 def replace_scores(record, **pixel_f):
-    scores = {way: {**s, "pixel_f": pixel_f.get(way, s["pixel_f"])} for way, s in record["scores"].items()}
-    return {**record, "scores": scores}
+    replaced = {way: msgspec.structs.replace(record.scores[way], pixel_f=value) for way, value in pixel_f.items()}
+    return msgspec.structs.replace(record, scores=record.scores | replaced)

@@ -101,19 +101,18 @@ def test_a_site_the_features_betray_is_reported_and_one_they_hide_is_not():
     site = np.repeat([0, 1], 100)
     betraying = rng.normal(size=(200, 10)) + 4 * site[:, None]
     names = [["north", "south"][i] for i in site]
-    seen = embedding.describe(betraying.astype(np.float32), {"site": names}, seed=0)
-    hidden = embedding.describe(rng.normal(size=(200, 10)).astype(np.float32), {"site": names}, seed=0)
-    assert seen["batch_effect"]["site"]["balanced_accuracy"] > 0.95
-    assert seen["silhouette"]["site"] > 0.4
-    assert abs(hidden["batch_effect"]["site"]["balanced_accuracy"] - 0.5) < 0.15
+    seen = embedding.describe(betraying.astype(np.float32), {"site": names}, slides=2, seed=0)
+    hidden = embedding.describe(rng.normal(size=(200, 10)).astype(np.float32), {"site": names}, slides=2, seed=0)
+    assert seen.batch_effect["site"].balanced_accuracy > 0.95
+    assert seen.silhouette["site"] > 0.4
+    assert abs(hidden.batch_effect["site"].balanced_accuracy - 0.5) < 0.15
 
 
 def test_groups_too_small_to_measure_are_left_out():
     features = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
-    assert embedding.describe(features, {"site": ["a"] * 27 + ["b"] * 3}, seed=0) == {
-        "silhouette": {},
-        "batch_effect": {},
-    }
+    record = embedding.describe(features, {"site": ["a"] * 27 + ["b"] * 3}, slides=1, seed=0)
+    assert (record.silhouette, record.batch_effect) == ({}, {})
+    assert (record.patches, record.slides, record.features) == (30, 1, 5)
 
 
 def test_a_model_without_features_is_refused_with_its_name():
@@ -145,8 +144,8 @@ def test_the_atlas_holds_every_thumbnail_at_its_place():
 
 def test_a_single_patch_is_measured_and_shown_too():
     one = small_embedding(1)
-    record = embedding.describe(np.ones((1, 4), np.float32), {"slide_id": ["S"], "site": ["a"]}, seed=0)
-    assert (record["silhouette"], record["batch_effect"]) == ({}, {})
+    record = embedding.describe(np.ones((1, 4), np.float32), {"slide_id": ["S"], "site": ["a"]}, slides=1, seed=0)
+    assert (record.silhouette, record.batch_effect) == ({}, {})
     assert '"patch_id":[0]' in embedding_page.page(one, title="one")
     assert embedding_page.mosaic(one, title="one").shape[2] == 3
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.annotation.model import Annotation
-from histomake.base.files import store_of, write_json
+from histomake.base.files import store_of
 from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
 from histomake.base.records.model_card import ModelCard
@@ -95,7 +95,7 @@ def test_its_patches_are_explained_drawn_and_shown_in_the_report(finished, tmp_p
     assert {"in a region"} < set(found.table["reason"].to_pylist())
     folder = tmp_path / "attributions" / "t" / "fold0"
     folder.mkdir(parents=True)
-    write_json(folder / "checks.json", found.record)
+    found.record.write(folder / "checks.json")
     pq.write_table(found.table, folder / "patches.parquet")
     attribution_page.panels(found, patch_um=64).savefig(folder / "panels.png", dpi=30)
     assert (folder / "panels.png").stat().st_size > 1000

@@ -1,6 +1,7 @@
 """What the writing room promises: files appear whole or not at all."""
 
 import errno
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from histomake.base.files import atomic_directory, atomic_file, read_json, sha256_tree, write_json
+from histomake.base.files import atomic_directory, atomic_file, sha256_tree, write_json
 from histomake.base.tables import write_table
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -21,7 +22,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError, match="disk full"), atomic_file(target) as aside:
         aside.write_text("half")
         raise OSError("disk full")
-    assert read_json(target) == {"rows": 1}
+    assert json.loads(target.read_text()) == {"rows": 1}
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -116,7 +117,7 @@ def test_without_file_locks_writing_works_and_nothing_is_removed(writers, monkey
 
     monkeypatch.setattr("fcntl.flock", flock)
     write_json(target, {"rows": 1})
-    assert read_json(target) == {"rows": 1}
+    assert json.loads(target.read_text()) == {"rows": 1}
     assert theirs.exists()
     assert sorted(tmp_path.iterdir()) == sorted([target, theirs.parent])
 
@@ -125,7 +126,7 @@ def test_many_writers_at_once_leave_one_whole_file(tmp_path):
     target = tmp_path / "rows.json"
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: write_json(target, {"rows": [i] * 100}), range(200)))
-    assert len(set(read_json(target)["rows"])) == 1
+    assert len(set(json.loads(target.read_text())["rows"])) == 1
     assert list(tmp_path.iterdir()) == [target]
 
 

@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 import zarr
 from cascade_slide import MPP, DiscReader
+from histomake.base.records.cascade_cost import LevelShares
 from histomake.pictures import canvas, level_maps
 from histomake.pictures.level_maps import COLOURS, OUTLINE
 from histomake.viewer.masks import CASCADE_ORDER
 
+from tests import sample_records
+
 SIDE = 400
-RECORD = {
-    "slide_id": "S.1-a",
-    "nuclei": 1,
-    "saved": 0.75,
-    "levels": [
-        {"level": 1, "mpp": MPP, "computed": 0.25, "accepted": 0.0, "rejected": 0.75},
-        {"level": 2, "mpp": 2 * MPP, "computed": 0.5, "accepted": 0.25, "rejected": 0.25},
-    ],
-}
+ONE = LevelShares(level=1, mpp=MPP, pixels=SIDE**2, computed=0.25, accepted=0.0, rejected=0.75, blocks=1)
+TWO = LevelShares(level=2, mpp=2 * MPP, pixels=SIDE**2 // 4, computed=0.5, accepted=0.25, rejected=0.25, blocks=1)
+RECORD = sample_records.nuclei("S.1-a", nuclei=1, saved=0.75, levels=[ONE, TWO])
 
 
 @pytest.fixture

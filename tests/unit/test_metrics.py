@@ -52,7 +52,7 @@ def run(predictions: list[SlidePrediction], names: list[str] = NAMES, **options:
 
 
 def metric(evaluation, level: str, name: str, class_name: str = "all") -> float:
-    return evaluation.record["levels"][level]["metrics"][class_name][name]["value"]
+    return evaluation.record.levels[level].metrics[class_name][name].value
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -128,9 +128,9 @@ def test_interval_is_as_wide_as_patients_differ_not_as_patches_are_many() -> Non
         right = rng.random(2000) < (0.95 if patient % 2 else 0.55)
         label = rng.integers(0, 2, 2000)
         predictions.append(prediction(patient, patient, np.eye(2)[np.where(right, label, 1 - label)], label))
-    row = run(predictions).record["levels"]["patch"]["metrics"]["all"]["accuracy"]
-    assert row["se"] == pytest.approx(0.2 / np.sqrt(10), rel=0.15)
-    assert row["low"] < row["value"] < row["high"]
+    row = run(predictions).record.levels["patch"].metrics["all"]["accuracy"]
+    assert row.se == pytest.approx(0.2 / np.sqrt(10), rel=0.15)
+    assert row.low < row.value < row.high
 
 
 def test_evaluation_is_repeatable() -> None:
@@ -162,4 +162,4 @@ def test_predictions_without_any_label_are_an_error() -> None:
 
 def test_quarantined_slides_are_skipped() -> None:
     empty = prediction(9, 9, np.zeros((0, 2)), np.zeros(0, int))
-    assert run([*cohort(0), empty], bootstraps=3).record["slides"] == 9
+    assert run([*cohort(0), empty], bootstraps=3).record.slides == 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from histomake.base.errors import ConfigError
 from histomake.base.layout import Layout
@@ -12,7 +13,10 @@ from histomake.cascade.patch_cascade import Stage, cascade_patches
 from histomake.config import Grid, Task
 from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.train import train
+from histomake.patch.table import METADATA_KEY
 from small_cohort import CLASSES, GRID_NAME, MPP, build_slide
+
+from tests import sample_records
 
 SIZES = {"coarse": (32, 4.0), "fine": (32, 1.0)}
 
@@ -43,7 +47,7 @@ def test_open_thresholds_give_the_predictions_of_the_finest_stage(stages):
     assert table["patch_id"].to_pylist() == alone["patch_id"].to_pylist()
     np.testing.assert_allclose(table["score"].to_numpy(), alone["score_speckled"].to_numpy(), atol=1e-5)
     assert set(table["state"].to_pylist()) == {"computed"}
-    assert record["stages"][1]["computed"] == len(table)
+    assert record.stages[1].computed == len(table)
 
 
 def test_closed_thresholds_leave_every_patch_to_the_coarsest_stage_that_contains_it(stages):
@@ -54,8 +58,8 @@ def test_closed_thresholds_leave_every_patch_to_the_coarsest_stage_that_contains
         if row["stage"] == 1:
             assert row["score"] == pytest.approx(by_cell[(row["x"] // 128, row["y"] // 128)])
             assert row["state"] == "rejected"
-    assert record["stages"][1]["computed"] == sum(s == 2 for s in table["stage"].to_pylist())
-    assert record["saved"] > 0.5
+    assert record.stages[1].computed == sum(s == 2 for s in table["stage"].to_pylist())
+    assert record.saved > 0.5
 
 
 def test_intermediate_thresholds_split_the_patches_by_the_coarse_score(stages):
@@ -65,6 +69,16 @@ def test_intermediate_thresholds_split_the_patches_by_the_coarse_score(stages):
     decided = [r for r in rows if r["stage"] == 1]
     assert {r["state"] for r in rows} == {"rejected", "computed", "accepted"}
     assert all((r["score"] >= upper) == (r["state"] == "accepted") for r in decided)
+
+
+def test_a_slide_in_quarantine_has_a_quarantine_entry_and_no_patches(stages, tmp_path):
+    table = pq.read_table(stages[0].entry.table).slice(0, 0)
+    path = tmp_path / "lost.parquet"
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: sample_records.lost().encode(path)}), path)
+    lost = [replace(stage, entry=replace(stage.entry, table=path)) for stage in stages]
+    predictions, record = run(lost)
+    assert predictions.num_rows == 0
+    assert record == sample_records.lost()
 
 
 def test_an_unknown_class_and_stages_that_are_not_finer_are_refused(stages):

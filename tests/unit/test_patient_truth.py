@@ -28,12 +28,12 @@ def mixed(names=NAMES):
 
 def test_patients_are_not_evaluated_by_default_if_the_slides_of_one_differ():
     found = run(mixed(), bootstraps=5)
-    patient = found.record["levels"]["patient"]
-    assert (patient["count"], patient["metrics"]) == (0, {})
-    assert "set predict.patient_truth" in patient["refused"]
-    assert found.record["patients_of_several_classes"] == ["p0"]
-    assert not [row for row in found.rows if row["level"] == "patient"]
-    assert found.record["levels"]["slide"]["count"] == 5
+    patient = found.record.levels["patient"]
+    assert (patient.count, patient.metrics) == (0, {})
+    assert "set predict.patient_truth" in patient.refused
+    assert found.record.patients_of_several_classes == ["p0"]
+    assert not [row for row in found.rows if row.level == "patient"]
+    assert found.record.levels["slide"].count == 5
 
 
 def test_the_report_says_why_patients_are_not_evaluated():
@@ -42,15 +42,15 @@ def test_the_report_says_why_patients_are_not_evaluated():
 
 def test_patients_with_slides_of_one_class_are_evaluated_by_default():
     found = run(mixed()[3:], bootstraps=5)
-    assert found.record["levels"]["patient"]["count"] == 2
-    assert "refused" not in found.record["levels"]["patient"]
+    assert found.record.levels["patient"].count == 2
+    assert found.record.levels["patient"].refused is None
 
 
 @pytest.mark.parametrize(("rule", "truth"), [("any", [1, 0, 1]), ("all", [0, 0, 1]), ("majority", [1, 0, 1])])
 def test_a_rule_decides_the_class_of_a_patient(rule, truth):
     found = run(mixed(), bootstraps=5, patient_truth=rule)
     assert found.items["patient"].target.tolist() == truth
-    assert found.record["patient_truth"] == rule
+    assert found.record.patient_truth == rule
 
 
 def test_the_majority_does_not_depend_on_the_order_of_the_classes():

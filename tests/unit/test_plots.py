@@ -73,9 +73,9 @@ def test_curves_carry_the_measured_area_and_its_interval(tmp_path: Path, monkeyp
     target = Target(classes=NAMES)
     evaluation = evaluate(classified(), kind="classification", target=target, aggregate="mean", seed=0, bootstraps=20)
     draw_figures(evaluation, kind="classification", out=tmp_path)
-    row = evaluation.record["levels"]["patch"]["metrics"]["tumour"]["auroc"]
+    row = evaluation.record.levels["patch"].metrics["tumour"]["auroc"]
     (label,) = drawn["roc"].axes[0].get_legend_handles_labels()[1]
-    assert label == f"tumour {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    assert label == f"tumour {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
 
 
 def measured(kind: str, predictions: list[SlidePrediction] | None = None) -> tuple[Evaluation, dict]:
@@ -99,7 +99,7 @@ def test_the_area_under_the_exported_roc_points_is_the_reported_one() -> None:
     points = figure_points(evaluation, kind=task["kind"])["roc"]
     curve = points[points.level == "patch"]
     area = np.trapezoid(curve.sensitivity, curve.false_positive_rate)
-    assert area == pytest.approx(evaluation.record["levels"]["patch"]["metrics"]["tumour"]["auroc"]["value"])
+    assert area == pytest.approx(evaluation.record.levels["patch"].metrics["tumour"]["auroc"].value)
 
 
 def test_exported_calibration_gives_the_reported_error_and_confusion_counts_every_patch() -> None:
@@ -107,7 +107,7 @@ def test_exported_calibration_gives_the_reported_error_and_confusion_counts_ever
     points = figure_points(evaluation, kind=task["kind"])
     bins = points["reliability"][points["reliability"].level == "patch"]
     error = (bins["count"] * (bins.accuracy - bins.confidence).abs()).sum() / bins["count"].sum()
-    assert error == pytest.approx(evaluation.record["levels"]["patch"]["metrics"]["all"]["ece"]["value"])
+    assert error == pytest.approx(evaluation.record.levels["patch"].metrics["all"]["ece"].value)
     cells = points["confusion"][points["confusion"].level == "patch"]
     assert cells["count"].sum() == 400
     assert cells.groupby("true").share.sum().tolist() == pytest.approx([1, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json, write_json
+from histomake.base.files import write_json
 from histomake.base.layout import Layout
 from histomake.config import Grid, Task
 from histomake.learn.data.batches import FixedBatches
@@ -115,7 +116,7 @@ def test_pickled_weights_are_refused(trained, tmp_path: Path) -> None:
 
 def test_weights_of_another_architecture_are_refused(trained, tmp_path: Path) -> None:
     model = shutil.copytree(trained[0], tmp_path / "model")
-    description = read_json(model / "model.json")
+    description = json.loads((model / "model.json").read_text())
     description["architecture"]["name"] = "resnet18"
     write_json(model / "model.json", description)
     with pytest.raises(HistomakeError, match="another architecture"):

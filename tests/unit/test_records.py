@@ -13,12 +13,18 @@ from histomake.base import records
 from histomake.base.errors import Reason, SlideError
 from histomake.base.kinds import Kind
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.base.records.cascade_card import CascadeCard
+from histomake.base.records.cascade_metrics import CascadeMetrics
+from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.documentation import PLACES, field_texts, page
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.nuclei import NucleiRecord
+from histomake.base.records.patch_cascade import PatchCascadeRecord
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import (
@@ -32,6 +38,7 @@ from histomake.base.records.record import (
     write_list,
 )
 from histomake.base.records.run import RunRecord
+from histomake.base.records.separation import SeparationRecord
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
@@ -58,6 +65,15 @@ SAMPLES = {
     "cascade_card": CascadeCard,
     "stains": StainRecord,
     "leakage": LeakageRecord,
+    "metrics": MetricsRecord,
+    "multi_label_metrics": MetricsRecord,
+    "segmentation_metrics": MetricsRecord,
+    "separation": SeparationRecord,
+    "attribution_checks": AttributionChecks,
+    "cascade_thresholds": ThresholdsRecord,
+    "cascade_metrics": CascadeMetrics,
+    "nuclei": NucleiRecord,
+    "patch_cascade": PatchCascadeRecord,
     "sidecar": Sidecar,
     "sidecar_without_git": Sidecar,
     "run": RunRecord,
@@ -72,6 +88,7 @@ UPGRADED = {
     "model_card": {"target"},
     "sidecar_without_git": {"git"},
     "multi_label_model_card": {"target", "kind"},
+    "multi_label_metrics": {"kind"},
 }
 """Fields that an upgrade changes or drops."""
 
@@ -142,6 +159,15 @@ def test_a_model_of_several_labels_gets_their_kind():
     assert card.kind is Kind.MULTI_LABEL
     assert "multi_label" not in card.target
     assert ModelCard.read(FORMAT_0 / "model_card.json").kind is Kind.CLASSIFICATION
+
+
+def test_metrics_of_several_labels_get_their_kind():
+    names = [name for name, record in SAMPLES.items() if record is MetricsRecord]
+    assert {name: MetricsRecord.read(FORMAT_0 / f"{name}.json").kind for name in names} == {
+        "metrics": Kind.CLASSIFICATION,
+        "multi_label_metrics": Kind.MULTI_LABEL,
+        "segmentation_metrics": Kind.SEGMENTATION,
+    }
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -11,20 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from histomake.base.files import write_json
 from histomake.base.layout import Layout
+from histomake.base.records.cascade_metrics import Bar, CascadeMetrics, CascadeSeconds
+from histomake.base.records.metrics import LevelMetrics
 from histomake.base.records.record import Quarantined
 from histomake.config import Config, Task
 from histomake.explain.rankings import right_and_wrong
 from histomake.report import cascades_section, page, task_section
 from histomake.report.front_page import GPU_RULES
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
+from msgspec.structs import replace
 from PIL import Image
 
 from tests import sample_records
 from tests.browser import Browser
 
-RULES = Path(__file__).resolve().parents[2] / "rules"
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "rules"
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 RECORDS = SlideRecords(
     sample_records.manifest(width=4000, height=3000, bytes_in=5_000_000),
@@ -115,17 +118,18 @@ def test_a_slide_page_shows_the_warnings_of_every_stage(page_of):
 
 
 def test_each_metric_has_one_row_with_a_column_per_level():
-    value = {"value": 0.912, "low": 0.85, "high": 0.97}
-    bare = {"value": 1.0, "low": None, "high": None}
-    metrics = {
-        "levels": {
-            "patch": {"count": 1200, "metrics": {"all": {"auroc": value, "ece": bare}, "a": {"auroc": value}}},
-            "slide": {"count": 4, "metrics": {"all": {"auroc": bare, "ece": {"value": None}}}},
-        },
-        "interval_percent": [2.5, 97.5],
-        "bootstraps": 1000,
-        "patients": 3,
+    value, bare, undefined = (
+        sample_records.metric(0.912, 0.85, 0.97),
+        sample_records.metric(1.0),
+        sample_records.metric(None),
+    )
+    patch = {"all": {"auroc": value, "ece": bare}, "a": {"auroc": value}}
+    slide = {"all": {"auroc": bare, "ece": undefined}}
+    levels = {
+        "patch": LevelMetrics(count=1200, patients=3, metrics=patch),
+        "slide": LevelMetrics(count=4, patients=3, metrics=slide),
     }
+    metrics = sample_records.metrics(levels)
     found = cells(task_section.metrics_table(metrics))
     assert found[:6] == ["AUROC", "0.912 (0.850–0.970)", "1.000", "calibration error (ECE)", "1.000", "–"]
     assert found[6:] == ["a: AUROC", "0.912 (0.850–0.970)", "–"]
@@ -180,10 +184,11 @@ def cascades(tmp_path):
     """A results folder with what a cascade leaves, and its configuration."""
     layout = Layout(tmp_path)
     folder = tmp_path / "radhical" / "nuclei"
-    seconds = {"naive": 800.0, "dense": 6.0, "cascade": 2.0}
-    group = {"slides": 3, "saved": 0.928, "saved_in_tissue": 0.64, "seconds": seconds}
-    bar = {"figure": "saved vs naive", "value": 0.928, "bar": ">= 0.85", "ok": True}
-    write_json(folder / "metrics.json", {"groups": {"whole slides": group}, "bars": [bar]})
+    before = CascadeMetrics.read(ROOT / "tests" / "data" / "records" / "format0" / "cascade_metrics.json")
+    seconds = CascadeSeconds(naive=800.0, dense=6.0, cascade=2.0)
+    group = replace(before.groups["images"], slides=3, saved=0.928, saved_in_tissue=0.64, seconds=seconds)
+    bar = Bar(figure="saved vs naive", value=0.928, bar=">= 0.85", ok=True)
+    replace(before, groups={"whole slides": group}, bars=[bar]).write(layout.cascade("nuclei").metrics)
     (folder / "levels").mkdir()
     for path in (folder / "pareto.png", folder / "levels" / "S1.png"):
         Image.new("RGB", (40, 30)).save(path)

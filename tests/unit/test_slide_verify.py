@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from histomake.base.errors import Reason, SlideError
-from histomake.base.files import read_json, sha256_tree
+from histomake.base.files import sha256_tree
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import Quarantined
 from histomake.config import Convert
@@ -54,7 +54,7 @@ def test_a_quarantined_slide_has_a_store_with_its_reason(small, tmp_path, store)
         with zipfile.ZipFile(path) as archive:
             content = json.loads(archive.read("zarr.json"))
     else:
-        content = read_json(path / "zarr.json")
+        content = json.loads((path / "zarr.json").read_text())
     assert content["attributes"]["histomake"]["reason"] == "no_mpp"
     with pytest.raises(StoreError):
         Store(path)

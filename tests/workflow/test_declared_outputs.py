@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 from histomake.audit.lineage import is_note
-from histomake.base.files import read_json, sha256_tree
+from histomake.base.files import sha256_tree
 from histomake.base.layout import Layout
+from histomake.base.records.sidecar import Sidecar
 
 from tests.workshop import ROOT, Workshop
 
@@ -73,13 +74,13 @@ def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Work
 
 
 @pytest.fixture
-def sidecars(finished: Workshop, others: Workshop) -> dict[str, list[tuple[Workshop, dict]]]:
+def sidecars(finished: Workshop, others: Workshop) -> dict[str, list[tuple[Workshop, Sidecar]]]:
     """Every sidecar of both runs, by rule."""
-    found: dict[str, list[tuple[Workshop, dict]]] = {}
+    found: dict[str, list[tuple[Workshop, Sidecar]]] = {}
     for workshop in (finished, others):
         for path in workshop.results.rglob(f"*{SIDECAR}"):
-            sidecar = read_json(path)
-            found.setdefault(sidecar["rule"], []).append((workshop, sidecar))
+            sidecar = Sidecar.read(path)
+            found.setdefault(sidecar.rule, []).append((workshop, sidecar))
     return found
 
 
@@ -87,7 +88,7 @@ def undeclared(workshop: Workshop) -> list[str]:
     """Files under the results folder that no sidecar states, and that are neither notes nor records of a run."""
     os.chdir(workshop.folder)
     layout = Layout(Path("results"))
-    declared = {Path(path) for file in layout.results.rglob(f"*{SIDECAR}") for path in read_json(file)["outputs"]}
+    declared = {Path(path) for file in layout.results.rglob(f"*{SIDECAR}") for path in Sidecar.read(file).outputs}
     files = (path for path in layout.results.rglob("*") if path.is_file() and not path.name.endswith(SIDECAR))
     return sorted(str(p) for p in files if not {p, *p.parents} & declared and not is_note(p, layout))
 
@@ -103,7 +104,7 @@ def test_a_job_states_the_digest_of_each_of_its_outputs(rule, sidecars, monkeypa
     assert rule in sidecars, f"no run has a job of rule {rule}"
     for workshop, sidecar in sidecars[rule]:
         monkeypatch.chdir(workshop.folder)
-        for path, digest in sidecar["outputs"].items():
+        for path, digest in sidecar.outputs.items():
             assert sha256_tree(path) == digest, path
 
 

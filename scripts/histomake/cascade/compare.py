@@ -5,19 +5,35 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from scipy import ndimage
 
+from histomake.base.records.cascade_metrics import (
+    Bar,
+    CascadeSeconds,
+    ComparedGroup,
+    ComparedSlide,
+    NucleusScores,
+    SlideSaving,
+    Way,
+)
 from histomake.base.rng import counter_rng
 from histomake.base.units import Mpp
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers, patch_by_patch
-from histomake.cascade.infer import DENSE_BLOCK_PX, cost_record, whole_labels, whole_maps
+from histomake.cascade.infer import (
+    DENSE_BLOCK_PX,
+    count_multiply_adds,
+    level_shares,
+    saved,
+    whole_labels,
+    whole_maps,
+)
 from histomake.cascade.levels import Level, Window, read_window
 from histomake.cascade.measures import otsu_nuclei, score
-from histomake.cascade.run import COMPUTED, LevelMap, costs, run_cascade
+from histomake.cascade.run import COMPUTED, LevelMap, costs, pixel_evaluations, run_cascade
 from histomake.config import CascadeBaselines, CascadeThresholds
 
 if TYPE_CHECKING:
@@ -39,7 +55,7 @@ def compare_slide(
     complete: bool,
     config: CascadeBaselines,
     seed: int,
-) -> dict[str, Any]:
+) -> ComparedSlide:
     """Segment one slide naively, densely and with the cascade, in memory; return a record of all results.
 
     Args:
@@ -67,27 +83,31 @@ def compare_slide(
     dense_seconds, (dense_maps, dense_labels) = _timed(dense, config.repeats)
     cascade_seconds, (maps, labels) = _timed(cascade, config.repeats)
     naive_seconds, difference = _naive(levels[0], answers, dense_maps[0], config, seed)
-    record = {
-        "status": "ok",
-        "slide_id": answers.reader.slide_id,
-        "area_mm2": levels[0].pixels * levels[0].mpp ** 2 / 1e6,
-        "tissue": _tissue_share(tissue),
-        "seconds": {"naive": naive_seconds, "dense": dense_seconds, "cascade": cascade_seconds},
-        "naive_pixels": config.naive_pixels,
-        "dense_difference": difference,
-        "simulated_identical": _simulated_equals(levels, answers, thresholds, labels),
-        "saved_in_tissue": _saved_inside(tissue, maps, answers.reader.mpp),
-        **cost_record(levels, costs(maps), answers),
-    }
+    scores = None
     if truth is not None and truth.any():
         pixels = read_window(answers.reader, levels[0], Window(0, 0, levels[0].height, levels[0].width))
         otsu, _ = ndimage.label(otsu_nuclei(pixels))
-        found = {"dense": dense_labels, "cascade": labels, "otsu": otsu}
-        record["scores"] = {way: score(f, truth, complete=complete).record() for way, f in found.items()}
-    return record
+        found: dict[Way, NDArray[np.int32]] = {"dense": dense_labels, "cascade": labels, "otsu": otsu}
+        scores = {w: NucleusScores(**asdict(score(f, truth, complete=complete))) for w, f in found.items()}
+    shares = costs(maps)
+    return ComparedSlide(
+        slide_id=answers.reader.slide_id,
+        area_mm2=levels[0].pixels * levels[0].mpp ** 2 / 1e6,
+        tissue=_tissue_share(tissue),
+        seconds=CascadeSeconds(naive=naive_seconds, dense=dense_seconds, cascade=cascade_seconds),
+        naive_pixels=config.naive_pixels,
+        dense_difference=difference,
+        simulated_identical=_simulated_equals(levels, answers, thresholds, labels),
+        saved_in_tissue=_saved_inside(tissue, maps, answers.reader.mpp),
+        levels=level_shares(levels, shares),
+        pixel_evaluations=pixel_evaluations(shares),
+        saved=saved(shares),
+        multiply_adds=count_multiply_adds(levels, shares, answers),
+        scores=scores,
+    )
 
 
-def _timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+def _timed[T](work: Callable[[], T], repeats: int) -> tuple[float, T]:
     """Return the median time in seconds of ``repeats`` runs after a warm-up run, and the last result."""
     work()
     seconds = []
@@ -152,113 +172,105 @@ def _on_level(tissue: TissueMask, level: Level, mpp: Mpp) -> NDArray[np.bool_]:
     return tissue.mask[np.ix_(np.minimum(rows, height - 1), np.minimum(columns, width - 1))]
 
 
+WAYS: tuple[Way, ...] = get_args(Way)
+SHOWN_SCORES = ("pixel_f", "f", "tpr", "ppv", "detected", "aji", "pq", "object_f1")
+
 SLIDES, IMAGES = "whole slides", "images"
 HALF_TISSUE = 0.5
 SLIDE_MM2 = 0.3
 
 
-def group_of(record: Mapping[str, Any]) -> str:
+def group_of(slide: ComparedSlide) -> str:
     """Return the group of a slide: whole slides are at least SLIDE_MM2 large and at most half tissue, others images."""
-    return SLIDES if record["tissue"] <= HALF_TISSUE and record["area_mm2"] >= SLIDE_MM2 else IMAGES
+    return SLIDES if slide.tissue <= HALF_TISSUE and slide.area_mm2 >= SLIDE_MM2 else IMAGES
 
 
-def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return means over the slides of each group, and the comparison with the required bounds."""
-    groups = {}
-    for group in (SLIDES, IMAGES):
-        members = [r for r in records if r["status"] == "ok" and group_of(r) == group]
-        if members:
-            groups[group] = _means(members)
-    return {"groups": groups, "bars": bars(groups)}
+def summarise(slides: Sequence[ComparedSlide]) -> dict[str, ComparedGroup]:
+    """Return the comparison over the slides of each group that has any."""
+    members = {group: [slide for slide in slides if group_of(slide) == group] for group in (SLIDES, IMAGES)}
+    return {group: _means(found) for group, found in members.items() if found}
 
 
-def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    seconds = {way: sum(r["seconds"][way] for r in records) for way in ("naive", "dense", "cascade")}
-    adds = {way: sum(r["multiply_adds"][way] for r in records) for way in ("naive", "dense", "cascade")}
-    scored = [r["scores"] for r in records if "scores" in r]
-    finest = [r["levels"][0]["pixels"] for r in records]
-    return {
-        "slides": len(records),
-        "each": [
-            {"slide_id": r["slide_id"], "tissue": r["tissue"], "saved": r["saved"], "faster": _faster(r["seconds"])}
-            for r in records
-        ],
-        "scored": len(scored),
-        "tissue": float(np.average([r["tissue"] for r in records], weights=finest)),
-        "saved": 1 - sum(r["pixel_evaluations"] for r in records) / sum(finest),
-        "saved_in_tissue": float(np.mean([r["saved_in_tissue"] for r in records])),
-        "multiply_adds_vs_naive": 1 - adds["cascade"] / adds["naive"],
-        "multiply_adds_vs_dense": 1 - adds["cascade"] / adds["dense"],
-        "seconds": seconds,
-        "dense_difference": max(r["dense_difference"] for r in records),
-        "simulated_identical": all(r["simulated_identical"] for r in records),
-        "scores": {
-            way: {k: _mean([s[way][k] for s in scored]) for k in scored[0][way]} for way in ("dense", "cascade", "otsu")
-        }
-        if scored
-        else {},
-    }
+def _means(slides: Sequence[ComparedSlide]) -> ComparedGroup:
+    finest = [slide.levels[0].pixels for slide in slides]
+    cascade = sum(slide.multiply_adds.cascade for slide in slides)
+    scored = [slide.scores for slide in slides if slide.scores is not None]
+    return ComparedGroup(
+        slides=len(slides),
+        each=[SlideSaving(slide_id=s.slide_id, tissue=s.tissue, saved=s.saved, faster=_faster(s)) for s in slides],
+        scored=len(scored),
+        tissue=float(np.average([slide.tissue for slide in slides], weights=finest)),
+        saved=1 - sum(slide.pixel_evaluations for slide in slides) / sum(finest),
+        saved_in_tissue=float(np.mean([slide.saved_in_tissue for slide in slides])),
+        multiply_adds_vs_naive=1 - cascade / sum(slide.multiply_adds.naive for slide in slides),
+        multiply_adds_vs_dense=1 - cascade / sum(slide.multiply_adds.dense for slide in slides),
+        seconds=CascadeSeconds(
+            naive=sum(slide.seconds.naive for slide in slides),
+            dense=sum(slide.seconds.dense for slide in slides),
+            cascade=sum(slide.seconds.cascade for slide in slides),
+        ),
+        dense_difference=max(slide.dense_difference for slide in slides),
+        simulated_identical=all(slide.simulated_identical for slide in slides),
+        scores={way: _mean_scores([scores[way] for scores in scored]) for way in WAYS} if scored else {},
+    )
 
 
-def _faster(seconds: Mapping[str, float]) -> float:
-    return seconds["dense"] / seconds["cascade"]
+def _faster(slide: ComparedSlide) -> float:
+    return slide.seconds.dense / slide.seconds.cascade
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [v for v in values if v is not None]
-    return float(np.mean(defined)) if defined else None
+def _mean_scores(scores: Sequence[NucleusScores]) -> NucleusScores:
+    names = NucleusScores.__struct_fields__
+    return NucleusScores(**{name: float(np.mean([getattr(one, name) for one in scores])) for name in names})
 
 
-def bars(groups: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def bars(groups: Mapping[str, ComparedGroup]) -> list[Bar]:
     """Return the bounds required of a cascade on test images, each with its measured value."""
-    found: list[dict[str, Any]] = []
+    found: list[Bar] = []
 
     def add(figure: str, value: float, sign: str, bar: float) -> None:
         ok = value >= bar if sign == ">=" else value <= bar
-        found.append({"figure": figure, "value": value, "bar": f"{sign} {bar:g}", "ok": bool(ok)})
+        found.append(Bar(figure=figure, value=value, bar=f"{sign} {bar:g}", ok=bool(ok)))
 
     for name, g in groups.items():
         if name == SLIDES:
-            add(f"{name}: pixel evaluations saved vs naive", g["saved"], ">=", 0.85)
-            slowest = min(g["each"], key=lambda e: e["faster"])
-            add(f"{name}: wall time, dense / cascade ({slowest['tissue']:.0%} tissue)", slowest["faster"], ">=", 2)
-        add(f"{name}: pixel evaluations saved inside tissue", g["saved_in_tissue"], ">=", 0.7)
-        add(f"{name}: wall time, naive / cascade", g["seconds"]["naive"] / g["seconds"]["cascade"], ">=", 5)
-        add(f"{name}: dense = patch-wise, largest difference", g["dense_difference"], "<=", 1e-5)
-        add(f"{name}: simulated = deployed mask", float(g["simulated_identical"]), ">=", 1)
-        if not g["scores"]:
+            add(f"{name}: pixel evaluations saved vs naive", g.saved, ">=", 0.85)
+            slowest = min(g.each, key=lambda each: each.faster)
+            add(f"{name}: wall time, dense / cascade ({slowest.tissue:.0%} tissue)", slowest.faster, ">=", 2)
+        add(f"{name}: pixel evaluations saved inside tissue", g.saved_in_tissue, ">=", 0.7)
+        add(f"{name}: wall time, naive / cascade", g.seconds.naive / g.seconds.cascade, ">=", 5)
+        add(f"{name}: dense = patch-wise, largest difference", g.dense_difference, "<=", 1e-5)
+        add(f"{name}: simulated = deployed mask", float(g.simulated_identical), ">=", 1)
+        if not g.scores:
             continue
-        dense, cascade, otsu = (g["scores"][way] for way in ("dense", "cascade", "otsu"))
-        add(f"{name}: pixel F lost vs dense", dense["pixel_f"] - cascade["pixel_f"], "<=", 0.03)
-        add(f"{name}: RADHicaL F lost vs dense", dense["f"] - cascade["f"], "<=", 0.03)
+        dense, cascade, otsu = (g.scores[way] for way in WAYS)
+        add(f"{name}: pixel F lost vs dense", dense.pixel_f - cascade.pixel_f, "<=", 0.03)
+        add(f"{name}: RADHicaL F lost vs dense", dense.f - cascade.f, "<=", 0.03)
         if name == IMAGES:
-            add(f"{name}: pixel Dice, dense", dense["pixel_f"], ">=", 0.85)
-            add(f"{name}: pixel Dice, cascade", cascade["pixel_f"], ">=", 0.82)
-            add(f"{name}: pixel Dice, cascade above Otsu", cascade["pixel_f"] - otsu["pixel_f"], ">=", 0)
+            add(f"{name}: pixel Dice, dense", dense.pixel_f, ">=", 0.85)
+            add(f"{name}: pixel Dice, cascade", cascade.pixel_f, ">=", 0.82)
+            add(f"{name}: pixel Dice, cascade above Otsu", cascade.pixel_f - otsu.pixel_f, ">=", 0)
     return found
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def table(groups: Mapping[str, ComparedGroup], found: Sequence[Bar]) -> str:
     """Format the bounds and the scores as text."""
-    width = max((len(b["figure"]) for b in summary["bars"]), default=0)
-    lines = [
-        f"{b['figure']:<{width}}  {b['value']:>10.4g}  {b['bar']:>8}  {'yes' if b['ok'] else 'NO'}"
-        for b in summary["bars"]
-    ]
-    for name, g in summary["groups"].items():
-        lines += ["", f"{name}: {g['slides']} ({g['tissue']:.0%} tissue), {g['scored']} annotated"]
-        lines.append("seconds: " + ", ".join(f"{way} {s:.2f}" for way, s in g["seconds"].items()))
+    width = max((len(bar.figure) for bar in found), default=0)
+    lines = [f"{bar.figure:<{width}}  {bar.value:>10.4g}  {bar.bar:>8}  {'yes' if bar.ok else 'NO'}" for bar in found]
+    for name, g in groups.items():
+        lines += ["", f"{name}: {g.slides} ({g.tissue:.0%} tissue), {g.scored} annotated"]
+        seconds = {way: getattr(g.seconds, way) for way in g.seconds.__struct_fields__}
+        lines.append("seconds: " + ", ".join(f"{way} {s:.2f}" for way, s in seconds.items()))
         if name == SLIDES:
             lines += [
-                f"{e['slide_id']}: {e['tissue']:.0%} tissue, {e['saved']:.1%} of pixel evaluations saved, "
-                f"{e['faster']:.2f} times as fast as dense"
-                for e in g["each"]
+                f"{each.slide_id}: {each.tissue:.0%} tissue, {each.saved:.1%} of pixel evaluations saved, "
+                f"{each.faster:.2f} times as fast as dense"
+                for each in g.each
             ]
-        adds = ", ".join(f"{g[f'multiply_adds_vs_{way}']:.2%} vs {way}" for way in ("naive", "dense"))
+        adds = f"{g.multiply_adds_vs_naive:.2%} vs naive, {g.multiply_adds_vs_dense:.2%} vs dense"
         lines.append(f"multiply-adds saved: {adds}")
-        keys = ("pixel_f", "f", "tpr", "ppv", "detected", "aji", "pq", "object_f1")
-        if g["scores"]:
-            lines.append(f"{'':<8}" + "".join(f"{k:>10}" for k in keys))
-        for way, s in g["scores"].items():
-            lines.append(f"{way:<8}" + "".join(f"{s[k]:>10.4f}" for k in keys))
+        if g.scores:
+            lines.append(f"{'':<8}" + "".join(f"{name:>10}" for name in SHOWN_SCORES))
+        for way, scores in g.scores.items():
+            lines.append(f"{way:<8}" + "".join(f"{getattr(scores, name):>10.4f}" for name in SHOWN_SCORES))
     return "\n".join(lines)

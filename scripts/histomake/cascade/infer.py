@@ -7,14 +7,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
 
 from histomake.base.errors import ConfigError
 from histomake.base.files import atomic_directory
+from histomake.base.records.cascade_cost import LevelShares, MultiplyAdds
+from histomake.base.records.cascade_thresholds import Thresholds
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.nuclei import NucleiRecord, SegmentationSeconds
 from histomake.cascade.answers import NetworkAnswers, best_device
 from histomake.cascade.levels import Level, Window, slide_levels
 from histomake.cascade.net import PixelNetwork, load_network, multiply_adds
@@ -85,7 +88,7 @@ def segment_slide(
     *,
     store: Path,
     geojson: Path,
-) -> dict[str, Any]:
+) -> NucleiRecord:
     """Run the cascade on a slide of any size; write ``store`` (a Zarr group) and ``geojson``; return the record.
 
     The group contains ``labels`` (uint32, nucleus numbers), ``probability`` (uint8, 255 is 1; rejected pixels are 0,
@@ -108,50 +111,52 @@ def segment_slide(
         shares = costs(maps)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "status": "ok",
-        "slide_id": reader.slide_id,
-        "store": store.name,
-        "thresholds": thresholds.dump(),
-        "nuclei": len(found),
-        "seconds": {"cascade": computed - started, "total": time.perf_counter() - started},
-        **cost_record(levels, shares, answers),
-    }
+    return NucleiRecord(
+        slide_id=reader.slide_id,
+        store=store.name,
+        thresholds=Thresholds(**thresholds.dump()),
+        nuclei=len(found),
+        seconds=SegmentationSeconds(cascade=computed - started, total=time.perf_counter() - started),
+        levels=level_shares(levels, shares),
+        pixel_evaluations=pixel_evaluations(shares),
+        saved=saved(shares),
+        multiply_adds=count_multiply_adds(levels, shares, answers),
+    )
 
 
-def cost_record(levels: Sequence[Level], shares: Sequence[LevelCost], answers: NetworkAnswers) -> dict[str, Any]:
-    """Return shares per level, pixel evaluations and multiply-adds of a run, with those of naive and dense evaluation.
+def level_shares(levels: Sequence[Level], shares: Sequence[LevelCost]) -> list[LevelShares]:
+    """Return the shares of pixels that each level computed, accepted and rejected; all finest first."""
+    return [
+        LevelShares(
+            level=c.number,
+            mpp=level.mpp,
+            pixels=c.pixels,
+            computed=c.computed / c.pixels,
+            accepted=c.accepted / c.pixels,
+            rejected=c.rejected / c.pixels,
+            blocks=c.blocks,
+        )
+        for level, c in zip(levels, shares, strict=True)
+    ]
 
-    ``levels`` and ``shares`` are ordered finest first.
-    """
-    finest = shares[0].pixels
-    evaluations = pixel_evaluations(shares)
+
+def saved(shares: Sequence[LevelCost]) -> float:
+    """Return the share of pixel evaluations saved against the network of level 1 everywhere; levels finest first."""
+    return 1 - pixel_evaluations(shares) / shares[0].pixels
+
+
+def count_multiply_adds(levels: Sequence[Level], shares: Sequence[LevelCost], answers: NetworkAnswers) -> MultiplyAdds:
+    """Return the multiply-adds of a run, and of naive and dense evaluation; levels and shares finest first."""
     per_block = {
         level.number: multiply_adds(answers.networks[level.number], level.block_shape(answers.block))
         for level in levels
     }
     dense = levels[0].block_shape(DENSE_BLOCK_PX)
-    return {
-        "levels": [
-            {
-                "level": c.number,
-                "mpp": float(level.mpp),
-                "pixels": c.pixels,
-                "computed": c.computed / c.pixels,
-                "accepted": c.accepted / c.pixels,
-                "rejected": c.rejected / c.pixels,
-                "blocks": c.blocks,
-            }
-            for level, c in zip(levels, shares, strict=True)
-        ],
-        "pixel_evaluations": evaluations,
-        "saved": 1 - evaluations / finest,
-        "multiply_adds": {
-            "naive": multiply_adds(answers.networks[1]) * finest,
-            "dense": multiply_adds(answers.networks[1], dense) * len(list(levels[0].blocks(*dense))),
-            "cascade": sum(per_block[c.number] * c.blocks for c in shares),
-        },
-    }
+    return MultiplyAdds(
+        naive=multiply_adds(answers.networks[1]) * shares[0].pixels,
+        dense=multiply_adds(answers.networks[1], dense) * len(list(levels[0].blocks(*dense))),
+        cascade=sum(per_block[c.number] * c.blocks for c in shares),
+    )
 
 
 def _write_maps(folder: Path, maps: Sequence[LevelMap], pieces: Pieces, scale: float) -> zarr.Group:

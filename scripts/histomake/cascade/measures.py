@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,10 +36,6 @@ class Scores:
     object_f1: float
     nuclei: int
     found: int
-
-    def record(self) -> dict[str, float | int | None]:
-        """Return the scores for JSON; undefined values are None."""
-        return {k: None if v != v else v for k, v in asdict(self).items()}
 
 
 def score(found: NDArray[np.integer], truth: NDArray[np.integer], *, complete: bool) -> Scores:

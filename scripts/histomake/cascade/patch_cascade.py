@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from histomake.base.errors import ConfigError
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.patch_cascade import PatchCascadeRecord, StageCost
+from histomake.base.records.record import Quarantined, quarantined
 from histomake.base.units import rescale
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED, decide
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.learn.data.reading import PatchReader
 from histomake.learn.inference.predict import Predictor, predict_batches, slide_patches
+from histomake.patch.table import read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +57,7 @@ class _Scored:
 
 def cascade_patches(
     stages: Sequence[Stage], class_name: str, *, batch: int, threads: int
-) -> tuple[pa.Table, dict[str, Any]]:
+) -> tuple[pa.Table, PatchCascadeRecord | Quarantined]:
     """Predict a slide with a cascade of stages, coarsest first.
 
     The coarser patch that contains the centre of a patch decides on it. If there is none, because that area was
@@ -62,33 +65,30 @@ def cascade_patches(
 
     Returns:
         The patches of the finest grid: patch_id uint32; x, y int32; score float32 of ``class_name``, from the stage
-        that decided; state (rejected, computed, accepted); stage uint8 (1 coarsest) that decided. And a record: patches
-        and computed patches per stage, and pixels read by the cascade and by the finest stage alone.
+        that decided; state (rejected, computed, accepted); stage uint8 (1 coarsest) that decided. And the record of
+        what each stage computed, or the quarantine entry of the slide.
 
     Raises:
         ConfigError: A stage does not have the class, or is not finer than the previous one.
     """
     _check(stages, class_name)
     scored: _Scored | None = None
-    record: list[dict[str, Any]] = []
+    spent: list[StageCost] = []
     for position, stage in enumerate(stages):
         patches = slide_patches(stage.predictor, stage.entry)
         if patches is None:
-            return _table(None), {"status": "ok", "slide_id": stage.entry.slide_id, "stages": [], "saved": 0.0}
+            _, record = read_table(stage.entry.table)
+            lost = quarantined(record)
+            return _table(None), lost or PatchCascadeRecord(slide_id=record.slide_id, stages=[], saved=0.0)
         start = _everything(patches) if scored is None else _inherit(scored, stages[position - 1], patches)
         wanted = np.flatnonzero(start.state == COMPUTED)
         start.decided_by[wanted] = position
         start.score[wanted] = _scores(stage, patches.take(wanted), class_name, batch=batch, threads=threads)
         scored = start
-        record.append({"mpp": patches.mpp, "patches": len(patches), "computed": len(wanted), "pixels": patches.size**2})
-    read = sum(r["computed"] * r["pixels"] for r in record)
-    alone = record[-1]["patches"] * record[-1]["pixels"]
-    return _table(scored), {
-        "status": "ok",
-        "slide_id": stages[0].entry.slide_id,
-        "stages": record,
-        "saved": 1 - read / alone,
-    }
+        spent.append(StageCost(mpp=patches.mpp, patches=len(patches), computed=len(wanted), pixels=patches.size**2))
+    read = sum(stage.computed * stage.pixels for stage in spent)
+    alone = spent[-1].patches * spent[-1].pixels
+    return _table(scored), PatchCascadeRecord(slide_id=stages[0].entry.slide_id, stages=spent, saved=1 - read / alone)
 
 
 def _check(stages: Sequence[Stage], class_name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,15 @@ import numpy as np
 import pandas as pd
 
 from histomake.base.errors import ConfigError, HistomakeError
+from histomake.base.records.cascade_thresholds import (
+    DenseScores,
+    Rule,
+    ScoredThresholds,
+    SearchMethod,
+    Thresholds,
+    ThresholdSearch,
+    ThresholdsRecord,
+)
 from histomake.base.rng import counter_rng
 from histomake.cascade.answers import StoredAnswers
 from histomake.cascade.fields import Field
@@ -68,7 +77,7 @@ class Trial:
     computed: float
     cost: float
     thresholds: CascadeThresholds
-    method: str
+    method: SearchMethod
 
     @property
     def f(self) -> float:
@@ -86,7 +95,7 @@ class SearchResult:
 
     chosen: Trial
     dense: Trial
-    rule: str
+    rule: Rule
     trials: list[Trial]
 
     def table(self) -> pd.DataFrame:
@@ -136,7 +145,7 @@ class Simulator:
         self.depth = len(cases[0].levels)
         self._known: dict[tuple[float, ...], Trial] = {}
 
-    def trial(self, values: Sequence[float], *, levels: int, method: str) -> Trial:
+    def trial(self, values: Sequence[float], *, levels: int, method: SearchMethod) -> Trial:
         """Score thresholds, in the order cut, upper 2, lower 2, upper 3, …, with the finest ``levels`` levels."""
         used = tuple(map(float, values[: 2 * levels - 1]))
         if used not in self._known:
@@ -194,7 +203,7 @@ def search_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> 
     return SearchResult(chosen, dense, rule, trials)
 
 
-def choose(trials: Sequence[Trial], dense: Trial, config: CascadeSearch) -> tuple[Trial, str]:
+def choose(trials: Sequence[Trial], dense: Trial, config: CascadeSearch) -> tuple[Trial, Rule]:
     """Choose the cheapest trial within ``max_f_loss``; if it saves less than ``min_saving``, the best that saves it."""
     near = [t for t in trials if t.loss(dense) <= config.max_f_loss + ROUNDING]
     if near:
@@ -296,20 +305,31 @@ def _flat(thresholds: CascadeThresholds) -> list[float]:
     return [thresholds.cut, *(value for pair in pairs for value in pair)]
 
 
-def search_record(result: SearchResult) -> dict[str, Any]:
-    """Return the result for JSON."""
-    return {
-        "thresholds": result.chosen.thresholds.dump(),
-        "dense_cut": result.dense.thresholds.cut,
-        "rule": result.rule,
-        "validation": {
-            "dense": {"pixel_f": result.dense.pixel_f, "nucleus_f": result.dense.nucleus_f},
-            "cascade": _plain(result.chosen),
-            "trials": len(result.trials),
-            "front": [_plain(t) for t in pareto_front(result.trials)],
-        },
-    }
+def search_record(result: SearchResult) -> ThresholdsRecord:
+    """Return the result as a record."""
+    dense = result.dense
+    validation = ThresholdSearch(
+        dense=DenseScores(pixel_f=dense.pixel_f, nucleus_f=dense.nucleus_f),
+        cascade=_scored(result.chosen),
+        trials=len(result.trials),
+        front=[_scored(trial) for trial in pareto_front(result.trials)],
+    )
+    return ThresholdsRecord(
+        thresholds=Thresholds(**result.chosen.thresholds.dump()),
+        dense_cut=dense.thresholds.cut,
+        rule=result.rule,
+        validation=validation,
+    )
 
 
-def _plain(trial: Trial) -> dict[str, Any]:
-    return asdict(trial) | {"thresholds": trial.thresholds.dump(), "saved": 1 - trial.evaluated}
+def _scored(trial: Trial) -> ScoredThresholds:
+    return ScoredThresholds(
+        thresholds=Thresholds(**trial.thresholds.dump()),
+        method=trial.method,
+        pixel_f=trial.pixel_f,
+        nucleus_f=trial.nucleus_f,
+        evaluated=trial.evaluated,
+        computed=trial.computed,
+        cost=trial.cost,
+        saved=1 - trial.evaluated,
+    )

@@ -62,7 +62,7 @@ def reliability_points(evaluation: Evaluation, level: str) -> pd.DataFrame:
 def confusion_points(evaluation: Evaluation, level: str) -> pd.DataFrame:
     """Columns true, predicted, count, and share of those truly of the class."""
     names = evaluation.classes
-    counts = np.array(evaluation.record["levels"][level]["confusion"])
+    counts = np.array(evaluation.record.levels[level].confusion)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     found = {"true": np.repeat(names, len(names)), "predicted": np.tile(names, len(names))}
     return pd.DataFrame(found | {"count": counts.ravel(), "share": share.ravel()})
@@ -80,8 +80,9 @@ def scatter_points(evaluation: Evaluation, level: str) -> pd.DataFrame:
 
 def overlap_points(evaluation: Evaluation, level: str) -> pd.DataFrame:
     """Columns class, dice, low, high; none where it is not defined."""
-    metrics = evaluation.record["levels"][level]["metrics"]
-    rows = [(name, *(metrics[name]["dice"][key] for key in ("value", "low", "high"))) for name in evaluation.classes]
+    metrics = evaluation.record.levels[level].metrics
+    dice = {name: metrics[name]["dice"] for name in evaluation.classes}
+    rows = [(name, found.value, found.low, found.high) for name, found in dice.items()]
     return pd.DataFrame(rows, columns=["class", "dice", "low", "high"]).astype(
         dict.fromkeys(["dice", "low", "high"], float)
     )

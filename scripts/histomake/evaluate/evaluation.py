@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
+from histomake.base.records.metrics import LevelMetrics, MetricsRecord, MetricValue, PatientTruth
 from histomake.base.rng import ORDER, counter_rng
 from histomake.config import Target
 from histomake.evaluate import statistics
 from histomake.evaluate.items import Items, SlidePrediction, differing
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.patient_truth import OF_CLASSES, REFUSE
-from histomake.evaluate.result import Evaluation
+from histomake.evaluate.result import Evaluation, MetricRow
 from histomake.target.outputs import outputs_of
 
 BOOTSTRAPS = 1000
@@ -34,7 +35,7 @@ def evaluate(
     target: Target,
     aggregate: str,
     seed: int,
-    patient_truth: str = REFUSE,
+    patient_truth: PatientTruth = REFUSE,
     bootstraps: int = BOOTSTRAPS,
 ) -> Evaluation:
     """Measure predictions of test slides against their truth, at patch, slide and patient level.
@@ -56,44 +57,50 @@ def evaluate(
         by_level["patient"] = by_level["patient"].none()
     if not any(len(items) for items in by_level.values()):
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
-    rows: list[dict[str, Any]] = []
+    rows: list[MetricRow] = []
     for level, items in by_level.items():
         if len(items):
             weights = patient_weights(items.patient, len(patients), seed=seed, bootstraps=bootstraps)
             with np.errstate(invalid="ignore", divide="ignore"):
                 found = evaluated.metrics(level, items, classes, weights)
-            rows += [{"level": level, **summarise(*key, values)} for key, values in found.items()]
-    record = {
-        "kind": str(kind),
-        "classes": classes,
-        "seed": seed,
-        "bootstraps": bootstraps,
-        "aggregate": aggregate,
-        "interval_percent": list(INTERVAL),
-        "patients": len(patients),
-        "slides": len(predictions),
-        "patient_truth": patient_truth,
-        "patients_of_several_classes": differ,
-        "levels": {level: _level_record(level, items, classes, rows) for level, items in by_level.items()},
-    }
+            rows += [MetricRow(level, *key, summarise(values)) for key, values in found.items()]
+    levels = {level: _level_metrics(level, items, classes, rows) for level, items in by_level.items()}
     if refused:
-        record["levels"]["patient"]["refused"] = REFUSED.format(number=len(refused))
+        levels["patient"] = replace(levels["patient"], refused=REFUSED.format(number=len(refused)))
+    record = MetricsRecord(
+        kind=kind,
+        classes=classes,
+        seed=seed,
+        bootstraps=bootstraps,
+        aggregate=aggregate,
+        interval_percent=INTERVAL,
+        patients=len(patients),
+        slides=len(predictions),
+        patient_truth=patient_truth,
+        patients_of_several_classes=differ,
+        levels=levels,
+    )
     return Evaluation(record, rows, by_level, classes)
 
 
-def _level_record(level: str, items: Items, classes: list[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    metrics: dict[str, dict[str, Any]] = {}
+def _level_metrics(level: str, items: Items, classes: list[str], rows: list[MetricRow]) -> LevelMetrics:
+    metrics: dict[str, dict[str, MetricValue]] = {}
     for row in rows:
-        if row["level"] == level:
-            content = {key: row[key] for key in ("value", "low", "high", "se", "samples")}
-            metrics.setdefault(row["class"] or "all", {})[row["metric"]] = content
-    record = {"count": len(items), "patients": len(np.unique(items.patient)), "metrics": metrics}
+        if row.level == level:
+            metrics.setdefault(row.class_name or "all", {})[row.metric] = row.found
+    counts = confusion = None
     if items.target.ndim == 1 and items.predicted.ndim == 1 and len(items.predicted):
         one = np.ones((1, items.patient.max() + 1))
-        confusion = statistics.confusion_counts(items.target, items.predicted, items.patient, one, classes=len(classes))
-        record["confusion"] = confusion[0].astype(int).tolist()
-        record["per_class"] = {name: int((items.target == i).sum()) for i, name in enumerate(classes)}
-    return record
+        found = statistics.confusion_counts(items.target, items.predicted, items.patient, one, classes=len(classes))
+        confusion = found[0].astype(int).tolist()
+        counts = {name: int((items.target == i).sum()) for i, name in enumerate(classes)}
+    return LevelMetrics(
+        count=len(items),
+        patients=len(np.unique(items.patient)),
+        metrics=metrics,
+        confusion=confusion,
+        per_class=counts,
+    )
 
 
 def patient_weights(patient: np.ndarray, patients: int, *, seed: int, bootstraps: int) -> np.ndarray:
@@ -109,11 +116,11 @@ def patient_weights(patient: np.ndarray, patients: int, *, seed: int, bootstraps
     return weights
 
 
-def summarise(class_name: str, metric: str, values: np.ndarray) -> dict[str, Any]:
+def summarise(values: np.ndarray) -> MetricValue:
     """Value and interval from ``values`` (1 + bootstraps,): the data's first. Undefined values are left out."""
     defined = values[1:][np.isfinite(values[1:])]
     low, high = np.percentile(defined, INTERVAL) if len(defined) else (np.nan, np.nan)
     spread = defined.std(ddof=1) if len(defined) > 1 else np.nan
     numbers = {"value": values[0], "low": low, "high": high, "se": spread}
     plain = {key: float(value) if np.isfinite(value) else None for key, value in numbers.items()}
-    return {"class": class_name, "metric": metric, **plain, "samples": len(defined)}
+    return MetricValue(**plain, samples=len(defined))

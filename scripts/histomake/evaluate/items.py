@@ -98,9 +98,11 @@ def score_items(
     slides = [slide for slide in slides if is_known(slide[1][None])[0]]
     of_patients = [[slide for slide in slides if slide[3] == patient] for patient in range(len(patients))]
     groups = {"slide": [[slide] for slide in slides], "patient": [group for group in of_patients if group]}
-    pooled = {level: [_pooled(g, kind, of_patient) for g in of_level] for level, of_level in groups.items()}
-    known = {level: [item for item in items if is_known(item[1])[0]] for level, items in pooled.items()}
-    return {"patch": _stack(patches, len(names))} | {level: _stack(k, len(names)) for level, k in known.items()}
+    found: dict[str, list[tuple[NDArray[Any], ...]]] = {"patch": [*patches]}
+    for level, of_level in groups.items():
+        items = [_pooled(group, kind, of_patient) for group in of_level]
+        found[level] = [item for item in items if is_known(item[1])[0]]
+    return {level: _stack(items, len(names)) for level, items in found.items()}
 
 
 def class_truth(table: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from histomake.base.kinds import Kind
+from histomake.base.records.metrics import PatientTruth
 from histomake.config import Target
 from histomake.evaluate import curves, items, metrics, patient_truth
 from histomake.evaluate.items import Items, SlidePrediction
@@ -30,7 +31,7 @@ class Evaluated:
     """
 
     items: GatherItems
-    patient_truth: Mapping[str, Rule]
+    patient_truth: Mapping[PatientTruth, Rule]
     metrics: Measure
     figures: dict[str, curves.Points]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histomake.base.records.metrics import PatientTruth
 from histomake.target.targets import UNLABELLED
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def mean(truth: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.nanmean(truth, axis=0)
 
 
-REFUSE = "refuse"
+REFUSE: PatientTruth = "refuse"
 """Rule with which the patient level is not evaluated at all if the slides of any patient differ."""
 
-OF_CLASSES: dict[str, Rule] = {REFUSE: unanimous, "any": last_class, "all": first_class, "majority": majority}
+OF_CLASSES: dict[PatientTruth, Rule] = {REFUSE: unanimous, "any": last_class, "all": first_class, "majority": majority}
 """Rules for tasks with classes, by name."""
 
-OF_NUMBERS: dict[str, Rule] = {REFUSE: mean}
+OF_NUMBERS: dict[PatientTruth, Rule] = {REFUSE: mean}
 """Numbers are averaged as their predictions are, so that nothing has to be decided."""

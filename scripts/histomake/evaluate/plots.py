@@ -77,10 +77,10 @@ Panel = Callable[[Axes, pd.DataFrame, Evaluation, str], None]
 
 
 def _interval(evaluation: Evaluation, level: str, class_name: str, metric: str) -> str:
-    row = evaluation.record["levels"][level]["metrics"][class_name][metric]
-    if row["value"] is None or row["low"] is None:
+    found = evaluation.record.levels[level].metrics[class_name][metric]
+    if found.value is None or found.low is None:
         return ""
-    return f" {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return f" {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _roc(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
+import msgspec
 import pyarrow as pa
 
+from histomake.base.records.metrics import MetricsRecord, MetricValue
 from histomake.evaluate.items import Items
 
 ROW_SCHEMA = pa.schema(
@@ -23,15 +25,25 @@ ROW_SCHEMA = pa.schema(
 )
 
 
+class MetricRow(NamedTuple):
+    """A metric of one level; ``class_name`` is empty for a metric over all classes."""
+
+    level: str
+    class_name: str
+    metric: str
+    found: MetricValue
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """record: nested plain values for JSON; rows: one metric each; items: by level, for figures."""
+    """record: all results; rows: the same, one metric each; items: by level, for figures."""
 
-    record: dict[str, Any]
-    rows: list[dict[str, Any]]
+    record: MetricsRecord
+    rows: list[MetricRow]
     items: dict[str, Items]
     classes: list[str]
 
     def table(self) -> pa.Table:
         """The rows: level, class, metric, value, low, high, se, samples."""
-        return pa.Table.from_pylist(self.rows, schema=ROW_SCHEMA)
+        rows = [(*names, *msgspec.structs.astuple(found)) for *names, found in self.rows]
+        return pa.Table.from_pylist([dict(zip(ROW_SCHEMA.names, row, strict=True)) for row in rows], schema=ROW_SCHEMA)

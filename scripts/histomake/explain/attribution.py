@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from histomake.base.errors import HistomakeError
+from histomake.base.records.attribution_checks import AttributionChecks, Method
 from histomake.explain.attribution_checks import check, randomised, summarise
 from histomake.explain.chosen import Chosen, Point, Region, Tested, asked_for, choose
 from histomake.explain.embedding import draw_evenly
@@ -47,7 +48,7 @@ class Attribution:
     classes: list[str]
     table: pa.Table
     background: pa.Table
-    record: dict[str, Any]
+    record: AttributionChecks
 
 
 def attribute(
@@ -59,7 +60,7 @@ def attribute(
     points: Sequence[Point],
     regions: Sequence[Region],
     background: int,
-    method: str,
+    method: Method,
     seed: int,
 ) -> Attribution:
     """Explain patches of the tested slides: the requested ones, and further ones selected by `choose`.
@@ -100,8 +101,13 @@ def attribute(
     checks = check(margin, images, base, maps, scores, seed=seed)
     for name, values in checks.items():
         table = table.append_column(name, pa.array(values.tolist()))
-    record = summarise(checks) | {"patches": len(chosen), "method": method, "background": len(base)}
-    record["randomised_weights"] = randomised(margin, images, base, maps, seed=seed, method=method)
+    record = AttributionChecks(
+        patches=len(chosen),
+        background=len(base),
+        method=method,
+        randomised_weights=randomised(margin, images, base, maps, seed=seed, method=method),
+        **summarise(checks),
+    )
     shown, heat = pixels[..., :3], maps[:, :, :3].sum(2)
     return Attribution(shown, heat, scores, predictor.class_names, table, reference_table, record)
 

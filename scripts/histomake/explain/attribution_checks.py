@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from histomake.base.records.attribution_checks import RandomisedWeights
 from histomake.explain.shapley import CELLS, SAMPLES, Margin, cell_numbers, explain
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def summarise(checks: dict[str, NDArray[np.float64]]) -> dict[str, float]:
 
 def randomised(
     margin: Margin, images: Tensor, base: Tensor, maps: NDArray[np.float32], *, seed: int, method: str = "gradient"
-) -> dict[str, float | None]:
+) -> RandomisedWeights:
     """Rank correlation of the maps with those of the same network with random weights.
 
     ``repeat`` is the correlation of two runs with the trained weights: the highest value to expect. ``random`` is the
@@ -131,11 +132,8 @@ def randomised(
                 reset()
     other = explain(blind.eval(), images[:count], base, seed=seed, samples=SAMPLES // 2, method=method)
     again = explain(margin, images[:count], base, seed=seed + 1, samples=SAMPLES // 2, method=method)
-    return {
-        "repeat": _agreement(maps[:count], again),
-        "random": _agreement(maps[:count], other),
-        "patches": count,
-    }
+    repeat, random = (_agreement(maps[:count], found) for found in (again, other))
+    return RandomisedWeights(repeat=repeat, random=random, patches=count)
 
 
 def _agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float | None:

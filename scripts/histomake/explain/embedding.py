@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from histomake.base.errors import HistomakeError
 from histomake.base.records.record import usable
+from histomake.base.records.separation import BatchEffect, SeparationRecord
 from histomake.explain.patch_pixels import read_patches
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import Predictor
@@ -59,7 +60,7 @@ class Embedding:
 
     table: pa.Table
     thumbs: NDArray[np.uint8]
-    record: dict[str, Any]
+    record: SeparationRecord
 
 
 def embed(
@@ -78,8 +79,7 @@ def embed(
     plane, space = lay_out(features, neighbours=neighbours, seed=seed)
     table = pa.concat_tables([part[0] for part in parts], promote_options="default")
     table = _with_columns(table, plane, space, features)
-    record = {"patches": table.num_rows, "slides": len(parts), "features": features.shape[1]}
-    record |= describe(features, {name: table[name].to_pylist() for name in GROUPS}, seed=seed)
+    record = describe(features, {name: table[name].to_pylist() for name in GROUPS}, slides=len(parts), seed=seed)
     return Embedding(table, np.concatenate([part[2] for part in parts]), record)
 
 
@@ -219,20 +219,23 @@ def _with_columns(
     return table.append_column("features", vectors)
 
 
-def describe(features: NDArray[np.float32], groups: Mapping[str, Sequence[str | None]], *, seed: int) -> dict[str, Any]:
+def describe(
+    features: NDArray[np.float32], groups: Mapping[str, Sequence[str | None]], *, slides: int, seed: int
+) -> SeparationRecord:
     """Measure how separate groups of patches are, and how well site, patient and slide are predicted from features.
 
     ``silhouette``: Rousseeuw 1987, on the principal components, from −1 to 1. ``batch_effect``: balanced accuracy of a
     NEIGHBOURS-nearest-neighbours classifier of the group (5-fold cross-validation), and its value by chance. A value
     far above chance means that the features encode the scanner or the laboratory.
     """
+    patches, dimensions = features.shape
     components = leading_components(features)
     if len(components) > MEASURED:
         chosen = np.sort(np.random.default_rng([seed, 4]).choice(len(components), MEASURED, replace=False))
         components = components[chosen]
         groups = {name: [values[i] for i in chosen] for name, values in groups.items()}
     silhouettes: dict[str, float] = {}
-    batch: dict[str, dict[str, float]] = {}
+    batch: dict[str, BatchEffect] = {}
     for name, values in groups.items():
         codes, kept = _codes(values)
         if len(np.unique(codes)) < 2:
@@ -240,7 +243,9 @@ def describe(features: NDArray[np.float32], groups: Mapping[str, Sequence[str | 
         silhouettes[name] = round(float(silhouette_score(components[kept], codes)), 4)
         if name in ("site", "patient_id", "slide_id"):
             batch[name] = _batch_effect(components[kept], codes)
-    return {"silhouette": silhouettes, "batch_effect": batch}
+    return SeparationRecord(
+        patches=patches, slides=slides, features=dimensions, silhouette=silhouettes, batch_effect=batch
+    )
 
 
 def _codes(values: Sequence[str | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -251,12 +256,9 @@ def _codes(values: Sequence[str | None]) -> tuple[NDArray[np.int64], NDArray[np.
     return codes[kept], kept
 
 
-def _batch_effect(components: NDArray[np.float32], codes: NDArray[np.int64]) -> dict[str, float]:
+def _batch_effect(components: NDArray[np.float32], codes: NDArray[np.int64]) -> BatchEffect:
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     predicted = cross_val_predict(KNeighborsClassifier(min(NEIGHBOURS, len(codes) // 2)), components, codes, cv=folds)
     groups = len(np.unique(codes))
-    return {
-        "balanced_accuracy": round(float(balanced_accuracy_score(codes, predicted)), 4),
-        "chance": round(1 / groups, 4),
-        "groups": groups,
-    }
+    accuracy = round(float(balanced_accuracy_score(codes, predicted)), 4)
+    return BatchEffect(balanced_accuracy=accuracy, chance=round(1 / groups, 4), groups=groups)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import zarr
 
+from histomake.base.records.nuclei import NucleiRecord
 from histomake.base.units import Mpp
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED
 from histomake.pictures import canvas
@@ -27,19 +28,19 @@ FINER = 2
 """Arrays are read at this multiple of the drawn resolution: enough for averaging, without reading whole slides."""
 
 
-def level_maps(reader: SlideReader, store: Path, record: dict[str, Any]) -> NDArray[np.uint8]:
+def level_maps(reader: SlideReader, store: Path, record: NucleiRecord) -> NDArray[np.uint8]:
     """Draw the slide with nuclei outlined, and one map per level, coarsest first; uint8 (h, w, 3).
 
     ``store`` is the output of `histomake.cascade.infer.segment_slide`, and ``record`` its return value.
     """
     thumb = canvas.thumbnail(reader, Mpp(reader.mpp * max(reader.width, reader.height) / PANEL_PX))
-    panels = [_nuclei(thumb, zarr.open_array(store / "labels", mode="r"), record["nuclei"])]
-    for level in reversed(record["levels"]):
-        states = zarr.open_array(store / f"state{level['level']}", mode="r")
+    panels = [_nuclei(thumb, zarr.open_array(store / "labels", mode="r"), record.nuclei)]
+    for level in reversed(record.levels):
+        states = zarr.open_array(store / f"state{level.level}", mode="r")
         drawn = canvas.with_scale_bar(_states(thumb, states), thumb.mpp)
-        legend = {f"{name} ({level[name]:.1%})": COLOURS[state] for state, name in NAMES.items()}
-        panels.append(canvas.with_legend(drawn, f"Level {level['level']}, {level['mpp']:.3g} µm/px", legend))
-    heading = f"{record['slide_id']} at {thumb.mpp:.3g} µm/px; {record['saved']:.1%} of pixel evaluations saved"
+        legend = {f"{name} ({getattr(level, name):.1%})": COLOURS[state] for state, name in NAMES.items()}
+        panels.append(canvas.with_legend(drawn, f"Level {level.level}, {level.mpp:.3g} µm/px", legend))
+    heading = f"{record.slide_id} at {thumb.mpp:.3g} µm/px; {record.saved:.1%} of pixel evaluations saved"
     return canvas.headed(canvas.in_rows(panels, 2), heading)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from histomake.base.files import existing, read_json
+from histomake.base.files import existing
 from histomake.base.layout import Layout
+from histomake.base.records.cascade_metrics import CascadeMetrics
+from histomake.base.records.patch_cascade import PatchCascadeRecord
+from histomake.base.records.record import Quarantined
 from histomake.config import Config
 from histomake.report import page
 from histomake.report.page import Html
@@ -18,16 +21,13 @@ def cascades_section(config: Config, layout: Layout) -> Html:
 
 def _nuclei(layout: Layout, name: str) -> Html:
     files = layout.cascade(name)
-    metrics = read_json(files.metrics)
+    metrics = CascadeMetrics.read(files.metrics)
     rows = []
-    for group, found in metrics["groups"].items():
-        seconds = found["seconds"]
-        times = [seconds[way] for way in ("naive", "dense", "cascade")]
-        rows.append(
-            [group, found["slides"], page.percent(found["saved"]), page.percent(found["saved_in_tissue"]), *times]
-        )
+    for group, found in metrics.groups.items():
+        times = [found.seconds.naive, found.seconds.dense, found.seconds.cascade]
+        rows.append([group, found.slides, page.percent(found.saved), page.percent(found.saved_in_tissue), *times])
     header = ["group", "slides", "evaluations saved", "inside tissue", "naive s", "dense s", "cascade s"]
-    bars = [[b["figure"], float(b["value"]), b["bar"], "yes" if b["ok"] else "no"] for b in metrics["bars"]]
+    bars = [[bar.figure, bar.value, bar.bar, "yes" if bar.ok else "no"] for bar in metrics.bars]
     pictures = [
         page.picture(path, path.stem, width=1000) for path in existing(files.levels_view("*"), under=layout.results)
     ]
@@ -48,9 +48,9 @@ def _patches(layout: Layout, name: str) -> Html:
     rows = []
     for path in existing(layout.patch_cascade_record(name, "*", "*"), under=layout.results):
         if not path.name.endswith(".meta.json"):
-            record = read_json(path)
-            saved = page.percent(record["saved"]) if "saved" in record else None
-            rows.append([path.parent.name.removeprefix("fold"), record["slide_id"], saved])
+            record = PatchCascadeRecord.read(path)
+            saved = None if isinstance(record, Quarantined) else page.percent(record.saved)
+            rows.append([path.parent.name.removeprefix("fold"), record.slide_id, saved])
     return page.section(
         f"Patches: {name}", page.table(["fold", "slide", "pixels read, saved against the finest grid"], rows), level=3
     )

@@ -13,8 +13,8 @@ import msgspec
 
 from histomake.audit.environment import git_state, package_versions
 from histomake.base.file_cache import FileCache
-from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.warning import SlideWarning
 from histomake.config import Config
@@ -80,13 +80,15 @@ def _headline(config: Config, layout: Layout, rows: list[Row], usable: list[Row]
         "mm² of tissue": sum(row["tissue_area_mm2"] for row in usable),
     }
     for name in config.tasks:
+        path = layout.metrics(name)
         # A task without test slides has no metrics.
-        metrics = read_json(layout.metrics(name)) if layout.metrics(name).is_file() else {"levels": {}}
+        levels = MetricsRecord.read(path).levels if path.is_file() else {}
         for level, metric, title in HEADLINES:
-            found = metrics["levels"].get(level, {}).get("metrics", {}).get("all", {}).get(metric)
-            if found and found["value"] is not None:
-                interval = f" ({found['low']:.2f}–{found['high']:.2f})" if found["low"] is not None else ""
-                numbers[f"{name}: {title}{interval}"] = f"{found['value']:.3f}"
+            overall = levels[level].metrics.get("all", {}) if level in levels else {}
+            found = overall.get(metric)
+            if found and found.value is not None:
+                interval = f" ({found.low:.2f}–{found.high:.2f})" if found.low is not None else ""
+                numbers[f"{name}: {title}{interval}"] = f"{found.value:.3f}"
     return page.cards(numbers)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 
-from histomake.base.files import read_json
 from histomake.base.layout import Layout
+from histomake.base.records.attribution_checks import AttributionChecks
+from histomake.base.records.metrics import MetricsRecord, MetricValue
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.separation import SeparationRecord
 from histomake.config import Task
 from histomake.pictures import canvas
 from histomake.report import page
@@ -79,7 +81,7 @@ def task_section(
 
 def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> list[object]:
     """Metrics of a task, and examples of correctly and wrongly predicted patches."""
-    metrics = read_json(layout.metrics(name))
+    metrics = MetricsRecord.read(layout.metrics(name))
     parts: list[object] = [page.section("Metrics", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
     drawn = sorted(layout.metrics_figures(name).glob("*.png"))
     parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
@@ -118,46 +120,43 @@ def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> li
     return [[*row[:4], *(int(n or 0) for n in row[4:])] for row in catalog.execute(query, [name]).fetchall()]
 
 
-def metrics_table(metrics: dict[str, Any]) -> Html:
+def metrics_table(metrics: MetricsRecord) -> Html:
     """Table of metrics with their intervals, one column per level; metrics per class are collapsed."""
-    low, high = metrics["interval_percent"]
-    note = f"In brackets: {low:g}–{high:g} percentiles of {metrics['bootstraps']:,} bootstrap samples of patients."
+    low, high = metrics.interval_percent
+    note = f"In brackets: {low:g}–{high:g} percentiles of {metrics.bootstraps:,} bootstrap samples of patients."
     parts = [_metrics_of(metrics, whole=True), page.tag("p", note)]
-    if metrics["patients"] < 10:
-        text = f"Only {metrics['patients']} test patients: the intervals are unreliable."
+    if metrics.patients < 10:
+        text = f"Only {metrics.patients} test patients: the intervals are unreliable."
         parts.insert(0, page.tag("p", text, class_="warn"))
-    if refused := metrics["levels"].get("patient", {}).get("refused"):
-        patients = ", ".join(metrics["patients_of_several_classes"])
+    refused = metrics.levels["patient"].refused if "patient" in metrics.levels else None
+    if refused:
+        patients = ", ".join(metrics.patients_of_several_classes)
         parts.insert(0, page.tag("p", f"Patients are not evaluated: {refused}. They are: {patients}.", class_="warn"))
     return page.join([*parts, page.folded("by class", _metrics_of(metrics, whole=False))])
 
 
-def _metrics_of(metrics: dict[str, Any], *, whole: bool) -> Html:
+def _metrics_of(metrics: MetricsRecord, *, whole: bool) -> Html:
     cells: dict[str, dict[str, str]] = {}
-    for level, record in metrics["levels"].items():
-        groups = {name: values for name, values in record["metrics"].items() if (name == "all") == whole}
-        for name, found in _shown_metrics(groups):
-            cells.setdefault(name, {})[level] = f"{found['value']:.3f}{_interval(found)}"
-    rows = [[name, *(row.get(level) for level in metrics["levels"])] for name, row in cells.items()]
-    return page.table(
-        ["metric", *(f"{LEVELS[level]} ({r['count']:,})" for level, r in metrics["levels"].items())], rows
-    )
+    for level, found in metrics.levels.items():
+        groups = {name: values for name, values in found.metrics.items() if (name == "all") == whole}
+        for name, shown in _shown_metrics(groups):
+            cells.setdefault(name, {})[level] = shown
+    rows = [[name, *(row.get(level) for level in metrics.levels)] for name, row in cells.items()]
+    return page.table(["metric", *(f"{LEVELS[level]} ({r.count:,})" for level, r in metrics.levels.items())], rows)
 
 
-def _shown_metrics(groups: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Defined metrics, overall or per class; the most common ones first."""
+def _shown_metrics(groups: Mapping[str, Mapping[str, MetricValue]]) -> list[tuple[str, str]]:
+    """Names and texts of the defined metrics, overall or per class; the most common ones first."""
     rank = {name: i for i, name in enumerate(SHOWN_METRICS)}
     shown = []
     for group, values in groups.items():
         for name in sorted(values, key=lambda key: (rank.get(key, len(rank)), key)):
-            if values[name]["value"] is not None:
+            found = values[name]
+            if found.value is not None:
                 title = METRIC_NAMES.get(name, name.replace("_", " "))
-                shown.append((title if group == "all" else f"{group}: {title}", values[name]))
+                interval = "" if found.low is None else f" ({found.low:.3f}–{found.high:.3f})"
+                shown.append((title if group == "all" else f"{group}: {title}", f"{found.value:.3f}{interval}"))
     return shown
-
-
-def _interval(found: dict[str, Any]) -> str:
-    return "" if found["low"] is None else f" ({found['low']:.3f}–{found['high']:.3f})"
 
 
 def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
@@ -185,14 +184,14 @@ def _embedding(name: str, fold: int, layout: Layout) -> Html:
     files = layout.embedding(name, fold)
     if not files.record.is_file():
         return Html("")
-    record = read_json(files.record)
-    silhouettes = page.table(["grouped by", "silhouette"], sorted(record["silhouette"].items()))
+    record = SeparationRecord.read(files.record)
+    silhouettes = page.table(["grouped by", "silhouette"], sorted(record.silhouette.items()))
     batch = page.table(
         ["predicted group", "balanced accuracy", "chance", "groups"],
-        [[k, v["balanced_accuracy"], v["chance"], v["groups"]] for k, v in sorted(record["batch_effect"].items())],
+        [[k, v.balanced_accuracy, v.chance, v.groups] for k, v in sorted(record.batch_effect.items())],
     )
     text = (
-        f"{record['patches']:,} patches of {record['slides']} test slides, {record['features']} features each. "
+        f"{record.patches:,} patches of {record.slides} test slides, {record.features} features each. "
         "Features that predict site, patient or slide far above chance encode the laboratory or the scanner."
     )
     target = os.path.relpath(files.page, layout.front_page.parent)
@@ -207,26 +206,26 @@ def _attribution(name: str, fold: int, layout: Layout) -> Html:
     files = layout.attribution(name, fold)
     if not files.record.is_file():
         return Html("")
-    record = read_json(files.record)
-    weights = record["randomised_weights"]
-    rows = [
-        ["additivity error (median)", record["additivity_error"], "0: the map sums to the value it explains"],
+    record = AttributionChecks.read(files.record)
+    weights = record.randomised_weights
+    rows: list[Sequence[object]] = [
+        ["additivity error (median)", record.additivity_error, "0: the map sums to the value it explains"],
         [
             "deletion area, SHAP | random",
-            f"{record['deletion']:.3f} | {record['random_deletion']:.3f}",
+            f"{record.deletion:.3f} | {record.random_deletion:.3f}",
             "smaller is better",
         ],
-        ["patches where SHAP deletes better", record["deletion_better"], "1"],
+        ["patches where SHAP deletes better", record.deletion_better, "1"],
         [
             "insertion area, SHAP | random",
-            f"{record['insertion']:.3f} | {record['random_insertion']:.3f}",
+            f"{record.insertion:.3f} | {record.random_insertion:.3f}",
             "larger is better",
         ],
-        ["patches where SHAP inserts better", record["insertion_better"], "1"],
-        ["agreement of two runs", weights["repeat"], "1"],
+        ["patches where SHAP inserts better", record.insertion_better, "1"],
+        ["agreement of two runs", weights.repeat, "1"],
         [
             "agreement with random weights",
-            weights["random"],
+            weights.random,
             "near 0; otherwise the map shows the image, not the model",
         ],
     ]

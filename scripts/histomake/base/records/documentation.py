@@ -14,15 +14,22 @@ from typing import Any
 import msgspec.inspect
 
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.base.records.cascade_card import CascadeCard
+from histomake.base.records.cascade_metrics import CascadeMetrics
+from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.nuclei import NucleiRecord
+from histomake.base.records.patch_cascade import PatchCascadeRecord
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
-from histomake.base.records.record import Part, Quarantined, StageRecord, Versioned
+from histomake.base.records.record import Part, Quarantined, Versioned
 from histomake.base.records.run import RunRecord
+from histomake.base.records.separation import SeparationRecord
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
@@ -35,10 +42,17 @@ PLACES: dict[type[Versioned], str] = {
     QualityRecord: "`quality/{slide}.json`",
     PatchTableRecord: "in the Parquet metadata of `patches/{grid}/{slide}.parquet`, key `histomake`",
     ModelCard: "`models/{task}/fold{k}/model.json`",
-    CascadeCard: "`radhical/{cascade}/level{n}/model.json`",
     StainRecord: "`models/{task}/fold{k}/training/stains.json`",
     CohortSlide: "`models/{task}/fold{k}.cohort.json` (a list)",
     LeakageRecord: "`splits/{task}.leakage.json`",
+    MetricsRecord: "`metrics/{task}.json`",
+    SeparationRecord: "`embeddings/{task}/fold{k}/separation.json`",
+    AttributionChecks: "`attributions/{task}/fold{k}/checks.json`",
+    CascadeCard: "`radhical/{cascade}/level{n}/model.json`",
+    ThresholdsRecord: "`radhical/{cascade}/thresholds.json`",
+    NucleiRecord: "`radhical/{cascade}/slides/{slide}.json`",
+    CascadeMetrics: "`radhical/{cascade}/metrics.json`",
+    PatchCascadeRecord: "`cascades/{cascade}/fold{k}/{slide}.json`",
     Sidecar: "`{output}.meta.json`",
     RunRecord: "`audit/runs/{time}/run.json`",
     Quarantined: "`quarantine.json` (a list), and in place of the record of a stage",
@@ -85,11 +99,8 @@ def _section(kind: type[Versioned]) -> Iterator[str]:
     yield ""
     yield f"{PLACES[kind]}, format {kind.newest()}. {_text(kind.__doc__)}"
     yield ""
-    fixed = [("format", f"`{kind.newest()}`", "", "Format of the record.")]
-    if issubclass(kind, StageRecord | Quarantined):
-        status = kind.__struct_config__.tag
-        fixed.append(("status", f"`{status}`", "", "`ok`, or `quarantined` for a slide that cannot be used."))
-    yield from _table([*fixed, *_rows(kind)])
+    form = ("format", f"`{kind.newest()}`", "", "Format of the record.")
+    yield from _table([form, *_rows(kind)])
     for part in _parts(kind):
         yield f"### {part.__name__}"
         yield ""
@@ -110,6 +121,8 @@ def _table(rows: list[tuple[str, str, str, str]]) -> Iterator[str]:
 
 
 def _rows(kind: type[Part]) -> Iterator[tuple[str, str, str, str]]:
+    if status := kind.__struct_config__.tag:
+        yield "status", f"`{status}`", "", "`ok`, or `quarantined` for a slide that cannot be used."
     documented = field_texts(kind)
     for field in _fields(kind):
         yield field.encode_name, _words(field.type), _default(field), documented[field.name]
@@ -173,9 +186,9 @@ def _words(kind: msgspec.inspect.Type | Any) -> str:
 
 def _plural(kind: msgspec.inspect.Type) -> str:
     words = _words(kind)
-    for scalar in ("integer", "number", "text"):
-        if words.startswith(scalar):
-            return words.replace(scalar, f"{scalar}s", 1)
+    for noun in ("integer", "number", "text", "object", "list"):
+        if words.startswith(noun):
+            return words.replace(noun, f"{noun}s", 1)
     return words
 
 

@@ -8,16 +8,26 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 import histomake
 from histomake.base.errors import HistomakeError
-from histomake.base.files import read_json, write_json
+from histomake.base.files import write_json
 from histomake.learn.engine import distributed
 from histomake.learn.engine.objective import Json
 
 CALL = "launch.json"
+
+
+class Call(msgspec.Struct):
+    """A function of a module, and its arguments."""
+
+    module: str
+    function: str
+    arguments: dict[str, Any]
 
 
 def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, folder: Path, processes: int) -> None:
@@ -28,10 +38,8 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, fold
     """
     from torch.distributed.run import main
 
-    write_json(
-        folder / CALL,
-        {"module": function.__module__, "function": function.__qualname__, "arguments": dict(arguments)},
-    )
+    call = Call(function.__module__, function.__qualname__, dict(arguments))
+    write_json(folder / CALL, msgspec.to_builtins(call))
     options = ["--standalone", f"--nproc-per-node={processes}", "-m", __name__]
     before = os.environ.get("PYTHONPATH")
     library = str(Path(histomake.__file__).parents[1])
@@ -50,10 +58,10 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, fold
 def _call(path: Path) -> None:
     """Be one process of a launched run."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    call = read_json(path)
+    call = msgspec.json.decode(path.read_bytes(), type=Call)
     distributed.join()
     try:
-        getattr(import_module(call["module"]), call["function"])(**call["arguments"])
+        getattr(import_module(call.module), call.function)(**call.arguments)
     finally:
         distributed.leave()
 

@@ -1,0 +1,83 @@
+"""The record of a nucleus cascade's thresholds."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from histomake.base.records.record import Count, Part, Record
+
+Rule = Literal["max_f_loss", "min_saving", "cheapest", "given"]
+"""Why thresholds were chosen."""
+
+SearchMethod = Literal["coordinate", "joint", "given"]
+"""How thresholds were found."""
+
+
+class Thresholds(Part, frozen=True, kw_only=True):
+    """Thresholds of a cascade, as in the section ``thresholds`` of its configuration."""
+
+    cut: float
+    """A pixel of level 1 is nucleus if its p1 is above this."""
+    lower: list[float]
+    """One value for each of levels 2, 3, …: the next finer level is computed where p1 + p2 is at least this."""
+    upper: list[float]
+    """One value for each of levels 2, 3, …: pixels are accepted as nucleus where p2 is at least this."""
+
+
+class ScoredThresholds(Part, frozen=True, kw_only=True):
+    """Thresholds that were tried, with their means over the validation slides."""
+
+    thresholds: Thresholds
+    """The thresholds."""
+    method: SearchMethod
+    """How they were found: one after the other, all jointly, or in the configuration."""
+    pixel_f: float
+    """F of pixels."""
+    nucleus_f: float
+    """F of nuclei, as RADHicaL defines it."""
+    evaluated: float
+    """Pixels that a network must evaluate, of all levels, as a share of the pixels of level 1."""
+    computed: float
+    """Pixels of the blocks that contain them, in the same unit."""
+    cost: float
+    """What the search minimised."""
+    saved: float
+    """1 - ``evaluated``."""
+
+
+class DenseScores(Part, frozen=True, kw_only=True):
+    """The network of level 1 alone, with its best threshold on the validation slides."""
+
+    pixel_f: float
+    """F of pixels."""
+    nucleus_f: float
+    """F of nuclei."""
+
+
+class ThresholdSearch(Part, frozen=True, kw_only=True):
+    """What the validation slides say of a cascade."""
+
+    dense: DenseScores
+    """The network of level 1 alone."""
+    cascade: ScoredThresholds
+    """The chosen thresholds."""
+    trials: Count
+    """Number of thresholds that were tried."""
+    front: list[ScoredThresholds]
+    """Pareto front of cost and F, cheapest first."""
+
+
+class ThresholdsRecord(Record, frozen=True, kw_only=True):
+    """Thresholds of a nucleus cascade, and how they were chosen on validation patients."""
+
+    NAME: ClassVar[str] = "thresholds of a cascade"
+
+    thresholds: Thresholds
+    """The chosen thresholds."""
+    dense_cut: float
+    """Threshold on p1 of the network of level 1 alone."""
+    rule: Rule
+    """Why these were chosen: they are the cheapest within ``max_f_loss``; the best that save ``min_saving``; the \
+cheapest, because none saves that; or the configuration gives them."""
+    validation: ThresholdSearch
+    """Scores on the validation slides."""

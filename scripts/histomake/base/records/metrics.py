@@ -1,0 +1,83 @@
+"""The record of a task's metrics."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from histomake.base.kinds import Kind
+from histomake.base.records.record import Count, Json, Part, Record, Upgrade
+
+
+def complete(content: Json) -> Json:
+    """A task with several labels has ``kind`` ``classification``, and no ``confusion``. Of a patient's classes, the \
+last counts."""
+    classes = content.get("kind") == Kind.CLASSIFICATION
+    several = classes and not any(level.get("confusion") for level in content.get("levels", {}).values())
+    added: Json = {"patient_truth": "any" if classes else "refuse", "patients_of_several_classes": []}
+    return added | content | ({"kind": Kind.MULTI_LABEL.value} if several else {})
+
+
+PatientTruth = Literal["refuse", "any", "all", "majority"]
+"""How the class of a patient follows from the classes of the slides, as in ``predict.patient_truth``."""
+
+
+class MetricValue(Part, frozen=True, kw_only=True):
+    """A metric with its bootstrap interval. What is undefined is null, such as AUROC where only one class occurs."""
+
+    value: float | None
+    """Value on the data."""
+    low: float | None
+    """Lower end of the interval."""
+    high: float | None
+    """Upper end of the interval."""
+    se: float | None
+    """Standard deviation over the bootstrap samples."""
+    samples: Count
+    """Number of bootstrap samples in which the metric is defined."""
+
+
+class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """Metrics of one level: of pixels, patches, slides or patients."""
+
+    count: Count
+    """Number of items of known truth."""
+    patients: Count
+    """Number of their patients."""
+    metrics: dict[str, dict[str, MetricValue]]
+    """Metrics by name, for every class and, under ``all``, over all classes."""
+    confusion: list[list[Count]] | None = None
+    """Number of items by true class (rows) and predicted class; only where every item has one class."""
+    per_class: dict[str, Count] | None = None
+    """Number of items of each true class; only where every item has one class."""
+    refused: str | None = None
+    """Why the level is not evaluated."""
+
+
+class MetricsRecord(Record, frozen=True, kw_only=True):
+    """Metrics of a task on its test slides. ``metrics/{task}.parquet`` has them as a table."""
+
+    NAME: ClassVar[str] = "metrics record"
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (complete,)
+
+    kind: Kind
+    """Kind of the task."""
+    classes: list[str]
+    """Names of the model's outputs, in order."""
+    seed: int
+    """Seed of the bootstrap."""
+    bootstraps: Count
+    """Number of bootstrap samples. Patients are drawn, not patches."""
+    aggregate: str
+    """How scores of patches are pooled to a score of the slide."""
+    interval_percent: tuple[float, float]
+    """Percentiles of the bootstrap samples that are the ends of the intervals."""
+    patients: Count
+    """Number of test patients."""
+    slides: Count
+    """Number of test slides."""
+    patient_truth: PatientTruth
+    """Class of a patient whose slides have several classes, as in ``predict.patient_truth`` of the task."""
+    patients_of_several_classes: list[str]
+    """Test patients whose slides have several classes. Version 0.1 did not list them."""
+    levels: dict[str, LevelMetrics]
+    """Metrics by level: ``patch``, ``slide`` and ``patient``; of a segmentation ``pixel`` in place of ``patch``."""

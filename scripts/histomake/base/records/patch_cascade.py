@@ -1,0 +1,31 @@
+"""The record of a patch cascade on a slide."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from histomake.base.records.record import Count, Part, PositiveMpp, Size, StageRecord
+
+
+class StageCost(Part, frozen=True, kw_only=True):
+    """What a stage of a patch cascade computed."""
+
+    mpp: PositiveMpp
+    """Resolution of the patches, in µm per pixel."""
+    patches: Count
+    """Number of usable patches of the grid."""
+    computed: Count
+    """Number of patches that the model scored; the others inherit the score of a coarser patch."""
+    pixels: Size
+    """Number of pixels of a patch."""
+
+
+class PatchCascadeRecord(StageRecord, frozen=True, kw_only=True):
+    """What a cascade of classifiers did on a slide. Its predictions lie beside it in ``{slide}.parquet``."""
+
+    NAME: ClassVar[str] = "patch cascade record"
+
+    stages: list[StageCost]
+    """What every stage computed, coarsest first; empty if no patch of the slide is usable."""
+    saved: float
+    """Share of pixels that were not read, against the finest stage alone."""
