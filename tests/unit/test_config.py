@@ -56,6 +56,57 @@ def test_the_multi_label_key_of_version_0_1_is_refused_with_its_replacement(seve
         parse_config({"tasks": {"t": raw}})
 
 
+def shares(given, kind="classification", key="shares"):
+    target = {"classes": ["a", "b", "c"]}
+    task = {"grid": "x20", "kind": kind, "target": target, "train": {key: given}}
+    return parse_config({"annotations": {"classes": {n: n for n in "abc"}}, "tasks": {"t": task}}).tasks["t"].train
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({"a": 0.3}, "classification"),
+        ({"a": 0.3, "b": 0.7, "c": 0}, "classification"),
+        ({"a": 0.333, "b": 0.333, "c": 0.333}, "classification"),
+        ({"a": 0.2, "b": 0.2, "c": 0.2}, "multi_label"),
+        ({"a": 0.2, "none": 0.5}, "multi_label"),
+        ({"a": 0}, "classification"),
+    ],
+)
+def test_shares_may_be_complete_or_leave_a_rest_for_the_others(given, kind):
+    assert shares(given, kind).shares == given
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"a": 0.9, "b": 0.9}, "classification", "the sum is 1.8, more than 1"),
+        ({"a": 0, "b": 0, "c": 0}, "classification", "sum of the shares of all classes is 0, not 1"),
+        ({"a": 0.5, "b": 0.2, "c": 0.2}, "classification", "sum of the shares of all classes is 0.9, not 1"),
+        ({"a": 1.0}, "classification", "nothing is left for b, c; lower the other shares, or set b: 0, c: 0"),
+        ({"a": 0.5, "b": 0.3, "c": 0.2}, "multi_label", "nothing is left for none"),
+        ({"x": 0.5}, "classification", "the task has no class x"),
+        ({"none": 0.5}, "classification", "the task has no class none"),
+        ({"a": -0.1}, "classification", "greater than or equal to 0"),
+    ],
+)
+def test_shares_that_do_not_say_how_often_classes_are_drawn_are_refused(given, kind, message):
+    with pytest.raises(ConfigError, match=message):
+        shares(given, kind)
+
+
+def test_factors_of_patches_without_a_class_are_refused_where_none_are_drawn():
+    assert shares({"none": 2.0}, "multi_label", "factors").factors == {"none": 2.0}
+    with pytest.raises(ConfigError, match=r"train\.factors: the task has no class none"):
+        shares({"none": 2.0}, key="factors")
+
+
+def test_classes_to_contain_must_be_known():
+    assert shares({"a": 0.2}, key="containing").containing == {"a": 0.2}
+    with pytest.raises(ConfigError, match=r"train\.containing: 'x' is not a value of annotations\.classes"):
+        shares({"x": 0.2}, key="containing")
+
+
 def test_only_tasks_that_classify_patches_can_be_stages_of_a_cascade():
     tasks = {
         kind: {"grid": "x20", "kind": kind, "target": {"classes": ["a", "b"], "source": source}}

@@ -53,6 +53,21 @@ def test_class_shares_are_respected() -> None:
     assert weights == pytest.approx([0.3, 0.3, 0.3, 0.1])
 
 
+def test_classes_without_a_share_have_the_rest_equally() -> None:
+    """Before, {nuclei: 0.3} drew nothing but nuclei."""
+    group = np.array([0, 0, 1, 2, 2, 2])
+    weights = balance_weights(slide=np.zeros(6, int), group=group, balance="class", shares={0: 0.4})
+    assert [weights[group == key].sum() for key in range(3)] == pytest.approx([0.4, 0.3, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"), [({0: 0.5, 7: 0.5}, "no patch of class 7"), ({0: 0.5, 1: 0.3}, "sum to 0.8")]
+)
+def test_shares_that_the_patches_cannot_have_are_an_error(shares, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        balance_weights(slide=np.zeros(2, int), group=np.array([0, 1]), balance="class", shares=shares)
+
+
 def test_the_classes_drawn_follow_the_shares() -> None:
     group = np.repeat([0, 1], [9900, 100])
     weights = balance_weights(slide=np.zeros(10000, int), group=group, balance="class", shares={0: 0.7, 1: 0.3})

@@ -293,6 +293,13 @@ def test_a_factor_draws_a_class_more_often_than_its_balance(cohort, tmp_path: Pa
     assert fewer[0] / fewer[1] == pytest.approx(by_area[0] / by_area[1] / 2, rel=0.15)
 
 
+def test_a_share_of_a_class_without_training_patches_is_named(cohort, tmp_path: Path) -> None:
+    task = make_task("multi_label", target={"classes": CLASSES, "min_area": 0.0}, train={"shares": {"none": 0.3}})
+    patches = known_patches(cohort[:2], task)
+    with pytest.raises(HistomakeError, match=r"train\.shares: no training patch is none"):
+        objective_of(task, patches, patches, tmp_path)._draw_weights()
+
+
 def test_a_class_to_contain_without_annotation_is_named(cohort, tmp_path: Path) -> None:
     task = make_task(target={"classes": CLASSES}, train={"containing": {"speckled": 0.2}})
     patches = known_patches(cohort[:2], task)

@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import yaml
-
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.cli.findings import Finding, ok, problem, warning
@@ -33,7 +31,7 @@ def project(configfile: Path) -> Iterator[Finding]:
             "configuration", f"{configfile} does not exist", "name it with --configfile, or run histomake init"
         )
         return
-    except (HistomakeError, yaml.YAMLError) as error:
+    except HistomakeError as error:
         yield problem("configuration", str(error), f"correct {configfile}; config/README.md explains every key")
         return
     yield ok("configuration", f"{configfile}: {len(config.tasks)} tasks, {len(config.grids)} grids")

@@ -6,11 +6,12 @@ re-run if the dump of its own section changes; the code of this package is there
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from histomake.base.errors import ConfigError
 from histomake.base.units import Level0Pixels, Mpp
@@ -25,8 +26,9 @@ from histomake.config.cascades import (
     Radhical,
 )
 from histomake.config.kinds import ACCEPTED
-from histomake.config.section import Name, Section, Share
+from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
+from histomake.config.source import ConfigFile
 from histomake.config.tasks import Augment, Model, Predict, Split, Target, Task, Train
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "CascadeThresholds",
     "CascadeTrain",
     "Config",
+    "ConfigFile",
     "Convert",
     "Explain",
     "Grid",
@@ -155,6 +158,11 @@ class Config(Section):
                     for c in task.target.classes
                     if c not in known
                 ]
+            problems += [
+                f"tasks.{name}.train.containing: {c!r} is not a value of annotations.classes"
+                for c in task.train.containing
+                if c not in known
+            ]
         for name, cascade in self.patch_cascades.items():
             problems += [
                 f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches and has the class "
@@ -185,15 +193,37 @@ class Config(Section):
         return sorted({c for grid in self.grids.values() for c in grid.roi} - learned)
 
 
-def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml") -> Config:
-    """Validate raw YAML values. Raises one ConfigError that lists all invalid keys."""
+def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml", sources: Sequence[ConfigFile] = ()) -> Config:
+    """Validate raw YAML values. Raises one ConfigError that lists all invalid keys.
+
+    ``sources``: the files that the values come from, of which later ones have priority. Their repeated keys and unclear
+    numbers are problems too, and problems are listed with the line.
+    """
+    lines = [f"{_in_file(source, sources)}{problem}" for source in sources for problem in source.problems()]
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top level)'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{origin} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
+        lines += [_described(problem, sources) for problem in error.errors()]
+    if lines:
+        raise ConfigError(f"{origin} has {len(lines)} problem(s):\n" + "\n".join(f"  {line}" for line in lines))
+    return config
+
+
+def _described(problem: ErrorDetails, sources: Sequence[ConfigFile]) -> str:
+    """A problem found by pydantic, with the line of the value and what to do if YAML reads it as something else."""
+    place, message = ".".join(map(str, problem["loc"])) or "(top level)", problem["msg"]
+    for source in reversed(sources):
+        if written := source.find(problem["loc"], problem["input"]):
+            hint = {"string_type": written.cure, NO_BOOLEAN: written.reading}.get(problem["type"], "")
+            return f"{_in_file(source, sources)}line {written.line}: {place}: {message}{hint}"
+    return f"{place}: {message}"
+
+
+def _in_file(source: ConfigFile, sources: Sequence[ConfigFile]) -> str:
+    return f"{source.path}, " if len(sources) > 1 else ""
 
 
 def load_config(path: Path | str) -> Config:
     """Read and validate a config.yaml."""
-    return parse_config(yaml.safe_load(Path(path).read_text()) or {}, origin=str(path))
+    source = ConfigFile(path)
+    return parse_config(source.values(), origin=str(path), sources=[source])

@@ -11,6 +11,12 @@ from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.kinds import ACCEPTED
 from histomake.config.section import Name, Section, Share
 
+NONE = "none"
+"""Name of the patches without any class, in tasks with several labels."""
+
+SUM_TOLERANCE = 1e-3
+"""Shares such as 0.333 may miss a sum of 1 by this."""
+
 
 class Split(Section):
     """Patient-level folds. A patient has a single role in each fold."""
@@ -204,7 +210,10 @@ class Train(Section):
         "(area). auto: class, or slide for regression.",
     )
     shares: dict[Name, Share] = Field(
-        default_factory=dict, description="Share of the draws per class, instead of equal classes."
+        default_factory=dict,
+        description="Share of the draws per class, instead of equal classes. Classes that are not listed share the "
+        "rest equally; if all are listed, the sum must be 1. With multi_label, none stands for patches without any of "
+        "the classes.",
     )
     factors: dict[Name, Annotated[float, Field(gt=0, le=1000)]] = Field(
         default_factory=dict,
@@ -306,6 +315,20 @@ def _target_problems(kind: Kind, target: Target) -> Iterator[str]:
         yield f"target.classes must be unique and must not contain {BACKGROUND!r}"
 
 
+def _share_problems(shares: dict[str, float], groups: list[str]) -> Iterator[str]:
+    """Yield why shares do not say how often each of the classes ``groups`` is drawn."""
+    total, others = sum(shares.values()), [name for name in groups if name not in shares]
+    if total > 1 + SUM_TOLERANCE:
+        yield f"train.shares: the sum is {total:g}, more than 1"
+    elif not others and abs(total - 1) > SUM_TOLERANCE:
+        yield f"train.shares: the sum of the shares of all classes is {total:g}, not 1"
+    elif others and total > 1 - SUM_TOLERANCE:
+        yield (
+            f"train.shares: nothing is left for {', '.join(others)}; lower the other shares, or set "
+            + ", ".join(f"{name}: 0" for name in others)
+        )
+
+
 def _training_problems(task: Task) -> Iterator[str]:
     kind, accepted, train = task.kind, ACCEPTED[task.kind], task.train
     numbers = accepted.least_classes is None
@@ -315,10 +338,12 @@ def _training_problems(task: Task) -> Iterator[str]:
         yield f"train.select: {train.select} is not measured for {kind}; use one of {', '.join(accepted.figures)}"
     if train.balance == "class" and numbers:
         yield f"train.balance: {kind} has no classes; use slide or area"
+    groups = [] if numbers else [*sorted(_class_names(task.target)), *([NONE] if accepted.several else [])]
     for key, given in (("shares", train.shares), ("factors", train.factors)):
-        unknown = set(given) if numbers else set(given) - {*_class_names(task.target), "none"}
-        if unknown:
-            yield f"train.{key}: the task has no class {', '.join(sorted(unknown))}"
+        if unknown := set(given) - set(groups):
+            yield f"train.{key}: the task has no class {', '.join(sorted(unknown))} ({', '.join(groups)})"
+    if train.shares and not numbers:
+        yield from _share_problems(train.shares, groups)
     if train.shares and train.factors:
         yield "train.shares and train.factors exclude each other; remove one of them"
     if sum(train.containing.values()) > 1:

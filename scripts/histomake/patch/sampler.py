@@ -17,6 +17,9 @@ from histomake.base.rng import ORDER, counter_rng
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SUM_TOLERANCE = 1e-3
+"""Shares such as 0.333 may miss a sum of 1 by this."""
+
 Balance = Literal["class", "slide", "area"]
 
 
@@ -35,19 +38,31 @@ def balance_weights(
         balance: "area" draws all patches with the same probability (every patch covers the same area), "slide" gives
             each slide the same total probability, "class" each class. With "class", patches without a class are never
             drawn.
-        shares: Total probability of each class in place of equal ones.
+        shares: Total probability of some classes; the other classes that have patches share the rest equally.
+
+    Raises ValueError if shares cannot be kept, because no patch has the class.
     """
     if balance == "area":
         return np.full(len(slide), 1.0 / len(slide))
     keys = slide if balance == "slide" else group
     wanted = keys >= 0
     present, inverse, counts = np.unique(keys[wanted], return_inverse=True, return_counts=True)
-    share = np.array([(shares or {}).get(int(key), 0.0 if shares else 1.0) for key in present])
-    if share.sum() <= 0:
-        raise ValueError("no patch has a class with a positive share")
+    share = _shares(shares or {}, present.tolist())
     weights = np.zeros(len(keys))
     weights[wanted] = (share / share.sum() / counts)[inverse]
     return weights
+
+
+def _shares(named: Mapping[int, float], present: Sequence[int]) -> NDArray[np.float64]:
+    """Total probability of each of the classes that have patches. Those that are not named share the rest equally."""
+    missing = sorted(key for key, share in named.items() if share > 0 and key not in present)
+    if missing:
+        raise ValueError(f"no patch of class {', '.join(map(str, missing))}, which has a positive share")
+    others = [key for key in present if key not in named]
+    rest = 1.0 - sum(named.values())
+    if not others and abs(rest) > SUM_TOLERANCE:
+        raise ValueError(f"the shares of all classes that have patches sum to {1 - rest:g}, not to 1")
+    return np.array([named[key] if key in named else rest / len(others) for key in present])
 
 
 def mix_containing(

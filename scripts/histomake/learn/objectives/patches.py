@@ -180,8 +180,14 @@ class PatchObjective(Objective[Batch]):
         if balance == "auto":
             balance = "slide" if self.learned.numbers else "class"
         classes = self.patches.slide if self.learned.numbers else balance_group(self.patches.target)
+        for name, share in train.shares.items():
+            if share > 0 and not (classes == [*outputs, "none"].index(name)).any():
+                raise HistomakeError(f"train.shares: no training patch is {name}; set its share to 0, or add slides")
         shares = {[*outputs, "none"].index(name): share for name, share in train.shares.items()}
-        weights = balance_weights(slide=self.patches.slide, group=classes, balance=balance, shares=shares)
+        try:
+            weights = balance_weights(slide=self.patches.slide, group=classes, balance=balance, shares=shares)
+        except ValueError as error:
+            raise HistomakeError(f"train.balance and train.shares: {error}") from None
         for name, factor in train.factors.items():
             weights = np.where(classes == [*outputs, "none"].index(name), factor * weights, weights)
         containing = [self._containing(*item) for item in train.containing.items()]
