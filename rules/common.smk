@@ -28,18 +28,14 @@ from histomake.audit.code import code_digest, require_library, use_memory
 from histomake.audit.fingerprints import Fingerprints
 from histomake.base.errors import HistomakeError
 from histomake.cohort.sheet import read_sheet
-from histomake.config import ConfigFile, parse_config
+from histomake.config import parse_config
 from histomake.model import reuse
 from histomake.planning.plan import make_plan
-from histomake.planning.snakemake_internals import is_imported
 
 try:
     require_library(SCRIPTS)
-    # Files of a workflow that uses this one as a module have other sections, too.
-    sources = workflow.configfiles if workflow.is_main_process and not is_imported(workflow) else []
-    CONFIG = parse_config(
-        config, origin=", ".join(map(str, workflow.configfiles)), sources=[ConfigFile(path) for path in sources]
-    )
+    files = workflow.configfiles if workflow.is_main_process else []
+    CONFIG = parse_config(config, origin=", ".join(map(str, workflow.configfiles)), files=files)
     SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=workflow.is_main_process)
     PLAN = make_plan(CONFIG, SLIDES)
     misfits = reuse.problems(PLAN.untrained_models(), CONFIG) if workflow.is_main_process else []

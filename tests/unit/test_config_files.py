@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from histomake.base.errors import ConfigError
-from histomake.config import ConfigFile, load_config, parse_config
+from histomake.config import load_config, parse_config
 
 
 @pytest.fixture
@@ -144,12 +144,18 @@ def test_every_problem_has_the_line_of_its_value(refused):
 def test_problems_of_several_files_name_the_file(tmp_path):
     (tmp_path / "one.yaml").write_text("seed: -1\n")
     (tmp_path / "two.yaml").write_text("\nseed: -2\n")
-    files = [ConfigFile(tmp_path / name) for name in ("one.yaml", "two.yaml")]
+    files = [tmp_path / name for name in ("one.yaml", "two.yaml")]
     with pytest.raises(ConfigError, match=r"two\.yaml, line 2: seed"):
-        parse_config({"seed": -2}, sources=files)
+        parse_config({"seed": -2}, files=files)
     with pytest.raises(ConfigError) as caught:
-        parse_config({"seed": -3}, sources=files)
+        parse_config({"seed": -3}, files=files)
     assert "line" not in str(caught.value), "a value of the command line has no line"
+
+
+def test_files_with_sections_of_another_workflow_are_left_out(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("histomake: {seed: 1}\nruntime: 1:30\n")
+    assert parse_config({"seed": 1}, files=[path]).seed == 1
 
 
 @pytest.mark.parametrize("text", ["a: [1\n", "- a\n", "sheet: 2024-99-99\n", "\tx: 1\n"])

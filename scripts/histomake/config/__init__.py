@@ -193,12 +193,14 @@ class Config(Section):
         return sorted({c for grid in self.grids.values() for c in grid.roi} - learned)
 
 
-def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml", sources: Sequence[ConfigFile] = ()) -> Config:
+def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml", files: Sequence[Path | str] = ()) -> Config:
     """Validate raw YAML values. Raises one ConfigError that lists all invalid keys.
 
-    ``sources``: the files that the values come from, of which later ones have priority. Their repeated keys and unclear
-    numbers are problems too, and problems are listed with the line.
+    ``files``: where the values come from; later ones have priority. Their repeated keys and unclear numbers are problems
+    too, and problems are listed with the line. Files with other sections than ``raw`` are those of a workflow that uses
+    this one as a module, and are left out.
     """
+    sources = [source for source in map(ConfigFile, files) if source.values().keys() <= raw.keys()]
     lines = [f"{_in_file(source, sources)}{problem}" for source in sources for problem in source.problems()]
     try:
         config = Config.model_validate(raw)
@@ -225,5 +227,4 @@ def _in_file(source: ConfigFile, sources: Sequence[ConfigFile]) -> str:
 
 def load_config(path: Path | str) -> Config:
     """Read and validate a config.yaml."""
-    source = ConfigFile(path)
-    return parse_config(source.values(), origin=str(path), sources=[source])
+    return parse_config(ConfigFile(path).values(), origin=str(path), files=[path])
