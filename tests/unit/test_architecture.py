@@ -28,6 +28,7 @@ LAYERS = (
     ("patch",),
     ("model",),
     ("learn",),
+    ("features",),
     ("cascade",),
     ("pictures",),
     ("evaluate", "explain"),

@@ -19,6 +19,8 @@ from histomake.base.records.cascade_metrics import CascadeMetrics
 from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.documentation import PLACES, field_texts, page
+from histomake.base.records.encoder_card import EncoderCard
+from histomake.base.records.features import FeatureRecord
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.metrics import MetricsRecord
@@ -106,7 +108,7 @@ def classes(base: type) -> list[type]:
 
 
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord)]
-NEW = {SlideWarning}
+NEW = {EncoderCard, FeatureRecord, SlideWarning}
 """Records that histomake 0.1 did not have."""
 
 

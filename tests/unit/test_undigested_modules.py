@@ -32,6 +32,10 @@ LAYOUTS = (Layout, EmbeddingFiles, AttributionFiles, CascadeFiles)
 ALLOWED_MEMBERS = {
     "CascadeTrain.fitting": "selects the keys that are compared",
     "Config.class_names": "a param of tabulate and train",
+    "Config.encoder_groups": "the members of a group are a param of features",
+    "Encoder.shaping": "selects the keys that are compared",
+    "Encoder.source": "a part of name, which is compared",
+    "Encoder.target": "a part of name, which is compared",
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
     "Task.fitting": "selects the keys that are compared",

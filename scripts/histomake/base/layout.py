@@ -68,6 +68,10 @@ class Layout:
         """Patch table of a slide."""
         return self.results / "patches" / grid / f"{slide}.parquet"
 
+    def features(self, group: str, slide: str) -> Path:
+        """Features of the patches of a slide, of one group of encoders."""
+        return self.results / "features" / group / f"{slide}.arrow"
+
     # --- cohort -----------------------------------------------------------------------------------------------------
 
     def split(self, task: str) -> Path:

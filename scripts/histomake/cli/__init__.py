@@ -21,6 +21,7 @@ COMMANDS = {
     "view": "serve the slide viewer on this machine",
     "shell": "query the catalog with SQL",
     "trace": "follow a prediction back to the bytes of its slide",
+    "encoder": "write the folder of an encoder",
     "verify": "hash slides, stores and run records again and compare",
     "export-crate": "export the last run's provenance as an RO-Crate",
     "document": "for developers: renew the generated documentation",

@@ -6,7 +6,7 @@ re-run if the dump of its own section changes; the code of this package is there
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from histomake.config.cascades import (
     PatchCascade,
     Radhical,
 )
+from histomake.config.encoders import Encoder
 from histomake.config.kinds import ACCEPTED
 from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
@@ -43,6 +44,7 @@ __all__ = [
     "Config",
     "ConfigFile",
     "Convert",
+    "Encoder",
     "Explain",
     "Grid",
     "Model",
@@ -131,6 +133,9 @@ class Config(Section):
     quality: Quality = Field(default_factory=Quality, description="Artefact detection.")
     annotations: Annotations = Field(default_factory=Annotations, description="Annotation classes.")
     grids: dict[Name, Grid] = Field(default_factory=lambda: {"x20": Grid()}, description="Patch grids by name.")
+    encoders: dict[Name, Encoder] = Field(
+        default_factory=dict, description="Encoders by name. Their features of all slides are computed and stored."
+    )
     tasks: dict[Name, Task] = Field(default_factory=dict, description="Tasks by name.")
     radhical: dict[Name, Radhical] = Field(default_factory=dict, description="Nucleus cascades (RADHicaL) by name.")
     patch_cascades: dict[Name, PatchCascade] = Field(
@@ -148,7 +153,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
         known = set(self.annotations.classes.values())
-        problems = []
+        problems = list(self._encoder_problems())
         for name, task in self.tasks.items():
             if task.grid not in self.grids:
                 problems.append(f"tasks.{name}.grid: {task.grid!r} is not under grids ({', '.join(self.grids)})")
@@ -179,6 +184,24 @@ class Config(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _encoder_problems(self) -> Iterator[str]:
+        for name, encoder in self.encoders.items():
+            if encoder.grid not in self.grids:
+                yield f"encoders.{name}.grid: {encoder.grid!r} is not under grids ({', '.join(self.grids)})"
+            if encoder.source == "task" and encoder.target not in self.tasks:
+                yield f"encoders.{name}.name: {encoder.target!r} is not under tasks"
+        for group, members in self.encoder_groups.items():
+            if len(grids := {self.encoders[name].grid for name in members}) > 1:
+                yield f"encoders: group {group} has encoders of several grids ({', '.join(sorted(grids))})"
+
+    @property
+    def encoder_groups(self) -> dict[str, list[str]]:
+        """Names of the encoders of each group: those whose features are computed in one job. Sorted."""
+        groups: dict[str, list[str]] = {}
+        for name, encoder in sorted(self.encoders.items()):
+            groups.setdefault(encoder.group or name, []).append(name)
+        return groups
 
     @property
     def class_names(self) -> list[str]:

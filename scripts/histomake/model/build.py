@@ -30,7 +30,7 @@ def build_model(model: Model, *, kind: Kind, outputs: int, size: int) -> nn.Modu
         return _segmenter(model, outputs=outputs, channels=channels)
     if model.name == "alexnet":
         return AlexNet(model, outputs=outputs, channels=channels)
-    _check_timm(model.name, key="model.name")
+    check_timm(model.name, key="model.name")
     pretrained = timm.get_pretrained_cfg(model.name)
     options: dict[str, Any] = {"img_size": size} if pretrained and pretrained.fixed_input_size else {}
     return timm.create_model(
@@ -43,7 +43,8 @@ def build_model(model: Model, *, kind: Kind, outputs: int, size: int) -> nn.Modu
     )
 
 
-def _check_timm(name: str, *, key: str) -> None:
+def check_timm(name: str, *, key: str) -> None:
+    """Raise ConfigError unless timm has a network ``name``; ``key`` of the configuration asked for it."""
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:6]}*")[:8]
         raise ConfigError(f"{key}: timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
@@ -62,7 +63,7 @@ def _segmenter(model: Model, *, outputs: int, channels: int) -> nn.Module:
         raise ConfigError(f"model.name: unknown segmentation architecture {model.name!r}; use one of {known}")
     encoder = model.encoder
     if encoder not in smp.encoders.encoders:
-        _check_timm(encoder, key="model.encoder")
+        check_timm(encoder, key="model.encoder")
         encoder = f"tu-{encoder}"
     weights = "imagenet" if model.pretrained is True else None
     return smp.create_model(model.name, encoder, weights, in_channels=channels, classes=outputs)

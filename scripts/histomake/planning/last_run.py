@@ -61,6 +61,7 @@ class LastRun:
 def model_files(plan: Plan, tissue_model: Sequence[str]) -> list[str]:
     """All files of models, and all that models are made from besides slides and their tables."""
     found, layout = set(map(Path, tissue_model)), plan.layout
+    found |= {path for group in plan.config.encoder_groups for path in plan.encoder_files(group)}
     for name in plan.config.tasks:
         if start := plan.starting_weights(name):
             found.add(start)

@@ -92,6 +92,12 @@ class Outputs:
         kinds_of_file = (layout.segmentation, layout.segmented_outlines)
         return [path(*place) for place in places for path in kinds_of_file]
 
+    def features(self) -> list[Path]:
+        """Features of all slides, of every group of encoders."""
+        plan = self.plan
+        groups = plan.config.encoder_groups
+        return [plan.layout.features(group, s) for group in groups for s in plan.slides if s not in self.unchanged]
+
     def kept(self) -> list[Path]:
         """Stores, label images of annotations, and weights: what a run needs later, whatever else exists.
 
@@ -150,6 +156,7 @@ class Outputs:
             *(layout.metrics(task) for task in plan.measured),
             *(layout.scores(task) for task in plan.config.tasks),
             *self.kept(),
+            *self.features(),
             *self.segmentations(*PREDICTED),
             *self.of_slides(),
             *self.of_cascades(),

@@ -160,6 +160,49 @@ class Plan:
         """Tasks whose predictions are drawn as exactly these views."""
         return [name for name, task in self.config.tasks.items() if PICTURED[task.kind].views == views]
 
+    # --- encoders ---------------------------------------------------------------------------------------------------
+
+    def group_grid(self, group: str) -> str:
+        """Grid of the encoders of a group."""
+        return self.config.encoders[self.config.encoder_groups[group][0]].grid
+
+    def encoder_settings(self, group: str) -> dict[str, Any]:
+        """Settings that shape the features of a group, and the group's grid: a param."""
+        members = self.config.encoder_groups[group]
+        grid = self.config.grids[self.group_grid(group)].dump("size", "mpp")
+        return {"grid": grid, "encoders": {name: self.config.encoders[name].shaping() for name in members}}
+
+    def encoder_files(self, group: str) -> list[Path]:
+        """Cards and weights of the encoders of a group that are files from elsewhere."""
+        return [path for name in self.config.encoder_groups[group] for path in self.files_of_encoder(name)]
+
+    def files_of_encoder(self, name: str) -> list[Path]:
+        """Card and weights of an encoder, as far as they are files from elsewhere."""
+        encoder, found = self.config.encoders[name], list[Path]()
+        if encoder.source == "folder":
+            found.append(Path(encoder.target) / reuse.DESCRIPTION)
+        if isinstance(encoder.weights, str):
+            found.append(Path(encoder.weights))
+        elif encoder.source == "folder":
+            found.append(Path(encoder.target) / reuse.WEIGHTS)
+        return found
+
+    def encoder_folders(self, group: str) -> dict[str, list[str]]:
+        """Folders of the models, one per fold, of each task that is an encoder of a group: a param."""
+        tasks = sorted({task for name in self.config.encoder_groups[group] if (task := self._encoding_task(name))})
+        return {task: [str(self.layout.model(task, fold)) for fold in self.folds(task)] for task in tasks}
+
+    def encoder_models(self, group: str) -> list[Path]:
+        """Weights and descriptions of the models that are encoders of a group."""
+        places = (self.layout.weights, self.layout.description)
+        tasks = self.encoder_folders(group)
+        return [place(task, fold) for task in tasks for fold in self.folds(task) for place in places]
+
+    def _encoding_task(self, encoder: str) -> str | None:
+        """Task whose models are an encoder."""
+        chosen = self.config.encoders[encoder]
+        return chosen.target if chosen.source == "task" else None
+
     # --- cascades ---------------------------------------------------------------------------------------------------
 
     def cascade_slides(self, cascade: str, *roles: str) -> list[str]:

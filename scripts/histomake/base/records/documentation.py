@@ -19,6 +19,8 @@ from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.cascade_metrics import CascadeMetrics
 from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.cohort import CohortSlide
+from histomake.base.records.encoder_card import EncoderCard
+from histomake.base.records.features import FeatureRecord
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.metrics import MetricsRecord
@@ -41,6 +43,8 @@ PLACES: dict[type[Versioned], str] = {
     TissueRecord: "`tissue/{slide}.json`",
     QualityRecord: "`quality/{slide}.json`",
     PatchTableRecord: "in the Parquet metadata of `patches/{grid}/{slide}.parquet`, key `histomake`",
+    EncoderCard: "`model.json` in the folder of an encoder",
+    FeatureRecord: "in the Arrow metadata of `features/{group}/{slide}.arrow`, key `histomake`",
     ModelCard: "`models/{task}/fold{k}/model.json`",
     StainRecord: "`models/{task}/fold{k}/training/stains.json`",
     CohortSlide: "`models/{task}/fold{k}.cohort.json` (a list)",

@@ -79,7 +79,7 @@ class Predictor:
 
     def _turned_scores(self, inputs: Tensor, turns: int, mirror: bool) -> Tensor:
         """Scores of rotated and mirrored patches; scores per pixel are transformed back."""
-        scores = self._forward(_turned(inputs, turns, mirror=mirror))
+        scores = self._forward(turned(inputs, turns, mirror))
         return _turned_back(scores, turns, mirror=mirror) if scores.ndim == 4 else scores
 
     def _forward(self, inputs: Tensor) -> Tensor:
@@ -107,9 +107,10 @@ class Predictor:
         return decide(scores, self.card.threshold)
 
 
-def _turned(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
-    turned = torch.rot90(images, turns, (2, 3))
-    return turned.flip(3) if mirror else turned
+def turned(images: Tensor, turns: int, mirror: bool) -> Tensor:
+    """Images (n, c, h, w) rotated by quarter turns, and then mirrored if ``mirror``."""
+    rotated = torch.rot90(images, turns, (2, 3))
+    return rotated.flip(3) if mirror else rotated
 
 
 def _turned_back(images: Tensor, turns: int, *, mirror: bool) -> Tensor:

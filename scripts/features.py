@@ -1,0 +1,53 @@
+"""Rule features: vectors of every kept patch of a slide, of all encoders of a group."""
+
+import logging
+from pathlib import Path
+
+from histomake.audit.sidecar import job
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import Layout
+from histomake.config import parse_config
+from histomake.features.sharing import Work, slides_of
+
+
+def encode(snakemake, config, work, made_of):
+    """Encode the job's slide, and further ones that have few patches."""
+    # Imported here, because torch takes seconds, and a job whose features are there ends without it.
+    from histomake.features.encoders import load_group
+    from histomake.features.extract import extract
+    from histomake.learn.data.patch_index import SlideEntry
+
+    slide, params = snakemake.wildcards.slide, snakemake.params
+    encoders = {name: config.encoders[name] for name in config.encoder_groups[work.group]}
+    models = {task: list(map(Path, folders)) for task, folders in params.models.items()}
+    ready = load_group(encoders, config.grids[work.grid], models=models, threads=snakemake.threads)
+    options = {"batch": min(encoder.batch for encoder in encoders.values()), "threads": snakemake.threads}
+
+    def extract_slide(one, output, digest):
+        entry = SlideEntry.at(work.layout, work.grid, one, "", {})
+        extract(ready, entry, output, code=params.code, made_of=digest, **options)
+
+    extract_slide(slide, Path(snakemake.output.features), made_of)
+    for other, digest in work.further(slide, slides_of(config.sheet)):
+        try:
+            extract_slide(other, work.waiting(other, digest), digest)
+        except (HistomakeError, OSError) as error:
+            logging.warning("%s is left to its own job: %s", other, error)
+
+
+def main(snakemake):
+    config, slide = parse_config(snakemake.config), snakemake.wildcards.slide
+    group = snakemake.wildcards.group
+    grid = config.encoders[config.encoder_groups[group][0]].grid
+    layout = Layout(Path(snakemake.config["results"]))
+    work = Work(layout, group, grid, dict(snakemake.params.items()), list(map(Path, snakemake.input.models)))
+    with job(snakemake), work.running(slide):
+        made_of = work.made_of(slide)
+        if work.take(slide, made_of):
+            logging.info("slide %s: its features were made by the job of another slide", slide)
+        else:
+            encode(snakemake, config, work, made_of)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,205 @@
+"""Extraction of features: every kept patch of a slide through the encoders of a group, in one pass over its pixels."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histomake.base.errors import HistomakeError
+from histomake.base.records.features import FeatureRecord
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.record import Quarantined
+from histomake.base.units import Level0Pixels, Mpp
+from histomake.config import Grid
+from histomake.features.encoders import ReadyEncoder
+from histomake.features.store import PLACES, write_features
+from histomake.learn.data.loader import load_batches
+from histomake.learn.data.patch_index import SlideEntry, usable_patches
+from histomake.learn.data.source import NEW, BatchSource, Room, needed
+from histomake.learn.data.stains import learn_slide
+from histomake.learn.engine.runtime import advise_on_memory
+from histomake.patch.grid import SlideGrid
+from histomake.patch.stain import StainNormaliser
+from histomake.slide.reader import SlideReader, open_slide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+SHORT_OF_MEMORY = (
+    "with batches of {batch} patches: halve encoders.<name>.batch, which changes no result, or set precision"
+)
+READ_FAILURES = (HistomakeError, OSError, ValueError)
+
+
+@dataclass
+class PixelBatch:
+    """Pixels uint8 (n, size, size, 3 · variants) of n patches in a row; ``first`` is the first one's row."""
+
+    first: int
+    images: Tensor
+    error: str
+
+
+class SlidePixels(BatchSource[PixelBatch]):
+    """The patches of one slide in order, decoded once, with the colours that each encoder needs side by side."""
+
+    def __init__(
+        self,
+        manifest: Path,
+        places: NDArray[np.int64],
+        *,
+        size: int,
+        mpp: Mpp,
+        batch: int,
+        stains: Sequence[StainNormaliser | None],
+    ) -> None:
+        self.manifest, self.places, self.size, self.mpp = manifest, places, size, mpp
+        self.batch, self.stains = batch, stains
+        self._reader: SlideReader | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.places) // self.batch)
+
+    @property
+    def room_bytes(self) -> int:
+        """See BatchSource."""
+        return needed((self.batch, self.size, self.size, 3 * len(self.stains)), np.uint8)
+
+    def prepare(self, number: int, room: Room = NEW) -> PixelBatch:
+        """See BatchSource."""
+        first = number * self.batch
+        places = self.places[first : first + self.batch]
+        images = room.array((len(places), self.size, self.size, 3 * len(self.stains)), np.uint8)
+        error = ""
+        for image, (x, y) in zip(images, places.tolist(), strict=True):
+            try:
+                image[:] = self._colours(Level0Pixels(x), Level0Pixels(y))
+            except READ_FAILURES as failure:
+                error = f"patch at x={x} y={y}: {failure}"
+        return PixelBatch(first, torch.from_numpy(images), error)
+
+    def _colours(self, x: Level0Pixels, y: Level0Pixels) -> NDArray[np.uint8]:
+        self._reader = self._reader or open_slide(self.manifest)
+        pixels = self._reader.read(x, y, self.size, self.mpp)
+        kept = [pixels if s is None else s.apply(pixels, self._reader.slide_id) for s in self.stains]
+        return kept[0] if len(kept) == 1 else np.concatenate(kept, axis=2)
+
+
+def extract(
+    encoders: Sequence[ReadyEncoder],
+    entry: SlideEntry,
+    output: Path,
+    *,
+    batch: int,
+    threads: int,
+    code: str,
+    made_of: str,
+) -> None:
+    """Write the features of a slide; of a slide in quarantine or without kept patches, a file without rows.
+
+    Args:
+        encoders: Encoders of one grid.
+        entry: The slide, with the patch table of that grid.
+        output: File to write.
+        batch: Patches per forward pass.
+        threads: CPU threads; all but one read patches.
+        code: Digest of the code, for the record.
+        made_of: Digest of all that the features are made of, for the record.
+
+    Raises:
+        HistomakeError: a patch cannot be read, or its features are not numbers.
+    """
+    table, record = usable_patches(entry)
+    vectors = {e.name: np.zeros((table.num_rows, e.column.dimensions), e.column.dtype) for e in encoders}
+    places = {name: table[name].to_numpy() for name, _ in PLACES}
+    if isinstance(record, Quarantined):
+        log.info("slide %s is in quarantine: no features", entry.slide_id)
+        write_features(output, record, places, vectors)
+        return
+    grid = SlideGrid.of_table(record).grid
+    if table.num_rows:
+        _encode(encoders, entry, grid, places, vectors, batch=batch, threads=threads)
+    described = FeatureRecord(
+        slide_id=entry.slide_id,
+        sha256=Manifest.read_usable(entry.manifest).sha256,
+        grid_name=record.grid_name,
+        grid=record.grid,
+        mpp=grid.mpp,
+        code=code,
+        made_of=made_of,
+        columns=[encoder.column for encoder in encoders],
+    )
+    write_features(output, described, places, vectors)
+
+
+def _encode(
+    encoders: Sequence[ReadyEncoder],
+    entry: SlideEntry,
+    grid: Grid,
+    places: Mapping[str, NDArray[Any]],
+    vectors: Mapping[str, NDArray[np.floating]],
+    *,
+    batch: int,
+    threads: int,
+) -> None:
+    """Fill ``vectors`` of all encoders, batch by batch."""
+    stains = list(dict.fromkeys(encoder.stain for encoder in encoders))
+    for stain in stains:
+        if stain is not None:
+            # Before processes start, so that they do not estimate the colours again.
+            learn_slide(stain, entry)
+    where = np.stack([places["x"], places["y"]], axis=1).astype(np.int64)
+    source = SlidePixels(entry.manifest, where, size=grid.size, mpp=grid.mpp, batch=batch, stains=stains)
+    waited, started = 0.0, time.perf_counter()
+    loading = load_batches(source, range(len(source)), workers=max(0, threads - 1))
+    with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
+        while True:
+            asked = time.perf_counter()
+            loaded = next(batches, None)
+            waited += time.perf_counter() - asked
+            if loaded is None:
+                break
+            if loaded.error:
+                raise HistomakeError(f"slide {entry.slide_id}: {loaded.error}")
+            for encoder in encoders:
+                at = 3 * stains.index(encoder.stain)
+                found = encoder.encode(loaded.images[..., at : at + 3]).cpu().numpy()
+                kept = vectors[encoder.name][loaded.first : loaded.first + len(found)]
+                with np.errstate(over="ignore"):
+                    kept[:] = found
+                _check(encoder, entry, found, kept, where[loaded.first : loaded.first + len(found)])
+    took = time.perf_counter() - started
+    log.info("slide %s: %d patches in %.1f s, %.1f s of them waiting", entry.slide_id, len(where), took, waited)
+
+
+def _check(
+    encoder: ReadyEncoder,
+    entry: SlideEntry,
+    found: NDArray[np.float32],
+    kept: NDArray[np.floating],
+    places: NDArray[np.int64],
+) -> None:
+    """Stop at features that are not finite, and name the patch."""
+    bad = ~np.isfinite(kept).all(axis=1)
+    if not bad.any():
+        return
+    first = int(np.flatnonzero(bad)[0])
+    x, y = places[first].tolist()
+    cause = (
+        "are too large for float16; set dtype: float32"
+        if np.isfinite(found[first]).all()
+        else "are not finite numbers; set precision: fp32, and check the weights"
+    )
+    raise HistomakeError(
+        f"slide {entry.slide_id} patch at x={x} y={y}: features of encoders.{encoder.column.encoder} {cause}"
+    )
