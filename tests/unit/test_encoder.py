@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.record import RecordError
 from histomake.config import Encoder, Grid, parse_config
-from histomake.model.encoder import build_network, load_encoder, load_file
+from histomake.model.encoder import PooledNetwork, build_network, load_encoder, load_file
 from histomake.model.encoder_folder import LITE0, write_efficientnet_lite0, write_folder, write_from_file
 from safetensors.torch import load_file as read_safetensors
 from safetensors.torch import save_file
@@ -277,3 +278,19 @@ def test_weights_are_loaded_without_the_last_layer_they_were_trained_with(tmp_pa
     bare = build_network(card())
     load_file(bare, tmp_path / "a.safetensors", expected=None)
     assert np.array_equal(bare.state_dict()["conv1.0.weight"], network.state_dict()["conv1.0.weight"])
+
+
+CARDS = sorted((Path(__file__).resolve().parents[2] / "config" / "encoders").glob("*/model.json"))
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.parent.name)
+def test_a_card_of_a_known_encoder_builds_a_network_that_gives_its_vector(path):
+    known = EncoderCard.read(path)
+    with torch.device("meta"):
+        network = PooledNetwork(build_network(known), known).eval()
+        assert network(torch.zeros(1, 3, known.px, known.px)).shape == (1, known.dimensions)
+
+
+def test_every_card_of_a_known_encoder_is_in_the_table():
+    readme = (CARDS[0].parents[1] / "README.md").read_text()
+    assert [path.parent.name for path in CARDS if f"| `{path.parent.name}` |" not in readme] == []
