@@ -2,39 +2,55 @@
 
 from pathlib import Path
 
+from histomake.annotation.apart import apart
 from histomake.annotation.formats import is_mask
-from histomake.annotation.read import read_annotation
+from histomake.annotation.read import naming_slide, read_annotation
 from histomake.annotation.write import write_annotation, write_no_annotation
 from histomake.audit.sidecar import job
 from histomake.base.files import store_of
 from histomake.base.layout import Layout
+from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined
 from histomake.cohort.quarantine import attempt
 from histomake.config import Annotations
 
+SECONDS = 600
+"""Time for reading and writing an annotation. The job has more."""
+
 
 def main(snakemake):
-    record, geojson = snakemake.output.record, snakemake.output.outlines
+    record, geojson, params = snakemake.output.record, snakemake.output.outlines, snakemake.params
     labels = store_of(Layout(Path(snakemake.config["results"])).label_image(snakemake.wildcards.slide))
-    source = snakemake.input.get("annotation")
+    given = snakemake.input.get("annotation")
+    source = Path(given) if given else None
 
     def work():
         annotation = read_annotation(
-            Path(source) if source else None,
-            Annotations.model_validate(snakemake.params.cfg),
+            source,
+            Annotations.model_validate(params.cfg),
             slide_id=manifest.slide_id,
             width=manifest.width,
             height=manifest.height,
             mpp=manifest.mpp,
             properties=manifest.properties,
-            roi=snakemake.params.roi,
+            roi=params.roi,
         )
-        return write_annotation(annotation, record=record, geojson=geojson, labels=labels)
+        with naming_slide(source, manifest.slide_id):  # masks are read while they are written
+            return write_annotation(annotation, record=record, geojson=geojson, labels=labels)
+
+    def work_apart():
+        with naming_slide(source, manifest.slide_id):
+            answer = apart(
+                lambda: attempt("annotate", work).encode(record),
+                memory_mb=snakemake.resources.mem_mb,
+                seconds=SECONDS,
+            )
+        return AnnotationRecord.decode(answer, record)
 
     with job(snakemake):
         manifest = Manifest.read(snakemake.input.manifest)
-        outcome = quarantined(manifest) or attempt("annotate", work)
+        outcome = quarantined(manifest) or attempt("annotate", work_apart if source else work)
         if quarantined(outcome):
             write_no_annotation(outcome, record=record, geojson=geojson, labels=labels if is_mask(source) else None)
 

@@ -28,11 +28,13 @@ class LabelImage:
         downsample: One raster pixel covers ``downsample`` x ``downsample`` level-0 pixels.
         lookup: Maps values to class numbers (0: unlabelled, i + 1: ``class_names[i]``); None if the values are class
             numbers already.
+        chunks: Rows and columns that are stored together, so that reading fewer costs as much.
     """
 
     values: Any
     downsample: int
     lookup: NDArray[np.uint8] | None = None
+    chunks: tuple[int, int] = (1, 1)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import shapely
 
-from histomake.annotation.drawn import REMEDY, AnnotationError, Drawn, Reading, SlideFrame
+from histomake.annotation.drawn import AnnotationError, Drawn, Reading, SlideFrame
 from histomake.annotation.formats import MASK_SUFFIXES, is_mask
 from histomake.annotation.geojson import read_geojson
 from histomake.annotation.losses import losses
@@ -84,34 +84,41 @@ def read_annotation(
     if path is None:
         return Annotation(class_names, [], None, record)
     reading = Reading(config, SlideFrame(slide_id, width, height, mpp, properties or {}))
-    with refusing(path, slide_id):
+    with naming_slide(path, slide_id), refusing_all(path):
         _check_file(path, config)
         read = _from_mask if is_mask(path) else _from_shapes
         return read(path, reading, record)
 
 
 @contextmanager
-def refusing(path: Path, slide_id: str) -> Iterator[None]:
-    """Turn every exception of a reader into a SlideError for a bad annotation. Unexpected ones are logged in full."""
+def naming_slide(path: Path | None, slide_id: str) -> Iterator[None]:
+    """Turn a problem with an annotation file into the SlideError of its slide."""
     try:
         yield
     except AnnotationError as problem:
         raise SlideError(
-            Reason.BAD_ANNOTATION, slide_id=slide_id, path=path, detail=problem.detail, remedy=problem.remedy
+            Reason.BAD_ANNOTATION, slide_id=slide_id, path=str(path), detail=problem.detail, remedy=problem.remedy
         ) from None
-    except Exception as error:  # libraries raise anything on a damaged file
+
+
+@contextmanager
+def refusing_all(path: Path) -> Iterator[None]:
+    """Turn every exception into an AnnotationError. Libraries raise anything on a damaged file; the log has it all."""
+    try:
+        yield
+    except AnnotationError:
+        raise
+    except Exception as error:
         log.exception("%s cannot be read", path)
         said = " ".join(str(error).split())[:LONGEST]
-        detail = f"the file cannot be read ({type(error).__name__}: {said})"
-        raise SlideError(Reason.BAD_ANNOTATION, slide_id=slide_id, path=path, detail=detail, remedy=REMEDY) from error
+        raise AnnotationError(f"the file cannot be read ({type(error).__name__}: {said})") from error
 
 
 def _check_file(path: Path, config: Annotations) -> None:
     if not path.exists():
         raise AnnotationError("the annotation file does not exist", "Correct its path in the sheet")
     size_mb = path.stat().st_size / 1e6
-    lazily_read = path.suffix.lower() in (".npy", ".tif", ".tiff", ".zarr")
-    if size_mb > config.max_file_mb and not lazily_read:
+    if size_mb > config.max_file_mb and not is_mask(path):  # masks are read in parts
         raise AnnotationError(
             f"the file has {size_mb:.0f} MB, more than annotations.max_file_mb ({config.max_file_mb:g})",
             "Raise the limit if the job has enough memory (five times the file size), or export without measurements",
@@ -230,9 +237,9 @@ def _clip(regions: Regions, *, width: Level0Pixels, height: Level0Pixels) -> tup
 
 def _from_mask(path: Path, reading: Reading, record: AnnotationRecord) -> Annotation:
     config, class_names = reading.config, record.class_names
-    values = open_mask(path)
-    downsample = scale_of(values.shape, width=record.width, height=record.height)
-    counts = count_values(values)
+    mask = open_mask(path, in_order=True)
+    downsample = scale_of(mask.shape, width=record.width, height=record.height)
+    counts = count_values(mask)
     labels = Counter({str(value): n for value, n in counts.items() if value != 0 or "0" in config.classes})
     if not labels:
         raise AnnotationError("the label mask is empty: every pixel is 0")
@@ -250,6 +257,6 @@ def _from_mask(path: Path, reading: Reading, record: AnnotationRecord) -> Annota
         area_px={name: float(value) for name, value in area.items()},
         ignored={value: n for value, n in labels.items() if value in config.ignore},
         cut_out={value: n for value, n in labels.items() if value in config.cut_out},
-        warnings=tuple(reading.warnings),
+        warnings=tuple(f"{path.name}: {doubt}" for doubt in mask.doubts),
     )
-    return Annotation(class_names, [], LabelImage(values, downsample, lookup), record)
+    return Annotation(class_names, [], LabelImage(mask, downsample, lookup, mask.chunks), record)

@@ -12,12 +12,12 @@ import shapely
 import zarr
 
 from histomake.annotation.features import format_features
+from histomake.annotation.mask import PART_PX, parts
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.base.files import atomic_directory, atomic_file, write_empty_store
 from histomake.base.records.annotation import AnnotationRecord, LabelImageRecord
 from histomake.base.records.record import Quarantined
 
-CHUNK = 1024
 GOLDEN_TURN = 0.381966  # consecutive class numbers get clearly different hues
 
 
@@ -81,9 +81,8 @@ def _colour(index: int) -> list[int]:
 def _write_labels(labels: LabelImage, store: Path) -> None:
     height, width = labels.shape
     with atomic_directory(store) as aside:
-        array = zarr.create_array(aside, shape=(height, width), chunks=(CHUNK, CHUNK), dtype="uint8", overwrite=True)
-        for top in range(0, height, CHUNK):
-            for left in range(0, width, CHUNK):
-                rows = slice(top, min(top + CHUNK, height))
-                columns = slice(left, min(left + CHUNK, width))
-                array[rows, columns] = labels.read(rows, columns)
+        array = zarr.create_array(
+            aside, shape=(height, width), chunks=(PART_PX, PART_PX), dtype="uint8", overwrite=True
+        )
+        for rows, columns in parts(labels.shape, labels.chunks):
+            array[rows, columns] = labels.read(rows, columns)
