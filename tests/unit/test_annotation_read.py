@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +13,15 @@ import pytest
 import shapely
 import tifffile
 import zarr
+from histomake import annotation
 from histomake.annotation.formats import MASK_SUFFIXES
+from histomake.annotation.geojson import read_geojson
 from histomake.annotation.read import READERS, read_annotation
 from histomake.base.errors import Reason, SlideError
 from histomake.config import Annotations
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 2220, 2967
 CLASSES = {"Tumor": "tumor", "Other": "other"}
 SQUARE = [(100, 200), (300, 200), (300, 500), (100, 500)]
@@ -99,6 +105,25 @@ def test_all_vector_formats_give_the_same_square(tmp_path):
         assert geometry.equals(shapely.box(100, 200, 300, 500))
     untested = set(READERS) - {path.suffix for path in files.values()}
     assert not untested, "add a file of the format"
+
+
+def test_every_reader_is_chosen_by_some_suffix():
+    folder = Path(annotation.__file__).parent
+    modules = [importlib.import_module(f"{annotation.__name__}.{file.stem}") for file in folder.glob("[a-z]*.py")]
+    functions = {value for module in modules for value in vars(module).values() if inspect.isfunction(value)}
+    readers = {function for function in functions if function.__annotations__ == read_geojson.__annotations__}
+    assert readers == set(READERS.values())
+
+
+def test_the_documentation_of_the_sheet_names_every_suffix():
+    (row,) = re.findall(r"^\| `annotation` \| no \| (.*) \|$", (ROOT / "config/README.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(\.\w+)`", row)) == {*READERS, *MASK_SUFFIXES}
+
+
+def test_every_real_file_has_its_licence_stated():
+    readme = ROOT / "tests/data/annotations/README.md"
+    files = {file.name for file in readme.parent.iterdir() if file.is_file() and file != readme}
+    assert not [name for name in files if f"`{name}`" not in readme.read_text()]
 
 
 def test_the_real_dsa_file_is_read_with_a_higher_limit_for_its_overhang(data):

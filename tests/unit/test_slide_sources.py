@@ -146,6 +146,13 @@ def test_arrays_of_all_supported_shapes_are_read(shape, tmp_path):
     assert manifest.mpp_source == "sheet"
 
 
+def test_pictures_keep_every_pixel(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    _, reader = stored(tmp_path / "a.png", tmp_path, mpp=0.5)
+    assert np.array_equal(reader.read_level(0, 0, 0, 400, 300), pixels)
+
+
 def test_transparent_pixels_become_white(tmp_path):
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[:, 32:, 3] = 255
@@ -424,15 +431,32 @@ def test_a_slide_without_a_plausible_resolution_is_refused(tag_mpp):
     assert caught.value.reason is Reason.NO_MPP
 
 
-def test_every_source_is_opened_for_some_content():
-    # A new module of slide/sources is of no use until source.py tells when its format is there.
+def source_classes() -> set[str]:
+    """Names of all classes that read slides."""
     folder = Path(sources.__file__).parent
     modules = [importlib.import_module(f"{sources.__name__}.{file.stem}") for file in folder.glob("[a-z]*.py")]
     found = {cls for module in modules for cls in vars(module).values() if isinstance(cls, type)}
-    concrete = {cls for cls in found if issubclass(cls, Source) and not inspect.isabstract(cls)}
-    assert len(concrete) >= 4
+    return {cls.__name__ for cls in found if issubclass(cls, Source) and not inspect.isabstract(cls)}
+
+
+def test_every_source_is_opened_for_some_content():
+    # A new module of slide/sources is of no use until source.py tells when its format is there.
     chosen = inspect.getsource(slide_source._family)
-    assert not [cls.__name__ for cls in concrete if cls.__name__ not in chosen]
+    assert not [name for name in source_classes() if name not in chosen]
+
+
+POSITIONS = {
+    "DicomSource": test_a_dicom_slide_equals_its_svs,
+    "NpySource": test_arrays_of_all_supported_shapes_are_read,
+    "OpenSlideSource": test_an_mrxs_is_read_at_its_position_on_every_level,
+    "PictureSource": test_pictures_keep_every_pixel,
+    "TiffSource": test_every_level_of_a_pyramid_is_read_at_its_position,
+}
+"""Tests that pixels of every source are read at their position."""
+
+
+def test_the_pixels_of_every_source_are_compared_with_known_ones():
+    assert set(POSITIONS) == source_classes()
 
 
 def test_the_readme_names_every_module_that_reads_slides():

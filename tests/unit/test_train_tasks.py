@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -421,11 +422,41 @@ def table_of(**areas: list[float]):
     return pa.table({f"area_{name}": np.array(values, np.float32) for name, values in areas.items()})
 
 
+LOSSES = sorted(set(get_args(Train.model_fields["loss"].annotation)) - {"auto"})
+
+
 def test_every_loss_that_can_be_chosen_fits_a_kind_and_can_be_built() -> None:
-    chosen = set(get_args(Train.model_fields["loss"].annotation)) - {"auto"}
-    assert {loss for accepted in ACCEPTED.values() for loss in accepted.losses} == chosen
-    for name in chosen:
+    assert {loss for accepted in ACCEPTED.values() for loss in accepted.losses} == set(LOSSES)
+    for name in LOSSES:
         assert callable(build_loss(name))
+
+
+# Two patches of two classes: p = 3/4, 1/4 and truly the first; p = 1/2, 1/2 and truly the second.
+CLASSES_OF_TWO = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+LABELS_OF_ONE = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[1.0, 0.0]])
+NUMBERS_OF_ONE = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 5.0]])
+FIRST, SECOND = -math.log(3 / 4), -math.log(1 / 2)
+DICE = 1 - ((2 * 3 / 4 + 1) / (5 / 4 + 1 + 1) + (2 * 1 / 2 + 1) / (3 / 4 + 1 + 1)) / 2
+
+BY_HAND = {
+    "ce": (CLASSES_OF_TWO, (FIRST + SECOND) / 2),
+    "weighted_ce": (CLASSES_OF_TWO, (FIRST + 3 * SECOND) / 4),
+    "focal": (CLASSES_OF_TWO, (FIRST / 4**2 + SECOND / 2**2) / 2),
+    "dice": (CLASSES_OF_TWO, DICE),
+    "dice_ce": (CLASSES_OF_TWO, DICE + (FIRST + SECOND) / 2),
+    "generalised_dice": (CLASSES_OF_TWO, 1 - 2 * (3 / 4 + 1 / 2) / (5 / 4 + 3 / 4 + 2)),
+    "bce": (LABELS_OF_ONE, (FIRST + SECOND) / 2),
+    "mse": (NUMBERS_OF_ONE, (1 + 4) / 2),
+    "huber": (NUMBERS_OF_ONE, (1 / 2 + (2 - 1 / 2)) / 2),
+}
+"""Outputs, targets and value of every loss; the weights of the classes are 1 and 3."""
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_has_the_value_that_is_computed_by_hand(name: str) -> None:
+    (logits, target), expected = BY_HAND[name]
+    loss = build_loss(name, class_weights=torch.tensor([1.0, 3.0]))
+    assert float(loss(logits, target)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_unannotated_patches_never_take_the_first_class() -> None:
@@ -465,8 +496,8 @@ def test_slides_get_thresholds_of_their_own_for_every_pooling() -> None:
     score = np.array([0.1, 0.3, 0.2, 0.6, 0.7, 0.2])
     slide, truth = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
     found = class_thresholds(np.stack([1 - score, score], 1), truth, slide, np.ones(6))
-    assert 0.2 < found["slide_thresholds"]["mean"] < 0.5
-    assert 0.3 < found["slide_thresholds"]["max"] < 0.7
+    assert 0.2 < found.slide_thresholds["mean"] < 0.5
+    assert 0.3 < found.slide_thresholds["max"] < 0.7
 
 
 def test_each_pooling_computes_what_its_name_says() -> None:

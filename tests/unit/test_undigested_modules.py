@@ -36,6 +36,7 @@ ALLOWED_MEMBERS = {
     "Encoder.shaping": "selects the keys that are compared",
     "Encoder.source": "a part of name, which is compared",
     "Encoder.target": "a part of name, which is compared",
+    "Config.roi_classes": "a param of annotate",
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
     "Task.fitting": "selects the keys that are compared",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ class SlidePrediction:
     fold: int
     table: pa.Table
     threshold: Threshold = 0.5
-    slide_thresholds: dict[str, Any] = field(default_factory=dict)
+    slide_thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 
 

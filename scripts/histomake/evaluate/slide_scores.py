@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from histomake.base.records.model_card import ModelCard
 from histomake.target.kinds import LEARNED
-from histomake.target.pooling import pool_scores
+from histomake.target.pooling import Threshold, pool_scores
 from histomake.target.targets import JOINER
 
 ALL_FOLDS = "all"
@@ -54,7 +54,7 @@ class _Pooled:
     fold: int | str
     patches: int
     score: np.ndarray
-    threshold: Any
+    threshold: Threshold
 
 
 def score_table(slides: Iterable[PredictedSlide], card: ModelCard, *, aggregate: str) -> pa.Table:
@@ -100,7 +100,7 @@ def _over_folds(pooled: Iterable[_Pooled]) -> list[_Pooled]:
 
 
 def _by_patient(pooled: Iterable[_Pooled]) -> list[_Pooled]:
-    groups: dict[tuple[str, Any], list[_Pooled]] = {}
+    groups: dict[tuple[str, int | str], list[_Pooled]] = {}
     for one in pooled:
         groups.setdefault((one.patient_id, one.fold), []).append(one)
     found = []
@@ -110,7 +110,7 @@ def _by_patient(pooled: Iterable[_Pooled]) -> list[_Pooled]:
     return found
 
 
-def _means(group: Sequence[_Pooled]) -> tuple[np.ndarray, Any]:
+def _means(group: Sequence[_Pooled]) -> tuple[np.ndarray, Threshold]:
     score = np.mean([one.score for one in group], axis=0)
     return score, np.mean([one.threshold for one in group], axis=0)
 

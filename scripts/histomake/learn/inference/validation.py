@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from histomake.target.pooling import POOLINGS, pool_scores
+from histomake.target.pooling import POOLINGS, Threshold, pool_scores
 from histomake.target.targets import UNLABELLED, is_known
 
 LOWER_IS_BETTER = ("loss", "mae")
@@ -19,8 +19,19 @@ LOWER_IS_BETTER = ("loss", "mae")
 Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 """Figures of scores (n, outputs) and targets of validation patches, by name."""
 
-Thresholds = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict[str, Any]]
-"""Thresholds of patches and of slides, from scores (n, outputs), targets, slides (n,) and tissue shares (n,)."""
+
+class Thresholds(NamedTuple):
+    """Thresholds of a model, as in its card: of patches, and of slides by the way of pooling patches."""
+
+    threshold: Threshold
+    slide_thresholds: Mapping[str, Threshold]
+
+
+NO_THRESHOLDS = Thresholds(0.5, {})
+"""Those of a model that needs none."""
+
+ChooseThresholds = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Thresholds]
+"""Thresholds from scores (n, outputs), targets, slides (n,) and tissue shares (n,)."""
 
 
 def exclusive_scores(logits: Tensor) -> Tensor:
@@ -41,7 +52,7 @@ def numbers(logits: Tensor) -> Tensor:
 class ScoreMeter:
     """Gathers the logits of validation patches, one per output."""
 
-    def __init__(self, activate: Callable[[Tensor], Tensor], measure: Figures, choose: Thresholds) -> None:
+    def __init__(self, activate: Callable[[Tensor], Tensor], measure: Figures, choose: ChooseThresholds) -> None:
         self.activate, self.measure, self.choose = activate, measure, choose
         self._logits: list[Tensor] = []
         self._targets: list[Tensor] = []
@@ -56,7 +67,7 @@ class ScoreMeter:
         logits, target = torch.cat(self._logits), torch.cat(self._targets)
         return {"loss": float(loss(logits, target)), **self.measure(self.activate(logits).numpy(), target.numpy())}
 
-    def thresholds(self, slide: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
+    def thresholds(self, slide: np.ndarray, tissue: np.ndarray) -> Thresholds:
         """Thresholds of patches and slides; ``slide`` int (n,) and ``tissue`` float (n,) of the patches in order."""
         scores = self.activate(torch.cat(self._logits)).numpy()
         return self.choose(scores, torch.cat(self._targets).numpy(), slide, tissue)
@@ -90,9 +101,9 @@ class PixelMeter:
             "dice": float(dice.mean()) if len(dice) else float("nan"),
         }
 
-    def thresholds(self, _slide: np.ndarray, _tissue: np.ndarray) -> dict[str, Any]:
+    def thresholds(self, _slide: np.ndarray, _tissue: np.ndarray) -> Thresholds:
         """A pixel takes the class with the largest score, without a threshold."""
-        return {"threshold": 0.5, "slide_thresholds": {}}
+        return NO_THRESHOLDS
 
 
 def classification_scores(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -145,7 +156,7 @@ def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
     return (best + float(lower.max())) / 2 if len(lower) else best
 
 
-def class_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
+def class_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> Thresholds:
     """Thresholds of the second of two classes: of patches, and of slides for every way of pooling their patches.
 
     Slides take the patches' threshold if the validation slides are all alike. With more classes the largest score
@@ -153,31 +164,36 @@ def class_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, t
     """
     if scores.shape[1] != 2:
         return no_thresholds(scores, truth, slide, tissue)
-    return _output_thresholds(scores[:, 1], truth == 1, slide, tissue)
+    return Thresholds(*_output_thresholds(scores[:, 1], truth == 1, slide, tissue))
 
 
-def label_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> dict[str, Any]:
+def label_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> Thresholds:
     """Thresholds of each label, as lists; see `class_thresholds`."""
     each = [_output_thresholds(scores[:, c], truth[:, c] > 0.5, slide, tissue) for c in range(scores.shape[1])]
-    pooled = {how: [one["slide_thresholds"][how] for one in each] for how in POOLINGS}
-    return {"threshold": [one["threshold"] for one in each], "slide_thresholds": pooled}
+    pooled = {how: [one.of_slides[how] for one in each] for how in POOLINGS}
+    return Thresholds([one.of_patches for one in each], pooled)
 
 
-def no_thresholds(_scores: np.ndarray, _truth: np.ndarray, _slide: np.ndarray, _tissue: np.ndarray) -> dict[str, Any]:
+def no_thresholds(_scores: np.ndarray, _truth: np.ndarray, _slide: np.ndarray, _tissue: np.ndarray) -> Thresholds:
     """The threshold of a model that needs none."""
-    return {"threshold": 0.5, "slide_thresholds": {}}
+    return NO_THRESHOLDS
+
+
+class _OutputThresholds(NamedTuple):
+    of_patches: float
+    of_slides: dict[str, float]
 
 
 def _output_thresholds(
     score: np.ndarray, positive: np.ndarray, slide: np.ndarray, tissue: np.ndarray
-) -> dict[str, Any]:
+) -> _OutputThresholds:
     threshold = choose_threshold(score, positive)
     slides = [slide == s for s in np.unique(slide)]
     slide_positive = np.array([positive[members].mean() > 0.5 for members in slides])
     if slide_positive.all() or not slide_positive.any():
-        return {"threshold": threshold, "slide_thresholds": dict.fromkeys(POOLINGS, threshold)}
+        return _OutputThresholds(threshold, dict.fromkeys(POOLINGS, threshold))
     chosen = {}
     for how in POOLINGS:
         pooled = np.array([pool_scores(score[m, None], how, tissue[m])[0] for m in slides])
         chosen[how] = choose_threshold(pooled, slide_positive)
-    return {"threshold": threshold, "slide_thresholds": chosen}
+    return _OutputThresholds(threshold, chosen)

@@ -266,7 +266,8 @@ class PatchObjective(Objective[Batch]):
                 "only one class?); choose another figure, or stratify the split"
             )
         score = -figures[select] if select in LOWER_IS_BETTER else figures[select]
-        return Validation(figures, score, meter.thresholds(self.held_out.slide, self.held_out.tissue))
+        thresholds = meter.thresholds(self.held_out.slide, self.held_out.tissue)
+        return Validation(figures, score, thresholds._asdict())
 
     def _measure(self) -> ScoreMeter | PixelMeter:
         task = self.task
