@@ -21,14 +21,19 @@ def grid(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.stack([columns, rows, np.full_like(rows, 100 + seed)], axis=2).astype(np.uint8)
 
 
+def reduced_grid(width: int, height: int, downsample: int, seed: int = 0) -> np.ndarray:
+    """Return every ``downsample``-th pixel of a ``grid``, an image of ``width`` x ``height`` px."""
+    return grid(width * downsample, height * downsample, seed)[::downsample, ::downsample]
+
+
 def block_places(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the columns and rows of the blocks in an image made by ``grid``."""
     return pixels[:, :, 0], pixels[:, :, 1]
 
 
-def expected_places(x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what ``block_places`` must find in a crop of ``grid``."""
-    rows, columns = np.mgrid[y : y + height, x : x + width] // BLOCK
+def expected_places(x: int, y: int, width: int, height: int, downsample: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Return what ``block_places`` must find in a crop of ``reduced_grid``; x, y and the size are in its pixels."""
+    rows, columns = np.mgrid[y : y + height, x : x + width] * downsample // BLOCK
     return columns.astype(np.uint8), rows.astype(np.uint8)
 
 

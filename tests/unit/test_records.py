@@ -86,13 +86,14 @@ LISTS = {"quarantine": Quarantined, "cohort": CohortSlide}
 """Lists that histomake 0.1 wrote."""
 
 UPGRADED = {
+    "manifest": {"levels"},
     "quarantined_patch_table": {"grid", "grid_name"},
     "model_card": {"target"},
     "sidecar_without_git": {"git"},
     "multi_label_model_card": {"target", "kind"},
     "multi_label_metrics": {"kind"},
 }
-"""Fields that an upgrade changes or drops."""
+"""Fields that an upgrade changes or drops, or whose parts have new fields."""
 
 
 def classes(base: type) -> list[type]:

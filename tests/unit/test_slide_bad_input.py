@@ -130,7 +130,7 @@ def test_an_array_longer_than_its_file(tmp_path):
 
 def test_an_array_of_objects_runs_no_code(tmp_path):
     np.save(tmp_path / "a.npy", np.array([print], dtype=object), allow_pickle=True)
-    assert refused(tmp_path / "a.npy", tmp_path).reason is Reason.UNREADABLE
+    assert refused(tmp_path / "a.npy", tmp_path).reason is Reason.UNSUPPORTED
 
 
 @pytest.mark.parametrize(

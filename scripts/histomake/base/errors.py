@@ -19,6 +19,9 @@ class Reason(StrEnum):
 
     UNREADABLE = "unreadable"
     UNSUPPORTED = "unsupported"
+    """The file is whole, but uses a feature that is not read."""
+    DAMAGED = "damaged"
+    """The file contradicts itself or cannot be parsed."""
     TRUNCATED = "truncated"
     DAMAGED_TILES = "damaged_tiles"
     NO_MPP = "no_mpp"

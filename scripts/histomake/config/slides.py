@@ -12,11 +12,12 @@ from histomake.config.section import Name, Section, Share
 
 
 class Convert(Section):
-    """Conversion of slides to OME-Zarr. JPEG and lossless JPEG 2000 tiles are copied, not re-encoded."""
+    """Conversion of slides to OME-Zarr. JPEG and JPEG 2000 tiles are copied, unless the codec is zstd."""
 
     codec: Literal["jpeg", "jpegxl", "zstd"] = Field(
         "jpeg",
-        description="Codec for sources whose tiles cannot be copied. zstd is lossless and about 10 times larger.",
+        description="Codec for tiles that cannot be copied. zstd is lossless, about 10 times larger, and used for all "
+        "levels, also in place of tiles that could be copied: every reader of OME-Zarr opens such a store.",
     )
     quality: int = Field(90, ge=1, le=100, description="Quality of re-encoded JPEG or JPEG XL tiles (1-100).")
     tile_px: int = Field(256, ge=64, le=2048, multiple_of=16, description="Tile edge of re-encoded levels in pixels.")

@@ -153,15 +153,18 @@ class TileCoding:
             return cv2.resize(full, (shape[1] // factor, shape[0] // factor), interpolation=cv2.INTER_AREA)
 
     def encode(self, tile: np.ndarray) -> bytes:
-        """Encode a uint8 (height, width, 3) tile."""
+        """Encode a uint8 (height, width, 3) tile. JPEG 2000, into which only gaps of a copied level go, is lossless."""
         tile = np.ascontiguousarray(tile)
         if self.codec == "jpeg":
+            sampling = SUBSAMPLING if self.colour == "YCBCR" else "444"
             encoded = imagecodecs.jpeg8_encode(
-                tile, level=self.quality, colorspace="RGB", outcolorspace=self.colour, subsampling=SUBSAMPLING
+                tile, level=self.quality, colorspace="RGB", outcolorspace=self.colour, subsampling=sampling
             )
             return bytes(encoded)
+        if self.codec == "jpeg2k":
+            return bytes(imagecodecs.jpeg2k_encode(tile, level=0, reversible=True, codecformat="j2k"))
         if self.codec == "jpegxl":
             return bytes(imagecodecs.jpegxl_encode(tile, level=self.quality, numthreads=1))
         if self.codec == "zstd":
             return bytes(imagecodecs.zstd_encode(tile, level=ZSTD_LEVEL))
-        raise ValueError(f"encoding tiles as {self.codec} is not supported")
+        raise ValueError(f"{self.codec} is not a codec of tiles")

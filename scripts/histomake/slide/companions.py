@@ -41,11 +41,20 @@ def _files_below(folder: Path) -> list[Path]:
 
 def _files_named_in(index: Path) -> list[Path]:
     """Files of the same folder whose names are values of an INI file; paths to other folders are not followed."""
-    with index.open("rb") as stream:
-        lines = stream.read(INDEX_BYTES).decode(errors="replace").splitlines()
-    names = {line.partition("=")[2].strip() for line in lines} - {"", index.name}
+    names = {line.partition("=")[2].strip() for line in _lines(index)} - {"", index.name}
     # os.path.isfile also takes values that cannot be the name of a file.
     return sorted(index.with_name(name) for name in names if "/" not in name and isfile(index.parent / name))
+
+
+def _names_in(index: Path) -> set[str]:
+    """Names of image and map files that an INI file lists."""
+    pairs = (line.partition("=") for line in _lines(index))
+    return {value.strip() for key, _, value in pairs if "file" in key.lower() and value.strip()}
+
+
+def _lines(index: Path) -> list[str]:
+    with index.open("rb") as stream:
+        return stream.read(INDEX_BYTES).decode(errors="replace").splitlines()
 
 
 COMPANIONS = {
@@ -54,6 +63,23 @@ COMPANIONS = {
     ".vmu": _files_named_in,
 }
 """Function that finds the further files of a slide, by the suffix of the slide file."""
+
+
+def missing_companions(path: Path) -> str | None:
+    """Return what a slide of several files lacks, or None for a slide of one file.
+
+    To be asked about a file that no reader recognises: without the others, an MRXS file is only a picture.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs":
+        folder = path.with_suffix("")
+        known = "lacks Slidedat.ini or other files" if folder.is_dir() else "is missing"
+        return f"an MRXS slide is this file and the folder {folder.name} beside it, which {known}"
+    if suffix in COMPANIONS:
+        lost = _names_in(path) - {file.name for file in _files_named_in(path)}
+        listed = ", ".join(sorted(lost)[:5]) or "its image files"
+        return f"a Hamamatsu slide is this file and the images that it names; missing or damaged: {listed}"
+    return None
 
 
 def combined_sha256(hashes: dict[str, str]) -> str:

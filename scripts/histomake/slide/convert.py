@@ -7,9 +7,11 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from histomake.base.errors import Reason, SlideError
@@ -28,13 +30,15 @@ from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Convert
 from histomake.slide.companions import slide_files
-from histomake.slide.encode import Read, encode_levels, encode_picture
-from histomake.slide.passthrough import copy_levels
-from histomake.slide.plan import lay_out, plan_levels
+from histomake.slide.encode import Holds, Read, encode_levels, encode_picture, holding
+from histomake.slide.passthrough import Copy, copy_levels, filled
+from histomake.slide.plan import copied_levels, lay_out, plan_levels
 from histomake.slide.reader import SlideReader
+from histomake.slide.same_content import is_thumbnail
+from histomake.slide.self_check import check_store
 from histomake.slide.source import Resolution, open_source, resolve_mpp, slide_errors
 from histomake.slide.source_hash import SourceHash
-from histomake.slide.sources.base import PARSE_ERRORS, DamagedTilesError, Source, SourceLevel, UnsupportedSlideError
+from histomake.slide.sources.base import PARSE_ERRORS, SOURCE_ERRORS, DamagedTilesError, Source, SourceLevel
 from histomake.slide.store import dump_json, image_metadata
 
 LABEL_IMAGES = ("label", "macro")
@@ -127,7 +131,8 @@ class _StoreBuilder:
     ) -> None:
         self.slide, self.config, self.threads = slide, config, threads
         self.slide_id, self.resolution = slide_id, resolution
-        self.levels = plan_levels(slide.info.levels, config)
+        self.originals = copied_levels(slide.info.levels, config)
+        self.levels = plan_levels(self.originals, config)
         self.empty_tiles = [0] * len(self.levels)
         self.written = 0
         self.sha256 = ""
@@ -171,39 +176,64 @@ class _StoreBuilder:
         """Write the tiles and metadata to ``store`` while the source is hashed; return the time of completion."""
         self.store = store
         store.mkdir(exist_ok=True)
-        originals = self.slide.info.levels
+        originals = self.originals
         copied = [index for index, original in enumerate(originals) if original.coding is not None]
-        copies = [(self.levels[index], self.slide.tile_bytes(index)) for index in copied]
+        copies = [self._copy(index) for index in copied]
         with SourceHash(self.slide, self.slide_id) as source_hash:
             for index, empty in zip(copied, copy_levels(store, copies, self.threads, self._shard_closed), strict=True):
                 self.empty_tiles[index] = empty
             self._write_others(originals)
+            self.associated |= self.slide.info.left_out
             for name, read in self.slide.associated().items():
                 self.associated[name] = self._add_associated(name, read)
+            check_store(store, self.slide_id)
             self.sha256 = source_hash.result()
         return time.perf_counter()
+
+    def _copy(self, index: int) -> Copy:
+        """Describe how a level is copied; tiles that only this level lacks are made from the finer one."""
+        level, gaps = self.levels[index], self.slide.to_fill(index)
+        coding = replace(level.coding, quality=self.config.quality)
+
+        def make(row: int, column: int) -> bytes:
+            x, y = column * level.tile_width, row * level.tile_height
+            width, height = min(level.tile_width, level.width - x), min(level.tile_height, level.height - y)
+            tile = self.slide.read(index, x, y, width, height)
+            padding = ((0, level.tile_height - height), (0, level.tile_width - width), (0, 0))
+            return coding.encode(np.pad(tile, padding, mode="edge"))
+
+        return Copy(level, self.slide.tile_bytes(index), gaps, make)
 
     def _write_others(self, originals: Sequence[SourceLevel]) -> None:
         """Encode the levels that were not copied, then the levels that the source lacks."""
         for index, original in enumerate(originals):
             last = len(self.levels) if index + 1 == len(originals) else index + 1
             if original.coding is None:
-                self._encode(partial(self.slide.read, index), original, index, last, halved=0)
+                holds = holding(self._present(index), original.tile_width, original.tile_height)
+                self._encode(partial(self.slide.read, index), original, index, last, halved=0, holds=holds)
             else:
                 self._finish(index + 1)
         while self.written < len(self.levels):
             self._halve_stored(self.written - 1)
 
+    def _present(self, index: int) -> np.ndarray | None:
+        """Return which tiles of a level of the source hold pixels or are made from the finer level; None: all."""
+        missing, made = self.slide.missing(index), self.slide.to_fill(index)
+        return None if missing is None else ~missing if made is None else ~missing | made
+
     def _halve_stored(self, index: int) -> None:
         """Create the levels below ``index`` from its stored tiles, read through ``SlideReader``."""
-        stored = SourceLevel(self.levels[index].width, self.levels[index].height, 1, 1)
+        level = self.levels[index]
+        stored = SourceLevel(level.width, level.height, 1, 1)
         with SlideReader(self.store, slide_id=self.slide_id) as reader:
+            holds = holding(reader.tile_sizes(index) > 0, level.tile_width, level.tile_height)
             try:
-                self._encode(partial(reader.read_level, index), stored, index + 1, len(self.levels), halved=1)
+                read = partial(reader.read_level, index)
+                self._encode(read, stored, index + 1, len(self.levels), halved=1, holds=holds)
             except SlideError as error:  # the tiles just copied from the source are damaged
                 raise DamagedTilesError(error.detail) from error
 
-    def _encode(self, read: Read, base: SourceLevel, first: int, last: int, *, halved: int) -> None:
+    def _encode(self, read: Read, base: SourceLevel, first: int, last: int, *, halved: int, holds: Holds) -> None:
         """Write as many of the levels ``first`` to ``last`` - 1 as one decoding of ``base`` yields."""
         empty = encode_levels(
             self.store,
@@ -214,6 +244,7 @@ class _StoreBuilder:
             tile_px=self.config.tile_px,
             threads=self.threads,
             on_closed=self._shard_closed,
+            holds=holds,
         )
         self.empty_tiles[first : first + len(empty)] = empty
         self._finish(first + len(empty))
@@ -224,7 +255,9 @@ class _StoreBuilder:
             return "left out: it may show the patient's name"
         try:
             pixels = read()
-        except (*PARSE_ERRORS, DamagedTilesError, UnsupportedSlideError) as error:
+            if name not in LABEL_IMAGES and not self._shows_slide(pixels):
+                return "left out: it shows something else than the slide, perhaps the patient's name"
+        except (*PARSE_ERRORS, *SOURCE_ERRORS) as error:
             return f"left out: it cannot be read ({error})"
         picture = SourceLevel(pixels.shape[1], pixels.shape[0], self.config.tile_px, self.config.tile_px)
         level = lay_out(picture, picture, f"associated/{name}", self.config)
@@ -232,6 +265,16 @@ class _StoreBuilder:
         dump_json(self.store / level.path / "zarr.json", level.metadata())
         dump_json(self.store / "associated" / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {}})
         return "stored"
+
+    def _shows_slide(self, pixels: np.ndarray) -> bool:
+        finest = self.levels[0]
+        with SlideReader(self.store, slide_id=self.slide_id) as reader:
+
+            def whole(width: int, height: int) -> np.ndarray:
+                shown = reader.read_whole(Mpp(reader.mpp * max(finest.width / width, finest.height / height)))
+                return cv2.resize(shown, (width, height), interpolation=cv2.INTER_AREA)
+
+            return is_thumbnail(pixels, finest.width, finest.height, whole)
 
     def _finish(self, written: int) -> None:
         """Write the metadata of the first ``written`` levels."""
@@ -252,8 +295,11 @@ class _StoreBuilder:
 
 def _manifest(builder: _StoreBuilder, store: str, seconds: dict[str, float]) -> Manifest:
     info, resolution, finest = builder.slide.info, builder.resolution, builder.levels[0]
-    originals = [level.coding is not None for level in info.levels]
-    passthrough = originals + [False] * (len(builder.levels) - len(originals))
+    originals = builder.originals
+    passthrough = [level.coding is not None for level in originals]
+    passthrough += [False] * (len(builder.levels) - len(originals))
+    gaps = [filled(builder.slide.to_fill(index)) for index in range(len(originals))]
+    gaps += [0] * (len(builder.levels) - len(originals))
     levels = (
         ManifestLevel(
             path=level.path,
@@ -264,8 +310,9 @@ def _manifest(builder: _StoreBuilder, store: str, seconds: dict[str, float]) -> 
             codec=level.coding.codec,
             passthrough=copied,
             empty_tiles=empty,
+            filled_tiles=made,
         )
-        for level, copied, empty in zip(builder.levels, passthrough, builder.empty_tiles, strict=True)
+        for level, copied, empty, made in zip(builder.levels, passthrough, builder.empty_tiles, gaps, strict=True)
     )
     return Manifest(
         slide_id=builder.slide_id,

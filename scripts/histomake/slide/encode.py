@@ -24,6 +24,7 @@ BLOCK_BYTES = 1 << 27
 BLOCKS_PER_THREAD = 4
 
 Read = Callable[[int, int, int, int], np.ndarray]
+Holds = Callable[[int, int, int, int], bool]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def encode_levels(
     tile_px: int,
     threads: int,
     on_closed: OnShardClosed,
+    holds: Holds,
 ) -> list[int]:
     """Write as many of ``levels`` as one decoding of ``base`` yields; return the number of empty tiles of each.
 
@@ -59,10 +61,11 @@ def encode_levels(
         tile_px: Edge of a tile in pixels.
         threads: Number of threads.
         on_closed: Callback for each finished shard.
+        holds: Function that returns whether a box of ``base`` has pixels; others are white and not read.
     """
     width, height, halvings = _block_size(base, tile_px)
     levels = list(levels[: halvings + 1 - halved])
-    blocks = list(_blocks(base.width, base.height, width, height))
+    blocks = [box for box in _blocks(base.width, base.height, width, height) if holds(*box)]
     empty = [level.grid[0] * level.grid[1] for level in levels]
     scheduler = "threads" if threads > 1 else "synchronous"
     with ExitStack() as stack:
@@ -74,6 +77,18 @@ def encode_levels(
                 for i, rows in enumerate(encoded):
                     empty[i] -= _append(writers[i], rows)
     return empty
+
+
+def holding(present: np.ndarray | None, tile_width: int, tile_height: int) -> Holds:
+    """Return a function that tells whether a box touches a tile of ``present``, bool (rows, columns); None: all are."""
+
+    def holds(x: int, y: int, width: int, height: int) -> bool:
+        if present is None:
+            return True
+        rows = slice(y // tile_height, -(-(y + height) // tile_height))
+        return bool(present[rows, x // tile_width : -(-(x + width) // tile_width)].any())
+
+    return holds
 
 
 def encode_picture(store: Path, level: StoreLevel, pixels: np.ndarray, on_closed: OnShardClosed) -> None:

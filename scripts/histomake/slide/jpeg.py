@@ -19,6 +19,8 @@ APP0, APP14, SOS = 0xE0, 0xEE, 0xDA
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = {0xC0, 0xC1}
+_SHARED = {0xC4, 0xCC, 0xDB, 0xDD}
+"""Segments that the tiles of a TIFF may share: Huffman and arithmetic codes, quantisation, restart interval."""
 
 
 class JpegStreamError(ValueError):
@@ -78,8 +80,15 @@ def frame_size(stream: bytes) -> tuple[int, int]:
     raise JpegStreamError("no frame header")
 
 
+def application_segments(stream: bytes, marker: int) -> Iterator[bytes]:
+    """Yield the content of every segment of one kind before the scan."""
+    return (stream[start:end] for found, start, end in _segments(stream) if found == marker)
+
+
 def stated_colour(stream: bytes) -> Colour | None:
-    """Return the colour space stated by a JFIF or Adobe marker of the stream, or None if there is no such marker."""
+    """Return the colour space that a stream states, or None: by a JFIF or Adobe marker, else by components that are
+    named R, G and B (the rules of libjpeg).
+    """
     stated: Colour | None = None
     for marker, start, end in _segments(stream):
         payload = stream[start:end]
@@ -87,6 +96,8 @@ def stated_colour(stream: bytes) -> Colour | None:
             return "YCBCR"
         if marker == APP14 and payload.startswith(b"Adobe") and len(payload) >= 12:
             stated = "RGB" if payload[11] == 0 else "YCBCR"
+        if marker in _FRAMES and stated is None and payload[6::3][:3] == b"RGB":
+            stated = "RGB"
     return stated
 
 
@@ -126,8 +137,17 @@ def stream_head(tables: bytes | None, *, rgb: bool) -> bytes:
     With ``rgb``, an Adobe marker states that the components are RGB. Without the marker, ordinary decoders, including
     nvJPEG, assume YCbCr and convert the colours a second time.
     """
-    shared = tables[2:-2] if tables and tables[:2] == SOI and tables[-2:] == EOI else b""
+    shared = b"".join(_shared_segments(tables)) if tables else b""
     return SOI + (ADOBE_RGB if rgb else b"") + shared
+
+
+def _shared_segments(tables: bytes) -> Iterator[bytes]:
+    """Yield the segments of ``tables`` that describe how tiles are coded, without markers that state a colour space:
+    the tiles have their own colour, which those markers would override.
+    """
+    for marker, start, end in _segments(tables):
+        if marker in _SHARED:
+            yield tables[start - 4 : end]
 
 
 def complete(tile: bytes, head: bytes) -> bytes:

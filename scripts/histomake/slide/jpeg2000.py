@@ -8,6 +8,9 @@ from dataclasses import dataclass
 CODESTREAM = b"\xff\x4f\xff\x51"
 _COD = 0x52
 _SOT = 0x90
+_ENUMERATED = 1
+"""Method of a colour box that names a colour space by number (ITU T.800, I.5.3.3)."""
+SRGB, SYCC = 16, 18
 
 
 class Jpeg2000StreamError(ValueError):
@@ -16,14 +19,26 @@ class Jpeg2000StreamError(ValueError):
 
 @dataclass(frozen=True)
 class Codestream:
-    """Contents of the SIZ and COD markers (ITU T.800, A.5.1 and A.6.1)."""
+    """Contents of the SIZ and COD markers (ITU T.800, A.5.1 and A.6.1), and of the boxes around them.
+
+    ``sampling`` has the distances (dx, dy) between samples of each component, ``colour_space`` the number of the colour
+    space in a JP2 file, and ``palette`` says whether its components are indices.
+    """
 
     width: int
     height: int
     components: int
     precision: int
-    subsampled: bool
+    signed: bool
+    sampling: tuple[tuple[int, int], ...]
     colour_transform: bool
+    colour_space: int | None
+    palette: bool
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether any component has fewer samples than pixels."""
+        return any(distance != (1, 1) for distance in self.sampling)
 
 
 def read_codestream(stream: bytes) -> Codestream:
@@ -41,9 +56,12 @@ def read_codestream(stream: bytes) -> Codestream:
         width=width - left,
         height=height - top,
         components=components,
-        precision=(details[0] & 0x7F) + 1,
-        subsampled=any(details[3 * i + 1] != 1 or details[3 * i + 2] != 1 for i in range(components)),
+        precision=max((details[3 * i] & 0x7F) + 1 for i in range(components)),
+        signed=any(details[3 * i] & 0x80 for i in range(components)),
+        sampling=tuple((details[3 * i + 1], details[3 * i + 2]) for i in range(components)),
         colour_transform=_colour_transform(stream, start + 4 + length),
+        colour_space=_colour_space(stream[:start]),
+        palette=b"pclr" in stream[:start],
     )
 
 
@@ -53,3 +71,10 @@ def _colour_transform(stream: bytes, position: int) -> bool:
             return stream[position + 8] == 1
         position += 2 + struct.unpack_from(">H", stream, position + 2)[0]
     return False
+
+
+def _colour_space(boxes: bytes) -> int | None:
+    start = boxes.find(b"colr")
+    if start < 0 or len(boxes) < start + 11 or boxes[start + 4] != _ENUMERATED:
+        return None
+    return int.from_bytes(boxes[start + 7 : start + 11])

@@ -7,15 +7,18 @@ whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 
-from histomake.slide.jpeg import EOI
-from histomake.slide.sources.base import DamagedTilesError, FileBytes, TileBytes
+from histomake.slide.jpeg import EOI, Colour, JpegStreamError, stated_colour
+from histomake.slide.sources.base import DamagedTilesError, FileBytes, TileBytes, UnsupportedSlideError
 from histomake.slide.store import OnShardClosed, ShardWriter, StoreLevel
 
 PIECE_BYTES = 1 << 20
@@ -24,29 +27,51 @@ TRAILER = 64
 """Number of bytes at the end of a tile that are searched for the end marker, because some writers add padding."""
 
 
-def copy_levels(
-    store: Path, copies: Sequence[tuple[StoreLevel, TileBytes]], threads: int, on_closed: OnShardClosed
-) -> list[int]:
-    """Copy the tiles of several levels; return the number of tiles of each that are empty in the source.
+@dataclass(frozen=True)
+class Copy:
+    """A level whose encoded tiles are copied.
 
-    Raises DamagedTilesError if the first or last bytes of a tile do not belong to the codec of its level.
+    Attributes:
+        level: Level of the store.
+        tiles: Byte ranges of the tiles in the source.
+        gaps: Tiles that the source lacks and that are made, bool (rows, columns), or None.
+        make: Function that returns an encoded tile for a row and column of ``gaps``.
     """
-    checks = [_StreamCheck(level.coding.codec, int(np.count_nonzero(tiles.counts))) for level, tiles in copies]
+
+    level: StoreLevel
+    tiles: TileBytes
+    gaps: np.ndarray | None
+    make: Callable[[int, int], bytes]
+
+
+def copy_levels(store: Path, copies: Sequence[Copy], threads: int, on_closed: OnShardClosed) -> list[int]:
+    """Copy the tiles of several levels; return the number of tiles of each that stay empty.
+
+    Raises DamagedTilesError if the first or last bytes of a tile do not belong to the codec of its level, and
+    UnsupportedSlideError if tiles of one level state different colour spaces.
+    """
+    checks = [_StreamCheck(copy.level.coding.codec, int(np.count_nonzero(copy.tiles.counts))) for copy in copies]
     pool = ThreadPoolExecutor(threads)
     try:
         tasks = []
-        for (level, tiles), check in zip(copies, checks, strict=True):
-            for row, column in product(*map(range, level.shards)):
+        for copy, check in zip(copies, checks, strict=True):
+            for row, column in product(*map(range, copy.level.shards)):
                 if column == 0:
-                    tasks.append(pool.submit(_fetch_band, level, row, tiles))
-                tasks.append(pool.submit(_copy_shard, store, level, (row, column), tiles, check, on_closed))
+                    tasks.append(pool.submit(_fetch_band, copy.level, row, copy.tiles))
+                tasks.append(pool.submit(_copy_shard, store, copy, (row, column), check, on_closed))
         for task in tasks:
             task.result()
     finally:
         pool.shutdown(cancel_futures=True)
     for check in checks:
         check.finish()
-    return [int(np.count_nonzero(tiles.counts == 0)) for _, tiles in copies]
+    absent = (int(np.count_nonzero(copy.tiles.counts == 0)) for copy in copies)
+    return [count - filled(copy.gaps) for count, copy in zip(absent, copies, strict=True)]
+
+
+def filled(gaps: np.ndarray | None) -> int:
+    """Return the number of tiles that are made."""
+    return 0 if gaps is None else int(np.count_nonzero(gaps))
 
 
 def _fetch_band(level: StoreLevel, row: int, tiles: TileBytes) -> None:
@@ -59,15 +84,9 @@ def _fetch_band(level: StoreLevel, row: int, tiles: TileBytes) -> None:
             file.fetch(first, end - first)
 
 
-def _copy_shard(
-    store: Path,
-    level: StoreLevel,
-    place: tuple[int, int],
-    tiles: TileBytes,
-    check: _StreamCheck,
-    on_closed: OnShardClosed,
-) -> None:
+def _copy_shard(store: Path, copy: Copy, place: tuple[int, int], check: _StreamCheck, on_closed: OnShardClosed) -> None:
     """Copy the tiles of the shard at ``place`` (row, column) in the order in which they lie in the file."""
+    level, tiles = copy.level, copy.tiles
     top, left = place[0] * level.shard_rows, place[1] * level.shard_columns
     box = slice(top, top + level.shard_rows), slice(left, left + level.shard_columns)
     rows, columns = np.nonzero(tiles.counts[box])
@@ -75,9 +94,10 @@ def _copy_shard(
     order = np.argsort(offsets, kind="stable")
     rows, columns, offsets, sizes = (array[order] for array in (rows, columns, offsets, sizes))
     pieces = list(_pieces(sizes))
-    if not pieces:
+    made = [] if copy.gaps is None else np.argwhere(copy.gaps[box]).tolist()
+    if not pieces and not made:
         return
-    buffer = memoryview(bytearray(max(int(sizes[piece].sum()) for piece in pieces)))
+    buffer = memoryview(bytearray(max((int(sizes[piece].sum()) for piece in pieces), default=0)))
     path = store / level.shard_key(*place)
     with FileBytes(tiles.path) as file, ShardWriter(path, level.shard_rows, level.shard_columns) as writer:
         for piece in pieces:
@@ -85,6 +105,9 @@ def _copy_shard(
             _read_tiles(file, offsets[piece], sizes[piece], data)
             check.add(top + rows[piece], left + columns[piece], sizes[piece], data)
             writer.append(rows[piece], columns[piece], sizes[piece], data)
+        for row, column in made:
+            tile = copy.make(top + row, left + column)
+            writer.append(row, np.array([column]), np.array([len(tile)]), tile)
     on_closed(path, writer.sha256)
 
 
@@ -113,6 +136,8 @@ class _StreamCheck:
         self._total = total
         self._bad: list[tuple[int, int]] = []
         self._unended: list[tuple[int, int]] = []
+        self._colours: dict[int, Colour | None] = {}
+        """Colour space that the first tile states which begins with a marker, by the marker."""
 
     def add(self, rows: np.ndarray, columns: np.ndarray, sizes: np.ndarray, data: memoryview) -> None:
         """Check tiles whose bytes are concatenated in ``data``."""
@@ -126,12 +151,24 @@ class _StreamCheck:
         for i in np.flatnonzero(tail != 0xFFD9):
             if EOI not in bytes(data[max(int(starts[i]), int(ends[i]) - TRAILER) : int(ends[i])]):
                 self._unended.append((int(rows[i]), int(columns[i])))
+        if self._codec == "jpeg" and not bad.any():
+            self._add_colours(view, starts, ends)
+
+    def _add_colours(self, view: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Parse one tile of each kind: encoders put the marker that states a colour space first."""
+        markers, first = np.unique(view[np.minimum(starts + 3, len(view) - 1)], return_index=True)
+        for marker, i in zip(markers.tolist(), first.tolist(), strict=True):
+            if marker not in self._colours:
+                with suppress(JpegStreamError, struct.error):  # told where the tile is decoded
+                    self._colours[marker] = stated_colour(view[starts[i] : ends[i]].tobytes())
 
     def finish(self) -> None:
         """Raise DamagedTilesError if damaged tiles were found.
 
         Missing end markers are ignored if at least half of the tiles lack one: some writers never write them.
         """
+        if len(set(self._colours.values())) > 1:
+            raise UnsupportedSlideError("tiles of one level state different colour spaces")
         bad = set(self._bad + (self._unended if len(self._unended) < self._total / 2 else []))
         if bad:
             listed = ", ".join(f"row {r} column {c}" for r, c in sorted(bad)[:5])

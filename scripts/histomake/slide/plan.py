@@ -19,7 +19,10 @@ EXTEND_ABOVE_PX = 4096
 
 
 def plan_levels(source: Sequence[SourceLevel], config: Convert) -> list[StoreLevel]:
-    """Return the levels of the store: those of the source, then halvings of the coarsest level where needed."""
+    """Return the levels of the store: those of the source, then halvings of the coarsest level where needed.
+
+    Tiles of levels with a ``coding`` are copied.
+    """
     levels = [lay_out(level, source[0], f"{i}", config) for i, level in enumerate(source)]
     longest = max(levels[-1].width, levels[-1].height)
     if len(levels) > 1 and longest <= EXTEND_ABOVE_PX:
@@ -30,6 +33,14 @@ def plan_levels(source: Sequence[SourceLevel], config: Convert) -> list[StoreLev
         layout = lay_out(half, source[0], f"{len(levels)}", config)
         levels.append(replace(layout, downsample=last.downsample * 2))
     return levels
+
+
+def copied_levels(source: Sequence[SourceLevel], config: Convert) -> tuple[SourceLevel, ...]:
+    """Return the levels of a source without the coding of those that are encoded again.
+
+    With zstd nothing is copied: it is the codec that every reader of OME-Zarr has.
+    """
+    return tuple(replace(level, coding=None) for level in source) if config.codec == "zstd" else tuple(source)
 
 
 def lay_out(level: SourceLevel, finest: SourceLevel, path: str, config: Convert) -> StoreLevel:

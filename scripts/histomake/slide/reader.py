@@ -193,6 +193,13 @@ class SlideReader:
         ((_, data),) = self._encoded(index, row, column, column + 1)
         return self._decoded(index, row, column, data, 1, self.levels[index].tile_height)
 
+    def tile_sizes(self, index: int) -> np.ndarray:
+        """Return the encoded bytes of every tile of a level, int64 (rows, columns), 0 for empty tiles."""
+        try:
+            return self._store.tile_sizes(index)
+        except StoreError as error:
+            raise self._error(f"level {index}: {error}") from error
+
     def encoded_tiles(self, index: int, tiles: Iterable[tuple[int, int]]) -> list[bytes | None]:
         """Return tiles (row, column) of a JPEG level as complete JPEG files to decode elsewhere, None where empty."""
         coding = self.levels[index].coding

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -332,6 +332,20 @@ class Store:
             found += [None] * count if shard is None else shard.read_row(inner_row * across + inner, count)
             first += count
         return found
+
+    def tile_sizes(self, level: int) -> np.ndarray:
+        """Return the encoded bytes of every tile of a level, int64 (rows, columns), 0 for empty tiles."""
+        layout = self.levels[level]
+        down, across = layout.shards
+        sizes = np.zeros((down * layout.shard_rows, across * layout.shard_columns), np.int64)
+        for row, column in product(range(down), range(across)):
+            shard = _open_shard(self, level, row, column)
+            if shard is not None:
+                counts = shard.index[:, 1].reshape(layout.shard_rows, layout.shard_columns)
+                top, left = row * layout.shard_rows, column * layout.shard_columns
+                place = slice(top, top + layout.shard_rows), slice(left, left + layout.shard_columns)
+                sizes[place] = np.where(counts == ABSENT, 0, counts)
+        return sizes[: layout.grid[0], : layout.grid[1]]
 
     def open_shard(self, level: int, row: int, column: int) -> _Shard | None:
         """Open a shard without the cache; return None if it does not exist."""

@@ -44,6 +44,8 @@ class ManifestLevel(Part, frozen=True, kw_only=True):
     """Whether encoded tiles were copied from the slide. Otherwise pixels were encoded again."""
     empty_tiles: Count
     """Tiles that are not stored because the slide has no pixels there."""
+    filled_tiles: Count = 0
+    """Tiles that the file lacks on this level only, and that were made from the next finer level."""
 
 
 class Bounds(Part, frozen=True, kw_only=True):
@@ -89,7 +91,8 @@ class Manifest(StageRecord, frozen=True, kw_only=True):
     bounds: Bounds | None = None
     """The scanned part of the slide, where the scanner states one."""
     associated: dict[str, str]
-    """Associated images (``thumbnail``, ``label``, ``macro``): ``stored``, or why one was left out."""
+    """Associated images (``thumbnail``, ``label``, ``macro``) and all else in the file that is not the slide:
+    ``stored``, or why it was left out."""
     sha256: str
     """sha256 of the slide file; of several files, of their sorted (name, sha256) list."""
     checksums: dict[str, str]

@@ -39,11 +39,26 @@ PARSE_ERRORS = (
 MAX_SIDE_PX = 2_000_000
 """Longest plausible side of a level in pixels: 200 mm at 0.1 µm per pixel."""
 
+MAX_AREA_PX = 1 << 38
+"""Largest plausible area of a level in pixels: 52 mm square at 0.1 µm per pixel. A header of a few bytes can state
+more, with tiles that are all absent."""
+
+MAX_ASSOCIATED_PX = 1 << 25
+"""Largest associated image in pixels: thumbnails have about 1 M. A larger one is left out."""
+
 WHITE = 255
 
 
 class UnsupportedSlideError(Exception):
     """The file is complete, but its format is not supported; the message names the feature."""
+
+
+class MissingFilesError(Exception):
+    """The path is one part of a slide, and the others are not there; the message names them."""
+
+
+class DamagedSlideError(Exception):
+    """The header contradicts itself or cannot be parsed."""
 
 
 class TruncatedSlideError(Exception):
@@ -56,6 +71,17 @@ class ImplausibleSlideError(Exception):
 
 class DamagedTilesError(Exception):
     """Some tiles do not match their header."""
+
+
+SOURCE_ERRORS = (
+    UnsupportedSlideError,
+    MissingFilesError,
+    DamagedSlideError,
+    TruncatedSlideError,
+    ImplausibleSlideError,
+    DamagedTilesError,
+)
+"""What a source raises about its own file."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,10 @@ class SourceInfo:
     tag_mpp: tuple[float, float] | None = None
     bounds: tuple[int, int, int, int] | None = None
     properties: dict[str, str] = field(default_factory=dict)
+    orientation: int = 1
+    """Orientation tag of TIFF and EXIF: 1 is upright."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Images and objects of the file that are not the slide: a name that identifies nobody → why it is left out."""
 
 
 class Source(ABC):
@@ -112,8 +142,19 @@ class Source(ABC):
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read a region inside ``level`` as uint8 (height, width, 3). Raises DamagedTilesError for damaged data."""
 
+    def missing(self, level: int) -> np.ndarray | None:
+        """Return which tiles of ``level`` the file does not hold, bool (rows, columns); None if it holds all."""
+        return None
+
+    def to_fill(self, level: int) -> np.ndarray | None:
+        """Return which missing tiles of ``level`` `read` makes from the finer level, bool (rows, columns), or None."""
+        return None
+
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Return readers of the label, macro and thumbnail images: name → function returning uint8 (h, w, 3)."""
+        """Return readers of the label, macro and thumbnail images: name → function returning uint8 (h, w, 3).
+
+        A thumbnail is one by name only: `same_content.is_thumbnail` tells whether it shows the slide.
+        """
         return {}
 
     @abstractmethod
@@ -129,7 +170,7 @@ class Source(ABC):
 
 def check_size(width: int, height: int) -> None:
     """Raise ImplausibleSlideError if a level cannot have this size."""
-    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX and width * height <= MAX_AREA_PX):
         raise ImplausibleSlideError(f"the header states {width} x {height} px, which is not a plausible size")
 
 

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import struct
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import pydicom
 from pydicom import uid
 
-from histomake.slide.codec import TileCoding
+from histomake.base.files import sha256_file
 from histomake.slide.companions import slide_files
-from histomake.slide.jpeg import Colour, read_frame, stated_colour
-from histomake.slide.jpeg2000 import read_codestream
+from histomake.slide.same_content import is_reduced
 from histomake.slide.sources.base import (
-    PARSE_ERRORS,
-    DamagedTilesError,
-    FileBytes,
-    ImplausibleSlideError,
+    MAX_ASSOCIATED_PX,
+    DamagedSlideError,
     Source,
     SourceInfo,
-    SourceLevel,
     TileBytes,
-    TruncatedSlideError,
     UnsupportedSlideError,
-    check_size,
-    paste,
-    to_rgb,
-    touching,
 )
+from histomake.slide.sources.dicom_instance import WSI_STORAGE, Instance, role_of
 
-ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-ENCAPSULATED = 0xFFFFFFFF
-EXPLICIT_LONG_HEADER = 12
-IMPLICIT_HEADER = 8
-WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 # All other attributes may identify the patient, the physician, the place or the date.
 KEPT = ("Manufacturer", "ManufacturerModelName", "LossyImageCompressionMethod", "LossyImageCompressionRatio")
+
+NAMES = {"LABEL": "label", "OVERVIEW": "macro", "LOCALIZER": "macro", "THUMBNAIL": "thumbnail"}
+VOLUME = "VOLUME"
+ASPECT = 0.02
+"""Largest relative difference of aspect ratios between the levels of a slide."""
 
 
 class DicomSource(Source):
@@ -48,47 +38,112 @@ class DicomSource(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._instances: list[_Instance] = []
-        self._others: list[_Instance] = []
+        self._instances: list[Instance] = []
+        self._others: dict[str, Callable[[], Instance]] = {}
+        self._foreign: Counter[str] = Counter()
+        self._unstated = 0
         try:
             for file in slide_files(path):
                 self._add(file)
-            self.info = self._describe()
+            copies = self._drop_copies()
+            self.info = self._describe(copies)
         except BaseException:
             self.close()
             raise
 
     def _add(self, file: Path) -> None:
+        """Add an image of the slide; count objects of other kinds: annotations, segmentations, DICOMDIR."""
         if not is_dicom(file):
             return
-        instance = _Instance(file)
-        (self._instances if instance.flavor in ("VOLUME", "") else self._others).append(instance)
+        with file.open("rb") as stream:
+            header = pydicom.dcmread(stream, stop_before_pixels=True)
+            pixels_at = stream.tell()
+        storage = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        if storage != WSI_STORAGE:
+            self._foreign[uid.UID(storage).name if storage else "objects of no stated class"] += 1
+            return
+        role = role_of(header)
+        if role == VOLUME:
+            self._instances.append(Instance(file, header, pixels_at))
+        elif role:
+            self._others[NAMES[role]] = partial(Instance, file, header, pixels_at)
+        else:
+            self._unstated += 1
 
-    def _describe(self) -> SourceInfo:
+    def _drop_copies(self) -> int:
+        """Keep one of the instances that are files of the same bytes; return the number of those dropped."""
+        kept: dict[tuple[str, int], list[Instance]] = {}
+        copies = 0
+        for instance in self._instances:
+            key = str(instance.header.get("SOPInstanceUID", "")), instance.path.stat().st_size
+            alike = kept.setdefault(key, [])
+            if alike and sha256_file(alike[0].path) == sha256_file(instance.path):
+                copies += 1
+                instance.close()
+            else:
+                alike.append(instance)
+        self._instances = [instance for alike in kept.values() for instance in alike]
+        return copies
+
+    def _describe(self, copies: int) -> SourceInfo:
         if not self._instances:
-            raise UnsupportedSlideError("found no DICOM whole-slide image of type VOLUME")
+            found = ", ".join(sorted(self._foreign)) or "no DICOM whole-slide image"
+            raise UnsupportedSlideError(f"found no DICOM whole-slide image of type VOLUME, but {found}")
         series = {instance.series for instance in self._instances}
         if len(series) > 1:
             raise UnsupportedSlideError(f"the folder holds {len(series)} series; put each slide into its own folder")
         self._instances.sort(key=lambda instance: -instance.width)
+        self._check_sizes()
+        self._check_levels()
+        if any(instance.shows_label() for instance in self._instances):
+            raise UnsupportedSlideError("the image shows the label of the glass, or text that was burnt in")
         finest = self._instances[0]
-        properties = {f"dicom.{key}": str(finest.header[key].value) for key in KEPT if key in finest.header}
+        left_out = {name: f"left out: {count} of them, no image of the slide" for name, count in self._foreign.items()}
+        if copies:
+            left_out["copies"] = f"left out: {copies} files with the same bytes as others"
+        if self._unstated:
+            left_out["unknown"] = f"left out: {self._unstated} images whose ImageType does not say what they show"
         return SourceInfo(
             family="dicom",
             vendor=str(finest.header.get("Manufacturer") or "dicom").lower(),
             levels=tuple(instance.level for instance in self._instances),
             vendor_mpp=finest.mpp(),
-            properties=properties,
+            properties={f"dicom.{key}": str(finest.header[key].value) for key in KEPT if key in finest.header},
+            left_out=left_out,
         )
+
+    def _check_sizes(self) -> None:
+        """Raise UnsupportedSlideError if several images have one size: planes, channels, or several slides."""
+        sizes = Counter((instance.width, instance.height) for instance in self._instances)
+        for (width, height), count in sizes.items():
+            if count > 1:
+                alike = [i.header for i in self._instances if (i.width, i.height) == (width, height)]
+                grey = all(int(header.SamplesPerPixel) == 1 for header in alike)
+                kind = "channels" if grey else "focal planes or copies"
+                raise UnsupportedSlideError(
+                    f"{count} images of {width} x {height} px, which are {kind}; only one is read"
+                )
+
+    def _check_levels(self) -> None:
+        """Raise DamagedSlideError if an image is not a reduced version of the next finer one."""
+        for finer, coarser in zip(self._instances, self._instances[1:], strict=False):
+            aspect = coarser.width / coarser.height / (finer.width / finer.height)
+            sizes = coarser.tile_bytes().counts
+            if abs(aspect - 1) > ASPECT + 2 / min(coarser.width, coarser.height) or not is_reduced(
+                coarser.level, coarser.read, finer.level, finer.read, sizes
+            ):
+                raise DamagedSlideError(
+                    f"{coarser.path.name} ({coarser.width} x {coarser.height} px) does not show what {finer.path.name} "
+                    "shows, although both are images of one series"
+                )
 
     def tile_bytes(self, level: int) -> TileBytes:
         """Return the byte ranges of the frames."""
-        instance = self._instances[level]
-        rows, columns = instance.level.grid
-        offsets, counts = np.zeros((rows, columns), np.uint64), np.zeros((rows, columns), np.uint64)
-        for place, ((offset, count),) in instance.frames.items():
-            offsets[place], counts[place] = offset, count
-        return TileBytes(instance.path, offsets, counts)
+        return self._instances[level].tile_bytes()
+
+    def missing(self, level: int) -> np.ndarray | None:
+        """Return which places have no frame, or an empty one."""
+        return self._instances[level].missing
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read pixels of ``level`` as uint8 (height, width, 3)."""
@@ -96,17 +151,23 @@ class DicomSource(Source):
 
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
         """Return readers of the label, overview (macro) and thumbnail instances."""
-        names = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
-        return {
-            names[instance.flavor]: partial(instance.read, 0, 0, instance.width, instance.height)
-            for instance in self._others
-            if instance.flavor in names
-        }
+        return {name: partial(_picture, opened) for name, opened in self._others.items()}
 
     def close(self) -> None:
         """Close the files."""
-        for instance in (*self._instances, *self._others):
+        for instance in self._instances:
             instance.close()
+
+
+def _picture(opened: Callable[[], Instance]) -> np.ndarray:
+    """Read a whole associated image."""
+    instance = opened()
+    try:
+        if instance.width * instance.height > MAX_ASSOCIATED_PX:
+            raise UnsupportedSlideError(f"it has {instance.width} x {instance.height} px")
+        return instance.read(0, 0, instance.width, instance.height)
+    finally:
+        instance.close()
 
 
 def is_dicom(path: Path) -> bool:
@@ -114,160 +175,3 @@ def is_dicom(path: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(128)
         return stream.read(4) == b"DICM"
-
-
-@dataclass(init=False)
-class _Instance:
-    """One SOP instance: a level, label, overview or thumbnail. ``frames`` maps (row, column) to fragments."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with path.open("rb") as stream:
-            self.header = pydicom.dcmread(stream, stop_before_pixels=True)
-            start = stream.tell()
-        if self.header.get("SOPClassUID") != WSI_STORAGE:
-            raise UnsupportedSlideError(f"{path.name} is not a VL Whole Slide Microscopy Image")
-        self.flavor = str(self.header.ImageType[2]).upper() if len(self.header.get("ImageType", ())) > 2 else ""
-        self.series = str(self.header.get("SeriesInstanceUID", ""))
-        self.syntax = uid.UID(self.header.file_meta.TransferSyntaxUID)
-        self.width = int(self.header.TotalPixelMatrixColumns)
-        self.height = int(self.header.TotalPixelMatrixRows)
-        self.tile_width, self.tile_height = int(self.header.Columns), int(self.header.Rows)
-        check_size(self.width, self.height)
-        check_size(self.tile_width, self.tile_height)
-        if self.header.BitsAllocated != 8:
-            raise UnsupportedSlideError(f"{self.header.BitsAllocated} bits per sample; only 8 bits are supported")
-        if "InConcatenationNumber" in self.header:
-            raise UnsupportedSlideError("the instance is one part of a concatenation, which is not supported")
-        self._file = FileBytes(path)
-        try:
-            fragments = self._fragments(start)
-            self.frames = {place: fragments[i] for i, place in enumerate(self._places(len(fragments)))}
-            self.level = SourceLevel(self.width, self.height, self.tile_width, self.tile_height, self._coding())
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _places(self, count: int) -> list[tuple[int, int]]:
-        """Return (row, column) of each frame; only the first focal plane or optical path is kept."""
-        rows, columns = -(-self.height // self.tile_height), -(-self.width // self.tile_width)
-        if self.header.get("DimensionOrganizationType") != "TILED_SPARSE":
-            if count < rows * columns:
-                raise ImplausibleSlideError(f"{self.path.name} needs {rows * columns} frames, but has only {count}")
-            return [divmod(i, columns) for i in range(rows * columns)]
-        places = []
-        for group in self.header.PerFrameFunctionalGroupsSequence:
-            position = group.PlanePositionSlideSequence[0]
-            left = int(position.ColumnPositionInTotalImagePixelMatrix) - 1
-            top = int(position.RowPositionInTotalImagePixelMatrix) - 1
-            if left % self.tile_width or top % self.tile_height:
-                raise UnsupportedSlideError("frames do not lie on a regular grid")
-            places.append((top // self.tile_height, left // self.tile_width))
-        if len(set(places)) < len(places) or len(places) > count:
-            raise UnsupportedSlideError("several frames share one position, or frames are missing")
-        return places
-
-    def _fragments(self, start: int) -> list[list[tuple[int, int]]]:
-        """Return the byte ranges of each frame, in file order (DICOM PS3.5, A.4)."""
-        explicit = not self.syntax.is_implicit_VR
-        header = EXPLICIT_LONG_HEADER if explicit else IMPLICIT_HEADER
-        (length,) = struct.unpack("<I", self._file.read(start + header - 4, 4))
-        start += header
-        if length != ENCAPSULATED:
-            size = self.tile_width * self.tile_height * int(self.header.SamplesPerPixel)
-            if start + length > self._file.size:
-                raise TruncatedSlideError(f"{self.path.name} ends before the end of its pixel data")
-            return [[(start + i * size, size)] for i in range(length // size)]
-        items = self._items(start)
-        table, first, fragments = items[0], items[1][0] - 8 if len(items) > 1 else 0, items[1:]
-        frames = int(self.header.get("NumberOfFrames", 1))
-        if len(fragments) == frames:
-            return [[fragment] for fragment in fragments]
-        offsets = np.frombuffer(self._file.read(*table), "<u4").astype(np.int64) + first
-        if len(offsets) != frames:
-            raise UnsupportedSlideError(f"no offset table assigns the {len(fragments)} fragments to {frames} frames")
-        owner = np.searchsorted(offsets, [offset - 8 for offset, _ in fragments], side="right") - 1
-        grouped: list[list[tuple[int, int]]] = [[] for _ in range(frames)]
-        for frame, fragment in zip(owner, fragments, strict=True):
-            grouped[int(frame)].append(fragment)
-        return grouped
-
-    def _items(self, position: int) -> list[tuple[int, int]]:
-        """Return (offset, length) of every item: the basic offset table, then the fragments."""
-        items: list[tuple[int, int]] = []
-        while True:
-            tag, length = struct.unpack("<4sI", self._file.read(position, 8))
-            if tag == DELIMITER:
-                return items
-            if tag != ITEM:
-                raise DamagedTilesError(f"no item tag at byte {position} of {self.path.name}")
-            if position + 8 + length > self._file.size:
-                raise TruncatedSlideError(f"{self.path.name} ends inside a frame")
-            items.append((position + 8, length))
-            position += 8 + length
-
-    def _coding(self) -> TileCoding | None:
-        if self.header.SamplesPerPixel != 3 or any(len(parts) != 1 for parts in self.frames.values()):
-            return None
-        last = max(self.frames)
-        samples = [self._file.read(*self.frames[place][0]) for place in (min(self.frames), last)]
-        size = self.tile_width, self.tile_height
-        if self.syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit):
-            frames = [read_frame(sample) for sample in samples]
-            if all((f.width, f.height, f.components, f.precision, f.sequential) == (*size, 3, 8, True) for f in frames):
-                return TileCoding("jpeg", self._jpeg_colour(samples[0]))
-        if self.syntax in (uid.JPEG2000, uid.JPEG2000Lossless):
-            streams = [read_codestream(sample) for sample in samples]
-            if all((s.width, s.height, s.components, s.precision) == (*size, 3, 8) for s in streams):
-                return TileCoding("jpeg2k")
-        return None
-
-    def _jpeg_colour(self, sample: bytes) -> Colour:
-        # The markers of the stream take precedence: some converters copy RGB tiles under a header that states YBR_FULL.
-        return stated_colour(sample) or ("RGB" if self.header.PhotometricInterpretation == "RGB" else "YCBCR")
-
-    def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Read pixels as uint8 (height, width, 3), white where there is no frame."""
-        out = np.full((height, width, 3), 255, np.uint8)
-        for row, column in touching(x, y, width, height, self.tile_width, self.tile_height):
-            if (row, column) in self.frames:
-                tile = self._decode(row, column)
-                paste(out, tile, column * self.tile_width - x, row * self.tile_height - y)
-        return out
-
-    def _decode(self, row: int, column: int) -> np.ndarray:
-        data = b"".join(self._file.read(*part) for part in self.frames[row, column])
-        try:
-            if self.syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit):
-                colour = self._jpeg_colour(data) if self.header.SamplesPerPixel == 3 else None
-                outcome = "RGB" if colour else None
-                tile = imagecodecs.jpeg8_decode(data, colorspace=colour, outcolorspace=outcome)
-            elif self.syntax in (uid.JPEG2000, uid.JPEG2000Lossless):
-                tile = imagecodecs.jpeg2k_decode(data)
-            elif not self.syntax.is_encapsulated:
-                tile = self._native(data)
-            else:
-                raise UnsupportedSlideError(f"transfer syntax {self.syntax.name} is not supported")
-            return to_rgb(tile)
-        except PARSE_ERRORS as error:
-            raise DamagedTilesError(f"frame (row {row}, column {column}) cannot be decoded: {error}") from error
-
-    def _native(self, data: bytes) -> np.ndarray:
-        samples = int(self.header.SamplesPerPixel)
-        pixels = np.frombuffer(data, np.uint8)
-        if samples == 3 and self.header.get("PlanarConfiguration") == 1:
-            return np.ascontiguousarray(np.moveaxis(pixels.reshape(3, self.tile_height, self.tile_width), 0, -1))
-        return pixels.reshape(self.tile_height, self.tile_width, samples)
-
-    def mpp(self) -> tuple[float, float] | None:
-        """Return µm per pixel along x and y: the pixel spacing, else the imaged volume divided by the matrix size."""
-        try:
-            spacing = self.header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
-            return float(spacing[1]) * 1000, float(spacing[0]) * 1000
-        except (AttributeError, IndexError, TypeError):
-            width, height = self.header.get("ImagedVolumeWidth"), self.header.get("ImagedVolumeHeight")
-        return (float(width) * 1000 / self.width, float(height) * 1000 / self.height) if width and height else None
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+from PIL import Image
 
-from histomake.slide.jpeg import EOI, read_frame
+from histomake.slide.jpeg import EOI, application_segments, read_frame
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
     ImplausibleSlideError,
@@ -21,12 +22,24 @@ from histomake.slide.sources.base import (
     to_rgb,
 )
 
-PNG_MAGIC = b"\x89PNG"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_MAGIC = PNG_SIGNATURE[:4]
+EXIF_MARKER = 0xE1
+UPRIGHT = 1
 IHDR_AT = 16
 TRAILER_BYTES = 1 << 16
 
-MAX_PICTURE_PX = 1 << 29
-"""Largest number of pixels of a PNG or JPEG. These formats are decoded as a whole: 1.6 GB of RGB at this size."""
+MAX_PICTURE_BYTES = 1 << 30
+"""Most memory for a PNG or JPEG, which are decoded as a whole. The job has 1.5 GB."""
+
+RGB_BYTES, RGBA_BYTES = 3, 7
+"""Bytes per pixel that are in memory at once: RGB, or RGBA and the RGB that it becomes."""
+
+PROGRESSIVE_BYTES = 9
+"""Bytes per pixel of a progressive JPEG: its coefficients of 2 bytes are collected before they become RGB."""
+
+EXIF_PNG, EXIF_JPEG = b"eXIf", b"Exif\0\0"
+ORIENTATION = 274
 
 BLOCK_PX = 2048
 
@@ -41,6 +54,8 @@ class NpySource(Source):
         except ValueError as error:
             if "mmap length is greater than file size" in str(error):
                 raise TruncatedSlideError("the array is longer than the file") from error
+            if "Python objects" in str(error):
+                raise UnsupportedSlideError("the array holds Python objects, which can run code") from error
             raise
         if self._array.ndim not in (2, 3):
             raise UnsupportedSlideError(f"an array of shape {self._array.shape} is not an image")
@@ -65,9 +80,9 @@ class PictureSource(Source):
         super().__init__(path)
         data = path.read_bytes()
         vendor = "png" if data.startswith(PNG_MAGIC) else "jpeg"
-        width, height = _png_size(data) if vendor == "png" else _jpeg_size(data)
+        width, height, per_pixel = _png_size(data) if vendor == "png" else _jpeg_size(data)
         check_size(width, height)
-        if width * height > MAX_PICTURE_PX:
+        if width * height * per_pixel > MAX_PICTURE_BYTES:
             raise ImplausibleSlideError(f"a {vendor} of {width} x {height} px is too large to be decoded as a whole")
         try:
             pixels = imagecodecs.png_decode(data) if vendor == "png" else imagecodecs.jpeg8_decode(data)
@@ -75,7 +90,8 @@ class PictureSource(Source):
             raise TruncatedSlideError(f"the image cannot be decoded completely: {error}") from error
         self._pixels = to_rgb(pixels)
         level = SourceLevel(width, height, min(BLOCK_PX, width), min(BLOCK_PX, height))
-        self.info = SourceInfo("plain", vendor, (level,))
+        exif = _png_exif(data) if vendor == "png" else _jpeg_exif(data)
+        self.info = SourceInfo("plain", vendor, (level,), orientation=_orientation(exif))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read pixels as uint8 (height, width, 3)."""
@@ -85,15 +101,45 @@ class PictureSource(Source):
         """Do nothing: the pixels are released with the object."""
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from(">II", data, IHDR_AT)
-    return width, height
+def _png_size(data: bytes) -> tuple[int, int, int]:
+    """Return width, height and bytes of memory per pixel."""
+    width, height, _, colour = struct.unpack_from(">IIBB", data, IHDR_AT)
+    alpha = colour & 4 or b"tRNS" in data[:TRAILER_BYTES]
+    return width, height, RGBA_BYTES if alpha else RGB_BYTES
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
+def _jpeg_size(data: bytes) -> tuple[int, int, int]:
+    """Return width, height and bytes of memory per pixel."""
     frame = read_frame(data)
     if frame.components not in (1, 3) or frame.precision != 8:
         raise UnsupportedSlideError(f"JPEG with {frame.components} components of {frame.precision} bits each")
     if EOI not in data[-TRAILER_BYTES:]:
         raise TruncatedSlideError("the JPEG has no end marker")  # decoders would fill the rest with grey
-    return frame.width, frame.height
+    return frame.width, frame.height, RGB_BYTES if frame.sequential else PROGRESSIVE_BYTES
+
+
+def _png_exif(data: bytes) -> bytes:
+    """Return the content of the eXIf chunk, which may lie before or after the pixels."""
+    position = len(PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == EXIF_PNG:
+            return data[position + 8 : position + 8 + length]
+        position += 12 + length
+    return b""
+
+
+def _jpeg_exif(data: bytes) -> bytes:
+    """Return the TIFF structure of the first EXIF segment."""
+    for payload in application_segments(data, EXIF_MARKER):
+        if payload.startswith(EXIF_JPEG):
+            return payload[len(EXIF_JPEG) :]
+    return b""
+
+
+def _orientation(exif: bytes) -> int:
+    """Return the orientation tag of EXIF data, 1 without one."""
+    found = Image.Exif()
+    if exif:
+        found.load(EXIF_JPEG + exif)
+    return int(found.get(ORIENTATION, UPRIGHT))

@@ -1,0 +1,60 @@
+"""Comparison of a new store as our reader and zarr-python show it.
+
+Other programs read the store through zarr-python and its codecs, not through `SlideReader`. Where a stream leaves room
+for two readings, colours would differ between a model and what a person sees.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from histomake.slide.reader import SlideReader
+from histomake.slide.sources.base import UnsupportedSlideError
+from histomake.slide.store import StoreLevel
+
+TILES = 2
+"""Tiles of each level that are compared: the largest, which has the most content, and the last."""
+
+
+def check_store(store: Path, slide_id: str) -> None:
+    """Compare tiles of every level of a store.
+
+    Raises UnsupportedSlideError if the two readers differ, and SlideError if one of the tiles cannot be decoded.
+    """
+    group = zarr.open_group(store, mode="r")
+    with SlideReader(store, slide_id=slide_id) as reader:
+        for index, level in enumerate(reader.levels):
+            array = group[level.path]
+            if not isinstance(array, zarr.Array):
+                raise TypeError(f"{level.path} of {store} is no array")
+            for row, column in _sampled(reader, index):
+                x, y, width, height = _box(level, row, column)
+                ours = reader.read_level(index, x, y, width, height)
+                theirs = np.moveaxis(np.asarray(array[:, y : y + height, x : x + width]), 0, -1)
+                if not np.array_equal(ours, theirs):
+                    raise UnsupportedSlideError(
+                        f"the tiles of level {index} can be read in two ways: at row {row}, column {column} "
+                        f"zarr-python and the reader of patches differ by up to {_difference(ours, theirs)} grey levels"
+                    )
+
+
+def _sampled(reader: SlideReader, index: int) -> list[tuple[int, int]]:
+    sizes = reader.tile_sizes(index)
+    stored = np.argwhere(sizes)
+    if not len(stored):
+        return []
+    largest = np.unravel_index(int(np.argmax(sizes)), sizes.shape)
+    places = {(int(row), int(column)) for row, column in (largest, stored[-1])}
+    return sorted(places)[:TILES]
+
+
+def _box(level: StoreLevel, row: int, column: int) -> tuple[int, int, int, int]:
+    x, y = column * level.tile_width, row * level.tile_height
+    return x, y, min(level.tile_width, level.width - x), min(level.tile_height, level.height - y)
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> int:
+    return int(np.abs(ours.astype(int) - theirs).max())
