@@ -20,18 +20,18 @@ Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 """Figures of scores (n, outputs) and targets of validation patches, by name."""
 
 
-class Thresholds(NamedTuple):
-    """Thresholds of a model, as in its card: of patches, and of slides by the way of pooling patches."""
+class ChosenThresholds(NamedTuple):
+    """ChosenThresholds of a model, as in its card: of patches, and of slides by the way of pooling patches."""
 
     threshold: Threshold
     slide_thresholds: Mapping[str, Threshold]
 
 
-NO_THRESHOLDS = Thresholds(0.5, {})
+NO_THRESHOLDS = ChosenThresholds(0.5, {})
 """Those of a model that needs none."""
 
-ChooseThresholds = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Thresholds]
-"""Thresholds from scores (n, outputs), targets, slides (n,) and tissue shares (n,)."""
+ChooseThresholds = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], ChosenThresholds]
+"""ChosenThresholds from scores (n, outputs), targets, slides (n,) and tissue shares (n,)."""
 
 
 def exclusive_scores(logits: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ class ScoreMeter:
         logits, target = torch.cat(self._logits), torch.cat(self._targets)
         return {"loss": float(loss(logits, target)), **self.measure(self.activate(logits).numpy(), target.numpy())}
 
-    def thresholds(self, slide: np.ndarray, tissue: np.ndarray) -> Thresholds:
-        """Thresholds of patches and slides; ``slide`` int (n,) and ``tissue`` float (n,) of the patches in order."""
+    def thresholds(self, slide: np.ndarray, tissue: np.ndarray) -> ChosenThresholds:
+        """ChosenThresholds of patches and slides; ``slide`` int (n,) and ``tissue`` float (n,) of the patches in order."""
         scores = self.activate(torch.cat(self._logits)).numpy()
         return self.choose(scores, torch.cat(self._targets).numpy(), slide, tissue)
 
@@ -101,7 +101,7 @@ class PixelMeter:
             "dice": float(dice.mean()) if len(dice) else float("nan"),
         }
 
-    def thresholds(self, _slide: np.ndarray, _tissue: np.ndarray) -> Thresholds:
+    def thresholds(self, _slide: np.ndarray, _tissue: np.ndarray) -> ChosenThresholds:
         """A pixel takes the class with the largest score, without a threshold."""
         return NO_THRESHOLDS
 
@@ -156,25 +156,25 @@ def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
     return (best + float(lower.max())) / 2 if len(lower) else best
 
 
-def class_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> Thresholds:
-    """Thresholds of the second of two classes: of patches, and of slides for every way of pooling their patches.
+def class_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> ChosenThresholds:
+    """ChosenThresholds of the second of two classes: of patches, and of slides for every way of pooling their patches.
 
     Slides take the patches' threshold if the validation slides are all alike. With more classes the largest score
     decides, and the threshold is 0.5.
     """
     if scores.shape[1] != 2:
         return no_thresholds(scores, truth, slide, tissue)
-    return Thresholds(*_output_thresholds(scores[:, 1], truth == 1, slide, tissue))
+    return ChosenThresholds(*_output_thresholds(scores[:, 1], truth == 1, slide, tissue))
 
 
-def label_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> Thresholds:
-    """Thresholds of each label, as lists; see `class_thresholds`."""
+def label_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> ChosenThresholds:
+    """ChosenThresholds of each label, as lists; see `class_thresholds`."""
     each = [_output_thresholds(scores[:, c], truth[:, c] > 0.5, slide, tissue) for c in range(scores.shape[1])]
     pooled = {how: [one.of_slides[how] for one in each] for how in POOLINGS}
-    return Thresholds([one.of_patches for one in each], pooled)
+    return ChosenThresholds([one.of_patches for one in each], pooled)
 
 
-def no_thresholds(_scores: np.ndarray, _truth: np.ndarray, _slide: np.ndarray, _tissue: np.ndarray) -> Thresholds:
+def no_thresholds(_scores: np.ndarray, _truth: np.ndarray, _slide: np.ndarray, _tissue: np.ndarray) -> ChosenThresholds:
     """The threshold of a model that needs none."""
     return NO_THRESHOLDS
 

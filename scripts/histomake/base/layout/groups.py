@@ -1,0 +1,169 @@
+"""Paths of files that lie in one folder and belong together: of an embedding, of attributions, of a nucleus cascade."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from histomake.base.files import STORE_METADATA
+
+Number = int | str
+"""A number in a path, or the wildcard in its place."""
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+"""Files of a trained model."""
+
+
+@dataclass(frozen=True)
+class EmbeddingFiles:
+    """Files of the embedding of a model's patches."""
+
+    folder: Path
+
+    @property
+    def features(self) -> Path:
+        """Features and position of every patch."""
+        return self.folder / "features.parquet"
+
+    @property
+    def page(self) -> Path:
+        """Interactive map."""
+        return self.folder / "map.html"
+
+    @property
+    def mosaic(self) -> Path:
+        """Patches laid out by their features."""
+        return self.folder / "mosaic.png"
+
+    @property
+    def record(self) -> Path:
+        """How well classes and sites are separated."""
+        return self.folder / "separation.json"
+
+
+@dataclass(frozen=True)
+class AttributionFiles:
+    """Files of the attribution of a model's predictions to pixels."""
+
+    folder: Path
+
+    @property
+    def panels(self) -> Path:
+        """Picture of all patches with their maps."""
+        return self.folder / "panels.png"
+
+    @property
+    def patches(self) -> Path:
+        """Patches that are explained, with their checks."""
+        return self.folder / "patches.parquet"
+
+    @property
+    def background(self) -> Path:
+        """Training patches that stand for an absent pixel."""
+        return self.folder / "background.parquet"
+
+    @property
+    def maps(self) -> Path:
+        """Attribution of every pixel."""
+        return self.folder / "maps.npz"
+
+    @property
+    def record(self) -> Path:
+        """Checks of the maps as a whole."""
+        return self.folder / "checks.json"
+
+
+@dataclass(frozen=True)
+class CascadeFiles:
+    """Files of a nucleus cascade."""
+
+    folder: Path
+
+    @property
+    def split(self) -> Path:
+        """Role of every slide."""
+        return self.folder / "split.parquet"
+
+    @property
+    def leakage(self) -> Path:
+        """Record of the comparison of slides in different roles."""
+        return self.folder / "leakage.json"
+
+    def level(self, number: Number) -> Path:
+        """Folder of the model of a level."""
+        return self.folder / f"level{number}"
+
+    def weights(self, level: Number) -> Path:
+        """Weights of a level's model."""
+        return self.level(level) / WEIGHTS
+
+    def description(self, level: Number) -> Path:
+        """Description of a level's model."""
+        return self.level(level) / DESCRIPTION
+
+    def history(self, level: Number) -> Path:
+        """Losses during the training of a level."""
+        return self.level(level) / "history.csv"
+
+    def training_details(self, level: Number) -> Path:
+        """Folder of TensorBoard events of a level."""
+        return self.level(level) / "training"
+
+    def points(self, level: Number) -> Path:
+        """Points that a level was trained on."""
+        return self.level(level) / "points.parquet"
+
+    def validation_maps(self, slide: str) -> Path:
+        """Probabilities of all levels everywhere on a validation slide."""
+        return self.folder / "validation" / f"{slide}.npz"
+
+    @property
+    def thresholds(self) -> Path:
+        """Thresholds that were found."""
+        return self.folder / "thresholds.json"
+
+    @property
+    def trials(self) -> Path:
+        """Thresholds that were tried."""
+        return self.folder / "search.parquet"
+
+    @property
+    def pareto_front(self) -> Path:
+        """Figure of cost against F score of all thresholds tried."""
+        return self.folder / "pareto.png"
+
+    def segmentation(self, slide: str) -> Path:
+        """Record of the segmentation of a slide."""
+        return self.folder / "slides" / f"{slide}.json"
+
+    def store(self, slide: str) -> Path:
+        """Label image, probabilities and states of a segmented slide, Zarr."""
+        return self.folder / "slides" / f"{slide}.zarr" / STORE_METADATA
+
+    def outlines(self, slide: str) -> Path:
+        """Outlines of the nuclei of a slide, GeoJSON."""
+        return self.folder / "slides" / f"{slide}.geojson"
+
+    def levels_view(self, slide: str) -> Path:
+        """Picture of what every level did on a slide."""
+        return self.folder / "levels" / f"{slide}.png"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics on the test slides."""
+        return self.folder / "metrics.json"
+
+    @property
+    def metrics_table(self) -> Path:
+        """Metrics of every test slide."""
+        return self.folder / "metrics.parquet"
+
+    @property
+    def table(self) -> Path:
+        """Metrics beside the bars, as text."""
+        return self.folder / "table.txt"
+
+    @property
+    def bars(self) -> Path:
+        """Metrics beside the bars, as a page."""
+        return self.folder / "bars.html"
