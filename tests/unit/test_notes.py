@@ -34,6 +34,24 @@ def test_a_cohort_that_can_be_balanced_needs_no_note(noted):
     assert noted(graded(), split={"stratify": ["site"]}) == []
 
 
+@pytest.mark.parametrize("other", ["p-3", "P3", "p 003", "p_03"])
+def test_patient_ids_that_may_be_one_patient_are_noted(noted, other):
+    slides = [replace(s, patient_id={"p03": "p3", "p04": other}.get(s.patient_id, s.patient_id)) for s in graded()]
+    (note,) = noted(slides)
+    assert note.startswith("patient_ids that may be one patient: ")
+    assert other in note
+
+
+def test_patient_ids_of_the_same_numbers_in_other_places_are_not_noted(noted):
+    names = {"p03": "p1-12", "p04": "p11-2"}
+    assert noted([replace(s, patient_id=names.get(s.patient_id, s.patient_id)) for s in graded()]) == []
+
+
+def test_values_of_a_stratum_that_differ_in_case_are_noted(noted):
+    found = noted(graded(lambda i: ("North", "north", "south ")[i % 2]), split={"stratify": ["site"]})
+    assert found == ["values of site that may be one: North, north"]
+
+
 def test_strata_too_small_to_balance_are_noted(noted):
     (note,) = noted(graded(lambda i: "south" if i < 2 else "north"), split={"stratify": ["site"]})
     assert note.startswith("task t: strata of fewer than 3 patients")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from histomake.base.cells import listed, number
 from histomake.base.errors import ConfigError
 from histomake.base.units import Mpp
-from histomake.config import Config, Task
+from histomake.cohort.rows import SPREADSHEET_ERROR, SheetRow, read_rows
+from histomake.cohort.spellings import alike, folded, words
+from histomake.config import Config, Split, Task
 from histomake.config.kinds import ACCEPTED
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+ROUNDED = re.compile(r"[0-9]+([.,][0-9]+)?[eE]\+[0-9]+")
+"""A long number as a spreadsheet shows it: digits are lost, so that different ids become equal."""
+
 ROLES = ("train", "val", "test", "predict")
 REQUIRED = ("slide_id", "path", "patient_id")
 OPTIONAL = ("annotation", "mpp", "sha256", "site", "split")
+NAMES = ("slide_id", "patient_id", "site")
+"""Columns of names."""
 
 Role = Literal["train", "val", "test", "predict"]
 
@@ -46,20 +53,22 @@ class Slide:
 def classes_of(slide: Slide, task: Task) -> list[str]:
     """Return the classes of a slide for a task, from the sheet."""
     value = slide.value(task.target.column or "") or ""
-    found = value.split(",") if ACCEPTED[task.kind].several else [value]
-    return [name.strip() for name in found if name.strip()]
+    return listed(value) if ACCEPTED[task.kind].several else [value] if value else []
 
 
-def label_columns(config: Config, *, fitted: bool = False) -> set[str]:
-    """Return the label columns that the configuration uses; with ``fitted``, only those of tasks that are trained."""
+def named_columns(config: Config, *, fitted: bool = False) -> set[str]:
+    """Return the columns of labels and strata that the configuration names; with ``fitted``, those needed to train."""
     columns: set[str] = set()
-    for task in config.tasks.values():
-        if fitted and task.trained:
-            continue
-        columns.update(task.split.stratify)
-        if task.target.column:
-            columns.add(task.target.column)
-    return columns - {*REQUIRED, *OPTIONAL}
+    tasks = [task for task in config.tasks.values() if not (fitted and task.trained)]
+    splits: list[Split] = [*(task.split for task in tasks), *(cascade.split for cascade in config.radhical.values())]
+    for split in splits:
+        columns.update(split.stratify)
+    return columns | {task.target.column for task in tasks if task.target.column}
+
+
+def label_columns(config: Config) -> set[str]:
+    """Return the columns that are read as labels of slides."""
+    return named_columns(config) - {*REQUIRED, *OPTIONAL}
 
 
 def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[str, Slide]:
@@ -68,32 +77,24 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[s
     ``check_files`` checks that every slide and annotation exists. The main process does this once; its jobs do not.
     Raises ConfigError with all problems at once.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader((line for line in stream if not line.startswith("#")), delimiter="\t", restkey="\0")
-            header, rows = list(reader.fieldnames or []), list(reader)
-    except FileNotFoundError:
-        raise ConfigError(f"slide sheet {path} does not exist; set its path as `sheet:` in config.yaml") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"slide sheet {path} is not UTF-8 text ({error.reason}); save it as tab-separated text"
-        ) from None
-    labels = label_columns(config)
-    fitting = any((row.get("split") or "").strip() != "predict" for row in rows)
-    needed = label_columns(config, fitted=True) if fitting else set()
-    problems = _header_problems(header, labels, needed)
-    if problems:
-        raise _sheet_error(path, problems)
-    slides = []
-    for number, row in enumerate(rows, start=2):
-        slide, faults = _parse_row(row, labels)
-        problems += [f"row {number} ({row.get('slide_id') or 'no slide_id'}): {fault}" for fault in faults]
+    sheet = read_rows(path)
+    fitting = any(row.cells.get("split") != "predict" for row in sheet.rows)
+    problems, of_header = list(sheet.problems), list(_header_problems(sheet.header, config, fitting=fitting))
+    if of_header:
+        raise _sheet_error(path, of_header + problems)
+    slides, lines = [], dict[str, int]()
+    for row in sheet.rows:
+        slide, faults = _parse_row(row, label_columns(config))
+        problems += [f"line {row.line} ({row.cells['slide_id'] or 'no slide_id'}): {fault}" for fault in faults]
         if slide:
             slides.append(slide)
-    problems += _cohort_problems(slides, config)
+            lines[slide.slide_id] = row.line
+    problems += _id_problems(slides)
+    problems += _label_problems(slides, lines, config)
+    problems += _place_problems(slides, config)
     if check_files:
         problems += _missing_files(slides)
-    if not rows:
+    if not sheet.rows:
         problems.append("the sheet has no rows")
     if problems:
         raise _sheet_error(path, problems)
@@ -104,41 +105,47 @@ def _sheet_error(path: Path | str, problems: list[str]) -> ConfigError:
     return ConfigError(f"slide sheet {path} has {len(problems)} problem(s):\n" + "\n".join(f"  {p}" for p in problems))
 
 
-def _header_problems(header: list[str], labels: set[str], needed: set[str]) -> list[str]:
-    known = {*REQUIRED, *OPTIONAL, *labels}
-    problems = [f"column {c!r} is missing" for c in REQUIRED if c not in header]
-    problems += [
+def _header_problems(header: list[str], config: Config, *, fitting: bool) -> Iterator[str]:
+    """Problems of the columns. Those that nothing uses are allowed, unless a column that is used was meant."""
+    named = named_columns(config)
+    needed = named_columns(config, fitted=True) if fitting else set()
+    yield from (f"column {c!r} is missing" for c in REQUIRED if c not in header)
+    yield from (
         f"column {c!r} is missing, but is used by a task or its split" for c in sorted(needed) if c not in header
-    ]
-    problems += [
-        f"column {c!r} is unknown: use it in a task, or remove it from the sheet" for c in header if c not in known
-    ]
-    problems += [f"column {c!r} appears {n} times" for c, n in Counter(header).items() if n > 1]
-    return problems
+    )
+    reserved = {*REQUIRED, *OPTIONAL} - {"site"}
+    yield from (f"column {c!r} has a meaning of its own: it is no label, no stratum" for c in sorted(named & reserved))
+    known = {*REQUIRED, *OPTIONAL, *named}
+    yield from (f"column {c!r} appears {n} times" for c, n in Counter(header).items() if n > 1 and c in known)
+    for column in header:
+        if column not in known:
+            meant = [name for name in sorted(known) if _column_key(name) == _column_key(column) and name not in header]
+            yield from (
+                f"column {column!r} is not used, but resembles {name!r}: rename it, or remove it" for name in meant
+            )
 
 
-def _parse_row(row: dict[str, str], labels: set[str]) -> tuple[Slide | None, list[str]]:
+def _column_key(name: str) -> str:
+    """A column's name without case, marks and the s of a plural."""
+    return words(name).replace(" ", "").removesuffix("s")
+
+
+def _parse_row(row: SheetRow, labels: set[str]) -> tuple[Slide | None, list[str]]:
     """Parse a row; return the slide, or None if the row is invalid, and the problems of the row."""
-    faults = ["has more fields than the header"] if "\0" in row else []
-    cell = {key: (value or "").strip() for key, value in row.items() if key != "\0"}
+    cell = {key: value for key, value in row.cells.items() if key in {*REQUIRED, *OPTIONAL, *labels}}
+    faults = list(_text_faults(cell))
     if not SLIDE_ID.fullmatch(cell["slide_id"]):
         faults.append(
             f"slide_id {cell['slide_id']!r} must consist of letters, digits, '.', '_' and '-', and must start with a "
             "letter or digit"
         )
     faults += [f"{column} is empty" for column in ("path", "patient_id") if not cell[column]]
-    faults += [f"{key} contains a control character" for key, value in cell.items() if not value.isprintable()]
-    faults += [
-        f"{column} {cell[column]!r} contains a brace, which is a wildcard in Snakemake; rename or link the file"
-        for column in ("path", "annotation")
-        if set("{}") & set(cell.get(column, ""))
-    ]
     mpp = None
     if cell.get("mpp"):
         try:
-            mpp = Mpp(float(cell["mpp"]))
-        except ValueError:
-            faults.append(f"mpp {cell['mpp']!r} is not a number")
+            mpp = Mpp(number(cell["mpp"]))
+        except ValueError as error:
+            faults.append(f"mpp is {error}")
         else:
             if not 0.05 <= mpp <= 100:
                 faults.append(f"mpp {mpp} is not between 0.05 and 100 µm per pixel")
@@ -153,40 +160,87 @@ def _parse_row(row: dict[str, str], labels: set[str]) -> tuple[Slide | None, lis
     return Slide(cell["slide_id"], cell["path"], cell["patient_id"], mpp=mpp, labels=values, **optional), faults
 
 
-def _cohort_problems(slides: list[Slide], config: Config) -> list[str]:
-    """Return problems of the whole sheet: duplicate ids, and labels that cannot be trained."""
-    problems = [f"slide_id {i!r} appears {n} times" for i, n in Counter(s.slide_id for s in slides).items() if n > 1]
-    folded = Counter(i.casefold() for i in {s.slide_id for s in slides})
-    problems += [
-        f"slide_ids differ only in case: {i!r}; some file systems do not distinguish them"
-        for i, n in folded.items()
-        if n > 1
-    ]
+def _text_faults(cell: Mapping[str, str]) -> Iterator[str]:
+    """Cells that no column can have: errors and leftovers of spreadsheets, control characters, wildcards."""
+    for column, value in cell.items():
+        if SPREADSHEET_ERROR.fullmatch(value):
+            yield f"{column} is {value!r}, an error of a spreadsheet; correct the cell, or empty it"
+        if value.startswith("="):
+            yield f"{column} is {value!r}, a formula of a spreadsheet; enter its result"
+        if column in NAMES and ROUNDED.fullmatch(value):
+            yield f"{column} is {value!r}, a number rounded by a spreadsheet; format the cell as text, then enter it"
+        if not value.isprintable():
+            yield f"{column} contains a control character or a space that is not visible ({value!r})"
+    for column in ("path", "annotation"):
+        if set("{}") & set(cell.get(column, "")):
+            yield f"{column} {cell[column]!r} contains a brace, a wildcard in Snakemake; rename or link the file"
+
+
+def _id_problems(slides: list[Slide]) -> Iterator[str]:
+    """Ids that appear twice, and ids that are different only for a computer."""
+    counts = Counter(s.slide_id for s in slides)
+    yield from (f"slide_id {i!r} appears {n} times" for i, n in counts.items() if n > 1)
+    for group in alike(counts, folded):
+        yield f"slide_ids differ only in case: {_quoted(group)}; some file systems do not distinguish them"
+    for group in alike((s.patient_id for s in slides), folded):
+        ids = ", ".join(s.slide_id for s in slides if s.patient_id in group)
+        yield (
+            f"patient_ids differ only in case, spaces or Unicode form: {_quoted(group)} (slides {ids}); a patient must "
+            "have one spelling, or is trained and tested on"
+        )
+
+
+def _quoted(names: Iterable[str]) -> str:
+    """Names with all characters that are not ASCII spelt out, because they may look the same."""
+    return ", ".join(map(ascii, names))
+
+
+def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Config) -> Iterator[str]:
+    """Every label that a task cannot learn or test, and tasks with a single class."""
+    for name, task in config.tasks.items():
+        column = task.target.column
+        if column is None:
+            continue
+        for slide in slides:
+            for fault in _label_faults(slide, task):
+                yield f"line {lines[slide.slide_id]} ({slide.slide_id}): {column} is {fault} (task {name})"
+        learned = [s for s in slides if s.split != "predict"]
+        found = {s.value(column) for s in learned} - {None}
+        if ACCEPTED[task.kind].least_classes is not None and learned and not task.trained and len(found) < 2:
+            values = ", ".join(sorted(map(str, found))) or "no value"
+            yield f"task {name}: column {column!r} has a single class ({values}); at least two are needed"
+
+
+def _label_faults(slide: Slide, task: Task) -> Iterator[str]:
+    """Why the slide's label cannot be learned. An empty cell can: the slide is only predicted then."""
+    value = slide.value(task.target.column or "")
+    if value is None:
+        return
+    if ACCEPTED[task.kind].least_classes is None:
+        try:
+            number(value)
+        except ValueError as error:
+            yield f"{error}; correct the cell, or empty it if the value is unknown"
+        return
+    names = ", ".join(task.target.classes)
+    for label in dict.fromkeys(classes_of(slide, task)):
+        if not label:
+            yield f"{value!r}, with an empty item; remove the comma"
+        elif task.target.classes and label not in task.target.classes:
+            yield f"{label!r}, not one of target.classes ({names}); correct the cell, or empty it if unknown"
+
+
+def _place_problems(slides: list[Slide], config: Config) -> Iterator[str]:
+    """Positions to explain on slides that are not in the sheet."""
     known = {s.slide_id for s in slides}
     # Without training, the configuration may be that of the training cohort, whose slides are not in this sheet.
     all_reused = bool(config.tasks) and all(task.trained for task in config.tasks.values())
-    trains = any(s.split != "predict" for s in slides) and not all_reused
-    problems += [
-        f"explain.{key} names slide {place[0]!r}, which is not in the sheet"
-        for key in ("shap_at", "regions")
-        for place in getattr(config.explain, key)
-        if trains and place[0] not in known
-    ]
-    for name, task in config.tasks.items():
-        column = task.target.column
-        if column is None or ACCEPTED[task.kind].least_classes is None:
-            continue
-        learned = [s for s in slides if s.split != "predict"]
-        found = {s.value(column) for s in learned} - {None}
-        if learned and not task.trained and len(found) < 2:
-            values = ", ".join(sorted(map(str, found))) or "no value"
-            problems.append(f"task {name}: column {column!r} has a single class ({values}); at least two are needed")
-        classes = {label for s in learned for label in classes_of(s, task)}
-        unknown = sorted(classes - set(task.target.classes)) if task.target.classes else []
-        if unknown:
-            names = ", ".join(task.target.classes)
-            problems.append(f"task {name}: column {column!r} contains {unknown}, not in target.classes ({names})")
-    return problems
+    if all_reused or all(s.split == "predict" for s in slides):
+        return
+    for key in ("shap_at", "regions"):
+        for place in getattr(config.explain, key):
+            if place[0] not in known:
+                yield f"explain.{key} names slide {place[0]!r}, which is not in the sheet"
 
 
 def _missing_files(slides: Iterable[Slide]) -> list[str]:

@@ -219,9 +219,9 @@ class Config(Section):
 def parse_config(raw: dict[str, Any], *, origin: str = "config.yaml", files: Sequence[Path | str] = ()) -> Config:
     """Validate raw YAML values. Raises one ConfigError that lists all invalid keys.
 
-    ``files``: where the values come from; later ones have priority. Their repeated keys and unclear numbers are problems
-    too, and problems are listed with the line. Files with other sections than ``raw`` are those of a workflow that uses
-    this one as a module, and are left out.
+    ``files``: where the values come from; later ones have priority. Their repeated keys and unclear numbers are
+    problems too, and problems are listed with the line. Files with other sections than ``raw`` are those of a workflow
+    that uses this one as a module, and are left out.
     """
     sources = [source for source in map(ConfigFile, files) if source.values().keys() <= raw.keys()]
     lines = [f"{_in_file(source, sources)}{problem}" for source in sources for problem in source.problems()]

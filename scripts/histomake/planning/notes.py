@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from histomake.cohort.folds import LEAST, merged_strata, merged_strata_of_task
 from histomake.cohort.sheet import classes_of
+from histomake.cohort.spellings import alike, folded, words
 from histomake.cohort.strata import Stratum
 from histomake.config import Split
 from histomake.config.kinds import ACCEPTED
@@ -26,7 +27,18 @@ NAMED = 8
 
 def notes(plan: Plan) -> list[str]:
     """Notes on a plan, each one line."""
-    return [*_small_strata(plan), *_patients_of_several_classes(plan)]
+    return [*_similar_names(plan), *_small_strata(plan), *_patients_of_several_classes(plan)]
+
+
+def _similar_names(plan: Plan) -> Iterator[str]:
+    """Names that may mean one patient, or one value of a column that is balanced."""
+    slides = plan.slides.values()
+    for group in alike((s.patient_id for s in slides), words):
+        yield f"patient_ids that may be one patient: {listed(group)}; patients, not slides, are divided into roles"
+    splits = [*(task.split for task in plan.config.tasks.values()), *(c.split for c in plan.config.radhical.values())]
+    for column in sorted({"site", *(column for split in splits for column in split.stratify)}):
+        for group in alike(filter(None, (s.value(column) for s in slides)), folded):
+            yield f"values of {column} that may be one: {listed(group)}"
 
 
 def _small_strata(plan: Plan) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from histomake.base.cells import listed, number
 from histomake.base.errors import ConfigError
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config import Target
@@ -133,7 +134,7 @@ def _class(value: str, target: Target, slide_id: str) -> NDArray[np.int64]:
 def _listed_classes(value: str, target: Target, slide_id: str) -> NDArray[np.float32]:
     if not value:
         return np.full(len(target.classes), np.nan, np.float32)
-    found = [_class_index(part.strip(), target, slide_id) for part in value.split(",")]
+    found = [_class_index(part, target, slide_id) for part in listed(value)]
     return np.isin(np.arange(len(target.classes)), found).astype(np.float32)
 
 
@@ -148,12 +149,9 @@ def _class_index(value: str, target: Target, slide_id: str) -> int:
 
 def _number(value: str, target: Target, slide_id: str) -> NDArray[np.float32]:
     try:
-        number = float(value) if value else math.nan
-    except ValueError:
-        number = math.inf
-    if math.isinf(number):
-        raise ConfigError(f"slide {slide_id}: {target.column} is {value!r}, not a number; correct the sheet")
-    return np.array([number], np.float32)
+        return np.array([number(value) if value else math.nan], np.float32)
+    except ValueError as error:
+        raise ConfigError(f"slide {slide_id}: {target.column} is {error}; correct the sheet") from None
 
 
 def _no_cell(value: str, target: Target, slide_id: str) -> NDArray[Any]:
