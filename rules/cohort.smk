@@ -73,6 +73,7 @@ rule quarantine:
         runtime=minutes(10),
     params:
         slides=list(SLIDES),
+        grid=FIRST_GRID,
         max_share=0.0 if CONFIG.on_bad_slide == "fail" else CONFIG.max_quarantined,
         code=code("quarantine.py"),
     script:

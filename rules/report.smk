@@ -8,6 +8,7 @@ rule slide_page:
         annotation=LAYOUT.annotation("{slide}"),
         tissue=LAYOUT.tissue("{slide}"),
         quality=LAYOUT.quality("{slide}"),
+        table=LAYOUT.table(min(CONFIG.grids), "{slide}"),
         overview=LAYOUT.tissue_view("{slide}"),
     output:
         page=report(

@@ -7,11 +7,13 @@ from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import write_list
 from histomake.base.records.tissue import TissueRecord
 from histomake.base.records.warning import SlideWarning
 from histomake.cohort.quarantine import check_loss, collect
+from histomake.patch.table import record_text
 
 
 def main(snakemake):
@@ -25,6 +27,8 @@ def main(snakemake):
             (layout.quality, QualityRecord),
         )
         records = [record for place, kind in stages for record in cache.read_records(map(place, slides), kind.decode)]
+        tables = [layout.table(snakemake.params.grid, slide) for slide in slides]
+        records += cache.read_records(tables, PatchTableRecord.decode, record_text)
         entries = collect(records)
         check_loss(entries, slides=len(slides), max_share=snakemake.params.max_share)
         warnings = SlideWarning.of(records, lost=[entry.slide_id for entry in entries])

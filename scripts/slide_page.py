@@ -8,9 +8,11 @@ from histomake.base.layout import Layout
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
+from histomake.patch.table import record_text
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 
 
@@ -36,6 +38,7 @@ def main(snakemake):
             AnnotationRecord.read(given.annotation),
             TissueRecord.read(given.tissue),
             QualityRecord.read(given.quality),
+            PatchTableRecord.decode(record_text(given.table), given.table),
         )
         patient, site = params.patient
         levels = {name: layout.cascade(name).levels_view(slide) for name in params.cascades}

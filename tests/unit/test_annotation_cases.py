@@ -343,3 +343,47 @@ def test_what_lies_outside_the_slide_is_told(tmp_path):
 def test_an_outline_that_encloses_nothing_is_told(tmp_path):
     record = read(asap(tmp_path, ("T", box(0, 0, 100, 100)), ("T", [(0, 0), (5, 5), (9, 9)]))).record
     assert record.warnings == ("1 outlines of a.xml enclose nothing and are left out.",)
+
+
+# Units and levels are told, with the numbers
+
+
+def in_um(*rings, mpp=0.499):
+    return [feature([[round(v * mpp, 3) for v in point] for point in ring]) for ring in rings]
+
+
+@pytest.mark.parametrize(
+    "rings",
+    [
+        pytest.param([box(100, 100, 2100, 2100)], id="micron.geojson"),
+        pytest.param([box(3, 7, 90, 95), box(1200, 100, 1313, 250)], id="several"),
+        pytest.param([[[10, 20], [33, 20], [47, 61], [12, 55], [10, 20]]], id="freehand"),
+    ],
+)
+def test_coordinates_in_um_are_told(tmp_path, rings):
+    (said,) = read(geojson(tmp_path, *in_um(*rings)), mpp=0.499).record.warnings
+    assert "may be in µm: at 0.499 µm per pixel, 100% of them are whole pixels" in said
+    assert "1108 x 1481" in said
+
+
+def test_coordinates_in_pixels_are_not_doubted(tmp_path):
+    points = np.random.default_rng(0).uniform(10, 1000, (50, 2))
+    circle = shapely.Point(500, 500).buffer(300).exterior.coords
+    for ring in (box(100, 100, 2100, 2100), box(10.5, 20.5, 90.5, 70.5), [list(p) for p in circle]):
+        assert read(geojson(tmp_path, feature(ring)), mpp=0.499).record.warnings == ()
+    hull = shapely.MultiPoint(points).convex_hull.exterior.coords
+    assert read(geojson(tmp_path, feature([list(p) for p in hull])), mpp=0.5).record.warnings == ()
+
+
+@pytest.mark.parametrize("stated", ["0.252", "0,252", "1"])
+def test_an_aperio_file_of_another_resolution_is_told(tmp_path, stated):
+    corners = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in box(100, 100, 900, 900))
+    text = f'<Annotation Name="T"><Regions><Region Type="0">{corners}</Region></Regions></Annotation></Annotations>'
+    path = tmp_path / "a.xml"
+    path.write_text(f'<Annotations MicronsPerPixel="{stated}">{text}')
+    record = read(path, mpp=0.499).record
+    assert record.area_px == {"tumor": 640_000}
+    assert f"a.xml states {stated.replace(',', '.')} µm per pixel, the slide has 0.499" in record.warnings[0]
+    for same in ("0.499", "0.5", "0,4990", "", "0"):
+        path.write_text(f'<Annotations MicronsPerPixel="{same}">{text}')
+        assert read(path, mpp=0.499).record.warnings == ()

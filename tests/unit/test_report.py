@@ -34,6 +34,7 @@ RECORDS = SlideRecords(
     sample_records.no_annotation(),
     sample_records.tissue(area_mm2=2.5, coverage=0.4),
     sample_records.quality(shares={"pen": 0.0, "blur": 0.25, "fold": 0.0}),
+    sample_records.patch_table(),
 )
 
 
@@ -113,8 +114,11 @@ def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do(page_of):
 
 
 def test_a_slide_page_shows_the_warnings_of_every_stage(page_of):
-    told = RECORDS._replace(annotation=sample_records.annotation(warnings=("2 <points> were left out.",)))
-    assert "2 &lt;points&gt; were left out." in page_of(records=told)
+    annotation = sample_records.annotation(warnings=("2 <points> were left out.",))
+    table = sample_records.patch_table(warnings=("At most 3% lies on tissue.",))
+    page = page_of(records=RECORDS._replace(annotation=annotation, table=table))
+    assert "2 &lt;points&gt; were left out." in page
+    assert "At most 3% lies on tissue." in page
 
 
 def test_each_metric_has_one_row_with_a_column_per_level():

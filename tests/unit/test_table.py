@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 import shapely
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.base.errors import Reason
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.config import Grid
 from histomake.patch.grid import SlideGrid
-from histomake.patch.table import read_table
+from histomake.patch.table import METADATA_KEY, read_table
 from histomake.patch.tabulate import empty_table, schema, tabulate, write_patch_table
 from histomake.tissue.artefacts import BLUR, FOLD, PEN
 from hypothesis import given, settings
@@ -183,3 +185,45 @@ def test_a_quarantined_slide_has_an_empty_table_of_the_same_schema(tmp_path):
     assert table.num_rows == 0
     assert table.schema.remove_metadata() == make(class_names=["tumor"]).schema.remove_metadata()
     assert record == outcome
+
+
+def square(x, y, edge, name="tumor"):
+    return Annotation(("box", "tumor"), [(name, shapely.box(x, y, x + edge, y + edge))], None, RECORD)
+
+
+RECORD = sample_records.annotation(class_names=("box", "tumor"), roi=("box",))
+
+
+def warnings(annotation, manifest=MANIFEST, **columns):
+    tissue, artefacts = masks(**columns)
+    table = tabulate(manifest, tissue, artefacts, annotation, PLAIN, ["box", "tumor"], grid_name="x20", max_share=0.5)
+    return PatchTableRecord.decode(table.schema.metadata[METADATA_KEY], "table").warnings
+
+
+def test_an_annotation_on_tissue_needs_no_warning_and_a_box_may_lie_on_glass():
+    assert warnings(square(0, 0, 512)) == ()
+    assert warnings(square(256, 0, 512), tissue=slice(24, 256)) == ()  # three quarters of it on tissue
+    assert warnings(square(0, 0, 512, "box"), tissue=slice(128, 256)) == ()
+    assert warnings(Annotation((), [])) == ()
+
+
+def test_an_annotation_on_glass_is_told_with_the_shares():
+    (said,) = warnings(square(0, 0, 512), tissue=slice(128, 256))
+    assert "At most 0% of the annotated area lies on tissue, which covers 50% of the slide" in said
+    assert "would" not in said
+
+
+def test_the_unit_or_level_that_puts_an_annotation_onto_tissue_is_told():
+    (said,) = warnings(square(1100, 100, 500), tissue=slice(128, 256))
+    assert said.endswith("Read as µm, at 0.5 µm per pixel, 100% would.")
+    finest = MANIFEST.levels[0]
+    levels = (finest, msgspec.structs.replace(finest, path="1", downsample=16.0))
+    (said,) = warnings(square(140, 10, 60), msgspec.structs.replace(MANIFEST, levels=levels), tissue=slice(128, 256))
+    assert said.endswith("Read as pixels of level 1, 100% would.")
+
+
+def test_a_mask_on_glass_is_told():
+    values = np.zeros((128, 256), np.uint8)
+    values[:, :100] = 2
+    (said,) = warnings(Annotation(("box", "tumor"), [], LabelImage(values, 16), RECORD), tissue=slice(90, 256))
+    assert "At most 10% of the annotated area lies on tissue" in said

@@ -130,7 +130,7 @@ def _open_png(path: Path, in_order: bool) -> LabelMask:
 def _open_zarr(path: Path, _in_order: bool) -> LabelMask:
     found = zarr.open(path, mode="r")
     if isinstance(found, zarr.Group):
-        found = found["0"] if "0" in found else found
+        found = found.get("0") or found
     if not isinstance(found, zarr.Array):
         raise AnnotationError("the Zarr group has no array named 0", "Give the path of the array")
     absent = found.nchunks - found.nchunks_initialized

@@ -20,6 +20,7 @@ from histomake.annotation.mask import count_values, open_mask, scale_of
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.annotation.overlap import polygonal, same_outlines
 from histomake.annotation.shapes import cut_out, enclosed_areas
+from histomake.annotation.units import doubtful_unit
 from histomake.annotation.xml_formats import read_xml
 from histomake.base.errors import Reason, SlideError
 from histomake.base.records.annotation import AnnotationRecord
@@ -38,6 +39,9 @@ READERS: dict[str, Reader] = {
     ".json": read_geojson,
 }
 """How files with outlines are read, by suffix. Label masks have the other suffixes, `MASK_SUFFIXES`."""
+
+PHYSICAL = ("ndpa",)
+"""Formats whose coordinates are lengths, not pixels."""
 
 LONGEST = 300
 """Characters of a library's message that are kept; some contain parts of the file."""
@@ -132,6 +136,9 @@ def _from_shapes(path: Path, reading: Reading, record: AnnotationRecord) -> Anno
         supported = ", ".join([*READERS, *MASK_SUFFIXES])
         raise AnnotationError(f"unknown annotation format {path.suffix!r}", f"Supported formats: {supported}")
     annotation_format, drawn = reader(path, reading)
+    if annotation_format not in PHYSICAL:
+        points = shapely.get_coordinates([shape.geometry for shape in drawn])
+        reading.warnings += doubtful_unit(points, reading.slide, path.name)
     if not drawn:
         without_area = f" (only {sum(reading.skipped.values())} shapes without area)" if reading.skipped else ""
         raise AnnotationError(f"the annotation contains no region{without_area}")

@@ -15,6 +15,7 @@ import shapely
 
 from histomake.annotation.drawn import AnnotationError, Drawn, Reading
 from histomake.annotation.shapes import cut_out, enclosed_areas
+from histomake.annotation.units import doubtful_mpp
 from histomake.annotation.xml_stream import Events, number, open_events, points
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def read_xml(path: Path, reading: Reading) -> tuple[str, list[Drawn]]:
         if root.tag == "ASAP_Annotations":
             return "asap", list(_asap(events, reading.skipped))
         if root.tag == "Annotations":
+            reading.warnings += doubtful_mpp(root.get("MicronsPerPixel"), reading.slide, path.name)
             drawn = list(_layers(events, reading.skipped))
             return _dialect(reading.skipped), drawn
         raise AnnotationError(

@@ -45,6 +45,11 @@ def _stamp(path: str) -> Stamp | None:
     return found.st_size, found.st_mtime_ns
 
 
+def read_text(path: str) -> str:
+    """The text of a small file."""
+    return Path(path).read_text()
+
+
 class FileCache:
     """Texts of small files, cached in one Parquet file by path, size and modification time.
 
@@ -79,9 +84,7 @@ class FileCache:
         columns = (table[name].to_pylist() for name in ("path", "size", "mtime_ns"))
         self._cached = {name: ((size, time), i) for i, (name, size, time) in enumerate(zip(*columns, strict=True))}
 
-    def read_texts(
-        self, paths: Iterable[Path | str], read: Callable[[str], str] = lambda path: Path(path).read_text()
-    ) -> list[str | None]:
+    def read_texts(self, paths: Iterable[Path | str], read: Callable[[str], str] = read_text) -> list[str | None]:
         """Return the text of every file, or what ``read`` computes from its path; None if the file does not exist."""
         names = [str(path) for path in paths]
         wanted = [name for name in dict.fromkeys(names) if name not in self._requested]
@@ -101,14 +104,16 @@ class FileCache:
         self.files_read += len(missing)
         return [self._requested[name][1] if name in self._requested else None for name in names]
 
-    def read_records[R](self, paths: Iterable[Path | str], decode: Callable[[str, str], R]) -> list[R]:
-        """Return the record in every file, decoded by ``decode`` from the text and the path.
+    def read_records[R](
+        self, paths: Iterable[Path | str], decode: Callable[[str, str], R], read: Callable[[str], str] = read_text
+    ) -> list[R]:
+        """Return the record in every file, decoded by ``decode`` from the text that ``read`` returns, and the path.
 
         Raises FileNotFoundError for a file that does not exist, and the exceptions of ``decode``.
         """
         names = list(map(str, paths))
         found = []
-        for name, text in zip(names, self.read_texts(names), strict=True):
+        for name, text in zip(names, self.read_texts(names, read), strict=True):
             if text is None:
                 raise FileNotFoundError(f"{name}: no such file")
             found.append(decode(text, name))

@@ -28,4 +28,14 @@ def read_table(path: Path | str) -> tuple[pa.Table, PatchTableRecord | Quarantin
     Raises RecordError where the file has no valid record.
     """
     table = pq.read_table(path)
-    return table, PatchTableRecord.decode((table.schema.metadata or {}).get(METADATA_KEY, b"{}"), path)
+    return table, PatchTableRecord.decode(_record(table.schema), path)
+
+
+def record_text(path: Path | str) -> str:
+    """The record of a patch table as JSON text, without reading the table."""
+    return _record(pq.read_schema(path)).decode()
+
+
+def _record(schema: pa.Schema) -> bytes:
+    found: bytes = (schema.metadata or {}).get(METADATA_KEY, b"{}")
+    return found

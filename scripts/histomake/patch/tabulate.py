@@ -18,6 +18,7 @@ from histomake.base.records.record import Quarantined
 from histomake.base.tables import write_table
 from histomake.config import Grid
 from histomake.patch.grid import SlideGrid
+from histomake.patch.placement import placement_warnings
 from histomake.patch.table import METADATA_KEY, REASONS
 from histomake.tissue.artefacts import BLUR, FOLD, PEN, ArtefactMap
 from histomake.tissue.mask import TissueMask
@@ -96,6 +97,7 @@ def tabulate(
         pa.DictionaryArray.from_arrays(pa.array(reason), pa.array(REASONS)),
     ]
     table = pa.Table.from_arrays(arrays, schema=schema(class_names))
+    labels = [shares[f"area_{name}"] for name in class_names if name not in _roi(annotation)]
     record = PatchTableRecord(
         slide_id=manifest.slide_id,
         sha256=manifest.sha256,
@@ -104,6 +106,15 @@ def tabulate(
         mpp=manifest.mpp,
         grid_name=grid_name,
         grid=grid.dump(),
+        warnings=placement_warnings(
+            np.minimum(np.sum(labels, axis=0), 1) if labels else np.zeros(x.size, np.float32),
+            shares["tissue"],
+            annotation,
+            manifest,
+            columns=columns,
+            rows=rows,
+            span=length,
+        ),
     )
     return table.replace_schema_metadata({METADATA_KEY: record.encode(f"patch table of {manifest.slide_id}")})
 
@@ -155,12 +166,16 @@ def _rounded_areas(
     if not class_names:
         return []
     units = np.rint(np.stack([shares[f"area_{name}"] for name in class_names]) * 10**DECIMALS).astype(np.int32)
-    roi = annotation.record.roi if annotation.record is not None else ()
-    labels = np.array([name not in roi for name in class_names])
+    labels = np.array([name not in _roi(annotation) for name in class_names])
     excess = np.maximum(units[labels].sum(axis=0) - 10**DECIMALS, 0)
     largest = np.where(labels[:, None], units, -1).argmax(axis=0)
     units[largest, np.arange(units.shape[1])] -= excess
     return list((units / 10**DECIMALS).astype(np.float32))
+
+
+def _roi(annotation: Annotation) -> tuple[str, ...]:
+    """Classes that only bound regions of interest."""
+    return annotation.record.roi if annotation.record is not None else ()
 
 
 def _reasons(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import TissueRecord
@@ -50,12 +51,13 @@ class SlideTask:
 
 
 class SlideRecords(NamedTuple):
-    """The records of a usable slide."""
+    """The records of a usable slide; of its patch tables, one."""
 
     manifest: Manifest
     annotation: AnnotationRecord
     tissue: TissueRecord
     quality: QualityRecord
+    table: PatchTableRecord
 
 
 def slide_page(
@@ -91,7 +93,7 @@ def slide_page(
 
 
 def _facts(records: SlideRecords) -> Html:
-    manifest, annotation, tissue, quality = records
+    manifest, annotation, tissue, quality, _ = records
     width_mm, height_mm = (length * manifest.mpp / 1000 for length in (manifest.width, manifest.height))
     artefacts = ", ".join(f"{name} {share:.1%}" for name, share in quality.shares.items() if share) or "none"
     values = {
