@@ -3,7 +3,7 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-# A configuration given with --configfile stands alone: it is not laid over this one.
+# A configuration given with --configfile replaces this one; the two are not merged.
 if not workflow.overwrite_configfiles:
 
     configfile: "config/config.yaml"

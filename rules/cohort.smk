@@ -25,9 +25,8 @@ rule split:
         "../scripts/split.py"
 
 
-# No metric is computed before the slides themselves have been compared, and the sooner a leak is known, the less time is
-# lost. Models do not wait for this rule, or a new slide to test would train them again: rule training_cohort compares
-# the slides of its model.
+# Metrics depend on this comparison. Models do not, because a new test slide would then train them again; rule
+# training_cohort compares the slides of its model instead. The priority reports a leak early.
 rule leakage:
     input:
         manifests=lambda wildcards: [LAYOUT.manifest(s) for s in judged_slides(PLAN.roles[wildcards.task])],
@@ -52,8 +51,9 @@ rule leakage:
         "../scripts/leakage.py"
 
 
-# The table of a slide stands for the records that it is made from. For every input of a job, Snakemake searches all jobs
-# before it: tens of thousands of inputs take minutes. The rule ends a run that lost too many slides, so it goes first.
+# The inputs are one patch table per slide; the records that it was made from are read by path. Snakemake searches all
+# earlier jobs for each input of a job, so tens of thousands of inputs would take minutes. The rule has priority because
+# it stops a run that lost too many slides.
 rule quarantine:
     input:
         tables=lambda wildcards: [LAYOUT.table(FIRST_GRID, s) for s in SLIDES],
@@ -80,7 +80,8 @@ rule quarantine:
         "../scripts/quarantine.py"
 
 
-# The quarantine record stands for the records and the first table of every slide, the scores for every prediction.
+# quarantine.json is made after the records and the first table of every slide, the scores after every prediction. These
+# files are therefore read by path and are not inputs.
 rule catalog:
     input:
         quarantine=LAYOUT.quarantine,

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# A plan consists of millions of objects that live until the process ends. Searching them for garbage takes a quarter of
-# the time, and as long again at the end.
+# A plan consists of millions of objects that live until the process ends. Garbage collection would take a quarter of
+# the planning time, and as long again at the end.
 gc.set_threshold(100_000, 50, 50)
 atexit.register(gc.freeze)
 
-# Of this file, and not of the main Snakefile: that may be another one, which uses this workflow as a module.
+# The folder of this file, not of the main Snakefile, which may be that of a workflow that uses this one as a module.
 ROOT = Path(str(workflow.current_basedir)).parent
 SCRIPTS = ROOT / "scripts"
 if not SCRIPTS.is_dir():
     raise WorkflowError(f"{ROOT} is not a local folder: clone the repository and use the Snakefile in the clone")
-# The library beside the scripts runs, here and in the jobs, also where another copy is installed. Where conda removes
-# PYTHONPATH, the folder that Snakemake appends to the path of every script serves.
+# Use the library next to the scripts, here and in the jobs, even if another copy is installed. With conda, for which
+# Snakemake removes PYTHONPATH, the folder that Snakemake appends to the path of a script has the same effect.
 SEARCHED = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 os.environ.update(PYTHONPATH=os.pathsep.join(dict.fromkeys(filter(None, SEARCHED))))
 sys.path.insert(0, str(SCRIPTS))

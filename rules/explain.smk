@@ -55,7 +55,7 @@ rule embed:
         sites=lambda wildcards: [SLIDES[s].site or "" for s in OUTPUTS.explained(wildcards.task, wildcards.fold)],
         seed=CONFIG.seed,
         code=code("embed.py"),
-        # No Python, so its digest is not part of the code's.
+        # Not Python, so its digest is not part of the code digest.
         page=sha256_file(SCRIPTS / "histomake/explain/embedding_page.js"),
     script:
         "../scripts/embed.py"

@@ -1,4 +1,4 @@
-# Which outputs a run owes, and what happens before and after it. The only file that relies on internals of Snakemake.
+# The outputs of a run, and what happens before and after it. The only file that relies on internals of Snakemake.
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.planning import snakemake_internals as internals
 from histomake.planning.last_run import LastRun
@@ -37,7 +37,7 @@ wildcard_constraints:
     slide=only([s for s in SLIDES if s not in UNCHANGED]) if UNCHANGED else SLIDE_ID.pattern,
 
 
-# The imports stand where they are needed: every job on a cluster reads these files, too, and should start quickly.
+# Imports are local because every job on a cluster reads this file, too, and should start quickly.
 # Snakemake does not run the hooks of a module. The importing workflow can: `onsuccess: histomake.onsuccess()`.
 onstart:
     from histomake.audit import runs

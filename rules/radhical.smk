@@ -1,4 +1,4 @@
-# RADHicaL: one network per magnification; thresholds from validation patients; coarse levels decide what finer ones see.
+# RADHicaL: one network per magnification, thresholds from validation patients. Coarse levels limit what finer ones see.
 from histomake.cohort.leakage import JUDGED
 from histomake.planning.plan import role_table
 
@@ -36,7 +36,7 @@ use rule leakage as radhical_leakage with:
         roles=lambda wildcards: role_table(PLAN.cascade_roles[wildcards.cascade], JUDGED),
 
 
-# Another attempt goes on where the one before was stopped, so the minutes do not double.
+# A retry continues from the checkpoint of the last attempt, so its time limit is not doubled.
 rule radhical_train:
     input:
         manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.cascade_slides(wildcards.cascade, "train")],
@@ -175,7 +175,7 @@ rule radhical_segment:
         "../scripts/radhical_segment.py"
 
 
-# Run times are compared with one another, so one job measures them all, on a small machine with every core.
+# Run times are compared with each other, so one job measures all of them; on a small machine it uses every core.
 rule radhical_compare:
     input:
         manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.cascade_slides(wildcards.cascade, "test")],

@@ -41,7 +41,8 @@ rule slide_page:
         "../scripts/slide_page.py"
 
 
-# Compute times are read from the benchmark files that exist: those change without a change of results.
+# Compute times are read from the benchmark files that exist. They are not inputs, because they change without a change
+# of results.
 rule front_page:
     input:
         catalog=LAYOUT.catalog,

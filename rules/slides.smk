@@ -1,9 +1,9 @@
 # Slide files to OME-Zarr stores.
 
 
-# A store is declared by its zarr.json and not as a directory(): Snakemake would write a timestamp file into the directory,
-# which is hashed and served, and look for that file at every start. Before a job Snakemake deletes the zarr.json only;
-# the job then replaces what is left by a whole new store.
+# A store is declared by its zarr.json and not as a directory(): Snakemake would write a timestamp file into the
+# directory, which is hashed and served, and look for that file at every start. Before a job, Snakemake deletes only the
+# zarr.json; the job then replaces the rest with a new store.
 rule convert:
     input:
         slide=ancient(lambda wildcards: slide(wildcards).path),

@@ -2,8 +2,8 @@
 PRESEGMENT = "presegment_model.py" if TISSUE_MODEL else "presegment.py"
 
 
-# All rules that read pixels need the store. This rule, on which they depend, asks for it. The others name the manifest
-# only: with every further input, a large cohort takes longer to plan. Rule all makes a lost store again.
+# All rules that read pixels need the store. Only this rule, on which they depend, has it as an input. The others have
+# the manifest, because each further input makes a large cohort slower to plan. Rule all makes a lost store again.
 rule presegment:
     input:
         manifest=LAYOUT.manifest("{slide}"),

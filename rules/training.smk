@@ -2,10 +2,10 @@
 from histomake.model.reuse import DESCRIPTION, WEIGHTS
 
 
-# One small file stands for the thousands of slides of a model, so that the jobs behind the model remain cheap to plan.
-# The slides are a param, since a slide that is only to be predicted must not train the model again. No input here may be
-# ancient() and the output of another job: when that job runs, Snakemake looks for no other reason to run the jobs behind
-# it, not even for changed settings.
+# One small file represents the thousands of slides of a model, so that later jobs remain cheap to plan. The slides are
+# a param, because a slide that is only predicted must not train the model again. No input here may be both ancient()
+# and the output of another job: when that job runs, Snakemake checks for no other reason to run the jobs after it, not
+# even for changed settings.
 rule training_cohort:
     input:
         manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)],
@@ -34,8 +34,8 @@ rule training_cohort:
         "../scripts/training_cohort.py"
 
 
-# A further attempt continues where the last one was stopped and needs no more time, so the minutes do not double.
-# Of weights that are not made here, the bytes count and not the date.
+# A retry continues from the checkpoint of the last attempt, so its time limit is not doubled.
+# Weights from elsewhere are compared by their bytes, not by their date.
 rule train:
     input:
         cohort=LAYOUT.training_cohort("{task}", "{fold}"),

@@ -16,7 +16,7 @@ VIEWS = {
 }
 
 
-# One job draws all that shows a slide before any model: one more job per slide would cost more than drawing both again.
+# One job draws all pictures that need no model: a second job per slide would cost more than drawing both again.
 rule overview:
     input:
         manifest=LAYOUT.manifest("{slide}"),

@@ -167,7 +167,7 @@ def test_only_the_networks_of_the_result_are_averaged_and_kept(tmp_path: Path) -
 def test_sigterm_saves_the_state_and_the_next_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     whole = trained(Line(), tmp_path / "whole", steps=9)
     stopped = Line()
-    with pytest.raises(PreemptedError, match="told to stop at step 5"):
+    with pytest.raises(PreemptedError, match="stopped by a signal at step 5"):
         trained(stopped, tmp_path / "state", steps=9, interrupts=StopAt(stopped, 4, signal.SIGTERM))
     result = trained(Line(), tmp_path / "state", steps=9)
     assert all(torch.equal(value, result.weights["line"][name]) for name, value in whole.weights["line"].items())

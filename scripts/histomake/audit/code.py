@@ -46,7 +46,7 @@ FIELDS = {
 
 
 def require_library(scripts: Path) -> None:
-    """Refuse a library that does not lie beside the scripts that use it: their digests would not tell what ran.
+    """Refuse a library that is not next to the scripts that use it: digests would not describe the code that ran.
 
     ``scripts`` is the folder of a rule's script, or one above it. Raises HistomakeError.
     """
@@ -128,7 +128,7 @@ _memory = _Memory("", {})
 
 
 def use_memory(path: Path, *, save: bool) -> None:
-    """Parse only files that have changed since they were last parsed, as the file ``path`` tells.
+    """Parse only files that have changed since they were last parsed, according to the file ``path``.
 
     The time of the last change of the inode is compared, too, which no program can set. With ``save``, what is parsed
     in this process is added to the file when the process ends. It is a cache: it may be deleted.

@@ -62,9 +62,9 @@ def walk(
 
 
 def is_note(path: Path, layout: Layout) -> bool:
-    """Whether a path in the results folder is no result: logs, benchmarks, caches, checkpoints, records of runs.
+    """Whether a path in the results folder is not a result: logs, benchmarks, caches, checkpoints, records of runs.
 
-    No result is made from them, and they may be deleted.
+    No result depends on them, and they may be deleted.
     """
     places = (layout.logs, layout.benchmarks, layout.caches, layout.checkpoints, layout.runs)
     return not {*places, layout.fingerprints, layout.report}.isdisjoint((path, *path.parents))

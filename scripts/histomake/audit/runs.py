@@ -31,7 +31,7 @@ WARNINGS_SHOWN = 20
 
 
 class Converted(msgspec.Struct):
-    """As much of convert's sidecar as tells which bytes it read."""
+    """The part of convert's sidecar that identifies the bytes it read."""
 
     class Params(msgspec.Struct):
         """Its params."""
@@ -42,7 +42,7 @@ class Converted(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """As much of a manifest as tells what became of the slide."""
+    """The part of a manifest that gives the outcome of the conversion."""
 
     status: str
 

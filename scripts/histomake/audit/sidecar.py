@@ -36,12 +36,12 @@ class _OutputDigests(msgspec.Struct):
 
 @contextmanager
 def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[dict[str, str]]:
-    """Run a rule's work: log to its log file and to stderr, and leave a sidecar beside its first output.
+    """Run a rule's work: log to its log file and to stderr, and leave a sidecar next to its first output.
 
     Yields a dict for digests of outputs, by path, that the work knows already: those are not computed again.
 
     An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
-    is an error if the library is not the one beside the rule's script.
+    is an error if the library is not the one next to the rule's script.
     ``cache``: what the rule read the last time, for a rule with inputs of every slide; kept for the next when the
     work is done.
     """
@@ -108,7 +108,7 @@ def _digests(paths: list[str], cache: FileCache) -> dict[str, str | None]:
 
 
 def _stated(paths: list[str], cache: FileCache) -> dict[str, str]:
-    """What the inputs' sidecars say of them; one that stands beside a job's first output tells of the others too."""
+    """Digests of the inputs in their sidecars. That next to a job's first output covers its other outputs too."""
     found: dict[str, str] = {}
     for sidecar in cache.read_texts(f"{path}{SIDECAR}" for path in paths):
         if sidecar:

@@ -81,7 +81,7 @@ def train_level(
     """Train the network of one level; fill ``output`` with weights, card, history and points; return the card.
 
     The weights are an exponential average over the last steps, which is steadier than the last ones. ``state`` is a
-    folder that outlives the job: a run that finds its own checkpoint there goes on from it.
+    folder that outlives the job: a run that finds its own checkpoint there continues from it.
 
     Raises:
         HistomakeError: The slides lack a class, or the loss is not a number.

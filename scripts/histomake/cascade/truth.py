@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class MaskFile:
-    """A label mask in a file. A forked process opens the file anew, because processes must not share its position."""
+    """A label mask in a file. A forked process opens the file again, because processes must not share its position."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._values, self._process = path, open_mask(path), os.getpid()

@@ -39,7 +39,7 @@ def configure(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the files and tell what comes next."""
+    """Write the files and print the next steps."""
     lay_out(options.folder)
     print(NEXT.format(folder=options.folder))
     return 0

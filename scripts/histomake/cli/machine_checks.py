@@ -19,7 +19,7 @@ PYTHON = (3, 12)
 GIB = 1 << 30
 TEMPORARY_BYTES = 5 * GIB
 NAMED = 6
-"""Packages named in one line; of more, the number is told."""
+"""Number of packages that are named in one line. If there are more, they are only counted."""
 
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
 REINSTALL = "make env"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 Stratum = tuple[str, ...]
 
 MERGED = "\uffff"
-"""Value that stands for those of all small strata; no cell of a sheet can hold it, and it sorts last."""
+"""Value that replaces those of all small strata; no cell of a sheet can hold it, and it sorts last."""
 
 
 def merge_small(strata: Mapping[str, Stratum], *, least: int, kept: int) -> dict[str, Stratum]:

@@ -1,4 +1,4 @@
-"""Points of an evaluation's figures. They are drawn, and written beside the figure as CSV."""
+"""Points of an evaluation's figures. They are drawn, and written next to the figure as CSV."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def figure_points(evaluation: Evaluation, *, kind: Kind) -> dict[str, pd.DataFra
 def draw_figures(evaluation: Evaluation, *, kind: Kind, out: Path) -> list[Path]:
     """Draw the figures of the kind of task (`EVALUATED`) into the folder ``out``; return their paths.
 
-    Each is a PNG with one panel per level; its points lie beside it as CSV.
+    Each is a PNG with one panel per level; its points are written next to it as CSV.
     """
     levels = {level: items for level, items in evaluation.items.items() if len(items)}
     paths = []

@@ -44,7 +44,7 @@ def train(
 
     The folder training/ gets TensorBoard events, with ``train.audit`` drawn.parquet, with ``model.stain`` stains.json.
     ``class_names`` are the annotation classes of the project. ``state`` is a folder that outlives the job: a run that
-    finds its own checkpoint there goes on from it. Raises PreemptedError after SIGTERM, once the state is saved, and
+    finds its own checkpoint there continues from it. Raises PreemptedError after SIGTERM, once the state is saved, and
     HistomakeError for data from which no model can be learned.
     """
     unknown = sorted({*task.target.classes, *task.train.containing} - set(class_names))

@@ -124,7 +124,7 @@ class Outputs:
     def of_cascades(self) -> list[Path]:
         """Everything of nucleus and patch cascades. Raises ConfigError if no slide has an annotation to learn from.
 
-        It is raised for the rules that ask, so that slides can be predicted with the models of tasks all the same.
+        It is raised for the rules that ask, so that slides can still be predicted with the models of tasks.
         """
         plan, found = self.plan, list[Path]()
         for name in plan.config.radhical:

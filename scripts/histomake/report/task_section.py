@@ -53,7 +53,7 @@ METRIC_NAMES = {
 FIGURES = {
     "roc": "ROC, by level",
     "precision_recall": "Precision and recall, by level",
-    "reliability": "Calibration: accuracy against confidence; larger dots stand for more predictions",
+    "reliability": "Calibration: accuracy against confidence; larger dots are more predictions",
     "confusion": "Confusion, by level",
     "scatter": "Predicted against true values, by level",
     "overlap": "Dice per class, with intervals",

@@ -280,7 +280,7 @@ class Layout:
         return self.results / "benchmarks"
 
     def benchmark(self, rule: str, *job: str) -> Path:
-        """Run time and memory of a job: ``job`` tells it from others of its rule."""
+        """Run time and memory of a job: ``job`` distinguishes it from others of its rule."""
         *folders, name = rule, *job
         return self.benchmarks.joinpath(*folders, f"{name}.tsv")
 
@@ -290,6 +290,6 @@ class Layout:
         return self.results / "logs"
 
     def log(self, rule: str, *job: str) -> Path:
-        """Log of a job: ``job`` tells it from others of its rule."""
+        """Log of a job: ``job`` distinguishes it from others of its rule."""
         *folders, name = rule, *job
         return self.logs.joinpath(*folders, f"{name}.log")

@@ -59,7 +59,7 @@ class AttributionFiles:
 
     @property
     def background(self) -> Path:
-        """Training patches that stand for an absent pixel."""
+        """Training patches that replace absent pixels."""
         return self.folder / "background.parquet"
 
     @property

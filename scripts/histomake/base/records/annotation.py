@@ -18,7 +18,7 @@ class LabelImageRecord(Part, frozen=True, kw_only=True):
     """The Zarr array of class numbers that an annotated mask was converted to: 0 unlabelled, i + 1 the i-th class."""
 
     store: str
-    """Name of the Zarr array beside the record."""
+    """Name of the Zarr array next to the record."""
     downsample: Size
     """Edge of one of its pixels, in level-0 pixels."""
     width: Size
@@ -28,7 +28,7 @@ class LabelImageRecord(Part, frozen=True, kw_only=True):
 
 
 class AnnotationRecord(StageRecord, frozen=True, kw_only=True):
-    """What is annotated on a slide. Regions lie beside it in ``{slide}.geojson``, in level-0 pixels."""
+    """What is annotated on a slide. Regions are stored next to it in ``{slide}.geojson``, in level-0 pixels."""
 
     NAME: ClassVar[str] = "annotation record"
     UPGRADES: ClassVar[tuple[Upgrade, ...]] = (rename_format,)

@@ -22,7 +22,7 @@ class RandomisedWeights(Part, frozen=True, kw_only=True):
 
 
 class AttributionChecks(Record, frozen=True, kw_only=True):
-    """Checks of a model's attribution maps. ``patches.parquet`` beside it has them by patch."""
+    """Checks of a model's attribution maps. ``patches.parquet`` next to it has them by patch."""
 
     NAME: ClassVar[str] = "attribution checks"
 

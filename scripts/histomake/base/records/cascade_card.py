@@ -19,10 +19,10 @@ class DrawnPoints(Part, frozen=True, kw_only=True):
 
 
 class CascadeCard(Record, frozen=True, kw_only=True):
-    """The network of one level of a nucleus cascade. Its weights lie beside the card in ``model.safetensors``."""
+    """The network of one level of a nucleus cascade. Its weights are next to the card in ``model.safetensors``."""
 
     NAME: ClassVar[str] = "model card of a cascade level"
-    REMEDY: ClassVar[str] = "Delete the folder of the level and run the workflow again, which trains it anew"
+    REMEDY: ClassVar[str] = "Delete the folder of the level and run the workflow again, which trains the level again"
 
     level: Size
     """Number of the level; 1 is the finest."""

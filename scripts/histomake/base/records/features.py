@@ -38,7 +38,7 @@ class FeatureRecord(StageRecord, frozen=True, kw_only=True):
     """The slide, the grid and the encoders of a file of features, under the key ``histomake`` of its schema."""
 
     NAME: ClassVar[str] = "feature record"
-    REMEDY: ClassVar[str] = "Delete the file and run the workflow again, which writes it anew"
+    REMEDY: ClassVar[str] = "Delete the file and run the workflow again, which writes a new one"
 
     sha256: str
     """sha256 of the slide file, as in the manifest."""

@@ -73,7 +73,7 @@ class Manifest(StageRecord, frozen=True, kw_only=True):
     UPGRADES: ClassVar[tuple[Upgrade, ...]] = (rename_format,)
 
     store: str
-    """Name of the store beside the manifest: ``{slide}.zarr``, or ``{slide}.zarr.zip``."""
+    """Name of the store next to the manifest: ``{slide}.zarr``, or ``{slide}.zarr.zip``."""
     width: SlideSize
     """Width of the finest level, in pixels."""
     height: SlideSize

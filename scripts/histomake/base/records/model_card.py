@@ -40,7 +40,7 @@ class Normalisation(Part, frozen=True, kw_only=True):
 
 
 class ModelCard(Record, frozen=True, kw_only=True):
-    """A trained model. Its weights lie beside the card in ``model.safetensors``."""
+    """A trained model. Its weights are next to the card in ``model.safetensors``."""
 
     NAME: ClassVar[str] = "model card"
     UPGRADES: ClassVar[tuple[Upgrade, ...]] = (make_multi_label_a_kind,)

@@ -19,12 +19,12 @@ class SegmentationSeconds(Part, frozen=True, kw_only=True):
 
 
 class NucleiRecord(StageRecord, frozen=True, kw_only=True):
-    """What a cascade did on a slide. Nuclei lie beside it in ``{slide}.geojson`` and ``{slide}.zarr``."""
+    """What a cascade did on a slide. Nuclei are stored next to it in ``{slide}.geojson`` and ``{slide}.zarr``."""
 
     NAME: ClassVar[str] = "nuclei record"
 
     store: str
-    """Name of the Zarr group beside the record, with labels, probabilities and the states of all levels."""
+    """Name of the Zarr group next to the record, with labels, probabilities and the states of all levels."""
     thresholds: Thresholds
     """Thresholds that were used."""
     nuclei: Count

@@ -21,7 +21,7 @@ class StageCost(Part, frozen=True, kw_only=True):
 
 
 class PatchCascadeRecord(StageRecord, frozen=True, kw_only=True):
-    """What a cascade of classifiers did on a slide. Its predictions lie beside it in ``{slide}.parquet``."""
+    """What a cascade of classifiers did on a slide. Its predictions are stored next to it in ``{slide}.parquet``."""
 
     NAME: ClassVar[str] = "patch cascade record"
 

@@ -11,7 +11,7 @@ class PatchTableRecord(StageRecord, frozen=True, kw_only=True):
     """The slide and the grid of a patch table, in the Parquet schema's metadata under the key ``histomake``."""
 
     NAME: ClassVar[str] = "patch table record"
-    REMEDY: ClassVar[str] = "Delete the table and run the workflow again, which writes it anew"
+    REMEDY: ClassVar[str] = "Delete the table and run the workflow again, which writes a new one"
 
     sha256: str
     """sha256 of the slide file, as in the manifest."""

@@ -8,7 +8,7 @@ from histomake.base.records.record import PositiveMpp, StageRecord
 
 
 class QualityRecord(StageRecord, frozen=True, kw_only=True):
-    """Artefacts on a slide's tissue. Their map lies beside it as ``{slide}.png``: 0 none, 1 pen, 2 blur, 3 fold."""
+    """Artefacts on a slide's tissue. Their map is next to it as ``{slide}.png``: 0 none, 1 pen, 2 blur, 3 fold."""
 
     NAME: ClassVar[str] = "quality record"
 

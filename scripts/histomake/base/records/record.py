@@ -64,7 +64,7 @@ class Versioned(Part, frozen=True, kw_only=True):
     UPGRADES: ClassVar[tuple[Upgrade, ...]] = (same,)
     """The i-th function upgrades format i to i + 1. Their number is the newest format."""
 
-    REMEDY: ClassVar[str] = "Delete it and run the workflow again, which writes it anew"
+    REMEDY: ClassVar[str] = "Delete it and run the workflow again, which writes a new one"
     """What to do about a damaged file."""
 
     @classmethod
@@ -147,8 +147,8 @@ class Quarantined(Record, frozen=True, kw_only=True, tag_field="status", tag="qu
     @classmethod
     def of(cls, error: SlideError, stage: str) -> Self:
         """The entry for an error."""
-        told = {name: getattr(error, name) for name in ("slide_id", "reason", "path", "detail", "remedy")}
-        return cls(stage=stage, **told)
+        fields = {name: getattr(error, name) for name in ("slide_id", "reason", "path", "detail", "remedy")}
+        return cls(stage=stage, **fields)
 
     def error(self) -> SlideError:
         """The error that the entry describes."""
@@ -156,7 +156,7 @@ class Quarantined(Record, frozen=True, kw_only=True, tag_field="status", tag="qu
 
 
 class StageRecord(Versioned, frozen=True, kw_only=True, tag_field="status", tag="ok"):
-    """The record of one stage of one slide. In the file, ``status`` tells it from a quarantine entry."""
+    """The record of one stage of one slide. In the file, ``status`` distinguishes it from a quarantine entry."""
 
     slide_id: str
     """Slide."""

@@ -18,11 +18,11 @@ class PreviousRun(Part, frozen=True, kw_only=True):
 
 
 class RunRecord(Record, frozen=True, kw_only=True):
-    """One run of the workflow. Beside it lie the configuration, the slide sheet and Snakemake's logs."""
+    """One run of the workflow. Next to it are the configuration, the slide sheet and Snakemake's logs."""
 
     NAME: ClassVar[str] = "run record"
     UPGRADES: ClassVar[tuple[Upgrade, ...]] = (without_empty_git,)
-    REMEDY: ClassVar[str] = "Restore it from a backup: a run record cannot be written anew"
+    REMEDY: ClassVar[str] = "Restore it from a backup: a run record cannot be made again"
 
     finished: str
     """Time at which the run finished, UTC; also the name of the folder."""
@@ -37,6 +37,6 @@ class RunRecord(Record, frozen=True, kw_only=True):
     machine: Machine
     """The computer that ran Snakemake."""
     files: dict[str, str]
-    """sha256 of the files beside the record, by name."""
+    """sha256 of the files next to the record, by name."""
     previous: PreviousRun | None
     """The run before; null for the first."""

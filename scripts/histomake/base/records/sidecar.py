@@ -9,14 +9,14 @@ from histomake.base.records.record import Record, Upgrade
 
 
 class Sidecar(Record, frozen=True, kw_only=True):
-    """How one job made its outputs. It lies beside the first of them; paths are relative to the working directory.
+    """How one job made its outputs. It is next to the first of them; paths are relative to the working directory.
 
     The digest of a folder, such as a Zarr store, is that of the sorted list of its files and their digests.
     """
 
     NAME: ClassVar[str] = "sidecar"
     UPGRADES: ClassVar[tuple[Upgrade, ...]] = (without_empty_git,)
-    REMEDY: ClassVar[str] = "Delete the output beside it and run the workflow again, which makes both anew"
+    REMEDY: ClassVar[str] = "Delete the output next to it and run the workflow again, which makes both again"
 
     rule: str
     """Rule of the workflow."""

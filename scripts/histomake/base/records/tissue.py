@@ -8,7 +8,7 @@ from histomake.base.records.record import Count, Positive, PositiveMpp, StageRec
 
 
 class TissueRecord(StageRecord, frozen=True, kw_only=True):
-    """Where a slide has tissue. The mask lies beside it as ``{slide}.png``, 1 bit per pixel."""
+    """Where a slide has tissue. The mask is next to it as ``{slide}.png``, 1 bit per pixel."""
 
     NAME: ClassVar[str] = "tissue record"
 

@@ -66,7 +66,7 @@ class Slots:
 
 @dataclass(frozen=True)
 class _InSlot:
-    """Stands for a tensor whose values lie in the batch's slot."""
+    """Placeholder for a tensor whose values lie in the batch's slot."""
 
     offset: int
     shape: tuple[int, ...]
@@ -75,7 +75,7 @@ class _InSlot:
 
 @dataclass(frozen=True)
 class _Sent:
-    """Stands for a tensor that is sent as an array: pickled tensors would open files in shared memory."""
+    """Placeholder for a tensor that is sent as an array: pickled tensors would open files in shared memory."""
 
     values: NDArray[Any]
 
@@ -181,7 +181,7 @@ def _passed() -> torch.cuda.Event | None:
 
 
 def _let_go(batch: Any, slot: NDArray[np.uint8], used: torch.cuda.Event | None) -> None:
-    """Free a batch's slot once the GPU has copied it. Whoever kept the batch finds no values instead of another's."""
+    """Free a batch's slot once the GPU has copied it. Code that kept the batch then finds it empty."""
     if used is not None:
         used.synchronize()
     for each in fields(batch):

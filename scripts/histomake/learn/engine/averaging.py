@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 START = 10
-"""The average covers about a tenth of the updates so far until that is what ``decay`` covers."""
+"""Early in training, the average covers about a tenth of the updates so far, until ``decay`` covers fewer."""
 
 
 class AverageState(TypedDict):
@@ -23,7 +23,7 @@ class AverageState(TypedDict):
 class Average:
     """Average a of weights w over updates n = 0, 1, …: a ← d · a + (1 - d) · w with d = min(decay, n / (n + START)).
 
-    So the first update copies. Buffers are averaged like weights, but copied where they are not floating-point.
+    The first update copies the weights. Buffers are averaged like weights, or copied if they are not floating-point.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -32,7 +32,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the network's present weights, without waiting for the device."""
+        """Update with the network's current weights, without waiting for the device."""
         share = max(1 - self.decay, 1 / (1 + self.updates / START))
         current = network.state_dict()
         averaged = [name for name, value in self.values.items() if value.is_floating_point() and self.updates]
@@ -47,7 +47,7 @@ class Average:
 
     @contextmanager
     def in_place(self, network: nn.Module) -> Iterator[None]:
-        """Give ``network`` the averaged weights for a while."""
+        """Give ``network`` the averaged weights inside the context."""
         before = {name: value.detach().clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.values)
         try:
@@ -56,12 +56,12 @@ class Average:
             network.load_state_dict(before)
 
     def state(self) -> AverageState:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {"updates": self.updates, "values": self.values}
 
     @torch.no_grad()
     def restore(self, state: AverageState) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.updates = state["updates"]
         for name, value in self.values.items():
             value.copy_(state["values"][name])

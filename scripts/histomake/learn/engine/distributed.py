@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other; a run of one process tells nothing."""
+"""Communication between the processes of a run. With a single process, nothing is sent."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def local_rank() -> int:
 
 
 def join() -> None:
-    """Make this process, started by torchrun, a member of the run. CPU tensors travel apart, without the GPU."""
+    """Join the run that torchrun started. CPU tensors are exchanged over gloo, so that the GPU is not involved."""
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def leave() -> None:
-    """End this process's membership."""
+    """Leave the run."""
     dist.destroy_process_group()
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Each flag, true in all processes as soon as it is true in one: they must act in the same step."""
+    """Return each flag, true if it is true in any process, so that all processes act in the same step."""
     if size() == 1:
         return flags
     shared = torch.tensor([int(flag) for flag in flags])
@@ -49,7 +49,7 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
 
 
 def from_first[T](value: T) -> T:
-    """The first process's value, in all processes: a small picklable object. The others wait for it."""
+    """Return the first process's value in all processes, which wait for it. It must be small and picklable."""
     if size() == 1:
         return value
     shared = [value]
@@ -58,7 +58,7 @@ def from_first[T](value: T) -> T:
 
 
 def to_first[T](value: T) -> list[T]:
-    """The values of all processes, in the first one; an empty list in the others."""
+    """Return the values of all processes in the first one, and an empty list in the others."""
     if size() == 1:
         return [value]
     gathered: list[T | None] | None = [None] * size() if rank() == 0 else None
@@ -94,7 +94,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbouring tensors of one type, up to BUCKET_BYTES together or one alone."""
+    """Group adjacent tensors of one type into buckets of at most BUCKET_BYTES, or of one larger tensor."""
     for _, same in groupby(tensors, lambda tensor: (tensor.dtype, tensor.device)):
         bucket: list[Tensor] = []
         for tensor in same:

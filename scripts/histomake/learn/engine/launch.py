@@ -33,7 +33,7 @@ class Call(msgspec.Struct):
 def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, folder: Path, processes: int) -> None:
     """Call ``function(**arguments)`` in ``processes`` processes that form one run, and wait for them.
 
-    ``function`` is one of a module's own, which each process imports; ``arguments`` are JSON and are passed through a
+    ``function`` is defined at the top level of a module, which each process imports; ``arguments`` are JSON and are passed through a
     file in ``folder``. Raises HistomakeError when a process fails; its log says why.
     """
     from torch.distributed.run import main
@@ -56,7 +56,7 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, fold
 
 
 def _call(path: Path) -> None:
-    """Be one process of a launched run."""
+    """Run one process of a launched run."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     call = msgspec.json.decode(path.read_bytes(), type=Call)
     distributed.join()

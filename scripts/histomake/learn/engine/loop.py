@@ -1,4 +1,4 @@
-"""The one training loop: steps, accumulation, mixed precision, several processes, checkpoints and resuming.
+"""The training loop: steps, accumulation, mixed precision, several processes, checkpoints and resuming.
 
 What a step computes depends on (seed, step) and the weights alone, so a run resumed from any checkpoint ends with the
 same weights as one that was never interrupted: bit for bit on a CPU with the same number of threads.
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY = 20
 FORMAT = 2
-"""Of the checkpoint. A checkpoint of another format is not continued."""
+"""Format of the checkpoint. A checkpoint of another format is not resumed."""
 
 
 class Best(TypedDict):
@@ -81,14 +81,14 @@ class Trainer[B]:
 
     @property
     def identity(self) -> str:
-        """Digest of all that decides the final weights: a state of another identity is not continued."""
+        """Digest of everything that determines the final weights. A state with another identity is not resumed."""
         shaping = {"settings": self.settings.shaping(), "processes": self.processes, "format": FORMAT}
         return digest(shaping | {"objective": self.objective.identity()})
 
     def run(self, interrupts: Interrupts) -> Result:
-        """Train to the last step, or until nothing gets better, from the saved state if there is one.
+        """Train to the last step or until patience is exhausted, from the saved state if there is one.
 
-        Raises PreemptedError when told to stop, once the state is saved, and HistomakeError when a loss is not a
+        Raises PreemptedError when asked to stop, once the state is saved, and HistomakeError when a loss is not a
         number or memory runs out. The result is complete in the first process only.
         """
         self.resume()
@@ -117,10 +117,12 @@ class Trainer[B]:
                 self.save()
                 interrupts.save, saved_at = False, time.monotonic()
             if stop:
-                raise PreemptedError(f"told to stop at step {self.step}; the state is in {self.state}: run it again")
+                raise PreemptedError(
+                    f"stopped by a signal at step {self.step}; the state is in {self.state}: run it again"
+                )
 
     def has_settled(self) -> bool:
-        """Whether the last ``patience`` validations brought nothing better."""
+        """Whether the last ``patience`` validations gave no improvement."""
         if self.settings.patience is None or self.best is None:
             return False
         return sum(row["step"] > self.best["step"] for row in self.history) >= self.settings.patience
@@ -142,7 +144,7 @@ class Trainer[B]:
             self.check_losses()
 
     def _turns(self, batches: Iterator[B]) -> Iterator[tuple[Turn, Noted]]:
-        """The turns over one batch, which is fetched when the first turn is asked for."""
+        """The turns over one batch, which is fetched when the first turn is requested."""
         started = time.monotonic()
         batch = next(batches)
         self.running.waited += time.monotonic() - started
@@ -156,7 +158,7 @@ class Trainer[B]:
         return Noted(name, {name: turn.loss.detach(), **turn.figures}, self.step, naming)
 
     def _backward(self, parts: Sequence[Iterator[tuple[Turn, Noted]]]) -> str | None:
-        """Add up the gradients of the next turn over all parts; the name of its optimiser, None after the last."""
+        """Accumulate the gradients of the next turn over all parts; return its optimiser's name, None after the last."""
         taken: set[str | None] = set()
         for part in parts:
             turn, noted = next(part, (None, None))
@@ -171,7 +173,7 @@ class Trainer[B]:
         return taken.pop()
 
     def _inputs(self, name: str) -> list[Tensor] | None:
-        """The parameters that receive gradients; None, for all, where there is but one optimiser."""
+        """The parameters that receive gradients; None, for all, if there is only one optimiser."""
         return None if len(self.objective.optimisers) == 1 else self._parameters(name)
 
     def _parameters(self, name: str) -> list[Tensor]:
@@ -262,7 +264,7 @@ class Trainer[B]:
             )
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
-        """Copies of the weights that training would leave now, in main memory."""
+        """Copies, in main memory, of the weights that would be the result now."""
         found: dict[str, dict[str, Tensor]] = {}
         for name in self.objective.result:
             average = self.averages.get(name)
@@ -276,7 +278,7 @@ class Trainer[B]:
         return Result(self.best["step"], self.best["weights"], self.best["figures"], self.best["kept"], self.history)
 
     def save(self) -> None:
-        """Write the state from which ``resume`` goes on."""
+        """Write the state from which ``resume`` continues."""
         self.check_losses()
         objective = distributed.to_first(self.objective.state())
         if self.process:
@@ -299,7 +301,7 @@ class Trainer[B]:
         log.info("state saved at step %d", self.step)
 
     def resume(self) -> None:
-        """Go on from the saved state, if there is one of this very run."""
+        """Continue from the saved state, if there is one of this run."""
         saved = load_state(self.state)
         if saved is not None and saved.get("identity") != self.identity:
             log.warning("%s holds the state of another configuration: training starts from step 0", self.state)

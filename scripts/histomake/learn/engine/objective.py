@@ -58,7 +58,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Result:
-    """What training leaves: the best weights by network, or the last ones where nothing is validated.
+    """The result of training: the best weights by network, or the last ones where nothing is validated.
 
     ``step``, ``figures`` and ``kept`` are those of the validation of these weights. ``history`` has a row per record,
     see `histomake.learn.engine.history`.
@@ -72,7 +72,7 @@ class Result:
 
 
 class Objective[B](ABC):
-    """What is learned. ``B`` is the type of a batch, which the loop never looks into.
+    """What is learned. ``B`` is the type of a batch, which the loop does not inspect.
 
     All that a step computes must be a function of the weights, the seed and the step, and of what `state` returns:
     then a resumed run ends with the same weights as an uninterrupted one. Torch's default generators are seeded by
@@ -96,12 +96,12 @@ class Objective[B](ABC):
 
     @property
     def result(self) -> Sequence[str]:
-        """Names of the networks that training leaves, which are also those that are averaged. Default: all."""
+        """Names of the networks that are saved, which are also those that are averaged. Default: all."""
         return list(self.networks)
 
     @abstractmethod
     def identity(self) -> Json:
-        """All that decides the trained weights besides the settings of the loop: configuration and data."""
+        """Everything that determines the trained weights apart from the settings of the loop: configuration and data."""
 
     @abstractmethod
     def batches(self, numbers: range) -> AbstractContextManager[Iterator[B]]:
@@ -126,7 +126,7 @@ class Objective[B](ABC):
 
     @abstractmethod
     def naming(self, batch: B) -> Callable[[], str]:
-        """A function that says what was in the batch, called if its loss is not finite. It holds no large tensor."""
+        """A function that describes the batch, called if its loss is not finite. It holds no large tensor."""
 
     @abstractmethod
     def describe(self, result: Result) -> Record:
@@ -152,17 +152,17 @@ class Objective[B](ABC):
         return {}
 
     def state(self) -> State:
-        """What of the objective must survive a restart besides networks and optimisers; one state per process.
+        """The objective's part of a checkpoint, in addition to networks and optimisers; one state per process.
 
         Called in every process before a checkpoint and after the last step: files that must match are flushed here.
         """
         return {}
 
     def resume(self, step: int, state: State | None) -> None:  # noqa: B027
-        """Go on from ``step`` with what `state` returned, None for a fresh start."""
+        """Continue from ``step`` with what `state` returned; None at a fresh start."""
 
     def write_files(self, output: Path, details: Path) -> None:  # noqa: B027
-        """Write further files into the model's folder ``output``, those of some settings only into ``details``.
+        """Write further files into the model's folder ``output``, and files of optional settings into ``details``.
 
         Called in the first process only.
         """

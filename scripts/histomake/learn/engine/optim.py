@@ -13,11 +13,11 @@ FIRST_RESTART = 10
 """The first period of warm restarts is this part of the steps; each period is twice as long as the one before."""
 
 type ParameterGroup = dict[str, Any]
-"""As torch's optimisers take it: ``params`` and the options that differ from the optimiser's."""
+"""A parameter group of a torch optimiser: ``params``, and the options that differ from the optimiser's defaults."""
 
 
 def build_optimiser(name: str, groups: list[ParameterGroup], *, learning_rate: float) -> Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), or ``sgd`` with Nesterov momentum, over groups with rates of their own."""
+    """AdamW (Loshchilov & Hutter 2019), or ``sgd`` with Nesterov momentum, over groups with their own learning rates."""
     if name == "sgd":
         return SGD(groups, lr=learning_rate, momentum=MOMENTUM, nesterov=True)
     return AdamW(groups, lr=learning_rate, fused=torch.cuda.is_available())

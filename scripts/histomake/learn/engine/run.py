@@ -19,7 +19,7 @@ from histomake.learn.engine.runtime import Runtime, catch_interrupts
 from histomake.learn.engine.settings import Settings
 
 DETAILS = "training"
-"""Folder beside the model for what only some settings make: one declared output, whatever is in it."""
+"""Folder next to the model for files of optional settings. The whole folder is one declared output."""
 
 
 def run[B](objective: Objective[B], settings: Settings, *, runtime: Runtime, state: Path, output: Path) -> None:

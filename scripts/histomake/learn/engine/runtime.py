@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class PreemptedError(HistomakeError):
-    """The job was told to end; its state is saved and the next run goes on from there."""
+    """The job was asked to stop. Its state is saved, and the next run continues from it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the training loop must know about a run, whatever is learned."""
+"""Settings of the training loop, independent of the objective."""
 
 from __future__ import annotations
 

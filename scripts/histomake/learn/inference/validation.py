@@ -21,7 +21,7 @@ Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 
 class ChosenThresholds(NamedTuple):
-    """ChosenThresholds of a model, as in its card: of patches, and of slides by the way of pooling patches."""
+    """Thresholds of a model, as in its card: of patches, and of slides by the way of pooling patches."""
 
     threshold: Threshold
     slide_thresholds: Mapping[str, Threshold]
@@ -31,7 +31,7 @@ NO_THRESHOLDS = ChosenThresholds(0.5, {})
 """Those of a model that needs none."""
 
 ChooseThresholds = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], ChosenThresholds]
-"""ChosenThresholds from scores (n, outputs), targets, slides (n,) and tissue shares (n,)."""
+"""Thresholds from scores (n, outputs), targets, slides (n,) and tissue shares (n,)."""
 
 
 def exclusive_scores(logits: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class ScoreMeter:
         return {"loss": float(loss(logits, target)), **self.measure(self.activate(logits).numpy(), target.numpy())}
 
     def thresholds(self, slide: np.ndarray, tissue: np.ndarray) -> ChosenThresholds:
-        """ChosenThresholds of patches and slides; ``slide`` int (n,) and ``tissue`` float (n,) of the patches in order."""
+        """Thresholds of patches and slides; ``slide`` int (n,) and ``tissue`` float (n,) of the patches in order."""
         scores = self.activate(torch.cat(self._logits)).numpy()
         return self.choose(scores, torch.cat(self._targets).numpy(), slide, tissue)
 
@@ -157,9 +157,9 @@ def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def class_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> ChosenThresholds:
-    """ChosenThresholds of the second of two classes: of patches, and of slides for every way of pooling their patches.
+    """Thresholds of the second of two classes: of patches, and of slides for every way of pooling their patches.
 
-    Slides take the patches' threshold if the validation slides are all alike. With more classes the largest score
+    Slides take the patches' threshold if all validation slides have the same class. With more classes the largest score
     decides, and the threshold is 0.5.
     """
     if scores.shape[1] != 2:
@@ -168,7 +168,7 @@ def class_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, t
 
 
 def label_thresholds(scores: np.ndarray, truth: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> ChosenThresholds:
-    """ChosenThresholds of each label, as lists; see `class_thresholds`."""
+    """Thresholds of each label, as lists; see `class_thresholds`."""
     each = [_output_thresholds(scores[:, c], truth[:, c] > 0.5, slide, tissue) for c in range(scores.shape[1])]
     pooled = {how: [one.of_slides[how] for one in each] for how in POOLINGS}
     return ChosenThresholds([one.of_patches for one in each], pooled)
