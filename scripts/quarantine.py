@@ -13,6 +13,8 @@ from histomake.base.records.record import write_list
 from histomake.base.records.tissue import TissueRecord
 from histomake.base.records.warning import SlideWarning
 from histomake.cohort.quarantine import check_loss, collect
+from histomake.config import Grid
+from histomake.patch.grid import too_coarse
 from histomake.patch.table import record_text
 
 
@@ -31,7 +33,11 @@ def main(snakemake):
         records += cache.read_records(tables, PatchTableRecord.decode, record_text)
         entries = collect(records)
         check_loss(entries, slides=len(slides), max_share=snakemake.params.max_share)
-        warnings = SlideWarning.of(records, lost=[entry.slide_id for entry in entries])
+        lost = [entry.slide_id for entry in entries]
+        # The tables of other grids are no input of this rule; the manifest says as much as they do.
+        manifests = [record for record in records if isinstance(record, Manifest) and record.slide_id not in lost]
+        grids = {name: Grid.model_validate(grid) for name, grid in snakemake.params.other_grids.items()}
+        warnings = SlideWarning.of(records, lost=lost) + too_coarse(manifests, grids)
         write_list(snakemake.output.entries, entries)
         write_list(snakemake.output.warnings, warnings)
         log.info("%d of %d slides in quarantine, %d warnings", len(entries), len(slides), len(warnings))

@@ -11,7 +11,7 @@ from histomake.annotation.model import Annotation, LabelImage
 from histomake.base.errors import Reason
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.config import Grid
-from histomake.patch.grid import SlideGrid
+from histomake.patch.grid import SlideGrid, too_coarse
 from histomake.patch.table import METADATA_KEY, read_table
 from histomake.patch.tabulate import empty_table, schema, tabulate, write_patch_table
 from histomake.tissue.artefacts import BLUR, FOLD, PEN
@@ -53,6 +53,43 @@ def test_every_cell_has_a_row_in_the_agreed_schema():
     assert table["patch_id"].to_pylist() == list(range(128))
     np.testing.assert_array_equal(table["x"], x)
     np.testing.assert_array_equal(table["y"], y)
+
+
+def coarse(mpp, **grid):
+    manifest = sample_records.manifest(width=4096, height=2048, mpp=mpp)
+    tissue, artefacts = masks()
+    grid = Grid(size=256, mpp=0.5, **grid)
+    return tabulate(manifest, tissue, artefacts, Annotation((), []), grid, (), grid_name="x20", max_share=0.5)
+
+
+@pytest.mark.parametrize("mpp", [0.56, 1.0, 29.0])
+def test_slides_coarser_than_the_grid_have_no_patches(mpp):
+    """A slide of 29 µm per pixel gave 9,846 enlarged patches at 0.5."""
+    assert set(reasons(coarse(mpp))) == {"too_coarse"}
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 0.55])
+def test_slides_coarser_within_the_tolerance_have_patches(mpp):
+    assert set(reasons(coarse(mpp))) <= {"", "background"}
+
+
+def test_the_tolerance_for_coarse_slides_can_be_set():
+    assert set(reasons(coarse(1.0, max_upsampling=2.0))) == {""}
+    assert set(reasons(coarse(0.52, max_upsampling=1.0))) == {"too_coarse"}
+
+
+def test_the_table_of_a_slide_that_is_too_coarse_says_why(tmp_path):
+    write_patch_table(coarse(29.0), tmp_path / "t.parquet")
+    _, record = read_table(tmp_path / "t.parquet")
+    (warning,) = record.warnings
+    assert "29 µm per pixel, 58 times as coarse as the grid (0.5; max_upsampling is 1.1)" in warning
+
+
+def test_slides_that_are_too_coarse_are_named_for_every_grid():
+    manifests = [sample_records.manifest(slide_id=name, mpp=mpp) for name, mpp in (("B", 1.0), ("A", 4.0))]
+    grids = {"x5": Grid(mpp=2.0), "x20": Grid(mpp=0.5)}
+    found = [(warning.slide_id, warning.about) for warning in too_coarse(manifests, grids)]
+    assert found == [("A", "grid x5"), ("A", "grid x20"), ("B", "grid x20")]
 
 
 def test_patches_with_too_little_tissue_are_background():

@@ -154,6 +154,13 @@ class Grid(Section):
         description="Distance between patches in pixels at the grid's mpp. By default the size, without overlap.",
     )
     min_tissue: Share = Field(0.5, description="Patches with a smaller share of tissue are excluded as background.")
+    max_upsampling: float = Field(
+        1.1,
+        ge=1,
+        le=64,
+        description="Slides whose pixels are larger than this many times mpp have no patches (too_coarse): enlarged, "
+        "they would look like patches at mpp, but show less. The tolerance is for scanners that differ a little.",
+    )
     border: Literal["drop", "pad"] = Field(
         "pad",
         description="Patches that extend beyond the slide: pad keeps them (white outside), drop excludes them as edge.",

@@ -7,13 +7,16 @@ origin a cell is at most half a level-0 pixel from its exact place.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histomake.base.records.manifest import Manifest
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.record import Quarantined, usable
+from histomake.base.records.warning import SlideWarning
 from histomake.base.units import Level0Pixels, Mpp, rescale
 from histomake.config import Grid
 
@@ -43,6 +46,22 @@ class SlideGrid:
     def scale(self) -> float:
         """Level-0 pixels per patch pixel."""
         return rescale(1, self.grid.mpp, self.mpp)
+
+    @property
+    def too_coarse(self) -> str | None:
+        """Why the slide has no patch of this grid: its pixels would have to be enlarged too much. None if it has some.
+
+        An enlarged picture looks like one at the grid's resolution, but shows less.
+        """
+        upsampling = self.mpp / self.grid.mpp
+        # Stated resolutions are rounded, so that a slide exactly at the limit must not pass it by the last digit.
+        if upsampling <= self.grid.max_upsampling * (1 + 1e-6):
+            return None
+        return (
+            f"The slide has {self.mpp:g} µm per pixel, {upsampling:.3g} times as coarse as the grid "
+            f"({self.grid.mpp:g}; max_upsampling is {self.grid.max_upsampling:g}): all patches are excluded. Use a "
+            "coarser grid, or give the mpp in the sheet if that of the file is wrong"
+        )
 
     @property
     def span(self) -> float:
@@ -83,6 +102,17 @@ class SlideGrid:
         """Which columns and which rows reach past the slide by at least half a level-0 pixel (less is rounding)."""
         columns, rows = self.axes()
         return columns + self.span >= self.width + 0.5, rows + self.span >= self.height + 0.5
+
+
+def too_coarse(manifests: Iterable[Manifest], grids: Mapping[str, Grid]) -> list[SlideWarning]:
+    """Warnings of slides that are too coarse for a grid, by its name; sorted by slide."""
+    found = []
+    for manifest in sorted(manifests, key=lambda manifest: manifest.slide_id):
+        for name, grid in grids.items():
+            reason = SlideGrid(manifest.width, manifest.height, manifest.mpp, grid).too_coarse
+            if reason:
+                found.append(SlideWarning(slide_id=manifest.slide_id, about=f"grid {name}", text=reason))
+    return found
 
 
 def _starts(length: Level0Pixels, step: float) -> NDArray[np.int32]:

@@ -15,7 +15,7 @@ from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.record import Quarantined
 
 KEPT = ""
-REASONS = (KEPT, "edge", "background", "outside_roi", "pen", "fold", "blur")
+REASONS = (KEPT, "too_coarse", "edge", "background", "outside_roi", "pen", "fold", "blur")
 """Values of ``excluded``; of several that apply, the first in this order is stored."""
 
 METADATA_KEY = b"histomake"

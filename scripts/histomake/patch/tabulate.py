@@ -88,6 +88,9 @@ def tabulate(
     over = rows_over[:, None] | columns_over
     outside = ~labels_at(annotation, grid.roi, x + length / 2, y + length / 2) if grid.roi else None
     reason = _reasons(shares, over.ravel(), outside, grid, max_share)
+    too_coarse = slide_grid.too_coarse
+    if too_coarse:
+        reason[:] = REASONS.index("too_coarse")
     arrays = [
         pa.array(np.arange(x.size, dtype=np.uint32)),
         pa.array(x),
@@ -100,6 +103,7 @@ def tabulate(
     labels = [shares[f"area_{name}"] for name in class_names if name not in _roi(annotation)]
     record = PatchTableRecord(
         slide_id=manifest.slide_id,
+        warnings=(too_coarse,) if too_coarse else (),
         sha256=manifest.sha256,
         width=manifest.width,
         height=manifest.height,
@@ -203,6 +207,6 @@ def _reasons(
         "blur": shares["blur"] > max_share * tissue,
     }
     reason = np.zeros(tissue.size, np.int8)
-    for index in range(len(REASONS) - 1, 0, -1):
-        reason[applies[REASONS[index]]] = index
+    for name in reversed(applies):
+        reason[applies[name]] = REASONS.index(name)
     return reason
