@@ -103,14 +103,14 @@ def tabulate(
     labels = [shares[f"area_{name}"] for name in class_names if name not in _roi(annotation)]
     record = PatchTableRecord(
         slide_id=manifest.slide_id,
-        warnings=(too_coarse,) if too_coarse else (),
         sha256=manifest.sha256,
         width=manifest.width,
         height=manifest.height,
         mpp=manifest.mpp,
         grid_name=grid_name,
         grid=grid.dump(),
-        warnings=placement_warnings(
+        warnings=((too_coarse,) if too_coarse else ())
+        + placement_warnings(
             np.minimum(np.sum(labels, axis=0), 1) if labels else np.zeros(x.size, np.float32),
             shares["tissue"],
             annotation,
