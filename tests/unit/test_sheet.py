@@ -2,8 +2,9 @@
 
 import pytest
 from histomake.base.errors import ConfigError
-from histomake.cohort.sheet import read_sheet
+from histomake.cohort.sheet import classes_of, read_sheet
 from histomake.config import parse_config
+from histomake.target.kinds import sheet_target
 
 TARGET = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
 CONFIG = parse_config({"tasks": {"t": {"grid": "x20", "target": TARGET}}})
@@ -334,3 +335,63 @@ def test_cells_with_several_classes_that_cannot_be_learned_are_refused(tmp_path,
 def test_classes_that_are_not_in_the_task_are_refused(tmp_path, cell):
     message = refusal(tmp_path, *labelled("classification", ["er", cell, "her2"]))
     assert "line 3 (S1): label is " in message
+
+
+STAGES = {"Stage I": "low", "Stage II": "high", "IIb, uncertain": "high", "low?": "low"}
+
+
+def staged(kind="classification", labels=STAGES):
+    target = TARGET | {"labels": labels}
+    return parse_config({"tasks": {"t": {"kind": kind, "grid": "x20", "target": target}}})
+
+
+def staged_sheet(tmp_path, *cells):
+    path = tmp_path / "slides.tsv"
+    rows = [f"s{i}\ts{i}.svs\tp{i}\t{cell}" for i, cell in enumerate(cells)]
+    path.write_text("\n".join(["slide_id\tpath\tpatient_id\tgrade", *rows]) + "\n")
+    return path
+
+
+def test_texts_of_cells_map_to_classes(tmp_path):
+    config = staged()
+    slides = read_sheet(
+        staged_sheet(tmp_path, "Stage I", "Stage II", "low", "IIb, uncertain", ""), config, check_files=False
+    )
+    task = config.tasks["t"]
+    assert [classes_of(s, task) for s in slides.values()] == [["low"], ["high"], ["low"], ["high"], []]
+    targets = [int(sheet_target(task.kind, task.target, s.labels, slide_id=s.slide_id)) for s in slides.values()]
+    assert targets == [0, 1, 0, 1, -1]
+
+
+def test_items_of_a_cell_with_several_classes_map_too(tmp_path):
+    config = staged(kind="multi_label")
+    cells = ("Stage I,high", "low? , Stage II", "IIb, uncertain", "Stage I")
+    slides = read_sheet(staged_sheet(tmp_path, *cells), config, check_files=False)
+    task = config.tasks["t"]
+    found = [sheet_target(task.kind, task.target, s.labels, slide_id="s").tolist() for s in slides.values()]
+    assert found == [[1, 1], [1, 1], [0, 1], [1, 0]]
+
+
+def test_texts_that_map_to_one_class_are_one_class(tmp_path):
+    config = staged(labels={"Stage I": "low", "Stage Ia": "low"})
+    with pytest.raises(ConfigError, match=r"single class \(low\)"):
+        read_sheet(staged_sheet(tmp_path, "Stage I", "Stage Ia", "low"), config, check_files=False)
+
+
+def test_texts_that_do_not_map_are_refused_with_the_remedy(tmp_path):
+    with pytest.raises(ConfigError, match=r"'Stage III', not one of target\.classes .* map it under target\.labels"):
+        read_sheet(staged_sheet(tmp_path, "Stage I", "Stage II", "Stage III"), staged(), check_files=False)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"labels": {"x": "middle"}}, "'x' maps to 'middle', which is not in target.classes"),
+        ({"labels": {"low": "high"}}, "'low' is a class itself"),
+        ({"labels": {"x": "low"}, "source": "annotation", "column": None}, "it needs both"),
+    ],
+)
+def test_mappings_that_make_no_sense_are_refused(target, message):
+    config = {"annotations": {"classes": {"a": "low", "b": "high"}}}
+    with pytest.raises(ConfigError, match=message):
+        parse_config(config | {"tasks": {"t": {"grid": "x20", "target": TARGET | target}}})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from histomake.base.cells import listed, number
+from histomake.base.cells import number
 from histomake.base.errors import ConfigError
 from histomake.base.units import Mpp
 from histomake.cohort.rows import SPREADSHEET_ERROR, SheetRow, read_rows
@@ -52,8 +52,8 @@ class Slide:
 
 def classes_of(slide: Slide, task: Task) -> list[str]:
     """Return the classes of a slide for a task, from the sheet."""
-    value = slide.value(task.target.column or "") or ""
-    return listed(value) if ACCEPTED[task.kind].several else [value] if value else []
+    cell = slide.value(task.target.column or "") or ""
+    return task.target.named_in(cell, several=ACCEPTED[task.kind].several)
 
 
 def named_columns(config: Config, *, fitted: bool = False) -> set[str]:
@@ -205,7 +205,7 @@ def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Confi
             for fault in _label_faults(slide, task):
                 yield f"line {lines[slide.slide_id]} ({slide.slide_id}): {column} is {fault} (task {name})"
         learned = [s for s in slides if s.split != "predict"]
-        found = {s.value(column) for s in learned} - {None}
+        found = {", ".join(classes_of(s, task)) for s in learned} - {""}
         if ACCEPTED[task.kind].least_classes is not None and learned and not task.trained and len(found) < 2:
             values = ", ".join(sorted(map(str, found))) or "no value"
             yield f"task {name}: column {column!r} has a single class ({values}); at least two are needed"
@@ -227,7 +227,10 @@ def _label_faults(slide: Slide, task: Task) -> Iterator[str]:
         if not label:
             yield f"{value!r}, with an empty item; remove the comma"
         elif task.target.classes and label not in task.target.classes:
-            yield f"{label!r}, not one of target.classes ({names}); correct the cell, or empty it if unknown"
+            yield (
+                f"{label!r}, not one of target.classes ({names}); correct the cell, map it under target.labels, or "
+                "empty it if unknown"
+            )
 
 
 def _place_problems(slides: list[Slide], config: Config) -> Iterator[str]:

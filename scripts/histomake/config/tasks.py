@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from histomake.base.cells import listed
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.kinds import ACCEPTED
 from histomake.config.section import Name, Section, Share
@@ -57,6 +58,11 @@ class Target(Section):
         description="Label column of the sheet if source is sheet. For multi_label, several classes in a cell are "
         "separated by commas.",
     )
+    labels: dict[str, Name] = Field(
+        default_factory=dict,
+        description='Text in the column → class, if cells do not have the names of classes: {"Stage II": high}. Any '
+        "text is allowed; several texts may map to one class. For multi_label, a whole cell or one of its items.",
+    )
     min_area: Share = Field(
         0.5,
         description="Smallest annotated share of a class with which a patch has the class. With classification, "
@@ -84,6 +90,32 @@ class Target(Section):
         if (self.source == "sheet") != (self.column is not None):
             raise ValueError("target.column is required with source: sheet, and not allowed with other sources")
         return self
+
+    @model_validator(mode="after")
+    def _labels_are_classes(self) -> Target:
+        if self.labels and not (self.source == "sheet" and self.classes):
+            raise ValueError("target.labels maps texts of target.column to target.classes; it needs both")
+        problems = [
+            f"target.labels: {text!r} maps to {name!r}, which is not in target.classes"
+            for text, name in self.labels.items()
+            if name not in self.classes
+        ]
+        problems += [
+            f"target.labels: {text!r} is a class itself and cannot map to {name!r}"
+            for text, name in self.labels.items()
+            if text in self.classes and text != name
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def named_in(self, cell: str, *, several: bool) -> list[str]:
+        """The classes that a cell of the sheet names, after ``labels``; of an empty cell none.
+
+        ``several``: commas separate several classes. What is no class is returned as it is.
+        """
+        items = listed(cell) if several and cell not in self.labels else [cell] if cell else []
+        return [self.labels.get(item, item) for item in items]
 
 
 class Model(Section):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from histomake.base.cells import listed, number
+from histomake.base.cells import number
 from histomake.base.errors import ConfigError
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config import Target
@@ -128,13 +128,14 @@ def _dominant_output(areas: NDArray[np.float32], target: Target, annotated: bool
 
 
 def _class(value: str, target: Target, slide_id: str) -> NDArray[np.int64]:
-    return np.array(_class_index(value, target, slide_id) if value else UNLABELLED, np.int64)
+    found = [_class_index(name, target, slide_id) for name in target.named_in(value, several=False)]
+    return np.array(found[0] if found else UNLABELLED, np.int64)
 
 
 def _listed_classes(value: str, target: Target, slide_id: str) -> NDArray[np.float32]:
     if not value:
         return np.full(len(target.classes), np.nan, np.float32)
-    found = [_class_index(part, target, slide_id) for part in listed(value)]
+    found = [_class_index(part, target, slide_id) for part in target.named_in(value, several=True)]
     return np.isin(np.arange(len(target.classes)), found).astype(np.float32)
 
 
@@ -142,7 +143,7 @@ def _class_index(value: str, target: Target, slide_id: str) -> int:
     if value not in target.classes:
         raise ConfigError(
             f"slide {slide_id}: {target.column} is {value!r}, not one of target.classes ({', '.join(target.classes)}); "
-            "correct the sheet or add the class"
+            "correct the sheet, map it under target.labels, or add the class"
         )
     return target.classes.index(value)
 
