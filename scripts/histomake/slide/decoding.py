@@ -91,8 +91,8 @@ def decode_jpeg2000(stream: bytes, most: Size) -> np.ndarray:
 
 def decode_picture(stream: bytes, size: Size, samples: int, compression: int) -> np.ndarray:
     """Decode a picture of exactly ``size`` pixels, to which the decoder is held by its output, to uint8 (h, w, c)."""
-    out = np.empty((*size, samples), np.uint8)
-    return PICTURES[compression](stream, out=out)
+    out = np.empty((*size, samples) if samples > 1 else size, np.uint8)
+    return PICTURES[compression](stream, out=out).reshape(*size, samples)
 
 
 def _check_size(stated: Size, most: Size) -> None:

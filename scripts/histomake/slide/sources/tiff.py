@@ -39,6 +39,8 @@ class TiffSource(Source):
             self._tiff = tifffile.TiffFile(path)
             self._choice = choose(self._tiff)
             self._levels = [Segments(self._choice.slide, self._file)]
+            if self._tiff.is_svs:
+                check_aperio_size(self._aperio_text(), self._levels[0].width, self._levels[0].height)
             self._left_out = dict(self._choice.left_out)
             self._add_levels(self._choice)
             self._refuse_doubtful(self._choice)
@@ -73,14 +75,15 @@ class TiffSource(Source):
                 )
             self._left_out[name] = UNKNOWN
 
+    def _aperio_text(self) -> str:
+        return str(self._levels[0].page.description or self._tiff.pages.first.description)
+
     def _describe(self) -> SourceInfo:
-        page, first = self._levels[0].page, self._tiff.pages.first
+        page = self._levels[0].page
         vendor, mpp = "generic-tiff", self._choice.mpp
         properties: dict[str, str] = {}
         if self._tiff.is_svs:
-            text = page.description or first.description
-            check_aperio_size(text, self._levels[0].width, self._levels[0].height)
-            vendor, (mpp, properties) = "aperio", aperio(text)
+            vendor, (mpp, properties) = "aperio", aperio(self._aperio_text())
         elif self._tiff.is_ome:
             vendor = "ome-tiff"
         orientation = page.tags.get("Orientation")
