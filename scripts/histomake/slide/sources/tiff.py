@@ -56,6 +56,9 @@ class TiffSource(Source):
             if (pages[0].imagewidth, pages[0].imagelength) == (finer.width, finer.height):
                 self._left_out[name] = "left out: another image has the same size"
                 continue
+            if not any(pages[0].databytecounts):
+                self._left_out[name] = "left out: all its tiles are absent"
+                continue
             segments = Segments(pages, self._file)
             if is_reduced(segments.level(), segments.read, finer.level(), finer.read, segments.tile_bytes.counts):
                 self._levels.append(segments)

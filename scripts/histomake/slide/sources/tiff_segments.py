@@ -94,6 +94,8 @@ class Segments:
         count = self.grid[0] * self.grid[1]
         offsets, counts = (np.asarray(tag[:count], np.uint64) for tag in (page.dataoffsets, page.databytecounts))
         self.tile_bytes = TileBytes(file.path, offsets.reshape(self.grid), counts.reshape(self.grid))
+        if not any(self.tile_bytes.counts.flat):
+            raise DamagedSlideError("the file holds no pixels: all tiles of its finest level are absent")
         self._corners = self._corner_tiles()
         self.treatment: Treatment = treatment(self._samples())
 
