@@ -81,6 +81,12 @@ rule quarantine:
         "../scripts/quarantine.py"
 
 
+# `snakemake preprocess`: stores, tissue, artefacts and patch tables of all slides, without any task.
+rule preprocess:
+    input:
+        lambda wildcards: OUTPUTS.preprocessed(),
+
+
 # quarantine.json is made after the records and the first table of every slide, the scores after every prediction. These
 # files are therefore read by path and are not inputs.
 rule catalog:

@@ -255,3 +255,14 @@ def test_a_cascade_without_an_annotation_to_learn_from_is_refused_when_it_is_ask
     outputs = Outputs(project({}, radhical={"nuclei": {}}))
     with pytest.raises(ConfigError, match="has an annotation to learn from"):
         outputs.of_cascades()
+
+
+def test_slides_can_be_preprocessed_without_any_task(project):
+    """The target `preprocess`: tables of all grids, what they are made from, and the quarantine."""
+    plan = project({}, grids={"x10": {"mpp": 1.0}, "x20": {"mpp": 0.5}})
+    found = set(Outputs(plan).preprocessed())
+    layout = plan.layout
+    assert {layout.table(grid, slide) for grid in ("x10", "x20") for slide in ROLES} <= found
+    assert {layout.store(slide, packed=False) for slide in ROLES} | {layout.quarantine} <= found
+    assert not {path for path in found if path.suffix in (".duckdb", ".html")}
+    assert Outputs(plan, unchanged=set(ROLES)).preprocessed() == [layout.quarantine]

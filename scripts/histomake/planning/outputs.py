@@ -111,6 +111,14 @@ class Outputs:
         models = [*plan.trained, *plan.reused]
         return found + [layout.weights(task, fold) for task in models for fold in plan.folds(task)]
 
+    def preprocessed(self) -> list[Path]:
+        """What is made of slides before any task: stores, patch tables with all that they are made from, quarantine."""
+        plan, layout = self.plan, self.plan.layout
+        slides = [slide for slide in plan.slides if slide not in self.unchanged]
+        found = [layout.store(slide, packed=plan.config.convert.store == "zip") for slide in slides]
+        found += [layout.table(grid, slide) for grid in plan.config.grids for slide in slides]
+        return [*found, *(layout.tissue_view(slide) for slide in slides), layout.quarantine]
+
     def of_slides(self) -> list[Path]:
         """Pages, tissue views and QuPath tiles."""
         layout = self.plan.layout
