@@ -21,6 +21,7 @@ EXPLAINED = {
 rule embed:
     input:
         **EXPLAINED,
+        vectors=lambda wildcards: OUTPUTS.explained_features(wildcards.task, wildcards.fold),
     output:
         features=EMBEDDING.features,
         page=report(

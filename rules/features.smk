@@ -32,3 +32,64 @@ rule features:
         code=code("features.py"),
     script:
         "../scripts/features.py"
+
+
+# The digests of the features are in the cohort file, as those of all other files of the slides.
+rule train_head:
+    input:
+        cohort=LAYOUT.training_cohort("{task}", "{fold}"),
+    output:
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+        history=LAYOUT.history("{task}", "{fold}"),
+        details=directory(LAYOUT.training_details("{task}", "{fold}")),
+    log:
+        LAYOUT.log("train_head", "{task}", "fold{fold}"),
+    benchmark:
+        LAYOUT.benchmark("train_head", "{task}", "fold{fold}")
+    wildcard_constraints:
+        task=only([name for name in PLAN.trained if name in PLAN.on_features]),
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(8000),
+        runtime=minutes(60),
+    params:
+        cfg=lambda wildcards: task(wildcards).fitting(),
+        group=lambda wildcards: PLAN.feature_group(wildcards.task),
+        column=lambda wildcards: PLAN.feature_column(wildcards.task, wildcards.fold),
+        seed=CONFIG.seed,
+        code=code("train_head.py"),
+    script:
+        "../scripts/train_head.py"
+
+
+rule predict_features:
+    input:
+        manifest=LAYOUT.manifest("{slide}"),
+        table=lambda wildcards: LAYOUT.table(task(wildcards).grid, wildcards.slide),
+        annotation=LAYOUT.annotation("{slide}"),
+        features=lambda wildcards: LAYOUT.features(PLAN.feature_group(wildcards.task), wildcards.slide),
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+    output:
+        predictions=LAYOUT.prediction("{task}", "{fold}", "{slide}"),
+    log:
+        LAYOUT.log("predict_features", "{task}", "fold{fold}", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("predict_features", "{task}", "fold{fold}", "{slide}")
+    wildcard_constraints:
+        task=only(PLAN.on_features),
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(15),
+    params:
+        cfg=lambda wildcards: task(wildcards).predicting(),
+        entry=lambda wildcards: PLAN.entry(wildcards.slide),
+        code=code("predict_features.py"),
+    script:
+        "../scripts/predict_features.py"

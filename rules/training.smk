@@ -13,6 +13,7 @@ rule training_cohort:
             LAYOUT.table(task(wildcards).grid, s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)
         ],
         annotations=lambda wildcards: [LAYOUT.annotation(s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)],
+        features=lambda wildcards: PLAN.fitted_features(wildcards.task, wildcards.fold),
     output:
         cohort=LAYOUT.training_cohort("{task}", "{fold}"),
     log:
@@ -51,7 +52,7 @@ rule train:
     benchmark:
         LAYOUT.benchmark("train", "{task}", "fold{fold}")
     wildcard_constraints:
-        task=only(PLAN.trained),
+        task=only([name for name in PLAN.trained if name not in PLAN.on_features]),
     conda:
         "../envs/learning.yaml"
     threads: lambda wildcards: processes(wildcards) * task(wildcards).train.gpus

@@ -9,6 +9,7 @@ from histomake.base.layout import Layout
 from histomake.base.tables import write_table
 from histomake.explain.embedding import TestedSlide, embed
 from histomake.explain.embedding_page import mosaic, page
+from histomake.features.predict import load_head
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import load_model
 from histomake.pictures.canvas import write_picture
@@ -18,11 +19,18 @@ def main(snakemake):
     out, params, where = snakemake.output, snakemake.params, snakemake.wildcards
     title = f"{where.task}, fold {where.fold}"
     with job(snakemake):
-        predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
+        folder, vectors = Path(snakemake.input.weights).parent, snakemake.input.vectors
+        predictor = load_head(folder) if vectors else load_model(folder, threads=snakemake.threads)
         layout = Layout(Path(snakemake.config["results"]))
         slides = [
-            TestedSlide(SlideEntry.at(layout, predictor.task.grid, *entry), site, pq.read_table(path))
-            for entry, site, path in zip(params.slides, params.sites, snakemake.input.predictions, strict=True)
+            TestedSlide(SlideEntry.at(layout, predictor.task.grid, *entry), site, pq.read_table(path), stored)
+            for entry, site, path, stored in zip(
+                params.slides,
+                params.sites,
+                snakemake.input.predictions,
+                vectors or [None for _ in params.slides],
+                strict=True,
+            )
         ]
         found = embed(
             predictor=predictor,

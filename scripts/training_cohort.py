@@ -17,7 +17,11 @@ def main(snakemake):
         contents = {m.slide_id: m.sha256 for m in manifests if not quarantined(m)}
         found = leaks([Assignment(fold, slide, patient, role) for role, (slide, patient, _) in slides], contents)
         refuse_leaks(found, snakemake.wildcards.task)
-        files = zip(given.manifests, given.tables, given.annotations, strict=True)
+        features = [[path] for path in given.features] or [[] for _ in slides]
+        files = [
+            [*records, *more]
+            for *records, more in zip(given.manifests, given.tables, given.annotations, features, strict=True)
+        ]
         digests = [[sha256_file(path) for path in of_slide] for of_slide in files]
         cohort = [
             CohortSlide(role=role, slide_id=slide, patient_id=patient, labels=labels, digests=of_slide)

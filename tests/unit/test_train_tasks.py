@@ -26,6 +26,7 @@ from histomake.evaluate.items import SlidePrediction
 from histomake.learn.data.batches import TrainingBatches
 from histomake.learn.data.patch_index import output_sizes, patches_containing
 from histomake.learn.data.reading import MaskReader, PatchReader
+from histomake.learn.data.drawing import draw_weights
 from histomake.learn.engine.loop import Trainer
 from histomake.learn.engine.runtime import PreemptedError, advise_on_memory, choose_runtime
 from histomake.learn.inference.predict import SHORT_OF_MEMORY as PREDICTING
@@ -298,7 +299,7 @@ def test_a_share_of_a_class_without_training_patches_is_named(cohort, tmp_path: 
     task = make_task("multi_label", target={"classes": CLASSES, "min_area": 0.0}, train={"shares": {"none": 0.3}})
     patches = known_patches(cohort[:2], task)
     with pytest.raises(HistomakeError, match=r"train\.shares: no training patch is none"):
-        objective_of(task, patches, patches, tmp_path)._draw_weights()
+        draw_weights(patches, task)
 
 
 def test_a_class_to_contain_without_annotation_is_named(cohort, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from histomake.config.cascades import (
 )
 from histomake.config.encoders import Encoder
 from histomake.config.kinds import ACCEPTED
+from histomake.config.probes import Probe
 from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
 from histomake.config.source import ConfigFile
@@ -50,6 +51,7 @@ __all__ = [
     "Model",
     "PatchCascade",
     "Predict",
+    "Probe",
     "Quality",
     "Radhical",
     "Section",
@@ -170,11 +172,12 @@ class Config(Section):
             ]
         for name, cascade in self.patch_cascades.items():
             problems += [
-                f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches and has the class "
-                f"{cascade.class_name!r}"
+                f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches, not their features, and "
+                f"has the class {cascade.class_name!r}"
                 for s in cascade.stages
                 if s.task not in self.tasks
                 or not ACCEPTED[self.tasks[s.task].kind].cascade_stage
+                or self.tasks[s.task].features
                 or cascade.class_name not in self.tasks[s.task].target.classes
             ]
         for name, grid in self.grids.items():
@@ -191,6 +194,22 @@ class Config(Section):
                 yield f"encoders.{name}.grid: {encoder.grid!r} is not under grids ({', '.join(self.grids)})"
             if encoder.source == "task" and encoder.target not in self.tasks:
                 yield f"encoders.{name}.name: {encoder.target!r} is not under tasks"
+        for name, task in self.tasks.items():
+            if task.features is None:
+                continue
+            if task.features not in self.encoders:
+                known = ", ".join(self.encoders) or "none"
+                yield f"tasks.{name}.features: {task.features!r} is not under encoders ({known})"
+                continue
+            encoder = self.encoders[task.features]
+            if encoder.grid != task.grid:
+                yield f"tasks.{name}.grid: {task.grid} is not the grid of encoder {task.features} ({encoder.grid})"
+            source = self.tasks.get(encoder.target) if encoder.source == "task" else None
+            if source is not None and source.split.folds != task.split.folds:
+                yield (
+                    f"tasks.{name}.split.folds: encoder {task.features} has one model per fold of task "
+                    f"{encoder.target}, which has {source.split.folds}; take as many"
+                )
         for group, members in self.encoder_groups.items():
             if len(grids := {self.encoders[name].grid for name in members}) > 1:
                 yield f"encoders: group {group} has encoders of several grids ({', '.join(sorted(grids))})"

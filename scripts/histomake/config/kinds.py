@@ -26,6 +26,7 @@ class Accepted:
     figures: values of ``train.select``, the figures that validation measures.
     networks_without_weights: networks for which ``model.pretrained: true`` finds no weights.
     networks_with_dropout: networks that have ``model.dropout``. None: all.
+    features: whether the task can learn from one vector per patch instead of its pixels.
     overlap: whether windows overlap by ``predict.overlap``.
     cascade_stage: whether the task gives each patch a score per class, as a stage of a patch cascade must.
     patient_truth: whether ``predict.patient_truth`` has a meaning: patients have classes that follow from their slides.
@@ -43,6 +44,7 @@ class Accepted:
     figures: tuple[str, ...]
     networks_without_weights: tuple[str, ...]
     networks_with_dropout: tuple[str, ...] | None
+    features: bool
     overlap: bool
     cascade_stage: bool
     patient_truth: bool
@@ -61,6 +63,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         figures=("loss", "auroc", "accuracy", "balanced_accuracy"),
         networks_without_weights=("alexnet",),
         networks_with_dropout=None,
+        features=True,
         overlap=False,
         cascade_stage=True,
         patient_truth=True,
@@ -77,6 +80,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         figures=("loss", "auroc"),
         networks_without_weights=("alexnet",),
         networks_with_dropout=None,
+        features=True,
         overlap=False,
         cascade_stage=True,
         patient_truth=True,
@@ -93,6 +97,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         figures=("loss", "mae", "r2"),
         networks_without_weights=("alexnet",),
         networks_with_dropout=None,
+        features=True,
         overlap=False,
         cascade_stage=False,
         patient_truth=False,
@@ -109,6 +114,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         figures=("loss", "dice", "accuracy"),
         networks_without_weights=("fcn", "fast_scnn"),
         networks_with_dropout=("fast_scnn",),
+        features=False,
         overlap=True,
         cascade_stage=False,
         patient_truth=False,

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from histomake.base.cells import listed
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.kinds import ACCEPTED
+from histomake.config.probes import Probe, feature_problems
 from histomake.config.section import Name, Section, Share
 
 NONE = "none"
@@ -410,6 +411,17 @@ class Task(Section):
     )
     target: Target = Field(default_factory=Target, description="Training target.")
     split: Split = Field(default_factory=Split, description="Assignment of patients to roles.")
+    features: Name | None = Field(
+        None,
+        description="Encoder whose stored features the task learns from, instead of pixels; a name under encoders. "
+        "Then head and probe take the place of model and augment.",
+    )
+    head: Literal["linear", "mlp", "knn"] = Field(
+        "linear",
+        description="What is learned from features. linear: logistic or ridge regression; mlp: hidden layers; knn: "
+        "nearest training patches.",
+    )
+    probe: Probe = Field(default_factory=Probe, description="Settings of the head.")
     model: Model = Field(default_factory=Model, description="The network.")
     augment: Augment = Field(default_factory=Augment, description="Data augmentation.")
     train: Train = Field(default_factory=Train, description="The training loop.")
@@ -419,6 +431,7 @@ class Task(Section):
     def _fits_together(self) -> Task:
         problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
         problems += [*_model_problems(self.kind, self.model), *_prediction_problems(self.kind, self.predict)]
+        problems += feature_problems(self, accepts_features=ACCEPTED[self.kind].features)
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +22,11 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from histomake.base.errors import HistomakeError
+from histomake.base.records.features import column_name
 from histomake.base.records.record import usable
 from histomake.base.records.separation import BatchEffect, SeparationRecord
 from histomake.explain.patch_pixels import read_patches
+from histomake.features.store import read_features, rows_of
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import Predictor
 from histomake.model.build import has_features
@@ -47,11 +50,15 @@ GROUPS = ("label", "predicted", "slide_id", "patient_id", "site")
 
 @dataclass(frozen=True)
 class TestedSlide:
-    """One slide whose patches may be embedded: its files, its site, its predictions (as predict_slide makes them)."""
+    """One slide whose patches may be embedded: its files, its site, its predictions (as predict_slide makes them).
+
+    ``features``: file of the features that the model takes, if it takes features instead of pixels.
+    """
 
     entry: SlideEntry
     site: str
     predictions: pa.Table
+    features: Path | str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def _embed_slide(
 ) -> tuple[pa.Table, NDArray[np.float32], NDArray[np.uint8]]:
     predictions = slide.predictions.take(rows)
     patches, record = read_table(slide.entry.table)
-    features, thumbs = features_of(predictor, slide.entry, predictions)
+    features, thumbs = features_of(predictor, slide.entry, predictions, slide.features)
     count = predictions.num_rows
     columns = {
         "slide_id": pa.array([slide.entry.slide_id] * count),
@@ -118,14 +125,31 @@ def _embed_slide(
 
 
 def features_of(
-    predictor: Predictor, entry: SlideEntry, predictions: pa.Table
+    predictor: Predictor, entry: SlideEntry, predictions: pa.Table, stored: Path | str | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Features float32 (n, d) and thumbnails uint8 (n, THUMB_PX, THUMB_PX, 3) of a slide's patches."""
+    """Features float32 (n, d) and thumbnails uint8 (n, THUMB_PX, THUMB_PX, 3) of a slide's patches.
+
+    ``stored``: file of the features that the model takes; otherwise they are those before its last layer.
+    """
+    patch_id = predictions["patch_id"].to_numpy()
     features, thumbs = [], []
-    for pixels in read_patches(predictor, entry, predictions["patch_id"].to_numpy()):
-        features.append(embed_pixels(predictor, pixels))
+    for pixels in read_patches(predictor, entry, patch_id):
+        if stored is None:
+            features.append(embed_pixels(predictor, pixels))
         thumbs.append(shrink(pixels[..., :3]))
+    if stored is not None:
+        features.append(stored_vectors(predictor, patch_id, stored))
     return np.concatenate(features), np.concatenate(thumbs)
+
+
+def stored_vectors(predictor: Predictor, patch_id: NDArray[np.uint32], path: Path | str) -> NDArray[np.float32]:
+    """Features float32 (n, d) of patches that a model takes, from the file of their slide."""
+    column = predictor.card.features
+    if column is None:
+        raise HistomakeError(f"the model takes pixels, not the features in {path}")
+    found = read_features(path)
+    vectors = found.vectors(column_name(column.encoder, column.fold))
+    return vectors[rows_of(found, patch_id, path=path)].astype(np.float32)
 
 
 def embed_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -18,10 +18,9 @@ from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_file
 from histomake.base.layout import WEIGHTS
 from histomake.base.records.encoder_card import EncoderCard
-from histomake.base.records.features import FeatureColumn
+from histomake.base.records.features import FeatureColumn, column_name
 from histomake.base.records.model_card import Normalisation
 from histomake.config import Encoder, Grid
-from histomake.features.store import column_name
 from histomake.learn.data.images import standardise, to_unit
 from histomake.learn.engine.runtime import Runtime, choose_runtime
 from histomake.learn.inference.predict import Predictor, load_model, turned

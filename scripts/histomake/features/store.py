@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_file
-from histomake.base.records.features import FeatureColumn, FeatureRecord
+from histomake.base.records.features import FeatureColumn, FeatureRecord, column_name
 from histomake.base.records.record import Quarantined
 from histomake.patch.table import METADATA_KEY
 
@@ -80,11 +80,6 @@ class Features:
 
 def _widened(vectors: NDArray[np.floating], kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float32).ravel()), type=kind)
-
-
-def column_name(encoder: str, fold: int | None) -> str:
-    """Name of a column: the encoder's, with the fold of an encoder that this workflow trained."""
-    return encoder if fold is None else f"{encoder}.fold{fold}"
 
 
 def columns_of(record: FeatureRecord) -> dict[str, FeatureColumn]:

@@ -65,6 +65,17 @@ class Outputs:
         """(task, fold) of the models that are explained: those that are trained, since it takes training patches."""
         return [(name, fold) for name in self.plan.trained for fold in self.plan.folds(name)]
 
+    def attributed_models(self) -> list[tuple[str, int]]:
+        """(task, fold) of the models whose predictions are attributed to pixels: not those that take features."""
+        return [(name, fold) for name, fold in self.explained_models() if name not in self.plan.on_features]
+
+    def explained_features(self, task: str, fold: int | str) -> list[Path]:
+        """Features of the slides that a model is explained on, if it takes features."""
+        if task not in self.plan.on_features:
+            return []
+        group = self.plan.feature_group(task)
+        return [self.plan.layout.features(group, slide) for slide in self.explained(task, fold)]
+
     def shown_on_page(self, slide: str) -> dict[str, list[Path]]:
         """Files that the page of a slide shows: those of its predictions and of the cascades that segment it."""
         layout, drawn = self.plan.layout, self.drawn_slides.get(slide, [])

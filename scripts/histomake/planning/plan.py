@@ -15,6 +15,7 @@ from typing import Any
 
 from histomake.annotation.formats import is_mask
 from histomake.base.layout import Layout
+from histomake.base.records.features import column_name
 from histomake.cohort.folds import assign, assign_task, assign_unfitted
 from histomake.cohort.leakage import FITTED, JUDGED, Assignment
 from histomake.cohort.sheet import Slide
@@ -161,6 +162,28 @@ class Plan:
         return [name for name, task in self.config.tasks.items() if PICTURED[task.kind].views == views]
 
     # --- encoders ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def on_features(self) -> list[str]:
+        """Tasks that learn from features instead of pixels."""
+        return [name for name, task in self.config.tasks.items() if task.features is not None]
+
+    def feature_group(self, task: str) -> str:
+        """Group of encoders whose files hold the features of a task."""
+        encoder = str(self.config.tasks[task].features)
+        return self.config.encoders[encoder].group or encoder
+
+    def feature_column(self, task: str, fold: int | str) -> str:
+        """Column of the features of a task's fold."""
+        encoder = str(self.config.tasks[task].features)
+        return column_name(encoder, int(fold) if self._encoding_task(encoder) else None)
+
+    def fitted_features(self, task: str, fold: int | str) -> list[Path]:
+        """Features of the slides that a model is trained and validated on, in the order of `fitted_slides`."""
+        if task not in self.on_features:
+            return []
+        group = self.feature_group(task)
+        return [self.layout.features(group, slide) for slide in self.fitted_slides(task, fold)]
 
     def group_grid(self, group: str) -> str:
         """Grid of the encoders of a group."""

@@ -65,7 +65,11 @@ def task_section(
     name: str, task: Task, layout: Layout, catalog: duckdb.DuckDBPyConnection, folds: Sequence[int]
 ) -> Html:
     """Build the section of a task."""
-    made = f"trained model from {task.trained}" if task.trained else f"{task.model.name}, {task.train.steps} steps"
+    made = f"{task.model.name}, {task.train.steps} steps"
+    if task.features:
+        made = f"{task.head} head on features of encoder {task.features}"
+    if task.trained:
+        made = f"trained model from {task.trained}"
     parts: list[object] = [
         page.tag("p", f"{task.kind} on grid {task.grid}: {made}, {len(folds)} fold(s)."),
         page.section("Cohort", cohort_table(name, task, catalog), level=3, anchor=f"{name}-split"),
@@ -173,10 +177,11 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
             label = f"fold {fold}, {column}"
             axis.plot(history["step"], history[column], style, color=colour, lw=1.5, label=label)
         card = ModelCard.read(layout.description(name, fold))
-        chosen.append([fold, *(getattr(card, key) for key in columns.values())])
-    axis.set(xlabel="step", ylabel="loss")
+        picked = [", ".join(f"{k} {v:g}" for k, v in card.head["chosen"].items())] if card.head else []
+        chosen.append([fold, *(getattr(card, key) for key in columns.values()), *picked])
+    axis.set(xlabel="candidate, from smooth to fine" if task.features and task.head != "mlp" else "step", ylabel="loss")
     axis.legend(frameon=False, fontsize=8)
-    table = page.table(["fold", *columns], chosen)
+    table = page.table(["fold", *columns, *(["chosen on validation patients"] if task.features else [])], chosen)
     return page.tag("div", page.plot(figure), table, class_="row")
 
 

@@ -21,4 +21,5 @@ class CohortSlide(Record, frozen=True, kw_only=True):
     labels: dict[str, str]
     """Labels of the slide in the slide sheet, by column."""
     digests: list[str]
-    """sha256 of the slide's manifest, patch table and annotation record: what the model is trained on."""
+    """sha256 of the slide's manifest, patch table and annotation record, and of its features if the task learns from \
+them: what the model is trained on."""

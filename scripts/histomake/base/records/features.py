@@ -54,3 +54,8 @@ class FeatureRecord(StageRecord, frozen=True, kw_only=True):
     """Digest of all that the features were made of: slide, patch table, settings, weights and code."""
     columns: list[FeatureColumn]
     """The columns of features, in order."""
+
+
+def column_name(encoder: str, fold: int | None) -> str:
+    """Name of a column: the encoder's, with the fold of an encoder that this workflow trained."""
+    return encoder if fold is None else f"{encoder}.fold{fold}"

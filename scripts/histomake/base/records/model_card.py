@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from histomake.base.kinds import Kind
+from histomake.base.records.features import FeatureColumn
 from histomake.base.records.record import Count, Json, Part, PositiveMpp, Record, Size, Upgrade
 
 
@@ -57,7 +58,12 @@ class ModelCard(Record, frozen=True, kw_only=True):
     grid: ModelGrid
     """The patches that the model takes."""
     normalisation: Normalisation
-    """Normalisation of the network's input."""
+    """Normalisation of the network's input; of pixels only."""
+    features: FeatureColumn | None = None
+    """Encoder whose features the model takes instead of pixels; null if it takes pixels."""
+    head: dict[str, Any] | None = None
+    """What was learned from the features: ``name``, the task's section ``probe``, and the value chosen on validation \
+patches; null if the model takes pixels."""
     stain: dict[str, Any] | None = None
     """Stain colours that slides are normalised to, as in ``stains.json``; null without stain normalisation."""
     threshold: float | list[float]

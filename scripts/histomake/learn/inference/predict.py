@@ -120,6 +120,8 @@ def _turned_back(images: Tensor, turns: int, *, mirror: bool) -> Tensor:
 def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") -> Predictor:
     """Load model.safetensors and model.json, in eval mode. Raises HistomakeError for any other kind of file."""
     card = ModelCard.read(model_dir / DESCRIPTION)
+    if card.features is not None:
+        raise HistomakeError(f"{model_dir} takes features of encoder {card.features.encoder}, not pixels")
     path = model_dir / WEIGHTS
     architecture = Model(**{**card.architecture, "pretrained": False})
     network = build.build_model(architecture, kind=card.kind, outputs=len(card.class_names), size=card.grid.size)
@@ -148,7 +150,7 @@ def predict_slide(
     reader = PatchReader(patches, predictor.task.model, stain=predictor.stain)
     for index, found in predict_batches(predictor, reader, batch=batch, threads=threads, flips=flips):
         scores[index] = found
-    return _table(predictor, patches, scores).replace_schema_metadata(metadata)
+    return prediction_table(predictor, patches, scores).replace_schema_metadata(metadata)
 
 
 def stain_metadata(predictor: Predictor, entry: SlideEntry) -> dict[str, str] | None:
@@ -207,7 +209,8 @@ def place_columns(patches: PatchIndex) -> dict[str, np.ndarray]:
     return {"patch_id": patches.patch_id, "x": patches.x, "y": patches.y, "tissue": patches.tissue}
 
 
-def _table(predictor: Predictor, patches: PatchIndex, scores: np.ndarray) -> pa.Table:
+def prediction_table(predictor: Predictor, patches: PatchIndex, scores: np.ndarray) -> pa.Table:
+    """Prediction table of patches with scores float32 (n, outputs); columns as of `predict_slide`."""
     names = predictor.class_names
     columns: dict[str, Any] = place_columns(patches)
     columns |= {f"score_{name}": scores[:, i] for i, name in enumerate(names)}

@@ -22,10 +22,11 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard, ModelGrid
 from histomake.config import Task
 from histomake.learn.data.batches import Batch, FixedBatches, TrainingBatches
+from histomake.learn.data.drawing import draw_weights
 from histomake.learn.data.drawn_patches import DrawnPatches, join_parts
 from histomake.learn.data.images import standardise, to_unit
 from histomake.learn.data.loader import load_batches
-from histomake.learn.data.patch_index import PatchIndex, SlideEntry, output_sizes, patches_containing
+from histomake.learn.data.patch_index import PatchIndex, SlideEntry, output_sizes
 from histomake.learn.data.reading import MaskReader, PatchReader
 from histomake.learn.data.stains import COLOURS, fit_normaliser
 from histomake.learn.engine import distributed
@@ -35,7 +36,7 @@ from histomake.learn.engine.optim import build_optimiser, build_schedule
 from histomake.learn.engine.runtime import Runtime, default_workers, seed_step
 from histomake.learn.inference.validation import LOWER_IS_BETTER, PixelMeter, ScoreMeter
 from histomake.learn.kinds import TRAINED
-from histomake.learn.objectives.losses import build_loss
+from histomake.learn.objectives.losses import Loss, build_loss
 from histomake.model.build import build_model, normalisation
 from histomake.model.transfer import (
     freeze_stages,
@@ -47,11 +48,10 @@ from histomake.model.transfer import (
     weights_file,
 )
 from histomake.patch import augment
-from histomake.patch.sampler import Sampler, balance_weights, mix_containing
+from histomake.patch.sampler import Sampler
 from histomake.patch.stain import StainNormaliser
 from histomake.target.kinds import LEARNED
 from histomake.target.outputs import outputs_of
-from histomake.target.targets import balance_group
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class PatchObjective(Objective[Batch]):
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if task.train.compile else self.network
         self.networks = {NETWORK: self.network}
         self.optimisers = {NETWORK: self._build_optimisation()}
-        self.loss = build_loss(self._loss_name(), class_weights=self._class_weights())
+        self.loss = task_loss(task, patches, device=runtime.device)
         self.drawn = DrawnPatches(state / "drawn", patches, worker=self.process) if task.train.audit else None
         self.read_errors = 0
 
@@ -139,17 +139,6 @@ class PatchObjective(Objective[Batch]):
             stain.share()
         return stain
 
-    def _loss_name(self) -> str:
-        return TRAINED[self.task.kind].loss if self.task.train.loss == "auto" else self.task.train.loss
-
-    def _class_weights(self) -> Tensor | None:
-        """Inverse size of each class among the training patches, or of its area in them, mean 1, for weighted_ce."""
-        if self._loss_name() != "weighted_ce":
-            return None
-        sizes = output_sizes(self.patches, self.outputs, kind=self.task.kind)
-        weights = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-        return torch.tensor(weights / weights.mean(), dtype=torch.float32, device=self.runtime.device)
-
     def identity(self) -> Json:
         """See Objective: the task, the drawn patches with their targets, and the weights it starts from."""
         pretrained = self.task.model.pretrained
@@ -170,35 +159,8 @@ class PatchObjective(Objective[Batch]):
     def dataset(self) -> TrainingBatches:
         """The batches of this process, drawn as the task says."""
         reader = PatchReader(self.patches, self.task.model, stain=self.stain)
-        sampler = Sampler.from_weights(self._draw_weights(), seed=self.seed)
+        sampler = Sampler.from_weights(draw_weights(self.patches, self.task), seed=self.seed)
         return TrainingBatches(reader, sampler, self.task, worker=self.process)
-
-    def _draw_weights(self) -> np.ndarray:
-        """Probability of each patch to be drawn."""
-        train, outputs = self.task.train, self.outputs
-        balance = train.balance
-        if balance == "auto":
-            balance = "slide" if self.learned.numbers else "class"
-        classes = self.patches.slide if self.learned.numbers else balance_group(self.patches.target)
-        for name, share in train.shares.items():
-            if share > 0 and not (classes == [*outputs, "none"].index(name)).any():
-                raise HistomakeError(f"train.shares: no training patch is {name}; set its share to 0, or add slides")
-        shares = {[*outputs, "none"].index(name): share for name, share in train.shares.items()}
-        try:
-            weights = balance_weights(slide=self.patches.slide, group=classes, balance=balance, shares=shares)
-        except ValueError as error:
-            raise HistomakeError(f"train.balance and train.shares: {error}") from None
-        for name, factor in train.factors.items():
-            weights = np.where(classes == [*outputs, "none"].index(name), factor * weights, weights)
-        containing = [self._containing(*item) for item in train.containing.items()]
-        return mix_containing(weights / weights.sum(), containing)
-
-    def _containing(self, name: str, share: float) -> tuple[np.ndarray, float]:
-        contains = patches_containing(self.patches, name)
-        if not contains.any():
-            slides = ", ".join(entry.slide_id for entry in self.patches.entries)
-            raise HistomakeError(f"train.containing: no training patch contains {name} (slides: {slides})")
-        return contains, share
 
     def size(self, batch: Batch) -> int:
         """See Objective."""
@@ -256,8 +218,7 @@ class PatchObjective(Objective[Batch]):
     def validate(self, step: int) -> Validation:
         """See Objective."""
         meter = self._measure()
-        weights = self._class_weights()
-        on_cpu = build_loss(self._loss_name(), class_weights=None if weights is None else weights.cpu())
+        on_cpu = task_loss(self.task, self.patches, device=torch.device("cpu"))
         figures, select = meter.figures(on_cpu), self.task.train.select
         if np.isnan(figures[select]):
             slides = sorted({self.held_out.entries[slide].slide_id for slide in self.held_out.slide})
@@ -327,6 +288,16 @@ class PatchObjective(Objective[Batch]):
             made_with=made_with(entries, task.model.pretrained),
             parameters=sum(p.numel() for p in self.network.parameters()),
         )
+
+
+def task_loss(task: Task, patches: PatchIndex, *, device: torch.device) -> Loss:
+    """The loss of a task; for weighted_ce with the inverse size of each class among the patches, mean 1."""
+    name = TRAINED[task.kind].loss if task.train.loss == "auto" else task.train.loss
+    if name != "weighted_ce":
+        return build_loss(name)
+    sizes = output_sizes(patches, outputs_of(task.kind, task.target), kind=task.kind)
+    weights = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    return build_loss(name, class_weights=torch.tensor(weights / weights.mean(), dtype=torch.float32, device=device))
 
 
 def made_with(entries: Iterable[SlideEntry], pretrained: bool | str) -> list[str]:

@@ -1,0 +1,79 @@
+"""Prediction of patches from their features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.records.features import column_name
+from histomake.base.records.manifest import Manifest
+from histomake.base.records.model_card import ModelCard
+from histomake.config import Probe, Target, Task
+from histomake.features.heads import build_head, logits_of
+from histomake.features.index import FeatureReader
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.engine.runtime import Runtime
+from histomake.learn.heads.networks import Head
+from histomake.learn.inference.predict import Predictor, prediction_schema, prediction_table, slide_patches
+from histomake.learn.kinds import TRAINED
+from histomake.learn.objectives.patches import KNOWN_DIGITS
+from histomake.model.transfer import load_weights, read_weights
+
+ROWS = 8192
+
+
+def load_head(folder: Path) -> Predictor:
+    """Load the head of a task in eval mode, on the CPU. Raises HistomakeError for a model that takes pixels."""
+    card = ModelCard.read(folder / DESCRIPTION)
+    if card.features is None or card.head is None:
+        raise HistomakeError(f"{folder} takes pixels, not features; remove features from the task, or train it again")
+    weights = read_weights(folder / WEIGHTS)
+    task = Task(
+        kind=card.kind,
+        grid=card.grid.name,
+        target=Target(**card.target),
+        features=card.features.encoder,
+        head=card.head["name"],
+        probe=Probe(**card.head["probe"]),
+    )
+    rows = len(weights["vectors"]) if "vectors" in weights else 1
+    head = build_head(task, inputs=card.features.dimensions, outputs=len(card.class_names), rows=rows)
+    load_weights(head, weights, origin=folder / WEIGHTS)
+    return Predictor(head.eval(), card, Runtime(torch.device("cpu"), torch.float32))
+
+
+def predict_features(predictor: Predictor, entry: SlideEntry, features: Path) -> pa.Table:
+    """Scores of every kept patch of a slide from its file of features; columns as of `predict_slide`.
+
+    Raises HistomakeError for features of another encoder, weights or settings than the head was trained on, and for a
+    slide that the encoder was trained on.
+    """
+    patches = slide_patches(predictor, entry)
+    if patches is None:
+        return prediction_schema(predictor).empty_table()
+    card, head = predictor.card, predictor.network
+    assert card.features is not None
+    assert isinstance(head, Head)
+    reader = FeatureReader(patches, {entry.slide_id: features}, column_name(card.features.encoder, card.features.fold))
+    if reader.column.identity != card.features.identity:
+        raise HistomakeError(
+            f"slide {entry.slide_id}: {features} has features of other weights or settings of encoder "
+            f"{card.features.encoder} than the model was trained on; train it again on these"
+        )
+    digest = Manifest.read_usable(entry.manifest).sha256[:KNOWN_DIGITS]
+    if digest in reader.column.made_with:
+        raise HistomakeError(
+            f"slide {entry.slide_id} leaks: encoder {card.features.encoder} was trained on it, and now it is to be "
+            "tested. Give both tasks the same roles with the column split of the sheet, or the same folds"
+        )
+    activate = TRAINED[card.kind].activate
+    scores = np.zeros((len(patches), len(predictor.class_names)), np.float32)
+    for start in range(0, len(patches), ROWS):
+        index = np.arange(start, min(start + ROWS, len(patches)))
+        scores[index] = activate(logits_of(head, reader.read(index))).numpy()
+    return prediction_table(predictor, patches, scores)

@@ -1,0 +1,1 @@
+"""Heads: small models that learn from one vector of features per patch."""

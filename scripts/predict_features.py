@@ -1,0 +1,22 @@
+"""Rule predict_features: scores of every kept patch of a slide, from its stored features."""
+
+from pathlib import Path
+
+from histomake.audit.sidecar import job
+from histomake.base.layout import Layout
+from histomake.base.tables import write_table
+from histomake.features.predict import load_head, predict_features
+from histomake.learn.data.patch_index import SlideEntry
+
+
+def main(snakemake):
+    layout, params = Layout(Path(snakemake.config["results"])), snakemake.params
+    with job(snakemake):
+        predictor = load_head(Path(snakemake.input.weights).parent)
+        entry = SlideEntry.at(layout, params.cfg["grid"], *params.entry)
+        table = predict_features(predictor, entry, Path(snakemake.input.features))
+        write_table(table, snakemake.output.predictions)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
