@@ -7,7 +7,7 @@ from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
-from histomake.base.records.model_card import ModelCard
+from histomake.base.records.model_card import slides_behind
 from histomake.base.records.record import quarantined
 from histomake.cohort.leakage import Assignment, leaks, refuse_leaks, seen_before
 
@@ -21,7 +21,7 @@ def main(snakemake):
         digests = {m.slide_id: m.sha256 for m in manifests if not quarantined(m)}
         found = leaks(roles, digests)
         for path in snakemake.input.models:
-            seen = seen_before(roles, digests, ModelCard.read(path).made_with)
+            seen = seen_before(roles, digests, slides_behind(path))
             found += [f"the model {path} was made with {slide}, which is to test it" for slide in seen]
         refuse_leaks(found, " ".join(snakemake.wildcards))
         record = LeakageRecord(slides=sorted(digests), models=list(map(str, snakemake.input.models)), leaks=found)

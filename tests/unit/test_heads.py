@@ -15,7 +15,7 @@ from histomake.config import Encoder, Grid, Task, parse_config
 from histomake.config.kinds import ACCEPTED
 from histomake.features.encoders import load_group
 from histomake.features.extract import extract
-from histomake.features.heads import Samples, choose_linear, choose_neighbours
+from histomake.features.heads import HeadSamples, choose_linear, choose_neighbours
 from histomake.features.predict import load_head, predict_features
 from histomake.features.store import read_features
 from histomake.features.training import train_head
@@ -24,8 +24,8 @@ from histomake.learn.heads.networks import NeighbourHead
 from histomake.learn.inference.predict import load_model
 from histomake.learn.kinds import TRAINED
 from histomake.learn.objectives.losses import build_loss
-from small_cohort import CLASSES, GRID_NAME, MPP, build_cohort
 from sklearn.linear_model import LogisticRegression
+from small_cohort import CLASSES, GRID_NAME, MPP, build_cohort
 
 GRID = Grid(size=64, mpp=MPP)
 KINDS = {
@@ -138,7 +138,9 @@ def test_unknown_targets_are_not_learned():
 
 def samples(x, target):
     count = len(x)
-    return Samples(x.astype(np.float32), target, np.ones(count), np.zeros(count, np.int32), np.ones(count, np.float32))
+    return HeadSamples(
+        x.astype(np.float32), target, np.ones(count), np.zeros(count, np.int32), np.ones(count, np.float32)
+    )
 
 
 def test_the_penalty_that_is_best_on_validation_patches_is_taken():

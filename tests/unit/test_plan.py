@@ -266,3 +266,41 @@ def test_slides_can_be_preprocessed_without_any_task(project):
     assert {layout.store(slide, packed=False) for slide in ROLES} | {layout.quarantine} <= found
     assert not {path for path in found if path.suffix in (".duckdb", ".html")}
     assert Outputs(plan, unchanged=set(ROLES)).preprocessed() == [layout.quarantine]
+
+
+def test_a_training_that_names_an_encoder_starts_from_its_card_and_weights(project):
+    encoders = {"e": {"grid": "x10", "name": "folder:encoders/e"}}
+    plan = project({"t": task(model={"pretrained": "e"})}, encoders=encoders)
+    files = [Path("encoders/e/model.json"), Path("encoders/e/model.safetensors")]
+    assert plan.pretrained("t", here=False) == files
+    assert plan.pretrained("t", here=True) == []
+
+
+def test_features_are_owed_for_every_slide_and_group(project):
+    encoders = {name: {"grid": "x10", "name": "resnet18", "weights": False} for name in ("a", "b", "c")}
+    encoders["a"]["group"] = encoders["b"]["group"] = "both"
+    plan = project({}, encoders=encoders)
+    owed = {str(path.relative_to(plan.layout.results)) for path in Outputs(plan).features()}
+    assert owed == {f"features/{group}/{slide}.arrow" for group in ("both", "c") for slide in ROLES}
+    assert plan.encoder_settings("both")["encoders"].keys() == {"a", "b"}
+
+
+def test_a_task_on_features_is_learned_from_the_files_of_its_encoder_s_group(project):
+    encoders = {"a": {"grid": "x10", "name": "resnet18", "weights": False, "group": "both"}}
+    plan = project({"t": task(features="a"), "u": task()}, encoders=encoders)
+    assert plan.on_features == ["t"]
+    assert plan.feature_column("t", 0) == "a"
+    assert [path.name for path in plan.fitted_features("t", 0)] == ["A.arrow", "B.arrow"]
+    assert plan.fitted_features("u", 0) == []
+    assert Outputs(plan).attributed_models() == [("u", 0)]
+
+
+def test_a_task_whose_model_encodes_gives_each_fold_the_model_of_the_fold(project):
+    split = {"split": {"folds": 2}}
+    encoders = {"own": {"grid": "x10", "name": "task:first"}}
+    plan = project(
+        {"first": task(**split), "t": task(features="own", **split)}, dict.fromkeys("ABCDEF"), encoders=encoders
+    )
+    assert plan.feature_column("t", "1") == "own.fold1"
+    assert plan.encoder_folders("own") == {"first": ["results/models/first/fold0", "results/models/first/fold1"]}
+    assert len(plan.encoder_models("own")) == 4

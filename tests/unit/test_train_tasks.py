@@ -24,9 +24,9 @@ from histomake.config.kinds import ACCEPTED
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.items import SlidePrediction
 from histomake.learn.data.batches import TrainingBatches
+from histomake.learn.data.drawing import draw_weights
 from histomake.learn.data.patch_index import output_sizes, patches_containing
 from histomake.learn.data.reading import MaskReader, PatchReader
-from histomake.learn.data.drawing import draw_weights
 from histomake.learn.engine.loop import Trainer
 from histomake.learn.engine.runtime import PreemptedError, advise_on_memory, choose_runtime
 from histomake.learn.inference.predict import SHORT_OF_MEMORY as PREDICTING

@@ -172,7 +172,7 @@ class Config(Section):
             ]
         for name, cascade in self.patch_cascades.items():
             problems += [
-                f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches, not their features, and "
+                f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches by pixels and "
                 f"has the class {cascade.class_name!r}"
                 for s in cascade.stages
                 if s.task not in self.tasks
@@ -195,6 +195,11 @@ class Config(Section):
             if encoder.source == "task" and encoder.target not in self.tasks:
                 yield f"encoders.{name}.name: {encoder.target!r} is not under tasks"
         for name, task in self.tasks.items():
+            start = self.encoders.get(str(task.model.pretrained))
+            if start is not None and not (start.source == "folder" or isinstance(start.weights, str)):
+                yield f"tasks.{name}.model.pretrained: encoder {task.model.pretrained} has no file of weights"
+            if start is not None and start.source == "folder" and start.weights is not None:
+                yield f"tasks.{name}.model.pretrained: put the weights of the encoder into its folder, beside its card"
             if task.features is None:
                 continue
             if task.features not in self.encoders:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated
 
 from pydantic import Field
 
 from histomake.config.section import Section, Share
-
-if TYPE_CHECKING:
-    from histomake.config.tasks import Task
 
 Penalty = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -64,20 +61,17 @@ class Probe(Section):
     )
 
 
-def feature_problems(task: Task, *, accepts_features: bool) -> Iterator[str]:
-    """Yield settings that do not fit a task on features, or a task on pixels."""
-    if task.features is None:
-        if task.head != "linear" or task.probe != Probe():
-            yield "head and probe need features: the name of an encoder"
-        return
-    if not accepts_features:
-        yield f"features: {task.kind} needs pixels; remove features"
-    for name, section in (("model", task.model), ("augment", task.augment)):
+def head_problems(head: str, *, train: Section, unused: Mapping[str, Section], flips: bool) -> Iterator[str]:
+    """Yield settings of a task on features that its head ignores.
+
+    ``unused``: sections of the task that only learning from pixels uses.
+    """
+    for name, section in unused.items():
         if section != type(section)():
             yield f"{name}: a task on features has no {name}; use head and probe, and the keys of the encoder"
-    usual, given = type(task.train)(), task.train
-    unused = [key for key in type(usual).model_fields if getattr(given, key) != getattr(usual, key)]
-    if unused := [key for key in unused if key not in TRAIN_KEYS[task.head]]:
-        yield f"train.{', train.'.join(unused)}: the head {task.head} does not use it; remove the key"
-    if task.predict.flips:
+    usual = type(train)()
+    given = [key for key in type(train).model_fields if getattr(train, key) != getattr(usual, key)]
+    if ignored := [key for key in given if key not in TRAIN_KEYS[head]]:
+        yield f"train.{', train.'.join(ignored)}: the head {head} does not use it; remove the key"
+    if flips:
         yield "predict.flips: the views of features are those of the encoder; set encoders.<name>.views: mean"

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from histomake.base.cells import listed
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.kinds import ACCEPTED
-from histomake.config.probes import Probe, feature_problems
+from histomake.config.probes import Probe, head_problems
 from histomake.config.section import Name, Section, Share
 
 NONE = "none"
@@ -132,7 +132,7 @@ class Model(Section):
     pretrained: bool | str = Field(
         False,
         description="true: weights from timm (needs network access); a path: a safetensors file, or the folder of a "
-        "model trained earlier; false: random weights.",
+        "model trained earlier or of an encoder; the name of an encoder with a file of weights; false: random weights.",
     )
     transfer: Literal["encoder", "all"] = Field(
         "encoder",
@@ -395,6 +395,18 @@ def _model_problems(kind: Kind, model: Model) -> Iterator[str]:
         yield f"model.dropout: {model.name} does not support dropout; for {kind} only {', '.join(with_dropout)} does"
 
 
+def _feature_problems(task: Task) -> Iterator[str]:
+    """Yield settings that do not fit a task on features, or a task on pixels."""
+    if task.features is None:
+        if task.head != "linear" or task.probe != Probe():
+            yield "head and probe need features: the name of an encoder"
+        return
+    if not ACCEPTED[task.kind].features:
+        yield f"features: {task.kind} needs pixels; remove features"
+    unused = {"model": task.model, "augment": task.augment}
+    yield from head_problems(task.head, train=task.train, unused=unused, flips=task.predict.flips)
+
+
 class Task(Section):
     """A task: a grid, a target, a network, and settings of training and prediction."""
 
@@ -431,7 +443,7 @@ class Task(Section):
     def _fits_together(self) -> Task:
         problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
         problems += [*_model_problems(self.kind, self.model), *_prediction_problems(self.kind, self.predict)]
-        problems += feature_problems(self, accepts_features=ACCEPTED[self.kind].features)
+        problems += _feature_problems(self)
         if problems:
             raise ValueError("; ".join(problems))
         return self

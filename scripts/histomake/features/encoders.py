@@ -25,7 +25,7 @@ from histomake.learn.data.images import standardise, to_unit
 from histomake.learn.engine.runtime import Runtime, choose_runtime
 from histomake.learn.inference.predict import Predictor, load_model, turned
 from histomake.model.build import embed, has_features
-from histomake.model.encoder import load_encoder, vector_length
+from histomake.model.encoder import load_encoder, three, vector_length
 from histomake.patch.stain import StainNormaliser
 
 REFERENCE = {
@@ -127,8 +127,8 @@ def _of_task(name: str, encoder: Encoder, grid: Grid, folder: Path, fold: int, t
         architecture=f"task:{encoder.target}",
         mpp=grid.mpp,
         px=grid.size,
-        mean=_three(card.normalisation.mean),
-        std=_three(card.normalisation.std),
+        mean=three(card.normalisation.mean),
+        std=three(card.normalisation.std),
         pool="network",
         dimensions=1,
         licence="",
@@ -138,11 +138,6 @@ def _of_task(name: str, encoder: Encoder, grid: Grid, folder: Path, fold: int, t
     described = msgspec.structs.replace(described, dimensions=vector_length(network, described))
     column = _column(name, fold, encoder, grid, described, sha256_file(folder / WEIGHTS), card.made_with)
     return _ready(column, network, described, predictor.runtime, encoder, predictor.stain)
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    first, second, third = values
-    return first, second, third
 
 
 class Embedded(nn.Module):

@@ -30,7 +30,7 @@ ROWS = 8192
 
 
 @dataclass(frozen=True)
-class Samples:
+class HeadSamples:
     """Patches to learn from or to validate with.
 
     features: float32 (n, d). target: as in PatchIndex. weight: float64 (n,), shares of the draws. slide: int (n,) and
@@ -45,7 +45,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenHead:
     """The head that is best on validation patches, what was chosen, and a row per candidate for the history."""
 
     head: Head
@@ -84,7 +84,7 @@ def set_scale(head: Head, features: NDArray[np.float32], weight: NDArray[np.floa
     head.deviation.copy_(torch.from_numpy(deviation.astype(np.float32)))
 
 
-def choose_linear(task: Task, train: Samples, val: Samples, *, outputs: int, loss: Loss) -> Choice:
+def choose_linear(task: Task, train: HeadSamples, val: HeadSamples, *, outputs: int, loss: Loss) -> ChosenHead:
     """Fit a linear head with every penalty, and take the best one."""
     head = LinearHead(train.features.shape[1], outputs)
     set_scale(head, train.features, train.weight)
@@ -101,7 +101,7 @@ def choose_linear(task: Task, train: Samples, val: Samples, *, outputs: int, los
     return _best(task, head, candidates(), train, val, outputs=outputs, loss=loss)
 
 
-def choose_neighbours(task: Task, train: Samples, val: Samples, *, outputs: int, loss: Loss) -> Choice:
+def choose_neighbours(task: Task, train: HeadSamples, val: HeadSamples, *, outputs: int, loss: Loss) -> ChosenHead:
     """Remember the training patches, and take the best number of neighbours."""
     how = on_features(task)
     head = NeighbourHead(train.features.shape[1], outputs, rows=len(train.features), as_logits=how.as_logits)
@@ -124,14 +124,14 @@ def _best(
     task: Task,
     head: Head,
     candidates: Iterator[dict[str, float]],
-    train: Samples,
-    val: Samples,
+    train: HeadSamples,
+    val: HeadSamples,
     *,
     outputs: int,
     loss: Loss,
-) -> Choice:
+) -> ChosenHead:
     """The candidate with the best validation figure; of equal ones the first, which is the smoothest."""
-    select, found = task.train.select, list[Choice]()
+    select, found = task.train.select, list[ChosenHead]()
     history: list[dict[str, float]] = []
     for step, chosen in enumerate(candidates, 1):
         meter = TRAINED[task.kind].meter(outputs, loss)
@@ -147,8 +147,8 @@ def _best(
         history.append({"step": step, **chosen, "train_loss": fitted, **named})
         log.info("%s: %s", task.head, history[-1])
         kept = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-        thresholds = meter.thresholds(val.slide, val.tissue)
-        choice = Choice(head, chosen, step, figures, thresholds, history)
+        thresholds = meter.thresholds(val.slide, val.tissue)._asdict()
+        choice = ChosenHead(head, chosen, step, figures, thresholds, history)
         if not found or _score(figures[select], select) > _score(found[0].figures[select], select):
             found, best = [choice], kept
     head.load_state_dict(best)

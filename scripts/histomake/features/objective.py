@@ -157,7 +157,7 @@ class FeatureObjective(Objective[FeatureBatch]):
                 "figure, or stratify the split"
             )
         score = -figures[select] if select in LOWER_IS_BETTER else figures[select]
-        return Validation(figures, score, meter.thresholds(patches.slide, patches.tissue))
+        return Validation(figures, score, meter.thresholds(patches.slide, patches.tissue)._asdict())
 
     def describe(self, result: Result) -> ModelCard:
         """See Objective."""

@@ -16,7 +16,7 @@ from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.model_card import ModelCard
 from histomake.config import Task
 from histomake.features.card import describe_head, finished
-from histomake.features.heads import CHOOSERS, Choice, Samples
+from histomake.features.heads import CHOOSERS, ChosenHead, HeadSamples
 from histomake.features.index import FeatureReader
 from histomake.features.objective import FeatureObjective
 from histomake.learn.data.drawing import draw_weights
@@ -86,7 +86,7 @@ def train_head(
     return _write(output, choice, card)
 
 
-def _drawn(task: Task, reader: FeatureReader, *, seed: int) -> Samples:
+def _drawn(task: Task, reader: FeatureReader, *, seed: int) -> HeadSamples:
     """All training patches with their probability to be drawn, or as many draws as the head may have."""
     weight = draw_weights(reader.patches, task)
     if len(weight) <= task.probe.patches:
@@ -97,9 +97,9 @@ def _drawn(task: Task, reader: FeatureReader, *, seed: int) -> Samples:
     return _samples(reader, np.sort(index), np.ones(len(index)))
 
 
-def _samples(reader: FeatureReader, index: NDArray[np.int64], weight: NDArray[np.float64]) -> Samples:
+def _samples(reader: FeatureReader, index: NDArray[np.int64], weight: NDArray[np.float64]) -> HeadSamples:
     patches = reader.patches
-    return Samples(
+    return HeadSamples(
         features=reader.read(index),
         target=patches.target[index],
         weight=weight,
@@ -108,7 +108,7 @@ def _samples(reader: FeatureReader, index: NDArray[np.int64], weight: NDArray[np
     )
 
 
-def _write(output: Path, choice: Choice, card: ModelCard) -> ModelCard:
+def _write(output: Path, choice: ChosenHead, card: ModelCard) -> ModelCard:
     """Write the files of a head, model.json last."""
     output.mkdir(parents=True, exist_ok=True)
     (output / "training").mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +31,7 @@ from histomake.model.transfer import load_weights, read_weights
 
 log = logging.getLogger(__name__)
 
-LAYERS: dict[str, type[nn.Module]] = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU, "GELU": nn.GELU}
+LAYERS: dict[str, Callable[..., nn.Module]] = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU, "GELU": nn.GELU}
 """Layers that a card's options may name."""
 
 LAYER_OPTIONS = ("mlp_layer", "act_layer")
@@ -122,8 +123,8 @@ def _from_timm(encoder: Encoder, grid: Grid) -> tuple[nn.Module, EncoderCard, st
         architecture=f"timm:{encoder.target}",
         mpp=None,
         px=encoder.size or fixed or grid.size,
-        mean=tuple(known.mean) if known else IMAGENET_MEAN,
-        std=tuple(known.std) if known else IMAGENET_STD,
+        mean=three(known.mean) if known else IMAGENET_MEAN,
+        std=three(known.std) if known else IMAGENET_STD,
         pool="network",
         dimensions=1,
         licence=(known.license if known else None) or "unknown",
@@ -158,14 +159,20 @@ def _from_hub(encoder: Encoder, grid: Grid) -> tuple[nn.Module, EncoderCard, str
         architecture=f"timm:{found.get('architecture', encoder.target)}",
         mpp=None,
         px=encoder.size or int(found.get("input_size", (3, grid.size))[1]),
-        mean=tuple(found.get("mean", IMAGENET_MEAN)),
-        std=tuple(found.get("std", IMAGENET_STD)),
+        mean=three(found.get("mean", IMAGENET_MEAN)),
+        std=three(found.get("std", IMAGENET_STD)),
         pool="network",
         dimensions=1,
         licence=found.get("license") or "unknown",
         source=encoder.name,
     )
     return network, card, state_digest(network)
+
+
+def three(values: Sequence[float]) -> tuple[float, float, float]:
+    """Values of R, G and B."""
+    first, second, third = values
+    return first, second, third
 
 
 _SOURCES = {

@@ -12,7 +12,9 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
-from histomake.base.layout import WEIGHTS
+from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.records.encoder_card import EncoderCard
+from histomake.base.records.model_card import Normalisation
 
 if TYPE_CHECKING:
     from histomake.model.build import TimmClassifier
@@ -28,6 +30,13 @@ def weights_file(path: Path | str) -> Path:
     if not file.is_file():
         raise HistomakeError(f"model.pretrained: no file {file}; train that model first or correct the path")
     return file
+
+
+def encoder_normalisation(weights: Path) -> Normalisation | None:
+    """Normalisation with which the weights of an encoder were trained, by the card beside them; None without one."""
+    path = weights.with_name(DESCRIPTION)
+    card = EncoderCard.of(path) if path.is_file() else None
+    return None if card is None else Normalisation(mean=card.mean, std=card.std)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -136,13 +136,17 @@ class Plan:
     def starting_weights(self, task: str) -> Path | None:
         """Weights that a training starts from, if they are a file; not those of a model hub."""
         path = self.config.tasks[task].model.pretrained
-        if isinstance(path, bool):
+        if isinstance(path, bool) or self.config.tasks[task].features:
             return None
+        if path in self.config.encoders:
+            return self.files_of_encoder(path)[-1]
         return Path(path) if path.endswith(".safetensors") else Path(path) / reuse.WEIGHTS
 
     def pretrained(self, task: str, *, here: bool) -> list[Path]:
         """Weights that a training starts from, as far as this workflow makes them (``here``) or does not."""
-        start = self.starting_weights(task)
+        start, named = self.starting_weights(task), self.config.tasks[task].model.pretrained
+        if isinstance(named, str) and named in self.config.encoders:
+            return [] if here else self.files_of_encoder(named)
         return [start] if start and self.is_trained_here(start) == here else []
 
     def is_trained_here(self, path: Path | None) -> bool:

@@ -26,7 +26,7 @@ from histomake.report.task_section import task_section
 from histomake.tissue.artefacts import NAMES
 
 GPU_RULES = frozenset(
-    {"train", "predict_slide", "embed", "attribute", "patch_cascade"}
+    {"train", "features", "predict_slide", "embed", "attribute", "patch_cascade"}
     | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
 )
 """Rules that request a GPU if there is one; their wall time counts as GPU time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -44,3 +45,18 @@ its feature map; ``token+mean``: both, one after the other."""
     """sha256 of the file with the weights, which is compared when they are read; null: not compared."""
     source: str = ""
     """Where the weights come from, such as a model hub and a name there, or a paper."""
+
+    @classmethod
+    def of(cls, path: Path) -> EncoderCard | None:
+        """The card in a ``model.json``; None if it is a model card, which has a kind of task. Raises RecordError."""
+        try:
+            described = msgspec.json.decode(path.read_bytes(), type=_Kind)
+        except msgspec.MsgspecError:
+            return cls.read(path)
+        return cls.read(path) if described.kind is msgspec.UNSET else None
+
+
+class _Kind(msgspec.Struct):
+    """What tells a model card from an encoder card."""
+
+    kind: Any = msgspec.UNSET

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
 from histomake.base.kinds import Kind
 from histomake.base.records.features import FeatureColumn
-from histomake.base.records.record import Count, Json, Part, PositiveMpp, Record, Size, Upgrade
+from histomake.base.records.record import Count, Json, Part, PositiveMpp, Record, RecordError, Size, Upgrade
 
 
 def make_multi_label_a_kind(content: Json) -> Json:
@@ -86,3 +87,20 @@ these slides may test the model."""
     def target_classes(self) -> list[str]:
         """Annotation classes that the outputs describe; empty for a number of the slide sheet."""
         return list(self.target.get("classes", ()))
+
+
+class _Description(msgspec.Struct):
+    """What a model card and an encoder card have in common."""
+
+    made_with: list[str] = msgspec.field(default_factory=list)
+
+
+def slides_behind(path: Path | str) -> list[str]:
+    """``made_with`` of a model card; nothing of an encoder card, whose weights come from elsewhere.
+
+    Raises RecordError if the file is neither.
+    """
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=_Description).made_with
+    except msgspec.MsgspecError as error:
+        raise RecordError(f"{path} is not a valid {ModelCard.NAME}: {error}. {ModelCard.REMEDY}") from error

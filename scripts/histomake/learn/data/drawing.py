@@ -14,7 +14,7 @@ from histomake.target.targets import balance_group
 
 
 def draw_weights(patches: PatchIndex, task: Task) -> np.ndarray:
-    """Probability of each patch to be drawn, float64 (n,), by ``train.balance``, ``shares``, ``factors``, ``containing``.
+    """Probability of each patch to be drawn, float64 (n,), by ``train.balance``, shares, factors and containing.
 
     Raises HistomakeError for shares that the patches cannot keep.
     """

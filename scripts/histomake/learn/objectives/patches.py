@@ -19,7 +19,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_file
 from histomake.base.layout import DESCRIPTION
 from histomake.base.records.manifest import Manifest
-from histomake.base.records.model_card import ModelCard, ModelGrid
+from histomake.base.records.model_card import ModelCard, ModelGrid, Normalisation, slides_behind
 from histomake.config import Task
 from histomake.learn.data.batches import Batch, FixedBatches, TrainingBatches
 from histomake.learn.data.drawing import draw_weights
@@ -39,6 +39,7 @@ from histomake.learn.kinds import TRAINED
 from histomake.learn.objectives.losses import Loss, build_loss
 from histomake.model.build import build_model, normalisation
 from histomake.model.transfer import (
+    encoder_normalisation,
     freeze_stages,
     load_weights,
     parameter_groups,
@@ -93,7 +94,7 @@ class PatchObjective(Objective[Batch]):
         self.out_of_memory = SHORT_OF_MEMORY.format(batch=task.train.batch)
         self.stain = self._fit_stain(threads)
         self.network = self._build_network()
-        self.normalisation = normalisation(self.network)
+        self.normalisation = self._normalisation()
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if task.train.compile else self.network
         self.networks = {NETWORK: self.network}
         self.optimisers = {NETWORK: self._build_optimisation()}
@@ -113,6 +114,12 @@ class PatchObjective(Objective[Batch]):
         if model.frozen_stages:
             freeze_stages(network, model.frozen_stages)
         return network.to(self.runtime.device).to(memory_format=torch.channels_last)
+
+    def _normalisation(self) -> Normalisation:
+        """Of the weights that the network starts from, if their card tells it, or else of the network."""
+        pretrained = self.task.model.pretrained
+        known = encoder_normalisation(weights_file(pretrained)) if isinstance(pretrained, str) else None
+        return known or normalisation(self.network)
 
     def _build_optimisation(self) -> Optimisation:
         train = self.task.train
@@ -306,5 +313,5 @@ def made_with(entries: Iterable[SlideEntry], pretrained: bool | str) -> list[str
     seen = {manifest.sha256[:KNOWN_DIGITS] for manifest in manifests if isinstance(manifest, Manifest)}
     earlier = weights_file(pretrained).with_name(DESCRIPTION) if isinstance(pretrained, str) else None
     if earlier and earlier.is_file():
-        seen.update(ModelCard.read(earlier).made_with)
+        seen.update(slides_behind(earlier))
     return sorted(seen)
