@@ -13,23 +13,22 @@ import pytest
 import shapely
 import tifffile
 import zarr
+from annotation_files import HEIGHT, SCANNED, SQUARE, WIDTH, coco, labelme, ndpa
 from histomake import annotation
 from histomake.annotation.formats import MASK_SUFFIXES
-from histomake.annotation.geojson import read_geojson
+from histomake.annotation.json_formats import read_json
 from histomake.annotation.read import READERS, read_annotation
 from histomake.base.errors import Reason, SlideError
 from histomake.config import Annotations
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDTH, HEIGHT = 2220, 2967
 CLASSES = {"Tumor": "tumor", "Other": "other"}
-SQUARE = [(100, 200), (300, 200), (300, 500), (100, 500)]
 
 
-def read(path, *, width=WIDTH, height=HEIGHT, **keys):
+def read(path, *, width=WIDTH, height=HEIGHT, mpp=None, properties=None, **keys):
     config = Annotations(**{"classes": CLASSES, **keys})
-    return read_annotation(path, config, slide_id="s1", width=width, height=height)
+    return read_annotation(path, config, slide_id="s1", width=width, height=height, mpp=mpp, properties=properties)
 
 
 def refusal(path, **keys) -> str:
@@ -96,13 +95,16 @@ def test_all_vector_formats_give_the_same_square(tmp_path):
         "halo": tmp_path / "h.annotations",
         "qupath": geojson(tmp_path / "q.geojson", feature(SQUARE, classification={"name": "Tumor"})),
         "geojson": geojson(tmp_path / "g.json", feature(SQUARE, label="Tumor")),
+        "coco": coco(tmp_path / "c.json", SQUARE),
+        "labelme": labelme(tmp_path / "l.json", SQUARE),
+        "ndpa": ndpa(tmp_path / "n.ndpi.ndpa", SQUARE),
     }
     for name, path in files.items():
-        annotation = read(path)
+        annotation = read(path, mpp=0.25, properties=SCANNED)
         ((class_name, geometry),) = annotation.regions
         assert annotation.record.annotation_format == name
         assert class_name == "tumor"
-        assert geometry.equals(shapely.box(100, 200, 300, 500))
+        assert geometry.symmetric_difference(shapely.box(100, 200, 300, 500)).area < 1
     untested = set(READERS) - {path.suffix for path in files.values()}
     assert not untested, "add a file of the format"
 
@@ -111,7 +113,7 @@ def test_every_reader_is_chosen_by_some_suffix():
     folder = Path(annotation.__file__).parent
     modules = [importlib.import_module(f"{annotation.__name__}.{file.stem}") for file in folder.glob("[a-z]*.py")]
     functions = {value for module in modules for value in vars(module).values() if inspect.isfunction(value)}
-    readers = {function for function in functions if function.__annotations__ == read_geojson.__annotations__}
+    readers = {function for function in functions if function.__annotations__ == read_json.__annotations__}
     assert readers == set(READERS.values())
 
 

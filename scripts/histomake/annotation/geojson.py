@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,8 +18,8 @@ NAMES = ("classification", "classification_name", "classification.name", "label"
 """Properties that may hold the class. GDAL flattens nested ones to names with ``_`` or ``.``."""
 
 
-def read_geojson(path: Path, reading: Reading) -> tuple[str, list[Drawn]]:
-    """Read all areal shapes of a GeoJSON file, in level-0 pixels; return the name of the format and the shapes.
+def read_geojson(content: bytes, reading: Reading) -> tuple[str, list[Drawn]]:
+    """Read all areal shapes of GeoJSON, in level-0 pixels; return the name of the format and the shapes.
 
     Points, lines and features without geometry are counted as skipped.
 
@@ -28,7 +27,7 @@ def read_geojson(path: Path, reading: Reading) -> tuple[str, list[Drawn]]:
         AnnotationError: The file is not JSON or not GeoJSON, or a geometry cannot be read.
     """
     try:
-        features = parse_features(path.read_bytes())
+        features = parse_features(content)
         shapes = geometries(_outline(feature, reading.config) for feature in features)
     except ValueError as error:
         raise AnnotationError(str(error)) from None

@@ -14,10 +14,11 @@ import shapely
 
 from histomake.annotation.drawn import AnnotationError, Drawn, Reading, SlideFrame
 from histomake.annotation.formats import MASK_SUFFIXES, is_mask
-from histomake.annotation.geojson import read_geojson
+from histomake.annotation.json_formats import read_json
 from histomake.annotation.losses import losses
 from histomake.annotation.mask import count_values, open_mask, scale_of
 from histomake.annotation.model import Annotation, LabelImage
+from histomake.annotation.ndpa import read_ndpa
 from histomake.annotation.overlap import polygonal, same_outlines
 from histomake.annotation.shapes import cut_out, enclosed_areas
 from histomake.annotation.units import doubtful_unit
@@ -35,8 +36,9 @@ Reader = Callable[[Path, Reading], tuple[str, list[Drawn]]]
 READERS: dict[str, Reader] = {
     ".xml": read_xml,
     ".annotations": read_xml,
-    ".geojson": read_geojson,
-    ".json": read_geojson,
+    ".ndpa": read_ndpa,
+    ".geojson": read_json,
+    ".json": read_json,
 }
 """How files with outlines are read, by suffix. Label masks have the other suffixes, `MASK_SUFFIXES`."""
 
