@@ -10,6 +10,7 @@ rule predict:
         scores=[LAYOUT.scores(name) for name in CONFIG.tasks],
 
 
+# The priority lets the predictions of a finished fold go before the trainings of other folds.
 rule predict_slide:
     input:
         manifest=LAYOUT.manifest("{slide}"),
@@ -25,6 +26,7 @@ rule predict_slide:
         LAYOUT.benchmark("predict_slide", "{task}", "fold{fold}", "{slide}")
     wildcard_constraints:
         task=only([name for name in CONFIG.tasks if name not in (*PLAN.segmented, *PLAN.on_features)]),
+    priority: 50
     conda:
         "../envs/learning.yaml"
     threads: processes

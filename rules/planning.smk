@@ -27,6 +27,8 @@ def find_unchanged():
 
 
 if workflow.is_main_process:
+    if not IMPORTED:
+        internals.shorten_dry_run(workflow)
     for note in notes(PLAN):
         print(f"plan: {note}", file=sys.stderr)
 UNCHANGED = find_unchanged()

@@ -102,7 +102,7 @@ class Workshop:
 
     def planned(self, *arguments: str) -> set[Job]:
         """Return the jobs that Snakemake would run now."""
-        done = self.snakemake("--dry-run", *arguments)
+        done = self.snakemake("--dry-run", "-p", *arguments)
         text = done.stdout + done.stderr
         jobs = set()
         for match in JOB.finditer(text):

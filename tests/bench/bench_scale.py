@@ -105,7 +105,7 @@ def _trace(workshop: Workshop) -> Figure:
 def _one_more(workshop: Workshop) -> list[Figure]:
     """Add a new slide to predict; measure planned jobs and the time of the aggregates."""
     write_sheet(workshop, SLIDES + 1)
-    seconds, _, text = _watched(workshop, "--dry-run", *NEW)
+    seconds, _, text = _watched(workshop, "--dry-run", "-p", *NEW)
     planned = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE) if rule != "total"}
     strangers = [rule for rule in planned if rule not in AGGREGATES | OWN]
     foreign = sum(count - 1 for count in planned.values()) + len(strangers)

@@ -137,3 +137,11 @@ def test_no_two_files_need_each_other_and_each_comes_after_those_it_needs():
     assert not {name: found for name, found in late.items() if found}
     assert needs["common.smk"] == set()
     assert needs["planning.smk"] == {"common.smk"}
+
+
+def test_predictions_go_before_trainings():
+    """Predictions of a finished fold would wait for the trainings of all other folds."""
+    text = (ROOT / "rules/inference.smk").read_text()
+    of_prediction = text[text.index("rule predict_slide:") : text.index("use rule predict_slide")]
+    assert re.search(r"^    priority: [1-9]", of_prediction, re.MULTILINE)
+    assert "priority" not in (ROOT / "rules/training.smk").read_text()

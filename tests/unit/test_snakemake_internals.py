@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from histomake.planning import snakemake_internals as internals
 assert isinstance(workflow.is_main_process, bool)
 assert isinstance(workflow.overwrite_configfiles, list)
 assert isinstance(workflow.configfiles, list)
+internals.shorten_dry_run(workflow)
 assert str(workflow.current_basedir) == {folder!r}
 
 
@@ -98,4 +100,19 @@ def test_a_job_that_failed_runs_again_though_the_results_behind_it_are_there(sna
     assert not (tmp_path / "made/A.txt").exists()
     # The summary, which alone is asked for, exists: without the mark, nothing would be planned.
     assert (tmp_path / "made/summary.txt").exists()
-    assert "rule make:" in snakemake("--dry-run", "--config", "setting=2", "--", "made/summary.txt", command="false")
+    assert "rule make:" in snakemake(
+        "--dry-run", "-p", "--config", "setting=2", "--", "made/summary.txt", command="false"
+    )
+
+
+def test_a_dry_run_prints_numbers_of_jobs_and_with_p_every_job(snakemake):
+    short, long = snakemake("--dry-run"), snakemake("--dry-run", "-p")
+    for text in (short, long):
+        assert re.search(r"^make +2$", text, re.MULTILINE)
+    assert "rule make:" not in short
+    assert long.count("rule make:") == 2
+    assert len(short.splitlines()) < len(long.splitlines())
+
+
+def test_a_run_prints_every_job(snakemake):
+    assert "rule make:" in snakemake()

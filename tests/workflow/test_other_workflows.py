@@ -108,5 +108,5 @@ def test_the_workflow_runs_from_another_working_folder(project, folder):
     snakefile = ROOT / "Snakefile" if folder == "absolute" else (ROOT / "Snakefile").relative_to("/")
     place = "" if folder == "absolute" else "../" * (len(project.folder.parts) - 1)
     target = "results/tissue/P01-A.json"
-    done = project.snakemake("--snakefile", f"{place}{snakefile}", "--dry-run", "--forceall", "--", target)
+    done = project.snakemake("--snakefile", f"{place}{snakefile}", "--dry-run", "-p", "--forceall", "--", target)
     assert "rule presegment:" in done.stdout + done.stderr

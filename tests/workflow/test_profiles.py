@@ -27,7 +27,7 @@ def test_every_profile_key_has_its_reason_above_it():
 
 def test_make_profiles_makes_the_literal_profile_slurm_work_and_gpu_rules_ask_for_one(workshop):
     subprocess.run(["make", "profiles"], cwd=workshop.folder, env=workshop.environment(), check=True)
-    done = workshop.snakemake("--profile", "slurm", "--dry-run", "--forceall")
+    done = workshop.snakemake("--profile", "slurm", "--dry-run", "-p", "--forceall")
     asked = {match["rule"]: "gpu=1" in match["body"] for match in JOB.finditer(done.stdout + done.stderr)}
     assert {rule for rule, gpu in asked.items() if gpu} == GPU_RULES & set(asked)
     assert {"convert", "train", "predict_slide"} <= set(asked)

@@ -9,6 +9,9 @@ import os
 from collections import defaultdict
 from typing import Any
 
+from snakemake.logging import DefaultFilter, logger
+from snakemake.settings.enums import Quietness
+
 NOT_ENDED = ["did not end"]
 """Params that no job has."""
 
@@ -16,6 +19,20 @@ NOT_ENDED = ["did not end"]
 def is_imported(workflow: Any) -> bool:
     """Whether the Snakefile that is being read is a module of another one. Hooks of a module do not run."""
     return not workflow.modifier.is_main_snakefile()
+
+
+def shorten_dry_run(workflow: Any) -> None:
+    """Let a dry run print the numbers of jobs, and not every job with its files: of 1,000 slides that is 100,000 lines.
+
+    Every job is printed with ``-p`` (``--printshellcmds``), or with a ``--quiet`` of one's own.
+    """
+    settings = workflow.output_settings
+    if not settings.dryrun or settings.quiet or settings.printshellcmds or settings.verbose:
+        return
+    for handler in logger.handlers:
+        for found in handler.filters:
+            if isinstance(found, DefaultFilter):
+                found.quiet = {Quietness.RULES}
 
 
 def everything_was_asked(workflow: Any) -> bool:
