@@ -8,7 +8,7 @@ CORES ?= 2
 # uv is taken from the machine, or installed into .tools.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 
-.PHONY: env envs lock docs demo report test test-examples test-machine test-shared lint bench cluster-test gpu-test profiles view viewer radhical shell clean
+.PHONY: env envs lock docs demo report test test-examples test-machine test-shared fuzz lint bench cluster-test gpu-test profiles view viewer radhical shell clean
 
 env: $(VENV)/lock.sha256
 
@@ -70,6 +70,11 @@ test-shared: env
 
 test-examples: env
 	$(PYTHON) -m pytest tests/workflow -m examples
+
+# Changes single bytes of slides of every format, FLIPS per format, and counts what each change led to.
+FLIPS ?= 2000
+fuzz: env
+	HISTOMAKE_FLIPS=$(FLIPS) $(PYTHON) -m pytest --timeout=0 -s tests/unit/test_slide_fuzz.py
 
 lint: env
 	$(VENV)/bin/ruff check .

@@ -286,8 +286,10 @@ def write_tiff(
 
 def _entry(data: bytearray, tag: int, kind: str, values: Any) -> bytes:
     """Return a directory entry; values that do not fit into it are appended to ``data``."""
-    code = {"H": 3, "I": 4, "R": 5, "B": 7, "s": 2}[kind]
-    if kind in "HI":
+    code = {"H": 3, "I": 4, "R": 5, "B": 7, "s": 2, "F": 11, "i": 9}[kind]
+    if kind == "F":
+        content, count = struct.pack("<f", *values), 1
+    elif kind in "HIi":
         content, count = struct.pack(f"<{len(values)}{kind}", *values), len(values)
     elif kind == "R":
         content, count = struct.pack("<2I", *values), 1
@@ -316,3 +318,47 @@ def split_jpeg(stream: bytes) -> tuple[bytes, bytes]:
 
 
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+
+
+# Hamamatsu
+
+
+def write_ndpi(path: Path, factors: Sequence[int] = (1, 2, 4)) -> Path:
+    """Write an NDPI: one JPEG strip per level, and the magnification of each in a tag of Hamamatsu."""
+    data, directories = bytearray(b"II*\0" + bytes(8)), []
+    for factor in factors:
+        pixels = reduced(PICTURE, factor)
+        stream, offset = jpeg(pixels), len(data)
+        data += stream + bytes(len(stream) % 2)
+        entries: dict[int, tuple[str, Any]] = {
+            256: ("I", [pixels.shape[1]]),
+            257: ("I", [pixels.shape[0]]),
+            258: ("H", [8] * 3),
+            259: ("H", [7]),
+            262: ("H", [6]),
+            271: ("s", b"Hamamatsu\0"),
+            273: ("I", [offset]),
+            277: ("H", [3]),
+            278: ("I", [pixels.shape[0]]),
+            279: ("I", [len(stream)]),
+            282: ("R", [20_000, factor]),
+            283: ("R", [20_000, factor]),
+            296: ("H", [3]),
+            65420: ("I", [1]),
+            65421: ("F", [20 / factor]),
+            65422: ("i", [0]),
+            65423: ("i", [0]),
+            65424: ("i", [0]),
+        }
+        directory = struct.pack("<H", len(entries))
+        for tag in sorted(entries):
+            directory += _entry(data, tag, *entries[tag])
+        directories.append((directory, entries))
+    link = 4
+    for directory, entries in directories:
+        data += bytes(len(data) % 2)
+        data[link : link + 4] = struct.pack("<I", len(data))
+        link = len(data) + len(directory)
+        data += directory + bytes(8) + bytes(4 * len(entries))  # offsets have 8 bytes, those of values in two parts
+    path.write_bytes(data)
+    return path
