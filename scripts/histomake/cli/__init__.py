@@ -24,6 +24,7 @@ COMMANDS = {
     "encoder": "write the folder of an encoder",
     "verify": "hash slides, stores and run records again and compare",
     "export-crate": "export the last run's provenance as an RO-Crate",
+    "export-ome-zarr": "export a slide with its masks as one OME-Zarr image for viewers",
     "document": "for developers: renew the generated documentation",
 }
 """Summary of every command, in the order of the help."""
