@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import duckdb
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,6 +112,15 @@ def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do(page_of):
     page = page_of(records=sample_records.lost())
     assert "In quarantine: no_mpp" in page
     assert "Give one in the sheet" in page
+
+
+def test_a_slide_page_tells_absent_tiles_and_images_that_were_left_out(page_of):
+    manifest = sample_records.manifest(associated={"label": "left out: it may show the patient's name"})
+    level = msgspec.structs.replace(manifest.levels[0], empty_tiles=1234)
+    manifest = msgspec.structs.replace(manifest, levels=(level, *manifest.levels[1:]))
+    page = page_of(records=RECORDS._replace(manifest=manifest))
+    assert "1,234, shown as glass" in page
+    assert "label: left out" in page
 
 
 def test_a_slide_page_shows_the_warnings_of_every_stage(page_of):

@@ -106,6 +106,9 @@ def test_a_tile_that_a_reduced_level_lacks_is_made_from_the_finer_one(codec, tmp
     """opentile#1, slim#97"""
     found = shown(remove_tiles(write_svs(tmp_path / "a.svs"), 2, (1, 4)), tmp_path, codec=codec)
     assert [level.filled_tiles for level in found.manifest.levels] == [0, 2]
+    assert found.manifest.warnings == (
+        "2 tiles are absent from level 1 of the file and were made from the finer level.",
+    )
     with SlideReader(found.store) as reader:
         level = reader.read_level(1, 0, 0, WIDTH // 2, HEIGHT // 2)
     expected = reduced(PICTURE, 2)
@@ -165,6 +168,7 @@ def test_a_photograph_before_the_slide(tmp_path):
     assert np.array_equal(found.pixels, PICTURE)
     assert found.manifest.mpp == pytest.approx(0.5)
     assert found.manifest.associated["page 0"].startswith("left out")
+    assert "left out: page 0" in found.manifest.warnings[0]
 
 
 def write_ome(path: Path, images: list[tuple[str, np.ndarray, float]]) -> Path:
@@ -398,6 +402,7 @@ def test_a_turned_picture_is_shown_upright(suffix, tmp_path):
         Image.fromarray(turned).save(path, exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
     found = shown(path, tmp_path, mpp=0.5)
     assert difference(found.pixels, PICTURE) < LOSSY / 2
+    assert "orientation 6" in found.manifest.warnings[0]
 
 
 def test_a_decimal_comma(tmp_path):

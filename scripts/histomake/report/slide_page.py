@@ -101,6 +101,8 @@ def _facts(records: SlideRecords) -> Html:
         "resolution": f"{manifest.mpp:.4g} µm/px (from {manifest.mpp_source})",
         "tissue": f"{tissue.area_mm2:.2f} mm², {tissue.coverage:.0%} of the slide",
         "artefacts": artefacts,
+        "absent tiles": f"{manifest.levels[0].empty_tiles:,}, shown as glass",
+        "other images": "; ".join(f"{name}: {status}" for name, status in manifest.associated.items()) or "none",
         "annotation": annotation.annotation_format,
         "source": f"{manifest.vendor}, {manifest.bytes_in / 1e6:,.1f} MB, sha256 {manifest.sha256}",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Convert
 from histomake.slide.companions import slide_files
 from histomake.slide.encode import Holds, Read, encode_levels, encode_picture, holding
+from histomake.slide.orientation import UPRIGHT
 from histomake.slide.passthrough import Copy, copy_levels, filled
 from histomake.slide.plan import copied_levels, lay_out, plan_levels
 from histomake.slide.reader import SlideReader
@@ -38,7 +39,7 @@ from histomake.slide.same_content import is_thumbnail
 from histomake.slide.self_check import check_store
 from histomake.slide.source import Resolution, open_source, resolve_mpp, slide_errors
 from histomake.slide.source_hash import SourceHash
-from histomake.slide.sources.base import PARSE_ERRORS, SOURCE_ERRORS, DamagedTilesError, Source, SourceLevel
+from histomake.slide.sources.base import PARSE_ERRORS, SOURCE_ERRORS, UNKNOWN, DamagedTilesError, Source, SourceLevel
 from histomake.slide.store import dump_json, image_metadata
 
 LABEL_IMAGES = ("label", "macro")
@@ -316,6 +317,7 @@ def _manifest(builder: _StoreBuilder, store: str, seconds: dict[str, float]) -> 
     )
     return Manifest(
         slide_id=builder.slide_id,
+        warnings=tuple(_warnings(builder)),
         store=store,
         width=Level0Pixels(finest.width),
         height=Level0Pixels(finest.height),
@@ -336,3 +338,18 @@ def _manifest(builder: _StoreBuilder, store: str, seconds: dict[str, float]) -> 
         properties=info.properties,
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
     )
+
+
+def _warnings(builder: _StoreBuilder) -> Iterator[str]:
+    """Yield what people should know about a slide that is used."""
+    info = builder.slide.info
+    for index in range(len(info.levels)):
+        if made := filled(builder.slide.to_fill(index)):
+            yield f"{made} tiles are absent from level {index} of the file and were made from the finer level."
+    if info.orientation != UPRIGHT:
+        yield (
+            f"The file states orientation {info.orientation} and is shown upright. Annotations drawn in programs that "
+            "ignore this tag, such as QuPath, do not fit."
+        )
+    if unknown := sorted(name for name, status in info.left_out.items() if status == UNKNOWN):
+        yield f"Nothing says that these images of the file show the slide, so they were left out: {', '.join(unknown)}."

@@ -46,6 +46,9 @@ more, with tiles that are all absent."""
 MAX_ASSOCIATED_PX = 1 << 25
 """Largest associated image in pixels: thumbnails have about 1 M. A larger one is left out."""
 
+UNKNOWN = "left out: nothing says that it shows the slide"
+"""Status of an image that may show anything."""
+
 WHITE = 255
 
 

@@ -13,6 +13,7 @@ import tifffile
 from histomake.slide.same_content import is_reduced
 from histomake.slide.sources.base import (
     MAX_ASSOCIATED_PX,
+    UNKNOWN,
     FileBytes,
     ImplausibleSlideError,
     Source,
@@ -21,7 +22,7 @@ from histomake.slide.sources.base import (
     UnsupportedSlideError,
 )
 from histomake.slide.sources.tiff_metadata import aperio, check_aperio_size, tag_mpp
-from histomake.slide.sources.tiff_pages import MAX_OTHER_SHARE, REDUCED, UNKNOWN, Choice, Page, choose
+from histomake.slide.sources.tiff_pages import MAX_OTHER_SHARE, REDUCED, Choice, Page, choose
 from histomake.slide.sources.tiff_segments import Segments
 
 BIG_TIFF = 43

@@ -14,7 +14,7 @@ from typing import Any
 
 import tifffile
 
-from histomake.slide.sources.base import TruncatedSlideError, UnsupportedSlideError, check_size
+from histomake.slide.sources.base import UNKNOWN, TruncatedSlideError, UnsupportedSlideError, check_size
 from histomake.slide.sources.tiff_metadata import Pair, ome_channels, ome_images, ome_mpp, ome_pixels
 
 Page = tifffile.TiffPage
@@ -29,7 +29,6 @@ _ROLE_AT_END = re.compile(r"(?:[\W_])(label|macro|overview|barcode|thumbnail)(?:
 _ROLES = {"label": "label", "barcode": "label", "macro": "macro", "overview": "macro", "thumbnail": "thumbnail"}
 
 PRIVATE = "left out: it may show the patient's name"
-UNKNOWN = "left out: nothing says that it shows the slide"
 
 MAX_OTHER_SHARE = 0.25
 """Area, relative to the slide, from which another image of unknown content makes it doubtful which one is the slide."""
