@@ -133,7 +133,7 @@ def _first_tiles(results: Layout) -> tuple[float, float]:
         for _ in range(REPEATS):
             browser.open("about:blank")
             started = time.perf_counter()
-            browser.open(f"http://127.0.0.1:{server.server_port}/slide/large")
+            browser.open(server.guard.address(server.server_port, "/slide/large"))
             browser.wait(FIRST)
             times.append(time.perf_counter() - started)
             browser.wait(LOADED)
@@ -147,7 +147,7 @@ def _offset(marked: Layout) -> int:
     server = serve(marked.results, port=0, openseadragon=OPENSEADRAGON)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with Browser() as browser:
-        browser.open(f"http://127.0.0.1:{server.server_port}/slide/{SLIDE}")
+        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
         browser.wait(READY)
         found = overlay_offset(browser)
     server.shutdown()

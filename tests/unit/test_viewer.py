@@ -7,7 +7,9 @@ import http.client
 import io
 import json
 import shutil
+import socket
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.pictures import canvas
 from histomake.viewer import content, outlines
+from histomake.viewer.guard import RefusedError
 from histomake.viewer.masks import TILE
-from histomake.viewer.server import OPENSEADRAGON, RefusedError, byte_range, safe_path, serve
+from histomake.viewer.server import OPENSEADRAGON, byte_range, safe_path, serve
 from PIL import Image
 
 from tests import sample_records
@@ -45,22 +48,30 @@ def results(tmp_path_factory) -> Layout:
 
 
 @pytest.fixture
-def fetch(results, tmp_path):
-    """Ask a running server: fetch(path, **headers) → (status, headers, body)."""
+def server(results, tmp_path):
+    """A running server of the results."""
     library = tmp_path / "openseadragon.min.js"
     library.write_text("// stands for the library")
     server = serve(results.results, port=0, openseadragon=library)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def ask(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-        connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read()
-
-    yield ask
+    yield server
     server.shutdown()
     server.server_close()
+
+
+def ask(server, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Ask a server with the cookie of a browser that opened its address: (status, headers, body)."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    cookie = {"Cookie": f"histomake-{server.server_port}={server.guard.token}"}
+    connection.request("GET", path, headers=cookie | {name.replace("_", "-"): text for name, text in headers.items()})
+    answer = connection.getresponse()
+    return answer.status, dict(answer.getheaders()), answer.read()
+
+
+@pytest.fixture
+def fetch(server):
+    """Ask the server: fetch(path, **headers) → (status, headers, body)."""
+    return partial(ask, server)
 
 
 def test_a_byte_range_of_a_shard_is_served(fetch, results):
@@ -131,6 +142,122 @@ def test_another_host_name_is_refused(fetch):
     assert fetch("/api/slides", Host="evil.example:80")[0] == 403
 
 
+ROUTES = (
+    *(
+        "/",
+        f"/slide/{SLIDE}",
+        "/assets/viewer.js",
+        f"/files/slides/{SLIDE}.json",
+        "/api/slides",
+        f"/api/slides/{SLIDE}",
+    ),
+    *(
+        f"/tile/{SLIDE}/0/0/0",
+        f"/label/{SLIDE}/kind/0/0/0/0",
+        f"/outline/{SLIDE}/0/0/0",
+        f"/api/overlay/{SLIDE}/kind/0",
+    ),
+)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("cookie", ["", "histomake=x", "histomake-{port}=", "histomake-{port}=x"])
+def test_without_the_token_nothing_is_served(server, path, cookie):
+    status, _, body = ask(server, path, Cookie=cookie.format(port=server.server_port))
+    assert status == 403
+    assert b"histomake view" in body
+
+
+def test_the_printed_address_gives_the_cookie_and_hides_the_token(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.request("GET", f"/slide/{SLIDE}?token={server.guard.token}")
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Location")) == (303, f"/slide/{SLIDE}")
+    cookie = answer.getheader("Set-Cookie")
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    answer.read()
+    connection.request("GET", "/api/slides", headers={"Cookie": cookie.partition(";")[0]})
+    assert connection.getresponse().status == 200
+
+
+def test_the_redirect_stays_on_this_server(server):
+    path = f"//evil.example/?token={server.guard.token}"
+    assert ask(server, path)[1]["Location"].startswith("/")
+    assert not ask(server, path)[1]["Location"].startswith("//")
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_requests_that_other_sites_cause_are_refused(fetch, site):
+    assert fetch("/api/slides", Sec_Fetch_Site=site, Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest="image")[0] == 403
+    assert fetch("/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="iframe")[0] == 403
+    assert fetch("/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="document")[0] == 200
+
+
+def test_pages_and_files_come_with_policies(fetch):
+    for path in ("/", f"/files/slides/{SLIDE}.json"):
+        headers = fetch(path)[1]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["Content-Security-Policy"].startswith("sandbox")
+
+
+def test_a_link_to_another_disk_is_followed_only_if_that_is_allowed(tmp_path):
+    root, disk = tmp_path / "results", tmp_path / "disk"
+    (root / "slides").mkdir(parents=True)
+    (disk / "S1.zarr").mkdir(parents=True)
+    (disk / "S1.zarr" / "zarr.json").write_text("{}")
+    (root / "slides" / "S1.zarr").symlink_to(disk / "S1.zarr")
+    with pytest.raises(RefusedError, match="--allow"):
+        safe_path(root, "slides/S1.zarr/zarr.json")
+    assert safe_path(root, "slides/S1.zarr/zarr.json", [disk]) == disk / "S1.zarr" / "zarr.json"
+
+
+def test_idle_connections_do_not_keep_others_waiting(server, fetch):
+    idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(200)]
+    assert fetch("/api/slides")[0] == 200
+    for connection in idle:
+        connection.close()
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """A running server of results that the test may change."""
+    library = tmp_path / "openseadragon.min.js"
+    library.write_text("// stands for the library")
+    server = serve(make_results(tmp_path / "results").results, port=0, openseadragon=library)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_half_written_manifest_makes_only_its_own_slide_unavailable(own_server):
+    own_server.layout.manifest("half").write_text('{"status": "ok"')
+    found = {slide["slide_id"]: slide["status"] for slide in json.loads(ask(own_server, "/api/slides")[2])}
+    assert (found[SLIDE], found["half"]) == ("ok", "unreadable")
+    status, headers, body = ask(own_server, "/api/slides/half")
+    assert (status, headers["Retry-After"]) == (503, "5")
+    assert b"half.json" in body
+
+
+def test_a_half_written_table_of_predictions_is_unavailable(own_server):
+    path = own_server.layout.prediction("kind", 0, SLIDE)
+    path.write_bytes(path.read_bytes()[:200])
+    assert ask(own_server, f"/api/overlay/{SLIDE}/kind/0")[0] == 503
+    assert ask(own_server, "/api/slides")[0] == 200
+
+
+def test_a_slide_that_was_converted_again_is_read_again(own_server):
+    reader = own_server.reader(SLIDE)
+    assert own_server.reader(SLIDE) is reader
+    manifest = own_server.layout.manifest(SLIDE)
+    content = manifest.read_bytes()
+    manifest.with_suffix(".new").write_bytes(content)
+    manifest.with_suffix(".new").replace(manifest)
+    assert own_server.reader(SLIDE) is not reader
+
+
 def test_a_results_folder_without_slides_is_named(tmp_path):
     with pytest.raises(HistomakeError, match="holds no slides"):
         serve(tmp_path, port=0, openseadragon=tmp_path)
@@ -157,13 +284,10 @@ def test_tiles_no_browser_decodes_come_as_jpeg(tmp_path):
     library.write_text("")
     server = serve(layout.results, port=0, openseadragon=library)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
     x, y = patch_positions()[MARKED]
-    connection.request("GET", f"/tile/{SLIDE}/0/{y // 256}/{x // 256}")
-    pixels = np.asarray(Image.open(io.BytesIO(connection.getresponse().read())))
+    pixels = np.asarray(Image.open(io.BytesIO(ask(server, f"/tile/{SLIDE}/0/{y // 256}/{x // 256}")[2])))
     assert pixels.mean() < 5
-    connection.request("GET", f"/tile/{SLIDE}/0/9999/0")
-    assert connection.getresponse().status == 404
+    assert ask(server, f"/tile/{SLIDE}/0/9999/0")[0] == 404
     server.shutdown()
     server.server_close()
 
@@ -290,7 +414,7 @@ def page(results):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with Browser() as browser:
         browser.address = f"http://127.0.0.1:{server.server_port}"
-        browser.open(f"{browser.address}/slide/{SLIDE}")
+        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
         browser.wait(READY)
         yield browser
     server.shutdown()
@@ -320,7 +444,7 @@ def test_outlines_lie_on_the_image_to_a_pixel_and_are_fetched_only_when_shown(ou
     server = serve(outlined.results, port=0, openseadragon=OPENSEADRAGON)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with Browser() as browser:
-        browser.open(f"http://127.0.0.1:{server.server_port}/slide/{SLIDE}")
+        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
         browser.wait(READY)
         browser.wait("!!histomake.outlines")
         assert not [r for r in browser.requests if "/outline/" in r["url"] or ".geojson" in r["url"]]

@@ -1,6 +1,7 @@
 """Serve the slide viewer on this machine (127.0.0.1 only) until interrupted, and print its address.
 
-The viewer shows slides by deep zoom, with tissue, annotations, predictions and segmentations over them.
+The viewer shows slides by deep zoom, with tissue, annotations, predictions and segmentations over them. The address
+has a random token, without which nothing is served: other users of this machine cannot open it.
 
 examples:
   histomake view
@@ -24,6 +25,14 @@ def configure(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--port", type=int, default=PORT, help=f"port; 0 takes a free one (default: {PORT})")
     command.add_argument(
+        "--allow",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="folder outside the results to which links in them may lead; may be repeated",
+    )
+    command.add_argument(
         "--openseadragon",
         type=Path,
         default=OPENSEADRAGON,
@@ -34,8 +43,10 @@ def configure(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    with serve(options.results, port=options.port, openseadragon=options.openseadragon) as server:
-        print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+    with serve(
+        options.results, port=options.port, openseadragon=options.openseadragon, allowed=options.allow
+    ) as server:
+        print(server.address, flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

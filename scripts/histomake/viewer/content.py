@@ -15,9 +15,10 @@ from histomake.base.files import existing
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
-from histomake.base.records.record import Quarantined, usable
+from histomake.base.records.record import Quarantined, RecordError, usable
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.tissue import TissueRecord
+from histomake.cohort.sheet import SLIDE_ID
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures.kinds import PICTURED
@@ -36,11 +37,20 @@ def slide_ids(layout: Layout) -> list[str]:
     return [name.removesuffix(".json") for name in names if not name.endswith(SIDECAR)]
 
 
+def require(layout: Layout, slide: str) -> None:
+    """Raise KeyError unless ``slide`` is the id of a slide with a manifest. Ids of requests may hold anything."""
+    if not SLIDE_ID.fullmatch(slide) or not layout.manifest(slide).is_file():
+        raise KeyError(slide)
+
+
 def slides(layout: Layout) -> list[dict[str, Any]]:
-    """One entry per slide: id, and either size and mpp or the reason of its quarantine."""
+    """One entry per slide: id, and either size and mpp or why it cannot be shown."""
     rows = []
     for slide in slide_ids(layout):
-        manifest = Manifest.read(layout.manifest(slide)).dump()
+        try:
+            manifest = Manifest.read(layout.manifest(slide)).dump()
+        except RecordError as error:
+            manifest = {"slide_id": slide, "status": "unreadable", "reason": "manifest", "detail": str(error)}
         kept = ("slide_id", "status", "width", "height", "mpp", "reason", "detail")
         rows.append({key: manifest[key] for key in kept if key in manifest})
     return rows
@@ -48,8 +58,7 @@ def slides(layout: Layout) -> list[dict[str, Any]]:
 
 def describe(layout: Layout, slide: str) -> dict[str, Any]:
     """Everything the page needs to show a slide. Raises KeyError for an unknown slide."""
-    if slide not in slide_ids(layout):
-        raise KeyError(slide)
+    require(layout, slide)
     manifest = Manifest.read(layout.manifest(slide))
     if isinstance(manifest, Quarantined):
         return {key: manifest.dump()[key] for key in ("slide_id", "status", "reason", "detail", "remedy")}
@@ -82,7 +91,8 @@ def describe_level(level: StoreLevel, *, zipped: bool) -> dict[str, Any]:
 
 
 def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
-    """Tasks and folds with predictions of a slide."""
+    """Tasks and folds with predictions of a slide. Raises KeyError for an unknown slide."""
+    require(layout, slide)
     found = []
     for path in existing(layout.prediction("*", "*", slide), under=layout.results):
         names = pq.read_schema(path).names

@@ -1,4 +1,7 @@
-"""Web server of the viewer: loopback only; serves byte ranges of files in the results folder, and no other files."""
+"""Web server of the viewer: loopback only; serves byte ranges of files in the results folder, and no other files.
+
+`histomake.viewer.guard` says whose requests are answered.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 import mimetypes
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,41 +18,57 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import cv2
+import msgspec
 import numpy as np
+import pyarrow as pa
+from zarr.errors import BaseZarrError
 
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.slide.reader import SlideReader, open_slide
-from histomake.viewer import content, masks, outlines
+from histomake.viewer import content, guard, masks, outlines
+from histomake.viewer.guard import Guard, RefusedError
 
 log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent
 OPENSEADRAGON = ASSETS / "vendor" / "openseadragon.min.js"
 PAGES = {"viewer.html", "viewer.js", "store.js"}
-LOCAL_NAMES = {"127.0.0.1", "localhost"}
 BLOCK = 1 << 20
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 TILE_QUALITY = 90
+IDLE_SECONDS = 30
+"""A connection without a request for this long is closed."""
+CONNECTIONS = 512
+"""Open connections at once; each has a thread. Further ones are closed."""
+REQUESTS = 32
+"""Requests that are worked on at once. Idle connections do not count."""
 
 
-class RefusedError(Exception):
-    """A refused request; the response has ``status`` and the message."""
+UNREADABLE = (HistomakeError, OSError, pa.ArrowException, msgspec.MsgspecError, json.JSONDecodeError, BaseZarrError)
+"""Errors of files that are damaged or half written."""
 
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class ViewerServer(ThreadingHTTPServer):
-    """Server of one results folder. Readers of slides whose tiles browsers cannot decode stay open."""
+    """Server of one results folder. Readers of slides whose tiles browsers cannot decode stay open.
+
+    ``allowed``: folders outside the results that symbolic links in them may lead to.
+    """
 
     daemon_threads = True
+    request_queue_size = 64
 
-    def __init__(self, results: Path, *, port: int, openseadragon: Path) -> None:
+    def __init__(self, results: Path, *, port: int, openseadragon: Path, allowed: Sequence[Path] = ()) -> None:
         self.layout = Layout(results.resolve())
         self.openseadragon = openseadragon
-        self.readers: dict[str, SlideReader] = {}
+        self.allowed = [folder.resolve() for folder in allowed]
+        self.guard = Guard()
+        self.requests = threading.BoundedSemaphore(REQUESTS)
+        self._connections = threading.BoundedSemaphore(CONNECTIONS)
+        self._readers: dict[str, tuple[Any, SlideReader]] = {}
+        self._readers_lock = threading.Lock()
         self._outlines: tuple[Any, outlines.Outlines] | None = None
         self._outlines_lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
@@ -63,30 +82,57 @@ class ViewerServer(ThreadingHTTPServer):
                 self._outlines = (key, outlines.open_outlines(self.layout, slide))
             return self._outlines[1]
 
+    @property
+    def address(self) -> str:
+        """The address to open, with the token."""
+        return self.guard.address(self.server_port)
+
+    def reader(self, slide: str) -> SlideReader:
+        """The open reader of a slide; opened again if the slide was converted again. Raises KeyError."""
+        content.require(self.layout, slide)
+        manifest = self.layout.manifest(slide)
+        found = manifest.stat()
+        key = (found.st_ino, found.st_size, found.st_mtime_ns)
+        with self._readers_lock:
+            if slide not in self._readers or self._readers[slide][0] != key:
+                self._readers[slide] = (key, open_slide(manifest))
+            return self._readers[slide][1]
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Handle a connection in its thread, unless there are too many."""
+        if not self._connections.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore closed connections: browsers cancel requests for tiles that are no longer visible."""
         log.debug("connection of %s ended", client_address, exc_info=True)
 
 
-def serve(results: Path, *, port: int, openseadragon: Path) -> ViewerServer:
+def serve(results: Path, *, port: int, openseadragon: Path, allowed: Sequence[Path] = ()) -> ViewerServer:
     """Create a server for ``results`` on loopback; port 0 chooses a free port. Raises HistomakeError if it fails."""
     if not (results / "slides").is_dir():
         raise HistomakeError(f"{results} holds no slides: give the results folder of a run")
     if not openseadragon.is_file():
         raise HistomakeError(f"{openseadragon} is missing: run `make viewer`, which fetches OpenSeadragon with npm")
     try:
-        return ViewerServer(results, port=port, openseadragon=openseadragon)
+        return ViewerServer(results, port=port, openseadragon=openseadragon, allowed=allowed)
     except OSError as error:
         raise HistomakeError(
             f"port {port} on 127.0.0.1 cannot be used ({error}); choose another with --port"
         ) from error
 
 
-def safe_path(root: Path, relative: str) -> Path:
-    """Resolve ``relative`` under ``root``. Raises RefusedError for paths outside it, also through links."""
+def safe_path(root: Path, relative: str, allowed: Sequence[Path] = ()) -> Path:
+    """Resolve ``relative`` under ``root``. Raises RefusedError for paths, or links, that leave it and ``allowed``."""
     hidden = "\0" in relative or any(part.startswith(".") for part in relative.split("/"))
-    if hidden or not (target := (root / relative).resolve()).is_relative_to(root):
-        raise RefusedError(HTTPStatus.FORBIDDEN, "outside the results folder")
+    target = root if hidden else (root / relative.lstrip("/")).resolve()
+    if hidden or not any(target.is_relative_to(folder) for folder in (root, *allowed)):
+        raise RefusedError(HTTPStatus.FORBIDDEN, "outside the results folder; see histomake view --allow")
     if not target.is_file():
         raise RefusedError(HTTPStatus.NOT_FOUND, "no such file")
     return target
@@ -112,22 +158,25 @@ class Handler(BaseHTTPRequestHandler):
     """Handler of GET and HEAD requests."""
 
     protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
     server: ViewerServer
 
     def do_GET(self) -> None:
-        """Route a request. Every error becomes a response, so that the thread of the connection continues."""
-        try:
-            if self.headers.get("Host", "").rpartition(":")[0] not in LOCAL_NAMES:
-                raise RefusedError(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are served")
-            self._route([unquote(part) for part in urlsplit(self.path).path.split("/") if part])
-        except RefusedError as refusal:
-            self._send(refusal.status, "text/plain", str(refusal).encode())
-        except (KeyError, ValueError) as error:
-            self._send(HTTPStatus.NOT_FOUND, "text/plain", f"not found: {error}".encode())
-        except HistomakeError as error:
-            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", str(error).encode())
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
+        """Answer a request. Every error becomes a response, so that the thread of the connection continues."""
+        with self.server.requests:
+            try:
+                self.server.guard.check(self, self.server.server_port)
+                self._route([unquote(part) for part in urlsplit(self.path).path.split("/") if part])
+            except RefusedError as refusal:
+                self._send(refusal.status, "text/plain", str(refusal).encode(), refusal.headers)
+            except (BrokenPipeError, ConnectionResetError, TimeoutError):
+                self.close_connection = True
+            except UNREADABLE as error:
+                # A job may be writing it: the browser may ask again.
+                message = f"cannot be read, now being written or damaged: {error}"
+                self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", message.encode(), {"Retry-After": "5"})
+            except (KeyError, ValueError) as error:
+                self._send(HTTPStatus.NOT_FOUND, "text/plain", f"not found: {error}".encode())
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -142,7 +191,8 @@ class Handler(BaseHTTPRequestHandler):
         if not parts or parts[0] == "slide":
             self._send_file(ASSETS / "viewer.html")
         elif parts[0] == "files":
-            self._send_file(safe_path(layout.results, "/".join(parts[1:])))
+            path = safe_path(layout.results, "/".join(parts[1:]), self.server.allowed)
+            self._send_file(path, policy=guard.FILE_POLICY)
         elif parts[0] == "assets" and len(parts) == 2:
             self._send_asset(parts[1])
         elif parts[0] == "label" and len(parts) == 7:
@@ -165,8 +215,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             raise RefusedError(HTTPStatus.NOT_FOUND, "no such asset")
 
-    def _send_file(self, path: Path) -> None:
-        """Send a file or the requested range of it."""
+    def _send_file(self, path: Path, *, policy: str = guard.PAGE_POLICY) -> None:
+        """Send a file or the requested range of it, with a Content Security Policy."""
         size = path.stat().st_size
         wanted = byte_range(self.headers.get("Range"), size)
         start, stop = wanted or (0, size)
@@ -175,6 +225,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(stop - start))
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Cache-Control", "no-cache")
+        self.send_header("Content-Security-Policy", policy)
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
         self.end_headers()
@@ -190,8 +241,7 @@ class Handler(BaseHTTPRequestHandler):
     def _send_label(self, slide: str, task: str, fold: int, level: int, row: int, column: int) -> None:
         """One tile of an annotated or predicted mask, coloured."""
         layout = self.server.layout
-        if slide not in content.slide_ids(layout):
-            raise KeyError(slide)
+        content.require(layout, slide)
         if (task, fold) not in [(mask["task"], mask["fold"]) for mask in masks.describe(layout, slide)]:
             raise KeyError(f"{slide} has no mask of {task} fold {fold}")
         mask = masks.open_mask(layout, slide, task, fold)
@@ -201,19 +251,14 @@ class Handler(BaseHTTPRequestHandler):
     def _send_outline(self, slide: str, level: int, row: int, column: int) -> None:
         """One tile of the annotated outlines."""
         layout = self.server.layout
-        if slide not in content.slide_ids(layout):
-            raise KeyError(slide)
+        content.require(layout, slide)
         found = self.server.outlines(slide)
         labels = found.tile(level, row, column)
         self._send(HTTPStatus.OK, "image/png", masks.picture(labels, found.classes, masks.class_order(layout, slide)))
 
     def _send_tile(self, slide: str, level: int, row: int, column: int) -> None:
         """One decoded tile as JPEG, for codecs that browsers lack."""
-        if slide not in self.server.readers:
-            if slide not in content.slide_ids(self.server.layout):
-                raise KeyError(slide)
-            self.server.readers[slide] = open_slide(self.server.layout.manifest(slide))
-        reader = self.server.readers[slide]
+        reader = self.server.reader(slide)
         if not 0 <= level < len(reader.levels):
             raise KeyError(level)
         rows, columns = reader.levels[level].grid
@@ -226,8 +271,16 @@ class Handler(BaseHTTPRequestHandler):
         encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)[1]
         self._send(HTTPStatus.OK, "image/jpeg", encoded.tobytes())
 
-    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+    def end_headers(self) -> None:
+        """Add the headers of every response."""
+        for name, value in guard.SECURITY_HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text") else kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
