@@ -1,4 +1,5 @@
 # The outputs of a run, and what happens before and after it. The only file that relies on internals of Snakemake.
+from histomake.audit.sidecar import SIDECAR
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.planning import snakemake_internals as internals
 from histomake.planning.last_run import LastRun
@@ -31,6 +32,7 @@ if workflow.is_main_process:
         internals.shorten_dry_run(workflow)
     for note in notes(PLAN):
         print(f"plan: {note}", file=sys.stderr)
+    internals.compare_params_with_sidecars(SIDECAR)
 UNCHANGED = find_unchanged()
 OUTPUTS = Outputs(PLAN, UNCHANGED)
 
@@ -39,24 +41,43 @@ wildcard_constraints:
     slide=only([s for s in SLIDES if s not in UNCHANGED]) if UNCHANGED else SLIDE_ID.pattern,
 
 
+RUN = {}
+"""The record of this run, once it has started."""
+
+
+def finish_run(log, succeeded):
+    """Record the end of the run, and say what is missing."""
+    from histomake.audit import runs
+
+    everything = internals.everything_was_asked(workflow) and not IMPORTED
+    owed = internals.all_outputs(workflow) if everything else frozenset()
+    jobs = runs.Jobs(
+        done=internals.first_outputs_of_done_jobs(workflow),
+        is_owed=lambda path, slide: not everything or slide in UNCHANGED or path in owed,
+    )
+    run = RUN.get("started") or runs.Run(LAYOUT, CONFIG)
+    run.finish(jobs, snakemake_logs=log, succeeded=succeeded)
+
+
 # Imports are local because every job on a cluster reads this file, too, and should start quickly.
 # Snakemake does not run the hooks of a module. The importing workflow can: `onsuccess: histomake.onsuccess()`.
 onstart:
     from histomake.audit import runs
 
+    RUN["started"] = runs.Run(LAYOUT, CONFIG)
+    try:
+        RUN["started"].start()
+    except HistomakeError as error:
+        raise WorkflowError(str(error)) from None
     print(runs.preflight(LAYOUT, SLIDES, FINGERPRINTS), file=sys.stderr)
 
 
 onsuccess:
-    from histomake.audit import runs
-
     if internals.everything_was_asked(workflow) and not IMPORTED:
         LAST_RUN.remember(internals.outputs_by_slide(workflow), left_out=UNCHANGED)
-    runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=True)
+    finish_run(log, succeeded=True)
 
 
 onerror:
-    from histomake.audit import runs
-
     internals.mark_failed_jobs(workflow)
-    runs.finish(LAYOUT, CONFIG, snakemake_logs=log, succeeded=False)
+    finish_run(log, succeeded=False)

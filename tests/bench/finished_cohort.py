@@ -168,7 +168,7 @@ def write_pattern(rule: str, number: int, path: Path) -> None:
     elif path.suffix == ".json":
         path.write_text(json.dumps(MODEL_RECORDS.get(rule, {})))
     elif path.suffix == ".csv":
-        path.write_text("step,loss\n1,0.9\n2,0.5\n")
+        path.write_text("step,train_loss,val_loss\n1,0.9,0.9\n2,0.5,0.6\n")
     elif path.suffix == ".png":
         cv2.imwrite(str(path), random.integers(0, 255, (32, 32, 3), np.uint8))
     else:

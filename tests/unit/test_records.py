@@ -92,6 +92,7 @@ UPGRADED = {
     "sidecar_without_git": {"git"},
     "multi_label_model_card": {"target", "kind"},
     "multi_label_metrics": {"kind"},
+    "run": {"finished"},
 }
 """Fields that an upgrade changes or drops, or whose parts have new fields."""
 

@@ -5,8 +5,28 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import yaml
 
 from tests.workshop import Workshop
+
+MODEL = {"name": "resnet10t"}
+TRAIN = {"steps": 2, "batch": 4, "validate_every": 2, "validate_patches": 8, "workers": 0}
+TARGET = {"source": "annotation", "classes": ["skin", "nuclei"]}
+SPLITS = {"P01-A": "train", "P02-A": "train", "P03.B": "val", "P04-A": "test", "P04-B": "predict"}
+CASCADE = {
+    "mpp": 4.0,
+    "scales": [1.0, 0.25],
+    "objects": ["nuclei"],
+    "network": {"name": "unet", "encoder": "tu-resnet10t"},
+    "train": {"steps": 2, "batch": 2, "lattice": 2, "per_class": 20, "background": 20},
+    "search": {"candidates": 2, "joint": 1},
+    "baselines": {"naive_pixels": 2, "repeats": 1},
+}
+TARGETS = (
+    *("radhical", "predict", "results/metrics/map.json"),
+    *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
+    "results/tissue/P04-A.png",
+)
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +51,31 @@ def workshop(finished: Workshop) -> Workshop:
     shutil.rmtree(kept)
     finished.copy_code()
     finished.write_config()
+
+
+@pytest.fixture(scope="session")
+def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A run of what the finished workshop lacks: segmentation, cascades, zip stores, a model that is reused."""
+    workshop = Workshop(tmp_path_factory.mktemp("others"))
+    workshop.copy_code()
+    shutil.copytree(finished.folder / "demo", workshop.folder / "demo")
+    shutil.copytree(finished.results / "models/tissue_kind/fold0", workshop.folder / "model")
+    header, *rows = workshop.rows()
+    workshop.write_rows([f"{header}\tsplit", *(f"{row}\t{SPLITS[row.split()[0]]}" for row in rows)])
+    workshop.write_config()
+    content = yaml.safe_load(workshop.config.read_text())
+    tissue_kind = content["tasks"]["tissue_kind"]
+    patches = {"kind": "classification", "grid": "x5", "target": TARGET, "model": MODEL, "train": TRAIN}
+    pixels = {"source": "mask", "classes": ["skin", "nuclei"], "unlabelled": "background"}
+    content["convert"] = {"store": "zip"}
+    content["tasks"] = {
+        "reused": tissue_kind | {"trained": "model", "split": {"folds": 1}},
+        "coarse": patches,
+        "fine": patches | {"grid": "x10"},
+        "map": patches | {"kind": "segmentation", "target": pixels, "model": {"name": "fast_scnn"}},
+    }
+    content["radhical"] = {"nuclei": CASCADE}
+    content["patch_cascades"] = {"both": {"class_name": "nuclei", "stages": [{"task": "coarse"}, {"task": "fine"}]}}
+    workshop.config.write_text(yaml.safe_dump(content))
+    workshop.snakemake("--", *TARGETS)
+    return workshop

@@ -1,11 +1,16 @@
 """What an auditor asks years later: where a prediction came from, and whether anything was altered since."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from histomake.audit import run_lock
+from histomake.audit.verification import verify
+from histomake.base.layout import Layout
 
 
 @pytest.fixture
@@ -42,22 +47,100 @@ def test_a_prediction_is_traced_to_the_slides_bytes_and_every_digest_holds(finis
         assert f"\n{rule} " in done.stdout
     manifest = json.loads((finished.results / "slides" / f"{slide}.json").read_text())
     assert f"slide     sha256 {manifest['sha256']}" in done.stdout
-    assert "every digest holds" in done.stdout
+    assert "each has its digest" in done.stdout
 
 
-def test_a_flipped_byte_in_a_store_is_found_and_named(finished, histomake, predicted):
+def test_a_damaged_shard_of_a_store_is_named(finished, histomake, predicted):
     slide, _ = predicted
     store = finished.results / "slides" / f"{slide}.zarr"
     shard = max((p for p in store.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
     kept = shard.read_bytes()
-    shard.write_bytes(content)
+    shard.write_bytes(flipped(kept))
     done = histomake("verify", slide)
     shard.write_bytes(kept)
     assert done.returncode == 1
     assert shard.name in done.stderr
     assert histomake("verify", slide).returncode == 0
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def damage(path, how):
+    """Flip a byte of a file, cut it or delete it; returns what undoes that."""
+    kept, times = path.read_bytes(), path.stat()
+    if how == "flipped":
+        path.write_bytes(flipped(kept))
+    elif how == "truncated":
+        path.write_bytes(kept[:-1])
+    else:
+        path.unlink()
+
+    def undo():
+        path.write_bytes(kept)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    return undo
+
+
+def products(workshop, rule):
+    """A file of every output of one job of each rule, with the name that verification gives it."""
+    for sidecar in sorted(workshop.results.rglob("*.meta.json")):
+        content = json.loads(sidecar.read_text())
+        if content["rule"] != rule:
+            continue
+        for output in content["outputs"]:
+            path = workshop.folder / output
+            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            for file in files[-1:]:
+                yield file, file if rule == "convert" else path
+        return
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "deleted"])
+@pytest.mark.parametrize("run", ["finished", "others"])
+def test_damage_to_the_outputs_of_every_rule_is_named(run, how, request, monkeypatch):
+    workshop = request.getfixturevalue(run)
+    monkeypatch.chdir(workshop.folder)
+    layout = Layout(Path("results"))
+    assert verify(layout).problems == []
+    # A manifest is damaged apart from the store whose files it names.
+    for rules in (workshop_rules(workshop) - {"convert"}, {"convert"}):
+        damaged = {file: name for rule in sorted(rules) for file, name in products(workshop, rule)}
+        undo = [damage(file, how) for file in damaged if file.stat().st_size]
+        problems = verify(layout).problems
+        for each in undo:
+            each()
+        named = [name.relative_to(workshop.folder) for file, name in damaged.items() if file.stat().st_size]
+        assert named
+        assert [name for name in named if not any(str(name) in problem for problem in problems)] == []
+    assert verify(layout).problems == []
+
+
+def workshop_rules(workshop):
+    return {json.loads(path.read_text())["rule"] for path in workshop.results.rglob("*.meta.json")}
+
+
+def test_a_lost_sidecar_breaks_the_chain_of_a_prediction(finished, histomake, predicted):
+    slide, patch = predicted
+    sidecar = finished.results / "predictions" / "tissue_kind" / "fold0" / f"{slide}.parquet.meta.json"
+    undo = damage(sidecar, "deleted")
+    done = histomake("trace", "tissue_kind", slide, patch, "--verify")
+    undo()
+    assert done.returncode == 1
+    assert "the chain does not lead to the slide's file" in done.stderr
+
+
+def test_a_second_checkout_cannot_run_into_the_same_results_at_once(finished, tmp_path):
+    run_lock.acquire(finished.results / "audit" / "run.lock")
+    try:
+        second = finished.snakemake("--forcerun", "quarantine", "--", "results/quarantine.json", check=False)
+    finally:
+        run_lock.release(finished.results / "audit" / "run.lock")
+    assert second.returncode != 0
+    assert "is in use" in second.stdout + second.stderr
 
 
 def test_an_unknown_patch_is_an_error_in_one_line(histomake, predicted):
@@ -75,4 +158,5 @@ def test_the_run_is_exported_as_an_ro_crate(finished, histomake, tmp_path):
     assert {a["name"].split()[0] for a in actions} >= {"convert", "train", "predict_slide", "evaluate"}
     named = {entity["@id"] for entity in graph}
     assert all(reference["@id"] in named for a in actions for reference in a["result"])
-    assert (tmp_path / "crate" / "run" / "run.json").is_file()
+    kept = {path.name for path in (tmp_path / "crate" / "run").rglob("*") if path.is_file()}
+    assert {"run.json", "config.json", "slides.tsv", "sidecars.parquet"} <= kept

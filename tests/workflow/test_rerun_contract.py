@@ -1,5 +1,6 @@
 """The re-run contract: a job runs again exactly when its slide, its settings or its code changed."""
 
+import json
 import os
 import re
 import shutil
@@ -247,6 +248,43 @@ def test_a_fresh_clone_over_old_results_runs_nothing(workshop):
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     workshop.copy_code()
     assert workshop.planned() == set()
+
+
+@pytest.fixture
+def without_memory(workshop):
+    """The finished workshop without Snakemake's records, as another checkout that uses the same results."""
+    records, kept = workshop.folder / ".snakemake", workshop.folder / "kept"
+    records.rename(kept)
+    yield workshop
+    shutil.rmtree(records)
+    kept.rename(records)
+
+
+def test_without_snakemakes_records_nothing_runs_again_if_nothing_changed(without_memory):
+    assert without_memory.planned() == set()
+
+
+def test_without_snakemakes_records_changed_settings_run_their_jobs_again(without_memory):
+    without_memory.write_config(quality={"blur_sharpness": 0.123})
+    jobs = without_memory.planned()
+    assert {"quality", "tabulate_patches"} <= rules(jobs)
+    assert not {"convert", "presegment"} & rules(jobs)
+
+
+def test_records_of_an_older_result_do_not_count(workshop):
+    # As after a run of another checkout with other settings, which wrote new outputs and sidecars.
+    place = workshop.results / "quality" / "P01-A.json"
+    sidecar = Path(f"{place}.meta.json")
+    kept, times = sidecar.read_text(), place.stat()
+    content = json.loads(kept)
+    content["params"]["cfg"]["blur_sharpness"] = 0.123
+    sidecar.write_text(json.dumps(content))
+    os.utime(place, (times.st_atime, times.st_mtime - 0.5))
+    planned = workshop.planned()
+    sidecar.write_text(kept)
+    os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "quality" in rules(planned)
+    assert slides_of(planned, {"quality"}) == {"P01-A"}
 
 
 def test_a_deleted_product_is_made_again_from_what_is_there(workshop):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
-from histomake.base.files import atomic_file, existing, sha256_tree
+from histomake.base.files import atomic_file, existing
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.sidecar import Sidecar
@@ -59,23 +58,6 @@ def walk(
             fresh = [path for path in sidecar.inputs if path not in seen and follow(path)]
             seen.update(fresh)
             level += fresh
-
-
-def is_note(path: Path, layout: Layout) -> bool:
-    """Whether a path in the results folder is not a result: logs, benchmarks, caches, checkpoints, records of runs.
-
-    No result depends on them, and they may be deleted.
-    """
-    places = (layout.logs, layout.benchmarks, layout.caches, layout.checkpoints, layout.runs)
-    return not {*places, layout.fingerprints, layout.report}.isdisjoint((path, *path.parents))
-
-
-def sidecars(layout: Layout) -> Iterator[Sidecar]:
-    """The sidecars of all jobs whose outputs lie in the results folder; stores and notes hold none."""
-    for folder, subfolders, names in os.walk(layout.results):
-        place = Path(folder)
-        subfolders[:] = sorted(n for n in subfolders if not n.endswith(".zarr") and not is_note(place / n, layout))
-        yield from (Sidecar.read(place / name) for name in sorted(names) if name.endswith(SIDECAR))
 
 
 def of_other_slides(layout: Layout, slide: str) -> Callable[[str], bool]:
@@ -144,12 +126,12 @@ def describe(path: Path, row: dict[str, Any], chain: list[Sidecar], *, slide: st
         job_id = f", Slurm job {machine.slurm_job}" if machine.slurm_job else ""
         lines.append(f"  ran       {sidecar.started} on {machine.host}{job_id}, {sidecar.seconds} s")
         lines.append(f"  log       {next(iter(sidecar.log), None)}")
-        if _is_conversion(sidecar):
+        if is_conversion(sidecar):
             lines.append(f"  slide     sha256 {_source_digest(sidecar)}")
     return "\n".join(lines)
 
 
-def _is_conversion(sidecar: Sidecar) -> bool:
+def is_conversion(sidecar: Sidecar) -> bool:
     """Whether a job converted a slide. Its rule has another name where the workflow is a module of another one."""
     return {"slide", "mpp", "sha256"} <= set(sidecar.params)
 
@@ -157,21 +139,3 @@ def _is_conversion(sidecar: Sidecar) -> bool:
 def _source_digest(sidecar: Sidecar) -> str:
     manifest = Manifest.read(next(iter(sidecar.outputs)))
     return manifest.sha256 if isinstance(manifest, Manifest) else "unknown: the slide is in quarantine"
-
-
-def altered(sidecars: Iterable[Sidecar]) -> list[str]:
-    """Every output whose bytes are no longer those its sidecar states, or that is gone.
-
-    Slide stores are only looked for: `slide.verify` hashes them file by file.
-    """
-    problems = []
-    for sidecar in sidecars:
-        manifest = next(iter(sidecar.outputs), None)
-        for path, digest in sidecar.outputs.items():
-            if not Path(path).exists():
-                problems.append(f"{path}: missing")
-            elif _is_conversion(sidecar) and path != manifest:
-                continue
-            elif sha256_tree(path) != digest:
-                problems.append(f"{path}: its bytes are not those that rule {sidecar.rule} wrote")
-    return problems

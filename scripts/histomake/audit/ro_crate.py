@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from histomake.audit.runs import RECORD
+from histomake.audit import run_chain
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
-from histomake.base.records.run import RunRecord
 
 
 def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
@@ -22,22 +21,23 @@ def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
     Slides and stores are named by their sha256 and stay where they are. Every job becomes a CreateAction whose
     results carry their digests. Returns the folder. Raises HistomakeError when no run was recorded.
     """
-    run = max(layout.runs.glob(f"*/{RECORD}"), default=None)
-    if run is None or not layout.lineage.is_file():
+    ends = [link for link in run_chain.read(layout).links if link.record.event == "finished"]
+    if not ends or not layout.lineage.is_file():
         raise HistomakeError(f"{layout.results}: no finished run is recorded here; run the workflow first")
-    record = RunRecord.read(run)
+    end = ends[-1]
     crate = ROCrate()
-    crate.name = f"histomake run {record.finished}"
+    crate.name = f"histomake run {end.record.time}"
     crate.description = (
         "Provenance of a histomake run: every output, what it was made from, by which code and settings."
     )
     crate.add_workflow(snakefile, "Snakefile", main=True, lang="snakemake")
-    for file in sorted(run.parent.iterdir()):
-        crate.add_file(file, f"run/{file.name}")
+    for folder in dict.fromkeys((end.record.run, end.name)):
+        for file in sorted((layout.runs / folder).iterdir()):
+            crate.add_file(file, f"run/{folder}/{file.name}")
     for file in (layout.lineage, *sorted(layout.metrics("x").parent.glob("*.json"))):
         crate.add_file(file, str(file.relative_to(layout.results)))
     rows = pq.read_table(layout.lineage).to_pylist()
-    _add_actions(crate, rows, commit=record.git.commit if record.git else None)
+    _add_actions(crate, rows, commit=end.record.git.commit if end.record.git else None)
     crate.write(target)
     return target
 

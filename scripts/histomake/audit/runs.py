@@ -1,31 +1,30 @@
-"""Records of whole runs: the summary before a run, the messages at its end, and a chain of records."""
+"""Records of whole runs: the summary before a run, its records, and the messages at its end."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from histomake.audit import environment
+from histomake.audit import environment, register, run_chain, run_lock
 from histomake.audit.fingerprints import Fingerprints
+from histomake.audit.register import Update
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.file_cache import FileCache
-from histomake.base.files import atomic_directory, sha256_file
 from histomake.base.layout import Layout
-from histomake.base.records.record import Quarantined, RecordError
-from histomake.base.records.run import PreviousRun, RunRecord
+from histomake.base.records.record import Quarantined
+from histomake.base.records.run import PreviousRecord, RunRecord, SidecarCounts
 from histomake.base.records.warning import SlideWarning
 from histomake.cohort.sheet import Slide
 from histomake.config import Config
 
-RECORD = "run.json"
 WARNINGS_SHOWN = 20
 """Warnings printed at the end of a run, so that they stay readable."""
 
@@ -72,70 +71,122 @@ def _state(manifest: str | None, sidecar: str | None, fingerprint: str) -> str:
         return "changed"
 
 
-def finish(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> None:
-    """Keep the run's record and say, as the last lines, what is missing and why."""
-    keep_record(layout, config, snakemake_logs=snakemake_logs, succeeded=succeeded)
-    entries = Quarantined.read_list(layout.quarantine) if layout.quarantine.is_file() else []
-    if entries:
-        print(f"\n{len(entries)} slide(s) in quarantine; all others are done:", file=sys.stderr)
-    for entry in entries:
-        print(f"  {entry.slide_id} ({entry.reason}): {entry.detail}. {entry.remedy}", file=sys.stderr)
-    warnings = SlideWarning.read_list(layout.warnings) if layout.warnings.is_file() else []
-    if warnings:
-        print(f"\n{len(warnings)} warning(s) about slides that are used:", file=sys.stderr)
-    for warning in warnings[:WARNINGS_SHOWN]:
-        print(f"  {warning.slide_id} ({warning.about}): {warning.text}", file=sys.stderr)
-    if len(warnings) > WARNINGS_SHOWN:
-        print(f"  and {len(warnings) - WARNINGS_SHOWN} more in {layout.warnings}", file=sys.stderr)
+@dataclass(frozen=True)
+class Jobs:
+    """What Snakemake did in a run. Paths are relative to the working directory, as in the plan."""
+
+    done: Collection[str]
+    """First output of every job that ended well."""
+
+    is_owed: Callable[[str, str | None], bool]
+    """Whether a file, given with its slide, is an output of the workflow."""
 
 
-def keep_record(layout: Layout, config: Config, *, snakemake_logs: Sequence[str], succeeded: bool) -> Path:
-    """Write ``audit/runs/<time>/``: configuration, sheet, code state, Snakemake's log.
+class Run:
+    """A run that writes into a results folder: it takes the lock, keeps its records and gives the lock back."""
 
-    Each record carries the sha256 of the one before, so that none can be altered or removed unnoticed.
-    """
-    folder = layout.runs
-    previous = max(folder.glob(f"*/{RECORD}"), default=None)
-    started = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%fZ")
-    with atomic_directory(folder / started) as aside:
-        (aside / "config.json").write_text(json.dumps(config.dump(), indent=1, ensure_ascii=False))
-        shutil.copyfile(config.sheet, aside / "slides.tsv")
-        for number, path in enumerate(map(Path, snakemake_logs)):
-            if path.is_file():
-                shutil.copyfile(path, aside / f"snakemake-{number}.log")
-        files = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
-        record = RunRecord(
-            finished=started,
-            succeeded=succeeded,
-            command=sys.argv,
-            git=environment.git_state(),
-            packages=environment.package_versions(),
-            machine=environment.machine(),
-            files=files,
-            previous=PreviousRun(run=previous.parent.name, sha256=sha256_file(previous)) if previous else None,
+    def __init__(self, layout: Layout, config: Config) -> None:
+        self.layout, self.config = layout, config
+        self.anchor = Path(config.audit.anchor) if config.audit.anchor else None
+        self.name: str | None = None
+
+    def start(self) -> None:
+        """Lock the results folder and record the start, with the configuration and the sheet.
+
+        Raises HistomakeError when another run holds the lock, or the anchor cannot be written to.
+        """
+        run_lock.acquire(self.layout.run_lock)
+        self.name = run_chain.append(self.layout, self.anchor, self._write_settings, self._record("started"))
+
+    def finish(self, jobs: Jobs, *, snakemake_logs: Sequence[str], succeeded: bool) -> None:
+        """Record the end, with Snakemake's logs and the register of sidecars; unlock; say what is missing."""
+        chain = run_chain.read(self.layout)
+        update = self._compare(chain, jobs)
+        whole = sum(link.record.event == "finished" for link in chain.links) % register.WHOLE_EVERY == 0
+
+        def write_files(folder: Path) -> None:
+            for number, path in enumerate(path for path in map(Path, snakemake_logs) if path.is_file()):
+                shutil.copyfile(path, folder / f"snakemake-{number}.log")
+            update.write(folder / register.REGISTER, whole=whole)
+
+        build = self._record(
+            "finished", succeeded=succeeded, register="whole" if whole else "changes", sidecars=update.count()
         )
-        record.write(aside / RECORD)
-    return folder / started
+        run_chain.append(self.layout, self.anchor, write_files, build)
+        run_lock.release(self.layout.run_lock)
+        lines = _told_of_sidecars(update, self.layout) + _told_of_quarantine(self.layout, succeeded=succeeded)
+        for line in lines + _told_of_warnings(self.layout):
+            print(line, file=sys.stderr)
+
+    def _compare(self, chain: run_chain.Chain, jobs: Jobs) -> Update:
+        results = self.layout.results
+        own = next((i for i, link in enumerate(chain.links) if link.name == self.name), 0)
+        return register.compare(
+            self.layout,
+            chain,
+            made={f"{Path(path).relative_to(results)}{SIDECAR}" for path in jobs.done},
+            is_owed=lambda name, entry: jobs.is_owed(str(results / name).removesuffix(SIDECAR), entry.slide_id),
+            interrupted=own > 0 and chain.links[own - 1].record.event == "started",
+        )
+
+    def _write_settings(self, folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(self.config.dump(), indent=1, ensure_ascii=False))
+        shutil.copyfile(self.config.sheet, folder / "slides.tsv")
+
+    def _record(
+        self,
+        event: Literal["started", "finished"],
+        *,
+        succeeded: bool | None = None,
+        register: Literal["whole", "changes"] | None = None,
+        sidecars: SidecarCounts | None = None,
+    ) -> Callable[..., RunRecord]:
+        def build(*, name: str, time: str, files: dict[str, str], previous: PreviousRecord | None) -> RunRecord:
+            return RunRecord(
+                event=event,
+                time=time,
+                run=self.name or name,
+                command=sys.argv,
+                git=environment.git_state(),
+                packages=environment.package_versions(),
+                machine=environment.machine(),
+                files=files,
+                previous=previous,
+                succeeded=succeeded,
+                register=register,
+                sidecars=sidecars,
+            )
+
+        return build
 
 
-def broken_links(layout: Layout) -> list[str]:
-    """Every run record that was altered or lost, judged by the chain of digests."""
-    problems: list[str] = []
-    previous: PreviousRun | None = None
-    for path in sorted(layout.runs.glob(f"*/{RECORD}")):
-        content = path.read_bytes()
-        try:
-            problems += _broken(path, RunRecord.decode(content, path), previous)
-        except RecordError as error:
-            problems.append(str(error))
-        previous = PreviousRun(run=path.parent.name, sha256=hashlib.sha256(content).hexdigest())
-    return problems
+def _told_of_sidecars(update: Update, layout: Layout) -> list[str]:
+    """Lines on sidecars that something else than a run has altered or removed."""
+    found = sorted((change, name) for name, (_, change) in update.changes.items() if change in ("altered", "missing"))
+    if not found:
+        return []
+    lines = [f"  {layout.results / name}: {change}" for change, name in found[:5]]
+    more = [f"  and {len(found) - 5:,} more"] if len(found) > 5 else []
+    head = f"{len(found):,} sidecar(s) were changed by something else than a run; `histomake verify` says more:"
+    return ["", head, *lines, *more]
 
 
-def _broken(path: Path, record: RunRecord, previous: PreviousRun | None) -> list[str]:
-    problems = [] if record.previous == previous else [f"{path}: the record before it was altered or removed"]
-    for name, digest in record.files.items():
-        file = path.with_name(name)
-        if not file.is_file() or sha256_file(file) != digest:
-            problems.append(f"{file}: altered or removed since the run")
-    return problems
+def _told_of_quarantine(layout: Layout, *, succeeded: bool) -> list[str]:
+    """Lines on the slides in quarantine."""
+    entries = Quarantined.read_list(layout.quarantine) if layout.quarantine.is_file() else []
+    if not entries:
+        return []
+    rest = "all others are done" if succeeded else "other jobs failed, see above"
+    lines = [f"  {e.slide_id} ({e.reason}): {e.detail}. {e.remedy}" for e in entries]
+    return ["", f"{len(entries)} slide(s) in quarantine; {rest}:", *lines]
+
+
+def _told_of_warnings(layout: Layout) -> list[str]:
+    """Lines on warnings about slides that are used."""
+    warnings = SlideWarning.read_list(layout.warnings) if layout.warnings.is_file() else []
+    if not warnings:
+        return []
+    lines = [f"  {warning.slide_id} ({warning.about}): {warning.text}" for warning in warnings[:WARNINGS_SHOWN]]
+    more = len(warnings) - WARNINGS_SHOWN
+    rest = [f"  and {more} more in {layout.warnings}"] if more > 0 else []
+    return ["", f"{len(warnings)} warning(s) about slides that are used:", *lines, *rest]

@@ -19,7 +19,7 @@ from histomake.audit import environment
 from histomake.audit.code import require_library
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
-from histomake.base.files import sha256_file, sha256_tree, store_of
+from histomake.base.files import sha256_file, sha256_tree, size_of, store_of
 from histomake.base.records.sidecar import Sidecar
 
 log = logging.getLogger("histomake")
@@ -79,17 +79,15 @@ def _log_to(path: str | None) -> None:
 
 def _sidecar(snakemake: Any, started: datetime, seconds: float, cache: FileCache, known: dict[str, str]) -> Sidecar:
     """Everything needed to say, years later, where these outputs came from."""
+    outputs = [path for path in map(store_of, snakemake.output) if path.exists()]
     return Sidecar(
         rule=snakemake.rule,
         wildcards={name: str(value) for name, value in snakemake.wildcards.items()},
         # Snakemake's own kinds of lists and texts become plain ones.
         params=json.loads(json.dumps(dict(snakemake.params.items()))),
         inputs=_digests(list(map(str, snakemake.input)), cache),
-        outputs={
-            str(path): known[str(path)] if str(path) in known else sha256_tree(path)
-            for path in map(store_of, snakemake.output)
-            if path.exists()
-        },
+        outputs={str(path): known[str(path)] if str(path) in known else sha256_tree(path) for path in outputs},
+        sizes={str(path): size_of(path) for path in outputs},
         log=list(map(str, snakemake.log)),
         started=started.isoformat(timespec="milliseconds"),
         seconds=round(seconds, 3),

@@ -163,6 +163,25 @@ def _take_place(aside: Path, target: Path, place: Path) -> None:
                 raise
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``, which is created, and wait for other holders.
+
+    The kernel releases the lock when its process ends. On file systems without locks, nothing is locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def existing(pattern: Path, *, under: Path) -> list[Path]:
     """Existing files of a path in the folder ``under``, in which ``*`` stands for any name; sorted."""
     return sorted(under.glob(str(pattern.relative_to(under))))
@@ -190,6 +209,13 @@ def sha256_tree(path: Path | str) -> str:
         return sha256_file(root)
     files = (p for p in root.rglob("*") if p.is_file() and p.name != TIMESTAMP)
     return tree_digest({file.relative_to(root).as_posix(): sha256_file(file) for file in files})
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a directory. Snakemake's timestamp file is left out."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and p.name != TIMESTAMP)
 
 
 def tree_digest(checksums: Mapping[str, str]) -> str:

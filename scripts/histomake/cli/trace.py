@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 
-from histomake.audit.lineage import altered, describe, of_other_slides, prediction_row, walk
+from histomake.audit.lineage import describe, of_other_slides, prediction_row, walk
+from histomake.audit.verification import verify_chain
 from histomake.base.layout import Layout
 from histomake.cli import add_results
-from histomake.cli.verify import altered_store, verdict
+from histomake.cli.verify import add_anchor, verdict
 
 
 def configure(command: argparse.ArgumentParser) -> None:
@@ -21,16 +22,18 @@ def configure(command: argparse.ArgumentParser) -> None:
     command.add_argument("slide", help="slide_id, as in the sheet")
     command.add_argument("patch_id", type=int, help="patch_id, as in the patch table and the catalog")
     command.add_argument("--verify", action="store_true", help="hash every file of the chain again and compare")
+    add_anchor(command)
     add_results(command)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the chain; with ``--verify``, check every link."""
-    path, row = prediction_row(Layout(options.results), options.task, options.slide, options.patch_id)
+    layout = Layout(options.results)
+    path, row = prediction_row(layout, options.task, options.slide, options.patch_id)
     # The chain of a model holds every slide it was trained on: thousands of files, hashed on request, never printed.
-    others = of_other_slides(Layout(options.results), options.slide)
+    others = of_other_slides(layout, options.slide)
     chain = list(walk([path], follow=lambda source: options.verify or not others(source)))
     print(describe(path, row, chain, slide=options.slide))
     if not options.verify:
         return 0
-    return verdict(altered(chain) + altered_store(options.results, options.slide), what=f"{len(chain)} steps")
+    return verdict(verify_chain(layout, options.slide, chain, anchor=options.anchor))

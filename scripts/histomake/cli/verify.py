@@ -1,11 +1,14 @@
-"""Hash again what was recorded, and name every file that differs.
+"""Compare every file of a results folder with what its job and the run records state of it, and name what differs.
 
-Slide stores are compared with their manifests, slides with the sha256 in their manifests, all other outputs with the
-digests in the sidecars of their jobs, and the records of the runs, which form a chain, with one another.
+Outputs are hashed and compared with the sidecars of their jobs, stores file by file with their manifests, slides with
+the sha256 in their manifests, and sidecars with the records of the runs, which form a chain. Files that are missing and
+files that no job has made are named too. --quick compares sizes instead of digests, which proves
+little.
 
 examples:
   histomake verify
   histomake verify S1 S2 --results results/demo
+  histomake verify --anchor /audit/anchors/my-cohort
 """
 
 from __future__ import annotations
@@ -14,43 +17,47 @@ import argparse
 import sys
 from pathlib import Path
 
-from histomake.audit.lineage import altered, sidecars
-from histomake.audit.runs import broken_links
-from histomake.audit.sidecar import SIDECAR
+from histomake.audit.verification import Findings, verify
 from histomake.base.layout import Layout
-from histomake.base.records.sidecar import Sidecar
 from histomake.cli import add_results
-from histomake.slide.verify import verify_slide
 
 
 def configure(command: argparse.ArgumentParser) -> None:
     """Add the options."""
-    command.add_argument("slide", nargs="*", help="slides to check (default: all that were converted)")
+    command.add_argument("slide", nargs="*", help="slides to check (default: the whole folder)")
+    command.add_argument("--quick", action="store_true", help="compare the sizes of outputs and hash none")
+    add_anchor(command)
     add_results(command)
 
 
+def add_anchor(command: argparse.ArgumentParser) -> None:
+    """Add the option that names the anchor."""
+    command.add_argument(
+        "--anchor", type=Path, metavar="FOLDER", help="folder with the digests of run records (audit.anchor)"
+    )
+
+
 def run(options: argparse.Namespace) -> int:
-    """Check the slides, what was made of them, and the run records."""
-    layout = Layout(options.results)
-    manifests = layout.manifest("any").parent.glob("*.json")
-    slides = options.slide or sorted(path.stem for path in manifests if not path.name.endswith(SIDECAR))
-    problems = [problem for slide in slides for problem in altered_store(options.results, slide)]
-    stated = (s for s in sidecars(layout) if not options.slide or s.wildcards.get("slide") in options.slide)
-    return verdict(problems + altered(stated) + broken_links(layout), what=f"{len(slides)} slides")
+    """Check the results."""
+    progress = _show_progress if sys.stderr.isatty() else lambda done, total: None
+    found = verify(
+        Layout(options.results), options.slide, anchor=options.anchor, quick=options.quick, progress=progress
+    )
+    return verdict(found, held="has its size (nothing was hashed)" if options.quick else "has its digest")
 
 
-def altered_store(results: Path, slide: str) -> list[str]:
-    """What differs between a slide's store, its manifest and, where it still exists, its source file."""
-    manifest = Layout(results).manifest(slide)
-    if not manifest.is_file():
-        return [f"{manifest}: missing"]
-    source = next(iter(Sidecar.read(f"{manifest}{SIDECAR}").inputs), None)
-    return verify_slide(manifest, source=Path(source) if source else None)
+def _show_progress(done: int, total: int) -> None:
+    print(f"\r{done:,} of {total:,} outputs", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def verdict(problems: list[str], *, what: str) -> int:
-    """Print the problems and their number; returns the exit status."""
-    for problem in problems:
+def verdict(found: Findings, *, held: str = "has its digest") -> int:
+    """Print problems, remarks and a summary; returns the exit status."""
+    for problem in found.problems:
         print(problem, file=sys.stderr)
-    print(f"{what}: {len(problems)} problem(s)" if problems else f"{what}: every digest holds")
-    return 1 if problems else 0
+    for remark in found.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    if found.problems or not found.outputs:
+        print(f"{found.outputs:,} outputs compared: {len(found.problems):,} problem(s)")
+        return 1
+    print(f"{found.outputs:,} outputs compared: each {held}")
+    return 0

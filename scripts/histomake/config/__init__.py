@@ -107,6 +107,17 @@ class Explain(Section):
     )
 
 
+class Audit(Section):
+    """``audit``."""
+
+    anchor: str | None = Field(
+        None,
+        description="Existing folder outside the results that receives the digest of every run record. Without one, "
+        "whoever can write into the results folder could replace all records of runs unnoticed. Choose a place where "
+        "files can be added but not changed, and use it for one results folder only.",
+    )
+
+
 class Config(Section):
     """config.yaml."""
 
@@ -144,6 +155,7 @@ class Config(Section):
         default_factory=dict, description="Cascades of classification tasks by name."
     )
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
+    audit: Audit = Field(default_factory=Audit, description="Audit trail.")
 
     @field_validator("grids")
     @classmethod

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import msgspec
 from snakemake.logging import DefaultFilter, logger
+from snakemake.persistence import ParamsChange, PersistenceBase
 from snakemake.settings.enums import Quietness
 
 NOT_ENDED = ["did not end"]
@@ -42,6 +47,16 @@ def everything_was_asked(workflow: Any) -> bool:
     return not (some or asked.until or asked.omit_from or asked.batch)
 
 
+def first_outputs_of_done_jobs(workflow: Any) -> list[str]:
+    """The first output of every job that ran and ended well."""
+    return [str(job.output[0]) for job in workflow.dag.finished_jobs if job.output]
+
+
+def all_outputs(workflow: Any) -> set[str]:
+    """All outputs of planned jobs, including those of jobs that need not run."""
+    return {str(path) for job in workflow.dag.jobs for path in job.output}
+
+
 def outputs_by_slide(workflow: Any) -> dict[str, list[str]]:
     """Outputs of all planned jobs that are for one slide, by its id."""
     found: dict[str, list[str]] = defaultdict(list)
@@ -66,3 +81,52 @@ def mark_failed_jobs(workflow: Any) -> None:
             if record := records._read_record(key):
                 record.params = NOT_ENDED
                 records._write_record(key, record)
+
+
+class StatedParams(msgspec.Struct):
+    """The part of a sidecar that has the params of the job."""
+
+    params: dict[str, Any]
+
+
+def compare_params_with_sidecars(ending: str) -> None:
+    """Where Snakemake's record of a job is missing or of an older result, compare its params with the sidecar's.
+
+    Snakemake keeps its records in the folder it is started in. If they are lost, or if a result was made from another
+    checkout since, it would find nothing to do although the settings differ. ``ending`` is that of sidecars.
+    """
+    has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
+
+    def has_metadata_or_sidecar(self: Any, job: Any) -> bool:
+        return has_metadata(self, job) or os.path.exists(f"{job.output[0]}{ending}")
+
+    def params_differ(self: Any, job: Any, file: Any = None) -> Any:
+        if file is not None or _is_recorded(self, job):
+            return params_changed(self, job, file)
+        return _difference(job, Path(f"{job.output[0]}{ending}"))
+
+    PersistenceBase.has_metadata = has_metadata_or_sidecar
+    PersistenceBase.params_changed = params_differ
+
+
+def _is_recorded(records: Any, job: Any) -> bool:
+    """Whether the record is of the job that wrote the first output: it holds its modification time."""
+    record = records.metadata(job.output[0])
+    with suppress(FileNotFoundError):
+        return record is not None and record.endtime == os.stat(job.output[0]).st_mtime
+    return record is not None
+
+
+def _difference(job: Any, sidecar: Path) -> ParamsChange:
+    """The params that differ from those in the sidecar; a missing or damaged sidecar differs in all."""
+    try:
+        before = msgspec.json.decode(sidecar.read_bytes(), type=StatedParams).params
+    except (FileNotFoundError, msgspec.MsgspecError):
+        before = {}
+    now = json.loads(json.dumps(dict(job.params.items())))
+    differing = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
+    return ParamsChange(
+        only_old={repr(before[name]) for name in differing if name in before},
+        only_new={repr(now[name]) for name in differing if name in now},
+        files=set(job.output) if differing else set(),
+    )

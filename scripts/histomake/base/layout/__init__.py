@@ -251,6 +251,11 @@ class Layout:
         return self.results / "audit" / "runs"
 
     @property
+    def run_lock(self) -> Path:
+        """File that exists while a run writes into the results folder."""
+        return self.results / "audit" / "run.lock"
+
+    @property
     def fingerprints(self) -> Path:
         """Cache of slide fingerprints."""
         return self.results / "audit" / "fingerprints.json"

@@ -1,15 +1,15 @@
-"""The record of one run of the workflow."""
+"""The records of a run of the workflow: one when it starts, one when it ends."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from histomake.base.records.environment import GitState, Machine, without_empty_git
-from histomake.base.records.record import Part, Record, Upgrade
+from histomake.base.records.record import Count, Json, Part, Record, Upgrade
 
 
-class PreviousRun(Part, frozen=True, kw_only=True):
-    """The run before, so that no record can be altered or removed unnoticed."""
+class PreviousRecord(Part, frozen=True, kw_only=True):
+    """The record before, so that no record can be altered or removed unnoticed."""
 
     run: str
     """Name of its folder."""
@@ -17,17 +17,45 @@ class PreviousRun(Part, frozen=True, kw_only=True):
     """sha256 of its record."""
 
 
+class SidecarCounts(Part, frozen=True, kw_only=True):
+    """How many sidecars differ from those that earlier runs registered; ``sidecars.parquet`` lists them."""
+
+    made: Count
+    """Written by jobs of this run."""
+    adopted: Count
+    """Written before any run was registered, or by a run that was killed."""
+    altered: Count
+    """Altered, or added, by something else than a run. They are not registered: `histomake verify` names them."""
+    missing: Count
+    """Registered, but gone. They stay registered: `histomake verify` names them."""
+    retired: Count
+    """Registered, gone, and no longer an output of the workflow. They leave the register."""
+
+
+def in_two_events(content: Json) -> Json:
+    """Format 1 had one record per run, written at its end, and no register of sidecars."""
+    return {"event": "finished", "time": content.get("finished"), "run": content.get("finished")} | content
+
+
 class RunRecord(Record, frozen=True, kw_only=True):
-    """One run of the workflow. Next to it are the configuration, the slide sheet and Snakemake's logs."""
+    """One event of a run of the workflow: its start or its end.
+
+    The configuration and the slide sheet are next to the record of the start, Snakemake's logs and the register of
+    sidecars beside that of the end. A start without an end is a run that was killed.
+    """
 
     NAME: ClassVar[str] = "run record"
-    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (without_empty_git,)
-    REMEDY: ClassVar[str] = "Restore it from a backup: a run record cannot be made again"
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (without_empty_git, in_two_events)
+    REMEDY: ClassVar[str] = "Restore it from a backup: a run record cannot be written again"
 
-    finished: str
-    """Time at which the run finished, UTC; also the name of the folder."""
-    succeeded: bool
-    """Whether all jobs of the run succeeded."""
+    event: Literal["started", "finished"]
+    """What the record tells."""
+    time: str
+    """Time of the event, UTC."""
+    run: str
+    """Name of the folder with the first record of the run."""
+    succeeded: bool | None = None
+    """Whether all jobs of the run succeeded; null at its start."""
     command: list[str]
     """Command line of the run."""
     git: GitState | None
@@ -37,6 +65,10 @@ class RunRecord(Record, frozen=True, kw_only=True):
     machine: Machine
     """The computer that ran Snakemake."""
     files: dict[str, str]
-    """sha256 of the files next to the record, by name."""
-    previous: PreviousRun | None
-    """The run before; null for the first."""
+    """sha256 of the files beside the record, by name."""
+    previous: PreviousRecord | None
+    """The record before; null for the first."""
+    register: Literal["whole", "changes"] | None = None
+    """What ``sidecars.parquet`` lists: changes, or changes and then every registered sidecar; null without one."""
+    sidecars: SidecarCounts | None = None
+    """Changes of sidecars; null at the start of a run."""

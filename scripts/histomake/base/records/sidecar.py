@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
+
 from histomake.base.records.environment import GitState, Machine, without_empty_git
 from histomake.base.records.record import Record, Upgrade
 
@@ -28,6 +30,8 @@ class Sidecar(Record, frozen=True, kw_only=True):
     """sha256 of every input, by path; null for large files that no job wrote."""
     outputs: dict[str, str]
     """sha256 of every output, by path."""
+    sizes: dict[str, int] = msgspec.field(default_factory=dict)
+    """Bytes of every output, by path; empty in sidecars of histomake 0.1."""
     log: list[str]
     """Log files of the job."""
     started: str
