@@ -4,7 +4,7 @@ import json
 
 import pytest
 from histomake.audit.fingerprints import Fingerprints
-from histomake.audit.runs import WARNINGS_SHOWN, finish, preflight
+from histomake.audit.runs import WARNINGS_SHOWN, Jobs, Run, preflight
 from histomake.base.layout import Layout
 from histomake.base.records.record import write_list
 from histomake.base.records.warning import SlideWarning
@@ -62,7 +62,9 @@ def test_the_last_lines_name_slides_in_quarantine_and_the_first_warnings(tmp_pat
     warning = SlideWarning(slide_id="a", about="annotation record", text="2 shapes without an area were left out.")
     write_list(layout.quarantine, [sample_records.lost("x")])
     write_list(layout.warnings, [warning] * (WARNINGS_SHOWN + 3))
-    finish(layout, Config(sheet=str(sheet), results=str(layout.results)), snakemake_logs=[], succeeded=True)
+    run = Run(layout, Config(sheet=str(sheet), results=str(layout.results)))
+    run.start()
+    run.finish(Jobs([], lambda path, slide: True), snakemake_logs=[], succeeded=True)
     told = capsys.readouterr().err
     assert "1 slide(s) in quarantine" in told
     assert told.count("a (annotation record): 2 shapes without an area were left out.") == WARNINGS_SHOWN
