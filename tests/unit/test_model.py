@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from histomake.base.errors import ConfigError, HistomakeError
+from histomake.base.files import sha256_file
+from histomake.base.layout import WEIGHTS
 from histomake.base.records.model_card import Normalisation
 from histomake.config import Model
 from histomake.learn.engine.optim import build_optimiser, build_schedule
@@ -18,7 +20,6 @@ from histomake.model.transfer import (
     load_weights,
     parameter_groups,
     parameter_stages,
-    read_weights,
     train_mode,
     transfer_encoder,
     weights_file,
@@ -103,30 +104,63 @@ def built(name: str = "resnet18", kind: str = "classification", outputs: int = 2
     return build_model(Model(name=name), kind=kind, outputs=outputs, size=64)
 
 
+def saved(network: nn.Module, folder: Path) -> Path:
+    """Write the weights of a network to model.safetensors."""
+    save_file(network.state_dict(), folder / WEIGHTS)
+    return folder / WEIGHTS
+
+
 def test_the_encoder_is_transferred_and_the_head_is_not(tmp_path: Path) -> None:
     source, target = built(outputs=5), built(outputs=2)
     head = target.fc.weight.clone()
-    save_file(source.state_dict(), tmp_path / "model.safetensors")
-    transfer_encoder(target, read_weights(weights_file(tmp_path)), origin=tmp_path)
+    saved(source, tmp_path)
+    transfer_encoder(target, weights_file(tmp_path))
     assert torch.equal(target.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
     assert torch.equal(target.fc.weight, head)
 
 
-def test_the_encoder_of_a_classifier_can_be_used_for_segmentation() -> None:
+def test_the_encoder_of_a_classifier_can_be_used_for_segmentation(tmp_path: Path) -> None:
     source, target = built(), built("unet", "segmentation")
-    taken = transfer_encoder(target, source.state_dict(), origin=Path("x"))
+    taken = transfer_encoder(target, saved(source, tmp_path))
     assert taken > 100
     assert torch.equal(target.encoder.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
 
 
-def test_the_encoder_of_another_architecture_is_refused() -> None:
+def test_the_encoder_of_another_architecture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HistomakeError, match="another architecture"):
-        transfer_encoder(built("resnet18"), built("densenet121").state_dict(), origin=Path("densenet"))
+        transfer_encoder(built("resnet18"), saved(built("densenet121"), tmp_path))
 
 
-def test_loading_all_weights_with_another_head_is_refused() -> None:
-    with pytest.raises(HistomakeError, match="another architecture"):
-        load_weights(built(outputs=2), built(outputs=5).state_dict(), origin=Path("five"))
+def test_loading_all_weights_with_another_head_is_refused(tmp_path: Path) -> None:
+    path = saved(built(outputs=5), tmp_path)
+    with pytest.raises(HistomakeError, match=r"another architecture: 2 tensor\(s\) .* \(fc.bias, fc.weight\)"):
+        load_weights(built(outputs=2), path)
+
+
+def test_weights_of_another_digest_than_the_card_states_are_refused(tmp_path: Path) -> None:
+    network = built()
+    path = saved(network, tmp_path)
+    stated = sha256_file(path)
+    load_weights(network, path, sha256=stated)
+    network.fc.bias.data += 1
+    saved(network, tmp_path)
+    with pytest.raises(HistomakeError, match=f"its model card states {stated}"):
+        load_weights(network, path, sha256=stated)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    network = built()
+    network.layer2[0].conv1.weight.data[0, 0, 0, 0] = value
+    path = saved(network, tmp_path)
+    with pytest.raises(HistomakeError, match=r"not finite \(layer2.0.conv1.weight\)"):
+        load_weights(built(), path)
+
+
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    torch.save(built().state_dict(), tmp_path / WEIGHTS)
+    with pytest.raises(HistomakeError, match="pickled weights are refused"):
+        load_weights(built(), tmp_path / WEIGHTS)
 
 
 def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:

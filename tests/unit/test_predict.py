@@ -130,3 +130,46 @@ def test_model_with_a_missing_tensor_is_refused(trained, tmp_path: Path) -> None
     save_file(weights, model / "model.safetensors")
     with pytest.raises(HistomakeError, match="another architecture"):
         load_model(model)
+
+
+def copied(model: Path, folder: Path, **card: object) -> Path:
+    """A copy of a model with other values in its card."""
+    shutil.copytree(model, folder)
+    content = json.loads((folder / "model.json").read_text()) | card
+    (folder / "model.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("card", "problem"),
+    [
+        ({"normalisation": {"mean": [0.5] * 3, "std": [0.0] * 3}}, "normalisation.std"),
+        ({"normalisation": {"mean": [0.5] * 2, "std": [0.2] * 3}}, "normalisation.mean"),
+        ({"normalisation": {"mean": [0.5, 0.5, float("nan")], "std": [0.2] * 3}}, "not a valid model card"),
+        ({"threshold": float("nan")}, "not a valid model card"),
+        ({"threshold": float("inf")}, "not a valid model card"),
+        ({"threshold": [0.5]}, "threshold has 1 values for 2 outputs"),
+        ({"slide_thresholds": {"mean": [0.5, 0.5, 0.5]}}, "mean has 3 values for 2 outputs"),
+    ],
+)
+def test_a_card_that_would_give_every_patch_one_class_is_refused(trained, tmp_path: Path, card, problem) -> None:
+    with pytest.raises(HistomakeError, match=problem):
+        load_model(copied(trained[0], tmp_path / "model", **card))
+
+
+def test_the_card_states_the_digest_of_its_weights(trained, tmp_path: Path) -> None:
+    model = copied(trained[0], tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["fc.bias"] += 1
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(HistomakeError, match="its model card states"):
+        load_model(model)
+
+
+def test_scores_that_are_not_finite_are_refused_and_the_patch_is_named(trained) -> None:
+    model, entry = trained
+    predictor = load_model(model)
+    with torch.no_grad():
+        predictor.network.fc.bias.fill_(float("inf"))
+    with pytest.raises(HistomakeError, match=r"the scores of patch \d+ are not finite"):
+        predict_slide(predictor, entry, batch=16, threads=1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from histomake.base.records.record import Record
+from histomake.base.records.record import WeightsCard
 from histomake.base.rng import counter_rng
 from histomake.learn.engine import distributed
 from histomake.learn.engine.checkpoint import State
@@ -29,7 +29,7 @@ def constant(optimiser: torch.optim.Optimizer) -> Optimisation:
     return Optimisation(optimiser, build_schedule("constant", optimiser, steps=1))
 
 
-class ToyCard(Record, frozen=True, kw_only=True):
+class ToyCard(WeightsCard, frozen=True, kw_only=True):
     """The model card of a toy."""
 
     step: int

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.models import group_parameters
 from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
+from histomake.base.files import sha256_file
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.model_card import Normalisation
@@ -40,34 +41,70 @@ def encoder_normalisation(weights: Path) -> Normalisation | None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file. Raises HistomakeError for any other kind of file."""
+    """Read the tensors of a safetensors file.
+
+    Raises HistomakeError for any other kind of file, and for values that are not finite: a network with them may give
+    the same answer for every patch.
+    """
     try:
-        return load_file(path)
+        weights = load_file(path)
     except SafetensorError as error:
         raise HistomakeError(f"{path} is not a safetensors file ({error}); pickled weights are refused") from error
+    broken = [name for name, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise HistomakeError(
+            f"{path}: {len(broken)} tensor(s) hold values that are not finite ({', '.join(broken[:3])}); train the "
+            "model again, or copy the file again from where it came"
+        )
+    return weights
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], *, origin: Path) -> None:
-    """Load exactly these weights into the network. Raises HistomakeError if they are from another architecture."""
+def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -> None:
+    """Load exactly the weights in a safetensors file into the network.
+
+    ``sha256``: digest that the file must have, as its model card states it; None where no card states one. Names and
+    shapes are compared before a tensor is read, so that a wrong file needs no memory.
+
+    Raises HistomakeError if the file has another digest, or weights of another architecture, or as `read_weights`.
+    """
+    unfit = _unfit(path, {name: tuple(value.shape) for name, value in network.state_dict().items()})
+    if unfit:
+        raise HistomakeError(
+            f"{path} contains weights of another architecture: {len(unfit)} tensor(s) are missing, unknown or of "
+            f"another shape ({', '.join(unfit[:3])})"
+        )
+    if sha256 is not None and (found := sha256_file(path)) != sha256:
+        raise HistomakeError(
+            f"{path} has sha256 {found}, and its model card states {sha256}: one of the two was changed or exchanged. "
+            "Restore both, or train the model again"
+        )
+    network.load_state_dict(read_weights(path))
+
+
+def _unfit(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names of tensors that are only in the file or only wanted, or have another shape in the file."""
     try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise HistomakeError(f"{origin} contains weights of another architecture: {error}") from error
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise HistomakeError(f"{path} is not a safetensors file ({error}); pickled weights are refused") from error
+    return sorted(name for name in wanted.keys() | shapes.keys() if wanted.get(name) != shapes.get(name))
 
 
-def transfer_encoder(network: nn.Module, weights: dict[str, Tensor], *, origin: Path) -> int:
+def transfer_encoder(network: nn.Module, path: Path) -> int:
     """Copy the weights of all layers before the last layer or decoder; return the number of tensors copied.
 
     Raises HistomakeError unless all tensors are present with the right shapes, because a partially loaded network
     would train without an error, but worse.
     """
+    weights = read_weights(path)
     own = {name: value for name, value in network.state_dict().items() if not is_head(network, name)}
     found = {name: source for name in own if (source := _find(name, weights)) is not None}
     missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
     unfit = [n for n, source in found.items() if weights[source].shape != own[n].shape]
     if missing or unfit:
         raise HistomakeError(
-            f"{origin} has another architecture: {len(missing)} tensors of the encoder are missing "
+            f"{path} has another architecture: {len(missing)} tensors of the encoder are missing "
             f"({', '.join(missing[:3])}…), {len(unfit)} have another shape ({', '.join(unfit[:3])}…)"
         )
     network.load_state_dict({name: weights[source] for name, source in found.items()}, strict=False)

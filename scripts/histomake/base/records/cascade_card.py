@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from histomake.base.records.record import Count, Part, PositiveMpp, Record, Size
+from histomake.base.records.record import Count, Part, PositiveMpp, Size, WeightsCard
 
 
 class DrawnPoints(Part, frozen=True, kw_only=True):
@@ -18,7 +18,7 @@ class DrawnPoints(Part, frozen=True, kw_only=True):
     """Level 1: points on background close to a nucleus. Coarser levels: pixels wholly inside nuclei."""
 
 
-class CascadeCard(Record, frozen=True, kw_only=True):
+class CascadeCard(WeightsCard, frozen=True, kw_only=True):
     """The network of one level of a nucleus cascade. Its weights are next to the card in ``model.safetensors``."""
 
     NAME: ClassVar[str] = "model card of a cascade level"

@@ -9,7 +9,17 @@ import msgspec
 
 from histomake.base.kinds import Kind
 from histomake.base.records.features import FeatureColumn
-from histomake.base.records.record import Count, Json, Part, PositiveMpp, Record, RecordError, Size, Upgrade
+from histomake.base.records.record import (
+    Count,
+    Json,
+    Part,
+    Positive,
+    PositiveMpp,
+    RecordError,
+    Size,
+    Upgrade,
+    WeightsCard,
+)
 
 
 def make_multi_label_a_kind(content: Json) -> Json:
@@ -35,13 +45,13 @@ class ModelGrid(Part, frozen=True, kw_only=True):
 class Normalisation(Part, frozen=True, kw_only=True):
     """Channel statistics of RGB in [0, 1]: the network's input is (pixels - mean) / std."""
 
-    mean: tuple[float, ...]
+    mean: tuple[float, float, float]
     """Mean of R, G and B."""
-    std: tuple[float, ...]
+    std: tuple[Positive, Positive, Positive]
     """Standard deviation of R, G and B."""
 
 
-class ModelCard(Record, frozen=True, kw_only=True):
+class ModelCard(WeightsCard, frozen=True, kw_only=True):
     """A trained model. Its weights are next to the card in ``model.safetensors``."""
 
     NAME: ClassVar[str] = "model card"

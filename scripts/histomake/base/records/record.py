@@ -117,6 +117,13 @@ class Record(Versioned, frozen=True, kw_only=True):
         return [cls.decode(bytes(entry), f"{path}, entry {i}") for i, entry in enumerate(entries)]
 
 
+class WeightsCard(Record, frozen=True, kw_only=True):
+    """The description of the weights that lie beside it in ``model.safetensors``."""
+
+    weights_sha256: str | None = None
+    """sha256 of the file of the weights, which is compared when they are loaded; null in models of histomake 0.1."""
+
+
 def complete(content: Json) -> Json:
     """In patch tables, entries have only ``slide_id``, ``reason`` and ``detail``."""
     return {"stage": "unknown", "path": "", "detail": "", "remedy": ""} | content

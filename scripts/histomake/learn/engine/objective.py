@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from histomake.base.records.record import Record
+from histomake.base.records.record import WeightsCard
 from histomake.learn.engine.checkpoint import State
 
 type Json = str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None
@@ -129,8 +129,11 @@ class Objective[B](ABC):
         """A function that describes the batch, called if its loss is not finite. It holds no large tensor."""
 
     @abstractmethod
-    def describe(self, result: Result) -> Record:
-        """The content of model.json: all that is needed to use the weights, and how they were made."""
+    def describe(self, result: Result) -> WeightsCard:
+        """The content of model.json: all that is needed to use the weights, and how they were made.
+
+        The digest of the weights is added when they are written.
+        """
 
     def begin(self, step: int) -> None:
         """Prepare networks and optimisers for ``step``. Phases of training begin here, as a function of ``step`` alone.

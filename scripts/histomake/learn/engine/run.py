@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 from safetensors.torch import save_file
 from torch import Tensor
 
-from histomake.base.files import atomic_file
+from histomake.base.files import atomic_file, sha256_file
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.learn.engine import distributed
 from histomake.learn.engine.checkpoint import remove_state
@@ -50,7 +51,8 @@ def export[B](objective: Objective[B], result: Result, *, state: Path, output: P
     write_history(output / HISTORY, result.history)
     with atomic_file(output / WEIGHTS) as aside:
         save_file(_named(result), aside)
-    objective.describe(result).write(output / DESCRIPTION)
+    card = objective.describe(result)
+    msgspec.structs.replace(card, weights_sha256=sha256_file(output / WEIGHTS)).write(output / DESCRIPTION)
     remove_state(state)
 
 

@@ -122,15 +122,24 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
     card = ModelCard.read(model_dir / DESCRIPTION)
     if card.features is not None:
         raise HistomakeError(f"{model_dir} takes features of encoder {card.features.encoder}, not pixels")
-    path = model_dir / WEIGHTS
+    _check_thresholds(card, model_dir / DESCRIPTION)
     architecture = Model(**{**card.architecture, "pretrained": False})
     network = build.build_model(architecture, kind=card.kind, outputs=len(card.class_names), size=card.grid.size)
-    transfer.load_weights(network, transfer.read_weights(path), origin=path)
+    transfer.load_weights(network, model_dir / WEIGHTS, sha256=card.weights_sha256)
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
     method = architecture.stain
     stain = StainNormaliser(method, reference=card.stain) if card.stain and method != "none" else None
     return Predictor(network, card, runtime, stain)
+
+
+def _check_thresholds(card: ModelCard, path: Path) -> None:
+    """Raise HistomakeError if a list of thresholds has not one value per output."""
+    for name, values in (("threshold", card.threshold), *card.slide_thresholds.items()):
+        if isinstance(values, list) and len(values) != len(card.class_names):
+            raise HistomakeError(
+                f"{path}: {name} has {len(values)} values for {len(card.class_names)} outputs. {card.REMEDY}"
+            )
 
 
 def predict_slide(
@@ -188,7 +197,20 @@ def predict_batches(
         for loaded in batches:
             if loaded.read_errors:
                 raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
-            yield loaded.index, predictor.scores(loaded.images, flips=flips)
+            scores = predictor.scores(loaded.images, flips=flips)
+            require_finite(scores, reader.patches, loaded.index)
+            yield loaded.index, scores
+
+
+def require_finite(scores: np.ndarray, patches: PatchIndex, index: np.ndarray) -> None:
+    """Raise HistomakeError at the first patch whose scores (n, …) are not finite: no class may be read off them."""
+    finite = np.isfinite(scores).reshape(len(scores), -1).all(axis=1)
+    if not finite.all():
+        row = int(index[np.argmin(finite)])
+        raise HistomakeError(
+            f"prediction stopped: the scores of patch {patches.patch_id[row]} are not finite, so the model cannot be "
+            "used. Train it again"
+        )
 
 
 def prediction_schema(predictor: Predictor) -> pa.Schema:

@@ -41,6 +41,7 @@ from histomake.learn.inference.predict import (
     dictionary,
     place_columns,
     prediction_schema,
+    require_finite,
     slide_patches,
     stain_metadata,
 )
@@ -177,6 +178,7 @@ def _predict_block(
         if loaded.read_errors:
             raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
         scores = predictor.probabilities(loaded.images, flips=flips) * taper
+        require_finite(scores.flatten(1).sum(1).cpu().numpy(), windows, loaded.index)
         for score, window in zip(scores, loaded.index, strict=True):
             x, y = round(windows.x[window] / lattice.scale) - left, round(windows.y[window] / lattice.scale) - top
             _add(sums, score, x, y)

@@ -43,7 +43,6 @@ from histomake.model.transfer import (
     freeze_stages,
     load_weights,
     parameter_groups,
-    read_weights,
     train_mode,
     transfer_encoder,
     weights_file,
@@ -108,9 +107,8 @@ class PatchObjective(Objective[Batch]):
         seed_step(self.seed, worker=0, step=0)
         network = build_model(model, kind=self.task.kind, outputs=len(self.outputs), size=self.patches.size)
         if isinstance(model.pretrained, str):
-            origin = weights_file(model.pretrained)
             take = load_weights if model.transfer == "all" else transfer_encoder
-            take(network, read_weights(origin), origin=origin)
+            take(network, weights_file(model.pretrained))
         if model.frozen_stages:
             freeze_stages(network, model.frozen_stages)
         return network.to(self.runtime.device).to(memory_format=torch.channels_last)
