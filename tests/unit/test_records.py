@@ -36,6 +36,7 @@ from histomake.base.records.record import (
     RecordError,
     StageRecord,
     Versioned,
+    WeightsCard,
     quarantined,
     write_list,
 )
@@ -109,7 +110,7 @@ def classes(base: type) -> list[type]:
     return list(found)
 
 
-KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord)]
+KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord, WeightsCard)]
 NEW = {EncoderCard, FeatureRecord, SlideWarning}
 """Records that histomake 0.1 did not have."""
 

@@ -55,7 +55,7 @@ def test_unseen_slide_is_segmented_with_a_high_dice(trained, tmp_path: Path) -> 
     prediction = SlidePrediction("s3", "p3", 0, table)
     target = Target(source="mask", classes=CLASSES)
     evaluation = evaluate([prediction], kind="segmentation", target=target, aggregate="mean", seed=0, bootstraps=5)
-    assert evaluation.record["levels"]["pixel"]["metrics"]["all"]["dice"]["value"] > 0.85
+    assert evaluation.record.levels["pixel"].metrics["all"]["dice"].value > 0.85
 
 
 def test_labels_cover_tissue_patches_and_nothing_else(trained, tmp_path: Path) -> None:
