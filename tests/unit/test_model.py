@@ -17,7 +17,7 @@ from histomake.model import build
 from histomake.model.build import build_model, embed, normalisation
 from histomake.model.transfer import (
     freeze_stages,
-    load_weights,
+    load_weights_file,
     parameter_groups,
     parameter_stages,
     train_mode,
@@ -134,18 +134,18 @@ def test_the_encoder_of_another_architecture_is_refused(tmp_path: Path) -> None:
 def test_loading_all_weights_with_another_head_is_refused(tmp_path: Path) -> None:
     path = saved(built(outputs=5), tmp_path)
     with pytest.raises(HistomakeError, match=r"another architecture: 2 tensor\(s\) .* \(fc.bias, fc.weight\)"):
-        load_weights(built(outputs=2), path)
+        load_weights_file(built(outputs=2), path)
 
 
 def test_weights_of_another_digest_than_the_card_states_are_refused(tmp_path: Path) -> None:
     network = built()
     path = saved(network, tmp_path)
     stated = sha256_file(path)
-    load_weights(network, path, sha256=stated)
+    load_weights_file(network, path, sha256=stated)
     network.fc.bias.data += 1
     saved(network, tmp_path)
     with pytest.raises(HistomakeError, match=f"its model card states {stated}"):
-        load_weights(network, path, sha256=stated)
+        load_weights_file(network, path, sha256=stated)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -154,13 +154,13 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     network.layer2[0].conv1.weight.data[0, 0, 0, 0] = value
     path = saved(network, tmp_path)
     with pytest.raises(HistomakeError, match=r"not finite \(layer2.0.conv1.weight\)"):
-        load_weights(built(), path)
+        load_weights_file(built(), path)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save(built().state_dict(), tmp_path / WEIGHTS)
     with pytest.raises(HistomakeError, match="pickled weights are refused"):
-        load_weights(built(), tmp_path / WEIGHTS)
+        load_weights_file(built(), tmp_path / WEIGHTS)
 
 
 def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,13 @@ from histomake.features.index import FeatureReader
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.engine.runtime import Runtime
 from histomake.learn.heads.networks import Head
-from histomake.learn.inference.predict import Predictor, prediction_schema, prediction_table, slide_patches
+from histomake.learn.inference.predict import (
+    Predictor,
+    prediction_schema,
+    prediction_table,
+    require_finite,
+    slide_patches,
+)
 from histomake.learn.kinds import TRAINED
 from histomake.learn.objectives.patches import KNOWN_DIGITS
 from histomake.model.transfer import load_weights, read_weights
@@ -76,4 +82,5 @@ def predict_features(predictor: Predictor, entry: SlideEntry, features: Path) ->
     for start in range(0, len(patches), ROWS):
         index = np.arange(start, min(start + ROWS, len(patches)))
         scores[index] = activate(logits_of(head, reader.read(index))).numpy()
+    require_finite(scores, patches, np.arange(len(patches)))
     return prediction_table(predictor, patches, scores)

@@ -59,7 +59,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -> None:
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], *, origin: Path) -> None:
+    """Load exactly these weights into the network. Raises HistomakeError if they are from another architecture."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise HistomakeError(f"{origin} contains weights of another architecture: {error}") from error
+
+
+def load_weights_file(network: nn.Module, path: Path, *, sha256: str | None = None) -> None:
     """Load exactly the weights in a safetensors file into the network.
 
     ``sha256``: digest that the file must have, as its model card states it; None where no card states one. Names and
@@ -78,7 +86,7 @@ def load_weights(network: nn.Module, path: Path, *, sha256: str | None = None) -
             f"{path} has sha256 {found}, and its model card states {sha256}: one of the two was changed or exchanged. "
             "Restore both, or train the model again"
         )
-    network.load_state_dict(read_weights(path))
+    load_weights(network, read_weights(path), origin=path)
 
 
 def _unfit(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -158,7 +158,7 @@ class Trainer[B]:
         return Noted(name, {name: turn.loss.detach(), **turn.figures}, self.step, naming)
 
     def _backward(self, parts: Sequence[Iterator[tuple[Turn, Noted]]]) -> str | None:
-        """Accumulate the gradients of the next turn over all parts; return its optimiser's name, None after the last."""
+        """Accumulate the gradients of the next turn over all parts; return its optimiser, None after the last turn."""
         taken: set[str | None] = set()
         for part in parts:
             turn, noted = next(part, (None, None))

@@ -101,7 +101,7 @@ class Objective[B](ABC):
 
     @abstractmethod
     def identity(self) -> Json:
-        """Everything that determines the trained weights apart from the settings of the loop: configuration and data."""
+        """All that determines the trained weights apart from the settings of the loop: configuration and data."""
 
     @abstractmethod
     def batches(self, numbers: range) -> AbstractContextManager[Iterator[B]]:

@@ -17,7 +17,7 @@ type ParameterGroup = dict[str, Any]
 
 
 def build_optimiser(name: str, groups: list[ParameterGroup], *, learning_rate: float) -> Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), or ``sgd`` with Nesterov momentum, over groups with their own learning rates."""
+    """AdamW (Loshchilov & Hutter 2019) or ``sgd`` with Nesterov momentum, over groups with own learning rates."""
     if name == "sgd":
         return SGD(groups, lr=learning_rate, momentum=MOMENTUM, nesterov=True)
     return AdamW(groups, lr=learning_rate, fused=torch.cuda.is_available())

@@ -125,7 +125,7 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
     _check_thresholds(card, model_dir / DESCRIPTION)
     architecture = Model(**{**card.architecture, "pretrained": False})
     network = build.build_model(architecture, kind=card.kind, outputs=len(card.class_names), size=card.grid.size)
-    transfer.load_weights(network, model_dir / WEIGHTS, sha256=card.weights_sha256)
+    transfer.load_weights_file(network, model_dir / WEIGHTS, sha256=card.weights_sha256)
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
     method = architecture.stain

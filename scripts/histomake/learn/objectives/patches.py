@@ -41,7 +41,7 @@ from histomake.model.build import build_model, normalisation
 from histomake.model.transfer import (
     encoder_normalisation,
     freeze_stages,
-    load_weights,
+    load_weights_file,
     parameter_groups,
     train_mode,
     transfer_encoder,
@@ -107,7 +107,7 @@ class PatchObjective(Objective[Batch]):
         seed_step(self.seed, worker=0, step=0)
         network = build_model(model, kind=self.task.kind, outputs=len(self.outputs), size=self.patches.size)
         if isinstance(model.pretrained, str):
-            take = load_weights if model.transfer == "all" else transfer_encoder
+            take = load_weights_file if model.transfer == "all" else transfer_encoder
             take(network, weights_file(model.pretrained))
         if model.frozen_stages:
             freeze_stages(network, model.frozen_stages)
