@@ -86,7 +86,7 @@ def judge(task: Task, described: ModelCard, tables) -> dict:
         SlidePrediction(entry.slide_id, entry.patient_id, 0, table, labels=entry.labels) for entry, table in tables
     ]
     found = evaluate(predictions, kind=task.kind, target=task.target, aggregate="mean", seed=0, bootstraps=5)
-    return found.record["levels"]
+    return found.record.dump()["levels"]
 
 
 def test_regression_of_area_shares_is_learned_and_measured(tmp_path: Path) -> None:

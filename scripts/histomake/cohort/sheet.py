@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from histomake.base.cells import number
+from histomake.base.cells import classes_named, number
 from histomake.base.errors import ConfigError
 from histomake.base.units import Mpp
 from histomake.cohort.rows import SPREADSHEET_ERROR, SheetRow, read_rows
@@ -53,7 +53,7 @@ class Slide:
 def classes_of(slide: Slide, task: Task) -> list[str]:
     """Return the classes of a slide for a task, from the sheet."""
     cell = slide.value(task.target.column or "") or ""
-    return task.target.named_in(cell, several=ACCEPTED[task.kind].several)
+    return classes_named(cell, task.target.labels, several=ACCEPTED[task.kind].several)
 
 
 def named_columns(config: Config, *, fitted: bool = False) -> set[str]:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from histomake.base.cells import listed
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe, head_problems
@@ -109,14 +108,6 @@ class Target(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-    def named_in(self, cell: str, *, several: bool) -> list[str]:
-        """The classes that a cell of the sheet names, after ``labels``; of an empty cell none.
-
-        ``several``: commas separate several classes. What is no class is returned as it is.
-        """
-        items = listed(cell) if several and cell not in self.labels else [cell] if cell else []
-        return [self.labels.get(item, item) for item in items]
 
 
 class Model(Section):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from histomake.base.cells import number
+from histomake.base.cells import classes_named, number
 from histomake.base.errors import ConfigError
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config import Target
@@ -128,14 +128,14 @@ def _dominant_output(areas: NDArray[np.float32], target: Target, annotated: bool
 
 
 def _class(value: str, target: Target, slide_id: str) -> NDArray[np.int64]:
-    found = [_class_index(name, target, slide_id) for name in target.named_in(value, several=False)]
+    found = [_class_index(name, target, slide_id) for name in classes_named(value, target.labels, several=False)]
     return np.array(found[0] if found else UNLABELLED, np.int64)
 
 
 def _listed_classes(value: str, target: Target, slide_id: str) -> NDArray[np.float32]:
     if not value:
         return np.full(len(target.classes), np.nan, np.float32)
-    found = [_class_index(part, target, slide_id) for part in target.named_in(value, several=True)]
+    found = [_class_index(part, target, slide_id) for part in classes_named(value, target.labels, several=True)]
     return np.isin(np.arange(len(target.classes)), found).astype(np.float32)
 
 
