@@ -23,7 +23,7 @@ $(VENV)/lock.sha256: requirements.txt pyproject.toml .python-version | $(filter 
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(PYTHON) --editable .
 	sha256sum requirements.txt > $@
 
-# After a change of pyproject.toml: resolve anew, with hashes.
+# After a change of pyproject.toml: resolve again, with hashes.
 lock: | $(filter .tools/bin/uv,$(UV))
 	$(UV) pip compile --quiet pyproject.toml --group dev --python-version 3.12 --generate-hashes \
 		--no-header --output-file requirements.txt

@@ -213,6 +213,7 @@ rule radhical_compare:
             [s, SLIDES[s].patient_id, FINGERPRINTS.of(SLIDES[s].annotation)]
             for s in PLAN.cascade_slides(wildcards.cascade, "test")
         ],
+        sites=lambda wildcards: [[s, SLIDES[s].site] for s in PLAN.cascade_slides(wildcards.cascade, "test")],
         seed=CONFIG.seed,
         code=code("radhical_compare.py"),
     script:

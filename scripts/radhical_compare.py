@@ -26,6 +26,7 @@ def main(snakemake):
         Path(record).stem: (mask, record)
         for mask, record in zip(snakemake.input.masks, snakemake.input.tissue, strict=True)
     }
+    sites = dict(snakemake.params.sites)
     slides = list(zip(snakemake.input.manifests, snakemake.input.annotations, strict=True))
     with job(snakemake):
         networks = load_networks(snakemake.input.weights, config, threads=snakemake.threads)
@@ -43,6 +44,7 @@ def main(snakemake):
                     complete=config.train.complete,
                     config=config.baselines,
                     seed=snakemake.params.seed,
+                    site=sites[field.slide_id],
                 )
             )
         groups = summarise(records)
@@ -51,6 +53,8 @@ def main(snakemake):
         with atomic_file(snakemake.output.slides) as aside:
             pd.json_normalize(msgspec.to_builtins(records)).to_parquet(aside)
         text = table(metrics.groups, metrics.bars)
+        if found.remark:
+            text = f"{found.remark}\n\n{text}"
         with atomic_file(snakemake.output.bars) as aside:
             aside.write_text(f'<!doctype html><meta charset="utf-8"><title>bars</title><pre>{html.escape(text)}</pre>')
         with atomic_file(snakemake.output.table) as aside:

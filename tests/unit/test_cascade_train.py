@@ -143,6 +143,19 @@ def test_the_shares_of_every_level_add_up_and_give_the_saving(segmented):
     assert record.saved == pytest.approx(1 - computed / one.levels[0].pixels)
 
 
+def test_thresholds_of_the_dense_network_compute_level_1_alone_in_its_blocks(tmp_path):
+    one = field(3)
+    answers = NetworkAnswers(one.reader, random_networks(), 64, CPU)
+    dense = CascadeThresholds(cut=0.4, lower=[], upper=[])
+    record = segment_slide(
+        one.reader, one.levels, answers, dense, store=tmp_path / "s.zarr", geojson=tmp_path / "s.geojson"
+    )
+    assert [level.level for level in record.levels] == [1]
+    assert record.multiply_adds.cascade == record.multiply_adds.dense
+    assert record.saved == 0
+    assert sorted(zarr.open_group(tmp_path / "s.zarr", mode="r").array_keys()) == ["labels", "probability", "state1"]
+
+
 def test_the_pareto_figure_is_drawn(tmp_path):
     one = field(4)
     answers = NetworkAnswers(one.reader, random_networks(), 64, CPU)
@@ -187,16 +200,32 @@ def test_naive_dense_and_cascade_are_compared_in_one_run():
     assert "multiply-adds saved" in table(groups, found)
 
 
+def test_sites_are_judged_apart_and_by_the_measure_that_is_named():
+    """In a pool of both sites, the good one would make up for the bad one."""
+    record = compared(field(6), None)
+    good, bad = (msgspec.structs.replace(replace_scores(record, **f), site=site) for site, f in SITES.items())
+    found = {bar.figure: bar.ok for bar in bars(summarise([good, bad]))}
+    assert found["images of north: RADHicaL F, cascade above Otsu"]
+    assert not found["images of south: RADHicaL F, cascade above Otsu"]
+    assert found["images of south: pixel Dice, cascade above Otsu"]
+
+
+SITES = {
+    "north": {"cascade": {"f": 0.9, "pixel_f": 0.9}, "otsu": {"f": 0.6, "pixel_f": 0.6}},
+    "south": {"cascade": {"f": 0.653, "pixel_f": 0.8}, "otsu": {"f": 0.687, "pixel_f": 0.7}},
+}
+
+
 def test_a_missed_bound_is_reported():
     one = field(6)
     record = compared(one, None)
-    groups = summarise([replace_scores(record, dense=0.9, cascade=0.8)])
+    groups = summarise([replace_scores(record, dense={"pixel_f": 0.9}, cascade={"pixel_f": 0.8})])
     found = {bar.figure: bar for bar in bars(groups)}
     assert not found["images: pixel F lost vs dense"].ok
     assert found["images: pixel Dice, dense"].ok
     assert "NO" in table(groups, list(found.values()))
 
 
-def replace_scores(record, **pixel_f):
-    replaced = {way: msgspec.structs.replace(record.scores[way], pixel_f=value) for way, value in pixel_f.items()}
+def replace_scores(record, **scores):
+    replaced = {way: msgspec.structs.replace(record.scores[way], **values) for way, values in scores.items()}
     return msgspec.structs.replace(record, scores=record.scores | replaced)

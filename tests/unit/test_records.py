@@ -94,6 +94,7 @@ UPGRADED = {
     "multi_label_model_card": {"target", "kind"},
     "multi_label_metrics": {"kind"},
     "run": {"finished"},
+    "cascade_metrics": {"groups"},
 }
 """Fields that an upgrade changes or drops, or whose parts have new fields."""
 

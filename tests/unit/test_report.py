@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.base.layout import Layout
 from histomake.base.records.cascade_metrics import Bar, CascadeMetrics, CascadeSeconds
+from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.metrics import LevelMetrics
 from histomake.base.records.record import Quarantined
 from histomake.config import Config, Task
@@ -203,6 +204,8 @@ def cascades(tmp_path):
     group = replace(before.groups["images"], slides=3, saved=0.928, saved_in_tissue=0.64, seconds=seconds)
     bar = Bar(figure="saved vs naive", value=0.928, bar=">= 0.85", ok=True)
     replace(before, groups={"whole slides": group}, bars=[bar]).write(layout.cascade("nuclei").metrics)
+    chosen = ThresholdsRecord.read(ROOT / "tests" / "data" / "records" / "format0" / "cascade_thresholds.json")
+    chosen.write(layout.cascade("nuclei").thresholds)
     (folder / "levels").mkdir()
     for path in (folder / "pareto.png", folder / "levels" / "S1.png"):
         Image.new("RGB", (40, 30)).save(path)
@@ -214,6 +217,13 @@ def test_savings_of_cascades_are_listed_in_tables(cascades):
     assert cells(page)[:7] == ["whole slides", "3", "92.8%", "64.0%", "800", "6", "2"]
     assert cells(page)[7:] == ["saved vs naive", "0.928", "&gt;= 0.85", "yes"]
     assert page.count("<img") == 2
+    assert "dense network is used" not in page
+
+
+def test_the_report_says_that_the_dense_network_is_used(cascades):
+    thresholds = cascades[1].cascade("nuclei").thresholds
+    replace(ThresholdsRecord.read(thresholds), rule="dense").write(thresholds)
+    assert "The dense network is used and no cascade" in cascades_section.cascades_section(*cascades)
 
 
 def test_gpu_time_is_that_of_every_rule_that_asks_for_a_gpu():

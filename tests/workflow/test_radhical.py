@@ -82,8 +82,16 @@ def test_plain_images_with_label_masks_run_to_the_end(finished):
     assert bars["images: simulated = deployed mask"]["ok"]
     assert [slide["slide_id"] for slide in metrics["slides"]] == ["6d327ab4f0e3", "finer", "tiny"]
     assert [slide["levels"][0]["pixels"] for slide in metrics["slides"]] == [256 * 320, 100 * 160, 20 * 24]
-    assert (results / "table.txt").read_text().startswith("images: ")
+    assert "\nimages: " in (results / "table.txt").read_text()
     assert (results / "pareto.png").stat().st_size > 5000
+
+
+def test_images_full_of_nuclei_are_left_to_the_dense_network(finished):
+    results = finished.results / "radhical" / "nuclei"
+    assert json.loads((results / "thresholds.json").read_text())["rule"] == "dense"
+    assert (results / "table.txt").read_text().startswith("The dense network is used")
+    record = json.loads((results / "slides" / "new.json").read_text())
+    assert [level["level"] for level in record["levels"]] == [1]
 
 
 def test_an_unannotated_slide_is_segmented_all_the_same(finished):

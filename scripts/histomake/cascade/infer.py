@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,22 @@ def whole_labels(finest: LevelMap, *, cut: float) -> NDArray[np.int32]:
     return mask_pieces(finest, cut=cut, tile=edge).labels(Window(0, 0, level.height, level.width))
 
 
+def deployed(
+    levels: Sequence[Level], answers: NetworkAnswers, thresholds: CascadeThresholds
+) -> tuple[Sequence[Level], NetworkAnswers]:
+    """Return the levels that thresholds use, and the answers in blocks that fit them.
+
+    Thresholds for level 1 alone mean the dense network, which is computed in larger blocks.
+    """
+    used = levels[: len(thresholds.lower) + 1]
+    return used, answers if len(used) > 1 else replace(answers, block=dense_block(answers.block))
+
+
+def dense_block(block: int) -> int:
+    """Return the block size of dense evaluation, for a cascade with blocks of ``block`` pixels."""
+    return max(block, DENSE_BLOCK_PX)
+
+
 def segment_slide(
     reader: SlideReader,
     levels: Sequence[Level],
@@ -96,6 +113,7 @@ def segment_slide(
     level.
     """
     started = time.perf_counter()
+    levels, answers = deployed(levels, answers, thresholds)
     # Maps of a large slide are sparse files next to the result, where there is enough disk space.
     store.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{store.name}.", dir=store.parent))
@@ -147,16 +165,23 @@ def saved(shares: Sequence[LevelCost]) -> float:
 
 def count_multiply_adds(levels: Sequence[Level], shares: Sequence[LevelCost], answers: NetworkAnswers) -> MultiplyAdds:
     """Return the multiply-adds of a run, and of naive and dense evaluation; levels and shares finest first."""
-    per_block = {
-        level.number: multiply_adds(answers.networks[level.number], level.block_shape(answers.block))
-        for level in levels
-    }
-    dense = levels[0].block_shape(DENSE_BLOCK_PX)
+    per_block = block_multiply_adds(levels, answers.networks, answers.block)
     return MultiplyAdds(
         naive=multiply_adds(answers.networks[1]) * shares[0].pixels,
-        dense=multiply_adds(answers.networks[1], dense) * len(list(levels[0].blocks(*dense))),
+        dense=dense_multiply_adds(levels[0], answers.networks[1], answers.block),
         cascade=sum(per_block[c.number] * c.blocks for c in shares),
     )
+
+
+def block_multiply_adds(levels: Sequence[Level], networks: Mapping[int, PixelNetwork], block: int) -> dict[int, int]:
+    """Return the multiply-adds of one block of every level, by level number."""
+    return {level.number: multiply_adds(networks[level.number], level.block_shape(block)) for level in levels}
+
+
+def dense_multiply_adds(finest: Level, network: PixelNetwork, block: int) -> int:
+    """Return the multiply-adds of the network of level 1 on the whole slide, in the blocks of dense evaluation."""
+    shape = finest.block_shape(dense_block(block))
+    return multiply_adds(network, shape) * len(list(finest.blocks(*shape)))
 
 
 def _write_maps(folder: Path, maps: Sequence[LevelMap], pieces: Pieces, scale: float) -> zarr.Group:

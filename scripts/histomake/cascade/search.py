@@ -28,9 +28,10 @@ from histomake.base.records.cascade_thresholds import (
 from histomake.base.rng import counter_rng
 from histomake.cascade.answers import StoredAnswers
 from histomake.cascade.fields import Field
-from histomake.cascade.infer import whole_labels
+from histomake.cascade.infer import block_multiply_adds, dense_multiply_adds, whole_labels
 from histomake.cascade.levels import Level
 from histomake.cascade.measures import score
+from histomake.cascade.net import build_network
 from histomake.cascade.run import block_pixels, costs, pixel_evaluations, run_cascade
 from histomake.config import CascadeSearch, CascadeThresholds, Radhical
 
@@ -68,6 +69,7 @@ class Trial:
         nucleus_f: RADHicaL's F of nuclei; hardly affected if outlines are inaccurate.
         evaluated: Pixels that a network must evaluate, over all levels, as a share of the pixels of level 1.
         computed: Pixels of the blocks that contain them, in the same unit.
+        multiply_adds: Multiply-adds of the networks, as a share of those of the dense network.
         cost: The quantity to minimise.
     """
 
@@ -75,6 +77,7 @@ class Trial:
     nucleus_f: float
     evaluated: float
     computed: float
+    multiply_adds: float
     cost: float
     thresholds: CascadeThresholds
     method: SearchMethod
@@ -105,6 +108,7 @@ class SearchResult:
         for trial in self.trials:
             row: dict[str, Any] = {"method": trial.method, "pixel_f": trial.pixel_f, "nucleus_f": trial.nucleus_f}
             row |= {"f": trial.f, "cost": trial.cost, "evaluated": trial.evaluated, "computed": trial.computed}
+            row["multiply_adds"] = trial.multiply_adds
             row["cut"] = trial.thresholds.cut
             pairs = zip(trial.thresholds.lower, trial.thresholds.upper, strict=True)
             for level, (lower, upper) in enumerate(pairs, start=2):
@@ -143,6 +147,11 @@ class Simulator:
             )
         self.complete, self.block, self.cost = config.train.complete, config.block_px, config.search.cost
         self.depth = len(cases[0].levels)
+        # All levels have the same network. On the device "meta" only shapes are computed, which is enough to count.
+        network = build_network(config.network).to("meta").eval()
+        networks = dict.fromkeys(range(1, self.depth + 1), network)
+        self._per_block = [block_multiply_adds(case.levels, networks, self.block) for case in self.cases]
+        self._dense = [dense_multiply_adds(case.levels[0], network, self.block) for case in self.cases]
         self._known: dict[tuple[float, ...], Trial] = {}
 
     def trial(self, values: Sequence[float], *, levels: int, method: SearchMethod) -> Trial:
@@ -150,20 +159,24 @@ class Simulator:
         used = tuple(map(float, values[: 2 * levels - 1]))
         if used not in self._known:
             thresholds = CascadeThresholds(cut=used[0], upper=list(used[1::2]), lower=list(used[2::2]))
-            means = np.mean([self._one(case, thresholds, levels) for case in self.cases], axis=0)
-            pixel_f, nucleus_f, evaluated, computed = map(float, means)
+            means = np.mean([self._one(number, thresholds, levels) for number in range(len(self.cases))], axis=0)
+            pixel_f, nucleus_f, evaluated, computed, work = map(float, means)
+            # The dense network runs in larger blocks than the cascade.
+            work = 1.0 if levels == 1 else work
             # The number of blocks alone is not usable: with most thresholds every block with a nucleus has pixels to
             # compute, so the search would find no direction of descent.
             cost = evaluated if self.cost == "evaluations" else (evaluated + computed) / 2
-            self._known[used] = Trial(pixel_f, nucleus_f, evaluated, computed, cost, thresholds, method)
+            self._known[used] = Trial(pixel_f, nucleus_f, evaluated, computed, work, cost, thresholds, method)
         return self._known[used]
 
-    def _one(self, case: Case, thresholds: CascadeThresholds, levels: int) -> tuple[float, float, float, float]:
+    def _one(self, number: int, thresholds: CascadeThresholds, levels: int) -> tuple[float, float, float, float, float]:
+        case, per_block = self.cases[number], self._per_block[number]
         finest = case.levels[0].pixels
         maps = run_cascade(case.levels[:levels], case.answers, thresholds, block=self.block)
         shares = costs(maps)
         scores = score(whole_labels(maps[-1], cut=thresholds.cut), case.truth, complete=self.complete)
-        return scores.pixel_f, scores.f, pixel_evaluations(shares) / finest, block_pixels(shares) / finest
+        work = sum(per_block[c.number] * c.blocks for c in shares) / self._dense[number]
+        return scores.pixel_f, scores.f, pixel_evaluations(shares) / finest, block_pixels(shares) / finest, work
 
 
 def open_cases(fields: Sequence[Field], maps: Iterable[Path | str], patients: Mapping[str, str]) -> list[Case]:
@@ -184,6 +197,8 @@ def find_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> Se
     simulator = Simulator(cases, config)
     dense = _dense(simulator, _candidates(simulator, config.search.candidates)[0])
     given = simulator.trial(_flat(config.thresholds), levels=simulator.depth, method="given")
+    if given.multiply_adds > 1:
+        log.warning("with radhical.*.thresholds the cascade costs %.2f times the dense network", given.multiply_adds)
     return SearchResult(given, dense, "given", [given])
 
 
@@ -195,26 +210,38 @@ def search_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> 
     simulator = Simulator(cases, config)
     candidates = _candidates(simulator, config.search.candidates)
     dense = _dense(simulator, candidates[0])
+    if simulator.depth == 1:
+        return SearchResult(dense, dense, "dense", [dense])
     found = [_by_coordinate(simulator, candidates, dense, config.search, skip=skip) for skip in (False, True)]
     found += _jointly(simulator, candidates, found, config.search, seed)
     trials = list({id(t): t for t in found}.values())
     chosen, rule = choose(trials, dense, config.search)
     log.info("dense F %.4f; chosen F %.4f at %.1f %% of the cost", dense.f, chosen.f, 100 * chosen.cost)
-    return SearchResult(chosen, dense, rule, trials)
+    return SearchResult(chosen, dense, rule, trials if chosen is not dense else [*trials, dense])
 
 
 def choose(trials: Sequence[Trial], dense: Trial, config: CascadeSearch) -> tuple[Trial, Rule]:
-    """Choose the cheapest trial within ``max_f_loss``; if it saves less than ``min_saving``, the best that saves it."""
+    """Choose the cheapest trial within ``max_f_loss``; if it saves less than ``min_saving``, the best that saves it.
+
+    Only trials with fewer multiply-adds than the dense network can be chosen: where nuclei are dense, most blocks are
+    computed at several levels and a cascade costs more than it saves. Without such a trial the dense network is used.
+    """
     near = [t for t in trials if t.loss(dense) <= config.max_f_loss + ROUNDING]
-    if near:
-        cheapest = min(near, key=lambda t: (t.cost, -t.f))
+    paying = [t for t in trials if t.multiply_adds < 1]
+    if cheap := [t for t in paying if t in near]:
+        cheapest = min(cheap, key=lambda t: (t.cost, -t.f))
         if 1 - cheapest.cost >= config.min_saving:
             return cheapest, "max_f_loss"
-    saving = [t for t in trials if 1 - t.cost >= config.min_saving]
-    if saving:
+    saving = [t for t in paying if 1 - t.cost >= config.min_saving]
+    if saving and config.min_saving:
         return max(saving, key=lambda t: (t.f, -t.cost)), "min_saving"
-    log.warning("no thresholds save %.0f %%; using the cheapest", 100 * config.min_saving)
-    return min(trials, key=lambda t: (t.cost, -t.f)), "cheapest"
+    if paying and config.min_saving:
+        log.warning("no thresholds save %.0f %%; using the cheapest", 100 * config.min_saving)
+        return min(paying, key=lambda t: (t.cost, -t.f)), "cheapest"
+    best = min((t.multiply_adds for t in near), default=None)
+    reason = "no thresholds are within max_f_loss" if best is None else f"a cascade costs {best:.2f} times as much"
+    log.warning("the dense network is used: %s (multiply-adds on the validation slides)", reason)
+    return dense, "dense"
 
 
 def _candidates(simulator: Simulator, number: int) -> list[NDArray[np.float64]]:
@@ -330,6 +357,7 @@ def _scored(trial: Trial) -> ScoredThresholds:
         nucleus_f=trial.nucleus_f,
         evaluated=trial.evaluated,
         computed=trial.computed,
+        multiply_adds=trial.multiply_adds,
         cost=trial.cost,
         saved=1 - trial.evaluated,
     )

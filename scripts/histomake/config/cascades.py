@@ -89,12 +89,13 @@ class CascadeSearch(Section):
     max_f_loss: Share = Field(
         0.01,
         description="The cheapest thresholds are chosen for which neither the F of pixels nor the F of nuclei is more "
-        "than this below that of the dense network on validation patients.",
+        "than this below that of the dense network on validation patients, and that need fewer multiply-adds than it. "
+        "If there are none, the dense network is used.",
     )
     min_saving: Share = Field(
         0.0,
         description="Smallest share of pixel evaluations to save. If max_f_loss does not allow it, min_saving has "
-        "priority.",
+        "priority; 0: max_f_loss always has.",
     )
     cost: Literal["evaluations", "blocks"] = Field(
         "evaluations",

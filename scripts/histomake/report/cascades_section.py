@@ -5,6 +5,7 @@ from __future__ import annotations
 from histomake.base.files import existing
 from histomake.base.layout import Layout
 from histomake.base.records.cascade_metrics import CascadeMetrics
+from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.patch_cascade import PatchCascadeRecord
 from histomake.base.records.record import Quarantined
 from histomake.config import Config
@@ -31,8 +32,10 @@ def _nuclei(layout: Layout, name: str) -> Html:
     pictures = [
         page.picture(path, path.stem, width=1000) for path in existing(files.levels_view("*"), under=layout.results)
     ]
+    remark = ThresholdsRecord.read(files.thresholds).remark
     return page.section(
         f"Nuclei: {name}",
+        page.tag("p", remark, class_="warn") if remark else "",
         page.tag(
             "p", "Share of pixel evaluations saved against a patch-wise network, and seconds for the whole group."
         ),

@@ -6,7 +6,15 @@ from typing import ClassVar, Literal
 
 from histomake.base.records.cascade_cost import LevelShares, MultiplyAdds
 from histomake.base.records.cascade_thresholds import ThresholdSearch
-from histomake.base.records.record import Count, Part, Record
+from histomake.base.records.record import Count, Json, Part, Record, Upgrade
+
+
+def mark_whole_slides(content: Json) -> Json:
+    """Groups are ``whole slides`` and ``images``, whatever the site, and have no field ``whole_slides``."""
+    groups = content.get("groups", {})
+    marked = {name: group | {"whole_slides": name == "whole slides"} for name, group in groups.items()}
+    return content | {"groups": marked}
+
 
 Way = Literal["dense", "cascade", "otsu"]
 """The network of level 1 everywhere, the cascade, or Otsu's threshold on haematoxylin."""
@@ -53,6 +61,8 @@ class ComparedSlide(Part, frozen=True, kw_only=True, omit_defaults=True, tag_fie
 
     slide_id: str
     """Slide."""
+    site: str | None = None
+    """Site of the slide in the sheet."""
     area_mm2: float
     """Area of the slide, in mm²."""
     tissue: float
@@ -95,6 +105,8 @@ class SlideSaving(Part, frozen=True, kw_only=True):
 class ComparedGroup(Part, frozen=True, kw_only=True):
     """Comparison over the slides of a group."""
 
+    whole_slides: bool
+    """Whether the group has whole slides. Otherwise it has images: fields of view, or slides that are mostly tissue."""
     slides: Count
     """Number of slides."""
     each: list[SlideSaving]
@@ -138,9 +150,10 @@ class CascadeMetrics(Record, frozen=True, kw_only=True):
     """Comparison of a nucleus cascade with naive and dense evaluation and with Otsu's threshold, on test slides."""
 
     NAME: ClassVar[str] = "metrics of a cascade"
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (mark_whole_slides,)
 
     groups: dict[str, ComparedGroup]
-    """Comparison by group: ``whole slides`` and ``images``."""
+    """Comparison by group: whole slides and images, apart by site if the sheet has sites."""
     bars: list[Bar]
     """Required figures, with the measured ones."""
     validation: ThresholdSearch

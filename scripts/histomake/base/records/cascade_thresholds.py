@@ -6,11 +6,18 @@ from typing import ClassVar, Literal
 
 from histomake.base.records.record import Count, Part, Record
 
-Rule = Literal["max_f_loss", "min_saving", "cheapest", "given"]
+Rule = Literal["max_f_loss", "min_saving", "cheapest", "dense", "given"]
 """Why thresholds were chosen."""
 
 SearchMethod = Literal["coordinate", "joint", "given"]
 """How thresholds were found."""
+
+
+DENSE = (
+    "The dense network is used and no cascade: on the validation slides, no thresholds within search.max_f_loss need "
+    "fewer multiply-adds."
+)
+"""What the rule ``dense`` means for the results."""
 
 
 class Thresholds(Part, frozen=True, kw_only=True):
@@ -19,12 +26,13 @@ class Thresholds(Part, frozen=True, kw_only=True):
     cut: float
     """A pixel of level 1 is nucleus if its p1 is above this."""
     lower: list[float]
-    """One value for each of levels 2, 3, …: the next finer level is computed where p1 + p2 is at least this."""
+    """One value for each of levels 2, 3, …: the next finer level is computed where p1 + p2 is at least this. None of \
+them for the dense network."""
     upper: list[float]
-    """One value for each of levels 2, 3, …: pixels are accepted as nucleus where p2 is at least this."""
+    """One value for each of the same levels: pixels are accepted as nucleus where p2 is at least this."""
 
 
-class ScoredThresholds(Part, frozen=True, kw_only=True):
+class ScoredThresholds(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Thresholds that were tried, with their means over the validation slides."""
 
     thresholds: Thresholds
@@ -39,6 +47,8 @@ class ScoredThresholds(Part, frozen=True, kw_only=True):
     """Pixels that a network must evaluate, of all levels, as a share of the pixels of level 1."""
     computed: float
     """Pixels of the blocks that contain them, in the same unit."""
+    multiply_adds: float | None = None
+    """Multiply-adds of the networks, as a share of those of the dense network. Version 0.1 did not count them."""
     cost: float
     """What the search minimised."""
     saved: float
@@ -78,6 +88,11 @@ class ThresholdsRecord(Record, frozen=True, kw_only=True):
     """Threshold on p1 of the network of level 1 alone."""
     rule: Rule
     """Why these were chosen: they are the cheapest within ``max_f_loss``; the best that save ``min_saving``; the \
-cheapest, because none saves that; or the configuration gives them."""
+cheapest, because none saves that; those of the dense network, because none costs less; or given ones."""
     validation: ThresholdSearch
     """Scores on the validation slides."""
+
+    @property
+    def remark(self) -> str | None:
+        """What readers of the results should know about the choice, if anything."""
+        return DENSE if self.rule == "dense" else None
