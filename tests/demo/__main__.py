@@ -1,4 +1,4 @@
-"""Command ``python -m tests.demo FOLDER [--small]``: create the demo cohort unless it exists."""
+"""Command ``python -m tests.demo FOLDER [--small]``: create the demo cohort and the folder of its encoder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from pathlib import Path
 from tests.demo.cohort import COHORT, SMALL, build_cohort
 
 
+def write_encoder(folder: Path) -> None:
+    """Write the folder of EfficientNet-Lite0 with ImageNet weights, unless it exists."""
+    if not (folder / "model.json").is_file():
+        # Imported here, because torch takes seconds.
+        from histomake.model.encoder_folder import write_efficientnet_lite0
+
+        write_efficientnet_lite0(folder)
+
+
 def main() -> None:
-    """Write ``slides/``, ``annotations/`` and ``slides.tsv`` into FOLDER, with the same bytes every time."""
+    """Write slides, annotations, an encoder's folder and slides.tsv into FOLDER, with the same bytes every time."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--small", action="store_true", help="five slides of about 2,000 pixels, for the tests")
     arguments = parser.parse_args()
+    write_encoder(arguments.folder / "encoders" / "efficientnet-lite0")
     slides = SMALL if arguments.small else COHORT
     stamp = arguments.folder / ".recipe.json"
     recipe = json.dumps({"folder": str(arguments.folder), "slides": [repr(slide) for slide in slides]})

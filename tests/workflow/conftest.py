@@ -23,7 +23,8 @@ CASCADE = {
     "baselines": {"naive_pixels": 2, "repeats": 1},
 }
 TARGETS = (
-    *("radhical", "predict", "results/metrics/map.json"),
+    *("radhical", "predict", "results/metrics/map.json", "results/metrics/probe.json"),
+    "results/embeddings/probe/fold0/map.html",
     *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
     "results/tissue/P04-A.png",
 )
@@ -72,8 +73,10 @@ def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Work
         "reused": tissue_kind | {"trained": "model", "split": {"folds": 1}},
         "coarse": patches,
         "fine": patches | {"grid": "x10"},
+        "probe": {"grid": "x10", "features": "small", "target": TARGET},
         "map": patches | {"kind": "segmentation", "target": pixels, "model": {"name": "fast_scnn"}},
     }
+    content["encoders"] = {"small": {"grid": "x10", "name": "resnet10t", "weights": False, "size": 64}}
     content["radhical"] = {"nuclei": CASCADE}
     content["patch_cascades"] = {"both": {"class_name": "nuclei", "stages": [{"task": "coarse"}, {"task": "fine"}]}}
     workshop.config.write_text(yaml.safe_dump(content))

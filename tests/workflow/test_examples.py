@@ -44,3 +44,16 @@ def test_every_example_trains_predicts_and_is_measured(workshop: Workshop) -> No
     for path in outlines:
         assert json.loads(path.read_text())["type"] == "FeatureCollection"
         assert path.with_suffix(".labels.zarr").is_dir()
+
+
+def test_every_probe_of_the_features_example_is_measured(workshop: Workshop) -> None:
+    example = yaml.safe_load((ROOT / "config/examples/features.yaml").read_text())
+    for task in example["tasks"].values():
+        task["split"] = {"test": 0.3, "val": 0.2}
+    example["tasks"]["linear_probe"]["train"] = {"select": "loss"}
+    example["tasks"]["share_of_nuclei_in_features"]["train"] |= {"steps": 8, "batch": 8, "validate_every": 4}
+    workshop.write_config(encoders=example["encoders"], tasks=example["tasks"])
+    wanted = [f"results/metrics/{name}.json" for name in example["tasks"]]
+    workshop.snakemake("--resources", "gpu=1", "--", *wanted)
+    for path in wanted:
+        assert json.loads((workshop.folder / path).read_text())["levels"]["patch"]["count"] > 0

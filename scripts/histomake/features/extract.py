@@ -128,7 +128,7 @@ def extract(
         return
     grid = SlideGrid.of_table(record).grid
     if table.num_rows:
-        _encode(encoders, entry, grid, places, vectors, batch=batch, threads=threads)
+        encode_patches(encoders, entry, grid, places, vectors, batch=batch, threads=threads)
     described = FeatureRecord(
         slide_id=entry.slide_id,
         sha256=Manifest.read_usable(entry.manifest).sha256,
@@ -142,7 +142,7 @@ def extract(
     write_features(output, described, places, vectors)
 
 
-def _encode(
+def encode_patches(
     encoders: Sequence[ReadyEncoder],
     entry: SlideEntry,
     grid: Grid,
@@ -152,7 +152,7 @@ def _encode(
     batch: int,
     threads: int,
 ) -> None:
-    """Fill ``vectors`` of all encoders, batch by batch."""
+    """Fill ``vectors`` (n, d) by column of all encoders, batch by batch, at the places ``x`` and ``y`` (level-0 px)."""
     stains = list(dict.fromkeys(encoder.stain for encoder in encoders))
     for stain in stains:
         if stain is not None:
