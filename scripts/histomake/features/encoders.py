@@ -26,9 +26,9 @@ from histomake.learn.engine.runtime import Runtime, choose_runtime
 from histomake.learn.inference.predict import Predictor, load_model, turned
 from histomake.model.build import embed, has_features
 from histomake.model.encoder import load_encoder, three, vector_length
-from histomake.patch.stain import StainNormaliser
+from histomake.patch.stain import Colours, StainNormaliser
 
-REFERENCE = {
+REFERENCE: Colours = {
     "stains": [[0.5626, 0.2159], [0.7201, 0.8012], [0.4062, 0.5581]],
     "strong": [1.9705, 1.0308],
 }
