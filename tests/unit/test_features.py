@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -165,6 +166,15 @@ def test_a_gpu_without_memory_is_answered_with_the_batch_to_halve(slides, tmp_pa
     (encoder,) = group(a={})
     with pytest.raises(HistomakeError, match=r"batches of 16 patches: halve encoders.<name>.batch"):
         encoded([replace(encoder, network=Large())], slides[0], tmp_path / "a.arrow")
+
+
+def test_vectors_are_views_of_the_mapped_file(slides, tmp_path):
+    before = pa.total_allocated_bytes()
+    found = encoded(group(a={}), slides[0], tmp_path / "a.arrow")
+    vectors = found.vectors("a")
+    assert not vectors.flags.owndata
+    assert not vectors.flags.writeable
+    assert pa.total_allocated_bytes() - before < vectors.nbytes
 
 
 def test_duckdb_joins_features_with_the_patch_table(slides, tmp_path):

@@ -22,6 +22,8 @@ COMMANDS = {
     "shell": "query the catalog with SQL",
     "trace": "follow a prediction back to the bytes of its slide",
     "encoder": "write the folder of an encoder",
+    "similar": "list the patches most similar to one",
+    "prototypes": "group the patches of a cohort by their features",
     "verify": "hash slides, stores and run records again and compare",
     "export-crate": "export the last run's provenance as an RO-Crate",
     "export-ome-zarr": "export a slide with its masks as one OME-Zarr image for viewers",

@@ -53,7 +53,9 @@ class Features:
         if column not in self.table.column_names:
             names = ", ".join(self.table.column_names[len(PLACES) :])
             raise HistomakeError(f"the file of features has no column {column}, only {names}; run the workflow again")
-        found = self.table[column].combine_chunks()
+        chunks = self.table[column]
+        # combine_chunks() copies even a single one, and files have a single one.
+        found = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
         length = found.type.list_size
         values: NDArray[np.floating] = found.values.to_numpy(zero_copy_only=True)
         return values.reshape(-1, length)[found.offset : found.offset + len(found)]
