@@ -1,9 +1,10 @@
 # The outputs of a run, and what happens before and after it. The only file that relies on internals of Snakemake.
 from histomake.audit.sidecar import SIDECAR
+from histomake.cohort.originals import resting_on_stores
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.planning import snakemake_internals as internals
 from histomake.planning.last_run import LastRun
-from histomake.planning.notes import notes
+from histomake.planning.notes import listed, notes
 from histomake.planning.outputs import Outputs
 
 IMPORTED = internals.is_imported(workflow)
@@ -34,6 +35,11 @@ if workflow.is_main_process:
         print(f"plan: {note}", file=sys.stderr)
     internals.compare_params_with_sidecars(SIDECAR)
 UNCHANGED = find_unchanged()
+# Slides whose files are gone. Their stores and manifests are sources then, as no rule can make them again.
+RESTING = resting_on_stores(SLIDES.values()) if workflow.is_main_process else frozenset()
+if RESTING:
+    print(f"cohort: {len(RESTING)} slide(s) rest on their stores alone: {listed(sorted(RESTING))}", file=sys.stderr)
+SOURCES = UNCHANGED | RESTING
 OUTPUTS = Outputs(PLAN, UNCHANGED)
 
 
@@ -53,7 +59,7 @@ def finish_run(log, succeeded):
     owed = internals.all_outputs(workflow) if everything else frozenset()
     jobs = runs.Jobs(
         done=internals.first_outputs_of_done_jobs(workflow),
-        is_owed=lambda path, slide: not everything or slide in UNCHANGED or path in owed,
+        is_owed=lambda path, slide: not everything or slide in SOURCES or path in owed,
     )
     run = RUN.get("started") or runs.Run(LAYOUT, CONFIG)
     run.finish(jobs, snakemake_logs=log, succeeded=succeeded)

@@ -26,5 +26,7 @@ rule convert:
         sha256=lambda wildcards: slide(wildcards).sha256,
         cfg=CONFIG.convert.dump(),
         code=code("convert.py"),
+    wildcard_constraints:
+        slide=only([s for s in SLIDES if s not in SOURCES]) if SOURCES else SLIDE_ID.pattern,
     script:
         "../scripts/convert.py"

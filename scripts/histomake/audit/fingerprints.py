@@ -19,6 +19,7 @@ from histomake.slide.companions import named_files
 
 SAMPLE_BYTES = 64 * 1024
 SAMPLED_BLOCKS = 4
+MISSING = "missing"
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +77,14 @@ class Fingerprints:
             atexit.register(self.save)
 
     def of(self, path: str) -> str:
-        """Fingerprint of one slide; ``missing`` if the file does not exist or the folder is empty."""
+        """Fingerprint of one slide; MISSING if the file does not exist or the folder is empty."""
         try:
             files = named_files(path)
             stamp = [(name, s.st_size, s.st_mtime_ns) for name, file in files.items() for s in [file.stat()]]
         except FileNotFoundError:
-            return "missing"
+            return MISSING
         if not stamp:
-            return "missing"
+            return MISSING
         known = self._known.get(path)
         if known is None or known.stamp != stamp:
             known = self._known[path] = Known(stamp, quick_fingerprint(files))

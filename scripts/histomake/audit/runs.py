@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from histomake.audit import environment, register, run_chain, run_lock
-from histomake.audit.fingerprints import Fingerprints
+from histomake.audit.fingerprints import MISSING, Fingerprints
 from histomake.audit.register import Update
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.file_cache import FileCache
@@ -64,8 +64,8 @@ def _state(manifest: str | None, sidecar: str | None, fingerprint: str) -> str:
     if manifest is None or sidecar is None:
         return "new"
     try:
-        if msgspec.json.decode(sidecar, type=Converted).params.slide != fingerprint:
-            return "changed"
+        if fingerprint not in (MISSING, msgspec.json.decode(sidecar, type=Converted).params.slide):
+            return "changed"  # one that is missing rests on its store
         return "unchanged" if msgspec.json.decode(manifest, type=Outcome).status == "ok" else "quarantined"
     except msgspec.MsgspecError:
         return "changed"

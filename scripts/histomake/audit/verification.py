@@ -151,6 +151,7 @@ def _compare_outputs(
     with ThreadPoolExecutor(THREADS) as pool:
         for each, problems in zip(placed, pool.map(compare, placed), strict=True):
             found.problems += problems
+            found.remarks += _rests_on_store(each)
             found.outputs += len(each.sidecar.outputs)
             progress(found.outputs, total)
     found.problems += other_inputs(placed)
@@ -169,8 +170,22 @@ def _altered_conversion(placed: Placed) -> list[str]:
     problems = _altered(placed, manifest)
     if problems or isinstance(Manifest.read(placed.file(manifest)), Quarantined):
         return problems + [problem for path in others for problem in _altered(placed, path)]
+    source = _original(placed)
+    return verify_slide(placed.file(manifest), source=source if source and source.exists() else None)
+
+
+def _original(placed: Placed) -> Path | None:
+    """The slide file or folder that a conversion read."""
     source = next(iter(placed.sidecar.inputs), None)
-    return verify_slide(placed.file(manifest), source=placed.file(source) if source else None)
+    return placed.file(source) if source else None
+
+
+def _rests_on_store(placed: Placed) -> list[str]:
+    """A remark if the file that a conversion read is gone."""
+    source = _original(placed) if is_conversion(placed.sidecar) else None
+    if source is None or source.exists():
+        return []
+    return [f"slide {placed.sidecar.wildcards.get('slide')} rests on its store alone: {_shown(source)} is gone"]
 
 
 def _altered(placed: Placed, path: str) -> list[str]:

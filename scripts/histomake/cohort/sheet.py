@@ -11,7 +11,9 @@ from typing import Literal
 
 from histomake.base.cells import classes_named, number
 from histomake.base.errors import ConfigError
+from histomake.base.layout import Layout
 from histomake.base.units import Mpp
+from histomake.cohort.originals import why_not_alone
 from histomake.cohort.rows import SPREADSHEET_ERROR, SheetRow, read_rows
 from histomake.cohort.spellings import alike, folded, words
 from histomake.config import Config, Split, Task
@@ -93,7 +95,7 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[s
     problems += _label_problems(slides, lines, config)
     problems += _place_problems(slides, config)
     if check_files:
-        problems += _missing_files(slides)
+        problems += _missing_files(slides, Layout(Path(config.results)))
     if not sheet.rows:
         problems.append("the sheet has no rows")
     if problems:
@@ -246,11 +248,12 @@ def _place_problems(slides: list[Slide], config: Config) -> Iterator[str]:
                 yield f"explain.{key} names slide {place[0]!r}, which is not in the sheet"
 
 
-def _missing_files(slides: Iterable[Slide]) -> list[str]:
+def _missing_files(slides: Iterable[Slide], layout: Layout) -> list[str]:
+    """Files that are needed and do not exist. The file of a slide is not needed where its store is whole."""
     problems = []
     for slide in slides:
-        if not Path(slide.path).exists():
-            problems.append(f"slide {slide.slide_id}: file {slide.path} does not exist")
+        if not Path(slide.path).exists() and (reason := why_not_alone(slide, layout)):
+            problems.append(f"slide {slide.slide_id}: file {slide.path} does not exist, {reason}")
         if slide.annotation and not Path(slide.annotation).exists():
             problems.append(f"slide {slide.slide_id}: annotation file {slide.annotation} does not exist")
     return problems

@@ -22,6 +22,12 @@ class SlideWarning(Record, frozen=True, kw_only=True):
     """The warning, in complete sentences."""
 
     @classmethod
+    def of_lost_original(cls, slide_id: str) -> Self:
+        """That the file of a slide is gone."""
+        text = "Its original file is gone; the store that was made from it is used."
+        return cls(slide_id=slide_id, about="slide manifest", text=text)
+
+    @classmethod
     def of(cls, records: Iterable[StageRecord | Quarantined], *, lost: Iterable[str] = ()) -> list[Self]:
         """All warnings of records, sorted by slide; without those of the slides ``lost``, which are not used."""
         left_out = set(lost)
