@@ -118,6 +118,7 @@ UNSTATED = {
     "StripByteCounts": "place of a tile",
     "ImageDescription": "description",
     "JPEGTables": "pixels",
+    "65424": "place of a tile",  # focal plane of an NDPI: OpenSlide makes the level from a finer one
 }
 """Tags of which only one place of the file states the value, by what they say."""
 

@@ -20,6 +20,7 @@ from case_files import (
     picture,
     reduced,
     write_dicom,
+    write_ndpi,
     write_svs,
 )
 from histomake.base.errors import Reason, SlideError
@@ -212,6 +213,17 @@ def test_an_svs_whose_header_lost_its_first_level_is_refused(tmp_path):
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tiff.pages[0].tags["ImageWidth"].overwrite(100)
     assert refusal(path, tmp_path).reason in (Reason.DAMAGED, Reason.IMPLAUSIBLE_SIZE)
+
+
+def test_an_ndpi_whose_finest_image_seems_out_of_focus_is_refused(tmp_path):
+    path = write_ndpi(tmp_path / "a.ndpi")
+    with tifffile.TiffFile(path) as tiff:
+        focus = tiff.pages[0].tags[65424].valueoffset
+    content = bytearray(path.read_bytes())
+    content[focus] = 1
+    (tmp_path / "b.ndpi").write_bytes(content)
+    assert converted(path, tmp_path)[0].levels[0].width == WIDTH
+    assert refusal(tmp_path / "b.ndpi", tmp_path).reason is Reason.DAMAGED
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])

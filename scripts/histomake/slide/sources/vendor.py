@@ -8,10 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+import tifffile
 
-from histomake.slide.sources.base import DamagedTilesError, Source, SourceInfo, SourceLevel, check_size, over_white
+from histomake.slide.sources.base import (
+    DamagedSlideError,
+    DamagedTilesError,
+    Source,
+    SourceInfo,
+    SourceLevel,
+    check_size,
+    over_white,
+)
 
 BLOCK_PX = 2048
+SOURCE_LENS = 65421
+"""Tag of an NDPI with the magnification of an image, negative for photographs of the glass and maps."""
+
 # All other vendor properties may identify the patient, the operator or the date.
 KEPT = (
     "openslide.objective-power",
@@ -47,6 +59,8 @@ class OpenSlideSource(Source):
         properties = dict(self._slide.properties)
         for width, height in self._slide.level_dimensions:
             check_size(width, height)
+        if properties.get(openslide.PROPERTY_NAME_VENDOR) == "hamamatsu":
+            _check_finest(path, self._slide.dimensions)
         self.info = SourceInfo(
             family="openslide",
             vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
@@ -86,6 +100,24 @@ class OpenSlideSource(Source):
     def close(self) -> None:
         """Close the slide."""
         self._slide.close()
+
+
+def _check_finest(path: Path, size: tuple[int, int]) -> None:
+    """Raise DamagedSlideError if an NDPI has a larger image than OpenSlide shows.
+
+    OpenSlide passes over images outside the central focal plane. If a damaged header places the finest one there, the
+    next level seems to be the slide, with the resolution of the finest.
+    """
+    with path.open("rb") as stream:
+        if stream.read(2) not in (b"II", b"MM"):
+            return  # VMS and VMU
+    with tifffile.TiffFile(path) as tiff:
+        pages = [page.aspage() for page in tiff.pages]
+        lenses = [page.tags.get(SOURCE_LENS) for page in pages]
+        scans = [page for page, lens in zip(pages, lenses, strict=True) if lens is not None and lens.value > 0]
+    largest = max((int(page.imagewidth) * int(page.imagelength) for page in scans), default=0)
+    if largest > size[0] * size[1]:
+        raise DamagedSlideError(f"the file has a larger image than the {size[0]} x {size[1]} px of its focal plane")
 
 
 def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:
