@@ -79,13 +79,15 @@ def is_reduced(coarse: SourceLevel, read_coarse: Read, fine: SourceLevel, read_f
 def _place(
     coarse: SourceLevel, read_coarse: Read, fine: SourceLevel, read_fine: Read, row: int, column: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the middle of a tile in grey, from the coarser level and, reduced, from the finer one."""
+    """Return a part of a tile, near its middle, in grey: from the coarser level and, reduced, from the finer one."""
     ratio = fine.width / coarse.width, fine.height / coarse.height
     edge = max(LEAST_PX, min(PLACE_PX, int(FINE_PX / max(ratio))))
     left, top = column * coarse.tile_width, row * coarse.tile_height
     right, bottom = min(left + coarse.tile_width, coarse.width), min(top + coarse.tile_height, coarse.height)
     width, height = min(edge, right - left), min(edge, bottom - top)
-    x, y = left + (right - left - width) // 2, top + (bottom - top - height) // 2
+    # At a corner of a tile of the finer level, so that few of them have to be decoded.
+    x = _aligned(left + (right - left - width) // 2, left, ratio[0], fine.tile_width)
+    y = _aligned(top + (bottom - top - height) // 2, top, ratio[1], fine.tile_height)
     x0, y0 = int(x * ratio[0]), int(y * ratio[1])
     box = (
         max(1, min(round(width * ratio[0]), fine.width - x0)),
@@ -93,6 +95,11 @@ def _place(
     )
     expected = cv2.resize(read_fine(x0, y0, *box), (width, height), interpolation=cv2.INTER_AREA)
     return _grey(read_coarse(x, y, width, height)), _grey(expected)
+
+
+def _aligned(start: int, first: int, ratio: float, tile: int) -> int:
+    """Return a start at or before ``start``, not before ``first``, near a multiple of ``tile`` finer pixels."""
+    return max(first, round(start * ratio // tile * tile / ratio))
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
