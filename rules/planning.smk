@@ -3,6 +3,7 @@ from histomake.audit.sidecar import SIDECAR
 from histomake.cohort.originals import resting_on_stores
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.planning import snakemake_internals as internals
+from histomake.planning.forked_scripts import PER_SLIDE, ScriptForks
 from histomake.planning.last_run import LastRun
 from histomake.planning.notes import listed, notes
 from histomake.planning.outputs import Outputs
@@ -29,6 +30,9 @@ def find_unchanged():
 
 
 if workflow.is_main_process:
+    # Of many small images most of the time would be spent on starting Python.
+    FORKED = [SCRIPTS / name for name in PER_SLIDE]
+    internals.fork_scripts(ScriptForks(FORKED), FORKED)
     if not IMPORTED:
         internals.shorten_dry_run(workflow)
     for note in notes(PLAN):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -116,3 +117,73 @@ def test_a_dry_run_prints_numbers_of_jobs_and_with_p_every_job(snakemake):
 
 def test_a_run_prints_every_job(snakemake):
     assert "rule make:" in snakemake()
+
+
+FORKING = """
+import sys
+sys.path.insert(0, {scripts!r})
+from pathlib import Path
+from histomake.planning import snakemake_internals as internals
+from histomake.planning.forked_scripts import ScriptForks
+
+if workflow.is_main_process:
+    internals.fork_scripts(ScriptForks([Path("forked.py")], alone=0), [Path("forked.py")])
+
+
+rule all:
+    default_target: True
+    input: "one.txt", "two.txt"
+
+
+rule one:
+    output: "one.txt"
+    log: "one.log"
+    benchmark: "one.tsv"
+    params: status=config.get("status", 0)
+    script: "forked.py"
+
+
+rule two:
+    output: "two.txt"
+    params: status=0
+    script: "plain.py"
+"""
+
+TELLING = """
+import os, sys
+with open(snakemake.output[0], "w") as stream:
+    stream.write(f"{snakemake.rule} {snakemake.threads} {sorted(m for m in sys.modules if m == 'pandas')}")
+sys.exit(snakemake.params.status)
+"""
+
+
+@pytest.fixture
+def forking(tmp_path):
+    """Runs a workflow of two scripts, of which one is forked; returns the finished process."""
+    (tmp_path / "Snakefile").write_text(FORKING.format(scripts=str(SCRIPTS)))
+    for name in ("forked", "plain"):
+        (tmp_path / f"{name}.py").write_text(TELLING)
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", "--keep-going", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def test_a_forked_script_makes_outputs_and_benchmark_as_any_other(forking, tmp_path):
+    done = forking()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one.txt").read_text() == "one 1 ['pandas']"
+    assert (tmp_path / "two.txt").read_text() == "two 1 []"
+    assert (tmp_path / "one.tsv").read_text().startswith("s\th:m:s")
+    assert "Nothing to be done" in forking("--dry-run").stdout
+
+
+def test_a_forked_script_that_fails_fails_its_job(forking, tmp_path):
+    done = forking("--config", "status=3")
+    assert done.returncode != 0
+    assert "Error in rule one" in done.stdout + done.stderr
+    assert not (tmp_path / "one.txt").exists()
+    assert (tmp_path / "two.txt").exists()

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Collection
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import msgspec
+from snakemake.benchmark import benchmarked
 from snakemake.logging import DefaultFilter, logger
 from snakemake.persistence import ParamsChange, PersistenceBase
+from snakemake.script import PythonScript
 from snakemake.settings.enums import Quietness
+
+from histomake.planning.forked_scripts import ScriptForks
 
 NOT_ENDED = ["did not end"]
 """Params that no job has."""
@@ -38,6 +45,29 @@ def shorten_dry_run(workflow: Any) -> None:
         for found in handler.filters:
             if isinstance(found, DefaultFilter):
                 found.quiet = {Quietness.RULES}
+
+
+def fork_scripts(forks: ScriptForks, scripts: Collection[Path]) -> None:
+    """Let these scripts run in forks of a warm process, where they would run as processes of their own.
+
+    Scripts in another environment (conda, containers, modules), and those of jobs that are submitted, are not affected.
+    """
+    as_process, paths = PythonScript.execute_script, set(map(os.path.realpath, scripts))
+
+    def execute_script(script: Any, fname: str, edit: bool = False) -> None:
+        path = os.path.realpath(script.path.get_path_or_uri(secret_free=True))
+        elsewhere = script.conda_env or script.container_img or script.env_modules or script.shadow_dir
+        if elsewhere or edit or path not in paths or not forks.wanted():
+            as_process(script, fname, edit=edit)
+            return
+        folder = script.resources.get("tmpdir")
+        places = dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), str(folder)) if folder else {}
+        record = script.bench_record
+        status = forks.run(fname, places, lambda pid: nullcontext() if record is None else benchmarked(pid, record))
+        if status:
+            raise CalledProcessError(status, [sys.executable, fname])
+
+    PythonScript.execute_script = execute_script
 
 
 def everything_was_asked(workflow: Any) -> bool:
