@@ -19,7 +19,7 @@ from histomake.base.records.metrics import LevelMetrics
 from histomake.base.records.record import Quarantined
 from histomake.config import Config, Task
 from histomake.explain.rankings import right_and_wrong
-from histomake.report import cascades_section, page, task_section
+from histomake.report import cascades_section, front_page, page, task_section
 from histomake.report.front_page import GPU_RULES
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 from msgspec.structs import replace
@@ -224,6 +224,20 @@ def test_the_report_says_that_the_dense_network_is_used(cascades):
     thresholds = cascades[1].cascade("nuclei").thresholds
     replace(ThresholdsRecord.read(thresholds), rule="dense").write(thresholds)
     assert "The dense network is used and no cascade" in cascades_section.cascades_section(*cascades)
+
+
+def test_the_report_counts_images_that_were_taken_as_fields_of_view(tmp_path):
+    row = {
+        "slide_id": "s1",
+        "clean_share": 1.0,
+        "pen_share": 0.0,
+        "blur_share": 0.0,
+        "fold_share": 0.0,
+        "sharpness": 1.0,
+    }
+    rows = [row | {"tissue_method": method} for method in ("field of view", "saturation, otsu", "field of view")]
+    assert "2 image(s) without glass were taken as fields of view" in front_page._quality(rows, Layout(tmp_path))
+    assert "fields of view" not in front_page._quality(rows[1:2], Layout(tmp_path))
 
 
 def test_gpu_time_is_that_of_every_rule_that_asks_for_a_gpu():

@@ -10,6 +10,7 @@ from array_reader import ArrayReader
 from histomake.base.errors import Reason, SlideError
 from histomake.base.records.record import Quarantined
 from histomake.config import Tissue
+from histomake.tissue.field_of_view import is_field_of_view
 from histomake.tissue.mask import TissueMask, presegment, save_no_tissue
 from PIL import Image
 from scenes import (
@@ -73,6 +74,44 @@ def test_tissue_is_found_after_any_change_of_the_slide(plain, change, least):
 
 def test_a_slide_filled_with_tissue_is_all_tissue():
     assert find(cmu()[500:742, 230:420]).mask.mean() > 0.97
+
+
+def test_a_field_of_view_without_glass_is_taken_whole(monkeypatch):
+    field = cmu()[280:430, 240:390]
+    for image in (field, tinted(field)):
+        found = find(image)
+        assert found.mask.all()
+        assert (found.record.method, found.record.threshold, found.record.coverage) == ("field of view", None, 1.0)
+    assert find(field, threshold=20).record.method == "saturation, fixed"
+    monkeypatch.setattr("histomake.tissue.mask.is_field_of_view", lambda *_, **__: False)
+    assert find(field).record.coverage < 0.7, "Otsu splits dense from pale tissue"
+
+
+def dim(image):
+    return (image * 0.85).astype(np.uint8)
+
+
+@pytest.mark.parametrize("change", [np.copy, tinted, dim])
+def test_an_image_with_glass_is_not_a_field_of_view(change):
+    image = cmu()[280:430, 240:390].copy()
+    image[:, :40] = glass(150, 40)
+    assert find(change(image)).record.method == "saturation, otsu"
+
+
+def test_a_large_image_and_one_without_colour_are_not_fields_of_view():
+    field = cmu()[500:742, 230:420]
+    assert is_field_of_view(field, 2.0, max_hole_um2=20_000)
+    assert not is_field_of_view(np.tile(field, (8, 8, 1)), 2.0, max_hole_um2=20_000)
+    assert not is_field_of_view(np.full((100, 100, 3), 120, np.uint8), 8.0, max_hole_um2=20_000)
+
+
+def test_everything_is_tissue_in_mode_whole():
+    for image, mode in ((glass(100, 100), "brightfield"), (np.zeros((100, 100, 3), np.uint8), "fluorescence")):
+        found = find(image, mode="whole")
+        assert found.mask.all()
+        assert (found.record.method, found.record.mode, found.record.ink_mm2) == ("whole", mode, 0.0)
+    with pytest.raises(ValueError, match="mode: whole takes everything as tissue"):
+        Tissue(mode="whole", model="models/tissue")
 
 
 def test_an_unscanned_black_border_has_no_effect(plain):

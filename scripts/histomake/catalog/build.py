@@ -39,7 +39,12 @@ MANIFEST_COLUMNS = {
     "files": pa.int64(),
     "tiles": pa.string(),
 }
-TISSUE_COLUMNS = {"area_mm2": pa.float64(), "components": pa.int64(), "coverage": pa.float64()}
+TISSUE_COLUMNS = {
+    "area_mm2": pa.float64(),
+    "components": pa.int64(),
+    "coverage": pa.float64(),
+    "method": pa.string(),
+}
 ARTEFACTS = ("pen", "blur", "fold")
 QUARANTINE_COLUMNS = ("slide_id", "stage", "reason", "path", "detail", "remedy")
 

@@ -45,9 +45,11 @@ class Tissue(Section):
         description="Resolution in µm per pixel at which tissue is detected, so that the result does not depend on "
         "the scanner.",
     )
-    mode: Literal["brightfield", "fluorescence"] = Field(
+    mode: Literal["brightfield", "fluorescence", "whole"] = Field(
         "brightfield",
-        description="brightfield: slides with a dark background are refused; fluorescence: bright areas are tissue.",
+        description="brightfield: slides with a dark background are refused, and with threshold: otsu an image below "
+        "10 mm² without glass (a field of view) is all tissue; fluorescence: bright areas are tissue; whole: "
+        "everything is tissue, for cohorts of fields of view.",
     )
     channel: Literal["saturation", "red", "grey"] = Field(
         "saturation",
@@ -81,6 +83,14 @@ class Tissue(Section):
         le=500,
         description="Distance by which the mask is grown (positive) or shrunk (negative), in µm.",
     )
+
+    @model_validator(mode="after")
+    def _whole_without_model(self) -> Tissue:
+        if self.mode == "whole" and self.model is not None:
+            raise ValueError(
+                "mode: whole takes everything as tissue, so model would have no effect; remove one of them"
+            )
+        return self
 
 
 class Quality(Section):

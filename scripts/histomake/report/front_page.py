@@ -16,6 +16,7 @@ from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.record import Quarantined
+from histomake.base.records.tissue import FIELD_OF_VIEW
 from histomake.base.records.warning import SlideWarning
 from histomake.config import Config
 from histomake.model import reuse
@@ -142,6 +143,8 @@ def _quality(usable: list[Row], layout: Layout) -> Html:
         picture = page.link(row["slide_id"], target)
         body.append([picture, *(page.percent(row[column]) for column in columns), row["sharpness"]])
     text = "Shares of each slide's tissue. Patches that are mostly covered by an artefact are excluded."
+    if fields := sum(row["tissue_method"] == FIELD_OF_VIEW for row in usable):
+        text += f" {fields} image(s) without glass were taken as fields of view: all of them is tissue."
     return page.join([page.tag("p", text), page.table(["slide", "clean", *NAMES.values(), "sharpness (median)"], body)])
 
 

@@ -99,7 +99,7 @@ def _facts(records: SlideRecords) -> Html:
     values = {
         "size": f"{manifest.width:,} x {manifest.height:,} px, {width_mm:.2f} x {height_mm:.2f} mm",
         "resolution": f"{manifest.mpp:.4g} µm/px (from {manifest.mpp_source})",
-        "tissue": f"{tissue.area_mm2:.2f} mm², {tissue.coverage:.0%} of the slide",
+        "tissue": f"{tissue.area_mm2:.2f} mm², {tissue.coverage:.0%} of the slide ({tissue.method})",
         "artefacts": artefacts,
         "absent tiles": f"{manifest.levels[0].empty_tiles:,}, shown as glass",
         "other images": "; ".join(f"{name}: {status}" for name, status in manifest.associated.items()) or "none",

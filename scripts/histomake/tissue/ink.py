@@ -67,7 +67,9 @@ def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.u
     if glass.mean() > 0.01:
         bright = sample[glass]
         level = np.percentile(bright[:, 1], 90)
-        white = np.median(bright[np.abs(bright[:, 1] - level) <= 4], axis=0)
+        near = bright[np.abs(bright[:, 1] - level) <= 4]
+        if len(near):  # none in a small image, where the percentile can lie between two far levels
+            white = np.median(near, axis=0)
     tables = [np.clip(np.arange(256) * 255.0 / w + 0.5, 0, 255).astype(np.uint8) for w in white]
     balanced = np.asarray(cv2.merge([cv2.LUT(image[..., c], tables[c]) for c in range(3)]), np.uint8)
     balanced[padding] = 255

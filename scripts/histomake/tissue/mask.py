@@ -17,9 +17,10 @@ from PIL import Image
 from histomake.base.errors import Reason, SlideError
 from histomake.base.files import atomic_file
 from histomake.base.records.record import Quarantined
-from histomake.base.records.tissue import TissueRecord
+from histomake.base.records.tissue import FIELD_OF_VIEW, TissueRecord
 from histomake.base.units import Mpp
 from histomake.config import Tissue
+from histomake.tissue.field_of_view import is_field_of_view
 from histomake.tissue.ink import channel_extremes, chroma, find_ink, find_padding, whiten
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ LOGARITHM = (np.log1p(np.arange(256)) * 255 / np.log(256)).round().astype(np.uin
 WHITE_MIN = 150
 # A component thinner than this everywhere and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
 LINE_WIDTH_UM, LINE_LENGTH_UM = 60.0, 3000.0
+
+WHOLE = "whole"
+"""Method: the configuration takes everything as tissue."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def presegment(
     """Find tissue: blur, threshold, morphological closing, removal of specks, filling of holes, growing.
 
     Glass is first balanced to white, and ink and unscanned areas are excluded. The threshold (Otsu, 1979) is chosen
-    afterwards, so that neither a tinted illumination nor pen marks shift it.
+    afterwards, so that neither a tinted illumination nor pen marks shift it. A small image without glass is all tissue:
+    Otsu would split it into dense and pale tissue.
 
     Args:
         reader: The slide.
@@ -139,14 +144,19 @@ def presegment(
         )
     mpp = max(config.mpp, reader.mpp)
     scanned = _read(reader, mpp)
-    if config.mode == "brightfield":
-        _refuse_fluorescence(scanned, slide_id, reader.path)
+    dark = is_fluorescence(scanned)
+    if dark and config.mode == "brightfield":
+        raise _fluorescence(slide_id, reader.path)
     image, padding, ink = _balance_and_exclude(scanned, config, mpp)
-    if segment is None:
-        found, threshold = _threshold(image, padding | ink, config, mpp)
+    method, threshold = _method(scanned, config, mpp, segment), None
+    if method in (WHOLE, FIELD_OF_VIEW):
+        mask, ink = ~padding, np.zeros_like(ink)  # pen on tissue is found as an artefact
     else:
-        found, threshold = segment(scanned), None
-    mask = _clean(found & ~padding & ~ink, config, mpp) & ~ink
+        if segment is None:
+            found, threshold = _threshold(image, padding | ink, config, mpp)
+        else:
+            found = segment(scanned)
+        mask = _clean(found & ~padding & ~ink, config, mpp) & ~ink
     if not mask.any():
         raise SlideError(
             Reason.NO_TISSUE,
@@ -161,8 +171,8 @@ def presegment(
         mpp=mpp,
         downsample_x=downsample,
         downsample_y=downsample,
-        mode=config.mode,
-        method=_method(config, segment),
+        mode="fluorescence" if config.mode == "fluorescence" or dark else "brightfield",
+        method=method,
         threshold=threshold,
         area_mm2=area_mm2(mask, mpp),
         coverage=round(float(mask.mean()), 6),
@@ -173,9 +183,9 @@ def presegment(
 
 
 def _balance_and_exclude(image: NDArray[np.uint8], config: Tissue, mpp: Mpp) -> tuple[NDArray[np.uint8], Bools, Bools]:
-    """Return the image with glass balanced to white, unscanned padding and ink; unchanged and empty in fluorescence."""
+    """Return the image with glass balanced to white, unscanned padding and ink; in other modes unchanged and none."""
     nothing = np.zeros(image.shape[:2], bool)
-    if config.mode == "fluorescence":
+    if config.mode != "brightfield":
         return image, nothing, nothing
     padding = find_padding(image)
     white = whiten(image, padding)
@@ -197,25 +207,34 @@ def area_mm2(mask: Bools, mpp: Mpp) -> float:
     return round(float(mask.sum()) * mpp**2 / 1e6, 4)
 
 
-def _method(config: Tissue, segment: Callable[..., Any] | None) -> str:
+def _method(image: NDArray[np.uint8], config: Tissue, mpp: Mpp, segment: Callable[..., Any] | None) -> str:
+    """Return how tissue is found, as in the record."""
     if segment is not None:
         return "model"
+    if config.mode == "whole":
+        return WHOLE
+    chooses = config.mode == "brightfield" and config.threshold == "otsu"
+    if chooses and is_field_of_view(image, mpp, max_hole_um2=config.max_hole_um2):
+        return FIELD_OF_VIEW
     channel = "intensity" if config.mode == "fluorescence" else config.channel
     return f"{channel}, {'otsu' if config.threshold == 'otsu' else 'fixed'}"
 
 
-def _refuse_fluorescence(image: NDArray[np.uint8], slide_id: str, path: Path) -> None:
-    """Refuse a dark image without any white: a brightfield image has bright areas, a fluorescence image has none."""
+def is_fluorescence(image: NDArray[np.uint8]) -> bool:
+    """Return whether an image is dark without any white: a brightfield image has bright areas."""
     darkest, brightest = channel_extremes(image)
     white = (darkest > WHITE_MIN).mean()
-    if np.median(brightest) < 80 and white < 0.005:
-        raise SlideError(
-            Reason.FLUORESCENCE,
-            slide_id=slide_id,
-            path=path,
-            detail="the background is dark and no area is white, as in fluorescence images",
-            remedy="Set tissue.mode: fluorescence for a cohort of fluorescence slides, or remove the slide",
-        )
+    return bool(np.median(brightest) < 80 and white < 0.005)
+
+
+def _fluorescence(slide_id: str, path: Path) -> SlideError:
+    return SlideError(
+        Reason.FLUORESCENCE,
+        slide_id=slide_id,
+        path=path,
+        detail="the background is dark and no area is white, as in fluorescence images",
+        remedy="Set tissue.mode: fluorescence for a cohort of fluorescence slides, or remove the slide",
+    )
 
 
 def _signal(image: NDArray[np.uint8], config: Tissue) -> NDArray[np.uint8]:

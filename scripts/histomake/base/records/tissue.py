@@ -6,6 +6,9 @@ from typing import ClassVar, Literal
 
 from histomake.base.records.record import Count, Positive, PositiveMpp, StageRecord
 
+FIELD_OF_VIEW = "field of view"
+"""Method: the image is small and shows no glass, so all of it is tissue."""
+
 
 class TissueRecord(StageRecord, frozen=True, kw_only=True):
     """Where a slide has tissue. The mask is next to it as ``{slide}.png``, 1 bit per pixel."""
@@ -21,9 +24,10 @@ class TissueRecord(StageRecord, frozen=True, kw_only=True):
     mode: Literal["brightfield", "fluorescence"]
     """Illumination of the slide."""
     method: str
-    """How tissue was found: ``{channel}, otsu``, ``{channel}, fixed``, or ``model``."""
+    """How tissue was found: ``{channel}, otsu``; ``{channel}, fixed``; ``model``; ``field of view`` for a small image \
+without glass, which is all tissue; or ``whole`` if the configuration takes everything as tissue."""
     threshold: float | None
-    """Threshold on the channel, 0 to 255; null where a model found the tissue."""
+    """Threshold on the channel, 0 to 255; null without one."""
     area_mm2: float
     """Area of the tissue, in mm²."""
     coverage: float
