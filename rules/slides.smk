@@ -14,6 +14,8 @@ rule convert:
         LAYOUT.log("convert", "{slide}"),
     benchmark:
         LAYOUT.benchmark("convert", "{slide}")
+    wildcard_constraints:
+        slide=only([s for s in SLIDES if s not in SOURCES]) if SOURCES else SLIDE_ID.pattern,
     conda:
         "../envs/slides.yaml"
     threads: 2
@@ -26,7 +28,5 @@ rule convert:
         sha256=lambda wildcards: slide(wildcards).sha256,
         cfg=CONFIG.convert.dump(),
         code=code("convert.py"),
-    wildcard_constraints:
-        slide=only([s for s in SLIDES if s not in SOURCES]) if SOURCES else SLIDE_ID.pattern,
     script:
         "../scripts/convert.py"

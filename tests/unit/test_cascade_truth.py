@@ -10,10 +10,11 @@ import pytest
 import shapely
 import tifffile
 from cascade_slide import discs, levels
-from histomake.base.errors import Reason, SlideError
+from histomake.base.errors import HistomakeError, Reason, SlideError
+from histomake.cascade.fields import open_fields
 from histomake.cascade.levels import Window, levels_of
 from histomake.cascade.truth import open_truth
-from histomake.config import Annotations
+from histomake.config import Annotations, Radhical
 
 from tests import sample_records
 
@@ -98,3 +99,27 @@ def test_coverage_is_the_share_of_the_averaging_box(tmp_path):
     coarse = levels(100, 120)[3]
     share = opened(tmp_path / "m.tif").coverage(coarse, Window(0, 0, 2, 2))
     np.testing.assert_allclose(share, [[0.5, 0], [0, 0]])
+
+
+def test_a_damaged_mask_is_found_when_it_is_opened(tmp_path):
+    labels = np.zeros((100, 120), np.uint16)
+    labels[5, 5], labels[90, 90] = 1, 2
+    tifffile.imwrite(tmp_path / "m.tif", labels, compression="zlib", rowsperstrip=10)
+    content = bytearray((tmp_path / "m.tif").read_bytes())
+    content[-8] ^= 255
+    (tmp_path / "m.tif").write_bytes(bytes(content))
+    with pytest.raises(SlideError, match="cannot be read") as caught:
+        opened(tmp_path / "m.tif")
+    assert caught.value.reason == Reason.BAD_ANNOTATION
+
+
+def test_slides_whose_annotation_cannot_be_read_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("histomake.cascade.fields.open_slide", lambda manifest: None)
+    config, slides = Radhical(), []
+    for name, content in (("good", np.ones((100, 120), np.uint16)), ("bad", np.ones((7, 7), np.uint16))):
+        sample_records.manifest(name, width=120, height=100, mpp=0.5).write(tmp_path / f"{name}.json")
+        np.save(tmp_path / f"{name}.npy", content)
+        slides.append((tmp_path / f"{name}.json", tmp_path / f"{name}.npy"))
+    assert [field.slide_id for field in open_fields(slides, Annotations(), config)] == ["good"]
+    with pytest.raises(HistomakeError, match="no annotated slide of this step can be used:\nbad: the mask is 7 x 7"):
+        open_fields(slides[1:], Annotations(), config)

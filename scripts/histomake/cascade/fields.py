@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from histomake.base.errors import HistomakeError
+from histomake.base.errors import HistomakeError, SlideError
 from histomake.base.records.manifest import Manifest
-from histomake.base.records.record import Quarantined
+from histomake.base.records.record import usable
 from histomake.cascade.levels import Level, slide_levels
 from histomake.cascade.truth import Truth, open_truth
 from histomake.config import Annotations, Radhical
@@ -33,7 +33,9 @@ class Field(NamedTuple):
 def open_fields(
     slides: Sequence[tuple[Path, Path]], annotations: Annotations, config: Radhical, *, zoom: float = 1.0
 ) -> list[Field]:
-    """Open annotated slides, given as (manifest, annotation) pairs; those in quarantine are left out with a warning.
+    """Open annotated slides, given as (manifest, annotation) pairs.
+
+    Those in quarantine, and those whose annotation cannot be read, are left out with a warning.
 
     Args:
         slides: Manifest and annotation of each slide.
@@ -42,23 +44,24 @@ def open_fields(
         zoom: Factor by which all levels are coarser than configured.
 
     Raises:
-        HistomakeError: All slides are in quarantine.
-        SlideError: An annotation cannot be read.
+        HistomakeError: No slide can be used.
     """
     fields, lost = [], []
     for manifest, annotation in slides:
         content = Manifest.read(manifest)
-        if isinstance(content, Quarantined):
-            lost.append(f"{content.slide_id}: {content.detail}; {content.remedy}")
-            log.warning("slide in quarantine, left out: %s", lost[-1])
+        try:
+            content = usable(content)
+            levels = slide_levels(content, config.model_copy(update={"mpp": config.mpp * zoom}))
+            truth = open_truth(
+                annotation, annotations, config.objects, slide_id=content.slide_id, level=levels[0], manifest=content
+            )
+        except SlideError as error:
+            lost.append(f"{error.slide_id}: {error.detail}; {error.remedy}")
+            log.warning("slide left out: %s", lost[-1])
             continue
-        levels = slide_levels(content, config.model_copy(update={"mpp": config.mpp * zoom}))
-        truth = open_truth(
-            annotation, annotations, config.objects, slide_id=content.slide_id, level=levels[0], manifest=content
-        )
         fields.append(Field(content.slide_id, open_slide(manifest), levels, truth))
     if not fields:
-        raise HistomakeError("every annotated slide of this step is in quarantine:\n" + "\n".join(lost))
+        raise HistomakeError("no annotated slide of this step can be used:\n" + "\n".join(lost))
     return fields
 
 

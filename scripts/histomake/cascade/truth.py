@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,9 @@ import cv2
 import numpy as np
 import shapely
 
-from histomake.annotation.drawn import AnnotationError
 from histomake.annotation.formats import is_mask
-from histomake.annotation.mask import open_mask, scale_of
-from histomake.annotation.read import read_annotation
-from histomake.base.errors import Reason, SlideError
+from histomake.annotation.mask import open_mask, parts, scale_of
+from histomake.annotation.read import naming_slide, read_annotation
 from histomake.base.records.manifest import Manifest
 from histomake.cascade.levels import Level, Window
 from histomake.config import Annotations
@@ -36,6 +34,11 @@ class MaskFile:
         """Height and width."""
         height, width = self._values.shape
         return height, width
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Rows and columns that are stored together."""
+        return self._values.chunks
 
     def __getitem__(self, index: Any) -> NDArray[np.integer]:
         """Read a part of the mask."""
@@ -152,25 +155,26 @@ def open_truth(
     path, width, height = Path(path), manifest.width, manifest.height
     scale = level.mpp / manifest.mpp
     if not is_mask(path):
-        read = read_annotation(path, annotations, slide_id=slide_id, width=width, height=height)
+        read = read_annotation(
+            path,
+            annotations,
+            slide_id=slide_id,
+            width=width,
+            height=height,
+            mpp=manifest.mpp,
+            properties=manifest.properties,
+        )
         parts = [shapely.get_parts(g) for name, g in read.regions if not objects or name in objects]
         polygons = [p for p in (np.concatenate(parts).tolist() if parts else []) if p.geom_type == "Polygon"]
         return Truth(DrawnNuclei(polygons), level, scale)
-    try:
+    with naming_slide(path, slide_id):
         values = MaskFile(path)
         downsample = scale_of(values.shape, width=width, height=height)
-    except AnnotationError as problem:
-        raise SlideError(
-            Reason.BAD_ANNOTATION, slide_id=slide_id, path=path, detail=problem.detail, remedy=problem.remedy
-        ) from None
-    return Truth(MaskNuclei(values, downsample, binary=_binary(values)), level, scale)
+        return Truth(MaskNuclei(values, downsample, binary=_binary(values)), level, scale)
 
 
 def _binary(values: MaskFile) -> bool:
-    """Return whether a mask has a single non-zero value; the mask is read in bands."""
-    seen: set[int] = set()
-    for top in range(0, values.shape[0], 1024):
-        seen.update(np.unique(np.asarray(values[top : top + 1024])).tolist())
-        if len(seen - {0}) > 1:
-            return False
-    return True
+    """Return whether a mask has a single non-zero value. All of it is read, so that damage is found before training."""
+    values_of_parts = (np.unique(values[part]) for part in parts(values.shape, values.chunks))
+    seen = reduce(np.union1d, values_of_parts, np.zeros(1, np.int64))
+    return seen.size <= 2
