@@ -161,6 +161,22 @@ def test_growing_and_shrinking_move_the_outline_by_microns(plain):
     assert radii[2] == pytest.approx(radii[1] + 80, abs=6)
 
 
+def test_the_mask_follows_the_visible_edge_of_real_tissue():
+    """A rim of glass would be patches of glass, a rim of tissue outside the mask would be data lost."""
+    skin = cmu()
+    stained = np.ptp(cv2.GaussianBlur(skin, (0, 0), 1), axis=2) > 20
+
+    def grown(microns):
+        mask = find(skin, grow_um=microns).mask.astype(np.uint8)
+        return cv2.resize(mask, skin.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+
+    within = {pair: stained[grown(pair[0]) & ~grown(pair[1])].mean() for pair in ((24, 8), (8, 0), (0, -8), (-8, -24))}
+    assert within[24, 8] < 0.02
+    assert within[8, 0] < 0.1
+    assert within[0, -8] > 0.3
+    assert within[-8, -24] > 0.8
+
+
 def test_specks_are_dropped_and_small_holes_filled():
     slide = glass(800, 800)
     cv2.circle(slide, (300, 300), 200, (200, 90, 160), -1)

@@ -81,7 +81,9 @@ class Tissue(Section):
         Microns(0.0),
         ge=-500,
         le=500,
-        description="Distance by which the mask is grown (positive) or shrunk (negative), in µm.",
+        description="Distance by which the mask is grown (positive) or shrunk (negative), in µm. 0 follows the visible "
+        "edge of the tissue. Masks drawn by hand include a rim of glass: 24 resembles them and keeps more patches at "
+        "the edge.",
     )
 
     @model_validator(mode="after")
