@@ -132,6 +132,13 @@ def test_a_slide_page_shows_the_warnings_of_every_stage(page_of):
     assert "At most 3% lies on tissue." in page
 
 
+def test_a_slide_page_says_what_is_annotated(page_of):
+    counts = {"regions": {"tumour": 2}, "area_px": {"tumour": 4e6}, "ignored": {"x": 1}, "cut_out": {"hole": 3}}
+    annotation = sample_records.annotation(annotation_format="asap", repaired=1, **counts)
+    page = page_of(records=RECORDS._replace(annotation=annotation))
+    assert "asap: tumour 1 mm² (2), ignored x (1), cut out hole (3), 1 outlines cross themselves" in page
+
+
 def test_each_metric_has_one_row_with_a_column_per_level():
     value, bare, undefined = (
         sample_records.metric(0.912, 0.85, 0.97),

@@ -103,10 +103,22 @@ def _facts(records: SlideRecords) -> Html:
         "artefacts": artefacts,
         "absent tiles": f"{manifest.levels[0].empty_tiles:,}, shown as glass",
         "other images": "; ".join(f"{name}: {status}" for name, status in manifest.associated.items()) or "none",
-        "annotation": annotation.annotation_format,
+        "annotation": _annotated(annotation, mm2_per_px=(manifest.mpp / 1000) ** 2),
         "source": f"{manifest.vendor}, {manifest.bytes_in / 1e6:,.1f} MB, sha256 {manifest.sha256}",
     }
     return page.facts(values)
+
+
+def _annotated(annotation: AnnotationRecord, *, mm2_per_px: float) -> str:
+    """Format, then regions and area of each class, and what was ignored, cut out or repaired."""
+    found = [
+        f"{name} {area * mm2_per_px:.3g} mm²" + (f" ({annotation.regions[name]})" if name in annotation.regions else "")
+        for name, area in sorted(annotation.area_px.items())
+    ]
+    counts = {"ignored": annotation.ignored, "cut out": annotation.cut_out}
+    found += [f"{what} {name} ({n})" for what, names in counts.items() for name, n in sorted(names.items())]
+    found += [f"{annotation.repaired} outlines cross themselves"] if annotation.repaired else []
+    return ": ".join(filter(None, [annotation.annotation_format, ", ".join(found)]))
 
 
 def _task(task: SlideTask) -> Html:
