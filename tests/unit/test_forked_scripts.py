@@ -21,9 +21,9 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory):
-    """A server whose scripts import sqlite3, and nothing heavy."""
+    """A server whose scripts import sqlite3, and a module that is not there."""
     script = tmp_path_factory.mktemp("forks") / "imports.py"
-    script.write_text("import sqlite3\nfrom json import loads\n")
+    script.write_text("import sqlite3\nimport no_such_module\nfrom json import loads\n")
     kept = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(SCRIPTS)
     forks = ScriptForks([script], alone=0)

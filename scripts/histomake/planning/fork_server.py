@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def main(arguments: list[str]) -> None:
     number, *scripts = arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted run ends this process by closing the socket
     for name in sorted({*LATE_IMPORTS, *(name for script in scripts for name in imported_by(Path(script)))}):
-        importlib.import_module(name)
+        with suppress(ImportError, OSError):  # the script that needs it fails with the same error, in its own log
+            importlib.import_module(name)
     context = multiprocessing.get_context("fork")
     with socket.socket(fileno=int(number)) as requests:
         while True:
