@@ -49,6 +49,13 @@ def test_all_mismatches_are_named(tmp_path: Path) -> None:
     assert "grids.x20.mpp: 1.0, but the configuration has 0.5" in found
 
 
+def test_a_model_of_pixels_does_not_fit_a_task_on_features(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    assert mismatches(folder, make_task(features="uni"), Grid()) == [
+        f'{folder} was trained with features: null, but the configuration has "uni"'
+    ]
+
+
 def test_a_model_of_0_1_with_several_labels_is_used_by_a_task_of_that_kind(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     content = json.loads((folder / "model.json").read_text()) | {"target": {"multi_label": True}}

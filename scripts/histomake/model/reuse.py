@@ -61,6 +61,7 @@ def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> 
         "target.classes": card.class_names,
         f"grids.{task.grid}.size": card.grid.size,
         f"grids.{task.grid}.mpp": card.grid.mpp,
+        "features": card.features.encoder if card.features else None,
     }
     if named:
         found["grid"] = card.grid.name
@@ -69,6 +70,7 @@ def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> 
         "target.classes": outputs_of(task.kind, task.target),
         f"grids.{task.grid}.size": grid.size,
         f"grids.{task.grid}.mpp": grid.mpp,
+        "features": task.features,
         "grid": task.grid,
     }
     return [
