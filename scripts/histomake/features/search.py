@@ -101,7 +101,8 @@ class FeatureCohort:
 
     def place(self, slide: str, patch_id: int) -> FoundPatch:
         """Place of a patch. Raises HistomakeError if it has no features."""
-        return _found(slide, *self._row(slide, patch_id), 1.0)
+        features, row = self._row(slide, patch_id)
+        return _found(slide, features, row, 1.0)
 
     def _row(self, slide: str, patch_id: int) -> tuple[Features, int]:
         if slide not in self.files:
@@ -149,7 +150,8 @@ def prototypes(cohort: FeatureCohort, *, count: int, patches: int, seed: int) ->
     """
     sizes = {slide: len(features) for slide, features, _ in cohort.slides()}
     share = min(1.0, SAMPLED / max(1, sum(sizes.values())))
-    rng, places, parts = np.random.default_rng([seed, 5]), [], []
+    rng, parts = np.random.default_rng([seed, 5]), []
+    places: list[tuple[str, Features, int]] = []
     for slide, features, vectors in cohort.slides():
         rows = np.sort(rng.choice(len(features), round(share * len(features)), replace=False))
         parts.append(unit(vectors[rows]))
@@ -164,7 +166,7 @@ def prototypes(cohort: FeatureCohort, *, count: int, patches: int, seed: int) ->
         members = np.flatnonzero(model.labels_ == label)
         nearest = members[np.argsort(-cosine[members], kind="stable")][:patches]
         slides = {places[member][0] for member in members}
-        shown = [_found(*places[member], float(cosine[member])) for member in nearest]
+        shown = [_found(*places[int(member)], float(cosine[member])) for member in nearest]
         found.append(Prototype(len(members) / len(points), len(slides), shown))
     return sorted(found, key=lambda prototype: -prototype.share)
 
@@ -172,7 +174,8 @@ def prototypes(cohort: FeatureCohort, *, count: int, patches: int, seed: int) ->
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     """Vectors (n, d) scaled to length 1."""
     wide = vectors.astype(np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    length = np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
+    return np.asarray(wide / length, np.float32)
 
 
 def _found(slide: str, features: Features, row: int, similarity: float) -> FoundPatch:

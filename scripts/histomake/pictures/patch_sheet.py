@@ -31,5 +31,5 @@ def patch_sheet(layout: Layout, grid: Grid, places: Sequence[Place], *, title: s
         with open_slide(layout.manifest(slide)) as reader:
             pixels = reader.read(Level0Pixels(x), Level0Pixels(y), grid.size, grid.mpp)
         shown = cv2.resize(pixels, (SHOWN_PX, SHOWN_PX), interpolation=cv2.INTER_AREA)
-        pictures.append(canvas.headed(shown, line))
+        pictures.append(canvas.headed(np.asarray(shown, np.uint8), line))
     return canvas.headed(canvas.in_rows(pictures, COLUMNS), title)
