@@ -156,11 +156,11 @@ class _StreamCheck:
 
     def _add_colours(self, view: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         """Parse one tile of each kind: encoders put the marker that states a colour space first."""
-        markers, first = np.unique(view[np.minimum(starts + 3, len(view) - 1)], return_index=True)
-        for marker, i in zip(markers.tolist(), first.tolist(), strict=True):
-            if marker not in self._colours:
-                with suppress(JpegStreamError, struct.error):  # told where the tile is decoded
-                    self._colours[marker] = stated_colour(view[starts[i] : ends[i]].tobytes())
+        markers = view[np.minimum(starts + 3, len(view) - 1)].tolist()
+        for marker in set(markers) - self._colours.keys():
+            i = markers.index(marker)
+            with suppress(JpegStreamError, struct.error):  # told where the tile is decoded
+                self._colours[marker] = stated_colour(view[starts[i] : ends[i]].tobytes())
 
     def finish(self) -> None:
         """Raise DamagedTilesError if damaged tiles were found.
