@@ -157,13 +157,13 @@ def _labelme(file: LabelmeFile, reading: Reading) -> Iterator[Drawn]:
         raise AnnotationError("imageWidth and imageHeight are missing, so that the scale is unknown")
     scale = _scale(file.image_width, file.image_height, reading)
     for shape in file.shapes:
-        kind = shape.shape_type or "polygon"
-        if kind == "mask":
+        drawn_as = shape.shape_type or "polygon"
+        if drawn_as == "mask":
             raise AnnotationError("a shape is a bitmap (mask), which is not read", "Save polygons, or a label mask")
-        if kind in AREAS:
-            yield Drawn(shape.label, AREAS[kind](np.reshape(np.array(shape.points, float), (-1, 2)) * scale))
+        if drawn_as in AREAS:
+            yield Drawn(shape.label, AREAS[drawn_as](np.reshape(np.array(shape.points, float), (-1, 2)) * scale))
         else:
-            reading.skipped[kind] += 1
+            reading.skipped[drawn_as] += 1
 
 
 def _ring(points: np.ndarray) -> shapely.Polygon:

@@ -11,7 +11,6 @@ This module imports no torch: a job that takes what is there ends at once.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -27,6 +26,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
 from histomake.base.records.features import FeatureRecord
+from histomake.cohort.rows import read_rows
 from histomake.features.store import read_features
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,7 @@ RUNNING = "running"
 
 def slides_of(sheet: Path | str) -> list[str]:
     """Ids of the slides of a sheet that the workflow has read without an error, in order."""
-    with open(sheet, newline="", encoding="utf-8-sig") as stream:
-        return [row["slide_id"].strip() for row in csv.DictReader(stream, delimiter="\t") if row["slide_id"]]
+    return [row.cells["slide_id"] for row in read_rows(sheet).rows]
 
 
 @dataclass(frozen=True)

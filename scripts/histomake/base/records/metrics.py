@@ -7,13 +7,16 @@ from typing import ClassVar, Literal
 from histomake.base.kinds import Kind
 from histomake.base.records.record import Count, Json, Part, Record, Upgrade
 
+CLASS_OF_PATIENT_0 = {"classification": "any"}
+"""How histomake 0.1 chose the class of a patient, by the kind of the task."""
+
 
 def complete(content: Json) -> Json:
     """A task with several labels has ``kind`` ``classification``, and no ``confusion``. Of a patient's classes, the \
 last counts."""
-    classes = content.get("kind") == Kind.CLASSIFICATION
-    several = classes and not any(level.get("confusion") for level in content.get("levels", {}).values())
-    added: Json = {"patient_truth": "any" if classes else "refuse", "patients_of_several_classes": []}
+    truth = CLASS_OF_PATIENT_0.get(content.get("kind", ""))
+    several = truth and not any(level.get("confusion") for level in content.get("levels", {}).values())
+    added: Json = {"patient_truth": truth or "refuse", "patients_of_several_classes": []}
     return added | content | ({"kind": Kind.MULTI_LABEL.value} if several else {})
 
 

@@ -309,6 +309,6 @@ def _refuse_unread(header: pydicom.Dataset, syntax: uid.UID) -> None:
         raise UnsupportedSlideError(f"transfer syntax {syntax.name} is not read")
     if "InConcatenationNumber" in header:
         raise UnsupportedSlideError("the instance is one part of a concatenation, which is not supported")
-    for name, kind in (("TotalPixelMatrixFocalPlanes", "focal planes"), ("NumberOfOpticalPaths", "optical paths")):
+    for name, planes in (("TotalPixelMatrixFocalPlanes", "focal planes"), ("NumberOfOpticalPaths", "optical paths")):
         if int(header.get(name) or 1) > 1:
-            raise UnsupportedSlideError(f"the image has {header[name].value} {kind}; only one is read")
+            raise UnsupportedSlideError(f"the image has {header[name].value} {planes}; only one is read")
