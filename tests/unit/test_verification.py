@@ -158,5 +158,16 @@ def test_a_chain_whose_sidecar_is_lost_does_not_pass(layout):
     assert "slide a: the chain does not lead to the slide's file" in problems
 
 
+def test_a_chain_is_compared_where_the_sidecar_lies_beside_an_output_that_is_not_the_first_by_name(layout):
+    outlines = layout.outlines("a")
+    made = make("a", [layout.annotation("a"), outlines], [])
+    assert str(outlines) < made
+    found = verify_chain(layout, "a", list(walk([made])))
+    assert found.outputs == 2
+    assert not [problem for problem in found.problems if str(outlines) in problem]
+    outlines.write_text("altered")
+    assert any(str(outlines) in p for p in verify_chain(layout, "a", list(walk([made]))).problems)
+
+
 def test_an_empty_chain_does_not_pass(layout):
     assert verify_chain(layout, "a", []).problems

@@ -227,8 +227,9 @@ def verify_chain(layout: Layout, slide: str, chain: Sequence[Sidecar], *, anchor
     """
     records = run_chain.read(layout, anchor)
     found = Findings(problems=list(records.problems))
-    places = [f"{next(iter(sidecar.outputs))}{SIDECAR}" for sidecar in chain]
-    names = [str(Path(place).relative_to(layout.results)) for place in places]
+    # The outputs of a sidecar are sorted, so the one it lies beside need not be the first.
+    beside = [f"{path}{SIDECAR}" for sidecar in chain for path in sidecar.outputs]
+    names = [str(Path(place).relative_to(layout.results)) for place in beside if Path(place).is_file()]
     expected = {name: entry for name, entry in _expected(layout, records, found).items() if name in names}
     _compare_sidecars(layout, records, expected, names, found)
     _compare_outputs(list(_readable(layout, names, found)), found, quick=False, progress=lambda done, total: None)
