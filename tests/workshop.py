@@ -84,7 +84,7 @@ class Workshop:
         kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return {**kept, "XDG_CONFIG_HOME": str(self.folder / ".config")}
 
-    def snakemake(self, *arguments: str, check: bool = True, timeout: float = 580) -> subprocess.CompletedProcess[str]:
+    def snakemake(self, *arguments: str, check: bool = True, timeout: float = 1700) -> subprocess.CompletedProcess[str]:
         """Run Snakemake like a user in the workshop's folder; locally unless a profile is given."""
         place = () if "--profile" in arguments else ("--cores", "2")
         done = self.run(self.command(*place, *arguments), timeout=timeout)
@@ -92,7 +92,7 @@ class Workshop:
             pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
         return done
 
-    def run(self, command: list[str], *, timeout: float = 580) -> subprocess.CompletedProcess[str]:
+    def run(self, command: list[str], *, timeout: float = 1700) -> subprocess.CompletedProcess[str]:
         """Run a command in the workshop's folder as its user."""
         return subprocess.run(
             command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=timeout
