@@ -128,10 +128,11 @@ def compare_params_with_sidecars(ending: str) -> None:
     has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
 
     def has_metadata_or_sidecar(self: Any, job: Any) -> bool:
-        return has_metadata(self, job) or os.path.exists(f"{job.output[0]}{ending}")
+        return has_metadata(self, job) or bool(job.output) and os.path.exists(f"{job.output[0]}{ending}")
 
     def params_differ(self: Any, job: Any, file: Any = None) -> Any:
-        if file is not None or _is_recorded(self, job):
+        # The rule that only names targets has no output.
+        if file is not None or not job.output or _is_recorded(self, job):
             return params_changed(self, job, file)
         return _difference(job, Path(f"{job.output[0]}{ending}"))
 
