@@ -128,7 +128,7 @@ def compare_params_with_sidecars(ending: str) -> None:
     has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
 
     def has_metadata_or_sidecar(self: Any, job: Any) -> bool:
-        return has_metadata(self, job) or bool(job.output) and os.path.exists(f"{job.output[0]}{ending}")
+        return has_metadata(self, job) or (bool(job.output) and os.path.exists(f"{job.output[0]}{ending}"))
 
     def params_differ(self: Any, job: Any, file: Any = None) -> Any:
         # The rule that only names targets has no output.
