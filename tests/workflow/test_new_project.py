@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from histomake.base.records.run import RunRecord
 from histomake.cli.init import lay_out
 
 from tests.workshop import ROOT
@@ -22,4 +23,5 @@ def test_a_new_project_runs_the_workflow_of_the_checkout(tmp_path):
     assert (tmp_path / "results" / "quality" / "S1.json.meta.json").is_file()
     assert "cohort: 1 slides: 1 new" in done.stderr
     assert f"plan: all slides, because plan=new needs: snakemake --snakefile {ROOT}/Snakefile" in done.stderr
-    assert len(list((tmp_path / "results" / "audit" / "runs").glob("*/run.json"))) == 1
+    events = [RunRecord.read(path).event for path in (tmp_path / "results" / "audit" / "runs").glob("*/run.json")]
+    assert sorted(events) == ["finished", "started"]
