@@ -109,11 +109,13 @@ def test_a_truncated_output_is_named_and_made_again_after_it_is_removed(finished
 
 def test_different_clocks_re_run_nothing(workshop):
     tomorrow = time.time() + 86_400
-    for path in (workshop.slide_file("P01-A"), *(workshop.results / "tissue").glob("P01-A.*")):
+    kept = {path: path.stat().st_mtime_ns for path in (workshop.results / "tissue").glob("P01-A.*")}
+    for path in (workshop.slide_file("P01-A"), *kept):
         os.utime(path, (tomorrow, tomorrow))
     planned = workshop.planned()
-    for path in (workshop.results / "tissue").glob("P01-A.*"):
-        os.utime(path)
+    # Put back, because tests without Snakemake's records, which hold checksums, go by the times.
+    for path, written in kept.items():
+        os.utime(path, ns=(written, written))
     assert planned == set()
 
 
