@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Scales features float (n, d) to mean 0 and deviation 1 of the training patches, and gives logits (n, outputs)."""
 
     mean: Tensor
@@ -28,9 +29,9 @@ class Head(nn.Module):
         """Logits (n, outputs) of features float32 (n, d)."""
         return self.logits(self.scale(features))
 
+    @abstractmethod
     def logits(self, scaled: Tensor) -> Tensor:
         """Logits (n, outputs) of scaled features."""
-        raise NotImplementedError
 
 
 class LinearHead(Head):
