@@ -1,4 +1,6 @@
 # The outputs of a run, and what happens before and after it. The only file that relies on internals of Snakemake.
+import functools
+
 from histomake.audit.sidecar import SIDECAR
 from histomake.cohort.originals import resting_on_stores
 from histomake.cohort.sheet import SLIDE_ID
@@ -39,8 +41,15 @@ if workflow.is_main_process:
         print(f"plan: {note}", file=sys.stderr)
     internals.compare_params_with_sidecars(SIDECAR)
 UNCHANGED = find_unchanged()
-# Slides whose files are gone. Their stores and manifests are sources then, as no rule can make them again.
-RESTING = resting_on_stores(SLIDES.values()) if workflow.is_main_process else frozenset()
+
+
+@functools.cache
+def resting():
+    """Slides whose files are gone. Their stores and manifests are sources then, as no rule can make them again."""
+    return resting_on_stores(SLIDES.values())
+
+
+RESTING = resting() if workflow.is_main_process else frozenset()
 if RESTING:
     print(f"cohort: {len(RESTING)} slide(s) rest on their stores alone: {listed(sorted(RESTING))}", file=sys.stderr)
 SOURCES = UNCHANGED | RESTING

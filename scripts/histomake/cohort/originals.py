@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+from histomake.audit.sidecar import SIDECAR
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import Quarantined, RecordError
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.units import Mpp
-
-SIDECAR = ".meta.json"
 
 
 class Row(Protocol):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from histomake.audit.sidecar import SIDECAR
 from histomake.base.files import existing
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
@@ -27,8 +28,6 @@ from histomake.slide.store import StoreLevel
 from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER
 from histomake.viewer import masks, outlines
-
-SIDECAR = ".meta.json"
 
 
 def slide_ids(layout: Layout) -> list[str]:
