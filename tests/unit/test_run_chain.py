@@ -11,6 +11,7 @@ from histomake.audit import register, run_chain
 from histomake.audit.run_chain import RECORD
 from histomake.audit.runs import Jobs, Run
 from histomake.base.errors import HistomakeError
+from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
 from histomake.config import parse_config
 
@@ -147,6 +148,15 @@ def test_a_clock_that_is_set_back_raises_no_alarm(run, layout, monkeypatch):
     assert names != sorted(names)
     assert run_chain.read(layout).problems == []
     assert registered(layout) == {"a", "b"}
+
+
+def test_a_run_hashes_the_files_of_its_own_records_only(run, layout, monkeypatch):
+    run("a")
+    before, hashed = folders(layout), []
+    monkeypatch.setattr(run_chain, "sha256_file", lambda path: hashed.append(path) or sha256_file(path))
+    run("b")
+    assert hashed
+    assert not [path for path in hashed if path.parent in before]
 
 
 def test_records_that_are_appended_at_once_form_one_chain(layout, config):

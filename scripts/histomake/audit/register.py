@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from histomake.audit.run_chain import Chain, Link
+from histomake.audit.run_chain import Link
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
@@ -131,18 +131,23 @@ class Update:
 
 
 def compare(
-    layout: Layout, chain: Chain, *, made: Collection[str], is_owed: Callable[[str, Entry], bool], interrupted: bool
+    layout: Layout,
+    links: Sequence[Link],
+    *,
+    made: Collection[str],
+    is_owed: Callable[[str, Entry], bool],
+    interrupted: bool,
 ) -> Update:
     """Compare the sidecars in the results folder with the register.
 
     Args:
         layout: The results folder.
-        chain: Its run records.
+        links: Its run records, in order.
         made: Sidecars that jobs of this run have written, relative to the results folder.
         is_owed: Whether a registered sidecar that is gone is still an output of the workflow.
         interrupted: Whether an earlier run ended without a record: then new sidecars may be of its jobs.
     """
-    before = registered(layout, chain.links)
+    before = registered(layout, links)
     cache = FileCache(layout.file_cache("register"))
     names = sidecar_paths(layout)
     digests = cache.read_texts((layout.results / name for name in names), read=sha256_file)

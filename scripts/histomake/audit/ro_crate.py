@@ -21,7 +21,7 @@ def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
     Slides and stores are named by their sha256 and stay where they are. Every job becomes a CreateAction whose
     results carry their digests. Returns the folder. Raises HistomakeError when no run was recorded.
     """
-    ends = [link for link in run_chain.read(layout).links if link.record.event == "finished"]
+    ends = [link for link in run_chain.read_links(layout) if link.record.event == "finished"]
     if not ends or not layout.lineage.is_file():
         raise HistomakeError(f"{layout.results}: no finished run is recorded here; run the workflow first")
     end = ends[-1]

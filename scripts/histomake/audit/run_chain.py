@@ -69,7 +69,7 @@ def append(
     """
     now = datetime.now(UTC)
     with locked(layout.runs / LOCK):
-        links = read(layout).links
+        links = read_links(layout)
         name = _free_name(layout.runs, now.strftime("%Y-%m-%dT%H-%M-%S.%fZ"))
         with atomic_directory(layout.runs / name) as aside:
             write_files(aside)
@@ -102,7 +102,23 @@ def _write_anchor(anchor: Path, name: str, sha256: str) -> None:
 
 
 def read(layout: Layout, anchor: Path | None = None) -> Chain:
-    """Read and check all records; with ``anchor``, also against the digests that were put there."""
+    """Read all records and hash the files beside them; with ``anchor``, also compare with the digests put there."""
+    links, problems = _read_records(layout)
+    digests = {link.name: link.sha256 for link in links}
+    problems += [problem for link in links for problem in _broken_links(layout, link, digests)]
+    problems += _forks(layout, links)
+    if anchor is not None:
+        problems += _against_anchor(anchor, links)
+    return Chain(links, problems)
+
+
+def read_links(layout: Layout) -> list[Link]:
+    """Read all readable records in the order of their links. Nothing is checked, so that a run starts quickly."""
+    return _read_records(layout)[0]
+
+
+def _read_records(layout: Layout) -> tuple[list[Link], list[str]]:
+    """The readable records in the order of their links, and what is wrong with the others."""
     found: list[Link] = []
     problems: list[str] = []
     for folder in sorted(path for path in layout.runs.glob("*") if path.is_dir() and not path.name.startswith(".")):
@@ -114,13 +130,7 @@ def read(layout: Layout, anchor: Path | None = None) -> Chain:
             problems.append(f"{folder / RECORD}: missing")
         except RecordError as error:
             problems.append(str(error))
-    links = _in_order(found)
-    digests = {link.name: link.sha256 for link in links}
-    problems += [problem for link in links for problem in _broken_links(layout, link, digests)]
-    problems += _forks(layout, links)
-    if anchor is not None:
-        problems += _against_anchor(anchor, links)
-    return Chain(links, problems)
+    return _in_order(found), problems
 
 
 def _in_order(found: Iterable[Link]) -> list[Link]:

@@ -100,9 +100,9 @@ class Run:
 
     def finish(self, jobs: Jobs, *, snakemake_logs: Sequence[str], succeeded: bool) -> None:
         """Record the end, with Snakemake's logs and the register of sidecars; unlock; say what is missing."""
-        chain = run_chain.read(self.layout)
-        update = self._compare(chain, jobs)
-        whole = sum(link.record.event == "finished" for link in chain.links) % register.WHOLE_EVERY == 0
+        links = run_chain.read_links(self.layout)
+        update = self._compare(links, jobs)
+        whole = sum(link.record.event == "finished" for link in links) % register.WHOLE_EVERY == 0
 
         def write_files(folder: Path) -> None:
             for number, path in enumerate(path for path in map(Path, snakemake_logs) if path.is_file()):
@@ -118,15 +118,15 @@ class Run:
         for line in lines + _told_of_warnings(self.layout):
             print(line, file=sys.stderr)
 
-    def _compare(self, chain: run_chain.Chain, jobs: Jobs) -> Update:
+    def _compare(self, links: Sequence[run_chain.Link], jobs: Jobs) -> Update:
         results = self.layout.results
-        own = next((i for i, link in enumerate(chain.links) if link.name == self.name), 0)
+        own = next((i for i, link in enumerate(links) if link.name == self.name), 0)
         return register.compare(
             self.layout,
-            chain,
+            links,
             made={f"{Path(path).relative_to(results)}{SIDECAR}" for path in jobs.done},
             is_owed=lambda name, entry: jobs.is_owed(str(results / name).removesuffix(SIDECAR), entry.slide_id),
-            interrupted=own > 0 and chain.links[own - 1].record.event == "started",
+            interrupted=own > 0 and links[own - 1].record.event == "started",
         )
 
     def _write_settings(self, folder: Path) -> None:
