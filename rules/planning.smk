@@ -35,6 +35,7 @@ if workflow.is_main_process:
     # Of many small images most of the time would be spent on starting Python.
     FORKED = [SCRIPTS / name for name in PER_SLIDE]
     internals.fork_scripts(ScriptForks(FORKED), FORKED)
+    internals.limit_considered_jobs()
     if not IMPORTED:
         internals.shorten_dry_run(workflow)
     for note in notes(PLAN):

@@ -187,3 +187,49 @@ def test_a_forked_script_that_fails_fails_its_job(forking, tmp_path):
     assert "Error in rule one" in done.stdout + done.stderr
     assert not (tmp_path / "one.txt").exists()
     assert (tmp_path / "two.txt").exists()
+
+
+MANY = """
+import sys
+sys.path.insert(0, {scripts!r})
+from histomake.planning import snakemake_internals as internals
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+select = JobScheduler.job_selector
+
+def select_and_say(self, jobs):
+    first = min(jobs, key=lambda job: (-job.priority, job.jobid))
+    print("considered:", len(jobs), first.name)
+    return select(self, jobs)
+
+JobScheduler.job_selector = select_and_say
+internals.limit_considered_jobs()
+
+rule all:
+    default_target: True
+    input: expand("{{what}}/{{n}}.txt", what=["low", "high"], n=range(40))
+
+rule low:
+    output: "low/{{n}}.txt"
+    shell: "touch {{output}}"
+
+rule high:
+    output: "high/{{n}}.txt"
+    priority: 2
+    shell: "touch {{output}}"
+"""
+
+
+def test_the_scheduler_looks_at_a_few_ready_jobs_of_each_rule_and_runs_all(tmp_path):
+    (tmp_path / "Snakefile").write_text(MANY.format(scripts=str(SCRIPTS)))
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "8", "--scheduler", "greedy"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    considered = re.findall(r"considered: (\d+) (\w+)", done.stdout)
+    assert considered[0] == ("32", "high")
+    assert max(int(count) for count, _ in considered) == 32
+    assert len(list(tmp_path.glob("*/*.txt"))) == 80

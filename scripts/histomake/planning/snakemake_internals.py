@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Collection
 from contextlib import nullcontext, suppress
+from heapq import nsmallest
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
@@ -19,6 +20,7 @@ import msgspec
 from snakemake.benchmark import benchmarked
 from snakemake.logging import DefaultFilter, logger
 from snakemake.persistence import ParamsChange, PersistenceBase
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.script import PythonScript
 from snakemake.settings.enums import Quietness
 
@@ -26,6 +28,9 @@ from histomake.planning.forked_scripts import ScriptForks
 
 NOT_ENDED = ["did not end"]
 """Params that no job has."""
+
+FEWEST_CONSIDERED = 16
+"""Ready jobs of a rule that the scheduler looks at, at least."""
 
 
 def is_imported(workflow: Any) -> bool:
@@ -68,6 +73,30 @@ def fork_scripts(forks: ScriptForks, scripts: Collection[Path]) -> None:
             raise CalledProcessError(status, [sys.executable, fname])
 
     PythonScript.execute_script = execute_script
+
+
+def limit_considered_jobs() -> None:
+    """Let the scheduler choose among the first ready jobs of each rule, twice as many as can run at once.
+
+    Whenever a job ends, Snakemake asks the disk for the size of all inputs of all jobs that are ready. With hundreds of
+    small images that takes longer than the jobs. ``--scheduler-subsample`` draws from all rules together and so loses
+    priorities, and can leave a GPU idle.
+    """
+    select = JobScheduler.job_selector
+
+    def select_among_first(self: Any, jobs: Collection[Any]) -> Any:
+        slots = min(self.global_resources["_cores"], self.global_resources["_nodes"])
+        by_rule: dict[str, list[Any]] = defaultdict(list)
+        for job in jobs:
+            by_rule[job.name].append(job)
+        limit = max(FEWEST_CONSIDERED, 2 * slots)
+        return select(self, {job for group in by_rule.values() for job in nsmallest(limit, group, key=_turn)})
+
+    JobScheduler.job_selector = select_among_first
+
+
+def _turn(job: Any) -> tuple[int, int]:
+    return -job.priority, job.jobid
 
 
 def everything_was_asked(workflow: Any) -> bool:
