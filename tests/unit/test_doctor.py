@@ -64,9 +64,15 @@ def test_a_note_on_the_plan_is_a_warning(project):
     (project / "slides.tsv").write_text("slide_id\tpath\tpatient_id\tsite\n" + rows)
     (project / "config.yaml").write_text(
         "sheet: slides.tsv\nannotations: {classes: {T: t, N: n}}\n"
-        "tasks: {one: {grid: x20, target: {classes: [t, n]}, split: {stratify: [site]}}}\n"
+        "tasks: {one: {grid: x20, target: {classes: [t, n]}, split: {stratify: [site]}, model: {pretrained: true}}}\n"
     )
     assert states(project_checks.project(project / "config.yaml"))["plan"] == State.WARNING
+
+
+def test_missing_weights_are_a_problem(project):
+    encoder = "encoders: {e: {grid: x20, name: 'folder:encoders/e'}}"
+    (project / "config.yaml").write_text(f"sheet: slides.tsv\ngrids: {{x20: {{mpp: 0.5}}}}\n{encoder}\n")
+    assert states(project_checks.project(project / "config.yaml"))["weights"] == State.PROBLEM
 
 
 def test_too_little_room_for_the_slides_to_convert_is_a_problem(project, monkeypatch):

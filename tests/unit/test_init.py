@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 from histomake import cli
 from histomake.base.errors import ConfigError
+from histomake.base.files import sha256_file
+from histomake.base.records.encoder_card import EncoderCard
 from histomake.cli.checkout import CHECKOUT
+from histomake.cli.init import ENCODER
 from histomake.cohort.sheet import read_sheet
 from histomake.config import load_config
+from histomake.model import encoder_folder
 
 
 @pytest.fixture
@@ -128,3 +132,16 @@ def test_slides_may_lie_in_another_folder(sheet_of, tmp_path):
     rows, _ = sheet_of(options=["--slides", str(tmp_path / "scans")])
     assert rows["S1"]["path"] == str(tmp_path / "scans/S1.svs")
     assert cli.main(["init", str(tmp_path / "other"), "--slides", str(tmp_path / "nowhere")]) == 1
+
+
+def test_a_new_project_has_an_encoder_with_real_weights(project):
+    card = EncoderCard.read(project / ENCODER / "model.json")
+    assert sha256_file(project / ENCODER / "model.safetensors") == card.sha256
+    assert f'"folder:{ENCODER}"' in (project / "config" / "config.yaml").read_text()
+
+
+def test_a_machine_without_the_weights_is_told_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(encoder_folder, "LITE0_PACKAGE", "no_such_package")
+    assert cli.main(["init", str(tmp_path)]) == 0
+    assert "left open: no encoder with real weights: the package no_such_package" in capsys.readouterr().out
+    assert not (tmp_path / ENCODER).exists()

@@ -15,9 +15,10 @@ from histomake.planning.plan import make_plan
 def noted():
     """Notes on the plan of one task, from slides."""
 
-    def make(slides, *, split=None, kind="classification", predict=None, **sections):
+    def make(slides, *, split=None, kind="classification", predict=None, model=None, **sections):
         target = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
         task = {"kind": kind, "grid": "x20", "target": target, "split": split or {}, "predict": predict or {}}
+        task["model"] = model or {"pretrained": True}
         config = parse_config({"tasks": {"t": task}, **sections})
         return notes(make_plan(config, {s.slide_id: s for s in slides}))
 
@@ -87,3 +88,20 @@ def test_patients_with_slides_of_one_class_or_of_other_roles_are_not_noted(noted
 
 def test_of_many_items_the_first_are_named_and_the_others_counted():
     assert listed([str(i) for i in range(NAMED + 2)]).endswith("7 and 2 more")
+
+
+def test_training_from_random_weights_is_noted(noted):
+    (note,) = noted(graded(), model={"pretrained": False})
+    assert note.startswith("training starts from random weights: t; ")
+
+
+def test_a_folder_without_weights_is_noted_with_the_command_that_writes_them(noted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = {"name": "tf_efficientnet_lite0", "pretrained": "encoders/efficientnet-lite0"}
+    (note,) = noted(graded(), model=model)
+    assert "`histomake encoder encoders/efficientnet-lite0`" in note
+    folder = tmp_path / "encoders" / "efficientnet-lite0"
+    folder.mkdir(parents=True)
+    for name in ("model.json", "model.safetensors"):
+        (folder / name).touch()
+    assert noted(graded(), model=model) == []

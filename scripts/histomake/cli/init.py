@@ -1,5 +1,8 @@
 """Lay out the folder of a new project: a configuration, a sheet, and a Snakefile that uses this checkout.
 
+The folder of an encoder with ImageNet weights is written too, from an installed package, so that training and features
+start from real weights.
+
 The sheet lists the slides in the folder, or in the one given with --slides, each with the annotation that has its name
 (S1.svs with S1.xml or S1_mask.png). Whose slides they are is not guessed: enter the patient_id, or give a pattern that
 finds it in the names of the slides. Nothing that exists is overwritten: if one of the files is there, none is written.
@@ -23,6 +26,9 @@ from histomake.cli.checkout import CHECKOUT, checkout_file
 from histomake.cli.slide_folder import FoundSlides, find_slides
 
 SHEET = "config/slides.tsv"
+
+ENCODER = "encoders/efficientnet-lite0"
+"""Folder of the encoder with ImageNet weights, which the template of the configuration names."""
 
 FILES = {
     "Snakefile": "Snakefile",
@@ -69,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         raise HistomakeError(f"{slides} is not a folder; give that of the slides")
     found = find_slides(slides, project=options.folder, patient=options.patient)
     lay_out(options.folder, found)
+    write_encoder(options.folder / ENCODER)
     for question in found.open_questions:
         print(f"left open: {question}")
     without = sum(not row["patient_id"] for row in found.rows)
@@ -94,6 +101,19 @@ def lay_out(folder: Path, slides: FoundSlides | None = None) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
+
+
+def write_encoder(folder: Path) -> None:
+    """Write the folder of an encoder, unless it is there; say so if this machine does not have its weights."""
+    if folder.exists():
+        return
+    # Imported here, because torch takes seconds.
+    from histomake.model.encoder_folder import write_efficientnet_lite0
+
+    try:
+        write_efficientnet_lite0(folder)
+    except HistomakeError as error:
+        print(f"left open: no encoder with real weights: {error}. Without one, training starts from random weights")
 
 
 def _with_rows(sheet: str, slides: FoundSlides) -> str:

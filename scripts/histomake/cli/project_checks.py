@@ -13,7 +13,7 @@ from histomake.base.layout import Layout
 from histomake.cli.findings import Finding, ok, problem, warning
 from histomake.cohort.sheet import Slide, read_sheet
 from histomake.config import Config, load_config
-from histomake.planning.notes import notes
+from histomake.planning.notes import missing_weights, notes
 from histomake.planning.plan import make_plan
 from histomake.slide.companions import slide_files
 
@@ -52,11 +52,15 @@ def project(configfile: Path) -> Iterator[Finding]:
 def plan(config: Config, slides: Mapping[str, Slide]) -> Iterator[Finding]:
     """Whether every slide can be given a role, and what may not be meant so."""
     try:
-        found = notes(make_plan(config, slides))
+        made = make_plan(config, slides)
+        found = notes(made)
     except HistomakeError as error:
         yield problem("plan", str(error), f"correct {config.sheet} or the split of the task")
         return
-    for note in found:
+    absent = list(missing_weights(made))
+    for note in absent:
+        yield problem("weights", note, "write the folder, or correct the path in the configuration")
+    for note in (note for note in found if note not in absent):
         yield warning("plan", note, f"compare with {config.sheet}; a run does not stop for it")
 
 

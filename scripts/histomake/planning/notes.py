@@ -27,7 +27,37 @@ NAMED = 8
 
 def notes(plan: Plan) -> list[str]:
     """Notes on a plan, each one line."""
-    return [*_similar_names(plan), *_small_strata(plan), *_patients_of_several_classes(plan)]
+    return [
+        *missing_weights(plan),
+        *_random_starts(plan),
+        *_similar_names(plan),
+        *_small_strata(plan),
+        *_patients_of_several_classes(plan),
+    ]
+
+
+def missing_weights(plan: Plan) -> Iterator[str]:
+    """Files of weights from elsewhere that do not exist, and how to get them."""
+    for folder in sorted({path.parent for path in plan.foreign_weights() if not path.is_file()}):
+        yield (
+            f"{folder} lacks a card or weights: `histomake encoder {folder}` writes those of EfficientNet-Lite0 on "
+            "ImageNet, which are installed with the workflow; config/encoders says how to get others"
+        )
+
+
+def _random_starts(plan: Plan) -> Iterator[str]:
+    """Tasks that train a network from random weights, although there are better ones for it."""
+    models = {name: (plan.config.tasks[name].kind, plan.config.tasks[name].model) for name in plan.trained_on_pixels}
+    random = [
+        name
+        for name, (kind, model) in models.items()
+        if model.pretrained is False and model.name not in ACCEPTED[kind].networks_without_weights
+    ]
+    if random:
+        yield (
+            f"training starts from random weights: {listed(random)}; from weights of ImageNet or of pathology it needs "
+            "far fewer steps and slides: set model.pretrained, or features (docs/features.md)"
+        )
 
 
 def _similar_names(plan: Plan) -> Iterator[str]:

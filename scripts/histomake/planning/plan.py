@@ -149,6 +149,17 @@ class Plan:
             return [] if here else self.files_of_encoder(named)
         return [start] if start and self.is_trained_here(start) == here else []
 
+    @property
+    def trained_on_pixels(self) -> list[str]:
+        """Tasks that train a whole network here."""
+        return [name for name in self.trained if name not in self.on_features]
+
+    def foreign_weights(self) -> list[Path]:
+        """Cards and weights that encoders and trainings take from elsewhere."""
+        found = [path for name in self.config.encoders for path in self.files_of_encoder(name)]
+        starts = [path for name in self.trained_on_pixels for path in self.pretrained(name, here=False)]
+        return list(dict.fromkeys([*found, *starts]))
+
     def is_trained_here(self, path: Path | None) -> bool:
         """Whether a file belongs to a model that this workflow trains."""
         return path is not None and any(path.is_relative_to(self.layout.models(name)) for name in self.trained)
