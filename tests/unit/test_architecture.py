@@ -29,6 +29,7 @@ LAYERS = (
     ("model",),
     ("learn",),
     ("features",),
+    ("bags",),
     ("cascade",),
     ("pictures",),
     ("evaluate", "explain"),

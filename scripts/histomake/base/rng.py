@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-DRAW, AUGMENT, ORDER, MODEL, PLACE = range(5)
+DRAW, AUGMENT, ORDER, MODEL, PLACE, BAG = range(6)
 """Independent streams of one (seed, worker, step)."""
 
 

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from histomake.base.errors import ConfigError
 from histomake.base.units import Level0Pixels, Mpp
+from histomake.config.bags import Bag, BagPooling
 from histomake.config.cascades import (
     CascadeBaselines,
     CascadeNetwork,
@@ -36,6 +37,8 @@ from histomake.config.tasks import Augment, Model, Predict, Split, Target, Task,
 __all__ = [
     "Annotations",
     "Augment",
+    "Bag",
+    "BagPooling",
     "CascadeBaselines",
     "CascadeNetwork",
     "CascadeSearch",

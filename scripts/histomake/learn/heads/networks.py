@@ -10,6 +10,15 @@ import torch
 from torch import Tensor, nn
 
 
+def layered(inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float) -> nn.Sequential:
+    """Hidden layers with GELU, LayerNorm and dropout, and a linear layer to ``outputs``."""
+    widths = [inputs, *hidden]
+    parts: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        parts += [nn.Linear(before, after), nn.GELU(), nn.LayerNorm(after), nn.Dropout(dropout)]
+    return nn.Sequential(*parts, nn.Linear(widths[-1], outputs))
+
+
 class Head(nn.Module, ABC):
     """Scales features float (n, d) to mean 0 and deviation 1 of the training patches, and gives logits (n, outputs)."""
 
@@ -51,11 +60,7 @@ class LayeredHead(Head):
 
     def __init__(self, inputs: int, outputs: int, *, hidden: Sequence[int], dropout: float) -> None:
         super().__init__(inputs)
-        widths = [inputs, *hidden]
-        parts: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            parts += [nn.Linear(before, after), nn.GELU(), nn.LayerNorm(after), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*parts, nn.Linear(widths[-1], outputs))
+        self.layers = layered(inputs, hidden, outputs, dropout=dropout)
 
     def logits(self, scaled: Tensor) -> Tensor:
         """See Head."""

@@ -1,0 +1,1 @@
+"""Slides and patients as bags of patches: sampling, pooling, training and prediction."""

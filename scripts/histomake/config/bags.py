@@ -1,0 +1,94 @@
+"""Keys of tasks whose targets belong to slides or patients: which patches a bag has, and how they are pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from histomake.config.probes import LOOP
+from histomake.config.section import Name, Section, Share
+
+Width = Annotated[int, Field(ge=1, le=8192)]
+
+BAG_TRAIN_KEYS = (
+    *LOOP,
+    "select",
+    "balance",
+    "loss",
+    "accumulate",
+    "precision",
+    "workers",
+    "checkpoint_minutes",
+    "audit",
+)
+"""Keys of train that a task on bags has."""
+
+HEADED = ("attention", "gated", "additive", "clam", "transmil")
+"""Poolings with several attentions side by side."""
+
+
+class Bag(Section):
+    """The patches of a slide or patient that are learned from together."""
+
+    sampler: Literal["random", "spread", "cluster"] = Field(
+        "random",
+        description="Patches that are drawn from a bag for a training step. random: any; spread: one from each of size "
+        "equal parts of the tissue; cluster: the same number of every cluster of similar features.",
+    )
+    size: int = Field(512, ge=1, description="Number of patches drawn per bag and step. Smaller bags are used whole.")
+    min_tissue: Share = Field(0.0, description="Smallest tissue share of a patch of a bag, in training and prediction.")
+    containing: dict[Name, Share] = Field(
+        default_factory=dict,
+        description="Share of the drawn patches that contain at least some of this annotation class, as far as a bag "
+        "has so many. In training only: predictions use all patches.",
+    )
+    clusters: int = Field(10, ge=2, le=1000, description="Number of clusters of sampler cluster (k-means).")
+
+
+class BagPooling(Section):
+    """How the patches of a bag become one prediction."""
+
+    name: Literal["mean", "max", "topk", "attention", "gated", "dsmil", "clam", "transmil", "additive"] = Field(
+        "gated",
+        description="mean, max: of the embedded patches; topk: mean of the highest logits of single patches; "
+        "attention, gated: Ilse et al. 2018; dsmil: Li et al. 2021; clam: one branch, Lu et al. 2021; transmil: "
+        "Shao et al. 2021, with neighbours by position; additive: Javed et al. 2022, gives the contribution of every "
+        "patch to every logit.",
+    )
+    embed: Width | None = Field(
+        256, description="Width to which features are embedded before pooling; null: they are pooled as they are."
+    )
+    hidden: list[Width] = Field(default=[128], min_length=1, description="Widths of the hidden layers of attention.")
+    heads: int = Field(1, ge=1, le=64, description="Number of attentions side by side.")
+    classifier: list[Width] = Field(
+        default_factory=list, description="Widths of the hidden layers between the pooled vector and the outputs."
+    )
+    dropout: Share = Field(0.25, description="Dropout in embedding, attention and classifier.")
+    top: int = Field(
+        8,
+        ge=1,
+        description="Number of patches that topk averages, and of highest and of lowest ones in the loss of clam.",
+    )
+    patch_loss: Share = Field(0.3, description="Share of the loss that clam computes from patches.")
+    normalise: bool = Field(
+        True,
+        description="additive: weight the logits of patches by an attention that sums to 1, so that duplicated patches "
+        "change nothing. false: classify patches multiplied by their attention and sum, as in the paper.",
+    )
+
+
+def pooling_problems(pooling: BagPooling, *, classes_exclude: bool) -> Iterator[str]:
+    """Yield settings that the pooling ignores or cannot have. ``classes_exclude``: each bag has exactly one class."""
+    usual = BagPooling()
+    if pooling.heads > 1 and pooling.name not in HEADED:
+        yield f"pooling.heads: {pooling.name} has one; use {', '.join(HEADED)}, or remove the key"
+    if pooling.name == "transmil" and pooling.embed is not None and pooling.embed % pooling.heads:
+        yield f"pooling.heads: {pooling.heads} does not divide pooling.embed ({pooling.embed})"
+    if pooling.name == "clam" and not classes_exclude:
+        yield "pooling.name: the loss of clam needs kind classification; use gated"
+    if pooling.name != "additive" and pooling.normalise != usual.normalise:
+        yield f"pooling.normalise: {pooling.name} is not additive; remove the key"
+    if pooling.name != "clam" and pooling.patch_loss != usual.patch_loss:
+        yield f"pooling.patch_loss: {pooling.name} has no loss on patches; remove the key"
