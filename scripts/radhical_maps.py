@@ -1,10 +1,11 @@
 """Rule radhical_maps: probability maps of all levels on a validation slide."""
 
+import logging
+
 import numpy as np
 from histomake.audit.sidecar import job
+from histomake.base.errors import SlideError
 from histomake.base.files import atomic_file
-from histomake.base.records.manifest import Manifest
-from histomake.base.records.record import quarantined
 from histomake.cascade.infer import open_answers, whole_maps
 from histomake.config import Radhical
 
@@ -13,11 +14,13 @@ def main(snakemake):
     config = Radhical.model_validate({**snakemake.params.cfg, "block_px": snakemake.params.block})
     maps = {}
     with job(snakemake):
-        if not quarantined(Manifest.read(snakemake.input.manifest)):
+        try:
             levels, answers = open_answers(
                 snakemake.input.manifest, snakemake.input.weights, config, threads=snakemake.threads
             )
             maps = {f"level{number}": p for number, p in whole_maps(answers, levels).items()}
+        except SlideError as error:
+            logging.getLogger("histomake").warning("slide left out: %s", error)
         with atomic_file(snakemake.output.maps) as aside, aside.open("wb") as stream:
             np.savez(stream, **maps)
 

@@ -8,12 +8,14 @@ import pytest
 from cascade_slide import discs, levels, truth_of
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.cascade.answers import StoredAnswers
+from histomake.cascade.fields import Field
 from histomake.cascade.search import (
     Case,
     Trial,
     check_disjoint,
     choose,
     find_thresholds,
+    open_cases,
     pareto_front,
     search_record,
     search_thresholds,
@@ -170,3 +172,15 @@ def test_validation_without_a_nucleus_is_refused():
 def test_thresholds_outside_0_to_1_or_for_other_levels_are_refused(thresholds):
     with pytest.raises(ValueError, match="thresholds"):
         Radhical.model_validate({"thresholds": thresholds})
+
+
+def test_a_validation_slide_without_maps_is_left_out(tmp_path):
+    grids, truth = levels(64, 64), truth_of(np.zeros((64, 64), np.uint16))
+    maps = {f"level{level.number}": np.zeros((level.height, level.width), np.float32) for level in grids}
+    np.savez(tmp_path / "whole.npz", **maps)
+    np.savez(tmp_path / "damaged.npz")
+    fields = [Field(name, None, grids, truth) for name in ("damaged", "whole")]
+    paths, patients = [tmp_path / "whole.npz", tmp_path / "damaged.npz"], {"whole": "P1", "damaged": "P2"}
+    assert [case.slide_id for case in open_cases(fields, paths, patients)] == ["whole"]
+    with pytest.raises(HistomakeError, match="no validation slide has maps"):
+        open_cases(fields[:1], paths, patients)

@@ -12,6 +12,7 @@ import tifffile
 from cascade_slide import discs, levels
 from histomake.base.errors import HistomakeError, Reason, SlideError
 from histomake.cascade.fields import open_fields
+from histomake.cascade.infer import open_answers
 from histomake.cascade.levels import Window, levels_of
 from histomake.cascade.truth import open_truth
 from histomake.config import Annotations, Radhical
@@ -123,3 +124,24 @@ def test_slides_whose_annotation_cannot_be_read_are_left_out(tmp_path, monkeypat
     assert [field.slide_id for field in open_fields(slides, Annotations(), config)] == ["good"]
     with pytest.raises(HistomakeError, match="no annotated slide of this step can be used:\nbad: the mask is 7 x 7"):
         open_fields(slides[1:], Annotations(), config)
+
+
+def test_slides_that_are_too_coarse_for_a_cascade_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("histomake.cascade.fields.open_slide", lambda manifest: None)
+    slides = []
+    for name, mpp in (("fine", 0.25), ("tolerated", 0.55), ("coarse", 1.0)):
+        sample_records.manifest(name, width=120, height=100, mpp=mpp).write(tmp_path / f"{name}.json")
+        np.save(tmp_path / f"{name}.npy", np.ones((100, 120), np.uint16))
+        slides.append((tmp_path / f"{name}.json", tmp_path / f"{name}.npy"))
+    fields = open_fields(slides, Annotations(), Radhical(mpp=0.5))
+    assert [field.slide_id for field in fields] == ["fine", "tolerated"]
+    with pytest.raises(HistomakeError, match="coarse: the slide has 1 µm per pixel, 2 times as coarse as level 1"):
+        open_fields(slides[2:], Annotations(), Radhical(mpp=0.5))
+    assert len(open_fields(slides, Annotations(), Radhical(mpp=0.5, max_upsampling=2))) == 3
+
+
+def test_a_slide_that_is_too_coarse_is_refused_before_a_network_is_loaded(tmp_path):
+    sample_records.manifest("coarse", mpp=1.0).write(tmp_path / "coarse.json")
+    with pytest.raises(SlideError, match="Use a cascade with a coarser mpp") as caught:
+        open_answers(tmp_path / "coarse.json", ["no", "such", "network", "file"], Radhical(mpp=0.5), threads=1)
+    assert caught.value.reason == Reason.TOO_COARSE

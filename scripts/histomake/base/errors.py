@@ -30,6 +30,8 @@ class Reason(StrEnum):
     NO_TISSUE = "no_tissue"
     FLUORESCENCE = "fluorescence"
     BAD_ANNOTATION = "bad_annotation"
+    TOO_COARSE = "too_coarse"
+    """The pixels of the slide are larger than a model expects."""
 
 
 class SlideError(HistomakeError):

@@ -22,6 +22,12 @@ Mpp = NewType("Mpp", float)
 """A resolution: micrometres per pixel."""
 
 
+def enlarged_too_much(mpp: Mpp, to: Mpp, limit: float) -> bool:
+    """Whether pixels of ``mpp`` would be enlarged more than ``limit`` times to look like pixels of ``to``."""
+    # Stated resolutions are rounded: the last digit must not decide about a slide that is exactly at the limit.
+    return mpp / to > limit * (1 + 1e-6)
+
+
 def rescale(length: float, mpp: Mpp, to: Mpp) -> float:
     """Length in pixels at ``to`` of ``length`` pixels at ``mpp``; a float, because magnifications rarely divide."""
     return length * mpp / to

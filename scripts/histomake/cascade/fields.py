@@ -10,7 +10,7 @@ from typing import NamedTuple
 from histomake.base.errors import HistomakeError, SlideError
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import usable
-from histomake.cascade.levels import Level, slide_levels
+from histomake.cascade.levels import Level, require_resolution, slide_levels
 from histomake.cascade.truth import Truth, open_truth
 from histomake.config import Annotations, Radhical
 from histomake.slide.reader import SlideReader, open_slide
@@ -35,7 +35,7 @@ def open_fields(
 ) -> list[Field]:
     """Open annotated slides, given as (manifest, annotation) pairs.
 
-    Those in quarantine, and those whose annotation cannot be read, are left out with a warning.
+    Those in quarantine, too coarse for the cascade, or with an unreadable annotation are left out with a warning.
 
     Args:
         slides: Manifest and annotation of each slide.
@@ -51,6 +51,7 @@ def open_fields(
         content = Manifest.read(manifest)
         try:
             content = usable(content)
+            require_resolution(content, config)
             levels = slide_levels(content, config.model_copy(update={"mpp": config.mpp * zoom}))
             truth = open_truth(
                 annotation, annotations, config.objects, slide_id=content.slide_id, level=levels[0], manifest=content

@@ -20,7 +20,7 @@ from histomake.base.records.cascade_thresholds import Thresholds
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.nuclei import NucleiRecord, SegmentationSeconds
 from histomake.cascade.answers import NetworkAnswers, best_device
-from histomake.cascade.levels import Level, Window, slide_levels
+from histomake.cascade.levels import Level, Window, require_resolution, slide_levels
 from histomake.cascade.net import PixelNetwork, load_network, multiply_adds
 from histomake.cascade.objects import NUCLEI, TILE_PX, Pieces, find_pieces, measure_nuclei, without_holes, write_objects
 from histomake.cascade.run import ACCEPTED, LevelCost, LevelMap, costs, nuclei, pixel_evaluations, run_cascade
@@ -56,9 +56,14 @@ def answers_of(reader: SlideReader, networks: dict[int, PixelNetwork], config: R
 def open_answers(
     manifest: Path | str, weights: Sequence[Path | str], config: Radhical, *, threads: int
 ) -> tuple[list[Level], NetworkAnswers]:
-    """Return a slide's levels, finest first, and the trained networks on it."""
+    """Return a slide's levels, finest first, and the trained networks on it.
+
+    Raises SlideError if the slide cannot be used or is too coarse for the cascade.
+    """
+    content = Manifest.read_usable(manifest)
+    require_resolution(content, config)
     networks = load_networks(weights, config, threads=threads)
-    return slide_levels(Manifest.read_usable(manifest), config), answers_of(open_slide(manifest), networks, config)
+    return slide_levels(content, config), answers_of(open_slide(manifest), networks, config)
 
 
 def whole_maps(answers: NetworkAnswers, levels: Sequence[Level]) -> dict[int, NDArray[np.float32]]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from histomake.base.errors import Reason, SlideError
 from histomake.base.records.manifest import Manifest
-from histomake.base.units import Level0Pixels, Mpp
+from histomake.base.units import Level0Pixels, Mpp, enlarged_too_much
 from histomake.config import Radhical
 
 if TYPE_CHECKING:
@@ -89,6 +90,19 @@ def levels_of(
         size = [max(1, math.ceil(edge * ratio - 1e-6)) for edge in (height, width)]
         levels.append(Level(number, Mpp(finest_mpp / scale), *size))
     return levels
+
+
+def require_resolution(manifest: Manifest, config: Radhical) -> None:
+    """Raise SlideError if the pixels of a slide are too large for the cascade's finest level."""
+    if enlarged_too_much(manifest.mpp, config.mpp, config.max_upsampling):
+        raise SlideError(
+            Reason.TOO_COARSE,
+            slide_id=manifest.slide_id,
+            path=manifest.store,
+            detail=f"the slide has {manifest.mpp:g} µm per pixel, {manifest.mpp / config.mpp:.3g} times as coarse as "
+            f"level 1 of the cascade ({config.mpp:g}; max_upsampling is {config.max_upsampling:g})",
+            remedy="Use a cascade with a coarser mpp, or give the mpp in the sheet if that of the file is wrong",
+        )
 
 
 def slide_levels(manifest: Manifest, config: Radhical) -> list[Level]:

@@ -180,13 +180,21 @@ class Simulator:
 
 
 def open_cases(fields: Sequence[Field], maps: Iterable[Path | str], patients: Mapping[str, str]) -> list[Case]:
-    """Load validation slides with their precomputed maps; ``maps`` are files named by slide id."""
+    """Load validation slides with their precomputed maps; ``maps`` are files named by slide id.
+
+    Slides without maps, because a tile could not be decoded, are left out. Raises HistomakeError if no slide remains.
+    """
     by_slide = {Path(path).stem: path for path in maps}
     cases = []
     for field in fields:
         with np.load(by_slide[field.slide_id], allow_pickle=False) as stored:
+            if not stored.files:
+                log.warning("slide left out: %s has no maps; see the log of its job radhical_maps", field.slide_id)
+                continue
             answers = StoredAnswers({level.number: stored[f"level{level.number}"] for level in field.levels})
         cases.append(Case(field.slide_id, patients[field.slide_id], field.levels, answers, field.truth.whole()))
+    if not cases:
+        raise HistomakeError("no validation slide has maps: see the logs of the jobs radhical_maps")
     return cases
 
 

@@ -146,6 +146,13 @@ class Radhical(Section):
     """A RADHicaL cascade: low magnifications decide which pixels are computed at higher magnifications."""
 
     mpp: Mpp = Field(Mpp(0.5), gt=0.05, le=64, description="Resolution of level 1, the finest, in µm per pixel.")
+    max_upsampling: float = Field(
+        1.1,
+        ge=1,
+        le=64,
+        description="Slides whose pixels are larger than this many times mpp are left out: enlarged, they would look "
+        "like slides at mpp, but show less.",
+    )
     scales: list[float] = Field(
         default_factory=lambda: [1.0, 0.5, 0.25, 0.1],
         description="Scale of every level relative to level 1, finest first; the first is 1.",
@@ -195,7 +202,7 @@ class Radhical(Section):
 
     def fitting(self) -> dict[str, Any]:
         """Return the settings that affect the trained levels: not those of thresholds and inference."""
-        used = {"mpp", "scales", "objects", "network"}
+        used = {"mpp", "max_upsampling", "scales", "objects", "network"}
         kept = {key: value for key, value in self.dump().items() if key in used}
         return kept | {"train": self.train.fitting()}
 

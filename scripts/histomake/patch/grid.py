@@ -17,7 +17,7 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.record import Quarantined, usable
 from histomake.base.records.warning import SlideWarning
-from histomake.base.units import Level0Pixels, Mpp, rescale
+from histomake.base.units import Level0Pixels, Mpp, enlarged_too_much, rescale
 from histomake.config import Grid
 
 if TYPE_CHECKING:
@@ -53,12 +53,10 @@ class SlideGrid:
 
         An enlarged picture looks like one at the grid's resolution, but shows less.
         """
-        upsampling = self.mpp / self.grid.mpp
-        # Stated resolutions are rounded, so that a slide exactly at the limit must not pass it by the last digit.
-        if upsampling <= self.grid.max_upsampling * (1 + 1e-6):
+        if not enlarged_too_much(self.mpp, self.grid.mpp, self.grid.max_upsampling):
             return None
         return (
-            f"The slide has {self.mpp:g} µm per pixel, {upsampling:.3g} times as coarse as the grid "
+            f"The slide has {self.mpp:g} µm per pixel, {self.mpp / self.grid.mpp:.3g} times as coarse as the grid "
             f"({self.grid.mpp:g}; max_upsampling is {self.grid.max_upsampling:g}): all patches are excluded. Use a "
             "coarser grid, or give the mpp in the sheet if that of the file is wrong"
         )
