@@ -1,4 +1,4 @@
-"""Owns the conda environment files: each is a part of the one lock, so conda users run the versions we test.
+"""Conda environment files: each is a part of the lock, so conda users run the tested versions.
 
 `python envs/generate.py` writes them; a test fails when they differ from the lock.
 """

@@ -74,7 +74,7 @@ rule quarantine:
     params:
         slides=list(SLIDES),
         grid=FIRST_GRID,
-        resting=lambda wildcards: sorted(resting()),
+        without_file=lambda wildcards: sorted(without_file()),
         other_grids={name: CONFIG.grids[name].dump() for name in sorted(CONFIG.grids) if name != FIRST_GRID},
         max_share=0.0 if CONFIG.on_bad_slide == "fail" else CONFIG.max_quarantined,
         code=code("quarantine.py"),

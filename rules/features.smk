@@ -1,8 +1,8 @@
-# Features of every kept patch, by encoders whose weights stay as they are.
+# Features of every kept patch, by encoders whose weights are not trained.
 
 
 # One job per slide and group of encoders, so that patches are decoded once for all encoders of the group. A job also
-# encodes the next small slides whose patch tables are there, so tables of other slides go first.
+# encodes the next small slides whose patch tables exist, so tables of other slides have priority.
 rule features:
     input:
         manifest=LAYOUT.manifest("{slide}"),

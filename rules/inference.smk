@@ -10,7 +10,7 @@ rule predict:
         scores=[LAYOUT.scores(name) for name in CONFIG.tasks],
 
 
-# The priority lets the predictions of a finished fold go before the trainings of other folds.
+# With the priority, the predictions of a finished fold run before the trainings of other folds.
 rule predict_slide:
     input:
         manifest=LAYOUT.manifest("{slide}"),

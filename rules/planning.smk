@@ -2,7 +2,7 @@
 import functools
 
 from histomake.audit.sidecar import SIDECAR
-from histomake.cohort.originals import resting_on_stores
+from histomake.cohort.originals import slides_without_file
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.planning import snakemake_internals as internals
 from histomake.planning.forked_scripts import PER_SLIDE, ScriptForks
@@ -45,15 +45,18 @@ UNCHANGED = find_unchanged()
 
 
 @functools.cache
-def resting():
-    """Slides whose files are gone. Their stores and manifests are sources then, as no rule can make them again."""
-    return resting_on_stores(SLIDES.values())
+def without_file():
+    """Slides whose files are missing. Their stores and manifests are sources then, as no rule can make them again."""
+    return slides_without_file(SLIDES.values())
 
 
-RESTING = resting() if workflow.is_main_process else frozenset()
-if RESTING:
-    print(f"cohort: {len(RESTING)} slide(s) rest on their stores alone: {listed(sorted(RESTING))}", file=sys.stderr)
-SOURCES = UNCHANGED | RESTING
+WITHOUT_FILE = without_file() if workflow.is_main_process else frozenset()
+if WITHOUT_FILE:
+    print(
+        f"cohort: {len(WITHOUT_FILE)} without their file, used from the store: {listed(sorted(WITHOUT_FILE))}",
+        file=sys.stderr,
+    )
+SOURCES = UNCHANGED | WITHOUT_FILE
 OUTPUTS = Outputs(PLAN, UNCHANGED)
 
 
@@ -70,10 +73,10 @@ def finish_run(log, succeeded):
     from histomake.audit import runs
 
     everything = internals.everything_was_asked(workflow) and not IMPORTED
-    owed = internals.all_outputs(workflow) if everything else frozenset()
+    outputs = internals.all_outputs(workflow) if everything else frozenset()
     jobs = runs.Jobs(
         done=internals.first_outputs_of_done_jobs(workflow),
-        is_owed=lambda path, slide: not everything or slide in SOURCES or path in owed,
+        is_output=lambda path, slide: not everything or slide in SOURCES or path in outputs,
     )
     run = RUN.get("started") or runs.Run(LAYOUT, CONFIG)
     run.finish(jobs, snakemake_logs=log, succeeded=succeeded)

@@ -3,7 +3,7 @@ PRESEGMENT = "presegment_model.py" if TISSUE_MODEL else "presegment.py"
 
 
 # All rules that read pixels need the store. Only this rule, on which they depend, has it as an input. The others have
-# the manifest, because each further input makes a large cohort slower to plan. Rule all makes a lost store again.
+# the manifest, because each further input makes a large cohort slower to plan. A lost store is an input of rule all, which makes it again.
 rule presegment:
     input:
         manifest=LAYOUT.manifest("{slide}"),

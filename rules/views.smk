@@ -1,4 +1,4 @@
-# Pictures of slides: tissue and artefacts, patches, predictions, closely drawn regions, and tiles for QuPath.
+# Pictures of slides: tissue and artefacts, patches, predictions, regions at higher resolution, and tiles for QuPath.
 from histomake.pictures.kinds import WITH_CONFIDENCE, WITHOUT_CONFIDENCE
 
 CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)

@@ -39,7 +39,7 @@ def main(snakemake):
         grids = {name: Grid.model_validate(grid) for name, grid in snakemake.params.other_grids.items()}
         warnings = SlideWarning.of(records, lost=lost) + too_coarse(manifests, grids)
         write_list(snakemake.output.entries, entries)
-        warnings += [SlideWarning.of_lost_original(slide) for slide in snakemake.params.resting]
+        warnings += [SlideWarning.of_lost_original(slide) for slide in snakemake.params.without_file]
         write_list(snakemake.output.warnings, warnings)
         log.info("%d of %d slides in quarantine, %d warnings", len(entries), len(slides), len(warnings))
 

@@ -122,7 +122,7 @@ def test_work_that_crashes_is_a_bad_annotation(death):
         apart(lambda: (faulthandler.disable(), os.kill(os.getpid(), death)), **LIMITS)
 
 
-def test_work_that_wants_too_much_memory_is_told():
+def test_work_that_requests_too_much_memory_is_reported():
     with pytest.raises(WorkError, match="MemoryError"):
         apart(lambda: np.ones(1 << 30, np.uint8).tobytes(), memory_mb=800, seconds=60)
 

@@ -101,7 +101,7 @@ def test_overlapping_parts_of_one_shape_count_once(tmp_path):
     assert read(path).record.area_px == {"tumor": 15_000}
 
 
-def test_polygons_in_nested_collections_are_read_and_points_in_them_are_told(tmp_path):
+def test_polygons_in_nested_collections_are_read_and_points_in_them_reported(tmp_path):
     point = {"type": "Point", "coordinates": [5, 5]}
     inner = {"type": "GeometryCollection", "geometries": [feature(box(0, 0, 100, 100))["geometry"], point]}
     nested = {"type": "GeometryCollection", "geometries": [inner, feature(box(200, 0, 300, 100))["geometry"]]}
@@ -216,7 +216,7 @@ def test_cut_out_works_for_every_format_and_class_and_reaches_over_edges(tmp_pat
     assert read(path, cut_out=["Exclusion"]).record.area_px == {"tumor": 5000, "stroma": 5000}
 
 
-def test_regions_inside_a_larger_cut_are_gone_and_told(tmp_path):
+def test_regions_inside_a_larger_cut_are_removed_and_reported(tmp_path):
     path = geojson(
         tmp_path, feature(box(0, 0, 9, 9)), feature(box(50, 50, 60, 60)), feature(box(0, 0, 20, 20), name="_2")
     )
@@ -327,7 +327,7 @@ def test_deeply_nested_collections_are_read_or_refused(tmp_path):
 # What a file loses is told
 
 
-def test_shapes_without_an_area_are_told_with_their_kinds(tmp_path):
+def test_shapes_without_an_area_are_reported_with_their_kinds(tmp_path):
     line = {"type": "LineString", "coordinates": [[0, 0], [50, 50], [0, 50]]}
     point = {"type": "Point", "coordinates": [5, 5]}
     lost = [feature() | {"geometry": shape} for shape in (line, line, point)]
@@ -335,12 +335,12 @@ def test_shapes_without_an_area_are_told_with_their_kinds(tmp_path):
     assert record.warnings == ("3 shapes of a.geojson have no area and are left out: LineString 2, Point 1.",)
 
 
-def test_what_lies_outside_the_slide_is_told(tmp_path):
+def test_area_outside_the_slide_is_reported(tmp_path):
     record = read(geojson(tmp_path, feature(box(WIDTH - 100, 0, WIDTH + 1, 100)))).record
     assert record.warnings == ("1.0% of the area annotated in a.geojson is outside the slide and left out.",)
 
 
-def test_an_outline_that_encloses_nothing_is_told(tmp_path):
+def test_an_outline_that_encloses_nothing_is_reported(tmp_path):
     record = read(asap(tmp_path, ("T", box(0, 0, 100, 100)), ("T", [(0, 0), (5, 5), (9, 9)]))).record
     assert record.warnings == ("1 outlines of a.xml enclose nothing and are left out.",)
 
@@ -360,13 +360,13 @@ def in_um(*rings, mpp=0.499):
         pytest.param([[[10, 20], [33, 20], [47, 61], [12, 55], [10, 20]]], id="freehand"),
     ],
 )
-def test_coordinates_in_um_are_told(tmp_path, rings):
+def test_coordinates_in_um_are_reported(tmp_path, rings):
     (said,) = read(geojson(tmp_path, *in_um(*rings)), mpp=0.499).record.warnings
     assert "may be in µm: at 0.499 µm per pixel, 100% of them are whole pixels" in said
     assert "1108 x 1481" in said
 
 
-def test_coordinates_in_pixels_are_not_doubted(tmp_path):
+def test_coordinates_in_pixels_give_no_warning(tmp_path):
     points = np.random.default_rng(0).uniform(10, 1000, (50, 2))
     circle = shapely.Point(500, 500).buffer(300).exterior.coords
     for ring in (box(100, 100, 2100, 2100), box(10.5, 20.5, 90.5, 70.5), [list(p) for p in circle]):
@@ -376,7 +376,7 @@ def test_coordinates_in_pixels_are_not_doubted(tmp_path):
 
 
 @pytest.mark.parametrize("stated", ["0.252", "0,252", "1"])
-def test_an_aperio_file_of_another_resolution_is_told(tmp_path, stated):
+def test_an_aperio_file_of_another_resolution_is_reported(tmp_path, stated):
     corners = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in box(100, 100, 900, 900))
     text = f'<Annotation Name="T"><Regions><Region Type="0">{corners}</Region></Regions></Annotation></Annotations>'
     path = tmp_path / "a.xml"

@@ -48,7 +48,7 @@ def test_of_several_coco_images_the_one_named_like_the_slide_is_read(tmp_path):
     assert "2 images (other.png, s2.png …), and 0 of them have the name of the slide" in refusal(path)
 
 
-def test_coco_boxes_without_an_outline_are_told(tmp_path):
+def test_coco_boxes_without_an_outline_are_reported(tmp_path):
     path = coco(tmp_path / "c.json", SQUARE)
     content = json.loads(path.read_text())
     content["annotations"].append(content["annotations"][0] | {"segmentation": [], "bbox": [0, 0, 9, 9]})
@@ -66,7 +66,7 @@ def test_coco_boxes_without_an_outline_are_told(tmp_path):
         ("M0 0", "list of numbers"),
     ],
 )
-def test_coco_shapes_that_are_no_polygons_are_refused(tmp_path, segmentation, said):
+def test_coco_shapes_that_are_not_polygons_are_refused(tmp_path, segmentation, said):
     assert said in refusal(coco(tmp_path / "c.json", [], segmentation=segmentation))
 
 
@@ -86,7 +86,7 @@ def test_shapes_of_labelme_have_their_area(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["point", "line", "linestrip", "points"])
-def test_lines_and_points_of_labelme_are_told(tmp_path, kind):
+def test_lines_and_points_of_labelme_are_reported(tmp_path, kind):
     path = labelme(tmp_path / "a.json", SQUARE)
     content = json.loads(path.read_text())
     content["shapes"].append(content["shapes"][0] | {"shape_type": kind})
@@ -112,7 +112,7 @@ def test_ndpa_uses_the_resolution_of_the_file_and_not_of_the_sheet(tmp_path):
     np.testing.assert_allclose(square.bounds, (100, 200, 300, 500), atol=0.01)
 
 
-def test_circles_of_ndpa_are_read_and_open_lines_told(tmp_path):
+def test_circles_of_ndpa_are_read_and_open_lines_reported(tmp_path):
     circle = (
         '<ndpviewstate id="2"><title>Other</title><coordformat>nanometers</coordformat><annotation type="circle">'
         "<x>12538720</x><y>-96063</y><radius>25000</radius></annotation></ndpviewstate>"

@@ -74,7 +74,7 @@ def test_a_mask_of_true_and_false_has_the_labels_1_and_0(tmp_path, kind):
 
 
 @pytest.mark.parametrize("content", [MASK, MASK.astype(np.uint8)])
-def test_a_tiff_that_calls_0_white_keeps_its_stored_labels_and_is_told(tmp_path, content):
+def test_a_tiff_that_states_0_as_white_keeps_its_stored_labels_and_is_reported(tmp_path, content):
     tifffile.imwrite(tmp_path / "m.tif", content, photometric="miniswhite")
     record = read(tmp_path / "m.tif").record
     assert record.area_px == {"tumor": 121_875}
@@ -118,7 +118,7 @@ def test_an_empty_file_is_refused(tmp_path, suffix):
     assert "cannot be read" in refusal(tmp_path / f"m{suffix}")
 
 
-def test_damaged_chunks_of_zarr_are_refused_and_lost_ones_told(tmp_path):
+def test_damaged_chunks_of_zarr_are_refused_and_missing_ones_reported(tmp_path):
     content = MASK.astype(np.uint8) + 1
     zarr.create_array(tmp_path / "m.zarr", data=content, chunks=(256, 256))
     chunk = tmp_path / "m.zarr" / "c" / "1" / "1"
@@ -130,7 +130,7 @@ def test_damaged_chunks_of_zarr_are_refused_and_lost_ones_told(tmp_path):
     assert record.warnings == ("m.zarr: 1 of 9 chunks are absent and read as 0.",)
 
 
-def test_lost_shards_and_tiles_are_told(tmp_path):
+def test_missing_shards_and_tiles_are_reported(tmp_path):
     content = np.ones((512, 512), np.uint8)
     zarr.create_array(tmp_path / "m.zarr", data=content, chunks=(64, 64), shards=(256, 256))
     (tmp_path / "m.zarr" / "c" / "0" / "1").unlink()
@@ -249,7 +249,7 @@ def test_a_changed_byte_in_the_pixels_of_a_png_is_found_by_its_checksum(tmp_path
     assert refusal(path)
 
 
-def test_colour_images_are_no_masks(tmp_path):
+def test_colour_images_are_not_masks(tmp_path):
     Image.new("RGBA", (WIDTH, HEIGHT)).save(tmp_path / "m.png")
     assert "this PNG has colours" in refusal(tmp_path / "m.png")
 

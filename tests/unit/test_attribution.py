@@ -154,7 +154,7 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["gradient", "partition"])
-def test_a_model_that_always_says_the_same_is_explained_by_nothing(pictures, tmp_path, method):
+def test_a_model_with_constant_outputs_has_zero_attributions(pictures, tmp_path, method):
     images, base = pictures
     margin = shapley.Margin(Constant())
     maps = shapley.explain(margin, images[:1], base[:3], seed=0, samples=10, method=method)
@@ -169,7 +169,7 @@ def test_a_model_that_always_says_the_same_is_explained_by_nothing(pictures, tmp
     record.write(tmp_path / "checks.json")
 
 
-def test_patches_worth_a_look_are_chosen_by_rule():
+def test_patches_to_explain_are_chosen_by_rule():
     table = predictions([0.99, 0.51, 0.02, 0.97, 0.45, 0.9], ["b", "b", "a", "a", None, "b"])
     found = {(c.row, c.reason) for c in chosen.choose([table], 6, "classification", ["a", "b"])}
     assert (3, "misclassified") in found
@@ -179,7 +179,7 @@ def test_patches_worth_a_look_are_chosen_by_rule():
     assert len(found) == len({row for row, _ in found})
 
 
-def test_of_numbers_the_worst_the_usual_and_the_extreme_are_chosen():
+def test_for_numbers_the_largest_error_the_median_and_the_extremes_are_chosen():
     columns = {"score_age": [1.0, 5.0, 9.0, 4.0], "target_age": [1.0, None, 9.5, 0.0]}
     table = pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
     found = {c.row: c.reason for c in chosen.choose([table], 4, "regression", ["age"])}
@@ -230,7 +230,7 @@ def tested(tmp_path):
     return [(SimpleNamespace(slide_id=name, table=path), table) for name in ("other", "S")]
 
 
-def test_a_patch_asked_for_is_the_one_that_holds_the_point(tested):
+def test_a_requested_patch_is_the_one_that_contains_the_point(tested):
     (found,) = chosen.asked_for([("S", 399, 199), ("of another fold", 0, 0)], [], tested)
     assert (found.slide, found.row, found.reason) == (1, 1, "asked for")
     with pytest.raises(HistomakeError, match=r"\(400, 200\)"):

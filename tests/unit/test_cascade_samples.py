@@ -31,7 +31,7 @@ def field():
     return Field("discs", DiscReader(image), levels(160, 200), truth_of(labels))
 
 
-def test_level_1_tells_nuclei_their_ring_and_background_apart(field):
+def test_level_1_distinguishes_nuclei_their_ring_and_background(field):
     level = field.levels[0]
     found = kinds(field.truth, level, Window(0, 0, level.height, level.width))
     mask = field.truth.whole() > 0
@@ -40,7 +40,7 @@ def test_level_1_tells_nuclei_their_ring_and_background_apart(field):
     assert class_of(np.array([BACKGROUND, INSIDE, THIRD, IGNORED]), 1).tolist() == [0, 1, 0, IGNORED]
 
 
-def test_coarser_levels_tell_mixed_and_whole_apart_by_coverage():
+def test_coarser_levels_distinguish_mixed_and_whole_by_coverage():
     labels = np.zeros((40, 40), np.int32)
     labels[0:20, 0:20] = 1
     labels[1, 1] = 0
@@ -70,7 +70,7 @@ def test_the_shares_of_classes_are_the_papers():
 
 
 @pytest.mark.parametrize("labels", [np.zeros((64, 64), np.int32), np.ones((64, 64), np.int32)])
-def test_images_of_one_class_alone_are_refused_with_their_names(labels):
+def test_images_with_a_single_class_are_refused_with_their_names(labels):
     image = np.full((64, 64, 3), 200, np.uint8)
     alone = Field("blank", DiscReader(image), levels(64, 64), truth_of(labels))
     with pytest.raises(HistomakeError, match="blank"):

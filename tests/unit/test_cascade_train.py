@@ -200,7 +200,7 @@ def test_naive_dense_and_cascade_are_compared_in_one_run():
     assert "multiply-adds saved" in table(groups, found)
 
 
-def test_sites_are_judged_apart_and_by_the_measure_that_is_named():
+def test_sites_are_judged_separately_and_by_the_named_measure():
     """In a pool of both sites, the good one would make up for the bad one."""
     record = compared(field(6), None)
     good, bad = (msgspec.structs.replace(replace_scores(record, **f), site=site) for site, f in SITES.items())

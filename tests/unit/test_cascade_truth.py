@@ -37,7 +37,7 @@ def test_instance_numbers_of_a_mask_are_kept(tmp_path):
     np.testing.assert_array_equal(truth.labels(window), expected)
 
 
-def test_a_forked_process_opens_a_mask_anew(tmp_path, monkeypatch):
+def test_a_forked_process_opens_a_mask_again(tmp_path, monkeypatch):
     """Processes that share an open file share its position, and read each other's parts."""
     _, labels = discs(100, 120)
     tifffile.imwrite(tmp_path / "m.tif", labels.astype(np.uint16))

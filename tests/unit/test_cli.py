@@ -50,7 +50,7 @@ def test_the_console_script_is_the_same_program():
     assert script.value == "histomake.cli:main"
 
 
-def test_the_version_is_told(capsys):
+def test_the_version_is_printed(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"histomake {__version__}\n"
@@ -63,12 +63,12 @@ def test_an_unknown_command_is_a_wrong_command_line(capsys):
     assert "invalid choice: 'crate'" in capsys.readouterr().err
 
 
-def test_a_statement_is_answered_from_the_catalog(results, capsys):
+def test_a_statement_is_run_on_the_catalog(results, capsys):
     assert cli.main(["shell", "SELECT patches FROM slides", "--results", str(results)]) == 0
     assert "7" in capsys.readouterr().out
 
 
-def test_every_piped_statement_is_answered(results, capsys, monkeypatch):
+def test_every_piped_statement_is_run(results, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("SELECT 'first'; SELECT 'second';"))
     assert cli.main(["shell", "--results", str(results)]) == 0
     shown = capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_a_missing_catalog_is_an_error_in_one_line(tmp_path, capsys):
     assert "run the workflow first" in error
 
 
-def test_a_pipe_that_is_closed_early_is_no_error(results):
+def test_a_pipe_that_is_closed_early_is_not_an_error(results):
     command = f"{sys.executable} -m histomake shell 'SELECT 1' --results {results} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={"PYTHONPATH": str(SCRIPTS)})
     assert done.stderr == ""

@@ -96,7 +96,7 @@ def test_an_alias_to_itself_does_not_hang(refused):
         ("tasks:\n  on: {grid: x20}\n", 'line 2: .*put it in quotes: "on"'),
     ],
 )
-def test_words_in_place_of_text_are_refused_with_line_and_cure(refused, text, expected):
+def test_words_in_place_of_text_are_refused_with_line_and_remedy(refused, text, expected):
     with pytest.raises(AssertionError, match=f"(?s){expected}"):
         raise AssertionError(refused(text))
 
@@ -104,7 +104,7 @@ def test_words_in_place_of_text_are_refused_with_line_and_cure(refused, text, ex
 @pytest.mark.parametrize(
     "given", ["seed: yes", "max_quarantined: on", "quality: {blur_mpp: no}", "grids: {a: {size: on}}"]
 )
-def test_true_and_false_are_no_numbers(refused, given):
+def test_true_and_false_are_not_numbers(refused, given):
     """Pydantic takes true for 1: `max_quarantined: on` would have allowed to lose every slide."""
     assert "Input should be a number, not true or false. YAML reads" in refused(given)
 

@@ -94,7 +94,7 @@ def test_a_file_system_without_locks_is_a_problem(project, monkeypatch):
 
 def test_a_folder_that_a_run_holds_is_a_warning(tmp_path):
     (tmp_path / "0.input.lock").write_text("")
-    assert "snakemake --unlock" in project_checks.held(tmp_path).remedy
+    assert "snakemake --unlock" in project_checks.working_folder(tmp_path).remedy
 
 
 def test_a_missing_package_is_a_problem_and_another_version_a_warning(tmp_path):

@@ -89,14 +89,14 @@ def test_a_patch_is_its_own_first_neighbour_among_copies_of_it():
 
 
 @pytest.mark.parametrize("features", [np.ones((1, 8)), np.ones((30, 8)), np.random.default_rng(0).normal(size=(4, 8))])
-def test_too_few_or_equal_patches_are_laid_out_all_the_same(features):
+def test_too_few_or_equal_patches_still_get_a_layout(features):
     plane, space = embedding.lay_out(features.astype(np.float32), neighbours=15, seed=0)
     assert plane.shape == (len(features), 2)
     assert space.shape == (len(features), 3)
     assert np.isfinite(plane).all()
 
 
-def test_a_site_the_features_betray_is_reported_and_one_they_hide_is_not():
+def test_a_site_that_features_predict_is_reported_and_another_is_not():
     rng = np.random.default_rng(2)
     site = np.repeat([0, 1], 100)
     betraying = rng.normal(size=(200, 10)) + 4 * site[:, None]

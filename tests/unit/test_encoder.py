@@ -208,7 +208,7 @@ def test_patches_at_another_resolution_than_the_card_s_are_warned_of(mpp, warned
 
 
 @pytest.mark.parametrize("name", ["resnet18", "hf-hub:an-organisation/a-model"])
-def test_a_hub_that_cannot_be_reached_is_answered_with_the_file_to_put_in_place(name, monkeypatch):
+def test_an_unreachable_hub_is_an_error_that_names_the_file_to_download(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     weights = None if name.startswith("hf-hub:") else True
     with pytest.raises(HistomakeError, match=r"cannot be downloaded .*model.safetensors of .*folder:"):
@@ -237,7 +237,7 @@ class Harmful:
 @pytest.mark.parametrize("content", [Harmful(), {"state_dict": Harmful()}, [1, 2], {"a": 1}])
 def test_a_pickle_with_anything_but_tensors_is_not_read(content, tmp_path, capsys):
     torch.save(content, tmp_path / "weights.bin")
-    with pytest.raises(HistomakeError, match="no dictionary of tensors"):
+    with pytest.raises(HistomakeError, match="not a dictionary of tensors"):
         write_from_file(tmp_path / "folder", card(), tmp_path / "weights.bin")
     assert "code of the file ran" not in capsys.readouterr().out
     assert not (tmp_path / "folder").exists()

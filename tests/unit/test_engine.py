@@ -258,7 +258,7 @@ def test_weights_of_several_networks_are_named_by_them(tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in found} == {"generator", "critic"}
 
 
-def test_progress_tells_losses_speed_waiting_and_time_left(tmp_path: Path, caplog) -> None:
+def test_progress_has_losses_speed_waiting_and_time_left(tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO")
     trained(Line(), tmp_path, steps=20, record_every=50)
     assert "step 20 of 20: loss " in caplog.text

@@ -16,7 +16,7 @@ def test_a_new_version_alone_changes_no_code_digest():
     assert not [s for s in SCRIPTS.glob("*.py") if SCRIPTS / "histomake" / "version.py" in imported_files(s)]
 
 
-def test_the_slurm_job_is_found_though_its_variables_were_removed(tmp_path, monkeypatch):
+def test_the_slurm_job_is_found_without_its_environment_variables(tmp_path, monkeypatch):
     inner = "import histomake.audit.environment as e; print(e.slurm_job())"
     middle = (
         "import os, subprocess, sys; e = {k: v for k, v in os.environ.items() if not k.startswith('SLURM')}; "

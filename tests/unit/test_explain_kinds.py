@@ -122,7 +122,7 @@ def test_its_slide_is_drawn_and_so_is_a_part_of_it(finished, tmp_path: Path):
     assert {path.name for path in tmp_path.glob("*.jpg")} >= {"prediction.jpg", "truth.jpg", "region.jpg"}
 
 
-def test_its_examples_stand_in_the_report(finished):
+def test_its_examples_are_in_the_report(finished):
     layout, task, _, entries, _ = finished
     role = {"fold": [0], "role": ["test"], "slide_id": [entries[2].slide_id]}
     layout.split("t").parent.mkdir(parents=True, exist_ok=True)

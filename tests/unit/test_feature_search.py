@@ -67,12 +67,12 @@ def test_a_patch_without_features_is_named(cohort):
         similar(cohort, "s9", 0, count=3)
 
 
-def test_an_encoder_without_features_is_answered_with_those_that_there_are(layout):
+def test_an_encoder_without_features_is_an_error_that_lists_those_with_features(layout):
     with pytest.raises(HistomakeError, match=r"no features b; there are: a"):
         FeatureCohort(layout, "b")
 
 
-def test_prototypes_share_all_patches_and_are_told_by_their_nearest_ones(cohort):
+def test_prototypes_divide_all_patches_and_list_their_nearest_ones(cohort):
     found = prototypes(cohort, count=2, patches=4, seed=1)
     assert sum(group.share for group in found) == pytest.approx(1)
     assert found[0].share >= found[1].share

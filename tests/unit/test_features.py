@@ -158,7 +158,7 @@ def test_a_patch_that_cannot_be_read_stops_and_is_named(root, slides, tmp_path):
         encoded(group(a={}), entry, tmp_path / "a.arrow")
 
 
-def test_a_gpu_without_memory_is_answered_with_the_batch_to_halve(slides, tmp_path):
+def test_a_gpu_without_memory_is_an_error_that_names_the_batch_to_halve(slides, tmp_path):
     class Large(nn.Module):
         def forward(self, x):
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -194,7 +194,7 @@ def test_rows_are_found_by_patch_and_a_patch_without_features_is_an_error(slides
         rows_of(found, np.array([found.patch_id.max() + 1], np.uint32), path="a")
 
 
-def test_a_file_that_is_no_file_of_features_is_an_error(tmp_path):
+def test_a_file_that_does_not_hold_features_is_an_error(tmp_path):
     (tmp_path / "a.arrow").write_bytes(b"nothing")
     with pytest.raises(HistomakeError, match="not a file of features"):
         read_features(tmp_path / "a.arrow")

@@ -44,7 +44,7 @@ def test_what_another_version_made_of_a_file_is_made_again(files, tmp_path):
         cache.save()
 
 
-def test_a_changed_a_new_and_a_removed_file_are_told_as_they_are(files, memory, tmp_path):
+def test_changed_new_and_removed_files_have_their_current_content(files, memory, tmp_path):
     files[1].write_text('{"number": 77}')
     files[2].unlink()
     new = tmp_path / "new.json"
@@ -67,7 +67,7 @@ def test_a_change_that_keeps_the_size_is_seen_by_its_time(files, memory):
     assert FileCache(memory).read_records(files[:1], decode) == [{"number": 8}]
 
 
-def test_what_is_no_longer_asked_for_is_forgotten(files, memory):
+def test_files_that_are_no_longer_requested_are_dropped(files, memory):
     cache = FileCache(memory)
     cache.read_texts(files[:2])
     cache.save()
@@ -77,7 +77,7 @@ def test_what_is_no_longer_asked_for_is_forgotten(files, memory):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"x" * 1000])
-def test_an_unusable_memory_costs_time_only(files, memory, content):
+def test_an_unusable_cache_only_costs_time(files, memory, content):
     memory.write_bytes(content)
     cache = FileCache(memory)
     assert [r["number"] for r in cache.read_records(files, decode)] == list(range(5))

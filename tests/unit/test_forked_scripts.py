@@ -67,7 +67,7 @@ def test_a_script_that_ends_early_has_its_exit_status(run, text, status):
     assert run(text)[0] == status
 
 
-def test_a_script_that_is_killed_is_told_from_one_that_ends(run):
+def test_a_script_that_is_killed_is_distinguished_from_one_that_ends(run):
     assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")[0] == -signal.SIGKILL
     assert run("found.write_text('still serving')") == (0, "still serving")
 
@@ -88,7 +88,7 @@ def test_what_a_script_changes_is_not_seen_by_the_next(run):
     )
 
 
-def test_temporary_files_lie_where_the_job_is_told(run, tmp_path):
+def test_temporary_files_are_in_tmpdir_of_the_job(run, tmp_path):
     text = "import tempfile; found.write_text(tempfile.gettempdir())"
     assert run(text, environment={"TMPDIR": str(tmp_path)})[1] == str(tmp_path)
 

@@ -114,7 +114,7 @@ def test_which_of_two_annotations_is_right_is_left_open(sheet_of):
     assert "left open: S1: which is its annotation: S1.geojson, S1.xml?" in printed
 
 
-def test_files_that_belong_to_a_slide_are_no_slides(sheet_of):
+def test_files_that_belong_to_a_slide_are_not_slides(sheet_of):
     rows, _ = sheet_of(
         "A.mrxs", "A/Data0001.dat", "A/Slidedat.ini", "case/1.dcm", "case/2.dcm", ".hidden/x.svs", "results/a.tif"
     )

@@ -110,7 +110,7 @@ def test_a_digest_that_is_known_is_not_computed_again(tmp_path):
     assert sidecar.outputs[str(tmp_path / "s1.zarr")] == "of the manifest"
 
 
-def test_another_slides_files_are_told_from_shared_ones(tmp_path):
+def test_files_of_another_slide_are_distinguished_from_shared_ones(tmp_path):
     others = of_other_slides(Layout(tmp_path), "s.1")
     assert [others(str(tmp_path / path)) for path in ("slides/s.1.json", "patches/x/s.1.parquet")] == [False, False]
     assert [others(str(tmp_path / path)) for path in ("slides/s.json", "patches/x/s.parquet")] == [True, True]

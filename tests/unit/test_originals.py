@@ -8,7 +8,7 @@ import pytest
 from histomake.base.errors import ConfigError
 from histomake.base.layout import Layout
 from histomake.base.units import Mpp
-from histomake.cohort.originals import resting_on_stores, why_not_alone
+from histomake.cohort.originals import slides_without_file, why_not_alone
 from histomake.cohort.sheet import Slide, read_sheet
 from histomake.config import parse_config
 
@@ -37,15 +37,15 @@ def changed(slide: Slide, **values) -> Slide:
     return Slide(**vars(slide) | values)
 
 
-def test_a_slide_whose_file_is_gone_rests_on_its_whole_store(converted):
+def test_a_slide_whose_file_is_missing_is_used_from_its_complete_store(converted):
     slide, layout = converted
     assert why_not_alone(slide, layout) is None
-    assert resting_on_stores([slide]) == {"s1"}
+    assert slides_without_file([slide]) == {"s1"}
     Path(slide.path).write_text("here again")
-    assert resting_on_stores([slide]) == frozenset()
+    assert slides_without_file([slide]) == frozenset()
 
 
-def test_a_store_that_is_not_whole_does_not_do(converted):
+def test_an_incomplete_store_cannot_replace_the_file(converted):
     slide, layout = converted
     pixels = layout.manifest("s1").with_name("s1.zarr") / "0/c/0/0/0"
     pixels.write_bytes(b"pixel")
@@ -58,7 +58,7 @@ def test_a_store_that_is_not_whole_does_not_do(converted):
     assert "no store of it" in why_not_alone(slide, layout)
 
 
-def test_a_store_of_another_row_does_not_do(converted):
+def test_a_store_of_another_row_cannot_replace_the_file(converted):
     slide, layout = converted
     assert "made from another file" in why_not_alone(changed(slide, path="/typing/error.svs"), layout)
     assert "with mpp None, not 0.5" in why_not_alone(changed(slide, mpp=Mpp(0.5)), layout)
@@ -66,13 +66,13 @@ def test_a_store_of_another_row_does_not_do(converted):
     assert why_not_alone(changed(slide, sha256="ab" * 32), layout) is None
 
 
-def test_a_slide_in_quarantine_does_not_do(converted):
+def test_a_slide_in_quarantine_has_no_store_to_use(converted):
     slide, layout = converted
     sample_records.lost().write(layout.manifest("s1"))
     assert "in quarantine" in why_not_alone(slide, layout)
 
 
-def test_the_sheet_accepts_a_slide_that_rests_on_its_store_and_refuses_others(converted, tmp_path):
+def test_the_sheet_accepts_a_slide_that_is_used_from_its_store_and_refuses_others(converted, tmp_path):
     slide, layout = converted
     sheet, config = tmp_path / "slides.tsv", parse_config({"results": str(layout.results)})
     sheet.write_text(f"slide_id\tpath\tpatient_id\ns1\t{slide.path}\tp1\n")

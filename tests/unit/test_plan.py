@@ -140,7 +140,7 @@ def test_a_level_is_trained_with_a_core_for_each_gpu_and_loader(project, train, 
     assert plan.level_cores("nuclei") == cores
 
 
-def test_tasks_are_told_by_the_views_of_their_predictions(project):
+def test_tasks_are_selected_by_the_views_of_their_predictions(project):
     mask = {"source": "mask", "classes": ["tumour", "stroma"]}
     plan = project({"t": task(), "m": task(kind="segmentation", target=mask)})
     assert plan.tasks_with_views(WITH_CONFIDENCE) == ["t"]
@@ -176,7 +176,7 @@ def names(paths):
     return {path.relative_to("results").as_posix() for path in paths}
 
 
-def test_a_run_owes_the_report_and_what_people_open(project):
+def test_a_run_must_produce_the_report_and_the_files_that_people_open(project):
     found = names(Outputs(project({"t": task()})).all())
     assert {"catalog.duckdb", "audit/lineage.parquet", "report/index.html", "metrics/t.json", "scores/t.tsv"} <= found
     assert {f"views/tissue/{slide}.jpg" for slide in ROLES} <= found
@@ -184,13 +184,13 @@ def test_a_run_owes_the_report_and_what_people_open(project):
     assert pages == {f"report/slides/{slide}.html" for slide in "CDE"}
 
 
-def test_nothing_of_unchanged_slides_is_asked_for(project):
+def test_no_output_of_an_unchanged_slide_is_requested(project):
     outputs = Outputs(project({"t": task()}, explain={"qupath": True}), unchanged={"D"})
     assert not [path for path in outputs.all() if "D" in path.stem]
     assert names(outputs.all()) >= {"qupath/t/fold0/E.geojson", "report/slides/E.html"}
 
 
-def test_predictions_of_unchanged_slides_are_read_all_the_same(project):
+def test_predictions_of_unchanged_slides_are_still_read(project):
     outputs = Outputs(project({"t": task()}), unchanged={"D"})
     assert [path.stem for path in outputs.predictions("t", "test", "predict")] == ["C", "D", "E"]
 
@@ -242,7 +242,7 @@ def test_a_page_shows_every_prediction_with_its_views_and_regions(project):
     assert shown["levels"] == set()
 
 
-def test_a_cascade_owes_its_metrics_and_every_segmented_slide(project):
+def test_a_cascade_must_produce_its_metrics_and_every_segmented_slide(project):
     outputs = Outputs(project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {}}))
     found = names(outputs.of_cascades())
     assert {"radhical/nuclei/metrics.json", "radhical/nuclei/slides/C.zarr/zarr.json"} <= found
@@ -251,7 +251,7 @@ def test_a_cascade_owes_its_metrics_and_every_segmented_slide(project):
     assert outputs.paged_slides == ["C", "D", "E"]
 
 
-def test_a_cascade_without_an_annotation_to_learn_from_is_refused_when_it_is_asked_for(project):
+def test_a_cascade_without_a_training_annotation_is_refused_when_it_is_requested(project):
     outputs = Outputs(project({}, radhical={"nuclei": {}}))
     with pytest.raises(ConfigError, match="has an annotation to learn from"):
         outputs.of_cascades()
@@ -276,12 +276,12 @@ def test_a_training_that_names_an_encoder_starts_from_its_card_and_weights(proje
     assert plan.pretrained("t", here=True) == []
 
 
-def test_features_are_owed_for_every_slide_and_group(project):
+def test_features_are_requested_for_every_slide_and_group(project):
     encoders = {name: {"grid": "x10", "name": "resnet18", "weights": False} for name in ("a", "b", "c")}
     encoders["a"]["group"] = encoders["b"]["group"] = "both"
     plan = project({}, encoders=encoders)
-    owed = {str(path.relative_to(plan.layout.results)) for path in Outputs(plan).features()}
-    assert owed == {f"features/{group}/{slide}.arrow" for group in ("both", "c") for slide in ROLES}
+    found = {str(path.relative_to(plan.layout.results)) for path in Outputs(plan).features()}
+    assert found == {f"features/{group}/{slide}.arrow" for group in ("both", "c") for slide in ROLES}
     assert plan.encoder_settings("both")["encoders"].keys() == {"a", "b"}
 
 

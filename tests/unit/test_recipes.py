@@ -64,6 +64,17 @@ def test_every_link_of_a_document_leads_somewhere(document):
     assert not [link for link in links if not (document.parent / link).exists()]
 
 
+def test_every_fault_of_the_profiles_names_a_test_that_exists():
+    faults = (ROOT / "profiles" / "README.md").read_text().split("## Faults")[1]
+    files = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    functions = {name for text in files.values() for name in re.findall(r"^def (\w+)\(", text, re.MULTILINE)}
+    for file in re.findall(r"`(\w+/test_\w+\.py)", faults):
+        assert ROOT / "tests" / file in files
+    fragments = re.findall(r"…\[?(\w+)(?:…|\])?`", faults)
+    assert len(fragments) > 10
+    assert not [fragment for fragment in fragments if not any(fragment in name for name in functions)]
+
+
 @pytest.mark.parametrize("text", [ARCHITECTURE, CONTRIBUTING], ids=["ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_every_file_of_the_code_that_is_named_exists(text):
     paths = set(PATH.findall(text)) - {"report/index.html"}

@@ -193,7 +193,7 @@ def test_a_stage_reads_as_its_record_or_as_a_quarantine_entry(tmp_path):
     assert quarantined(sample_records.manifest(), sample_records.tissue()) is None
 
 
-def test_a_quarantine_entry_tells_the_error_it_was_made_from():
+def test_a_quarantine_entry_gives_the_error_it_was_made_from():
     error = SlideError(Reason.NO_TISSUE, slide_id="s", path="a.svs", detail="none", remedy="Look")
     again = Quarantined.of(error, "presegment").error()
     assert str(again) == str(error)

@@ -115,7 +115,7 @@ def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do(page_of):
     assert "Give one in the sheet" in page
 
 
-def test_a_slide_page_tells_absent_tiles_and_images_that_were_left_out(page_of):
+def test_a_slide_page_lists_absent_tiles_and_images_that_were_left_out(page_of):
     manifest = sample_records.manifest(associated={"label": "left out: it may show the patient's name"})
     level = msgspec.structs.replace(manifest.levels[0], empty_tiles=1234)
     manifest = msgspec.structs.replace(manifest, levels=(level, *manifest.levels[1:]))
@@ -182,7 +182,7 @@ def test_patches_per_class_are_counted_by_the_rule_of_the_target(kind, target, e
     assert found == [[0, "test", 1, 1, *empty], [0, "train", 2, 1, *expected]]
 
 
-def test_examples_are_the_surest_right_ones_the_least_sure_and_the_worst_wrong_ones():
+def test_examples_are_the_most_certain_correct_the_least_certain_and_the_worst_wrong_ones():
     scores = np.array([0.9, 0.6, 0.8, 0.99, 0.1])
     table = pa.table(
         {
@@ -261,7 +261,7 @@ def test_without_cascades_the_report_has_no_such_section(tmp_path):
 
 
 @pytest.mark.machine
-def test_a_page_inside_the_one_file_report_has_no_links_that_lead_nowhere(tmp_path):
+def test_a_page_inside_the_one_file_report_has_no_broken_links(tmp_path):
     linked = page.document("t", [page.link("below", "#there"), page.link("P-1.a", "slides/P-1.a.html")])
     address = "data:text/html;base64," + base64.b64encode(linked.encode()).decode()
     with Browser() as browser:

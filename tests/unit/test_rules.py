@@ -95,7 +95,7 @@ def test_only_one_file_uses_internals_of_snakemake():
     assert [file.name for file in FILES if "snakemake_internals" in file.read_text()] == ["planning.smk"]
 
 
-def test_functions_stand_apart_from_rules():
+def test_rule_files_define_either_functions_or_rules():
     mixed = [f.name for f in FILES if re.search(r"^def ", f.read_text(), re.M) and RULE.search(f.read_text())]
     assert not mixed, "put them into planning/, or into common.smk if several files need them: snakemake --lint asks it"
 

@@ -39,14 +39,14 @@ def anchor(tmp_path):
 def run(layout, config):
     """Carry out a run whose jobs write the sidecars of ``slides``; without ``ends``, it is killed."""
 
-    def carry_out(*slides, ends=True, owed=lambda path, slide: True):
+    def carry_out(*slides, ends=True, is_output=lambda path, slide: True):
         current = Run(layout, parse_config(config))
         current.start()
         for slide in slides:
             write_sidecar(layout, slide)
         if ends:
             done = [str(layout.manifest(slide)) for slide in slides]
-            current.finish(Jobs(done, owed), snakemake_logs=[], succeeded=True)
+            current.finish(Jobs(done, is_output), snakemake_logs=[], succeeded=True)
         else:
             layout.run_lock.unlink()
 
@@ -97,7 +97,7 @@ def test_a_killed_run_leaves_its_start_and_the_next_run_registers_what_it_made(r
     assert (last(layout).sidecars.made, last(layout).sidecars.adopted) == (1, 1)
 
 
-def test_a_sidecar_that_something_else_altered_is_told_and_never_registered(run, layout, capsys):
+def test_a_sidecar_altered_outside_a_run_is_reported_and_never_registered(run, layout, capsys):
     run("a", "b")
     before = register.registered(layout, run_chain.read(layout).links)
     write_sidecar(layout, "a")
@@ -109,13 +109,13 @@ def test_a_sidecar_that_something_else_altered_is_told_and_never_registered(run,
     assert f"{sidecar_of(layout, 'a')}: altered" in capsys.readouterr().err
 
 
-def test_a_missing_sidecar_stays_registered_while_its_output_is_owed(run, layout):
+def test_a_missing_sidecar_stays_registered_while_its_output_is_still_produced(run, layout):
     run("a", "b")
     sidecar_of(layout, "a").unlink()
     run("c")
     assert last(layout).sidecars.missing == 1
     assert registered(layout) == {"a", "b", "c"}
-    run(owed=lambda path, slide: slide != "a")
+    run(is_output=lambda path, slide: slide != "a")
     assert last(layout).sidecars.retired == 1
     assert registered(layout) == {"b", "c"}
 
@@ -210,7 +210,7 @@ def test_the_last_record_is_covered_by_the_anchor(run, layout, anchor):
     assert [p for p in run_chain.read(layout, anchor).problems if "altered or removed" in p]
 
 
-def test_a_chain_that_was_written_again_as_a_whole_does_not_fit_the_anchor(run, layout, config, anchor, tmp_path):
+def test_a_chain_that_was_replaced_as_a_whole_does_not_match_the_anchor(run, layout, config, anchor, tmp_path):
     run("a")
     shutil.rmtree(layout.runs)
     config["audit"]["anchor"] = None
@@ -226,7 +226,7 @@ def test_a_run_does_not_start_without_its_anchor(run, config, layout):
         run("a")
 
 
-def test_records_of_version_0_1_are_the_begin_of_the_chain(run, layout):
+def test_records_of_version_0_1_are_the_beginning_of_the_chain(run, layout):
     sample = Path(__file__).parents[1] / "data" / "records" / "format0" / "run.json"
     content = json.loads(sample.read_text()) | {"files": {}, "previous": None}
     folder = layout.runs / content["finished"]
@@ -240,7 +240,7 @@ def test_records_of_version_0_1_are_the_begin_of_the_chain(run, layout):
     assert registered(layout) == {"old", "new"}
 
 
-def test_after_a_failed_run_nobody_is_told_that_all_others_are_done(layout, config, capsys):
+def test_after_a_failed_run_the_summary_does_not_say_that_all_others_are_done(layout, config, capsys):
     layout.results.mkdir()
     layout.quarantine.write_text(json.dumps([sample_records.lost("q").dump()]))
     for succeeded, told in ((True, "all others are done"), (False, "other jobs failed")):

@@ -40,7 +40,7 @@ def holder(lock):
     process.wait()
 
 
-def test_a_second_run_is_refused_and_told_who_holds_the_lock(lock, holder):
+def test_a_second_run_is_refused_with_the_holder_of_the_lock(lock, holder):
     with pytest.raises(HistomakeError, match=rf"results is in use: .* process {holder.pid}, since .*rm .*run\.lock"):
         acquire(lock)
     assert LockRecord.read(lock).pid == holder.pid
@@ -54,7 +54,7 @@ def test_the_lock_of_a_killed_run_is_replaced(lock, holder):
     release(lock)
 
 
-def test_the_lock_of_a_run_that_ends_is_given_back(lock, holder):
+def test_the_lock_of_a_run_that_ends_is_released(lock, holder):
     holder.communicate("")
     assert not lock.exists()
 

@@ -37,7 +37,7 @@ def cohort(tmp_path):
     return say, convert, layout, tmp_path
 
 
-def test_the_cohort_is_counted_by_what_became_of_its_slides(cohort):
+def test_the_slides_of_the_cohort_are_counted_by_their_outcome(cohort):
     say, convert, _, folder = cohort
     assert say() == "cohort: 4 slides: 4 new, 0 changed, 0 quarantined, 0 unchanged"
     convert("a")
@@ -55,7 +55,7 @@ def test_a_half_written_record_counts_as_changed(cohort):
     assert say() == "cohort: 4 slides: 3 new, 1 changed, 0 quarantined, 0 unchanged"
 
 
-def test_the_last_lines_name_slides_in_quarantine_and_the_first_warnings(tmp_path, capsys):
+def test_the_summary_names_slides_in_quarantine_and_the_first_warnings(tmp_path, capsys):
     layout, sheet = Layout(tmp_path / "results"), tmp_path / "slides.tsv"
     sheet.write_text("slide_id\n")
     layout.results.mkdir()

@@ -125,7 +125,7 @@ def test_averaging_over_flips_changes_scores_little_and_no_position(trained, tmp
 
 
 @given(length=st.integers(1, 2000), size=st.integers(16, 300), overlap=st.floats(0, 0.75), cut=st.integers(1, 2000))
-def test_windows_leave_no_pixel_out_however_the_slide_is_cut(length: int, size: int, overlap: float, cut: int) -> None:
+def test_windows_cover_every_pixel_for_any_slide_size(length: int, size: int, overlap: float, cut: int) -> None:
     lattice = Lattice(length, length, size, max(1, round(size * (1 - overlap))), 1.0)
     whole = lattice.starts(0, length, length)
     parts = [lattice.starts(low, min(low + cut, length), length) for low in range(0, length, cut)]

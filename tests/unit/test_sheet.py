@@ -166,7 +166,7 @@ TWO = f"{HEADER}\nA\t/a\tP\nB\t/b\tQ\n"
         "no line end at the end",
     ],
 )
-def test_leftovers_of_spreadsheets_do_not_matter(tmp_path, content):
+def test_formatting_left_by_spreadsheets_is_ignored(tmp_path, content):
     slides = read(tmp_path, content)
     assert [(s.slide_id, s.path, s.patient_id) for s in slides.values()] == [("A", "/a", "P"), ("B", "/b", "Q")]
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_read_is_refused_with_its_line(tmp_path, content, message
 
 @pytest.mark.parametrize("value", ["#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "Err:502", "=A1"])
 @pytest.mark.parametrize("column", range(3))
-def test_errors_of_a_spreadsheet_are_refused_in_every_column_and_are_no_comments(tmp_path, value, column):
+def test_errors_of_a_spreadsheet_are_refused_in_every_column_and_are_not_comments(tmp_path, value, column):
     cells = ["C", "/c", "R"]
     cells[column] = value
     assert f"{HEADER.split()[column]} is {value!r}" in refusal(tmp_path, TWO + "\t".join(cells) + "\n")
@@ -221,7 +221,7 @@ def test_ids_that_a_spreadsheet_has_rounded_are_refused(tmp_path, value):
     ],
     ids=["case", "composed", "sharp s", "full width", "spaces", "ligature"],
 )
-def test_patients_that_differ_only_for_a_computer_are_refused(tmp_path, one, other):
+def test_patients_that_differ_only_in_case_spaces_or_unicode_form_are_refused(tmp_path, one, other):
     message = refusal(tmp_path, f"{TWO}C\t/c\t{one}\nD\t/d\t{other}\n")
     assert "patient_ids differ only in case, spaces or Unicode form" in message
     assert "(slides C, D)" in message
@@ -268,7 +268,7 @@ def test_columns_to_stratify_a_cascade_by_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["mpp", "patient_id", "split"])
-def test_columns_with_a_meaning_of_their_own_are_no_strata(tmp_path, column):
+def test_columns_with_a_fixed_meaning_cannot_be_strata(tmp_path, column):
     config = parse_config({"radhical": {"c": {"split": {"stratify": [column]}}}})
     content = f"{HEADER}\tmpp\tsplit\nA\t/a\tP\t\t\n"
     assert f"column {column!r} has a meaning of its own" in refusal(tmp_path, content, config)
@@ -290,7 +290,7 @@ def labelled(kind, cells, splits=()):
     "cell",
     ["NA", "1,5", "<1", "'--", "#N/A", "nan", "inf", "1e999", "1_000", "5 %", "2024-01-02", "\u0661", "12h", "-"],
 )
-def test_cells_that_are_no_numbers_are_refused_before_any_job(tmp_path, cell):
+def test_cells_that_are_not_numbers_are_refused_before_any_job(tmp_path, cell):
     message = refusal(tmp_path, *labelled("regression", ["12", cell, "1.5e-2", ""]))
     assert "line 3 (S1): label is " in message
     assert "1 problem(s)" in message

@@ -187,7 +187,7 @@ def test_an_ome_tiff_whose_first_image_is_a_photograph(tmp_path):
     assert found.manifest.associated["macro"].startswith("left out")
 
 
-def test_a_second_page_that_is_another_field_is_no_level(tmp_path):
+def test_a_second_page_that_is_another_field_is_not_a_level(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         writer.write(PICTURE, photometric="rgb", metadata=None, **TAGS)
         writer.write(reduced(picture(seed=9)[::-1], 2), photometric="rgb", metadata=None, **TAGS)
@@ -308,7 +308,7 @@ def test_an_unspecified_fourth_sample_is_not_alpha(tmp_path):
 
 
 @pytest.mark.parametrize("marker", [JFIF, b""], ids=["jfif in the tables", "no marker"])
-def test_every_reader_shows_the_same_colours_whatever_the_shared_tables_state(marker, tmp_path):
+def test_every_reader_shows_the_same_colours_for_any_shared_tables(marker, tmp_path):
     """TwelveMonkeys#404"""
     parts = [split_jpeg(jpeg(tile, colour="RGB")) for tile in padded_tiles()]
     tables = b"\xff\xd8" + marker + parts[0][0] + b"\xff\xd9"
@@ -411,7 +411,7 @@ def test_a_decimal_comma(tmp_path):
 
 
 @pytest.mark.parametrize("sheet", [None, 0.5])
-def test_pixels_twice_as_high_as_wide_are_refused_whatever_the_sheet_says(sheet, tmp_path):
+def test_pixels_twice_as_high_as_wide_are_refused_for_any_mpp_in_the_sheet(sheet, tmp_path):
     """dlup#17, dlup#53"""
 
     def change(dataset: Dataset) -> None:

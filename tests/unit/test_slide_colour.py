@@ -234,7 +234,7 @@ def test_everything_else_is_refused(write, key, tmp_path):
     integer=st.booleans(),
     subsampled=st.booleans(),
 )
-def test_a_treatment_explains_every_sample_or_there_is_none(key, count, extra, bits, integer, subsampled):
+def test_any_combination_of_samples_is_decoded_or_refused(key, count, extra, bits, integer, subsampled):
     coder, stated, photometric = key
     samples = Samples(photometric, coder, stated, count, tuple(extra), bits, integer, subsampled)
     try:

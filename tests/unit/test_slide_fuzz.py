@@ -183,7 +183,7 @@ def flips(content: bytes, hidden: Ranges, seed: int) -> Iterator[tuple[int, int]
 
 
 @pytest.mark.parametrize("name", ["a.svs", "a.tif", "a.ome.tif", "a.dcm", "a.ndpi", *PICTURES])
-def test_a_changed_byte_is_told_or_changes_nothing(name, tmp_path):
+def test_a_changed_byte_is_reported_or_changes_nothing(name, tmp_path):
     path = write(name, tmp_path)
     content, hidden = path.read_bytes(), ranges(path)
     context = multiprocessing.get_context("spawn")

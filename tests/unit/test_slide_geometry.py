@@ -98,7 +98,7 @@ def test_an_ome_tiff_in_any_unit(unit, size, tmp_path):
     assert (manifest.mpp, manifest.mpp_source) == (pytest.approx(0.5), "vendor")
 
 
-def test_an_unknown_unit_is_no_micrometre(tmp_path):
+def test_an_unknown_unit_is_not_taken_as_micrometre(tmp_path):
     physical = {f"PhysicalSize{axis}{part}": value for axis in "XY" for part, value in (("", 0.5), ("Unit", "pixel"))}
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as writer:
         writer.write(PICTURE, photometric="rgb", metadata={"axes": "YXS", **physical})

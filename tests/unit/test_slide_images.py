@@ -71,7 +71,7 @@ def stored_pictures(folder: Path) -> set[str]:
     ],
 )
 @pytest.mark.parametrize("shape", [(120, 200), (HEIGHT // 4, WIDTH // 4)], ids=["a label's", "a thumbnail's"])
-def test_a_card_with_a_name_stays_out_of_an_svs_however_it_is_marked(shape, kind, description, tmp_path):
+def test_a_card_with_a_name_is_left_out_of_an_svs_for_any_tag(shape, kind, description, tmp_path):
     extra = [(card("LABEL: JANE DOE", *shape[::-1]), kind, description)]
     manifest, _ = converted(write_svs(tmp_path / "a.svs", extra=extra), tmp_path)
     assert stored_pictures(tmp_path) <= {"thumbnail"}
@@ -94,7 +94,7 @@ def test_a_thumbnail_with_the_label_beside_it_is_not_stored(tmp_path):
     assert manifest.associated["thumbnail"].startswith("left out: it shows something else")
 
 
-def test_a_tiled_label_is_no_level(tmp_path):
+def test_a_tiled_label_is_not_a_level(tmp_path):
     """Re-written SVS files have tiles throughout."""
     path = write_svs(tmp_path / "a.svs")
     pages = [(LABEL, {"subfiletype": 1}), (MACRO, {"subfiletype": 9})]
@@ -158,7 +158,7 @@ def test_a_slide_that_states_that_it_shows_its_label_is_refused(attribute, tmp_p
 
 
 @given(seed=st.integers(0, 10_000), factor=st.sampled_from([2, 3, 4]))
-def test_a_thumbnail_is_told_from_other_pictures(seed, factor):
+def test_a_thumbnail_is_distinguished_from_other_pictures(seed, factor):
     slide, other = picture(seed=seed), picture(seed=seed + 1)
 
     def whole(width: int, height: int) -> np.ndarray:
@@ -240,7 +240,7 @@ def test_a_page_of_another_field_is_never_a_level(blur, factor, tmp_path):
 
 @pytest.mark.parametrize("quality", [40, 80])
 @pytest.mark.parametrize("method", [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA])
-def test_a_level_is_known_however_it_was_reduced(method, quality, tmp_path):
+def test_a_level_is_recognised_for_any_method_of_reduction(method, quality, tmp_path):
     sizes = [(WIDTH // f, HEIGHT // f) for f in (2, 4)]
     levels = [cv2.resize(PICTURE, size, interpolation=method) for size in sizes]
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:

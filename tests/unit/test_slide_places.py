@@ -245,7 +245,7 @@ def test_copies_of_every_level_count_once(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["text", "unsupported", "broken"])
-def test_the_two_words_for_what_cannot_be_read(damage, tmp_path):
+def test_unsupported_and_damaged_files_have_different_reasons(damage, tmp_path):
     """Unsupported: the file is whole. Damaged: it is not."""
     path = tmp_path / "a.tif"
     if damage == "text":

@@ -73,7 +73,7 @@ def snakemake(tmp_path):
     return run
 
 
-def test_the_outputs_of_slides_are_told_from_others(snakemake):
+def test_outputs_of_single_slides_are_distinguished_from_others(snakemake):
     text = snakemake()
     assert "outputs: {'A': ['made/A.csv', 'made/A.txt'], 'B': ['made/B.csv', 'made/B.txt']}" in text
     assert "imported: False" in text
@@ -90,11 +90,11 @@ def test_the_outputs_of_slides_are_told_from_others(snakemake):
         (("--batch", "all=1/2"), False),
     ],
 )
-def test_a_run_for_everything_is_told_from_one_for_some_targets(snakemake, arguments, everything):
+def test_a_run_for_everything_is_distinguished_from_one_for_some_targets(snakemake, arguments, everything):
     assert f"everything: {everything}" in snakemake(*arguments)
 
 
-def test_a_job_that_failed_runs_again_though_the_results_behind_it_are_there(snakemake, tmp_path):
+def test_a_failed_job_runs_again_even_if_later_results_exist(snakemake, tmp_path):
     snakemake()
     failed = snakemake("--keep-going", "--config", "setting=2", command="false", check=False)
     assert "Error in rule make" in failed

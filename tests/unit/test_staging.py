@@ -40,7 +40,7 @@ def stores(entries):
     return [entry.manifest.parent / Manifest.read_usable(entry.manifest).store for entry in entries]
 
 
-def test_staged_stores_are_equal_and_are_gone_afterwards(cohort, local):
+def test_staged_stores_are_equal_and_are_removed_afterwards(cohort, local):
     root, entries = cohort
     with staged([*entries, build_quarantined(Layout(root), "lost", grid=Grid(mpp=1.0, size=64))]) as here:
         assert all(local in entry.manifest.parents for entry in here)
@@ -91,7 +91,7 @@ def test_a_damaged_store_is_named_and_nothing_is_left(cohort, local):
     assert list(local.iterdir()) == []
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_copied(cohort, local, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_copied(cohort, local, monkeypatch):
     monkeypatch.setattr("histomake.learn.data.staging.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(HistomakeError, match="set TMPDIR to a larger disk"):
         staged(cohort[1]).__enter__()

@@ -244,13 +244,13 @@ def test_an_annotation_on_tissue_needs_no_warning_and_a_box_may_lie_on_glass():
     assert warnings(Annotation((), [])) == ()
 
 
-def test_an_annotation_on_glass_is_told_with_the_shares():
+def test_an_annotation_on_glass_is_reported_with_the_shares():
     (said,) = warnings(square(0, 0, 512), tissue=slice(128, 256))
     assert "At most 0% of the annotated area lies on tissue, which covers 50% of the slide" in said
     assert "would" not in said
 
 
-def test_the_unit_or_level_that_puts_an_annotation_onto_tissue_is_told():
+def test_the_unit_or_level_that_puts_an_annotation_on_tissue_is_reported():
     (said,) = warnings(square(1100, 100, 500), tissue=slice(128, 256))
     assert said.endswith("Read as µm, at 0.5 µm per pixel, 100% would.")
     finest = MANIFEST.levels[0]
@@ -259,7 +259,7 @@ def test_the_unit_or_level_that_puts_an_annotation_onto_tissue_is_told():
     assert said.endswith("Read as pixels of level 1, 100% would.")
 
 
-def test_a_mask_on_glass_is_told():
+def test_a_mask_on_glass_is_reported():
     values = np.zeros((128, 256), np.uint8)
     values[:, :100] = 2
     (said,) = warnings(Annotation(("box", "tumor"), [], LabelImage(values, 16), RECORD), tissue=slice(90, 256))

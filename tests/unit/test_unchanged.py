@@ -26,24 +26,24 @@ def memory(tmp_path, outputs):
     return path
 
 
-def test_slides_that_nothing_happened_to_are_unchanged_slides(memory):
+def test_slides_with_unchanged_outputs_and_inputs_are_unchanged(memory):
     assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == {"A", "B", "C"}
 
 
-def test_without_a_memory_none_is(tmp_path):
+def test_without_a_memory_no_slide_is_unchanged(tmp_path):
     assert unchanged_slides(tmp_path / "none.json", shared="1", made_of=MADE_OF) == frozenset()
 
 
-def test_with_other_settings_code_or_models_none_is(memory):
+def test_with_other_settings_code_or_models_no_slide_is_unchanged(memory):
     assert unchanged_slides(memory, shared="2", made_of=MADE_OF) == frozenset()
 
 
-def test_a_slide_made_of_something_else_a_new_and_a_lost_one_are_not(memory):
+def test_a_slide_with_other_inputs_a_new_and_a_missing_one_are_not_unchanged(memory):
     assert unchanged_slides(memory, shared="1", made_of={"A": "other", "B": "b", "N": "n"}) == {"B"}
 
 
 @pytest.mark.parametrize("disturb", [os.unlink, os.utime, lambda path: os.truncate(path, 3)])
-def test_a_slide_with_a_removed_touched_or_truncated_output_is_not(memory, outputs, disturb):
+def test_a_slide_with_a_removed_touched_or_truncated_output_is_not_unchanged(memory, outputs, disturb):
     disturb(outputs["B"][1])
     assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == {"A", "C"}
 
@@ -54,12 +54,12 @@ def test_a_run_that_planned_one_slide_keeps_what_is_known_of_the_others(memory, 
     assert unchanged_slides(memory, shared="2", made_of=MADE_OF) == {"A", "B"}
 
 
-def test_with_a_damaged_memory_none_is_and_a_warning_says_so(memory, caplog):
+def test_with_a_damaged_memory_no_slide_is_unchanged_and_a_warning_is_logged(memory, caplog):
     memory.write_text('{"shared": 1}')
     assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == frozenset()
     assert "all slides are planned" in caplog.text
 
 
-def test_digests_tell_values_apart_and_do_not_depend_on_the_order_of_keys():
+def test_digests_distinguish_values_and_do_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     assert digest({"a": 1, "b": [2]}) != digest({"a": 1, "b": [3]})

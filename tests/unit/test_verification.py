@@ -59,7 +59,7 @@ def files(layout):
     return [p for p in sorted(layout.results.rglob("*")) if p.is_file() and layout.runs not in p.parents]
 
 
-def test_results_that_nobody_touched_have_no_problem(layout):
+def test_unchanged_results_have_no_problem(layout):
     found = verify(layout)
     assert (found.problems, found.remarks, found.outputs) == ([], [], 5)
 

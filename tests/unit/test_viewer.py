@@ -263,7 +263,7 @@ def test_a_results_folder_without_slides_is_named(tmp_path):
         serve(tmp_path, port=0, openseadragon=tmp_path)
 
 
-def test_the_list_tells_quarantined_slides_from_others(fetch):
+def test_the_list_distinguishes_quarantined_slides(fetch):
     found = {slide["slide_id"]: slide["status"] for slide in json.loads(fetch("/api/slides")[2])}
     assert found == {SLIDE: "ok", "lost": "quarantined"}
     assert json.loads(fetch("/api/slides/lost")[2])["remedy"] == "Give one in the sheet"
@@ -382,7 +382,7 @@ def test_a_tile_of_outlines_that_does_not_exist_is_not_found(outlined, fetch):
     assert json.loads(fetch(f"/api/slides/{SLIDE}")[2])["outlines"] is None
 
 
-def test_outlines_drawn_anew_are_read_anew(outlined, tmp_path):
+def test_changed_outlines_are_read_again(outlined, tmp_path):
     layout = Layout(shutil.copytree(outlined.results, tmp_path / "results"))
     library = tmp_path / "openseadragon.min.js"
     library.write_text("")

@@ -51,6 +51,6 @@ def test_another_encoder_encodes_all_slides_and_leaves_the_first_alone(others: W
     assert others.planned("--", *features("small")) == set()
 
 
-def test_every_slide_has_a_job_of_its_own_though_one_job_may_encode_several(others: Workshop):
+def test_every_slide_has_its_own_job_even_if_one_job_encodes_several(others: Workshop):
     others.snakemake("--", *features("small"))
     assert [path for path in features("small") if not (others.folder / f"{path}.meta.json").is_file()] == []

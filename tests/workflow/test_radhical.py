@@ -94,7 +94,7 @@ def test_images_full_of_nuclei_are_left_to_the_dense_network(finished):
     assert [level["level"] for level in record["levels"]] == [1]
 
 
-def test_an_unannotated_slide_is_segmented_all_the_same(finished):
+def test_an_unannotated_slide_is_segmented(finished):
     results = finished.results / "radhical" / "nuclei" / "slides"
     record = json.loads((results / "new.json").read_text())
     assert record["status"] == "ok"

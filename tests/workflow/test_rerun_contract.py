@@ -140,7 +140,7 @@ def test_settings_that_shape_no_result_run_nothing(workshop, section, changes):
     assert rules(workshop.planned()) <= SHOWS_SETTINGS
 
 
-def test_another_aggregation_is_scored_anew_and_predicts_nothing(workshop):
+def test_another_aggregation_is_scored_again_and_predicts_nothing(workshop):
     content = yaml.safe_load(workshop.config.read_text())
     content["tasks"]["tissue_kind"]["predict"] = {"aggregate": "max"}
     workshop.config.write_text(yaml.safe_dump(content))
@@ -158,7 +158,7 @@ def test_the_order_of_keys_and_rows_does_not_matter(workshop):
     assert workshop.planned() == set()
 
 
-def test_a_new_task_is_trained_and_measured_though_the_quarantine_is_made_anew(workshop):
+def test_a_new_task_is_trained_and_measured_although_the_quarantine_runs_again(workshop):
     content = yaml.safe_load(workshop.config.read_text())
     content["grids"]["a10"] = content["grids"]["x10"]  # first by name: the quarantine looks at its tables
     content["tasks"]["second"] = content["tasks"]["tissue_kind"] | {"grid": "a10"}
@@ -204,7 +204,7 @@ def test_settings_that_change_together_with_the_sheet_take_effect_in_the_same_ru
     assert {"split", "train", "predict_slide", "evaluate"} <= rules(workshop.planned())
 
 
-def test_a_model_that_starts_from_another_task_s_is_made_after_it_and_anew_with_it(workshop):
+def test_a_model_that_starts_from_that_of_another_task_is_trained_after_it_and_again_with_it(workshop):
     content = yaml.safe_load(workshop.config.read_text())
     first = content["tasks"]["tissue_kind"]
     model = first.get("model", {}) | {"pretrained": "results/models/tissue_kind/fold0"}

@@ -1,4 +1,4 @@
-"""Reading of a user's file in a process of its own, which may crash, hang or ask for any amount of memory."""
+"""Reading of a user's file in a separate process, which may crash, hang or request any amount of memory."""
 
 from __future__ import annotations
 

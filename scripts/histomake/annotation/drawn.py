@@ -1,4 +1,4 @@
-"""What readers of annotation files share: errors, shapes as drawn, and one reading of a file."""
+"""Types shared by the readers of annotation files: errors, shapes as drawn, and the state of reading a file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SlideFrame:
 
 @dataclass
 class Reading:
-    """One reading of a file: settings and slide, and what the reader counts and tells on its way.
+    """State of reading one file: settings and slide, and the reader's counts and warnings.
 
     skipped: shapes that are left out because they have no area, by the file's name for their kind.
     warnings: complete sentences for the report.

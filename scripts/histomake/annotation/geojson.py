@@ -69,7 +69,7 @@ def _text(value: Any) -> str:
 
 
 def _unpacked(value: Any) -> Any:
-    """GDAL writes an object as a text in JSON, some Python programs as a text in Python; other values as they are."""
+    """Parse an object that GDAL wrote as JSON text, or a Python program as Python text; return other values as is."""
     if not (isinstance(value, str) and value.strip().startswith("{")):
         return value
     for parse in (msgspec.json.decode, ast.literal_eval):

@@ -1,4 +1,4 @@
-"""Reader for JSON annotations: GeoJSON, COCO and labelme; others are refused by their name."""
+"""Reader for JSON annotations: GeoJSON, COCO and labelme. Other formats are refused, with their name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOREIGN = {
     "TopoJSON": ({"arcs", "objects"},),
     "CVAT JSON": ({"shapes", "tracks", "tags"},),
 }
-"""Formats that are not read: names, and the keys of their first object, any one set of which tells them."""
+"""Formats that are not read: names, and sets of keys of their first object, each of which identifies them."""
 
 Keys = dict[str, msgspec.Raw]
 

@@ -1,4 +1,4 @@
-"""What is lost of an annotation on its way from the file to the regions that are used, in sentences for the report."""
+"""Parts of an annotation file that are not used, as sentences for the report."""
 
 from __future__ import annotations
 

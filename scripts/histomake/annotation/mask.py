@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PART_PX = 1024
-"""Parts in which a mask is read have a multiple of this edge."""
+"""The edges of the parts in which a mask is read are multiples of this."""
 WHOLE_PX = 1 << 27
 """A PNG of at most this size is held in memory, so that it can be read in any order."""
 MAX_PART_BYTES = 1 << 30
@@ -41,8 +41,8 @@ LONGEST = 300
 class LabelMask:
     """A label mask in a file, integers (y, x), read in parts.
 
-    values: array-like of the file's library; chunks: rows and columns that are stored together; doubts: what the file
-    lacks or leaves open, and how it is read, in sentences.
+    values: array-like of the file's library; chunks: rows and columns that are stored together; doubts: sentences on
+    what is missing or ambiguous in the file, and how it is read.
     """
 
     values: Any
@@ -60,7 +60,7 @@ class LabelMask:
         return np.dtype(np.uint8) if np.issubdtype(self.values.dtype, np.bool_) else np.dtype(self.values.dtype)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        """Read a part. Raises AnnotationError for whatever the file's library raises."""
+        """Read a part. Raises AnnotationError for any exception of the file's library."""
         try:
             part = np.asarray(self.values[index])
         except Exception as error:
@@ -98,7 +98,7 @@ def open_mask(path: Path, *, in_order: bool = False) -> LabelMask:
 
 
 def _unreadable(error: Exception) -> AnnotationError:
-    """What to say of an exception of a library, whose traceback goes into the log."""
+    """Message for an exception of a library, whose traceback goes into the log."""
     if isinstance(error, AnnotationError):
         return error
     log.error("the label mask cannot be read", exc_info=error)

@@ -1,4 +1,4 @@
-"""Signs that the coordinates or the resolution of a file are not those of its slide, in sentences with the numbers."""
+"""Warnings about a file whose coordinates or resolution seem not to be those of its slide."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DECIMALS = 0.005
 
 
 def doubtful_mpp(stated: str | None, slide: SlideFrame, source: str) -> list[str]:
-    """Say that a file states another resolution than its slide, in µm per pixel. 0 and an empty text state none."""
+    """Warn that a file states another resolution than its slide, in µm per pixel. 0 and an empty text state none."""
     try:
         found = float((stated or "0").replace(",", "."))
     except ValueError:
@@ -39,10 +39,10 @@ def doubtful_mpp(stated: str | None, slide: SlideFrame, source: str) -> list[str
 
 
 def doubtful_unit(points: NDArray[np.float64], slide: SlideFrame, source: str) -> list[str]:
-    """Say that coordinates, float64 (n, 2), may be in µm: in pixels of the slide they would be whole numbers.
+    """Warn that coordinates, float64 (n, 2), may be in µm: in pixels of the slide they would be whole numbers.
 
-    Outlines that were drawn on pixels and then multiplied by the resolution have this trait. Free outlines in µm have
-    not; see `histomake.patch.placement`.
+    This holds for outlines that were drawn on pixels and then multiplied by the resolution, but not for free outlines
+    in µm; see `histomake.patch.placement`.
     """
     mpp = slide.mpp
     if mpp is None or len(points) == 0 or abs(mpp - 1) <= MPP_TOLERANCE:

@@ -50,7 +50,7 @@ def write_annotation(
 def write_no_annotation(
     outcome: Quarantined, *, record: Path | str, geojson: Path | str, labels: Path | None = None
 ) -> None:
-    """Write a quarantine entry as the record, and an empty GeoJSON in place of the annotation.
+    """Write a quarantine entry as the record and an empty GeoJSON in place of the annotation.
 
     ``labels``: for a mask, the folder of its label image; it becomes a store without arrays.
     """

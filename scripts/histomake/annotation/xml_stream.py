@@ -52,7 +52,7 @@ def open_events(path: Path) -> Iterator[tuple[Element, Events]]:
 
 
 def _as_utf8(stream: IO[bytes]) -> tuple[IO[bytes], str | None]:
-    """The stream, and the encoding that it has in spite of its declaration; expat knows no multi-byte encodings."""
+    """The stream, and the encoding that overrides its declaration. Encodings that expat lacks are decoded to UTF-8."""
     declared = DECLARED.match(stream.read(HEAD))
     stream.seek(0)
     if declared is None:

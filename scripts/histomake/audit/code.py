@@ -34,8 +34,8 @@ UNTRACKED_MODULES = frozenset(
 params; layout names files, which Snakemake compares itself; sidecar and environment describe the job that ran."""
 
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
-"""Where a statement holds other statements. Imports and docstrings stand nowhere else, and expressions are most of a
-syntax tree."""
+"""Fields of a statement that hold other statements. Imports and docstrings occur only there, and expressions are most
+of a syntax tree."""
 
 FIELDS = {
     kind: tuple(field for field in kind._fields if field not in ("ctx", "kind", "type_comment", "type_ignores"))
@@ -55,8 +55,8 @@ def require_library(scripts: Path) -> None:
     beside = next((folder for folder in folders if (folder / "__init__.py").is_file()), None)
     if beside is None or beside.resolve() != LIBRARY:
         raise HistomakeError(
-            f"the library was imported from {LIBRARY}, but the scripts are in {scripts}: code digests would not tell "
-            f"what ran. Uninstall it from this environment ({sys.prefix}) with `pip uninstall histomake`, "
+            f"the library was imported from {LIBRARY}, but the scripts are in {scripts}: code digests would not "
+            f"describe what ran. Uninstall it from this environment ({sys.prefix}) with `pip uninstall histomake`, "
             "or install this checkout with `make env`"
         )
 
@@ -118,7 +118,7 @@ class _Parsed(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Memory(msgspec.Struct):
-    """Files that were parsed before: by path, size and times (ns) with the result. ``version``: of the digests."""
+    """Files that were parsed before: their sizes, times (ns) and results by path. ``version``: of the digests."""
 
     version: str
     files: dict[str, tuple[tuple[int, int, int], _Parsed]]

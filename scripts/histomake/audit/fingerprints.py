@@ -34,8 +34,8 @@ class Known(msgspec.Struct, array_like=True):
 def quick_fingerprint(files: Mapping[str, Path]) -> str:
     """Digest of names, sizes, and evenly sampled blocks of a slide's files, the first and the last bytes among them.
 
-    At most 384 KiB are read per file. An edit in mid-file that keeps the size can go unnoticed; the sheet's ``sha256``
-    column notices it, for `convert` hashes every byte.
+    At most 384 KiB are read per file. An edit in mid-file that keeps the size can go undetected. The sheet's ``sha256``
+    column detects it, because `convert` hashes every byte.
 
     Args:
         files: the files by name, as `histomake.slide.companions.named_files` gives them.
@@ -59,8 +59,8 @@ def _sample_offsets(size: int) -> list[int]:
 class Fingerprints:
     """Fingerprints of slides, remembered by name, size and modification time of their files.
 
-    Thanks to the memory a large cohort is not read at every start. Jobs read it; only the main process
-    (``remember=True``) writes it, once, when it ends.
+    With the memory, a large cohort is not read at every start. Jobs read it; only the main process (``remember=True``)
+    writes it, once, when it ends.
     """
 
     def __init__(self, memory: Path | str, *, remember: bool) -> None:

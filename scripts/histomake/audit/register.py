@@ -1,4 +1,4 @@
-"""The register of sidecars: which sidecars there must be, with their digests, as the run records state it.
+"""The register of sidecars: the sidecars that must exist and their digests, as stated in the run records.
 
 A sidecar has the digests of a job's outputs, but nothing in it shows that it was altered or that another was removed.
 Each run therefore registers the sidecars of its jobs in its record. A sidecar that changes in any other way is never
@@ -30,7 +30,7 @@ from histomake.base.tables import write_table
 
 REGISTER = "sidecars.parquet"
 WHOLE_EVERY = 50
-"""Every so many runs, the whole register is written, so that reading it does not need all runs since the first."""
+"""Number of runs after which the whole register is written again, so that it can be read without all earlier runs."""
 
 CHANGE = pa.dictionary(pa.int8(), pa.string())
 SCHEMA = pa.schema([("path", pa.string()), ("slide_id", pa.string()), ("sha256", pa.string()), ("change", CHANGE)])
@@ -71,7 +71,7 @@ def files(layout: Layout) -> Iterator[Path]:
 
 
 def _is_left_out(path: Path, layout: Layout) -> bool:
-    """Whether a path is a note, or something that a job is writing or was writing when it was killed."""
+    """Whether a path is a note, or a file that a job is writing or was writing when it was killed."""
     return path.name.startswith(".") or is_note(path, layout)
 
 
@@ -105,7 +105,7 @@ def registered(layout: Layout, links: Sequence[Link]) -> dict[str, Entry]:
 
 @dataclass(frozen=True)
 class Update:
-    """What a run registers: changes by path, with the entry as found, or as registered where the file is gone."""
+    """What a run registers: changes by path, with the entry as found, or as registered where the file is missing."""
 
     changes: Mapping[str, tuple[Entry, Change]]
     state: Mapping[str, Entry]
@@ -135,7 +135,7 @@ def compare(
     links: Sequence[Link],
     *,
     made: Collection[str],
-    is_owed: Callable[[str, Entry], bool],
+    is_output: Callable[[str, Entry], bool],
     interrupted: bool,
 ) -> Update:
     """Compare the sidecars in the results folder with the register.
@@ -144,8 +144,8 @@ def compare(
         layout: The results folder.
         links: Its run records, in order.
         made: Sidecars that jobs of this run have written, relative to the results folder.
-        is_owed: Whether a registered sidecar that is gone is still an output of the workflow.
-        interrupted: Whether an earlier run ended without a record: then new sidecars may be of its jobs.
+        is_output: Whether a registered sidecar that is missing is still an output of the workflow.
+        interrupted: Whether an earlier run ended without a record, so that new sidecars may come from its jobs.
     """
     before = registered(layout, links)
     cache = FileCache(layout.file_cache("register"))
@@ -160,7 +160,7 @@ def compare(
         change: Change = "made" if name in made else "adopted" if interrupted or not before else "altered"
         changes[name] = Entry(_slide_of(layout.results / name), digest), change
     for name in before.keys() - now.keys():
-        changes[name] = before[name], "missing" if is_owed(name, before[name]) else "retired"
+        changes[name] = before[name], "missing" if is_output(name, before[name]) else "retired"
     state = before | {name: entry for name, (entry, change) in changes.items() if change in REGISTERED}
     return Update(changes, {name: e for name, e in state.items() if changes.get(name, (e, None))[1] != "retired"})
 

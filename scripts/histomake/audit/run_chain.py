@@ -1,4 +1,4 @@
-"""The chain of run records: each holds the digest of the one before, so that none is altered or removed unnoticed.
+"""The chain of run records: each holds the digest of the previous one, so that changes and removals are detected.
 
 The order of the records is that of their links, not of their names, because clocks can be set back. Whoever can write
 into the results folder could replace the whole chain. An anchor prevents that: a folder elsewhere, named in the

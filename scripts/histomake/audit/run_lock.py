@@ -1,4 +1,4 @@
-"""The lock of a results folder: one run at a time, from whatever checkout and host it was started.
+"""The lock of a results folder: one run at a time, independent of the checkout and host it was started from.
 
 Snakemake locks the folder it is started in, and two checkouts may share one results folder. A lock is a file that is
 created with a hard link, which also works on NFS.
@@ -47,12 +47,12 @@ class LockRecord(Record, frozen=True, kw_only=True):
 
 
 def acquire(path: Path) -> None:
-    """Take the lock until `release`, or until the process ends.
+    """Acquire the lock until `release`, or until the process ends.
 
     The lock of a process of this host that has ended is replaced.
 
     Raises:
-        HistomakeError: another run holds the lock, or one on another host, of which it is unknown whether it lives.
+        HistomakeError: another run holds the lock. A run on another host is assumed to be alive.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -66,7 +66,7 @@ def acquire(path: Path) -> None:
 
 
 def release(path: Path) -> None:
-    """Give the lock back; nothing happens where another process holds it, such as the parent of a forked one."""
+    """Release the lock. Nothing happens if another process holds it, such as the parent of a forked one."""
     with suppress(FileNotFoundError, RecordError):
         if LockRecord.read(path).process_start == _process_start(os.getpid()):
             path.unlink()
@@ -85,7 +85,7 @@ def _own_record() -> LockRecord:
 
 
 def _process_start(pid: int) -> str | None:
-    """What tells a process from a later one with the same id; None if there is no such process."""
+    """Start time that distinguishes a process from a later one with the same id; None if there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -94,7 +94,7 @@ def _process_start(pid: int) -> str | None:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Let ``target`` be the file ``source``, unless it exists; returns whether that was done."""
+    """Link ``target`` to the file ``source`` unless ``target`` exists; return whether that was done."""
     try:
         os.link(source, target)
     except FileExistsError:

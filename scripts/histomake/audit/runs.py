@@ -65,7 +65,7 @@ def _state(manifest: str | None, sidecar: str | None, fingerprint: str) -> str:
         return "new"
     try:
         if fingerprint not in (MISSING, msgspec.json.decode(sidecar, type=Converted).params.slide):
-            return "changed"  # one that is missing rests on its store
+            return "changed"  # a slide whose file is missing is used from its store
         return "unchanged" if msgspec.json.decode(manifest, type=Outcome).status == "ok" else "quarantined"
     except msgspec.MsgspecError:
         return "changed"
@@ -78,12 +78,12 @@ class Jobs:
     done: Collection[str]
     """First output of every job that ended well."""
 
-    is_owed: Callable[[str, str | None], bool]
+    is_output: Callable[[str, str | None], bool]
     """Whether a file, given with its slide, is an output of the workflow."""
 
 
 class Run:
-    """A run that writes into a results folder: it takes the lock, keeps its records and gives the lock back."""
+    """A run that writes into a results folder: it acquires the lock, writes its records and releases the lock."""
 
     def __init__(self, layout: Layout, config: Config) -> None:
         self.layout, self.config = layout, config
@@ -125,7 +125,7 @@ class Run:
             self.layout,
             links,
             made={f"{Path(path).relative_to(results)}{SIDECAR}" for path in jobs.done},
-            is_owed=lambda name, entry: jobs.is_owed(str(results / name).removesuffix(SIDECAR), entry.slide_id),
+            is_output=lambda name, entry: jobs.is_output(str(results / name).removesuffix(SIDECAR), entry.slide_id),
             interrupted=own > 0 and links[own - 1].record.event == "started",
         )
 
@@ -161,13 +161,13 @@ class Run:
 
 
 def _told_of_sidecars(update: Update, layout: Layout) -> list[str]:
-    """Lines on sidecars that something else than a run has altered or removed."""
+    """Lines on sidecars that were altered or removed, but not by a run."""
     found = sorted((change, name) for name, (_, change) in update.changes.items() if change in ("altered", "missing"))
     if not found:
         return []
     lines = [f"  {layout.results / name}: {change}" for change, name in found[:5]]
     more = [f"  and {len(found) - 5:,} more"] if len(found) > 5 else []
-    head = f"{len(found):,} sidecar(s) were changed by something else than a run; `histomake verify` says more:"
+    head = f"{len(found):,} sidecar(s) were changed, but not by a run; `histomake verify` says more:"
     return ["", head, *lines, *more]
 
 

@@ -42,8 +42,8 @@ def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[dict[str, st
 
     An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
     is an error if the library is not the one next to the rule's script.
-    ``cache``: what the rule read the last time, for a rule with inputs of every slide; kept for the next when the
-    work is done.
+    ``cache``: small files that the previous job of the rule read, for a rule with inputs of every slide; saved for the
+    next job when the work is done.
     """
     cache = cache or FileCache()
     _log_to(snakemake.log[0] if snakemake.log else None)
@@ -78,7 +78,7 @@ def _log_to(path: str | None) -> None:
 
 
 def _sidecar(snakemake: Any, started: datetime, seconds: float, cache: FileCache, known: dict[str, str]) -> Sidecar:
-    """Everything needed to say, years later, where these outputs came from."""
+    """Everything needed to reconstruct, years later, how these outputs were made."""
     outputs = [path for path in map(store_of, snakemake.output) if path.exists()]
     return Sidecar(
         rule=snakemake.rule,
@@ -119,7 +119,7 @@ def _small_digest(path: Path) -> str | None:
 
 
 def _tell_damage(paths: list[str], cache: FileCache) -> None:
-    """Name the inputs whose bytes are not those that their own job wrote: the likely reason for a failure."""
+    """Log the inputs whose bytes are not those that their own job wrote: the likely reason for a failure."""
     stated = _stated(paths, cache)
     for path in paths:
         if path in stated and _small_digest(Path(path)) not in (None, stated[path]):

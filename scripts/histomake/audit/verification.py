@@ -1,4 +1,4 @@
-"""Verification of a results folder: every file is compared with what its job and the run records state of it.
+"""Verification of a results folder: every file is compared with what its job and the run records state.
 
 A file of the results is an output that a sidecar has the digest of, and a sidecar is registered in the record of a run.
 Run records form a chain. So a file that was altered, removed or added is found, unless everything up to the head of the
@@ -30,7 +30,7 @@ THREADS = 4
 
 @dataclass
 class Findings:
-    """What a verification found: problems, remarks that are no problem, and how many outputs were compared."""
+    """Result of a verification: problems, remarks that are not problems, and the number of compared outputs."""
 
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -158,14 +158,14 @@ def _compare_outputs(
 
 
 def altered(placed: Placed) -> list[str]:
-    """The outputs of a job that are gone or have other bytes than those it wrote."""
+    """The outputs of a job that are missing or have other bytes than those it wrote."""
     if is_conversion(placed.sidecar):
         return _altered_conversion(placed)
     return [problem for path in placed.sidecar.outputs for problem in _altered(placed, path)]
 
 
 def _altered_conversion(placed: Placed) -> list[str]:
-    """As `altered`. If the manifest is as it was, it tells which files of the store and of the slide have changed."""
+    """As `altered`. If the manifest is unchanged, the changed files of the store and of the slide are named."""
     manifest, *others = placed.sidecar.outputs
     problems = _altered(placed, manifest)
     if problems or isinstance(Manifest.read(placed.file(manifest)), Quarantined):
@@ -181,11 +181,11 @@ def _original(placed: Placed) -> Path | None:
 
 
 def _rests_on_store(placed: Placed) -> list[str]:
-    """A remark if the file that a conversion read is gone."""
+    """A remark if the file that a conversion read is missing."""
     source = _original(placed) if is_conversion(placed.sidecar) else None
     if source is None or source.exists():
         return []
-    return [f"slide {placed.sidecar.wildcards.get('slide')} rests on its store alone: {_shown(source)} is gone"]
+    return [f"slide {placed.sidecar.wildcards.get('slide')} is used from its store: {_shown(source)} is missing"]
 
 
 def _altered(placed: Placed, path: str) -> list[str]:
@@ -198,7 +198,7 @@ def _altered(placed: Placed, path: str) -> list[str]:
 
 
 def _of_other_size(placed: Placed) -> list[str]:
-    """The outputs of a job that are gone or have another size."""
+    """The outputs of a job that are missing or have another size."""
     problems = []
     for path in placed.sidecar.outputs:
         file, size = placed.file(path), placed.sidecar.sizes.get(path)

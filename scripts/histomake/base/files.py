@@ -62,8 +62,8 @@ def atomic_directory(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
 
     All files are flushed to the disk first; ``sync=False`` if the caller has already done so.
 
-    A directory cannot be replaced in one step, so an old one is moved aside first. A reader sees the old tree, for an
-    instant none, or the new tree, but never a partial one.
+    A directory cannot be replaced in one step, so an old one is moved aside first. A reader sees the old tree, for a
+    moment none, or the new tree, but never a partial one.
     """
     target = Path(path)
     with _workplace(target) as place:

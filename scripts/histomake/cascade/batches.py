@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROCESSES_APART = 1000
-"""Random streams of processes are this far apart; those in between are of the levels."""
+"""Distance between the random streams of processes; the streams in between belong to the levels."""
 
 
 @dataclass
 class LevelBatch:
-    """n crops: uint8 (n, edge, edge, 3); kinds: int8 (n, m, m); chosen: int64 (n,), the points they lie around."""
+    """n crops: uint8 (n, edge, edge, 3); kinds: int8 (n, m, m); chosen: int64 (n,), the points at their centres."""
 
     crops: Tensor
     kinds: Tensor

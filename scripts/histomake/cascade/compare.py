@@ -197,7 +197,7 @@ def group_of(slide: ComparedSlide) -> str:
 
 
 def summarise(slides: Sequence[ComparedSlide]) -> dict[str, ComparedGroup]:
-    """Return the comparison over the slides of each group. Sites are apart: one must not make up for another."""
+    """Return the comparison over the slides of each group. Sites are separate: one must not compensate for another."""
     groups: dict[str, list[ComparedSlide]] = {}
     for slide in sorted(slides, key=lambda slide: (not is_whole(slide), slide.site or "")):
         groups.setdefault(group_of(slide), []).append(slide)

@@ -89,7 +89,7 @@ def train_level(
     """
     runtime = choose_runtime(_precision(config), threads=threads, index=distributed.local_rank())
     steps = config.steps if isinstance(config.steps, int) else config.steps[number - 1]
-    # One process at least reads ahead, also where a job has one thread only.
+    # At least one process reads ahead, even if the job has only one thread.
     workers = max(1, threads - 1) if config.workers is None else config.workers
     objective = LevelObjective(
         fields, number, network=network, config=config, steps=steps, runtime=runtime, seed=seed, workers=workers
@@ -107,6 +107,6 @@ def train_level(
 
 
 def _precision(config: CascadeTrain) -> str:
-    """For auto bf16 also on a CPU that multiplies matrices of it: twice as fast, and inference uses float32 anyway."""
+    """For auto, use bf16 also on a CPU with bf16 matrix products: twice as fast, and inference uses float32 anyway."""
     tiles = torch.cpu.get_capabilities().get("amx_bf16", False)
     return "bf16" if config.precision == "auto" and tiles and not torch.cuda.is_available() else config.precision

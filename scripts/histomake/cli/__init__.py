@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of a pipe, such as head, ended first; Python would complain once more when it flushes at its end.
+        # The reader of a pipe, such as head, has exited. Python flushes stdout at exit and would raise the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return status

@@ -41,7 +41,7 @@ def configure(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print every finding as it comes; some checks take seconds."""
+    """Print each finding at once, because some checks take seconds."""
     states = []
     for finding in findings(options.configfile):
         print(finding, flush=True)

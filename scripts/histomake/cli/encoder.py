@@ -1,7 +1,7 @@
 """Write the folder of an encoder: model.json and model.safetensors, as `encoders.<name>.name: folder:…` needs it.
 
-Without options it is EfficientNet-Lite0 with ImageNet weights, which an installed package brings. With --card and
---weights it is any encoder whose weights were downloaded, also as a pickle, of which only the tensors are read:
+Without options it is EfficientNet-Lite0 with ImageNet weights, which are part of an installed package. With --card and
+--weights it is any encoder with downloaded weights; if they are a pickle, only its tensors are read:
 
   histomake encoder encoders/lite0
   histomake encoder encoders/uni2-h --card config/encoders/uni2-h/model.json --weights pytorch_model.bin

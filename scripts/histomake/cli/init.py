@@ -65,11 +65,11 @@ def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the files and tell what comes next, and what the names of the files leave open."""
+    """Write the files, then print the next steps and what could not be derived from the names of the files."""
     slides = options.slides or options.folder
     if options.slides and not slides.is_dir():
         raise HistomakeError(f"{slides} is not a folder; give that of the slides")

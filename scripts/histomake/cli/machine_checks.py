@@ -90,7 +90,7 @@ def temporary_folder() -> Finding:
     detail = f"{folder}, {free / GIB:.0f} GiB free"
     wanted = os.environ.get("TMPDIR")
     if wanted and Path(wanted).resolve() != folder.resolve():
-        return problem("TMPDIR", f"{wanted} is not a folder one can write to", "create it, or set TMPDIR to another")
+        return problem("TMPDIR", f"{wanted} is not a writable folder", "create it, or set TMPDIR to another")
     if free < TEMPORARY_BYTES:
         return warning(
             "TMPDIR", detail, "set TMPDIR to a folder on a larger disk; train.stage needs room for the stores"
@@ -99,7 +99,7 @@ def temporary_folder() -> Finding:
 
 
 def slurm_profile() -> Finding:
-    """The profile for ``snakemake --profile slurm``, where there is a Slurm."""
+    """The profile for ``snakemake --profile slurm``, if Slurm is installed."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     profile = home / "snakemake" / "slurm"
     if profile.is_dir():
@@ -107,14 +107,14 @@ def slurm_profile() -> Finding:
             return warning("profile", f"{profile} is not that of this checkout", "make profiles")
         return ok("profile", f"--profile slurm uses {profile.resolve()}")
     if shutil.which("sbatch"):
-        return problem("profile", f"Slurm is here, but {profile} is missing", "make profiles")
-    return ok("profile", "none needed: no Slurm here")
+        return problem("profile", f"Slurm is installed, but {profile} is missing", "make profiles")
+    return ok("profile", "not needed: Slurm is not installed")
 
 
 def viewer_assets(openseadragon: Path = OPENSEADRAGON) -> Finding:
     """OpenSeadragon, without which the viewer does not start."""
     if openseadragon.is_file():
-        return ok("viewer", "OpenSeadragon is there")
+        return ok("viewer", "OpenSeadragon is installed")
     return warning("viewer", f"{openseadragon} is missing: `histomake view` does not start", "make viewer (needs npm)")
 
 

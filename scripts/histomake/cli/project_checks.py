@@ -19,11 +19,11 @@ from histomake.slide.companions import slide_files
 
 GIB = 1 << 30
 STORE_SHARE = 1.1
-"""Room asked for per byte of slides that are not converted yet: their stores, and what is made from them."""
+"""Free space required, per byte of slides not yet converted, for their stores and the outputs made from them."""
 
 
 def project(configfile: Path) -> Iterator[Finding]:
-    """Every check of the project that a configuration describes; those that need a valid one are left out without."""
+    """Every check of the project of a configuration. If the configuration is invalid, the other checks are skipped."""
     try:
         config = load_config(configfile)
     except FileNotFoundError:
@@ -46,11 +46,11 @@ def project(configfile: Path) -> Iterator[Finding]:
         yield problem("sheet", str(error), f"correct {config.sheet}")
     yield room(layout, slides)
     yield file_locks(layout)
-    yield held()
+    yield working_folder()
 
 
 def plan(config: Config, slides: Mapping[str, Slide]) -> Iterator[Finding]:
-    """Whether every slide can be given a role, and what may not be meant so."""
+    """Whether every slide can be assigned a role, and likely mistakes in the sheet."""
     try:
         made = make_plan(config, slides)
         found = notes(made)
@@ -88,8 +88,8 @@ def file_locks(layout: Layout) -> Finding:
     return ok("file locks", f"work in {folder}")
 
 
-def held(folder: Path = Path(".snakemake/locks")) -> Finding:
-    """Whether a run holds this working folder, or was killed before it let go."""
+def working_folder(folder: Path = Path(".snakemake/locks")) -> Finding:
+    """Whether the working folder is locked by a run, or by one that was killed."""
     if any(folder.glob("*")):
         remedy = "if no run is under way: snakemake --unlock"
         return warning("Snakemake", "this folder is locked by a run, or by one that was killed", remedy)

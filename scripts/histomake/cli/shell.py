@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _converse(connection: duckdb.DuckDBPyConnection) -> int:
-    """Read statements from the terminal until its end (Ctrl-D); a failing one does not end the conversation."""
+    """Read statements from the terminal until its end (Ctrl-D); a failing one does not end the session."""
     pending = ""
     while True:
         try:

@@ -1,7 +1,7 @@
 """Rows of a sheet from a folder of slides, and of annotations with matching names.
 
-Only names of files are looked at. What they do not tell, such as which of two masks of a slide is the right one, is
-left open and said. Patients are never guessed.
+Only the names of files are used. What they do not state, such as which of two masks belongs to a slide, is reported and
+left to the user. Patients are never guessed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SLIDE_SUFFIXES = (
 """Suffixes of slides and fields of view. Images are slides unless they are named as a mask."""
 
 MASK_NAME = re.compile(r"(?<![a-z])(masks?|labels?|annot\w*|seg\w*|truth|gt)(?![a-z])", re.IGNORECASE)
-"""What the name of a mask, or that of its folder, has in it."""
+"""Words that mark the name of a mask, or of its folder."""
 
 DICOM = ".dcm"
 ZARR = ".zarr"
@@ -108,7 +108,7 @@ def _belongs(name: str, slide: str) -> bool:
 
 
 def _annotations(slides: Iterable[Path], others: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Annotations of each slide: files that are named like it, and like no longer name of a slide."""
+    """Annotations of each slide: files named like it, unless the longer name of another slide matches, too."""
     found: dict[Path, list[Path]] = defaultdict(list)
     by_name: dict[str, list[Path]] = defaultdict(list)
     for slide in slides:

@@ -1,4 +1,4 @@
-"""Slides whose file is gone, as after archiving, and whose store is whole: they can be used without their original."""
+"""Slides whose file is missing, for example archived, but whose store is complete: they are used without the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from histomake.base.units import Mpp
 
 
 class Row(Protocol):
-    """What a row of the sheet says of a slide's file, as `histomake.cohort.sheet.Slide` does."""
+    """The columns of a row of the sheet that describe the slide's file, as in `histomake.cohort.sheet.Slide`."""
 
     @property
     def slide_id(self) -> str:
@@ -34,13 +34,13 @@ class Row(Protocol):
         """Digest of the file."""
 
 
-def resting_on_stores(slides: Iterable[Row]) -> frozenset[str]:
-    """Ids of the slides whose file is gone; `read_sheet` has found their stores whole."""
+def slides_without_file(slides: Iterable[Row]) -> frozenset[str]:
+    """Ids of the slides whose file is missing; `read_sheet` has checked that their stores are complete."""
     return frozenset(slide.slide_id for slide in slides if not Path(slide.path).exists())
 
 
 def why_not_alone(slide: Row, layout: Layout) -> str | None:
-    """Why a slide cannot be used without its file; None if its store is whole and was made from this row of the sheet.
+    """Why a slide cannot be used without its file; None if its store is complete and made from its row of the sheet.
 
     Every file of the store must exist, with the size of all files that the manifest states. Digests are compared by
     `histomake verify`, which takes as long as reading the stores.

@@ -44,7 +44,7 @@ def read_rows(path: Path | str) -> SheetRows:
     """Read a sheet: UTF-8, or the Unicode text of a spreadsheet (UTF-16), with line ends of any system.
 
     Empty lines, lines of tabs, and comments, which start with ``#``, are left out. Raises ConfigError if the file does
-    not exist or is no text.
+    not exist or is not text.
     """
     header: list[str] = []
     lines: list[tuple[int, list[str]]] = []

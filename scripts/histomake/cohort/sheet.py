@@ -108,7 +108,7 @@ def _sheet_error(path: Path | str, problems: list[str]) -> ConfigError:
 
 
 def _header_problems(header: list[str], config: Config, *, fitting: bool) -> Iterator[str]:
-    """Problems of the columns. Those that nothing uses are allowed, unless a column that is used was meant."""
+    """Problems of the columns. Unused columns are allowed, unless their name resembles that of a used one."""
     named = named_columns(config)
     needed = named_columns(config, fitted=True) if fitting else set()
     yield from (f"column {c!r} is missing" for c in REQUIRED if c not in header)
@@ -163,7 +163,7 @@ def _parse_row(row: SheetRow, labels: set[str]) -> tuple[Slide | None, list[str]
 
 
 def _text_faults(cell: Mapping[str, str]) -> Iterator[str]:
-    """Cells that no column can have: errors and leftovers of spreadsheets, control characters, wildcards."""
+    """Cells that are invalid in any column: errors and formulas of spreadsheets, control characters, wildcards."""
     for column, value in cell.items():
         if SPREADSHEET_ERROR.fullmatch(value):
             yield f"{column} is {value!r}, an error of a spreadsheet; correct the cell, or empty it"
@@ -179,7 +179,7 @@ def _text_faults(cell: Mapping[str, str]) -> Iterator[str]:
 
 
 def _id_problems(slides: list[Slide]) -> Iterator[str]:
-    """Ids that appear twice, and ids that are different only for a computer."""
+    """Ids that appear twice, and ids that differ only in case, spaces or Unicode form."""
     counts = Counter(s.slide_id for s in slides)
     yield from (f"slide_id {i!r} appears {n} times" for i, n in counts.items() if n > 1)
     for group in alike(counts, folded):
@@ -193,7 +193,7 @@ def _id_problems(slides: list[Slide]) -> Iterator[str]:
 
 
 def _quoted(names: Iterable[str]) -> str:
-    """Names with all characters that are not ASCII spelt out, because they may look the same."""
+    """Names with all characters that are not ASCII escaped, because they may look the same."""
     return ", ".join(map(ascii, names))
 
 

@@ -1,4 +1,4 @@
-"""Spellings of names that a person may take for one: patients, sites and columns are told apart by more than that."""
+"""Detection of names that differ only in spelling, such as P-4 and P04, for patients, sites and columns."""
 
 from __future__ import annotations
 

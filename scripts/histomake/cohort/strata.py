@@ -35,16 +35,16 @@ def merge_small(strata: Mapping[str, Stratum], *, least: int, kept: int) -> dict
 
 @dataclass
 class Rotation:
-    """Takes a share of the patients again and again, so that over all times everyone is taken about equally often.
+    """Repeatedly takes a share of the patients, so that over all calls every patient is taken about equally often.
 
-    Of each stratum the patients are taken first that were taken least often before, and none more than ``limit`` times.
-    Where a share of a stratum is no whole number, what it lacks is made up for at the next times.
+    Of each stratum, the patients that were taken least often are taken first, and none more than ``limit`` times.
+    Where the share of a stratum is not a whole number of patients, the remainder is carried over to the next calls.
     """
 
     share: float
     limit: int = 1
     times: Counter[str] = field(default_factory=Counter)
-    owed: defaultdict[Stratum, float] = field(default_factory=lambda: defaultdict(float))
+    remaining: defaultdict[Stratum, float] = field(default_factory=lambda: defaultdict(float))
 
     def take(self, strata: Mapping[str, Stratum], order: Mapping[str, str]) -> set[str]:
         """Choose patients among those of ``strata``; ``order`` decides between equals. At least one patient is left."""
@@ -54,16 +54,18 @@ class Rotation:
         for patient in sorted(strata, key=lambda p: (self.times[p], order[p])):
             members[strata[patient]].append(patient)
         for stratum, patients in members.items():
-            self.owed[stratum] += self.share * len(patients)
+            self.remaining[stratum] += self.share * len(patients)
         total = min(max(1, round(self.share * len(strata))), len(strata) - 1)
         members = {s: [p for p in patients if self.times[p] < self.limit] for s, patients in members.items()}
         groups = [
-            _Group(s, self.owed[s], len(patients), order[patients[0]]) for s, patients in members.items() if patients
+            _Group(s, self.remaining[s], len(patients), order[patients[0]])
+            for s, patients in members.items()
+            if patients
         ]
         total = min(total, sum(group.size for group in groups))
         taken = set()
         for stratum, count in _apportion(total, groups, column=0).items():
-            self.owed[stratum] -= count
+            self.remaining[stratum] -= count
             taken.update(members[stratum][:count])
         self.times.update(taken)
         return taken
@@ -71,16 +73,16 @@ class Rotation:
 
 @dataclass(frozen=True)
 class _Group:
-    """A stratum, or several: patients owed, patients there are, and a key that decides between equals."""
+    """One stratum or several: share of patients still to take, patients available, and a key to break ties."""
 
     stratum: Stratum
-    owed: float
+    remaining: float
     size: int
     key: str
 
 
 def _apportion(total: int, groups: Iterable[_Group], *, column: int) -> dict[Stratum, int]:
-    """Distribute ``total`` patients over strata, one by one to the one that is owed most; columns in their order."""
+    """Distribute ``total`` patients over strata, each to the one with the largest remaining share; columns in order."""
     by_value: dict[str, list[_Group]] = defaultdict(list)
     listed = list(groups)
     if len(listed) == 1:
@@ -88,7 +90,7 @@ def _apportion(total: int, groups: Iterable[_Group], *, column: int) -> dict[Str
     for group in listed:
         by_value[group.stratum[column]].append(group)
     room = {value: sum(g.size for g in parts) for value, parts in by_value.items()}
-    queue = [(-sum(g.owed for g in parts), min(g.key for g in parts), value) for value, parts in by_value.items()]
+    queue = [(-sum(g.remaining for g in parts), min(g.key for g in parts), value) for value, parts in by_value.items()]
     heapq.heapify(queue)
     counts: Counter[str] = Counter()
     for _ in range(total):

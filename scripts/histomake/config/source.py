@@ -1,6 +1,6 @@
 """Configuration files as they are written: repeated keys, numbers that are not read as they look, lines of values.
 
-YAML 1.1, which Snakemake reads, keeps the last of two equal keys without a word. It reads ``no`` and ``on`` as false
+YAML 1.1, which Snakemake reads, keeps the last of two equal keys without a warning. It reads ``no`` and ``on`` as false
 and true, ``010`` as the octal number 8, ``1:30`` as 90 and ``2024-01-02`` as a date.
 """
 
@@ -42,7 +42,7 @@ class Written:
 
     @property
     def cure(self) -> str:
-        """What to do where text is wanted."""
+        """The remedy if text is expected."""
         return f'{self.reading}; put it in quotes: "{self.text}"' if self.reading else ""
 
 

@@ -22,17 +22,17 @@ Rule = Callable[["NDArray[Any]"], "NDArray[Any]"]
 
 
 def last_class(truth: NDArray[Any]) -> NDArray[Any]:
-    """Of the slides' classes the last in the order of target.classes; every label that any slide has."""
+    """The last of the slides' classes in the order of target.classes; every label that any slide has."""
     return np.asarray(truth.max(axis=0))
 
 
 def first_class(truth: NDArray[Any]) -> NDArray[Any]:
-    """Of the slides' classes the first in the order of target.classes; the labels that all slides have."""
+    """The first of the slides' classes in the order of target.classes; the labels that all slides have."""
     return np.asarray(truth.min(axis=0))
 
 
 def majority(truth: NDArray[Any]) -> NDArray[Any]:
-    """What more slides have than anything else; unknown if there is a tie."""
+    """The most frequent truth among the slides; unknown if there is a tie."""
     if truth.ndim == 1:
         values, counts = np.unique(truth, return_counts=True)
         most = values[counts == counts.max()]
@@ -42,7 +42,7 @@ def majority(truth: NDArray[Any]) -> NDArray[Any]:
 
 
 def unanimous(truth: NDArray[Any]) -> NDArray[Any]:
-    """What all slides have; unknown if they differ."""
+    """The truth that all slides share; unknown if they differ."""
     return np.asarray(truth[0]) if (truth == truth[0]).all() else _unknown(truth)
 
 

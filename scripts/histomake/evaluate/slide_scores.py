@@ -20,7 +20,7 @@ ALL_FOLDS = "all"
 
 
 class Pooled(msgspec.Struct, frozen=True):
-    """A slide's patches put together: how many, and a score per output; none of a slide without patches."""
+    """A slide's pooled patches: their number, and a score per output; none for a slide without patches."""
 
     patches: int
     score: list[float]

@@ -57,8 +57,8 @@ def score_histograms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted counts of positives and of negatives over ascending scores, each (samples, bins).
 
-    One bin per distinct score up to SCORE_BINS of them, and quantile bins beyond: what shares a bin counts as a tie,
-    which moves an area by less than one part in SCORE_BINS.
+    One bin per distinct score up to SCORE_BINS of them, and quantile bins beyond: scores in one bin count as a tie,
+    which changes an area by less than one part in SCORE_BINS.
     """
     edges = np.unique(score)
     if len(edges) > SCORE_BINS:
@@ -130,7 +130,7 @@ def overlaps(counts: np.ndarray, patient: np.ndarray, weights: np.ndarray) -> di
 
 
 def mean_overlaps(counts: np.ndarray, patient: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean over items of each one's Dice and IoU; items that have the class neither in truth nor in answer are left
+    """Mean over items of each one's Dice and IoU; items that have the class neither in truth nor in prediction are left
     out."""
     hit, false, missed = counts.astype(np.float64).T
     union = hit + false + missed

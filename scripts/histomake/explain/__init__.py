@@ -1,1 +1,1 @@
-"""What people look at to understand a model."""
+"""Explanations of models: embeddings and attributions."""

@@ -1,4 +1,4 @@
-"""Choice of the patches to explain: those that were asked for, and the first of each ranking."""
+"""Choice of the patches to explain: the requested ones, and the first of each ranking."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Chosen:
 def asked_for(points: Iterable[Point], regions: Iterable[Region], tested: Tested) -> list[Chosen]:
     """The predicted patches that hold the points, and some of those whose centre lies in the regions.
 
-    Points and regions on slides that this fold does not test are passed over.
+    Points and regions on slides that this fold does not test are skipped.
     Raises HistomakeError for a point that no predicted patch holds.
     """
     number = {entry.slide_id: i for i, (entry, _) in enumerate(tested)}
     chosen: list[Chosen] = []
     for slide_id, x, y, *size in (*points, *regions):
         if slide_id not in number:
-            log.warning("explain: %s is no test slide of this fold; nothing is explained on it", slide_id)
+            log.warning("explain: %s is not a test slide of this fold; nothing is explained on it", slide_id)
             continue
         entry, table = tested[number[slide_id]]
         span = SlideGrid.of_table(read_table(entry.table)[1]).span

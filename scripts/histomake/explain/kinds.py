@@ -1,4 +1,4 @@
-"""How predictions of each kind of task are explained: which patches are shown, and what is said of patches and slides.
+"""How predictions of each kind of task are explained: which patches are shown, and texts about patches and slides.
 
 Attribution and the report use it.
 """
@@ -21,7 +21,7 @@ Rank = Callable[[pa.Table, Sequence[str]], list[rankings.Ranking]]
 class Explained:
     """How predictions of one kind of task are explained.
 
-    rankings: patches worth an attribution; the two most telling reasons come first.
+    rankings: patches worth an attribution; the two most informative reasons come first.
     examples: patches that the report shows.
     patch_text: text about a patch, from its row in the prediction table and the names of the outputs.
     slide_table: table about a slide, from its prediction table, the names of the outputs and the way of pooling.

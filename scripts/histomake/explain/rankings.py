@@ -1,4 +1,4 @@
-"""Rankings of predicted patches: which are worth explaining or showing, and for which reason."""
+"""Rankings of predicted patches: which to explain or show, and for which reason."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rows of a prediction table, ordered by how much they are worth a look for one reason."""
+    """Rows of a prediction table, ordered by their relevance for one reason."""
 
     reason: str
     rows: NDArray[np.int64]
 
 
 def class_rankings(table: pa.Table, outputs: Sequence[str]) -> list[Ranking]:
-    """Rank patches with one class each: misclassified, least certain, and surest of each class."""
+    """Rank patches with one class each: misclassified, least certain, and most certain of each class."""
     scores = _scores(table, outputs)
     return _by_certainty(table, outputs, scores, scores.max(axis=1))
 

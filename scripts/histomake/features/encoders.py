@@ -74,8 +74,8 @@ class ReadyEncoder:
     def _forward(self, inputs: Tensor) -> Tensor:
         if self.runtime.device.type != "cpu":
             return self._once(inputs)
-        # Libraries choose another order of additions for another number of rows. With the same number each time, the
-        # vector of a patch is the same to the last bit, whatever the batch is that it comes in.
+        # The order of additions in a library depends on the number of rows. With a constant number, the vector of a
+        # patch is the same to the last bit, independent of its batch.
         missing = -len(inputs) % CPU_ROWS
         filled = torch.cat([inputs, inputs[-1:].expand(missing, -1, -1, -1)]) if missing else inputs
         return torch.cat([self._once(rows) for rows in filled.split(CPU_ROWS)])[: len(inputs)]
@@ -173,7 +173,7 @@ def _column(
     weights: str,
     made_with: list[str],
 ) -> FeatureColumn:
-    # The path of the weights, and where a card lies, say nothing of the features.
+    # The paths of the weights and of a card do not affect the features.
     settings = {k: v for k, v in encoder.shaping().items() if k in ("pool", "stain", "views", "precision", "dtype")}
     facts = {k: v for k, v in card.dump().items() if k not in ("name", "licence", "source", "sha256", "mpp", "format")}
     shaping: dict[str, Any] = {"settings": settings, "card": facts, "grid": [grid.size, grid.mpp], "weights": weights}

@@ -25,7 +25,7 @@ class FeatureReader:
         files: File of features of each slide, by id.
         name: Column of the vectors.
 
-    Raises HistomakeError if slides have features of different encoders, or a patch has none.
+    Raises HistomakeError if slides have features of different encoders, or if a patch has none.
     """
 
     def __init__(self, patches: PatchIndex, files: Mapping[str, Path], name: str) -> None:

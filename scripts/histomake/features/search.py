@@ -27,7 +27,7 @@ ROWS = 16_384
 """Patches that are compared at once."""
 
 SAMPLED = 50_000
-"""Patches from which prototypes are made; a cohort has more than are needed."""
+"""Largest number of patches from which prototypes are made; a cohort has more than are needed."""
 
 
 @dataclass(frozen=True)

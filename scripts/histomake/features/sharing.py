@@ -1,12 +1,12 @@
-"""Several small slides in one job: the job of a slide also encodes the next ones, and their jobs take what is there.
+"""Several small slides in one job: the job of a slide also encodes the next ones, and their jobs reuse the results.
 
-Loading an encoder takes longer than encoding a small slide. A job that has loaded one goes on with further slides of
-the sheet that need features, as long as all of them together have few patches. What it makes of them waits beside the
-checkpoints, under a digest of everything it was made of. The job of such a slide starts as any other; if the digest of
-its own inputs is there, it moves the file to its place. So every slide has a job, params and sidecar of its own, and
-one that changes runs alone.
+Loading an encoder takes longer than encoding a small slide. A job that has loaded one continues with further slides of
+the sheet that need features, as long as all of them together have few patches. Their features are stored beside the
+checkpoints, under a digest of everything they were made of. The job of such a slide starts like any other; if there are
+features with the digest of its own inputs, it moves the file to its place. So every slide has a job, params and sidecar
+of its own, and a slide that changes runs alone.
 
-This module imports no torch: a job that takes what is there ends at once.
+This module does not import torch, so a job that reuses features ends at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from histomake.features.store import read_features
 log = logging.getLogger(__name__)
 
 FEW_PATCHES = 4096
-"""Patches up to which a job goes on with further slides: about as many as take as long as loading an encoder."""
+"""Patches up to which a job continues with further slides: encoding them takes about as long as loading an encoder."""
 
 RUNNING = "running"
 
@@ -67,7 +67,7 @@ class Work:
         return digest.hexdigest()[:32]
 
     def waiting(self, slide: str, made_of: str) -> Path:
-        """Where features of a slide wait for its job."""
+        """File that holds features of a slide until its job moves them."""
         return self._place(slide) / f"{made_of}.arrow"
 
     def _place(self, slide: str) -> Path:
@@ -103,7 +103,7 @@ class Work:
             yield
         finally:
             mark.unlink(missing_ok=True)
-            with suppress(OSError):  # features of other inputs wait there
+            with suppress(OSError):  # there are features of other inputs
                 mark.parent.rmdir()
 
     def further(self, slide: str, slides: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -264,7 +264,7 @@ class PooledNetwork(nn.Module):
         if not hasattr(network, "forward_features"):
             raise ConfigError(f"pool: {self.pool} needs a network of timm; {card.name} can only be pooled by itself")
         if "token" in self.pool and getattr(network, "cls_token", None) is None:
-            raise ConfigError(f"pool: {self.pool} needs a class token, which {card.name} has not; use mean or network")
+            raise ConfigError(f"pool: {self.pool} needs a class token, but {card.name} has none; use mean or network")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, 3, px, px) to (n, dimensions)."""
@@ -294,8 +294,8 @@ def vector_length(network: nn.Module, card: EncoderCard) -> int:
 def load_file(network: nn.Module, path: Path, *, expected: str | None) -> str:
     """Load a safetensors file into the network, and return the file's sha256.
 
-    Tensors of a last layer that the network has not are left out. Raises HistomakeError for any other kind of file,
-    for weights of another architecture, or if the sha256 is not ``expected``.
+    Tensors of a last layer that the network does not have are left out. Raises HistomakeError for any other kind of
+    file, for weights of another architecture, or if the sha256 is not ``expected``.
     """
     if path.suffix in (*PICKLED, ".onnx"):
         raise HistomakeError(

@@ -1,4 +1,4 @@
-"""Folders of encoders, made once: from weights that a package brings, or from weights that were downloaded as a pickle.
+"""Writing of encoder folders: from the weights in a package, or from downloaded weights, which may be a pickle.
 
 Only tensors are read from a pickle (``torch.load`` with ``weights_only=True``), which runs no code of the file.
 """
@@ -42,8 +42,9 @@ COUNTER = "num_batches_tracked"
 def write_efficientnet_lite0(folder: Path) -> EncoderCard:
     """Write the folder of EfficientNet-Lite0 with the ImageNet weights of its package; return its card.
 
-    The package names layers otherwise than timm, but lists them in the same order. Every tensor must have the same kind
-    and shape as timm's, or nothing is written. Raises HistomakeError if the package is missing or is another version.
+    The package names layers differently from timm, but lists them in the same order. Every tensor must have the same
+    kind and shape as timm's, or nothing is written. Raises HistomakeError if the package is missing or is another
+    version.
     """
     package = find_spec(LITE0_PACKAGE)
     if package is None or not package.submodule_search_locations:
@@ -94,9 +95,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise HistomakeError(f"there is no file {path}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         first = str(error).strip().splitlines()[0]
-        raise HistomakeError(f"{path} is no dictionary of tensors, so it is not read: {first}") from error
+        raise HistomakeError(f"{path} is not a dictionary of tensors, so it is not read: {first}") from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise HistomakeError(f"{path} is no dictionary of tensors; save the state_dict of the network alone")
+        raise HistomakeError(f"{path} is not a dictionary of tensors; save the state_dict of the network alone")
     return dict(found)

@@ -44,7 +44,7 @@ def folds(task: Task) -> range:
 def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> list[str]:
     """Return the reasons why ``task`` on ``grid`` cannot use the model in ``folder``; empty if it can.
 
-    With ``named``, the grid must also have the same name as the task's grid, because the model is used in place.
+    If ``named``, the grid must also have the same name as the task's grid, because the model is used in place.
     """
     # Imported here because it loads numpy, and every remote job of a cluster parses this module.
     from histomake.target.outputs import outputs_of

@@ -1,4 +1,4 @@
-"""Whether an annotation lies on the tissue of its slide, or has another unit, another level or another slide."""
+"""Check whether an annotation lies on tissue, or may have another unit or belong to another level or slide."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def placement_warnings(
     rows: NDArray[np.int32],
     span: float,
 ) -> tuple[str, ...]:
-    """Say that an annotation lies mostly on glass, and which unit or level would put it onto tissue.
+    """Warn that an annotation lies mostly on glass, and name the unit or level that would put it on tissue.
 
     The share on tissue is an upper bound from the cells of a grid: no cell has more annotated tissue than tissue or
-    annotation. Regions of interest are not looked at, since they may include glass.
+    annotation. Regions of interest are ignored, since they may include glass.
 
     Args:
         areas: annotated share of each cell, (n,).

@@ -1,7 +1,7 @@
 """Stain normalisation: the colours of each slide are estimated once from its tissue and mapped to a reference slide.
 
 Colours are estimated per slide, not per patch. A patch with only fat or only lymphocytes has neither both stains nor
-the range of colours of the slide, and would be changed until it looks like an average patch.
+the range of colours of the slide, and would be changed to look like an average patch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading of patch tables, which hold one row per grid cell of a slide.
 
-Whatever only reads tables, such as training, imports this module and so does not depend on the code that makes them,
-`histomake.patch.tabulate`, and on the detection of tissue.
+Code that only reads tables, such as training, imports this module, and so depends neither on the code that makes them,
+`histomake.patch.tabulate`, nor on the detection of tissue.
 """
 
 from __future__ import annotations

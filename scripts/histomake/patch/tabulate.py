@@ -191,8 +191,8 @@ def _reasons(
 ) -> NDArray[np.int8]:
     """Index into `REASONS` per patch.
 
-    A patch short of tissue only because ink covers it is excluded for the pen, so that a hidden tumour does not pass
-    for background.
+    A patch with too little tissue only because ink covers it is excluded as pen, so that a hidden tumour is not counted
+    as background.
     """
     tissue, covered = shares["tissue"], shares["covered"]
     # Shares are float32: a patch of exactly min_tissue must not fall below it by rounding.

@@ -66,7 +66,7 @@ def _run(request: dict[str, Any], answers: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     answers.sendall(f"{os.getpid()}\n".encode())
     os.environ.update(request["environment"])
-    tempfile.tempdir = None  # chosen anew, from the environment
+    tempfile.tempdir = None  # chosen again, from the environment
     random.seed()
     sys.argv = [request["script"]]
     status: Any = 1

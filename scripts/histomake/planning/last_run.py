@@ -38,8 +38,8 @@ class LastRun:
     def unchanged(self) -> frozenset[str]:
         """Ids of the slides that need not be planned.
 
-        If a slide that a model is trained on has changed, the model is trained again and predicts all slides again, so
-        there are none; nor with cascades, which are made from slides, too.
+        There are none if a slide that a model is trained on has changed, because the model is then trained again and
+        predicts all slides again. There are none with cascades either, because cascades are trained on slides.
         """
         config = self._plan.config
         if config.radhical or config.patch_cascades:
@@ -49,7 +49,7 @@ class LastRun:
         return found if {slide for _, _, slide, _ in fitted_roles(self._plan)} <= found else frozenset()
 
     def remember(self, outputs: Mapping[str, Iterable[str]], left_out: Collection[str]) -> None:
-        """Keep what a complete run leaves: the outputs of each planned slide, and which slides were left out."""
+        """Store the state after a complete run: the outputs of each planned slide, and which slides were left out."""
         memory = self._plan.layout.last_run
         remember(memory, shared=self._shared(), made_of=self._made_of, outputs=outputs, left_out=left_out)
 
@@ -78,7 +78,7 @@ def fitted_roles(plan: Plan) -> list[tuple[str, int, str, str]]:
 
 
 def workflow_digest(plan: Plan, root: Path) -> str:
-    """Digest of what the outputs of all slides depend on besides models: settings, code, and who is learned from."""
+    """Digest of what the outputs of all slides depend on besides models: settings, code, training slides."""
     rules = [root / "Snakefile", *sorted(root.glob("rules/*.smk"))]
     code = [*sorted(SCRIPTS.glob("*.py")), *sorted(LIBRARY.glob("planning/*.py"))]
     content: list[Any] = [plan.config.dump(), fitted_roles(plan)]
@@ -87,7 +87,7 @@ def workflow_digest(plan: Plan, root: Path) -> str:
 
 
 def slide_digests(plan: Plan, fingerprints: Fingerprints) -> dict[str, str]:
-    """Digest of what the outputs of each slide depend on besides: its row, its bytes and its roles, by id."""
+    """Digest of what the outputs of each slide depend on in addition: its row, its bytes and its roles, by id."""
     roles = defaultdict(list)
     for name, assignments in plan.roles.items():
         for a in assignments:

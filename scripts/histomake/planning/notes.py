@@ -1,4 +1,4 @@
-"""What a person should know of a plan before the run starts: nothing that stops it, but what may not be meant so."""
+"""Notes on a plan, shown before the run starts: likely mistakes that do not stop the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULES = {
     "all": "all slides decide (predict.patient_truth)",
     "majority": "most slides decide (predict.patient_truth)",
 }
-"""What becomes of patients with slides of several classes."""
+"""How patients with slides of several classes are evaluated."""
 
 NAMED = 8
 """Items that a note names; of further ones it gives the number."""

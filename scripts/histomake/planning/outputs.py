@@ -1,4 +1,4 @@
-"""Outputs that a run owes: all of them, and those of a part of the workflow."""
+"""Outputs that a run must produce: all of them, and those of a part of the workflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Drawn = list[Any]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of a plan. Those of single slides are left out for slides that are ``unchanged``: they exist."""
+    """Outputs of a plan. Those of single slides are left out for slides that are ``unchanged``, because they exist."""
 
     plan: Plan
     unchanged: Collection[str] = frozenset()
@@ -51,7 +51,7 @@ class Outputs:
         return sorted({*self.segmented_slides, *self.drawn_slides})
 
     def regions(self, slide: str) -> list[list[int]]:
-        """Parts of a slide that are drawn closely: x, y, width, height in level-0 pixels."""
+        """Regions of a slide that are drawn at a higher resolution: x, y, width, height in level-0 pixels."""
         return [list(box) for name, *box in self.plan.config.explain.regions if name == slide]
 
     def explained(self, task: str, fold: int | str) -> list[str]:
@@ -110,7 +110,7 @@ class Outputs:
         return [plan.layout.features(group, s) for group in groups for s in plan.slides if s not in self.unchanged]
 
     def kept(self) -> list[Path]:
-        """Stores, label images of annotations, and weights: what a run needs later, whatever else exists.
+        """Stores, label images of annotations, and weights: what a run needs later, even if all other outputs exist.
 
         Snakemake makes a lost file again only if a target, or a job that runs, needs it.
         """
@@ -123,7 +123,7 @@ class Outputs:
         return found + [layout.weights(task, fold) for task in models for fold in plan.folds(task)]
 
     def preprocessed(self) -> list[Path]:
-        """What is made of slides before any task: stores, patch tables with all that they are made from, quarantine."""
+        """Outputs that need no task: stores, patch tables and all that these are made from, quarantine."""
         plan, layout = self.plan, self.plan.layout
         slides = [slide for slide in plan.slides if slide not in self.unchanged]
         found = [layout.store(slide, packed=plan.config.convert.store == "zip") for slide in slides]

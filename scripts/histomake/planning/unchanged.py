@@ -1,4 +1,4 @@
-"""Slides that are unchanged since the last complete run: what that run left of each, and what its outputs depend on."""
+"""Slides that are unchanged since the last complete run: the outputs of each, and what they depend on."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def digest(value: Any) -> str:
 def unchanged_slides(memory: Path, *, shared: str, made_of: Mapping[str, str]) -> frozenset[str]:
     """Ids of the slides whose outputs are as the last complete run left them, and depend on the same.
 
-    Whether the outputs of another slide must be made again is left to Snakemake. Without a memory there are none.
+    Whether the outputs of another slide must be made again is left to Snakemake. There are none if ``memory`` does not
+    exist.
 
     Args:
         memory: the file that `remember` wrote.
         shared: digest of what the outputs of all slides depend on: settings, code, models.
-        made_of: digest of what the outputs of each slide depend on besides, by id.
+        made_of: digest of what the outputs of each slide depend on in addition, by id.
     """
     left = {slide: kept for slide, kept in _read(memory, shared).items() if made_of.get(slide) == kept.made_of}
     paths = [path for kept in left.values() for path in kept.outputs]

@@ -341,7 +341,7 @@ def _manifest(builder: _StoreBuilder, store: str, seconds: dict[str, float]) -> 
 
 
 def _warnings(builder: _StoreBuilder) -> Iterator[str]:
-    """Yield what people should know about a slide that is used."""
+    """Yield warnings about a usable slide."""
     info = builder.slide.info
     for index in range(len(info.levels)):
         if made := filled(builder.slide.to_fill(index)):

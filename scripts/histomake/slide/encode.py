@@ -80,7 +80,7 @@ def encode_levels(
 
 
 def holding(present: np.ndarray | None, tile_width: int, tile_height: int) -> Holds:
-    """Return a function that tells whether a box touches a tile of ``present``, bool (rows, columns); None: all are."""
+    """Return a function that says whether a box touches a tile of ``present``, bool (rows, columns); None: all are."""
 
     def holds(x: int, y: int, width: int, height: int) -> bool:
         if present is None:

@@ -159,7 +159,7 @@ class _StreamCheck:
         markers = view[np.minimum(starts + 3, len(view) - 1)].tolist()
         for marker in set(markers) - self._colours.keys():
             i = markers.index(marker)
-            with suppress(JpegStreamError, struct.error):  # told where the tile is decoded
+            with suppress(JpegStreamError, struct.error):  # reported when the tile is decoded
                 self._colours[marker] = stated_colour(view[starts[i] : ends[i]].tobytes())
 
     def finish(self) -> None:

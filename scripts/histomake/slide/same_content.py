@@ -1,7 +1,7 @@
 """Whether two images show the same field: a level and the finer one that it was made from, a thumbnail and its slide.
 
-Shape alone does not tell. A page with the aspect ratio of the slide can be another field, and a card with the patient's
-name can have the shape of a thumbnail.
+Shape alone is not sufficient. A page with the aspect ratio of the slide can be another field, and a card with the name
+of the patient can have the shape of a thumbnail.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHIFT_PX = 2
 """Shift between levels that is accepted, in pixels of the coarser one: scanners round, and resample differently."""
 
 TEXTURE = 3.0
-"""Standard deviation in grey levels above which a place can tell fields apart."""
+"""Standard deviation in grey levels above which a place can distinguish fields."""
 
 CERTAIN, LIKELY = 0.9, 0.8
 """Correlation at which one place is enough, and which the mean of several must reach. Levels of one slide correlate
@@ -64,7 +64,7 @@ def is_reduced(coarse: SourceLevel, read_coarse: Read, fine: SourceLevel, read_f
         try:
             shown, expected = _place(coarse, read_coarse, fine, read_fine, int(row), int(column))
         except DamagedTilesError:
-            continue  # told where the tile is copied or read
+            continue  # reported when the tile is copied or read
         if max(shown.std(), expected.std()) < TEXTURE or min(shown.shape) <= 2 * SHIFT_PX:
             plain.append(abs(float(shown.mean()) - float(expected.mean())))
             continue
@@ -130,5 +130,5 @@ def is_thumbnail(picture: np.ndarray, width: int, height: int, slide: Callable[[
     shown = _grey(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
     expected = _grey(slide(*size))
     if expected.std() < TEXTURE or min(size) <= 2 * SHIFT_PX:
-        return False  # nothing tells a picture of this slide from any other
+        return False  # without texture, any picture could be of this slide
     return _correlation(shown, expected) >= CERTAIN

@@ -1,7 +1,7 @@
-"""Comparison of a new store as our reader and zarr-python show it.
+"""Comparison of the pixels that our reader and zarr-python decode from a new store.
 
-Other programs read the store through zarr-python and its codecs, not through `SlideReader`. Where a stream leaves room
-for two readings, colours would differ between a model and what a person sees.
+Other programs read the store through zarr-python and its codecs, not through `SlideReader`. Where a stream
+allows two interpretations, colours would differ between a model and what a person sees.
 """
 
 from __future__ import annotations

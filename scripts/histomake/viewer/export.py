@@ -2,7 +2,7 @@
 
 The store of a slide cannot get such a group: its digest is recorded when it is written, and a later job that adds to it
 would change what earlier jobs have read. So the exported image is another folder. Files of the store are linked, not
-copied, where the file system allows it; label images are written anew, with a codec that every reader has.
+copied, where the file system allows it; label images are encoded again, with a codec that every reader has.
 """
 
 from __future__ import annotations

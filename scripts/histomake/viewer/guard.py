@@ -1,4 +1,4 @@
-"""Who may ask the viewer's server: only a browser on this machine that was given the printed address.
+"""Access control of the viewer's server: only a browser on this machine that was given the printed address.
 
 Other users of the machine can reach a loopback port, and web pages can make a browser send requests to it. So the
 printed address carries a random token, which becomes a cookie, and requests that another site caused are refused.
@@ -33,7 +33,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 FILE_POLICY = "sandbox; default-src 'none'; frame-ancestors 'none'"
-"""Content Security Policy of files of the results: a page among them cannot act in the name of the viewer."""
+"""Content Security Policy of files of the results: a page among them cannot send requests as the viewer."""
 
 
 class RefusedError(Exception):

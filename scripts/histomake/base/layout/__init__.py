@@ -124,7 +124,7 @@ class Layout:
         return self.model(task, fold) / "history.csv"
 
     def training_details(self, task: str, fold: Number) -> Path:
-        """Folder of TensorBoard events and what only some settings leave: drawn patches, stain colours."""
+        """Folder of TensorBoard events and of files that only some settings produce: drawn patches, stain colours."""
         return self.model(task, fold) / "training"
 
     def training_cohort(self, task: str, fold: Number) -> Path:

@@ -134,7 +134,7 @@ class ComparedGroup(Part, frozen=True, kw_only=True):
 
 
 class Bar(Part, frozen=True, kw_only=True):
-    """A figure that a cascade should reach on test slides."""
+    """A value that a cascade should reach on test slides."""
 
     figure: str
     """Group and figure."""
@@ -143,7 +143,7 @@ class Bar(Part, frozen=True, kw_only=True):
     bar: str
     """Required bound, such as ``>= 0.85``."""
     ok: bool
-    """Whether the value keeps it."""
+    """Whether the value meets it."""
 
 
 class CascadeMetrics(Record, frozen=True, kw_only=True):
@@ -153,7 +153,7 @@ class CascadeMetrics(Record, frozen=True, kw_only=True):
     UPGRADES: ClassVar[tuple[Upgrade, ...]] = (mark_whole_slides,)
 
     groups: dict[str, ComparedGroup]
-    """Comparison by group: whole slides and images, apart by site if the sheet has sites."""
+    """Comparison by group: whole slides and images, separated by site if the sheet has sites."""
     bars: list[Bar]
     """Required figures, with the measured ones."""
     validation: ThresholdSearch

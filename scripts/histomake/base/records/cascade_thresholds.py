@@ -65,7 +65,7 @@ class DenseScores(Part, frozen=True, kw_only=True):
 
 
 class ThresholdSearch(Part, frozen=True, kw_only=True):
-    """What the validation slides say of a cascade."""
+    """Scores of a cascade on the validation slides."""
 
     dense: DenseScores
     """The network of level 1 alone."""

@@ -73,7 +73,7 @@ The JSON files of a results folder, field by field. This page is generated from 
 - `format` is an integer. Files without one, or with a text in its place, are format 0: histomake 0.1 wrote them.
 - Older formats are upgraded when they are read; files on disk are not changed. A newer format is refused.
 - Unknown fields are ignored. A field without a default must be present.
-- Lengths and positions are level-0 pixels (pixels of the slide's finest level) where nothing else is said.
+- Lengths and positions are level-0 pixels (pixels of the slide's finest level) unless stated otherwise.
 - Digests are hexadecimal sha256.
 """
 

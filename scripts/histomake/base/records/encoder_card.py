@@ -57,6 +57,6 @@ its feature map; ``token+mean``: both, one after the other."""
 
 
 class _Kind(msgspec.Struct):
-    """What tells a model card from an encoder card."""
+    """The field that distinguishes a model card from an encoder card."""
 
     kind: Any = msgspec.UNSET

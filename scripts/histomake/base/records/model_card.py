@@ -106,7 +106,7 @@ class _Description(msgspec.Struct):
 
 
 def slides_behind(path: Path | str) -> list[str]:
-    """``made_with`` of a model card; nothing of an encoder card, whose weights come from elsewhere.
+    """``made_with`` of a model card; empty for an encoder card, whose weights come from elsewhere.
 
     Raises RecordError if the file is neither.
     """

@@ -243,7 +243,7 @@ def _decode[V: Versioned](text: bytes | str, kind: type[V], head: _Head, path: P
 
 
 def _checked(record: Versioned, path: Path | str) -> Json:
-    """The content of a record, of which it is sure that it can be read again."""
+    """The content of a record, after checking that it can be read again."""
     try:
         content = record.dump()
         msgspec.convert(content, type(record))

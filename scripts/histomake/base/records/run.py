@@ -25,11 +25,11 @@ class SidecarCounts(Part, frozen=True, kw_only=True):
     adopted: Count
     """Written before any run was registered, or by a run that was killed."""
     altered: Count
-    """Altered, or added, by something else than a run. They are not registered: `histomake verify` names them."""
+    """Altered, or added, but not by a run. They are not registered: `histomake verify` names them."""
     missing: Count
-    """Registered, but gone. They stay registered: `histomake verify` names them."""
+    """Registered, but missing. They stay registered: `histomake verify` names them."""
     retired: Count
-    """Registered, gone, and no longer an output of the workflow. They leave the register."""
+    """Registered, missing, and no longer an output of the workflow. They are removed from the register."""
 
 
 def in_two_events(content: Json) -> Json:
@@ -49,7 +49,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     REMEDY: ClassVar[str] = "Restore it from a backup: a run record cannot be written again"
 
     event: Literal["started", "finished"]
-    """What the record tells."""
+    """The event: the start or the end of the run."""
     time: str
     """Time of the event, UTC."""
     run: str

@@ -23,8 +23,8 @@ class SlideWarning(Record, frozen=True, kw_only=True):
 
     @classmethod
     def of_lost_original(cls, slide_id: str) -> Self:
-        """That the file of a slide is gone."""
-        text = "Its original file is gone; the store that was made from it is used."
+        """Warning that the file of a slide is missing."""
+        text = "Its original file is missing; the store that was made from it is used."
         return cls(slide_id=slide_id, about="slide manifest", text=text)
 
     @classmethod

@@ -116,9 +116,9 @@ class TrainingBatches(PatchBatches):
     def _replace(
         self, step: int, slot: int, index: np.ndarray, x: np.ndarray, y: np.ndarray, pixels: np.ndarray
     ) -> list[str]:
-        """Draw another patch for ``slot`` until one can be read; returns the further failures met on the way.
+        """Draw another patch for ``slot`` until one can be read; returns the further failures.
 
-        Gives up once more patches have failed than the run may lose: the loop stops at the count.
+        It stops once more patches have failed than the run tolerates, because training then stops at the count.
         """
         messages: list[str] = []
         while len(messages) <= self.task.train.max_read_errors:
@@ -134,7 +134,7 @@ class TrainingBatches(PatchBatches):
 
 
 class RandomPlaces:
-    """Moves drawn patches off the grid and says what is annotated there."""
+    """Moves drawn patches off the grid and looks up the annotation there."""
 
     def __init__(self, reader: PatchReader, task: Task) -> None:
         self.reader, self.task, self.patches = reader, task, reader.patches

@@ -1,4 +1,4 @@
-"""Probabilities with which training patches are drawn, as a task says."""
+"""Probabilities with which training patches are drawn, by the settings of a task."""
 
 from __future__ import annotations
 

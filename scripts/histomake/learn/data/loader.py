@@ -1,4 +1,4 @@
-"""Loader processes: batches prepared ahead of their use, and the shared memory through which their arrays come.
+"""Loader processes: batches prepared in advance, and the shared memory that transfers their arrays.
 
 Large arrays go through slots of shared memory that are allocated once and reused: the training process copies nothing,
 maps nothing and unpickles a few numbers per batch. Sent one by one as shared tensors, which is DataLoader's own way,
@@ -152,7 +152,7 @@ def _load[B](source: BatchSource[B], numbers: range, workers: int) -> Generator[
         with slots.locked():
             yield from _attached(arriving, slots)
     finally:
-        # Not left to the garbage collector: an error in flight holds the iterator, and its processes ignore the
+        # Not left to the garbage collector: a propagating exception holds the iterator, and its processes ignore the
         # signal with which Python ends remaining processes at exit. The job would hang.
         arriving._shutdown_workers()  # type: ignore[attr-defined]
 

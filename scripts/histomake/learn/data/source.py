@@ -1,4 +1,4 @@
-"""Batches by number, and the memory that their arrays are put into."""
+"""Batches by number, and the memory that holds their arrays."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Call(msgspec.Struct):
 
 
 def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, folder: Path, processes: int) -> None:
-    """Call ``function(**arguments)`` in ``processes`` processes that form one run, and wait for them.
+    """Call ``function(**arguments)`` in ``processes`` processes that form one run and wait for them.
 
     Each process imports ``function``, which is defined at the top level of a module. ``arguments`` are JSON, passed in
     a file in ``folder``. Raises HistomakeError when a process fails; its log says why.

@@ -203,7 +203,7 @@ def predict_batches(
 
 
 def require_finite(scores: np.ndarray, patches: PatchIndex, index: np.ndarray) -> None:
-    """Raise HistomakeError at the first patch whose scores (n, …) are not finite: no class may be read off them."""
+    """Raise HistomakeError at the first patch whose scores (n, …) are not finite, because they give no valid class."""
     finite = np.isfinite(scores).reshape(len(scores), -1).all(axis=1)
     if not finite.all():
         row = int(index[np.argmin(finite)])

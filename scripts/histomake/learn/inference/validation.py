@@ -28,7 +28,7 @@ class ChosenThresholds(NamedTuple):
 
 
 NO_THRESHOLDS = ChosenThresholds(0.5, {})
-"""Those of a model that needs none."""
+"""Thresholds of a model that needs none."""
 
 ChooseThresholds = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], ChosenThresholds]
 """Thresholds from scores (n, outputs), targets, slides (n,) and tissue shares (n,)."""
@@ -109,7 +109,7 @@ class PixelMeter:
 def classification_scores(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """AUROC (macro, one against the rest), accuracy and balanced accuracy of ``scores`` (n, c), ``target`` int64 (n,).
 
-    AUROC is NaN when fewer than two classes are there.
+    AUROC is NaN if there are fewer than two classes.
     """
     known = is_known(target)
     scores, target = scores[known], target[known]
@@ -146,7 +146,7 @@ def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
     """The threshold with the largest sensitivity + specificity (Youden 1950) on validation patches.
 
     ``score`` float (n,), ``positive`` bool (n,). Halfway to the next lower score, so that equal scores on other
-    slides do not sit on the edge; 0.5 when only one class is there.
+    slides are not exactly at the threshold; 0.5 if there is only one class.
     """
     if positive.all() or not positive.any():
         return 0.5

@@ -114,7 +114,7 @@ class PatchObjective(Objective[Batch]):
         return network.to(self.runtime.device).to(memory_format=torch.channels_last)
 
     def _normalisation(self) -> Normalisation:
-        """Of the weights that the network starts from, if their card tells it, or else of the network."""
+        """Normalisation of the weights that the network starts from, if their card states it, else of the network."""
         pretrained = self.task.model.pretrained
         known = encoder_normalisation(weights_file(pretrained)) if isinstance(pretrained, str) else None
         return known or normalisation(self.network)

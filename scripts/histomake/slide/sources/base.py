@@ -156,7 +156,7 @@ class Source(ABC):
     def associated(self) -> dict[str, Callable[[], np.ndarray]]:
         """Return readers of the label, macro and thumbnail images: name → function returning uint8 (h, w, 3).
 
-        A thumbnail is one by name only: `same_content.is_thumbnail` tells whether it shows the slide.
+        A thumbnail is one by name only: `same_content.is_thumbnail` checks whether it shows the slide.
         """
         return {}
 

@@ -117,7 +117,7 @@ def _titles(page: Page) -> list[str]:
 
 
 def _split(choice: Choice, candidates: list[tuple[str, Page]]) -> None:
-    """Tell the slide, its possible levels and other images apart by their size."""
+    """Divide images by size into the slide, its possible levels and others."""
     whole = [(name, page) for name, page in candidates if not int(page.subfiletype) & REDUCED] or candidates
     finest = max(whole, key=lambda entry: _area(entry[1]))[1]
     larger = [page for _, page in candidates if _area(page) > _area(finest) and _is_smaller(finest, page)]
