@@ -140,7 +140,7 @@ def test_a_new_project_has_an_encoder_with_real_weights(project):
     assert f'"folder:{ENCODER}"' in (project / "config" / "config.yaml").read_text()
 
 
-def test_a_machine_without_the_weights_is_told_so(tmp_path, capsys, monkeypatch):
+def test_missing_weights_are_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(encoder_folder, "LITE0_PACKAGE", "no_such_package")
     assert cli.main(["init", str(tmp_path)]) == 0
     assert "left open: no encoder with real weights: the package no_such_package" in capsys.readouterr().out
