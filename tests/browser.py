@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 class Browser:
     """One page of a headless Chromium, over the Chrome DevTools Protocol (NUL-separated JSON on descriptors 3, 4)."""
 
-    def __init__(self, width: int = 1400, height: int = 900) -> None:
+    def __init__(self, width: int = 1400, height: int = 900, switches: Sequence[str] = ()) -> None:
         if not CHROMIUM:
             raise FileNotFoundError("no Chromium here: apt-get install chromium")
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # a child may still write to it
@@ -28,7 +29,7 @@ class Browser:
         pipes = f'exec "$@" 3<&{to_read} 4>&{to_write}'
         quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         driven = ["--remote-debugging-pipe", f"--user-data-dir={self.profile.name}", "--force-color-profile=srgb"]
-        command = ["bash", "-c", pipes, "chromium", CHROMIUM, *quiet, *driven, "about:blank"]
+        command = ["bash", "-c", pipes, "chromium", CHROMIUM, *quiet, *driven, *switches, "about:blank"]
         self._process = subprocess.Popen(command, pass_fds=(to_read, to_write), stderr=subprocess.DEVNULL)
         os.close(to_read)
         os.close(to_write)
@@ -92,6 +93,14 @@ class Browser:
         """Press and release the left mouse button."""
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def drag(self, places: Sequence[tuple[float, float]]) -> None:
+        """Press the left mouse button at the first place, move through the others, and release it at the last."""
+        for i, (x, y) in enumerate(places):
+            kind = "mouseMoved" if i else "mousePressed"
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        x, y = places[-1]
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self) -> bytes:
         """Return the content of the window as PNG."""

@@ -29,6 +29,7 @@ def small_embedding(count: int = 12) -> embedding.Embedding:
         "patch_id": pa.array(range(count), pa.uint32()),
         "x": pa.array(range(count), pa.int32()),
         "y": pa.array(range(count), pa.int32()),
+        "span": pa.array([256.0] * count),
         "predicted": ["b" if s > 0.5 else "a" for s in score],
         "label": pa.array([None] + ["a"] * (count - 1), pa.string()),
         "score_a": pa.array(1 - score),
@@ -150,36 +151,76 @@ def test_a_single_patch_is_measured_and_shown_too():
     assert embedding_page.mosaic(one, title="one").shape[2] == 3
 
 
-@pytest.mark.machine
-def test_a_large_map_is_made_of_few_triangles(tmp_path):
-    count = 2001
-    path = tmp_path / "map.html"
-    path.write_text(embedding_page.page(small_embedding(count), title="map"))
-    with Browser() as browser:
+@pytest.fixture
+def shown(tmp_path):
+    """Opens the page of an embedding in a browser."""
+    browsers = []
+
+    def make(found, **options):
+        path = tmp_path / "map.html"
+        path.write_text(embedding_page.page(found, title="map"))
+        browser = Browser(**options)
+        browsers.append(browser)
         browser.open(path.as_uri())
-        browser.wait("!!document.getElementById('plot')?._fullLayout?.scene?._scene?.glplot?.objects.length")
-        corners = browser.value(
-            "plot._fullLayout.scene._scene.glplot.objects.map((o) => o.vertexCount).reduce((a, b) => a + b)"
-        )
-    assert count <= corners <= 20 * count  # a disc takes 68
+        browser.wait("typeof colours !== 'undefined' && colours.length > 0")
+        return browser
+
+    yield make
+    for browser in browsers:
+        browser.close()
+
+
+def point(browser, index):
+    """Place of a point in the window."""
+    return browser.value(f"((i, b) => [b.x + screen.x[i], b.y + screen.y[i]])({index}, canvas.getBoundingClientRect())")
 
 
 @pytest.mark.machine
-def test_the_page_shows_the_patch_under_the_pointer_and_saves_a_lasso(tmp_path):
-    found = small_embedding()
-    path = tmp_path / "map.html"
-    path.write_text(embedding_page.page(found, title="map"))
-    with Browser() as browser:
-        browser.open(path.as_uri())
-        browser.wait("document.getElementById('plot')?.data?.length > 0")
-        browser.value("document.querySelector('input[value=\"2\"]').click()")
-        browser.value("plot.emit('plotly_hover', {points: [{customdata: 5}]})")
-        assert "patch_id\n5" in browser.value("document.getElementById('facts').innerText")
-        assert "data:image/jpeg" in browser.value("document.getElementById('thumb').style.backgroundImage")
-        browser.value("plot.emit('plotly_selected', {points: [{customdata: 2}, {customdata: 7}]})")
-        assert browser.value("document.getElementById('save').disabled") is False
-        header, *lines = browser.value("csv()").strip().split("\n")
-        assert [line.split(",")[header.split(",").index("patch_id")] for line in lines] == ["2", "7"]
-        drawn = sum(len(trace) for trace in browser.value("plot.data.map((t) => Array.from(t.customdata))"))
-        assert drawn == found.table.num_rows
-        assert [r["url"] for r in browser.requests if r["url"].startswith("http")] == []
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_click_keeps_the_patch_with_a_link_to_its_place_in_the_viewer(shown, dimensions):
+    browser = shown(small_embedding())
+    browser.value(f"document.querySelector('input[value=\"{dimensions}\"]').click()")
+    browser.click(*point(browser, 5))
+    assert "patch_id\n5" in browser.value("document.getElementById('facts').innerText")
+    assert "data:image/jpeg" in browser.value("document.getElementById('thumb').style.backgroundImage")
+    address = browser.value("document.getElementById('open').href")
+    assert address == "http://127.0.0.1:8150/slide/%3C%2Fscript%3E%3Cb%3E%26#-251,-251,768,768"
+    assert [r["url"] for r in browser.requests if r["url"].startswith("http")] == []
+
+
+@pytest.mark.machine
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_patches_inside_a_lasso_are_selected_and_saved(shown, dimensions):
+    browser = shown(small_embedding())
+    browser.value(f"document.querySelector('input[value=\"{dimensions}\"]').click()")
+    browser.value("document.querySelector('input[value=lasso]').click()")
+    places = [point(browser, index) for index in range(12)]
+    x, y = places[2]
+    browser.drag([(x - 9, y - 9), (x + 9, y - 9), (x + 9, y + 9), (x - 9, y + 9), (x - 9, y - 9)])
+    inside = [i for i, (px, py) in enumerate(places) if abs(px - x) < 9 and abs(py - y) < 9]
+    header, *lines = browser.value("csv()").strip().split("\n")
+    assert [int(line.split(",")[header.split(",").index("patch_id")]) for line in lines] == inside
+    assert 2 in inside
+    assert browser.value("document.getElementById('save').disabled") is False
+
+
+@pytest.mark.machine
+@pytest.mark.parametrize("switches", [(), ("--disable-3d-apis",)])
+def test_the_map_is_drawn_with_and_without_webgl(shown, switches):
+    browser = shown(small_embedding(500), switches=switches)
+    has_gl = browser.value("document.createElement('canvas').getContext('webgl') !== null")
+    assert not (switches and has_gl)
+    pixels = "canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data"
+    inked = browser.value(
+        f"(() => {{ const p = {pixels}; let n = 0; for (let i = 3; i < p.length; i += 4) n += p[i] > 0; return n }})()"
+    )
+    assert inked > 2000
+
+
+@pytest.mark.machine
+def test_a_group_is_hidden_by_a_click_on_its_name(shown):
+    browser = shown(small_embedding())
+    browser.value("document.querySelector('#legend .group').click()")
+    assert browser.value("[...Array(count).keys()].filter((i) => !isHidden(i)).length") == browser.value(
+        "data.categories.predicted.codes.filter((c) => c !== 0).length"
+    )

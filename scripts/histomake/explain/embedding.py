@@ -30,6 +30,7 @@ from histomake.features.store import read_features, rows_of
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import Predictor
 from histomake.model.build import has_features
+from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def _embed_slide(
         "site": pa.array([slide.site] * count),
     }
     columns |= {name: predictions[name] for name in ("patch_id", "x", "y")}
+    columns["span"] = pa.array([float(SlideGrid.of_table(usable(record)).span)] * count)
     columns |= {name: predictions[name].cast(pa.string()) for name in ("predicted", "label")}
     columns |= {name: predictions[name] for name in predictions.column_names if name.startswith(("score_", "target_"))}
     found = patches.take(predictions["patch_id"])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from plotly.offline import get_plotlyjs
 
 from histomake.explain.embedding import Embedding
 from histomake.pictures import canvas
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCRIPT = Path(__file__).with_suffix(".js")
+VIEWER = "http://127.0.0.1:8150"
+"""Where the viewer answers, unless its port was changed; the page asks for another address."""
+
 CATEGORIES = ("label", "predicted", "outcome", "slide_id", "patient_id", "site")
 ATLAS_COLUMNS = 64
 ATLAS_ROWS = 64
@@ -30,7 +32,10 @@ MOSAIC_CELLS = 40
 
 
 def page(embedding: Embedding, *, title: str) -> str:
-    """A self-contained HTML page: rotate, colour by any column, hover to see a patch, lasso patches and save as CSV."""
+    """A self-contained HTML page: rotate, colour by any column, hover to see a patch, lasso patches and save as CSV.
+
+    A click keeps the patch under the pointer; its link opens the viewer at its place.
+    """
     payload = json.dumps(_payload(embedding), separators=(",", ":")).replace("</", "<\\/")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
@@ -38,10 +43,17 @@ def page(embedding: Embedding, *, title: str) -> str:
 <header><h1>{html.escape(title)}</h1>
 <label>colour by <select id="colour"></select></label>
 <label><input type="radio" name="map" value="3" checked> 3-D</label>
-<label><input type="radio" name="map" value="2"> 2-D (lasso)</label>
-<button id="save" disabled>save selection as CSV</button> <span id="count"></span></header>
-<main id="plot"></main><aside id="card"><div id="thumb"></div><dl id="facts"></dl></aside>
-<script>{get_plotlyjs()}</script>
+<label><input type="radio" name="map" value="2"> 2-D</label>
+<span>drag to
+<label><input type="radio" name="drag" value="move" checked> turn or move</label>
+<label><input type="radio" name="drag" value="lasso"> select</label></span>
+<button id="save" disabled>save selection as CSV</button> <span id="count"></span>
+<label class="last" title="where `histomake view` runs">viewer at
+<input id="viewer" value="{html.escape(VIEWER)}"></label>
+</header>
+<main><canvas id="plot"></canvas><div id="legend"></div></main>
+<aside id="card"><div id="thumb"></div><a id="open" target="_blank" rel="noopener">open in the viewer</a>
+<dl id="facts"></dl></aside>
 <script id="data" type="application/json">{payload}</script>
 <script>{SCRIPT.read_text()}</script>
 </body></html>
@@ -50,9 +62,15 @@ def page(embedding: Embedding, *, title: str) -> str:
 
 STYLE = """
 body { margin: 0; font: 15px system-ui, sans-serif; color: #222; height: 100vh; display: flex; flex-direction: column }
-header { padding: 8px 16px; display: flex; gap: 18px; align-items: baseline; border-bottom: 1px solid #ddd }
+header { padding: 8px 16px; display: flex; flex-wrap: wrap; gap: 6px 18px; white-space: nowrap; align-items: baseline; border-bottom: 1px solid #ddd }
 h1 { font-size: 17px; margin: 0 }
-main { flex: 1; min-height: 0 }
+main { flex: 1; min-height: 0; position: relative }
+canvas { position: absolute; inset: 0; width: 100%; height: 100%; touch-action: none }
+#legend { position: absolute; left: 14px; top: 10px; max-height: 95%; overflow: auto; font-size: 13px }
+#legend i { display: inline-block; width: 11px; height: 11px; margin-right: 6px }
+#legend .group { cursor: pointer } #legend .off { opacity: .35 }
+.last { margin-left: auto } #viewer { width: 170px }
+#open { display: block; margin-top: 6px }
 aside { position: fixed; right: 16px; top: 64px; padding: 10px; display: none }
 aside { background: #fff; border: 1px solid #ccc }
 #thumb { width: 160px; height: 160px; image-rendering: auto; background-repeat: no-repeat }
@@ -71,7 +89,7 @@ def _payload(embedding: Embedding) -> dict[str, Any]:
     return {
         "categories": {name: found for name, found in categories.items() if found["names"]},
         "numbers": {name: _floats(table[name].to_numpy(zero_copy_only=False)) for name in numbers},
-        "ids": {name: table[name].to_pylist() for name in ("patch_id", "x", "y")},
+        "ids": {name: table[name].to_pylist() for name in ("patch_id", "x", "y", "span")},
         "plane": [_floats(table[f"umap2_{axis}"].to_numpy()) for axis in "xy"],
         "space": [_floats(table[f"umap3_{axis}"].to_numpy()) for axis in "xyz"],
         "palette": [f"rgb{colour}" for colour in canvas.PALETTE],
