@@ -96,3 +96,78 @@ rule attribute:
         code=code("attribute.py"),
     script:
         "../scripts/attribute.py"
+
+
+FEATURE_MAP = LAYOUT.feature_map("{encoder}")
+
+
+# A map stays as it is when slides to predict are added: they are placed into it.
+rule fit_map:
+    input:
+        features=lambda wildcards: OUTPUTS.mapped_features(wildcards.encoder, PLAN.fitted_to_map),
+    output:
+        map=FEATURE_MAP.fitted,
+    log:
+        LAYOUT.log("fit_map", "{encoder}"),
+    benchmark:
+        LAYOUT.benchmark("fit_map", "{encoder}")
+    wildcard_constraints:
+        encoder=only(CONFIG.explain.maps),
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(8000),
+        runtime=minutes(60),
+    params:
+        cfg=CONFIG.explain.dump("embed_patches", "umap_neighbors"),
+        grid=lambda wildcards: CONFIG.encoders[wildcards.encoder].grid,
+        slides=lambda wildcards: [PLAN.entry(s) for s in PLAN.fitted_to_map],
+        seed=CONFIG.seed,
+        code=code("fit_map.py"),
+    script:
+        "../scripts/fit_map.py"
+
+
+rule draw_map:
+    input:
+        map=FEATURE_MAP.fitted,
+        features=lambda wildcards: OUTPUTS.mapped_features(wildcards.encoder, sorted(SLIDES)),
+    output:
+        patches=FEATURE_MAP.patches,
+        page=report(
+            FEATURE_MAP.page,
+            caption="report/feature_map.rst",
+            category="Features",
+            labels={"what": "map, interactive", "encoder": "{encoder}"},
+        ),
+        mosaic=report(
+            FEATURE_MAP.mosaic,
+            caption="report/feature_map.rst",
+            category="Features",
+            labels={"what": "map, mosaic", "encoder": "{encoder}"},
+        ),
+        record=FEATURE_MAP.record,
+    log:
+        LAYOUT.log("draw_map", "{encoder}"),
+    benchmark:
+        LAYOUT.benchmark("draw_map", "{encoder}")
+    wildcard_constraints:
+        encoder=only(CONFIG.explain.maps),
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(8000),
+        runtime=minutes(60),
+    params:
+        cfg=CONFIG.explain.dump("embed_patches"),
+        grid=lambda wildcards: CONFIG.encoders[wildcards.encoder].grid,
+        slides=lambda wildcards: [PLAN.entry(s) for s in sorted(SLIDES)],
+        sites=lambda wildcards: [SLIDES[s].site or "" for s in sorted(SLIDES)],
+        seed=CONFIG.seed,
+        code=code("draw_map.py"),
+        # Not Python, so its digest is not part of the code digest.
+        page=sha256_file(SCRIPTS / "histomake/explain/embedding_page.js"),
+    script:
+        "../scripts/draw_map.py"

@@ -50,6 +50,7 @@ rule front_page:
         warnings=LAYOUT.warnings,
         metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
         maps=[LAYOUT.embedding(*model).mosaic for model in OUTPUTS.explained_models()],
+        feature_maps=[files.mosaic for files in OUTPUTS.maps()],
         panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.attributed_models()],
         cascades=lambda wildcards: OUTPUTS.of_cascades(),
     output:

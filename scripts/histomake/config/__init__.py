@@ -86,6 +86,12 @@ class Explain(Section):
     umap_neighbors: int = Field(
         15, ge=2, description="n_neighbors of UMAP: small values show local, large values global structure."
     )
+    maps: list[Name] = Field(
+        default_factory=list,
+        description="Encoders whose features are shown as a map (UMAP) of the whole cohort. It is fitted to "
+        "embed_patches patches of the slides whose split is not predict; up to as many of other slides are placed into "
+        "it, and new slides do not change it.",
+    )
     shap_patches: int = Field(16, ge=1, le=64, description="Number of patches explained by SHAP.")
     shap_background: int = Field(
         32, ge=2, le=256, description="Number of training patches that SHAP uses as the reference."
@@ -230,6 +236,11 @@ class Config(Section):
                     f"tasks.{name}.split.folds: encoder {task.features} has one model per fold of task "
                     f"{encoder.target}, which has {source.split.folds}; take as many"
                 )
+        for name in self.explain.maps:
+            if name not in self.encoders:
+                yield f"explain.maps: {name!r} is not under encoders ({', '.join(self.encoders) or 'none'})"
+            elif self.encoders[name].source == "task":
+                yield f"explain.maps: {name} has another model in each fold, so its features have no common map"
         for group, members in self.encoder_groups.items():
             if len(grids := {self.encoders[name].grid for name in members}) > 1:
                 yield f"encoders: group {group} has encoders of several grids ({', '.join(sorted(grids))})"

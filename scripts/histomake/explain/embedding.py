@@ -86,7 +86,7 @@ def embed(
     features = np.concatenate([part[1] for part in parts])
     plane, space = lay_out(features, neighbours=neighbours, seed=seed)
     table = pa.concat_tables([part[0] for part in parts], promote_options="default")
-    table = _with_columns(table, plane, space, features)
+    table = with_columns(table, plane, space, features)
     record = describe(features, {name: table[name].to_pylist() for name in GROUPS}, slides=len(parts), seed=seed)
     return Embedding(table, np.concatenate([part[2] for part in parts]), record)
 
@@ -234,9 +234,10 @@ def _padded(values: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
     return np.pad(kept, ((0, 0), (0, columns - kept.shape[1])))
 
 
-def _with_columns(
+def with_columns(
     table: pa.Table, plane: NDArray[np.float32], space: NDArray[np.float32], features: NDArray[np.float32]
 ) -> pa.Table:
+    """The table with map coordinates (n, 2) and (n, 3) and features (n, d)."""
     columns = {"umap2_x": plane[:, 0], "umap2_y": plane[:, 1]}
     columns |= {f"umap3_{axis}": space[:, i] for i, axis in enumerate("xyz")}
     for name, values in columns.items():

@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).with_suffix(".js")
 VIEWER = "http://127.0.0.1:8150"
 """Where the viewer answers, unless its port was changed; the page asks for another address."""
 
-CATEGORIES = ("label", "predicted", "outcome", "slide_id", "patient_id", "site")
+CATEGORIES = ("label", "predicted", "outcome", "slide_id", "patient_id", "site", "map")
 ATLAS_COLUMNS = 64
 ATLAS_ROWS = 64
 ATLAS_QUALITY = 70
@@ -62,7 +62,8 @@ def page(embedding: Embedding, *, title: str) -> str:
 
 STYLE = """
 body { margin: 0; font: 15px system-ui, sans-serif; color: #222; height: 100vh; display: flex; flex-direction: column }
-header { padding: 8px 16px; display: flex; flex-wrap: wrap; gap: 6px 18px; white-space: nowrap; align-items: baseline; border-bottom: 1px solid #ddd }
+header { padding: 8px 16px; display: flex; flex-wrap: wrap; gap: 6px 18px; white-space: nowrap }
+header { align-items: baseline; border-bottom: 1px solid #ddd }
 h1 { font-size: 17px; margin: 0 }
 main { flex: 1; min-height: 0; position: relative }
 canvas { position: absolute; inset: 0; width: 100%; height: 100%; touch-action: none }
@@ -85,7 +86,11 @@ def _payload(embedding: Embedding) -> dict[str, Any]:
     outcome = [None if a is None else "right" if a == b else "wrong" for a, b in zip(label, predicted, strict=True)]
     table = table.append_column("outcome", pa.array(outcome, pa.string()))
     numbers = [n for n in table.column_names if n == "tissue" or n.startswith(("score_", "target_", "area_"))]
-    categories = {name: _category(table[name].to_pylist(), first=classes_of(table)) for name in CATEGORIES}
+    categories = {
+        name: _category(table[name].to_pylist(), first=classes_of(table))
+        for name in CATEGORIES
+        if name in table.column_names
+    }
     return {
         "categories": {name: found for name, found in categories.items() if found["names"]},
         "numbers": {name: _floats(table[name].to_numpy(zero_copy_only=False)) for name in numbers},

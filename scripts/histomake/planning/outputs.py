@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from histomake.base.errors import ConfigError
+from histomake.base.layout import FeatureMapFiles
 from histomake.pictures.kinds import PICTURED
 from histomake.planning.plan import PREDICTED, Plan
 
@@ -75,6 +76,15 @@ class Outputs:
             return []
         group = self.plan.feature_group(task)
         return [self.plan.layout.features(group, slide) for slide in self.explained(task, fold)]
+
+    def mapped_features(self, encoder: str, slides: Iterable[str]) -> list[Path]:
+        """Files with the features of an encoder, of these slides."""
+        group = self.plan.config.encoders[encoder].group or encoder
+        return [self.plan.layout.features(group, slide) for slide in slides]
+
+    def maps(self) -> list[FeatureMapFiles]:
+        """Maps of features."""
+        return [self.plan.layout.feature_map(encoder) for encoder in self.plan.config.explain.maps]
 
     def shown_on_page(self, slide: str) -> dict[str, list[Path]]:
         """Files that the page of a slide shows: those of its predictions and of the cascades that segment it."""
@@ -176,6 +186,7 @@ class Outputs:
             *(layout.scores(task) for task in plan.config.tasks),
             *self.kept(),
             *self.features(),
+            *(files.page for files in self.maps()),
             *self.segmentations(*PREDICTED),
             *self.of_slides(),
             *self.of_cascades(),

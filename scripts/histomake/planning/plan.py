@@ -183,6 +183,11 @@ class Plan:
         """Tasks that learn from features instead of pixels."""
         return [name for name, task in self.config.tasks.items() if task.features is not None]
 
+    @cached_property
+    def fitted_to_map(self) -> list[str]:
+        """Slides that maps of features are fitted to, sorted: those that are not only predicted, or else all."""
+        return sorted(s for s, row in self.slides.items() if row.split != "predict") or sorted(self.slides)
+
     def feature_group(self, task: str) -> str:
         """Group of encoders whose files hold the features of a task."""
         encoder = str(self.config.tasks[task].features)

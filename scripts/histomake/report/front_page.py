@@ -23,7 +23,7 @@ from histomake.model import reuse
 from histomake.report import page
 from histomake.report.cascades_section import cascades_section
 from histomake.report.page import Html
-from histomake.report.task_section import task_section
+from histomake.report.task_section import map_of_patches, task_section
 from histomake.tissue.artefacts import NAMES
 
 GPU_RULES = frozenset(
@@ -62,11 +62,28 @@ def front_page(
     }
     parts = [page.section(title, *content) for title, content in sections.items()]
     parts += [task_section(name, task, layout, catalog, folds[name]) for name, task in config.tasks.items()]
-    parts += [cascades_section(config, layout), _compute(layout, cache or FileCache()), _provenance(config, rows)]
+    parts += [
+        _feature_maps(config, layout),
+        cascades_section(config, layout),
+        _compute(layout, cache or FileCache()),
+        _provenance(config, rows),
+    ]
     anchors = [*(s.lower() for s in sections), *(f"task-{name}" for name in config.tasks), "compute", "provenance"]
     links = page.tag("nav", *(page.link(anchor, f"#{anchor}") for anchor in anchors))
     head = [page.tag("h1", "histomake report"), links, _headline(config, layout, rows, usable)]
     return page.document("histomake report", [*head, *parts])
+
+
+def _feature_maps(config: Config, layout: Layout) -> Html:
+    if not config.explain.maps:
+        return Html("")
+    maps = [
+        page.section(
+            name, *map_of_patches(layout.feature_map(name), layout, of="slides"), level=3, anchor=f"map-{name}"
+        )
+        for name in config.explain.maps
+    ]
+    return page.section("Features", *maps)
 
 
 def _rows(catalog: duckdb.DuckDBPyConnection, query: str) -> list[Row]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 
-from histomake.base.layout import Layout
+from histomake.base.layout import EmbeddingFiles, FeatureMapFiles, Layout
 from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.base.records.metrics import MetricsRecord, MetricValue
 from histomake.base.records.model_card import ModelCard
@@ -189,6 +189,12 @@ def _embedding(name: str, fold: int, layout: Layout) -> Html:
     files = layout.embedding(name, fold)
     if not files.record.is_file():
         return Html("")
+    shown = map_of_patches(files, layout, of="test slides")
+    return page.section(f"Embedding (fold {fold})", *shown, level=3, anchor=f"{name}-embedding-{fold}")
+
+
+def map_of_patches(files: EmbeddingFiles | FeatureMapFiles, layout: Layout, *, of: str) -> list[Html]:
+    """A map of patches: what it separates, its mosaic, and the link to its page; ``of``: which slides."""
     record = SeparationRecord.read(files.record)
     silhouettes = page.table(["grouped by", "silhouette"], sorted(record.silhouette.items()))
     batch = page.table(
@@ -196,15 +202,14 @@ def _embedding(name: str, fold: int, layout: Layout) -> Html:
         [[k, v.balanced_accuracy, v.chance, v.groups] for k, v in sorted(record.batch_effect.items())],
     )
     text = (
-        f"{record.patches:,} patches of {record.slides} test slides, {record.features} features each. "
+        f"{record.patches:,} patches of {record.slides} {of}, {record.features} features each. "
         "Features that predict site, patient or slide far above chance encode the laboratory or the scanner."
     )
     target = os.path.relpath(files.page, layout.front_page.parent)
-    parts = [
+    return [
         page.tag("p", text, " ", page.link("Open the interactive map", target)),
         page.tag("div", page.picture(files.mosaic, width=780), page.tag("div", silhouettes, batch), class_="row"),
     ]
-    return page.section(f"Embedding (fold {fold})", *parts, level=3, anchor=f"{name}-embedding-{fold}")
 
 
 def _attribution(name: str, fold: int, layout: Layout) -> Html:

@@ -17,10 +17,11 @@ from histomake.base.layout.groups import (
     AttributionFiles,
     CascadeFiles,
     EmbeddingFiles,
+    FeatureMapFiles,
     Number,
 )
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "AttributionFiles", "CascadeFiles", "EmbeddingFiles", "Layout"]
+__all__ = ["DESCRIPTION", "WEIGHTS", "AttributionFiles", "CascadeFiles", "EmbeddingFiles", "FeatureMapFiles", "Layout"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Layout:
     def features(self, group: str, slide: str) -> Path:
         """Features of the patches of a slide, of one group of encoders."""
         return self.results / "features" / group / f"{slide}.arrow"
+
+    def feature_map(self, encoder: str) -> FeatureMapFiles:
+        """Files of the map of an encoder's features."""
+        return FeatureMapFiles(self.results / "maps" / encoder)
 
     # --- cohort -----------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ PLACES: dict[type[Versioned], str] = {
     CohortSlide: "`models/{task}/fold{k}.cohort.json` (a list)",
     LeakageRecord: "`splits/{task}.leakage.json`",
     MetricsRecord: "`metrics/{task}.json`",
-    SeparationRecord: "`embeddings/{task}/fold{k}/separation.json`",
+    SeparationRecord: "`embeddings/{task}/fold{k}/separation.json`, `maps/{encoder}/separation.json`",
     AttributionChecks: "`attributions/{task}/fold{k}/checks.json`",
     CascadeCard: "`radhical/{cascade}/level{n}/model.json`",
     ThresholdsRecord: "`radhical/{cascade}/thresholds.json`",
