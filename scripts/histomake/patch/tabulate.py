@@ -100,7 +100,6 @@ def tabulate(
         pa.DictionaryArray.from_arrays(pa.array(reason), pa.array(REASONS)),
     ]
     table = pa.Table.from_arrays(arrays, schema=schema(class_names))
-    labels = [shares[f"area_{name}"] for name in class_names if name not in _roi(annotation)]
     record = PatchTableRecord(
         slide_id=manifest.slide_id,
         sha256=manifest.sha256,
@@ -110,15 +109,7 @@ def tabulate(
         grid_name=grid_name,
         grid=grid.dump(),
         warnings=((too_coarse,) if too_coarse else ())
-        + placement_warnings(
-            np.minimum(np.sum(labels, axis=0), 1) if labels else np.zeros(x.size, np.float32),
-            shares["tissue"],
-            annotation,
-            manifest,
-            columns=columns,
-            rows=rows,
-            span=length,
-        ),
+        + _placement_warnings(shares, class_names, annotation, manifest, slide_grid),
     )
     return table.replace_schema_metadata({METADATA_KEY: record.encode(f"patch table of {manifest.slide_id}")})
 
@@ -158,6 +149,28 @@ def _band(
     shares = {name: mask_shares(mask, columns, rows, length, **scale) for name, mask in masks.items()}
     areas = area_shares(annotation, class_names, columns, rows, length)
     return shares | {f"area_{name}": area for name, area in areas.items()}
+
+
+def _placement_warnings(
+    shares: dict[str, NDArray[np.float32]],
+    class_names: Sequence[str],
+    annotation: Annotation,
+    manifest: Manifest,
+    slide_grid: SlideGrid,
+) -> tuple[str, ...]:
+    """Warnings about an annotation that lies mostly on glass; regions of interest may include glass."""
+    labels = [shares[f"area_{name}"] for name in class_names if name not in _roi(annotation)]
+    tissue = shares["tissue"]
+    columns, rows = slide_grid.axes()
+    return placement_warnings(
+        np.minimum(np.sum(labels, axis=0), 1) if labels else np.zeros(tissue.size, np.float32),
+        tissue,
+        annotation,
+        manifest,
+        columns=columns,
+        rows=rows,
+        span=slide_grid.span,
+    )
 
 
 def _rounded_areas(

@@ -135,13 +135,7 @@ def presegment(
             if the slide is too coarse for the model in ``segment``.
     """
     if segment is not None and reader.mpp > config.mpp:
-        raise SlideError(
-            Reason.UNSUPPORTED,
-            slide_id=slide_id,
-            path=reader.path,
-            detail=f"the slide has {reader.mpp:g} µm/px, coarser than the tissue model ({config.mpp:g} µm/px)",
-            remedy="Scan the slide at a finer resolution, or train the tissue model at a coarser mpp",
-        )
+        raise _too_coarse(slide_id, reader, config)
     mpp = max(config.mpp, reader.mpp)
     scanned = _read(reader, mpp)
     dark = is_fluorescence(scanned)
@@ -158,13 +152,7 @@ def presegment(
             found = segment(scanned)
         mask = _clean(found & ~padding & ~ink, config, mpp) & ~ink
     if not mask.any():
-        raise SlideError(
-            Reason.NO_TISSUE,
-            slide_id=slide_id,
-            path=reader.path,
-            detail=f"found no tissue larger than {config.min_area_um2:g} µm² (threshold {threshold})",
-            remedy="Check the slide. If it shows tissue, lower tissue.threshold or tissue.min_area_um2",
-        )
+        raise _no_tissue(slide_id, reader.path, config, threshold)
     downsample = mpp / reader.mpp
     record = TissueRecord(
         slide_id=slide_id,
@@ -225,6 +213,26 @@ def is_fluorescence(image: NDArray[np.uint8]) -> bool:
     darkest, brightest = channel_extremes(image)
     white = (darkest > WHITE_MIN).mean()
     return bool(np.median(brightest) < 80 and white < 0.005)
+
+
+def _too_coarse(slide_id: str, reader: SlideReader, config: Tissue) -> SlideError:
+    return SlideError(
+        Reason.UNSUPPORTED,
+        slide_id=slide_id,
+        path=reader.path,
+        detail=f"the slide has {reader.mpp:g} µm/px, coarser than the tissue model ({config.mpp:g} µm/px)",
+        remedy="Scan the slide at a finer resolution, or train the tissue model at a coarser mpp",
+    )
+
+
+def _no_tissue(slide_id: str, path: Path, config: Tissue, threshold: float | None) -> SlideError:
+    return SlideError(
+        Reason.NO_TISSUE,
+        slide_id=slide_id,
+        path=path,
+        detail=f"found no tissue larger than {config.min_area_um2:g} µm² (threshold {threshold})",
+        remedy="Check the slide. If it shows tissue, lower tissue.threshold or tissue.min_area_um2",
+    )
 
 
 def _fluorescence(slide_id: str, path: Path) -> SlideError:
