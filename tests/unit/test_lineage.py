@@ -1,4 +1,4 @@
-"""What the audit promises: a result's chain can be walked, and an altered link shows."""
+"""Sidecars of jobs, and lineage: the chain of a result can be followed, and a changed link is detected."""
 
 from types import SimpleNamespace
 
@@ -7,12 +7,9 @@ import pytest
 from histomake.audit.code import SCRIPTS
 from histomake.audit.lineage import of_other_slides, walk, write_lineage
 from histomake.audit.sidecar import job
-from histomake.base.errors import HistomakeError, Reason
+from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_tree
 from histomake.base.layout import Layout
-from histomake.cohort.quarantine import check_loss, collect
-
-from tests import sample_records
 
 SCRIPTDIR = str(SCRIPTS)
 
@@ -149,15 +146,3 @@ def test_a_job_that_fails_on_a_damaged_input_names_it(chain, tmp_path):
     log = (tmp_path / "l.log").read_text()
     assert f"have it made again: rm {table}" in log
     assert str(store) not in log
-
-
-def test_a_slide_is_quarantined_once_for_its_first_reason():
-    bad = sample_records.lost("b")
-    assert collect([sample_records.manifest("a"), bad, sample_records.lost("b", reason=Reason.NO_TISSUE)]) == [bad]
-
-
-def test_losing_too_many_slides_stops_the_run_and_names_them():
-    bad = sample_records.lost("b")
-    check_loss([bad], slides=5, max_share=0.2)
-    with pytest.raises(HistomakeError, match=r"1 of 4 slides .*\n  b \(no_mpp\): no mpp. Give one"):
-        check_loss([bad], slides=4, max_share=0.2)

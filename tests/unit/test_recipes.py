@@ -82,16 +82,19 @@ def test_every_file_of_the_code_that_is_named_exists(text):
     assert not [path for path in paths if not any((folder / path).exists() for folder in (ROOT, LIBRARY))]
 
 
-def test_every_rule_in_the_way_of_a_slide_exists():
+def test_every_rule_package_and_test_in_the_way_of_a_slide_exists():
     table = ARCHITECTURE.split("## The way of a slide")[1].split("\n## ")[0]
-    rows = [line.split("|")[2:5] for line in table.splitlines() if line.startswith("| ")][1:]
+    rows = [line.split("|")[2:7] for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 15
-    for names, file, packages in rows:
+    for names, file, packages, _, tests in rows:
         text = (ROOT / file.strip().strip("`")).read_text()
         for rule in re.findall(r"`(\w+)`", names):
             assert rule in RULES
             assert re.search(rf"^(use )?rule .*\b{rule}\b", text, re.MULTILINE), f"{rule} is not in {file}"
         assert not [package for package in re.findall(r"`(\w+)`", packages) if not (LIBRARY / package).is_dir()]
+        modules = [ROOT / "tests" / "unit" / f"test_{name}.py" for name in re.findall(r"`(\w+)`", tests)]
+        assert modules
+        assert not [module for module in modules if not module.is_file()]
 
 
 def test_the_layers_are_those_that_the_imports_are_tested_with():
