@@ -64,7 +64,7 @@ class Browser:
         while b"\0" not in self._buffer:
             block = os.read(self._read, 1 << 16)
             if not block:
-                raise RuntimeError("Chromium has gone")
+                raise RuntimeError("Chromium has exited")
             self._buffer += block
         line, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(line)

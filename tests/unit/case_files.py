@@ -1,4 +1,4 @@
-"""Writers of slides as laboratories meet them: one made-up picture in unusual, half-stated or damaged files.
+"""Writers of unusual slides: one made-up picture in unusual, incompletely described or damaged files.
 
 ``PICTURE`` is 700 x 500 px at 0.5 µm per pixel. No person, and no picture of anyone else, is shown.
 """

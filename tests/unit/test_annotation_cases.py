@@ -1,4 +1,4 @@
-"""Annotations that laboratories have, after public reports: each is read with the right area, told, or refused."""
+"""Unusual annotations, after public reports: each is read with the correct area, reported, or refused."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def test_deeply_nested_collections_are_read_or_refused(tmp_path):
             refusal(path)
 
 
-# What a file loses is told
+# Parts of a file that are left out are reported
 
 
 def test_shapes_without_an_area_are_reported_with_their_kinds(tmp_path):
@@ -345,7 +345,7 @@ def test_an_outline_that_encloses_nothing_is_reported(tmp_path):
     assert record.warnings == ("1 outlines of a.xml enclose nothing and are left out.",)
 
 
-# Units and levels are told, with the numbers
+# Other units and levels are reported, with the numbers
 
 
 def in_um(*rings, mpp=0.499):

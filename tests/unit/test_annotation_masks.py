@@ -1,4 +1,4 @@
-"""Label masks that laboratories have: of one bit, truncated, sparse, huge; each is read right, told, or refused."""
+"""Unusual label masks: of one bit, truncated, sparse, huge. Each is read correctly, reported, or refused."""
 
 from __future__ import annotations
 

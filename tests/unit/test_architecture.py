@@ -1,4 +1,4 @@
-"""The rooms of the library: which room may import from which, and that no two modules need each other.
+"""The packages of the library: which package may import from which, and that no two modules need each other.
 
 Every import counts, also one inside a function or under ``TYPE_CHECKING``: a reader follows those as well.
 """
@@ -37,9 +37,9 @@ LAYERS = (
     ("report", "planning", "viewer"),
     ("cli",),
 )
-"""Lowest first. A room imports from lower layers and from itself, never from a neighbour in its own layer."""
+"""Lowest first. A package imports from lower layers and from itself, never from a neighbour in its own layer."""
 
-RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
+RANK = {package: rank for rank, layer in enumerate(LAYERS) for package in layer}
 
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 """(importing module, imported module) that break the order or close a circle, each with its reason."""
@@ -71,33 +71,35 @@ def imports(module: str) -> frozenset[str]:
     return frozenset(known - {"", module})
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """The name in LAYERS that covers a module: the longest one that is a prefix of it."""
     parts = module.split(".")
     for length in range(len(parts), 0, -1):
-        if (room := ".".join(parts[:length])) in RANK:
-            return room
+        if (package := ".".join(parts[:length])) in RANK:
+            return package
     return ""
 
 
-def test_every_module_lies_in_a_room_with_a_layer():
-    outside = [name for name in modules() if name not in ("", "__main__") and not room_of(name)]
-    assert not outside, f"add the room to LAYERS: {outside}"
+def test_every_module_lies_in_a_package_with_a_layer():
+    outside = [name for name in modules() if name not in ("", "__main__") and not package_of(name)]
+    assert not outside, f"add the package to LAYERS: {outside}"
 
 
-def test_every_room_of_the_layers_exists():
-    assert not [room for room in RANK if room not in modules()]
+def test_every_package_of_the_layers_exists():
+    assert not [package for package in RANK if package not in modules()]
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name not in ("", "__main__")])
-def test_a_module_imports_only_from_lower_layers_and_its_own_room(module):
-    room = room_of(module)
+def test_a_module_imports_only_from_lower_layers_and_its_own_package(module):
+    package = package_of(module)
     upward = [
         other
         for other in sorted(imports(module))
-        if room_of(other) != room and RANK[room_of(other)] >= RANK[room] and (module, other) not in EXCEPTIONS
+        if package_of(other) != package
+        and RANK[package_of(other)] >= RANK[package]
+        and (module, other) not in EXCEPTIONS
     ]
-    assert not upward, f"{module} ({room}) must not import {upward}"
+    assert not upward, f"{module} ({package}) must not import {upward}"
 
 
 def test_no_modules_import_each_other_in_a_circle():

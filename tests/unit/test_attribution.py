@@ -1,4 +1,4 @@
-"""Attribution: exact on linear models, honest about itself, and looking at the patches worth a look."""
+"""Attribution: exact on linear models, with checks of the maps, and a choice of informative patches."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_randomised_weights_change_the_map_of_a_model_that_looks_at_pixels(pictu
 
 
 class Constant(nn.Module):
-    """The same answer whatever is shown."""
+    """A network with a constant output."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.tensor([0.2, 0.8]).expand(len(images), 2) + 0 * images.sum((1, 2, 3))[:, None]

@@ -201,7 +201,7 @@ def test_naive_dense_and_cascade_are_compared_in_one_run():
 
 
 def test_sites_are_judged_separately_and_by_the_named_measure():
-    """In a pool of both sites, the good one would make up for the bad one."""
+    """In a pool of both sites, the good one would compensate for the bad one."""
     record = compared(field(6), None)
     good, bad = (msgspec.structs.replace(replace_scores(record, **f), site=site) for site, f in SITES.items())
     found = {bar.figure: bar.ok for bar in bars(summarise([good, bad]))}

@@ -1,4 +1,4 @@
-"""What a sidecar says of the machine and the software that a job ran with."""
+"""The machine and the software of a job, as recorded in its sidecar."""
 
 import subprocess
 import sys

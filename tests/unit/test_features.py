@@ -1,4 +1,4 @@
-"""Files of features: what a slide's file holds, that rows depend on their patch alone, which job encodes it."""
+"""Files of features: their content, that a row depends only on its patch, and which job encodes a slide."""
 
 from __future__ import annotations
 

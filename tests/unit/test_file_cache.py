@@ -1,4 +1,4 @@
-"""What remembering small files promises: what is told is what the files say now, and only changed ones are read."""
+"""The cache of small files: it returns the current content of files, and only changed files are read."""
 
 import json
 import os

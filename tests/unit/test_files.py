@@ -1,4 +1,4 @@
-"""What the writing room promises: files appear whole or not at all."""
+"""Atomic writing: files appear completely or not at all."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Patch grids: cells lie where their formula says, cover the slide, and never drift."""
+"""Patch grids: cells are at the positions of their formula and cover the slide, without accumulated rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of task: every table has all of them, and no other code depends on a kind's name.
+"""Kinds of task: every table has all of them, and no other code depends on the name of a kind.
 
 So a new kind is one entry per table, and these tests name the tables that lack it.
 """

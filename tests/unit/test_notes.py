@@ -1,4 +1,4 @@
-"""Notes on a plan: what may not be meant so is said before the run starts, and stops nothing."""
+"""Notes on a plan: likely mistakes are reported before the run starts, and do not stop it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slides whose original is gone: used where their store is whole and was made from the row of the sheet."""
+"""Slides whose file is missing: used if their store is complete and was made from the row of the sheet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = {"zarr.json": b"{}", "0/c/0/0/0": b"pixels"}
 
 @pytest.fixture
 def converted(tmp_path):
-    """A slide that was converted and whose file is gone, and its layout."""
+    """A slide that was converted and whose file is missing, and its layout."""
     layout, slide = Layout(tmp_path / "results"), Slide("s1", str(tmp_path / "s1.svs"), "p1")
     store = layout.manifest("s1").with_name("s1.zarr")
     for name, content in FILES.items():

@@ -1,4 +1,4 @@
-"""Truth of patients whose slides differ: by a stated rule, or none."""
+"""Truth of patients whose slides differ: by a configured rule, or none."""
 
 from __future__ import annotations
 

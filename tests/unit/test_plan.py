@@ -1,4 +1,4 @@
-"""The plan: who is trained on, tested and predicted, where weights come from, and which outputs a run owes."""
+"""The plan: training, test and predicted slides, the origin of weights, and the outputs that a run must produce."""
 
 from __future__ import annotations
 

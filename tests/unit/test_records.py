@@ -1,4 +1,4 @@
-"""What records promise: they come back as written, older formats are upgraded, and anything else is refused."""
+"""Records: they are read as they were written, older formats are upgraded, and anything else is refused."""
 
 from __future__ import annotations
 

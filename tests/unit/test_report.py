@@ -1,4 +1,4 @@
-"""The report and the page of a slide: what they say of each kind of task, of cascades, and of what was lost."""
+"""The report and the page of a slide: their content for each kind of task, for cascades, and for lost slides."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_examples_are_the_most_certain_correct_the_least_certain_and_the_worst_w
 
 @pytest.fixture
 def cascades(tmp_path):
-    """A results folder with what a cascade leaves, and its configuration."""
+    """A results folder with the outputs of a cascade, and its configuration."""
     layout = Layout(tmp_path)
     folder = tmp_path / "radhical" / "nuclei"
     before = CascadeMetrics.read(ROOT / "tests" / "data" / "records" / "format0" / "cascade_metrics.json")

@@ -1,4 +1,4 @@
-"""Run records form a chain that shows what was altered, and a register of the sidecars there must be."""
+"""Run records form a chain that shows what was altered, and a register of the sidecars that must exist."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""One run at a time writes into a results folder; the lock of a run that is gone does not stop the next."""
+"""One run at a time writes into a results folder; the lock of a run that has ended does not stop the next."""
 
 import os
 import subprocess

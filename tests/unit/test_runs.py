@@ -1,4 +1,4 @@
-"""What is said before a run, of new, changed and lost slides, and at its end, of quarantine and warnings."""
+"""Messages of a run: on new, changed and lost slides at its start, and on quarantine and warnings at its end."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""Slides as laboratories meet them, after public reports: each is shown as it is, or refused with a named reason.
+"""Unusual slides, after public reports: each is read correctly, or refused with a named reason.
 
-The name of a test gives the report. Each case stands for its kind; further members are in the tests of the kinds.
+The docstring of a test names the report. Each case represents its kind; further cases are in the tests of the kinds.
 """
 
 from __future__ import annotations

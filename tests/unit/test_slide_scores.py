@@ -1,4 +1,4 @@
-"""What is said of whole slides and patients: hand-computed cases."""
+"""Scores of slides and patients: cases computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of Snakemake that are no public interface: a release that changes one of them fails here."""
+"""The parts of Snakemake that are not a public interface: a release that changes one of them fails here."""
 
 from __future__ import annotations
 

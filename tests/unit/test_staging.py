@@ -1,4 +1,4 @@
-"""What staging promises: the same training from copies on the node's own disk, of which nothing is left."""
+"""Staging: the same training from copies on the node's local disk, which are removed at the end."""
 
 from __future__ import annotations
 

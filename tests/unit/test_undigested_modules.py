@@ -1,4 +1,4 @@
-"""Modules that code digests leave out: no job may take a result from them, for a change there re-runs nothing.
+"""Modules that code digests leave out: no job may use a result of them, because a change there re-runs nothing.
 
 Jobs may use models of the configuration, whose values are params and so compared, and the few names listed here.
 """

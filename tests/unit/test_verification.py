@@ -119,7 +119,7 @@ def test_an_output_made_from_other_bytes_than_are_there_now_is_named(layout):
 
 def test_results_without_run_records_do_not_pass(layout):
     shutil.rmtree(layout.runs)
-    assert any("no record of a run says which files there must be" in p for p in verify(layout).problems)
+    assert any("no record of a run says which files must exist" in p for p in verify(layout).problems)
 
 
 def test_only_the_files_of_the_asked_slides_are_compared(layout):

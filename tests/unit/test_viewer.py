@@ -1,4 +1,4 @@
-"""The viewer: what its server gives and refuses, and what a real browser shows of a store."""
+"""The viewer: what its server serves and refuses, and what a real browser shows of a store."""
 
 from __future__ import annotations
 
@@ -334,7 +334,7 @@ def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
 
 @pytest.fixture(scope="module")
 def outlined(tmp_path_factory) -> Layout:
-    """The results folder again, the patch not painted by its annotators but outlined."""
+    """The results folder again, with the patch annotated by an outline instead of a mask."""
     layout = make_results(tmp_path_factory.mktemp("outlined") / "results")
     outline_marked(layout)
     return layout

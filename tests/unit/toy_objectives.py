@@ -37,7 +37,7 @@ class ToyCard(WeightsCard, frozen=True, kw_only=True):
 
 
 class Toy(Objective[Tensor]):
-    """What the toys share: batches made of numbers, and nothing special."""
+    """Base class of the toys: batches made of numbers."""
 
     out_of_memory = "with toys"
     not_finite = "play less"

@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture
 def workshop(finished: Workshop) -> Workshop:
-    """The finished workshop; whatever a test changes in code, configuration and cohort is put back."""
+    """The finished workshop; changes of a test in code, configuration and cohort are reverted."""
     kept = finished.folder.with_name(f"{finished.folder.name}-kept")
     shutil.copytree(finished.folder / "demo", kept, copy_function=shutil.copy2)
     yield finished

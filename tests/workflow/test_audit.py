@@ -1,4 +1,4 @@
-"""What an auditor asks years later: where a prediction came from, and whether anything was altered since."""
+"""Audit of finished results: where a prediction came from, and whether anything was altered since."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What may go wrong on one machine, really done: afterwards a run ends with what an undisturbed run makes."""
+"""Faults on one machine, actually caused: afterwards a run ends with the outputs of an undisturbed run."""
 
 from __future__ import annotations
 

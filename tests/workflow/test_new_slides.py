@@ -1,4 +1,4 @@
-"""New slides and a model that is there: `snakemake predict` trains nothing, and a model that does not fit is named."""
+"""New slides and an existing model: `snakemake predict` trains nothing, and a model that does not fit is named."""
 
 import json
 import shutil

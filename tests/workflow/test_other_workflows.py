@@ -1,4 +1,4 @@
-"""The workflow in the hands of others: as a module of another workflow, and from another working folder."""
+"""Use from elsewhere: as a module of another workflow, and from another working folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--config plan=new` runs what a plan of all slides would run, whatever has happened since the last complete run."""
+"""`--config plan=new` runs what a plan of all slides would run, for any change since the last complete run."""
 
 import os
 import shutil

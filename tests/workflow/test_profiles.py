@@ -1,4 +1,4 @@
-"""What the profiles promise: the literal `--profile slurm` is found, and only GPU rules ask for a GPU."""
+"""The profiles: the literal `--profile slurm` is found, and only GPU rules request a GPU."""
 
 import subprocess
 

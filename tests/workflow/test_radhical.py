@@ -1,4 +1,4 @@
-"""A cascade over plain images with label masks: a sheet is all it takes, and bad sheets are refused before any job."""
+"""A cascade over plain images with label masks: a sheet is sufficient, and bad sheets are refused before any job."""
 
 from __future__ import annotations
 

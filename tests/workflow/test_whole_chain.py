@@ -1,4 +1,4 @@
-"""The whole chain on the small cohort: every stage's product is there and says something true."""
+"""The whole workflow on the small cohort: the output of every stage exists and is correct."""
 
 import json
 import re

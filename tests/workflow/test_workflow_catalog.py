@@ -1,4 +1,4 @@
-"""What the Snakemake Workflow Catalog asks of a workflow with standard usage."""
+"""Requirements of the Snakemake Workflow Catalog for standard usage."""
 
 import subprocess
 import sys

@@ -52,7 +52,7 @@ class Entry:
 def is_note(path: Path, layout: Layout) -> bool:
     """Whether a path in the results folder is not a result: logs, benchmarks, caches, checkpoints, records of runs.
 
-    No result is made from them, and they may be deleted.
+    They are not inputs of any result, and they may be deleted.
     """
     places = (layout.logs, layout.benchmarks, layout.caches, layout.checkpoints, layout.runs)
     return not {*places, layout.fingerprints, layout.report, layout.run_lock}.isdisjoint((path, *path.parents))

@@ -101,7 +101,7 @@ def _expected(layout: Layout, chain: run_chain.Chain, found: Findings) -> dict[s
         found.problems.append(str(error))
         return {}
     if not expected:
-        found.problems.append(f"{layout.runs}: no record of a run says which files there must be")
+        found.problems.append(f"{layout.runs}: no record of a run says which files must exist")
     return expected
 
 

@@ -1,8 +1,8 @@
 """Which images of a TIFF are the slide, its levels and its thumbnail, and which are none of these.
 
-An image is taken for part of the slide only if something positively says so. First counts what the file states
-(NewSubfileType, then descriptions and names), then size; `tiff.TiffSource` compares the contents. All others are left
-out and listed: a label or a photograph of the glass bears the patient's name.
+An image is treated as part of the slide only if it is identified as such: first by the file (NewSubfileType, then
+descriptions and names), then by its size; `tiff.TiffSource` compares the contents. All others are left out and listed,
+because a label or a photograph of the glass contains the patient's name.
 """
 
 from __future__ import annotations
