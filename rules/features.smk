@@ -9,6 +9,7 @@ rule features:
         table=lambda wildcards: LAYOUT.table(PLAN.group_grid(wildcards.group), wildcards.slide),
         weights=ancient(lambda wildcards: PLAN.encoder_files(wildcards.group)),
         models=lambda wildcards: PLAN.encoder_models(wildcards.group),
+        imported=ancient(lambda wildcards: PLAN.imported_files(wildcards.group, wildcards.slide)),
     output:
         features=LAYOUT.features("{group}", "{slide}"),
     log:
@@ -29,6 +30,9 @@ rule features:
         cfg=lambda wildcards: PLAN.encoder_settings(wildcards.group),
         weights=lambda wildcards: [FINGERPRINTS.of(str(p)) for p in PLAN.encoder_files(wildcards.group)],
         models=lambda wildcards: PLAN.encoder_folders(wildcards.group),
+        imported=lambda wildcards: [
+            FINGERPRINTS.of(str(p)) for p in PLAN.imported_files(wildcards.group, wildcards.slide)
+        ],
         code=code("features.py"),
     script:
         "../scripts/features.py"

@@ -18,6 +18,13 @@ def encode(snakemake, config, work, made_of):
     from histomake.learn.data.patch_index import SlideEntry
 
     slide, params = snakemake.wildcards.slide, snakemake.params
+    name = config.encoder_groups[work.group][0]
+    if config.encoders[name].source == "h5":
+        from histomake.features.imported import import_slide
+
+        entry, output = SlideEntry.at(work.layout, work.grid, slide, "", {}), Path(snakemake.output.features)
+        import_slide(config.encoders[name], entry, output, name=name, code=params.code, made_of=made_of)
+        return
     encoders = {name: config.encoders[name] for name in config.encoder_groups[work.group]}
     models = {task: list(map(Path, folders)) for task, folders in params.models.items()}
     ready = load_group(encoders, config.grids[work.grid], models=models, threads=snakemake.threads)

@@ -304,3 +304,14 @@ def test_a_task_whose_model_encodes_gives_each_fold_the_model_of_the_fold(projec
     assert plan.feature_column("t", "1") == "own.fold1"
     assert plan.encoder_folders("own") == {"first": ["results/models/first/fold0", "results/models/first/fold1"]}
     assert len(plan.encoder_models("own")) == 4
+
+
+def test_features_of_another_program_are_a_file_per_slide(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = project({}, encoders={"e": {"grid": "x10", "name": "h5:given"}})
+    assert plan.imported_files("e", "A") == []
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "A.h5").touch()
+    assert plan.imported_files("e", "A") == [Path("given/A.h5")]
+    assert plan.imported_files("e", "B") == []
+    assert plan.encoder_files("e") == []

@@ -12,7 +12,7 @@ from typing import get_type_hints
 
 import pytest
 from histomake.audit.code import SCRIPTS, UNTRACKED_MODULES, imported_files
-from histomake.base.layout import AttributionFiles, CascadeFiles, EmbeddingFiles, Layout
+from histomake.base.layout import AttributionFiles, CascadeFiles, EmbeddingFiles, FeatureMapFiles, Layout
 from histomake.config import Section
 
 ALLOWED_NAMES = {
@@ -22,12 +22,14 @@ ALLOWED_NAMES = {
     "histomake.audit.sidecar.job": "logs the work and describes it afterwards",
     "histomake.audit.sidecar.log": "a logger",
     "histomake.base.layout.DESCRIPTION": "the name of a file",
+    "histomake.base.layout.EmbeddingFiles": "paths only, see the test of its members",
+    "histomake.base.layout.FeatureMapFiles": "paths only, see the test of its members",
     "histomake.base.layout.Layout": "paths only, see the test of its members",
     "histomake.base.layout.WEIGHTS": "the name of a file",
     "histomake.config.parse_config": "returns a model",
 }
 
-LAYOUTS = (Layout, EmbeddingFiles, AttributionFiles, CascadeFiles)
+LAYOUTS = (Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles)
 
 ALLOWED_MEMBERS = {
     "CascadeTrain.fitting": "selects the keys that are compared",

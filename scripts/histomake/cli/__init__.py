@@ -24,6 +24,8 @@ COMMANDS = {
     "encoder": "write the folder of an encoder",
     "similar": "list the patches most similar to one",
     "prototypes": "group the patches of a cohort by their features",
+    "import-features": "check features of TRIDENT, CLAM or STAMP against the slides",
+    "export-features": "export features as HDF5 or AnnData",
     "verify": "hash slides, stores and run records again and compare",
     "export-crate": "export the last run's provenance as an RO-Crate",
     "export-ome-zarr": "export a slide with its masks as one OME-Zarr image for viewers",

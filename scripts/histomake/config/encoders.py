@@ -9,8 +9,11 @@ from pydantic import Field, model_validator
 from histomake.base.units import PatchPixels
 from histomake.config.section import Name, Section
 
-SOURCES = ("timm", "torchvision", "hf-hub", "folder", "task")
+SOURCES = ("timm", "torchvision", "hf-hub", "folder", "task", "h5")
 """What the name of an encoder may begin with."""
+
+IMPORTED_KEYS = ("grid", "name", "dtype")
+"""Keys of an encoder whose features are extracted already."""
 
 
 class Encoder(Section):
@@ -21,7 +24,8 @@ class Encoder(Section):
         description="The network. folder: and a path: a folder with model.json and model.safetensors (see "
         "config/encoders). timm: or torchvision: and a network of that library; timm: may be left out. hf-hub: and a "
         "timm model of that hub, which needs network access. task: and a task of this configuration: the model of each "
-        "fold encodes for the same fold.",
+        "fold encodes for the same fold. h5: and a path: a folder with features that TRIDENT, CLAM or STAMP extracted "
+        "at the patches of the grid, a file <slide_id>.h5 per slide (see histomake import-features).",
     )
     weights: str | bool | None = Field(
         None,
@@ -83,6 +87,10 @@ class Encoder(Section):
             raise ValueError("weights: true is not possible for torchvision, whose weights are pickles; use a file")
         if self.source in ("hf-hub", "task") and self.weights is not None:
             raise ValueError(f"weights: {self.name} brings its own; remove the key, or use folder: with a card")
+        usual = {key: field.default for key, field in type(self).model_fields.items()}
+        unused = [key for key in usual if key not in IMPORTED_KEYS and getattr(self, key) != usual[key]]
+        if self.source == "h5" and unused:
+            raise ValueError(f"{', '.join(unused)}: h5: has features that are extracted already; remove the keys")
         if self.source == "task" and self.stain != "none":
             raise ValueError("stain: the model of a task normalises stains as it was trained; remove the key")
         if self.source == "folder" and isinstance(self.weights, bool):

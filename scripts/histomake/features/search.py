@@ -94,6 +94,13 @@ class FeatureCohort:
         assert not isinstance(record, Quarantined)
         return Grid.model_validate(record.grid)
 
+    def of(self, slide: str) -> tuple[Features, NDArray[np.floating]]:
+        """File and vectors of a slide. Raises HistomakeError if it has none."""
+        if slide not in self.files:
+            raise HistomakeError(f"slide {slide} has no features {self.column}")
+        found = read_features(self.files[slide])
+        return found, found.vectors(self.column)
+
     def vector(self, slide: str, patch_id: int) -> NDArray[np.float32]:
         """Vector (d,) of a patch. Raises HistomakeError if there is none."""
         found, row = self._row(slide, patch_id)

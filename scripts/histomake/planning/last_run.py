@@ -61,7 +61,8 @@ class LastRun:
 def model_files(plan: Plan, tissue_model: Sequence[str]) -> list[str]:
     """All files of models, and all that models are made from besides slides and their tables."""
     found, layout = set(map(Path, tissue_model)), plan.layout
-    found |= {path for group in plan.config.encoder_groups for path in plan.encoder_files(group)}
+    for group in plan.config.encoder_groups:
+        found |= {*plan.encoder_files(group), *(path for s in plan.slides for path in plan.imported_files(group, s))}
     for name in plan.config.tasks:
         if start := plan.starting_weights(name):
             found.add(start)

@@ -219,6 +219,12 @@ class Plan:
         """Cards and weights of the encoders of a group that are files from elsewhere."""
         return [path for name in self.config.encoder_groups[group] for path in self.files_of_encoder(name)]
 
+    def imported_files(self, group: str, slide: str) -> list[Path]:
+        """File of another program with the features of a slide, if the group has such; none where it does not exist."""
+        encoders = [self.config.encoders[name] for name in self.config.encoder_groups[group]]
+        found = [Path(encoder.target) / f"{slide}.h5" for encoder in encoders if encoder.source == "h5"]
+        return [path for path in found if path.is_file()]
+
     def files_of_encoder(self, name: str) -> list[Path]:
         """Card and weights of an encoder, as far as they are files from elsewhere."""
         encoder, found = self.config.encoders[name], list[Path]()
