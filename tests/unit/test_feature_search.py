@@ -68,7 +68,7 @@ def test_a_patch_without_features_is_named(cohort):
 
 
 def test_an_encoder_without_features_is_an_error_that_lists_those_with_features(layout):
-    with pytest.raises(HistomakeError, match=r"no features b; there are: a"):
+    with pytest.raises(HistomakeError, match=r"no features b; available: a"):
         FeatureCohort(layout, "b")
 
 

@@ -43,7 +43,7 @@ def pixel_text(row: Row, outputs: Sequence[str]) -> str:
         hit, rest = row[f"tp_{name}"], row[f"fp_{name}"] + row[f"fn_{name}"]
         if name != BACKGROUND and hit + rest:
             parts.append(f"{name}: Dice {2 * hit / (2 * hit + rest):.2f}")
-    return ", ".join(parts) or "nothing but background"
+    return ", ".join(parts) or "only background"
 
 
 def class_table(table: pa.Table, outputs: Sequence[str], aggregate: str) -> SlideTable:

@@ -69,7 +69,7 @@ class FeatureCohort:
                 self.files[record.slide_id] = path
         if not self.files:
             raise HistomakeError(
-                f"{layout.results} has no features {column}; there are: {', '.join(sorted(known)) or 'none'}"
+                f"{layout.results} has no features {column}; available: {', '.join(sorted(known)) or 'none'}"
             )
         first = next(iter(self.files))
         self.identity = self._identity(first)

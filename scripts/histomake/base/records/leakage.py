@@ -8,7 +8,7 @@ from histomake.base.records.record import Record
 
 
 class LeakageRecord(Record, frozen=True, kw_only=True):
-    """The proof that no slide or patient has two roles in a fold, and that no test slide shaped the model it tests."""
+    """Result of the check that no slide or patient has two roles in a fold, and no model was made with a test slide."""
 
     NAME: ClassVar[str] = "leakage record"
 

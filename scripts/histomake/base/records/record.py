@@ -249,13 +249,13 @@ def _checked(record: Versioned, path: Path | str) -> Json:
         msgspec.convert(content, type(record))
     except (msgspec.ValidationError, TypeError) as error:
         raise RecordError(
-            f"{path}: the {record.NAME} cannot be written: {_explain(error)}. This is a fault of histomake: report it"
+            f"{path}: the {record.NAME} cannot be written: {_explain(error)}. This is a bug in histomake: report it"
         ) from error
     place = next(_not_finite(content, ""), None)
     if place is not None:
         raise RecordError(
             f"{path}: the {record.NAME} cannot be written: {place} is not a finite number, which JSON cannot hold. "
-            "This is a fault of histomake: report it"
+            "This is a bug in histomake: report it"
         )
     return content
 
