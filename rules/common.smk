@@ -50,7 +50,7 @@ config["results"] = CONFIG.results  # where scripts find it, also if it is the d
 FINGERPRINTS = Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
 PACKED = CONFIG.convert.store == "zip"
 # With a model instead of thresholds, rule presegment runs another script, in the environment that has torch.
-TISSUE_MODEL = [f"{CONFIG.tissue.model}/{name}" for name in (reuse.WEIGHTS, reuse.DESCRIPTION) if CONFIG.tissue.model]
+TISSUE_MODEL = PLAN.tissue_model_files()
 
 
 def slide(wildcards):

@@ -41,6 +41,7 @@ from histomake.base.records.record import (
     write_list,
 )
 from histomake.base.records.run import RunRecord
+from histomake.base.records.segmenter_card import SegmenterCard
 from histomake.base.records.separation import SeparationRecord
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
@@ -112,7 +113,7 @@ def classes(base: type) -> list[type]:
 
 
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord, WeightsCard)]
-NEW = {EncoderCard, FeatureRecord, SlideWarning}
+NEW = {EncoderCard, FeatureRecord, SegmenterCard, SlideWarning}
 """Records that histomake 0.1 did not have."""
 
 

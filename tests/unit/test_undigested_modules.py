@@ -25,6 +25,7 @@ ALLOWED_NAMES = {
     "histomake.base.layout.EmbeddingFiles": "paths only, see the test of its members",
     "histomake.base.layout.FeatureMapFiles": "paths only, see the test of its members",
     "histomake.base.layout.Layout": "paths only, see the test of its members",
+    "histomake.base.layout.ONNX": "the name of a file",
     "histomake.base.layout.WEIGHTS": "the name of a file",
     "histomake.config.parse_config": "returns a model",
 }

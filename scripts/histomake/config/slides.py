@@ -63,8 +63,9 @@ class Tissue(Section):
     )
     model: str | None = Field(
         None,
-        description="Folder of a trained segmentation model with a class named tissue, used instead of the threshold. "
-        "Its grid must have the mpp given here.",
+        description="Folder of a trained segmentation model with a class named tissue, used instead of the threshold; "
+        "or of a network of someone else (model.onnx or model.safetensors) with a segmenter card model.json, see "
+        "docs/records.md. Its mpp must be the one given here.",
     )
     blur_um: Microns = Field(
         Microns(8.0),

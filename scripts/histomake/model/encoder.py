@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.base.files import sha256_file
-from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.layout import DESCRIPTION, ONNX, WEIGHTS
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.config import Encoder, Grid
 from histomake.model.build import IMAGENET_MEAN, IMAGENET_STD, TimmClassifier, check_timm
+from histomake.model.onnx import OnnxNetwork
 from histomake.model.reuse import PICKLED
 from histomake.model.transfer import load_weights, read_weights
 
@@ -108,6 +109,11 @@ def _from_folder(encoder: Encoder, grid: Grid) -> tuple[nn.Module, EncoderCard, 
     card = EncoderCard.read(folder / DESCRIPTION)
     if encoder.size is not None:
         card = msgspec.structs.replace(card, px=encoder.size)
+    if card.architecture == "onnx":
+        if encoder.weights is not None:
+            raise ConfigError("weights: the network of an ONNX file has its own; remove the key")
+        onnx = OnnxNetwork(folder / ONNX, sha256=card.sha256)
+        return onnx, card, onnx.digest
     path = Path(encoder.weights) if isinstance(encoder.weights, str) else folder / WEIGHTS
     network = build_network(card)
     digest = load_file(network, path, expected=card.sha256)

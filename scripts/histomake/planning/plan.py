@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from histomake.annotation.formats import is_mask
-from histomake.base.layout import Layout
+from histomake.base.layout import ONNX, Layout
 from histomake.base.records.features import column_name
 from histomake.cohort.folds import assign, assign_task, assign_unfitted
 from histomake.cohort.leakage import FITTED, JUDGED, Assignment
@@ -128,6 +128,13 @@ class Plan:
             return reuse.model_folder(str(self.config.tasks[task].trained), int(fold))
         return self.layout.model(task, fold)
 
+    def tissue_model_files(self) -> list[str]:
+        """Weights and card of the model that finds tissue, if there is one."""
+        if not self.config.tissue.model:
+            return []
+        folder = Path(self.config.tissue.model)
+        return [str(_network_file(folder)), str(folder / reuse.DESCRIPTION)]
+
     def untrained_models(self) -> list[tuple[str, Path, bool]]:
         """(task, folder, whether it is used where it lies) of every model that is not trained."""
         names = [name for name in self.config.tasks if name not in self.trained]
@@ -233,7 +240,7 @@ class Plan:
         if isinstance(encoder.weights, str):
             found.append(Path(encoder.weights))
         elif encoder.source == "folder":
-            found.append(Path(encoder.target) / reuse.WEIGHTS)
+            found.append(_network_file(Path(encoder.target)))
         return found
 
     def encoder_folders(self, group: str) -> dict[str, list[str]]:
@@ -285,6 +292,11 @@ class Plan:
         shared = range(min(self.config.tasks[task].split.folds for task in tasks))
         unseen = [(f, set.intersection(*(set(self.slides_in(t, f, *PREDICTED)) for t in tasks))) for f in shared]
         return [(fold, slide) for fold, slides in unseen for slide in sorted(slides)]
+
+
+def _network_file(folder: Path) -> Path:
+    """File with the network in a folder with a card: an ONNX file if there is one, or else weights."""
+    return onnx if (onnx := folder / ONNX).is_file() else folder / reuse.WEIGHTS
 
 
 def make_plan(config: Config, slides: Mapping[str, Slide]) -> Plan:

@@ -13,6 +13,7 @@ from pathlib import Path
 from histomake.base.files import STORE_METADATA
 from histomake.base.layout.groups import (
     DESCRIPTION,
+    ONNX,
     WEIGHTS,
     AttributionFiles,
     CascadeFiles,
@@ -21,7 +22,16 @@ from histomake.base.layout.groups import (
     Number,
 )
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "AttributionFiles", "CascadeFiles", "EmbeddingFiles", "FeatureMapFiles", "Layout"]
+__all__ = [
+    "DESCRIPTION",
+    "ONNX",
+    "WEIGHTS",
+    "AttributionFiles",
+    "CascadeFiles",
+    "EmbeddingFiles",
+    "FeatureMapFiles",
+    "Layout",
+]
 
 
 @dataclass(frozen=True)

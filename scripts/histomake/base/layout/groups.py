@@ -13,6 +13,9 @@ Number = int | str
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 """Files of a trained model."""
 
+ONNX = "model.onnx"
+"""File of a network from elsewhere, in place of weights."""
+
 
 @dataclass(frozen=True)
 class EmbeddingFiles:

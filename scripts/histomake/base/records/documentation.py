@@ -31,6 +31,7 @@ from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Part, Quarantined, Versioned
 from histomake.base.records.run import RunRecord
+from histomake.base.records.segmenter_card import SegmenterCard
 from histomake.base.records.separation import SeparationRecord
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
@@ -44,6 +45,7 @@ PLACES: dict[type[Versioned], str] = {
     QualityRecord: "`quality/{slide}.json`",
     PatchTableRecord: "in the Parquet metadata of `patches/{grid}/{slide}.parquet`, key `histomake`",
     EncoderCard: "`model.json` in the folder of an encoder",
+    SegmenterCard: "`model.json` in the folder of a network that finds tissue",
     FeatureRecord: "in the Arrow metadata of `features/{group}/{slide}.arrow`, key `histomake`",
     ModelCard: "`models/{task}/fold{k}/model.json`",
     StainRecord: "`models/{task}/fold{k}/training/stains.json`",

@@ -22,7 +22,8 @@ class EncoderCard(Record, frozen=True, kw_only=True):
     name: str
     """Name of the encoder, for people."""
     architecture: str
-    """``timm:`` or ``torchvision:`` with the name of the network there."""
+    """``timm:`` or ``torchvision:`` with the name of the network there; ``onnx``: the file model.onnx beside the \
+card, which is run on the CPU and whose ``pool`` must be ``network``."""
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Arguments of the network's constructor beside its name. ``mlp_layer`` and ``act_layer`` are names of layers."""
     mpp: PositiveMpp | None

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from histomake.base.errors import ConfigError
+from histomake.base.layout import DESCRIPTION
+from histomake.base.records.segmenter_card import is_segmenter_card
 from histomake.base.units import Mpp
+from histomake.learn.inference.foreign_segmenter import load_segmenter
 from histomake.learn.inference.predict import Predictor, load_model
 from histomake.learn.inference.segment import window_weight
 from histomake.target.kinds import LEARNED
@@ -27,11 +31,16 @@ SAME_MPP = 0.01
 def tissue_model(model_dir: Path, *, mpp: Mpp, threads: int) -> Callable[[NDArray[np.uint8]], NDArray[np.bool_]]:
     """Return the ``segment`` function for `histomake.tissue.mask.presegment` from a model of a segmentation task.
 
-    One of the task's classes must be ``tissue``, and its grid must have the mpp of tissue detection.
+    It is a model of a task with a class ``tissue``, or a network of someone else with a segmenter card. Its mpp must be
+    that of tissue detection.
 
     Raises:
         ConfigError: the model has another kind, no such class, or was trained at another mpp.
     """
+    if is_segmenter_card(model_dir / DESCRIPTION):
+        segmenter = load_segmenter(model_dir, threads=threads)
+        _compare_mpp(model_dir, segmenter.card.mpp, mpp)
+        return lambda image: most_likely(segmenter.probabilities, image, size=segmenter.card.px, outputs=2) == 0
     predictor = load_model(model_dir, threads=threads)
     card = predictor.card
     if not LEARNED[card.kind].per_pixel or TISSUE not in predictor.class_names:
@@ -43,29 +52,40 @@ def tissue_model(model_dir: Path, *, mpp: Mpp, threads: int) -> Callable[[NDArra
         raise ConfigError(
             f"tissue.model: {model_dir} uses stain normalisation, which needs the tissue mask; train without it"
         )
-    trained = card.grid.mpp
-    if abs(trained / mpp - 1) > SAME_MPP:
-        raise ConfigError(f"tissue.model: {model_dir} was trained at {trained} µm/px; set tissue.mpp to it, not {mpp}")
+    _compare_mpp(model_dir, card.grid.mpp, mpp)
     return lambda image: find_tissue(predictor, image)
 
 
-def find_tissue(predictor: Predictor, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels bool (h, w) with ``tissue`` as most probable output; image: RGB uint8 (h, w, 3) at the model's mpp.
+def _compare_mpp(model_dir: Path, trained: float, mpp: Mpp) -> None:
+    if abs(trained / mpp - 1) > SAME_MPP:
+        raise ConfigError(f"tissue.model: {model_dir} was trained at {trained} µm/px; set tissue.mpp to it, not {mpp}")
 
-    Windows overlap by half and are blended, so that there are no seams between them.
+
+def find_tissue(predictor: Predictor, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels bool (h, w) with ``tissue`` as most probable output; image: RGB uint8 (h, w, 3) at the model's mpp."""
+    names = predictor.class_names
+    found = most_likely(predictor.probabilities, image, size=predictor.card.grid.size, outputs=len(names))
+    return found == names.index(TISSUE)
+
+
+def most_likely(
+    probabilities: Callable[[Tensor], Tensor], image: NDArray[np.uint8], *, size: int, outputs: int
+) -> NDArray[np.int64]:
+    """Most probable output of each pixel (h, w) of RGB uint8 (h, w, 3).
+
+    ``probabilities``: of windows uint8 (n, size, size, 3), (n, outputs, size, size). Windows overlap by half and are
+    blended, so that there are no seams between them.
     """
-    size = predictor.card.grid.size
     height, width = image.shape[:2]
     step = size // 2
     rows, columns = (-(-max(length - size, 0) // step) * step + size for length in (height, width))
     padded = np.pad(image, ((0, rows - height), (0, columns - width), (0, 0)), constant_values=255)
     places = list(product(range(0, rows - size + 1, step), range(0, columns - size + 1, step)))
-    device = predictor.runtime.device
-    taper = window_weight(size, device=device)
-    sums = torch.zeros(len(predictor.class_names), rows, columns, device=device)
+    taper = window_weight(size)
+    sums = torch.zeros(outputs, rows, columns)
     for some in batched(places, BATCH):
         windows = np.stack([padded[y : y + size, x : x + size] for y, x in some])
-        for (y, x), scores in zip(some, predictor.probabilities(torch.from_numpy(windows)).float(), strict=True):
+        for (y, x), scores in zip(some, probabilities(torch.from_numpy(windows)).float().cpu(), strict=True):
             sums[:, y : y + size, x : x + size] += scores * taper
-    likeliest = sums[:, :height, :width].argmax(0).cpu().numpy()
-    return likeliest == predictor.class_names.index(TISSUE)
+    likeliest: NDArray[np.int64] = sums[:, :height, :width].argmax(0).numpy()
+    return likeliest
