@@ -27,7 +27,7 @@ from histomake.slide.reader import open_slide
 from histomake.slide.store import StoreLevel
 from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER
-from histomake.viewer import masks, outlines
+from histomake.viewer import masks, neighbours, outlines
 
 
 def slide_ids(layout: Layout) -> list[str]:
@@ -70,6 +70,7 @@ def describe(layout: Layout, slide: str) -> dict[str, Any]:
     if isinstance(tissue, TissueRecord):
         scale = [tissue.downsample_x, tissue.downsample_y]
         found["tissue"] = {"image": f"files/tissue/{slide}.png", "downsample": scale}
+    found["encoders"] = neighbours.encoders(layout, slide)
     found["outlines"] = outlines.describe(layout, slide, manifest)
     found |= {"masks": masks.describe(layout, slide), "class_order": masks.class_order(layout, slide)}
     return found

@@ -28,6 +28,7 @@ from histomake.base.layout import Layout
 from histomake.slide.reader import SlideReader, open_slide
 from histomake.viewer import content, guard, masks, outlines
 from histomake.viewer.guard import Guard, RefusedError
+from histomake.viewer.neighbours import Neighbours
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class ViewerServer(ThreadingHTTPServer):
         self._connections = threading.BoundedSemaphore(CONNECTIONS)
         self._readers: dict[str, tuple[Any, SlideReader]] = {}
         self._readers_lock = threading.Lock()
+        self.neighbours = Neighbours(self.layout)
         self._outlines: tuple[Any, outlines.Outlines] | None = None
         self._outlines_lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
@@ -187,6 +189,9 @@ class Handler(BaseHTTPRequestHandler):
             ("slides", 2): lambda slide: content.describe(layout, slide),
             ("overlay", 4): lambda slide, task, fold: content.overlay(layout, slide, task, int(fold)),
             ("patch", 5): lambda slide, task, fold, patch: content.patch(layout, slide, task, int(fold), int(patch)),
+            ("similar", 5): lambda slide, column, x, y: self.server.neighbours.similar(
+                slide, column, float(x), float(y)
+            ),
         }
         if not parts or parts[0] == "slide":
             self._send_file(ASSETS / "viewer.html")
@@ -199,6 +204,10 @@ class Handler(BaseHTTPRequestHandler):
             self._send_label(parts[1], parts[2], *(int(number) for number in parts[3:]))
         elif parts[0] == "outline" and len(parts) == 5:
             self._send_outline(parts[1], *(int(number) for number in parts[2:]))
+        elif parts[0] == "thumb" and len(parts) == 4:
+            content.require(layout, parts[1])
+            picture = self.server.neighbours.thumbnail(parts[1], parts[2], int(parts[3]))
+            self._send(HTTPStatus.OK, "image/jpeg", picture)
         elif parts[0] == "tile" and len(parts) == 5:
             self._send_tile(parts[1], *(int(number) for number in parts[2:]))
         elif parts[0] == "api" and (parts[1:2] and (parts[1], len(parts) - 1) in routes):

@@ -140,6 +140,8 @@ async function loadOverlays(slide) {
   for (const id of ["tissue", "annotation", "prediction", "shown", "cascade", "cascaded"]) {
     $(id).addEventListener("input", () => { showMasks(); drawOverlay(); });
   }
+  $("searches").hidden = !slide.encoders.length;
+  $("encoder").append(...slide.encoders.map((name) => new Option(name, name)), new Option("none", ""));
   if (slide.tissue) state.tissue = await tissueCanvas(slide.tissue.image);
   if (slide.predictions.length) await loadPredictions();
   drawOverlay();
@@ -247,6 +249,12 @@ function drawPredictions(context) {
 }
 
 function drawChosen(context, view) {
+  if (state.searched && state.chosen === null) {
+    context.globalAlpha = 1;
+    context.strokeStyle = "#000";
+    context.lineWidth = 2 / view.scale;
+    context.strokeRect(state.searched.x, state.searched.y, state.searched.span, state.searched.span);
+  }
   if (state.chosen === null) return;
   const { x, y, span } = state.overlay;
   context.globalAlpha = 1;
@@ -287,9 +295,10 @@ function legend(entries) {
 }
 
 async function clicked(position) {
-  if (!state.overlay) return;
   const view = transform();
   const [px, py] = [(position.x - view.x) / view.scale, (position.y - view.y) / view.scale];
+  searchSimilar(px, py);
+  if (!state.overlay) return;
   const { x, y, span, count, task, fold, id } = state.overlay;
   // Of overlapping patches, the one whose centre is nearest: its colour is the visible one.
   const away = (i) => Math.max(Math.abs(px - x[i] - span / 2), Math.abs(py - y[i] - span / 2));
@@ -304,6 +313,36 @@ async function clicked(position) {
   }
   const slide = encodeURIComponent(state.slide.slide_id);
   showPatch(await json(`/api/patch/${slide}/${task}/${fold}/${id[state.chosen]}`));
+}
+
+// The patches of the cohort that are most similar to the one at a place, as thumbnails with links.
+async function searchSimilar(x, y) {
+  const column = $("encoder").value;
+  $("similar").replaceChildren();
+  state.searched = null;
+  if (!column) return;
+  const say = (text) => $("similar").replaceChildren(Object.assign(document.createElement("p"), { textContent: text }));
+  say("searching …");
+  const number = state.searches = (state.searches ?? 0) + 1;
+  const slide = encodeURIComponent(state.slide.slide_id);
+  const response = await fetch(`/api/similar/${slide}/${encodeURIComponent(column)}/${x.toFixed(1)}/${y.toFixed(1)}`);
+  if (number !== state.searches) return; // another patch was clicked meanwhile
+  if (response.status === 404) { say("no patch with features here"); return; }
+  if (!response.ok) { say(await response.text()); return; }
+  const { asked, found } = await response.json();
+  state.searched = asked;
+  say(`most similar to patch ${asked.patch_id}, by ${column}:`);
+  for (const patch of found) {
+    const id = encodeURIComponent(patch.slide);
+    const place = [patch.x - patch.span, patch.y - patch.span, 3 * patch.span, 3 * patch.span].map(Math.round).join(",");
+    const link = Object.assign(document.createElement("a"), { href: `/slide/${id}#${place}` });
+    link.title = `patch ${patch.patch_id} at x=${patch.x} y=${patch.y}`;
+    const picture = `/thumb/${id}/${encodeURIComponent(column)}/${patch.patch_id}`;
+    link.append(Object.assign(document.createElement("img"), { src: picture, alt: "" }));
+    link.append(`${patch.slide}, ${patch.similarity.toFixed(3)}`);
+    $("similar").append(link);
+  }
+  drawOverlay();
 }
 
 function showPatch(patch) {
