@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
-from histomake.config import Encoder, Grid
+from histomake.config import Encoder, Grid, parse_config
 from histomake.explain.embedding_page import mosaic, page
 from histomake.explain.feature_map import FEWEST, FeatureMap, MappedSlide, draw_map, fit_map
 from histomake.features.encoders import load_group
 from histomake.features.extract import extract
+from histomake.pictures.canvas import write_picture
+from histomake.report import front_page
 from small_cohort import GRID_NAME, MPP, build_cohort, build_quarantined
 
 GRID = Grid(size=64, mpp=MPP)
@@ -116,3 +118,17 @@ def test_a_damaged_map_is_refused_by_its_name(tmp_path):
     path.write_bytes(b"no map")
     with pytest.raises(HistomakeError, match=r"map\.safetensors is no map of features"):
         FeatureMap.read(path)
+
+
+def test_the_front_page_shows_the_map_and_links_to_its_page(fitted, slides, tmp_path):
+    layout = Layout(tmp_path)
+    files, found = layout.feature_map("a"), draw_map(fitted, slides, "a", patches=20, seed=1)
+    files.folder.mkdir(parents=True)
+    found.record.write(files.record)
+    write_picture(mosaic(found, title="map"), files.mosaic)
+    encoders = {"a": {"grid": "x20", "name": "resnet10t", "weights": False}}
+    shown = {"grids": {"x20": {"mpp": 0.5}}, "encoders": encoders}
+    text = str(front_page._feature_maps(parse_config({**shown, "explain": {"maps": ["a"]}}), layout))
+    assert 'href="../maps/a/map.html"' in text
+    assert "slide_id" in text
+    assert str(front_page._feature_maps(parse_config(shown), layout)) == ""

@@ -315,3 +315,21 @@ def test_features_of_another_program_are_a_file_per_slide(project, tmp_path, mon
     assert plan.imported_files("e", "A") == [Path("given/A.h5")]
     assert plan.imported_files("e", "B") == []
     assert plan.encoder_files("e") == []
+
+
+def test_slides_that_are_only_predicted_do_not_shape_a_map(project):
+    encoders = {"e": {"grid": "x10", "name": "resnet18", "weights": False, "group": "g"}}
+    plan = project({}, encoders=encoders, explain={"maps": ["e"]})
+    fitted = [slide for slide, row in plan.slides.items() if row.split != "predict"]
+    assert plan.fitted_to_map == sorted(fitted)
+    assert 0 < len(fitted) < len(plan.slides)
+    outputs = Outputs(plan)
+    assert outputs.mapped_features("e", ["A"]) == [plan.layout.features("g", "A")]
+    assert plan.layout.feature_map("e").page in outputs.all()
+
+
+def test_a_map_of_an_unknown_encoder_or_of_models_of_folds_is_refused(project):
+    with pytest.raises(ConfigError, match=r"explain.maps: 'e' is not under encoders"):
+        project({}, explain={"maps": ["e"]})
+    with pytest.raises(ConfigError, match=r"explain.maps: e has another model in each fold"):
+        project({"t": task()}, encoders={"e": {"grid": "x10", "name": "task:t"}}, explain={"maps": ["e"]})

@@ -25,6 +25,7 @@ CASCADE = {
 TARGETS = (
     *("radhical", "predict", "results/metrics/map.json", "results/metrics/probe.json"),
     "results/embeddings/probe/fold0/map.html",
+    "results/maps/small/map.html",
     *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
     "results/tissue/P04-A.png",
 )
@@ -77,6 +78,7 @@ def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Work
         "map": patches | {"kind": "segmentation", "target": pixels, "model": {"name": "fast_scnn"}},
     }
     content["encoders"] = {"small": {"grid": "x10", "name": "resnet10t", "weights": False, "size": 64}}
+    content["explain"] = {**content["explain"], "maps": ["small"]}
     content["radhical"] = {"nuclei": CASCADE}
     content["patch_cascades"] = {"both": {"class_name": "nuclei", "stages": [{"task": "coarse"}, {"task": "fine"}]}}
     workshop.config.write_text(yaml.safe_dump(content))
