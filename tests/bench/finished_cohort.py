@@ -21,7 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from histomake.base.records.record import StageRecord
+from histomake.base.records.attribution_checks import AttributionChecks, RandomisedWeights
+from histomake.base.records.metrics import LevelMetrics
+from histomake.base.records.record import Record, StageRecord
+from histomake.base.records.separation import SeparationRecord
 from histomake.patch.table import METADATA_KEY
 
 from tests import sample_records
@@ -43,21 +46,25 @@ PLACE = {
 
 
 CLASSES = ["skin", "nuclei"]
-CHECKS = ("additivity_error", "deletion", "random_deletion", "deletion_better", "insertion", "random_insertion")
-MODEL_RECORDS: dict[str, dict[str, Any]] = {
-    "train": sample_records.model_card(class_names=CLASSES).dump(),
-    "evaluate": {
-        "kind": "classification",
-        "classes": CLASSES,
-        "levels": {"patch": {"count": 9, "metrics": {"all": {}}, "confusion": [[5, 1], [1, 2]]}},
-        "interval_percent": [2.5, 97.5],
-        "bootstraps": 1000,
-        "patients": 100,
-    },
-    "embed": {"silhouette": {}, "batch_effect": {}, "patches": 9, "slides": 3, "features": 64},
-    "attribute": dict.fromkeys((*CHECKS, "insertion_better"), 0.5) | {"randomised_weights": {"repeat": 1, "random": 0}},
+MEASURES = (
+    *("additivity_error", "deletion", "random_deletion", "deletion_better"),
+    *("insertion", "random_insertion", "insertion_better"),
+)
+MODEL_RECORDS: dict[str, Record] = {
+    "train": sample_records.model_card(class_names=CLASSES),
+    "evaluate": sample_records.metrics(
+        {"patch": LevelMetrics(count=9, patients=3, metrics={"all": {}}, confusion=[[5, 1], [1, 2]])}, classes=CLASSES
+    ),
+    "embed": SeparationRecord(silhouette={}, batch_effect={}, patches=9, slides=3, features=64),
+    "attribute": AttributionChecks(
+        patches=9,
+        background=9,
+        method="gradient",
+        **dict.fromkeys(MEASURES, 0.5),
+        randomised_weights=RandomisedWeights(repeat=1, random=0, patches=9),
+    ),
 }
-"""Fields of a model that the front page reads."""
+"""Records of a model that the front page reads."""
 
 
 def write_sheet(workshop: Workshop, slides: int) -> None:
@@ -166,7 +173,7 @@ def write_pattern(rule: str, number: int, path: Path) -> None:
         kinds = ("deletion", "random_deletion", "insertion", "random_insertion")
         pq.write_table(pa.table({f"{kind}_curve": curves for kind in kinds}), path)
     elif path.suffix == ".json":
-        path.write_text(json.dumps(MODEL_RECORDS.get(rule, {})))
+        path.write_text(json.dumps(MODEL_RECORDS[rule].dump() if rule in MODEL_RECORDS else {}))
     elif path.suffix == ".csv":
         path.write_text("step,train_loss,val_loss\n1,0.9,0.9\n2,0.5,0.6\n")
     elif path.suffix == ".png":
