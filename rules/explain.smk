@@ -134,7 +134,7 @@ rule draw_map:
         map=FEATURE_MAP.fitted,
         features=lambda wildcards: OUTPUTS.mapped_features(wildcards.encoder, sorted(SLIDES)),
     output:
-        patches=FEATURE_MAP.patches,
+        features=FEATURE_MAP.features,
         page=report(
             FEATURE_MAP.page,
             caption="report/feature_map.rst",

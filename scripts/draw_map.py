@@ -22,7 +22,7 @@ def main(snakemake):
         ]
         fitted = FeatureMap.read(Path(snakemake.input.map))
         found = draw_map(fitted, slides, encoder, patches=params.cfg["embed_patches"], seed=params.seed)
-        write_table(found.table, out.patches)
+        write_table(found.table, out.features)
         with atomic_file(out.page) as aside:
             aside.write_text(page(found, title=f"Map of the features of {encoder}"))
         write_picture(mosaic(found, title=f"Patches at their places in the map of {encoder}"), Path(out.mosaic))

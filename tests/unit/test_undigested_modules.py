@@ -23,7 +23,6 @@ ALLOWED_NAMES = {
     "histomake.audit.sidecar.log": "a logger",
     "histomake.base.layout.DESCRIPTION": "the name of a file",
     "histomake.base.layout.EmbeddingFiles": "paths only, see the test of its members",
-    "histomake.base.layout.FeatureMapFiles": "paths only, see the test of its members",
     "histomake.base.layout.Layout": "paths only, see the test of its members",
     "histomake.base.layout.ONNX": "the name of a file",
     "histomake.base.layout.WEIGHTS": "the name of a file",

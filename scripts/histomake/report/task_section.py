@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 
-from histomake.base.layout import EmbeddingFiles, FeatureMapFiles, Layout
+from histomake.base.layout import EmbeddingFiles, Layout
 from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.base.records.metrics import MetricsRecord, MetricValue
 from histomake.base.records.model_card import ModelCard
@@ -193,7 +193,7 @@ def _embedding(name: str, fold: int, layout: Layout) -> Html:
     return page.section(f"Embedding (fold {fold})", *shown, level=3, anchor=f"{name}-embedding-{fold}")
 
 
-def map_of_patches(files: EmbeddingFiles | FeatureMapFiles, layout: Layout, *, of: str) -> list[Html]:
+def map_of_patches(files: EmbeddingFiles, layout: Layout, *, of: str) -> list[Html]:
     """A map of patches: what it separates, its mosaic, and the link to its page; ``of``: which slides."""
     record = SeparationRecord.read(files.record)
     silhouettes = page.table(["grouped by", "silhouette"], sorted(record.silhouette.items()))

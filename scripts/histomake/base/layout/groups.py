@@ -45,35 +45,13 @@ class EmbeddingFiles:
 
 
 @dataclass(frozen=True)
-class FeatureMapFiles:
-    """Files of the map of an encoder's features."""
-
-    folder: Path
+class FeatureMapFiles(EmbeddingFiles):
+    """Files of the map of an encoder's features: those of an embedding, and what places further patches into it."""
 
     @property
     def fitted(self) -> Path:
-        """The fitted map, into which further patches can be placed."""
+        """The fitted map."""
         return self.folder / "map.safetensors"
-
-    @property
-    def patches(self) -> Path:
-        """Features and position of every patch that is shown."""
-        return self.folder / "patches.parquet"
-
-    @property
-    def page(self) -> Path:
-        """Interactive map."""
-        return self.folder / "map.html"
-
-    @property
-    def mosaic(self) -> Path:
-        """Patches at their places in the map."""
-        return self.folder / "mosaic.png"
-
-    @property
-    def record(self) -> Path:
-        """How well slides, patients and sites are separated."""
-        return self.folder / "separation.json"
 
 
 @dataclass(frozen=True)
