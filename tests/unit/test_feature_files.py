@@ -104,6 +104,16 @@ def test_coordinates_of_stamp_1_have_no_unit_and_are_told_by_their_stride(tmp_pa
     assert sorted(map(tuple, found.coords)) == [(0, 0), (0, 256), (256, 0), (512, 256)]
 
 
+def test_a_stated_size_tells_files_of_stamp_whose_patches_are_far_apart(tmp_path):
+    coords = np.array([[0, 0], [448, 448]])
+    write_h5(
+        tmp_path / "s.h5", ("feats", "coords"), np.zeros((2, 2), np.float16), coords, file_attrs={"tile_size": 224}
+    )
+    assert read_h5(tmp_path / "s.h5").layout == "STAMP 1"
+    write_h5(tmp_path / "t.h5", ("feats", "coords"), np.zeros((2, 2)), coords, file_attrs={"tile_size_um": 448.0})
+    assert (read_h5(tmp_path / "t.h5").layout, read_h5(tmp_path / "t.h5").span) == ("STAMP", 448.0)
+
+
 def test_what_we_write_as_trident_is_read_with_the_same_rows_and_coordinates(cohort, tmp_path):
     entry = cohort[1][0]
     vectors = vectors_of(entry).astype(np.float16)

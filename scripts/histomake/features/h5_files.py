@@ -72,10 +72,10 @@ def _trident(file: h5py.File, path: Path) -> PatchFile:
 def _stamp(file: h5py.File, path: Path) -> PatchFile:
     vectors, coords = _arrays(file, "feats", path)
     extractor, size = str(file.attrs.get("extractor", "")), file.attrs.get("tile_size_um", file.attrs.get("tile_size"))
-    if file.attrs.get("unit") == "um":
+    if file.attrs.get("unit") == "um" or "tile_size_um" in file.attrs:
         span = None if size is None else float(size)
         return PatchFile("STAMP", vectors, coords, micrometres=True, span=span, extractor=extractor)
-    if round(_stride(coords)) == STAMP_1_STRIDE:
+    if round(_stride(coords) if size is None else float(size)) == STAMP_1_STRIDE:
         scaled = coords * (STAMP_1_UM / STAMP_1_STRIDE)
         return PatchFile("STAMP 1", vectors, scaled, micrometres=True, span=STAMP_1_UM, extractor=extractor)
     raise HistomakeError(
