@@ -52,7 +52,7 @@ rule train_head:
     benchmark:
         LAYOUT.benchmark("train_head", "{task}", "fold{fold}")
     wildcard_constraints:
-        task=only([name for name in PLAN.trained if name in PLAN.on_features]),
+        task=only([name for name in PLAN.trained if name in PLAN.on_patch_features]),
     conda:
         "../envs/learning.yaml"
     threads: 2
@@ -84,7 +84,7 @@ rule predict_features:
     benchmark:
         LAYOUT.benchmark("predict_features", "{task}", "fold{fold}", "{slide}")
     wildcard_constraints:
-        task=only(PLAN.on_features),
+        task=only(PLAN.on_patch_features),
     conda:
         "../envs/learning.yaml"
     threads: 1

@@ -103,6 +103,7 @@ rule evaluate:
         runtime=minutes(30),
     params:
         kind=lambda wildcards: task(wildcards).kind.value,
+        level=lambda wildcards: task(wildcards).level,
         target=lambda wildcards: task(wildcards).target.dump(),
         pooling=lambda wildcards: task(wildcards).predict.dump("aggregate", "patient_truth"),
         slides=lambda wildcards: PLAN.entries(wildcards.task, "test"),

@@ -1,5 +1,5 @@
 # Pictures of slides: tissue and artefacts, patches, predictions, regions at higher resolution, and tiles for QuPath.
-from histomake.pictures.kinds import WITH_CONFIDENCE, WITHOUT_CONFIDENCE
+from histomake.pictures.kinds import WITH_ATTENTION, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
 
 CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)
 
@@ -12,7 +12,7 @@ VIEWS = {
         subcategory="{task}",
         labels={"slide": "{slide}", "view": view},
     )
-    for view in WITH_CONFIDENCE
+    for view in (*WITH_CONFIDENCE, *WITH_ATTENTION)
 }
 
 
@@ -100,9 +100,16 @@ rule views:
 
 use rule views as views_with_confidence with:
     output:
-        **VIEWS,
+        **{view: VIEWS[view] for view in WITH_CONFIDENCE},
     wildcard_constraints:
         task=only(PLAN.tasks_with_views(WITH_CONFIDENCE)),
+
+
+use rule views as views_with_attention with:
+    output:
+        **{view: VIEWS[view] for view in WITH_ATTENTION},
+    wildcard_constraints:
+        task=only(PLAN.tasks_with_views(WITH_ATTENTION)),
 
 
 use rule views as region with:

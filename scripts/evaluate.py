@@ -5,17 +5,40 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from histomake.audit.sidecar import job, log
 from histomake.base.kinds import Kind
+from histomake.base.layout import Layout
 from histomake.base.records.model_card import ModelCard
 from histomake.base.tables import write_table
 from histomake.config import Target
+from histomake.evaluate.bags import AnnotatedSlide, attention_agreement, baselines
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.items import SlidePrediction
 from histomake.evaluate.plots import draw_figures
+from histomake.evaluate.sampling import BOOTSTRAPS
+from histomake.learn.data.patch_index import SlideEntry, annotated_areas
 from histomake.model.reuse import fold_of
+from histomake.target.kinds import LEARNED
+
+
+def bag_evaluation(predictions, cards, layout, params):
+    """Baselines, and the agreement of attention with annotation, of a task of slides or patients."""
+    card = next(iter(cards.values()))
+    names = card.class_names
+    entries = [SlideEntry.at(layout, card.grid.name, *values) for values in params.slides]
+    slides = [
+        AnnotatedSlide(prediction.patient_id, prediction.table, annotated_areas(entry, prediction.table))
+        for entry, prediction in zip(entries, predictions, strict=True)
+        if prediction.table.num_rows and entry.is_annotated()
+    ]
+    exclusive = LEARNED[card.kind].exclusive
+    return {
+        "baselines": baselines(predictions, names, {fold: found.bag.usual for fold, found in cards.items()}),
+        "attention": attention_agreement(slides, names, exclusive=exclusive, seed=params.seed, bootstraps=BOOTSTRAPS),
+    }
 
 
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
+    layout = Layout(Path(snakemake.config["results"]))
     with job(snakemake):
         cards = {fold_of(path): ModelCard.read(path) for path in given.descriptions}
         predictions = []
@@ -25,7 +48,10 @@ def main(snakemake):
             table = pq.read_table(path)
             predictions.append(SlidePrediction(slide_id, patient_id, fold, table, labels=labels, **thresholds))
         kind, target = Kind(params.kind), Target.model_validate(params.target)
-        found = evaluate(predictions, kind=kind, target=target, seed=params.seed, **params.pooling)
+        bags = bag_evaluation(predictions, cards, layout, params) if params.level != "patch" else {}
+        found = evaluate(
+            predictions, kind=kind, target=target, seed=params.seed, level=params.level, **params.pooling, **bags
+        )
         if reason := found.record.levels["patient"].refused:
             patients = ", ".join(found.record.patients_of_several_classes)
             log.warning("patients are not evaluated: %s (%s)", reason, patients)

@@ -59,7 +59,7 @@ class Workshop:
         content = yaml.safe_load((ROOT / "config" / "demo" / "config.yaml").read_text())
         content |= {"sheet": "demo/slides.tsv", "results": "results", "max_quarantined": 0.3}
         # One task with a small network that starts from random weights: encoders have tests of their own.
-        del content["encoders"], content["tasks"]["probe"]
+        del content["encoders"], content["tasks"]["probe"], content["tasks"]["rich_in_nuclei"]
         content["tasks"]["tissue_kind"]["model"] = {"name": "resnet10t"}
         content["tasks"]["tissue_kind"]["train"] |= {
             "steps": 12,

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.demo.cohort import COHORT, SMALL, build_cohort
+from tests.demo.cohort import COHORT, RICH, SHARE, SMALL, build_cohort
 
 
 def write_encoder(folder: Path) -> None:
@@ -27,7 +27,9 @@ def main() -> None:
     write_encoder(arguments.folder / "encoders" / "efficientnet-lite0")
     slides = SMALL if arguments.small else COHORT
     stamp = arguments.folder / ".recipe.json"
-    recipe = json.dumps({"folder": str(arguments.folder), "slides": [repr(slide) for slide in slides]})
+    recipe = json.dumps(
+        {"folder": str(arguments.folder), "slides": [repr(slide) for slide in slides], "labels": [RICH, SHARE]}
+    )
     if stamp.exists() and stamp.read_text() == recipe:
         return
     sheet = build_cohort(arguments.folder, slides, untouched=not arguments.small)

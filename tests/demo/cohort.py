@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from tests.demo import annotations, formats
-from tests.demo.tissue import Sources, Stain, compose, load_sources
+from tests.demo.tissue import CLASSES, Sources, Stain, compose, load_sources
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 UNTOUCHED = "CMU-1-Small-Region"
@@ -78,8 +78,15 @@ def sources() -> Sources:
     return load_sources(DATA)
 
 
+RICH = "nuclei_rich"
+"""Column of the sheet: whether a slide has more nuclei-rich tissue than most, yes or no."""
+
+SHARE = "nuclei_share"
+"""Column of the sheet: share of the annotated tissue that is rich in nuclei."""
+
+
 def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
-    """Write one slide and its annotation; return its row of the sheet."""
+    """Write one slide and its annotation; return its row of the sheet, without the label that compares slides."""
     cv2.setNumThreads(1)
     picture = compose(
         np.random.default_rng([SEED, 2, number]),
@@ -103,14 +110,23 @@ def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
         "site": slide.site,
         "annotation": str(annotation),
         "mpp": str(slide.mpp) if slide.sheet_mpp else "",
+        SHARE: f"{(picture.mask == CLASSES['nuclei']).sum() / (picture.mask > 0).sum():.3f}",
+        RICH: "",
     }
+
+
+def label_rich(rows: list[dict[str, str]]) -> None:
+    """Fill the column RICH: half of the slides have more nuclei-rich tissue than the others."""
+    middle = float(np.median([float(row[SHARE]) for row in rows]))
+    for row in rows:
+        row[RICH] = "yes" if float(row[SHARE]) > middle else "no"
 
 
 def build_untouched(folder: Path) -> dict[str, str]:
     """Copy the one slide that is used as written by its scanner; it has no annotation."""
     path = folder / "slides" / f"{UNTOUCHED}.svs"
     shutil.copyfile(DATA / "slides" / path.name, path)
-    return {"slide_id": UNTOUCHED, "path": str(path), "patient_id": "CMU-1", "site": "cmu", "annotation": "", "mpp": ""}
+    return {"slide_id": UNTOUCHED, "path": str(path), "patient_id": "CMU-1", "site": "cmu"}
 
 
 def build_cohort(folder: Path, slides: list[Slide], *, untouched: bool) -> Path:
@@ -120,12 +136,13 @@ def build_cohort(folder: Path, slides: list[Slide], *, untouched: bool) -> Path:
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(build_slide, s, number, folder) for number, s in enumerate(slides)]
         rows = [job.result() for job in jobs]
+    label_rich(rows)
     if untouched:
         rows.append(build_untouched(folder))
     sheet = folder / "slides.tsv"
     aside = sheet.with_suffix(".partial")
     with aside.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), restval="", delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["slide_id"]))
     aside.replace(sheet)

@@ -42,6 +42,7 @@ ALLOWED_MEMBERS = {
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
     "Task.fitting": "selects the keys that are compared",
+    "Task.on_bags": "a part of level, which is compared",
     "Task.predicting": "selects the keys that are compared",
 }
 """Public members of the configuration's models. A further one belongs into a module that is digested, as

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -57,3 +58,26 @@ def test_every_probe_of_the_features_example_is_measured(workshop: Workshop) -> 
     workshop.snakemake("--resources", "gpu=1", "--", *wanted)
     for path in wanted:
         assert json.loads((workshop.folder / path).read_text())["levels"]["patch"]["count"] > 0
+
+
+def test_slides_of_the_mil_example_are_predicted_with_attention(workshop: Workshop) -> None:
+    example = yaml.safe_load((ROOT / "config/examples/mil.yaml").read_text())
+    for task in example["tasks"].values():
+        task["split"] = {"test": 0.3, "val": 0.2}
+        task["train"] |= {"steps": 6, "validate_every": 3}
+    # Four patients are too few to have both classes in every role.
+    example["tasks"]["rich_in_nuclei"] |= {
+        "kind": "regression",
+        "target": {"source": "sheet", "column": "nuclei_share"},
+    }
+    workshop.write_config(encoders=example["encoders"], tasks=example["tasks"])
+    workshop.snakemake("--resources", "gpu=1", "--", *(f"results/metrics/{name}.json" for name in example["tasks"]))
+    for name, additive in (("rich_in_nuclei", True), ("share_of_nuclei_by_slide", False)):
+        record = json.loads((workshop.results / "metrics" / f"{name}.json").read_text())
+        assert set(record["levels"]) == {"slide", "patient"}
+        assert set(record["baselines"]) == {"mean_features", "usual_target"}
+        assert "nuclei" in record["attention"]["attention"]
+        (path, *_) = sorted((workshop.results / "predictions" / name / "fold0").glob("*.parquet"))
+        table = pq.read_table(path)
+        assert abs(table["attention"].to_numpy().sum() - 1) < 1e-4
+        assert ("contribution_nuclei_share" in table.column_names) == additive

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from histomake.bags import pooling
 from histomake.bags.batch import Bags
+from histomake.bags.index import BagIndex
 from histomake.bags.pooling import PooledBags, Pooling, PoolingShape
 from histomake.bags.transmil import TransformerPooling
 from histomake.config import BagPooling
+from histomake.learn.heads.networks import Scaled
+
+ADDITIVE = ("additive", "topk")
+"""Poolings that sum logits of patches."""
 
 PART = 8192
 """Patches that are embedded at once in prediction."""
+
+
+def _parts(bags: BagIndex, bag: int) -> Iterator[Bags]:
+    count = len(bags.members[bag])
+    yield from (bags.part(bag, start, min(start + PART, count)) for start in range(0, count, PART))
 
 
 def build_pooling(settings: BagPooling, *, width: int, outputs: int) -> Pooling:
@@ -42,23 +52,19 @@ def build_pooling(settings: BagPooling, *, width: int, outputs: int) -> Pooling:
     return builders[settings.name]()
 
 
-class BagNetwork(nn.Module):
+class BagNetwork(Scaled):
     """Scales features to mean 0 and deviation 1 of the training patches, embeds every patch, and pools.
 
     Its buffers hold two baselines that are fitted and not trained: a linear model of the mean of a bag's scaled
     features, and the most frequent target of the training bags, both as logits.
     """
 
-    mean: Tensor
-    deviation: Tensor
     linear_weight: Tensor
     linear_bias: Tensor
     usual: Tensor
 
     def __init__(self, settings: BagPooling, *, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("deviation", torch.ones(inputs))
+        super().__init__(inputs)
         self.register_buffer("linear_weight", torch.zeros(outputs, inputs))
         self.register_buffer("linear_bias", torch.zeros(outputs))
         self.register_buffer("usual", torch.zeros(outputs))
@@ -69,27 +75,30 @@ class BagNetwork(nn.Module):
             self.embed = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU(), drop)
         self.pooling = build_pooling(settings, width=settings.embed or inputs, outputs=outputs)
 
-    def scale(self, features: Tensor) -> Tensor:
-        """Features as the network sees them."""
-        return (features - self.mean) / self.deviation
-
     def forward(self, bags: Bags) -> PooledBags:
         """Pool bags of features float32 (n, d)."""
         return self.pooling(Bags(self.embed(self.scale(bags.features)), bags.sizes, bags.places))
 
     @torch.inference_mode()
-    def predict(self, read: Callable[[int, int], Tensor], places: Tensor) -> tuple[PooledBags, Tensor]:
-        """Pool one bag of any size, reading its features in parts; also the logits (1, outputs) of the linear baseline.
+    def predict_bag(self, bags: BagIndex, bag: int, device: torch.device) -> tuple[PooledBags, Tensor]:
+        """Pool all patches of one bag, reading its features in parts.
 
-        ``read``: features of the patches from one number up to, without, another.
+        Returns what pooling found, and the logits (1, outputs) of the linear baseline.
         """
-        parts, total, count = [], torch.zeros_like(self.mean), len(places)
-        for start in range(0, count, PART):
-            scaled = self.scale(read(start, min(start + PART, count)))
+        parts, places, total = [], [], torch.zeros_like(self.mean)
+        for part in _parts(bags, bag):
+            scaled = self.scale(part.features.to(device))
             total += scaled.sum(0)
             parts.append(self.embed(scaled))
-        pooled = self.pooling(Bags(torch.cat(parts), [count], places))
-        return pooled, self.linear((total / count)[None])
+            places.append(part.places)
+        embedded = torch.cat(parts)
+        pooled = self.pooling(Bags(embedded, [len(embedded)], torch.cat(places).to(device)))
+        return pooled, self.linear((total / len(embedded))[None])
+
+    def mean_of(self, bags: BagIndex, bag: int) -> Tensor:
+        """Mean (d,) of the scaled features of one bag, on the CPU."""
+        total = torch.stack([self.scale(part.features).sum(0) for part in _parts(bags, bag)]).sum(0)
+        return total / len(bags.members[bag])
 
     def linear(self, means: Tensor) -> Tensor:
         """Logits (b, outputs) of the linear baseline, from means (b, d) of scaled features."""

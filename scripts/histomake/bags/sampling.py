@@ -1,6 +1,6 @@
 """Which patches of a bag are drawn for a batch: different ones, or all of a bag that is not larger.
 
-Every function takes a generator of (seed, step, bag), see `histomake.base.rng`, so a draw does not depend on others.
+Every function takes a generator of (seed, step, slot), see `histomake.base.rng`, so a draw does not depend on others.
 """
 
 from __future__ import annotations
@@ -100,14 +100,11 @@ class BagSampler:
     size: int
     containing: Mapping[str, float]
 
-    def draw(self, patches: BagPatches, *, step: int, bag: int) -> NDArray[np.int64]:
-        """Indices int64 (min(size, n),) of the patches drawn for batch ``step``, ascending; ``bag``: number of the bag.
-
-        A bag that is in a batch twice has the same patches twice.
-        """
+    def draw(self, patches: BagPatches, *, step: int, slot: int) -> NDArray[np.int64]:
+        """Indices int64 (min(size, n),) of the patches drawn for batch ``step``, ascending; ``slot``: place in it."""
         if len(patches) <= self.size:
             return np.arange(len(patches))
-        rng = counter_rng(self.seed, worker=bag, step=step, stream=BAG)
+        rng = counter_rng(self.seed, worker=slot, step=step, stream=BAG)
         chosen = self._containing(patches, rng)
         rest = np.setdiff1d(np.arange(len(patches)), chosen, assume_unique=True)
         others = _taken(patches, rest) if len(chosen) else patches

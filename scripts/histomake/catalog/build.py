@@ -239,3 +239,21 @@ def _add_predictions(build: IncrementalBuild, task: str, files: Sequence[Path | 
             f"{FOLD.format(path='filename')} AS fold, {SLIDE}, * EXCLUDE (filename)",
             by_fold=True,
         )
+        _add_bags(build.base, task)
+
+
+def _add_bags(base: duckdb.DuckDBPyConnection, task: str) -> None:
+    """Create the view ``bags_<task>``, a row per slide that is predicted as, or as a part of, a bag of patches.
+
+    ``attention`` is the slide's part of the attention of the bag: 1 if the slide is a bag.
+    """
+    columns = [c for (c, *_) in base.execute(f'DESCRIBE "predictions_{task}"').fetchall()]
+    if "attention" not in columns:
+        return
+    same = [c for c in columns if c.startswith(("score_", "linear_", "target_")) or c in ("predicted", "label")]
+    base.execute(
+        f'CREATE VIEW "bags_{task}" AS SELECT fold, slide_id, any_value(patient_id) AS patient_id, '  # noqa: S608
+        "count(*) AS patches, sum(attention) AS attention, "
+        + ", ".join(f'any_value("{column}") AS "{column}"' for column in same)
+        + f' FROM "predictions_{task}" JOIN slides USING (slide_id) GROUP BY fold, slide_id ORDER BY fold, slide_id'
+    )

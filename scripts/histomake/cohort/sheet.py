@@ -206,11 +206,28 @@ def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Confi
         for slide in slides:
             for fault in _label_faults(slide, task):
                 yield f"line {lines[slide.slide_id]} ({slide.slide_id}): {column} is {fault} (task {name})"
+        if task.level == "patient":
+            yield from _several_values(slides, name, column)
         learned = [s for s in slides if s.split != "predict"]
         found = {", ".join(classes_of(s, task)) for s in learned} - {""}
         if ACCEPTED[task.kind].least_classes is not None and learned and not task.trained and len(found) < 2:
             values = ", ".join(sorted(map(str, found))) or "no value"
             yield f"task {name}: column {column!r} has a single class ({values}); at least two are needed"
+
+
+def _several_values(slides: list[Slide], task: str, column: str) -> Iterator[str]:
+    """Patients whose slides have different values, where a patient is learned as one bag."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for slide in slides:
+        if (value := slide.value(column)) is not None:
+            found.setdefault(slide.patient_id, {}).setdefault(value, []).append(slide.slide_id)
+    for patient, values in sorted(found.items()):
+        if len(values) > 1:
+            listed = "; ".join(f"{value}: {', '.join(ids)}" for value, ids in sorted(values.items()))
+            yield (
+                f"task {task}: patient {patient} has slides of different {column} ({listed}); with level: patient they "
+                "must be the same. Correct the sheet, or set level: slide"
+            )
 
 
 def _label_faults(slide: Slide, task: Task) -> Iterator[str]:

@@ -191,6 +191,11 @@ class Config(Section):
                 for c in task.train.containing
                 if c not in known
             ]
+            problems += [
+                f"tasks.{name}.bag.containing: {c!r} is not a value of annotations.classes"
+                for c in task.bag.containing
+                if c not in known
+            ]
         for name, cascade in self.patch_cascades.items():
             problems += [
                 f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches by pixels and "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from histomake.config.probes import LOOP
+from histomake.config.probes import LOOP, ignored_train_keys
 from histomake.config.section import Name, Section, Share
 
 Width = Annotated[int, Field(ge=1, le=8192)]
@@ -79,8 +79,26 @@ class BagPooling(Section):
     )
 
 
-def pooling_problems(pooling: BagPooling, *, classes_exclude: bool) -> Iterator[str]:
-    """Yield settings that the pooling ignores or cannot have. ``classes_exclude``: each bag has exactly one class."""
+def bag_problems(
+    bag: Bag, pooling: BagPooling, *, train: Section, unused: Mapping[str, Section], classes_exclude: bool
+) -> Iterator[str]:
+    """Yield settings of a task on bags that it ignores or cannot have.
+
+    ``unused``: sections of the task that only learning from single patches uses. ``classes_exclude``: whether each bag
+    has exactly one class.
+    """
+    for name, section in unused.items():
+        if section != type(section)():
+            yield f"{name}: a task of slides or patients has no {name}; use bag and pooling"
+    yield from ignored_train_keys(train, BAG_TRAIN_KEYS, "a task of slides or patients")
+    if sum(bag.containing.values()) > 1:
+        yield "bag.containing: the sum of the shares is more than 1"
+    if bag.sampler != "cluster" and bag.clusters != Bag().clusters:
+        yield f"bag.clusters: sampler {bag.sampler} has no clusters; remove the key"
+    yield from _pooling_problems(pooling, classes_exclude=classes_exclude)
+
+
+def _pooling_problems(pooling: BagPooling, *, classes_exclude: bool) -> Iterator[str]:
     usual = BagPooling()
     if pooling.heads > 1 and pooling.name not in HEADED:
         yield f"pooling.heads: {pooling.name} has one; use {', '.join(HEADED)}, or remove the key"

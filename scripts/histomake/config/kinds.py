@@ -27,6 +27,7 @@ class Accepted:
     networks_without_weights: networks for which ``model.pretrained: true`` finds no weights.
     networks_with_dropout: networks that have ``model.dropout``. None: all.
     features: whether the task can learn from one vector per patch instead of its pixels.
+    bags: whether a slide or patient can be predicted as a bag of patches.
     overlap: whether windows overlap by ``predict.overlap``.
     cascade_stage: whether the task gives each patch a score per class, as a stage of a patch cascade must.
     patient_truth: whether ``predict.patient_truth`` has a meaning: patients have classes that follow from their slides.
@@ -45,6 +46,7 @@ class Accepted:
     networks_without_weights: tuple[str, ...]
     networks_with_dropout: tuple[str, ...] | None
     features: bool
+    bags: bool
     overlap: bool
     cascade_stage: bool
     patient_truth: bool
@@ -64,6 +66,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_without_weights=("alexnet",),
         networks_with_dropout=None,
         features=True,
+        bags=True,
         overlap=False,
         cascade_stage=True,
         patient_truth=True,
@@ -81,6 +84,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_without_weights=("alexnet",),
         networks_with_dropout=None,
         features=True,
+        bags=True,
         overlap=False,
         cascade_stage=True,
         patient_truth=True,
@@ -98,6 +102,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_without_weights=("alexnet",),
         networks_with_dropout=None,
         features=True,
+        bags=True,
         overlap=False,
         cascade_stage=False,
         patient_truth=False,
@@ -115,6 +120,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_without_weights=("fcn", "fast_scnn"),
         networks_with_dropout=("fast_scnn",),
         features=False,
+        bags=False,
         overlap=True,
         cascade_stage=False,
         patient_truth=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -69,9 +69,14 @@ def head_problems(head: str, *, train: Section, unused: Mapping[str, Section], f
     for name, section in unused.items():
         if section != type(section)():
             yield f"{name}: a task on features has no {name}; use head and probe, and the keys of the encoder"
-    usual = type(train)()
-    given = [key for key in type(train).model_fields if getattr(train, key) != getattr(usual, key)]
-    if ignored := [key for key in given if key not in TRAIN_KEYS[head]]:
-        yield f"train.{', train.'.join(ignored)}: the head {head} does not use it; remove the key"
+    yield from ignored_train_keys(train, TRAIN_KEYS[head], f"the head {head}")
     if flips:
         yield "predict.flips: the views of features are those of the encoder; set encoders.<name>.views: mean"
+
+
+def ignored_train_keys(train: Section, used: Sequence[str], what: str) -> Iterator[str]:
+    """Yield the keys of train that ``what`` does not use and that are not left at their default."""
+    usual = type(train)()
+    given = [key for key in type(train).model_fields if getattr(train, key) != getattr(usual, key)]
+    if ignored := [key for key in given if key not in used]:
+        yield f"train.{', train.'.join(ignored)}: {what} does not use it; remove the key"

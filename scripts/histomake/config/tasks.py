@@ -8,9 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from histomake.base.kinds import BACKGROUND, Kind
+from histomake.config.bags import Bag, BagPooling, bag_problems
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe, head_problems
 from histomake.config.section import Name, Section, Share
+
+PATCH: Literal["patch"] = "patch"
+"""Level of the tasks that predict patches."""
 
 NONE = "none"
 """Name of the patches without any class, in tasks with several labels."""
@@ -386,8 +390,37 @@ def _model_problems(kind: Kind, model: Model) -> Iterator[str]:
         yield f"model.dropout: {model.name} does not support dropout; for {kind} only {', '.join(with_dropout)} does"
 
 
+def _level_problems(task: Task) -> Iterator[str]:
+    """Yield settings that do not fit a task of slides or patients, or a task of patches."""
+    if task.level == PATCH:
+        if (task.bag, task.pooling) != (Bag(), BagPooling()):
+            yield "bag and pooling need level: slide or patient"
+        return
+    if not ACCEPTED[task.kind].bags:
+        yield f"level: {task.kind} predicts pixels; remove level"
+    if task.target.source != "sheet":
+        yield f"target.source: the targets of {task.level}s are in the sheet; set source: sheet and column"
+    if task.features is None:
+        yield f"features: a task with level: {task.level} learns from the features of an encoder; name it"
+    if task.head != "linear":
+        yield f"head: a task with level: {task.level} has pooling instead; remove head"
+    if task.predict.aggregate != "mean" or task.predict.flips:
+        yield f"predict: a task with level: {task.level} pools patches itself; remove aggregate and flips"
+    if task.level == "patient" and task.predict.patient_truth != "refuse":
+        yield "predict.patient_truth: with level: patient, all slides of a patient must have the same class; remove it"
+    yield from bag_problems(
+        task.bag,
+        task.pooling,
+        train=task.train,
+        unused={"probe": task.probe, "model": task.model, "augment": task.augment},
+        classes_exclude=not ACCEPTED[task.kind].several and ACCEPTED[task.kind].least_classes is not None,
+    )
+
+
 def _feature_problems(task: Task) -> Iterator[str]:
     """Yield settings that do not fit a task on features, or a task on pixels."""
+    if task.level != PATCH:
+        return
     if task.features is None:
         if task.head != "linear" or task.probe != Probe():
             yield "head and probe need features: the name of an encoder"
@@ -412,6 +445,12 @@ class Task(Section):
         description="Folder of a model that was trained earlier by histomake (with model.json, or fold0, fold1, …). "
         "Nothing is trained; slides with split: test are evaluated, all others predicted.",
     )
+    level: Literal["patch", "slide", "patient"] = Field(
+        PATCH,
+        description="What is predicted. patch: every patch, whose scores are aggregated to those of slides; slide: the "
+        "slide as a bag of patches; patient: all slides of a patient as one bag. With slide and patient, targets are "
+        "in the sheet, and bag and pooling take the place of head, probe, model and augment.",
+    )
     target: Target = Field(default_factory=Target, description="Training target.")
     split: Split = Field(default_factory=Split, description="Assignment of patients to roles.")
     features: Name | None = Field(
@@ -425,6 +464,11 @@ class Task(Section):
         "nearest training patches.",
     )
     probe: Probe = Field(default_factory=Probe, description="Settings of the head.")
+    bag: Bag = Field(default_factory=Bag, description="Patches of a bag, if level is slide or patient.")
+    pooling: BagPooling = Field(
+        default_factory=BagPooling,
+        description="From the patches of a bag to its prediction, if level is slide or patient.",
+    )
     model: Model = Field(default_factory=Model, description="The network.")
     augment: Augment = Field(default_factory=Augment, description="Data augmentation.")
     train: Train = Field(default_factory=Train, description="The training loop.")
@@ -434,7 +478,7 @@ class Task(Section):
     def _fits_together(self) -> Task:
         problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
         problems += [*_model_problems(self.kind, self.model), *_prediction_problems(self.kind, self.predict)]
-        problems += _feature_problems(self)
+        problems += [*_feature_problems(self), *_level_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -443,6 +487,11 @@ class Task(Section):
         """Return the settings that affect a trained model: not those of prediction, split, or running the job."""
         kept = {key: value for key, value in self.dump().items() if key not in ("predict", "split", "trained")}
         return kept | {"train": {key: value for key, value in kept["train"].items() if key not in RUNNING}}
+
+    @property
+    def on_bags(self) -> bool:
+        """Whether slides or patients are predicted as bags of patches."""
+        return self.level != PATCH
 
     def predicting(self) -> dict[str, Any]:
         """Return the settings that affect a slide's predictions besides the model."""

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from msgspec.structs import replace
 
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
-from histomake.base.records.metrics import LevelMetrics, MetricsRecord, MetricValue, PatientTruth
-from histomake.base.rng import ORDER, counter_rng
+from histomake.base.records.metrics import Agreement, LevelMetrics, MetricsRecord, MetricValue, PatientTruth
 from histomake.config import Target
 from histomake.evaluate import statistics
+from histomake.evaluate.bags import LEVELS, PATCH
 from histomake.evaluate.items import Items, SlidePrediction, differing
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.patient_truth import OF_CLASSES, REFUSE
 from histomake.evaluate.result import Evaluation, MetricRow
+from histomake.evaluate.sampling import BOOTSTRAPS, INTERVAL, patient_weights, summarise
 from histomake.target.outputs import outputs_of
 
-BOOTSTRAPS = 1000
-INTERVAL = (2.5, 97.5)
 REFUSED = (
     "{number} test patient(s) have slides of several classes, so that their own class is not defined; set "
     "predict.patient_truth of the task to any, all or majority"
@@ -37,34 +36,54 @@ def evaluate(
     seed: int,
     patient_truth: PatientTruth = REFUSE,
     bootstraps: int = BOOTSTRAPS,
+    level: str = PATCH,
+    baselines: Mapping[str, Sequence[SlidePrediction]] | None = None,
+    attention: Agreement | None = None,
 ) -> Evaluation:
     """Measure predictions of test slides against their truth, at patch, slide and patient level.
 
     ``patient_truth`` is the rule by which the truth of a patient follows from that of the slides. Where it is to refuse
     and a patient has slides of several classes, the patient level has no items, and its record says why.
+    ``level``: what the task predicts; slides and patients that are bags have no metrics of their patches. ``baselines``
+    are predictions of the same slides to measure beside, and ``attention`` is recorded.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
     is null. Raises HistomakeError when no truth is known.
     """
     patients = sorted({prediction.patient_id for prediction in predictions})
     classes = outputs_of(kind, target)
     evaluated = EVALUATED[kind]
-    by_level = evaluated.items(predictions, kind, target, patients, aggregate, evaluated.patient_truth[patient_truth])
+    rule = evaluated.patient_truth[patient_truth]
+
+    def items_of(predicted: Sequence[SlidePrediction]) -> dict[str, Items]:
+        return evaluated.items(predicted, kind, target, patients, aggregate, rule)
+
+    def rows_of(by_level: Mapping[str, Items]) -> list[MetricRow]:
+        rows: list[MetricRow] = []
+        for name, items in by_level.items():
+            if len(items):
+                weights = patient_weights(items.patient, len(patients), seed=seed, bootstraps=bootstraps)
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    found = evaluated.metrics(name, items, classes, weights)
+                rows += [MetricRow(name, *key, summarise(values)) for key, values in found.items()]
+        return rows
+
+    by_level = items_of(predictions)
     differ: list[str] = []
     if evaluated.patient_truth is OF_CLASSES:
         differ = [patients[number] for number in differing(by_level["slide"])]
     refused = differ if patient_truth == REFUSE else []
     if refused:
         by_level["patient"] = by_level["patient"].none()
+    by_level = {name: items for name, items in by_level.items() if name in LEVELS[level]}
     if not any(len(items) for items in by_level.values()):
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
-    rows: list[MetricRow] = []
-    for level, items in by_level.items():
-        if len(items):
-            weights = patient_weights(items.patient, len(patients), seed=seed, bootstraps=bootstraps)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                found = evaluated.metrics(level, items, classes, weights)
-            rows += [MetricRow(level, *key, summarise(values)) for key, values in found.items()]
-    levels = {level: _level_metrics(level, items, classes, rows) for level, items in by_level.items()}
+    rows = rows_of(by_level)
+    levels = {name: _level_metrics(name, items, classes, rows) for name, items in by_level.items()}
+    beside = {}
+    for name, predicted in (baselines or {}).items():
+        others = {key: items for key, items in items_of(predicted).items() if key in by_level and len(by_level[key])}
+        found = rows_of(others)
+        beside[name] = {key: _level_metrics(key, items, classes, found) for key, items in others.items()}
     if refused:
         levels["patient"] = replace(levels["patient"], refused=REFUSED.format(number=len(refused)))
     record = MetricsRecord(
@@ -79,6 +98,9 @@ def evaluate(
         patient_truth=patient_truth,
         patients_of_several_classes=differ,
         levels=levels,
+        level=level,
+        baselines=beside,
+        attention=attention or {},
     )
     return Evaluation(record, rows, by_level, classes)
 
@@ -101,26 +123,3 @@ def _level_metrics(level: str, items: Items, classes: list[str], rows: list[Metr
         confusion=confusion,
         per_class=counts,
     )
-
-
-def patient_weights(patient: np.ndarray, patients: int, *, seed: int, bootstraps: int) -> np.ndarray:
-    """How often each patient counts, float64 (1 + bootstraps, patients): row 0 is the data, the rest resamples.
-
-    Only patients that have items are drawn.
-    """
-    present = np.unique(patient)
-    weights = np.zeros((1 + bootstraps, patients))
-    weights[0, present] = 1
-    rng = counter_rng(seed, stream=ORDER)
-    weights[1:, present] = rng.multinomial(len(present), np.full(len(present), 1 / len(present)), size=bootstraps)
-    return weights
-
-
-def summarise(values: np.ndarray) -> MetricValue:
-    """Value and interval from ``values`` (1 + bootstraps,): the data's first. Undefined values are left out."""
-    defined = values[1:][np.isfinite(values[1:])]
-    low, high = np.percentile(defined, INTERVAL) if len(defined) else (np.nan, np.nan)
-    spread = defined.std(ddof=1) if len(defined) > 1 else np.nan
-    numbers = {"value": values[0], "low": low, "high": high, "se": spread}
-    plain = {key: float(value) if np.isfinite(value) else None for key, value in numbers.items()}
-    return MetricValue(**plain, samples=len(defined))

@@ -61,6 +61,25 @@ def pixel_rankings(table: pa.Table, outputs: Sequence[str]) -> list[Ranking]:
     ]
 
 
+def attention_rankings(table: pa.Table, outputs: Sequence[str]) -> list[Ranking]:
+    """Rank patches of bags: highest and lowest attention for the size of the slide, and contribution to each output."""
+    _, inverse, counts = np.unique(_names(table, "slide_id"), return_inverse=True, return_counts=True)
+    # An attention of 1 / n would be that of a patch among n equal ones.
+    value = table["attention"].to_numpy() * counts[inverse]
+    found = [
+        Ranking("highest attention", _largest_first(value)),
+        Ranking("lowest attention", _smallest_first(value)),
+    ]
+    for name in outputs:
+        if f"contribution_{name}" in table.column_names:
+            given = table[f"contribution_{name}"].to_numpy() * counts[inverse]
+            found += [
+                Ranking(f"highest contribution to {name}", _largest_first(given)),
+                Ranking(f"lowest contribution to {name}", _smallest_first(given)),
+            ]
+    return found
+
+
 def right_and_wrong(table: pa.Table, outputs: Sequence[str]) -> list[Ranking]:
     """Rank labelled patches: right and most certain of each class, right and least certain, wrong and most certain."""
     label, predicted = _names(table, "label"), _names(table, "predicted")

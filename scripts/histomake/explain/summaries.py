@@ -56,6 +56,25 @@ def class_table(table: pa.Table, outputs: Sequence[str], aggregate: str) -> Slid
     return ["class", "patches", "share", f"slide score ({aggregate})"], rows
 
 
+def bag_text(row: Row, outputs: Sequence[str]) -> str:
+    """Return the percentile of attention within the slide, and what the patch contributes."""
+    given = [f"{name} {row[key]:+.2g}" for name in outputs if (key := f"contribution_{name}") in row]
+    return ", ".join([f"attention: percentile {100 * row['percentile']:.0f}", *given])
+
+
+def bag_table(table: pa.Table, outputs: Sequence[str]) -> SlideTable:
+    """Return the score of the bag per output, that of the linear baseline, and the truth of a number where known."""
+    rows: list[list[Any]] = []
+    for name in outputs:
+        values = [table[f"{what}_{name}"][0].as_py() for what in ("score", "linear")]
+        target = table[f"target_{name}"][0].as_py() if f"target_{name}" in table.column_names else None
+        rows.append([name, *values, target])
+    label = table["label"][0].as_py()
+    if label is not None:
+        rows = [[name, *values, "yes" if name in label.split(JOINER) else ""] for name, *values, _ in rows]
+    return ["output", "score", "mean features, linear", "truth"], rows
+
+
 def number_table(table: pa.Table, outputs: Sequence[str], aggregate: str) -> SlideTable:
     """Return the slide's value per output, the distribution over its patches, and the truth where it is known."""
     scores, pooled = _pooled(table, outputs, aggregate)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from histomake.base.errors import HistomakeError
 from histomake.config import Task
-from histomake.learn.heads.networks import Head, LayeredHead, LinearHead, NeighbourHead
+from histomake.learn.heads.networks import Head, LayeredHead, LinearHead, NeighbourHead, Scaled
 from histomake.learn.inference.validation import LOWER_IS_BETTER
 from histomake.learn.kinds import TRAINED, Loss, OnFeatures
 
@@ -74,7 +74,7 @@ def build_head(task: Task, *, inputs: int, outputs: int, rows: int = 1) -> Head:
     return builders[task.head]()
 
 
-def set_scale(head: Head, features: NDArray[np.float32], weight: NDArray[np.float64]) -> None:
+def set_scale(head: Scaled, features: NDArray[np.float32], weight: NDArray[np.float64]) -> None:
     """Take mean and deviation of training patches, weighted as they are drawn."""
     share = (weight / weight.sum())[:, None]
     mean = (share * features).sum(0)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
 from histomake.base.records.model_card import ModelCard
@@ -21,12 +21,13 @@ from histomake.features.heads import build_head, logits_of, set_scale
 from histomake.features.index import FeatureReader
 from histomake.learn.data.drawing import draw_weights
 from histomake.learn.data.loader import load_batches
+from histomake.learn.data.patch_index import PatchIndex
 from histomake.learn.data.source import NEW, BatchSource, Room, needed
 from histomake.learn.engine.objective import Json, Objective, Optimisation, Result, Turn, Validation
 from histomake.learn.engine.optim import build_optimiser, build_schedule
 from histomake.learn.engine.runtime import Runtime, default_workers, seed_step
 from histomake.learn.inference.validation import LOWER_IS_BETTER
-from histomake.learn.kinds import TRAINED
+from histomake.learn.kinds import TRAINED, Loss
 from histomake.learn.objectives.patches import task_loss
 from histomake.model.transfer import parameter_groups
 from histomake.patch.sampler import Sampler, choose
@@ -66,6 +67,39 @@ class FeatureBatches(BatchSource[FeatureBatch]):
         return FeatureBatch(torch.from_numpy(features), target, index)
 
 
+def optimisation_of(task: Task, network: nn.Module) -> Optimisation:
+    """The optimiser of a network that learns from features, and its schedule."""
+    train = task.train
+    groups = parameter_groups(
+        network, learning_rate=train.learning_rate, weight_decay=train.weight_decay, layer_decay=1.0
+    )
+    optimiser = build_optimiser(train.optimizer, groups, learning_rate=train.learning_rate)
+    return Optimisation(optimiser, build_schedule(train.schedule, optimiser, steps=train.steps))
+
+
+def digests(patches: PatchIndex) -> list[str]:
+    """Digests of the patches of an index and their targets, for the identity of what is learned from them."""
+    arrays = (patches.slide, patches.x, patches.y, patches.target)
+    return [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+
+
+def measure(task: Task, logits: Tensor, patches: PatchIndex, loss: Loss) -> Validation:
+    """Measure logits (n, outputs) of validation patches.
+
+    Raises HistomakeError if the figure by which weights are chosen is not defined.
+    """
+    meter = TRAINED[task.kind].meter(logits.shape[1], loss)
+    meter.update(logits, torch.from_numpy(patches.target))
+    figures, select = meter.figures(loss), task.train.select
+    if np.isnan(figures[select]):
+        raise HistomakeError(
+            f"train.select: {select} is not defined on the validation slides (only one class?); choose another "
+            "figure, or stratify the split"
+        )
+    score = -figures[select] if select in LOWER_IS_BETTER else figures[select]
+    return Validation(figures, score, meter.thresholds(patches.slide, patches.tissue)._asdict())
+
+
 class FeatureObjective(Objective[FeatureBatch]):
     """What is learned from features."""
 
@@ -93,25 +127,16 @@ class FeatureObjective(Objective[FeatureBatch]):
         set_scale(head, reader.read(some), np.maximum(self.weights[some], 1e-12))
         self.head = head.to(runtime.device)
         self.networks = {HEAD: self.head}
-        self.optimisers = {HEAD: self._build_optimisation()}
+        self.optimisers = {HEAD: optimisation_of(task, self.head)}
         self.loss = task_loss(task, reader.patches, device=runtime.device)
-
-    def _build_optimisation(self) -> Optimisation:
-        train = self.task.train
-        groups = parameter_groups(
-            self.head, learning_rate=train.learning_rate, weight_decay=train.weight_decay, layer_decay=1.0
-        )
-        optimiser = build_optimiser(train.optimizer, groups, learning_rate=train.learning_rate)
-        return Optimisation(optimiser, build_schedule(train.schedule, optimiser, steps=train.steps))
 
     def identity(self) -> Json:
         """See Objective: the task, the drawn patches with their targets, and the features."""
         patches = self.reader.patches
-        arrays = (patches.slide, patches.x, patches.y, patches.target)
         return {
             "task": self.task.fitting(),
             "slides": [entry.slide_id for entry in patches.entries],
-            "patches": [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays],
+            "patches": digests(patches),
             "features": self.reader.column.identity,
         }
 
@@ -146,18 +171,9 @@ class FeatureObjective(Objective[FeatureBatch]):
     def validate(self, step: int) -> Validation:
         """See Objective."""
         patches = self.validation.patches
-        meter = TRAINED[self.task.kind].meter(len(self.outputs), self.loss)
-        features = self.validation.read(np.arange(len(patches)))
-        meter.update(logits_of(self.head, features), torch.from_numpy(patches.target))
-        figures = meter.figures(task_loss(self.task, self.reader.patches, device=torch.device("cpu")))
-        select = self.task.train.select
-        if np.isnan(figures[select]):
-            raise HistomakeError(
-                f"train.select: {select} is not defined on the validation patches (only one class?); choose another "
-                "figure, or stratify the split"
-            )
-        score = -figures[select] if select in LOWER_IS_BETTER else figures[select]
-        return Validation(figures, score, meter.thresholds(patches.slide, patches.tissue)._asdict())
+        logits = logits_of(self.head, self.validation.read(np.arange(len(patches))))
+        loss = task_loss(self.task, self.reader.patches, device=torch.device("cpu"))
+        return measure(self.task, logits, patches, loss)
 
     def describe(self, result: Result) -> ModelCard:
         """See Objective."""

@@ -66,9 +66,22 @@ def predict_features(predictor: Predictor, entry: SlideEntry, features: Path) ->
     assert card.features is not None
     assert isinstance(head, Head)
     reader = FeatureReader(patches, {entry.slide_id: features}, column_name(card.features.encoder, card.features.fold))
+    require_same_features(card, reader, entry, features)
+    activate = TRAINED[card.kind].activate
+    scores = np.zeros((len(patches), len(predictor.class_names)), np.float32)
+    for start in range(0, len(patches), ROWS):
+        index = np.arange(start, min(start + ROWS, len(patches)))
+        scores[index] = activate(logits_of(head, reader.read(index))).numpy()
+    require_finite(scores, patches, np.arange(len(patches)))
+    return prediction_table(predictor, patches, scores)
+
+
+def require_same_features(card: ModelCard, reader: FeatureReader, entry: SlideEntry, path: Path) -> None:
+    """Raise HistomakeError if a slide's features are not those that a model takes, or their encoder knows the slide."""
+    assert card.features is not None
     if reader.column.identity != card.features.identity:
         raise HistomakeError(
-            f"slide {entry.slide_id}: {features} has features of other weights or settings of encoder "
+            f"slide {entry.slide_id}: {path} has features of other weights or settings of encoder "
             f"{card.features.encoder} than the model was trained on; train it again on these"
         )
     digest = Manifest.read_usable(entry.manifest).sha256[:KNOWN_DIGITS]
@@ -77,10 +90,3 @@ def predict_features(predictor: Predictor, entry: SlideEntry, features: Path) ->
             f"slide {entry.slide_id} leaks: encoder {card.features.encoder} was trained on it, and now it is to be "
             "tested. Give both tasks the same roles with the column split of the sheet, or the same folds"
         )
-    activate = TRAINED[card.kind].activate
-    scores = np.zeros((len(patches), len(predictor.class_names)), np.float32)
-    for start in range(0, len(patches), ROWS):
-        index = np.arange(start, min(start + ROWS, len(patches)))
-        scores[index] = activate(logits_of(head, reader.read(index))).numpy()
-    require_finite(scores, patches, np.arange(len(patches)))
-    return prediction_table(predictor, patches, scores)

@@ -17,6 +17,7 @@ from histomake.base.records.model_card import ModelCard
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.patch.grid import SlideGrid
 from histomake.pictures import canvas
+from histomake.target.kinds import LEARNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,6 +91,11 @@ class SlideFindings:
     def names(self, column: str) -> NDArray[np.object_]:
         """Return ``predicted`` or ``label`` of every patch; None if it is missing."""
         return np.array(self.predictions[column].cast(pa.string()).to_pylist(), dtype=object)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether there are two outputs of which a patch or slide has exactly one."""
+        return len(self.classes) == 2 and LEARNED[self.kind].exclusive
 
     @property
     def annotated(self) -> bool:

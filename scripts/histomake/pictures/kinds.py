@@ -26,6 +26,8 @@ which output 2 is predicted; ``"called"``: the predicted class."""
 
 WITH_CONFIDENCE = ("prediction", "confidence", "truth")
 WITHOUT_CONFIDENCE = ("prediction", "truth")
+WITH_ATTENTION = ("attention",)
+"""Views of what is predicted from a bag of patches, whatever the kind."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,23 @@ class Pictured:
     views: tuple[str, ...]
     painters: Callable[[], Mapping[str, Painter]]
     overlays: Callable[[Sequence[str]], list[Overlay]]
+
+
+def views_of(kind: Kind, *, bags: bool) -> tuple[str, ...]:
+    """Names of the views of a slide; ``bags``: predicted as part of a bag of patches."""
+    return WITH_ATTENTION if bags else PICTURED[kind].views
+
+
+def overlays_of(kind: Kind, names: Sequence[str], *, bags: bool) -> list[Overlay]:
+    """Overlays of patches in the viewer for the names of what is shown of each patch."""
+    return _scores(names, "patches:") if bags else PICTURED[kind].overlays(names)
+
+
+def painters_of(kind: Kind, *, bags: bool) -> Mapping[str, Painter]:
+    """The functions that draw the views, by name."""
+    from histomake.pictures import bag_views
+
+    return bag_views.PAINTERS if bags else PICTURED[kind].painters()
 
 
 def _class_painters() -> Mapping[str, Painter]:

@@ -73,6 +73,17 @@ def annotated(findings: SlideFindings, thumb: canvas.Thumbnail) -> NDArray[np.ui
     return panel(drawn, thumb, "Annotation", shown)
 
 
+def annotated_classes(findings: SlideFindings, thumb: canvas.Thumbnail) -> NDArray[np.uint8]:
+    """Draw a panel of the annotation in all its classes, whatever the outputs of the model."""
+    names = findings.annotation.class_names
+    if not findings.annotated:
+        return panel(thumb.pixels, thumb, "Annotation: this slide is not annotated", {})
+    colours = canvas.class_colours(names)
+    numbers = dict(enumerate(colours.values(), 1))
+    drawn = canvas.paint_labels(thumb.pixels, findings.annotated_labels(thumb), numbers)
+    return panel(drawn, thumb, "Annotation", colours)
+
+
 def arranged(panels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Arrange panels in rows of two, so that their text is readable at the width of a page."""
     return canvas.in_rows(panels, 2)

@@ -26,9 +26,9 @@ def write_tiles(
 ) -> None:
     """Write every predicted patch as a QuPath tile object: its square, predicted class or classes, and scores.
 
-    Scores, and true values if they are known, become measurements. Squares are clipped at the border of the slide. A
-    quarantined slide has no grid (None) and no predictions, and gives an empty collection. Features are written one by
-    one, so that memory does not grow with their number.
+    Scores, true values if they are known, attention and contributions become measurements. Squares are clipped at the
+    border of the slide. A quarantined slide has no grid (None) and no predictions, and gives an empty collection.
+    Features are written one by one, so that memory does not grow with their number.
     """
     with atomic_file(path) as aside, aside.open("w") as stream:
         stream.write('{"type":"FeatureCollection","features":[')
@@ -57,6 +57,8 @@ def _features(
                 properties["classification"] = {"name": ": ".join(names), "color": list(colours[names[0]])}
             measured = {f"score: {c}": row[f"score_{c}"] for c in classes}
             measured |= {f"true: {c}": row.get(f"target_{c}") for c in classes}
+            measured |= {name: row.get(name) for name in ("attention", "percentile")}
+            measured |= {f"contribution: {c}": row.get(f"contribution_{c}") for c in classes}
             kept = {name: round(float(value), 5) for name, value in measured.items() if value is not None}
             properties["measurements"] = kept | {"patch_id": row["patch_id"]}
             yield {

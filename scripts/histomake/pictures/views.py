@@ -8,7 +8,7 @@ from histomake.base.records.record import Quarantined
 from histomake.base.units import Mpp
 from histomake.pictures import canvas, panel
 from histomake.pictures.findings import SlideFindings
-from histomake.pictures.kinds import PICTURED
+from histomake.pictures.kinds import painters_of
 
 REGION_PX = 760
 """Longest edge of the panels of a region."""
@@ -17,7 +17,7 @@ REGION_PX = 760
 def draw_views(findings: SlideFindings, *, mpp: Mpp, out: dict[str, Path]) -> None:
     """Draw the views named in ``out`` at ``mpp`` µm per pixel and write each to its path."""
     thumb = canvas.thumbnail(findings.reader, mpp)
-    painters = PICTURED[findings.kind].painters()
+    painters = painters_of(findings.kind, bags=findings.model.bag is not None)
     for view, path in out.items():
         picture = panel.arranged(painters[view](findings, thumb))
         canvas.write_picture(canvas.headed(picture, _heading(findings, thumb)), path)
@@ -30,7 +30,9 @@ def draw_region(findings: SlideFindings, box: canvas.Box, path: Path) -> None:
     """
     thumb = canvas.region(findings.reader, box, REGION_PX)
     bare = panel.panel(thumb.pixels, thumb, "Slide", {})
-    picture = panel.arranged([bare, *PICTURED[findings.kind].painters()["truth"](findings, thumb)])
+    # The last view is the one that shows most: annotation and prediction, or attention.
+    *_, closest = painters_of(findings.kind, bags=findings.model.bag is not None).values()
+    picture = panel.arranged([bare, *closest(findings, thumb)])
     place = "x {}, y {}, {} x {} level-0 px".format(*box)
     canvas.write_picture(canvas.headed(picture, f"{_heading(findings, thumb)}; {place}"), path)
 

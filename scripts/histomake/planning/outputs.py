@@ -11,7 +11,7 @@ from typing import Any
 
 from histomake.base.errors import ConfigError
 from histomake.base.layout import FeatureMapFiles
-from histomake.pictures.kinds import PICTURED
+from histomake.pictures.kinds import views_of
 from histomake.planning.plan import PREDICTED, Plan
 
 Drawn = list[Any]
@@ -34,7 +34,7 @@ class Outputs:
         found: dict[str, list[Drawn]] = defaultdict(list)
         for name, task in plan.config.tasks.items():
             for fold, slide in plan.slides_by_fold(name, *PREDICTED):
-                found[slide].append([name, fold, task.predict.aggregate, PICTURED[task.kind].views])
+                found[slide].append([name, fold, task.predict.aggregate, views_of(task.kind, bags=task.on_bags)])
         return dict(sorted(found.items()))
 
     @cached_property
@@ -63,8 +63,12 @@ class Outputs:
         return self.plan.slides_in(task, fold, "test") or self.plan.slides_in(task, fold, "predict")
 
     def explained_models(self) -> list[tuple[str, int]]:
-        """(task, fold) of the models that are explained: those that are trained, since it takes training patches."""
-        return [(name, fold) for name in self.plan.trained for fold in self.plan.folds(name)]
+        """(task, fold) of the models whose patches are explained: those that are trained, as it takes training patches.
+
+        Not those of bags, which say by attention what they look at.
+        """
+        trained = [name for name in self.plan.trained if name not in self.plan.on_bags]
+        return [(name, fold) for name in trained for fold in self.plan.folds(name)]
 
     def attributed_models(self) -> list[tuple[str, int]]:
         """(task, fold) of the models whose predictions are attributed to pixels: not those that take features."""

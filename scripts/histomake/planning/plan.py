@@ -22,7 +22,7 @@ from histomake.cohort.sheet import Slide
 from histomake.config import Config
 from histomake.config.kinds import ACCEPTED
 from histomake.model import reuse
-from histomake.pictures.kinds import PICTURED
+from histomake.pictures.kinds import views_of
 
 PREDICTED = ("test", "predict")
 """Roles of the slides that a model predicts."""
@@ -181,7 +181,7 @@ class Plan:
 
     def tasks_with_views(self, views: tuple[str, ...]) -> list[str]:
         """Tasks whose predictions are drawn as exactly these views."""
-        return [name for name, task in self.config.tasks.items() if PICTURED[task.kind].views == views]
+        return [name for name, task in self.config.tasks.items() if views_of(task.kind, bags=task.on_bags) == views]
 
     # --- encoders ---------------------------------------------------------------------------------------------------
 
@@ -194,6 +194,24 @@ class Plan:
     def fitted_to_map(self) -> list[str]:
         """Slides that maps of features are fitted to, sorted: those that are not only predicted, or else all."""
         return sorted(s for s, row in self.slides.items() if row.split != "predict") or sorted(self.slides)
+
+    @cached_property
+    def on_bags(self) -> list[str]:
+        """Tasks that predict slides or patients as bags of patches."""
+        return [name for name, task in self.config.tasks.items() if task.on_bags]
+
+    @cached_property
+    def on_patch_features(self) -> list[str]:
+        """Tasks that predict patches from features."""
+        return [name for name in self.on_features if name not in self.on_bags]
+
+    def bag_slides(self, task: str, fold: int | str, slide: str) -> list[str]:
+        """Slides that are predicted as one bag with a slide, which is the first."""
+        if self.config.tasks[task].level != "patient":
+            return [slide]
+        patient = self.slides[slide].patient_id
+        others = (s for s in self.slides_in(task, fold, *PREDICTED) if self.slides[s].patient_id == patient)
+        return [slide, *(s for s in others if s != slide)]
 
     def feature_group(self, task: str) -> str:
         """Group of encoders whose files hold the features of a task."""

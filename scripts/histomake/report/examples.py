@@ -12,6 +12,8 @@ from histomake.base.layout import Layout
 from histomake.base.units import Level0Pixels
 from histomake.config import Task
 from histomake.explain.kinds import EXPLAINED
+from histomake.explain.rankings import attention_rankings
+from histomake.explain.summaries import bag_text
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
@@ -32,7 +34,8 @@ def examples(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> lis
     if not table.num_rows:
         return [page.tag("p", "The test slides have no predicted patch.", class_="warn")]
     parts: list[Html] = []
-    for ranking in EXPLAINED[task.kind].examples(table, outputs_of(task.kind, task.target)):
+    rank = attention_rankings if task.on_bags else EXPLAINED[task.kind].examples
+    for ranking in rank(table, outputs_of(task.kind, task.target)):
         parts.append(page.tag("h4", f"{ranking.reason[0].upper()}{ranking.reason[1:]}"))
         shown = [_example(name, task, layout, row) for row in table.take(ranking.rows[:EXAMPLES]).to_pylist()]
         parts.append(page.tag("div", *shown, class_="row") if shown else page.tag("p", "None."))
@@ -63,5 +66,6 @@ def _example(name: str, task: Task, layout: Layout, row: dict) -> Html:
         colours = {i + 1: c for i, c in enumerate(canvas.class_colours(task.target.classes).values())}
         pixels, width = canvas.beside([pixels, canvas.paint_labels(pixels, found, colours)], 4), 2 * EXAMPLE_PX
     place = f"{row['slide_id']} ({row['x']}, {row['y']})"
-    text = EXPLAINED[task.kind].patch_text(row, outputs_of(task.kind, task.target))
+    describe = bag_text if task.on_bags else EXPLAINED[task.kind].patch_text
+    text = describe(row, outputs_of(task.kind, task.target))
     return page.picture(pixels, Html(f"{page.safe(place)}<br>{page.safe(text)}"), width=width)

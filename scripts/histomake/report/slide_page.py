@@ -18,6 +18,7 @@ from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import TissueRecord
 from histomake.explain.kinds import EXPLAINED
+from histomake.explain.summaries import bag_table
 from histomake.report import page
 from histomake.report.page import Html
 
@@ -25,6 +26,7 @@ VIEW_TITLES = {
     "prediction": "Prediction",
     "confidence": "Confidence",
     "truth": "Annotation, prediction, and differences",
+    "attention": "Attention, contributions, and annotation",
 }
 
 
@@ -136,4 +138,6 @@ def _result(task: SlideTask, table: pa.Table) -> Html:
     """Table of the result: per class, output or area, depending on the kind of task."""
     if not table.num_rows:
         return page.tag("p", "This slide has no predicted patch.", class_="warn")
+    if task.model.bag is not None:
+        return page.table(*bag_table(table, task.classes))
     return page.table(*EXPLAINED[task.model.kind].slide_table(table, task.classes, task.aggregate))

@@ -66,7 +66,9 @@ def task_section(
 ) -> Html:
     """Build the section of a task."""
     made = f"{task.model.name}, {task.train.steps} steps"
-    if task.features:
+    if task.on_bags:
+        made = f"{task.level}s as bags of features of encoder {task.features}, {task.pooling.name} pooling"
+    elif task.features:
         made = f"{task.head} head on features of encoder {task.features}"
     if task.trained:
         made = f"trained model from {task.trained}"
@@ -87,6 +89,10 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     """Metrics of a task, and examples of correctly and wrongly predicted patches."""
     metrics = MetricsRecord.read(layout.metrics(name))
     parts: list[object] = [page.section("Metrics", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
+    if metrics.baselines:
+        parts.append(page.section("Baselines", baselines_table(metrics), level=3, anchor=f"{name}-baselines"))
+    if metrics.attention:
+        parts.append(page.section("Attention", agreement_table(metrics), level=3, anchor=f"{name}-attention"))
     drawn = sorted(layout.metrics_figures(name).glob("*.png"))
     parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
     parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
@@ -139,6 +145,34 @@ def metrics_table(metrics: MetricsRecord) -> Html:
     return page.join([*parts, page.folded("by class", _metrics_of(metrics, whole=False))])
 
 
+BASELINES = {"mean_features": "mean features, linear", "usual_target": "usual target, no features"}
+
+
+def baselines_table(metrics: MetricsRecord) -> Html:
+    """Metrics of the task and of its baselines on the same slides or patients, one column each."""
+    level = list(metrics.levels)[-1]
+    columns = {"this task": metrics.levels[level]}
+    columns |= {BASELINES[name]: found[level] for name, found in metrics.baselines.items() if level in found}
+    cells: dict[str, dict[str, str]] = {}
+    for column, found in columns.items():
+        for metric, shown in _shown_metrics({"all": found.metrics.get("all", {})}):
+            cells.setdefault(metric, {})[column] = shown
+    rows = [[metric, *(row.get(column) for column in columns)] for metric, row in cells.items()]
+    text = f"{LEVELS[level]}. The baselines use the same features and patients; their thresholds are 0.5."
+    return page.join([page.tag("p", text), page.table(["metric", *columns], rows)])
+
+
+def agreement_table(metrics: MetricsRecord) -> Html:
+    """How well attention and contributions tell annotated patches from others."""
+    rows = [
+        [value, name, *(shown for _, shown in _shown_metrics({"all": found}))]
+        for value, by_class in metrics.attention.items()
+        for name, found in by_class.items()
+    ]
+    text = "Attention against annotation that was not trained on: mean over the annotated test slides."
+    return page.join([page.tag("p", text), page.table(["value", "annotated class", "AUROC", "AUPRC"], rows)])
+
+
 def _metrics_of(metrics: MetricsRecord, *, whole: bool) -> Html:
     cells: dict[str, dict[str, str]] = {}
     for level, found in metrics.levels.items():
@@ -178,8 +212,10 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
             axis.plot(history["step"], history[column], style, color=colour, lw=1.5, label=label)
         card = ModelCard.read(layout.description(name, fold))
         picked = [", ".join(f"{k} {v:g}" for k, v in card.head["chosen"].items())] if card.head else []
+        picked += [f"penalty of the baseline {card.bag.penalty:g}"] if card.bag else []
         chosen.append([fold, *(getattr(card, key) for key in columns.values()), *picked])
-    axis.set(xlabel="candidate, from smooth to fine" if task.features and task.head != "mlp" else "step", ylabel="loss")
+    fitted = task.features and not task.on_bags and task.head != "mlp"
+    axis.set(xlabel="candidate, from smooth to fine" if fitted else "step", ylabel="loss")
     axis.legend(frameon=False, fontsize=8)
     table = page.table(["fold", *columns, *(["chosen on validation patients"] if task.features else [])], chosen)
     return page.tag("div", page.plot(figure), table, class_="row")

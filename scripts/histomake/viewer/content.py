@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from histomake.base.records.tissue import TissueRecord
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
-from histomake.pictures.kinds import PICTURED
+from histomake.pictures.kinds import overlays_of
 from histomake.slide.reader import open_slide
 from histomake.slide.store import StoreLevel
 from histomake.target.kinds import LEARNED
@@ -96,7 +97,7 @@ def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
     found = []
     for path in existing(layout.prediction("*", "*", slide), under=layout.results):
         names = pq.read_schema(path).names
-        classes = [name.removeprefix("score_") for name in names if name.startswith("score_")]
+        classes = list(shown_columns(names))
         fold = int(path.parent.name.removeprefix("fold"))
         found.append({"task": path.parent.parent.name, "fold": fold, "classes": classes})
     return found
@@ -111,15 +112,16 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
     colour scale.
     """
     table = pq.read_table(prediction_path(layout, slide, task, fold))
-    classes = [name.removeprefix("score_") for name in table.column_names if name.startswith("score_")]
+    shown = shown_columns(table.column_names)
+    classes = list(shown)
     slide_grid = SlideGrid.of_table(read_table(layout.table(grid_of(layout, task, fold), slide))[1])
     offset, own = slide_grid.middle
-    scores = np.stack([table[f"score_{name}"].to_numpy() for name in classes])
+    scores = np.stack([_drawable(name, table[name].to_numpy()) for name in shown.values()])
     said = [set((names or "").split(JOINER)) for names in table["predicted"].cast(pa.string()).to_pylist()]
     card = card_of(layout, task, fold)
     return {
-        "overlays": PICTURED[card.kind].overlays(classes),
-        "range": _score_range(card, scores),
+        "overlays": overlays_of(card.kind, classes, bags=card.bag is not None),
+        "range": [0.0, 1.0] if card.bag else _score_range(card, scores),
         "called": _base64(np.array([[name in names for names in said] for name in classes]), "u1"),
         "classes": classes,
         "span": slide_grid.span,
@@ -130,6 +132,25 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
         "y": _base64(table["y"].to_numpy(), "<i4"),
         "scores": _base64(scores, "<f4"),
     }
+
+
+def shown_columns(names: Sequence[str]) -> dict[str, str]:
+    """Columns of a prediction table that are shown of patches, by title.
+
+    These are the scores of the outputs. Patches of a bag all have the scores of the bag; of them, attention and
+    contributions are shown.
+    """
+    if "attention" not in names:
+        return {name.removeprefix("score_"): name for name in names if name.startswith("score_")}
+    given = [name for name in names if name.startswith("contribution_")]
+    return {"attention": "percentile"} | {f"to {name.removeprefix('contribution_')}": name for name in given}
+
+
+def _drawable(column: str, values: np.ndarray) -> np.ndarray:
+    """Values as they are, contributions from 0 (lowest) over 0.5 (none) to 1 (highest)."""
+    if not column.startswith("contribution_"):
+        return values
+    return 0.5 + values / (2 * max(float(np.abs(values).max(initial=0)), 1e-12))
 
 
 def _score_range(card: ModelCard, scores: np.ndarray) -> list[float]:

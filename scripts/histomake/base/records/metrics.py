@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import msgspec
+
 from histomake.base.kinds import Kind
 from histomake.base.records.record import Count, Json, Part, Record, Upgrade
 
@@ -56,6 +58,10 @@ class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Why the level is not evaluated."""
 
 
+Agreement = dict[str, dict[str, dict[str, MetricValue]]]
+"""How well values of patches tell annotated patches from others: by value, annotated class and metric."""
+
+
 class MetricsRecord(Record, frozen=True, kw_only=True):
     """Metrics of a task on its test slides. ``metrics/{task}.parquet`` has them as a table."""
 
@@ -84,3 +90,11 @@ class MetricsRecord(Record, frozen=True, kw_only=True):
     """Test patients whose slides have several classes. Version 0.1 did not list them."""
     levels: dict[str, LevelMetrics]
     """Metrics by level: ``patch``, ``slide`` and ``patient``; of a segmentation ``pixel`` in place of ``patch``."""
+    level: str = "patch"
+    """What the task predicts: ``patch``, ``slide`` or ``patient``."""
+    baselines: dict[str, dict[str, LevelMetrics]] = msgspec.field(default_factory=dict)
+    """Metrics by level of baselines on the same slides, if slides or patients are predicted: ``mean_features``, a \
+linear model of the mean of the features, and ``usual_target``, which knows no features."""
+    attention: Agreement = msgspec.field(default_factory=dict)
+    """AUROC and AUPRC with which attention and contributions tell annotated patches from others: mean over the test \
+slides with annotation, by value, annotated class and metric."""

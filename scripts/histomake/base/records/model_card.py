@@ -51,6 +51,21 @@ class Normalisation(Part, frozen=True, kw_only=True):
     """Standard deviation of R, G and B."""
 
 
+class BagCard(Part, frozen=True, kw_only=True):
+    """What a model takes as one bag, and its baselines."""
+
+    level: str
+    """``slide`` or ``patient``: whose patches are a bag."""
+    bag: dict[str, Any]
+    """The task's section ``bag`` of the configuration."""
+    pooling: dict[str, Any]
+    """The task's section ``pooling`` of the configuration."""
+    penalty: float
+    """L2 penalty of the linear baseline on mean features, chosen on validation bags."""
+    usual: list[float]
+    """Scores of the baseline that knows no features: shares of the classes among the training bags, or their mean."""
+
+
 class ModelCard(WeightsCard, frozen=True, kw_only=True):
     """A trained model. Its weights are next to the card in ``model.safetensors``."""
 
@@ -75,6 +90,8 @@ class ModelCard(WeightsCard, frozen=True, kw_only=True):
     head: dict[str, Any] | None = None
     """What was learned from the features: ``name``, the task's section ``probe``, and the value chosen on validation \
 patches; null if the model takes pixels."""
+    bag: BagCard | None = None
+    """What a bag is, of a model that predicts slides or patients; null if it predicts patches."""
     stain: dict[str, Any] | None = None
     """Stain colours that slides are normalised to, as in ``stains.json``; null without stain normalisation."""
     threshold: float | list[float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,6 @@ import pyarrow.parquet as pq
 
 from histomake.base.files import atomic_file
 from histomake.base.tables import write_table
-from histomake.learn.data.batches import Batch
 from histomake.learn.data.patch_index import PatchIndex
 
 SCHEMA = pa.schema(
@@ -26,6 +26,15 @@ SCHEMA = pa.schema(
 )
 """``step`` is the number of the batch, of which a step takes ``train.accumulate``."""
 FILE = "drawn.parquet"
+
+
+class DrawnBatch(Protocol):
+    """A batch: its number, and the index and place of every patch."""
+
+    step: int
+    index: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class DrawnPatches:
         self.folder, self.patches, self.worker = folder, patches, worker
         self._draws: list[_Draw] = []
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: DrawnBatch) -> None:
         """Record one batch."""
         self._draws.append(_Draw(batch.step, batch.index, batch.x, batch.y))
 

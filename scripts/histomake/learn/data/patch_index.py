@@ -135,6 +135,14 @@ def usable_patches(entry: SlideEntry) -> tuple[pa.Table, PatchTableRecord | Quar
     return table.filter(pc.equal(table["excluded"].cast("string"), "")), record
 
 
+def annotated_areas(entry: SlideEntry, patches: pa.Table) -> dict[str, np.ndarray]:
+    """Annotated share float32 (n,) of each patch of a table with ``patch_id``, by class."""
+    table, _ = read_table(entry.table)
+    rows = np.searchsorted(table["patch_id"].to_numpy(), patches["patch_id"].to_numpy())
+    names = [name for name in table.column_names if name.startswith("area_")]
+    return {name.removeprefix("area_"): table[name].to_numpy()[rows] for name in names}
+
+
 def annotated_shares(patches: PatchIndex, class_name: str) -> np.ndarray:
     """Share of each patch of the index that is annotated as a class: float32 (n,)."""
     shares = np.zeros(len(patches), np.float32)

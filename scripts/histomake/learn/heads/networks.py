@@ -19,8 +19,8 @@ def layered(inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float)
     return nn.Sequential(*parts, nn.Linear(widths[-1], outputs))
 
 
-class Head(nn.Module, ABC):
-    """Scales features float (n, d) to mean 0 and deviation 1 of the training patches, and gives logits (n, outputs)."""
+class Scaled(nn.Module):
+    """A network that scales features float (n, d) to mean 0 and deviation 1 of the training patches."""
 
     mean: Tensor
     deviation: Tensor
@@ -31,8 +31,12 @@ class Head(nn.Module, ABC):
         self.register_buffer("deviation", torch.ones(inputs))
 
     def scale(self, features: Tensor) -> Tensor:
-        """Features as the head sees them."""
+        """Features as the network sees them."""
         return (features - self.mean) / self.deviation
+
+
+class Head(Scaled, ABC):
+    """Scales features float (n, d), and gives logits (n, outputs)."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (n, outputs) of features float32 (n, d)."""

@@ -178,13 +178,18 @@ def slide_patches(predictor: Predictor, entry: SlideEntry) -> PatchIndex | None:
     if not table.num_rows:
         return None
     patches = index_patches([entry], kind=predictor.task.kind, target=predictor.task.target)
-    grid = predictor.card.grid
+    check_grid(predictor, patches)
+    return patches
+
+
+def check_grid(predictor: Predictor, patches: PatchIndex) -> None:
+    """Raise HistomakeError if patches are of another grid than the model was trained on."""
+    grid, entry = predictor.card.grid, patches.entries[0]
     if (patches.size, patches.mpp) != (grid.size, grid.mpp):
         raise HistomakeError(
             f"slide {entry.slide_id}: {entry.table} has patches of {patches.size} px at {patches.mpp} µm/px, the model "
             f"was trained on {grid.size} px at {grid.mpp}; tabulate the slide with grid {grid.name}"
         )
-    return patches
 
 
 def predict_batches(

@@ -1,0 +1,72 @@
+# Slides and patients as bags of patches: models that learn from the features of a whole bag, and their predictions.
+
+
+# The digests of the features are in the cohort file, as those of all other files of the slides.
+rule train_bags:
+    input:
+        cohort=LAYOUT.training_cohort("{task}", "{fold}"),
+    output:
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+        history=LAYOUT.history("{task}", "{fold}"),
+        details=directory(LAYOUT.training_details("{task}", "{fold}")),
+    log:
+        LAYOUT.log("train_bags", "{task}", "fold{fold}"),
+    benchmark:
+        LAYOUT.benchmark("train_bags", "{task}", "fold{fold}")
+    wildcard_constraints:
+        task=only([name for name in PLAN.trained if name in PLAN.on_bags]),
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(16000),
+        runtime=12 * 60,
+    params:
+        cfg=lambda wildcards: task(wildcards).fitting(),
+        group=lambda wildcards: PLAN.feature_group(wildcards.task),
+        column=lambda wildcards: PLAN.feature_column(wildcards.task, wildcards.fold),
+        seed=CONFIG.seed,
+        code=code("train_bags.py"),
+    script:
+        "../scripts/train_bags.py"
+
+
+# A slide of a patient-level task is predicted together with the patient's other slides, the job's slide first.
+rule predict_bag:
+    input:
+        manifests=lambda wildcards: [
+            LAYOUT.manifest(s) for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        tables=lambda wildcards: [
+            LAYOUT.table(task(wildcards).grid, s)
+            for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        features=lambda wildcards: [
+            LAYOUT.features(PLAN.feature_group(wildcards.task), s)
+            for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+    output:
+        predictions=LAYOUT.prediction("{task}", "{fold}", "{slide}"),
+    log:
+        LAYOUT.log("predict_bag", "{task}", "fold{fold}", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("predict_bag", "{task}", "fold{fold}", "{slide}")
+    wildcard_constraints:
+        task=only(PLAN.on_bags),
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(15),
+    params:
+        grid=lambda wildcards: task(wildcards).grid,
+        entries=lambda wildcards: [
+            PLAN.entry(s) for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        code=code("predict_bag.py"),
+    script:
+        "../scripts/predict_bag.py"

@@ -1,0 +1,212 @@
+"""The objective of tasks on bags: draws bags and their patches, and trains and validates a `BagNetwork`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from histomake.bags.baselines import fit_baselines
+from histomake.bags.batch import Bags
+from histomake.bags.card import bag_card
+from histomake.bags.index import BagIndex
+from histomake.bags.network import BagNetwork
+from histomake.bags.sampling import BagPatches, BagSampler
+from histomake.base.records.model_card import ModelCard
+from histomake.config import Task
+from histomake.features.card import describe_head, finished
+from histomake.features.heads import set_scale
+from histomake.features.objective import SCALED_BY, digests, measure, optimisation_of
+from histomake.learn.data.drawing import draw_weights
+from histomake.learn.data.drawn_patches import DrawnPatches, join_parts
+from histomake.learn.data.loader import load_batches
+from histomake.learn.data.source import NEW, BatchSource, Room, needed
+from histomake.learn.engine.checkpoint import State
+from histomake.learn.engine.objective import Json, Objective, Result, Turn, Validation
+from histomake.learn.engine.runtime import Runtime, default_workers, seed_step
+from histomake.learn.objectives.patches import task_loss
+from histomake.patch.sampler import Sampler, choose
+from histomake.target.outputs import outputs_of
+
+NETWORK = "network"
+
+
+@dataclass
+class BagBatch:
+    """b bags with n drawn patches in all.
+
+    step: number of the batch. features, sizes and places: see Bags. target: (b, …). bags: number of each bag. index, x,
+    y: the patches.
+    """
+
+    step: int
+    features: Tensor
+    sizes: list[int]
+    places: Tensor
+    target: Tensor
+    bags: np.ndarray
+    index: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
+class BagBatches(BatchSource[BagBatch]):
+    """Batch number ``step``, a function of the seeds of the samplers and the number alone."""
+
+    def __init__(
+        self, bags: BagIndex, known: list[BagPatches], sampler: Sampler, draws: BagSampler, *, batch: int
+    ) -> None:
+        self.bags, self.known, self.sampler, self.draws, self.batch = bags, known, sampler, draws, batch
+
+    @property
+    def room_bytes(self) -> int:
+        """See BatchSource."""
+        return needed((self.batch * self.draws.size, self.bags.reader.column.dimensions), np.float32)
+
+    def prepare(self, number: int, room: Room = NEW) -> BagBatch:
+        """See BatchSource."""
+        chosen = self.sampler.draw(number, self.batch)
+        parts = [
+            self.bags.members[bag][self.draws.draw(self.known[bag], step=number, slot=slot)]
+            for slot, bag in enumerate(chosen)
+        ]
+        index, patches = np.concatenate(parts), self.bags.patches
+        features = room.array((len(index), self.bags.reader.column.dimensions), np.float32)
+        features[:] = self.bags.reader.read(index)
+        return BagBatch(
+            step=number,
+            features=torch.from_numpy(features),
+            sizes=[len(part) for part in parts],
+            places=torch.from_numpy(self.bags.places[index]),
+            target=torch.from_numpy(self.bags.first.target[chosen]),
+            bags=chosen,
+            index=index,
+            x=patches.x[index],
+            y=patches.y[index],
+        )
+
+
+class BagObjective(Objective[BagBatch]):
+    """What is learned from bags.
+
+    ``bags`` are drawn for training, ``held_out`` measured whole at each validation. ``known``: what sampling knows of
+    each training bag. ``state``: folder of the checkpoints, where drawn patches are kept as well.
+    """
+
+    unit: ClassVar[str] = "bags"
+    not_finite = "lower train.learning_rate or set train.clip: 1"
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        bags: BagIndex,
+        held_out: BagIndex,
+        known: list[BagPatches],
+        runtime: Runtime,
+        state: Path,
+        seed: int,
+        threads: int,
+    ) -> None:
+        self.task, self.bags, self.held_out, self.known = task, bags, held_out, known
+        self.runtime, self.seed, self.workers = runtime, seed, default_workers(task.train.workers, threads)
+        self.outputs = outputs_of(task.kind, task.target)
+        self.out_of_memory = f"with {task.train.batch} bags of {task.bag.size} patches: halve train.batch or bag.size"
+        self.weights = draw_weights(bags.first, task)
+        seed_step(seed, worker=0, step=0)
+        network = BagNetwork(task.pooling, inputs=bags.reader.column.dimensions, outputs=len(self.outputs))
+        some = choose(SCALED_BY, len(bags.patches), seed=seed)
+        set_scale(network, bags.reader.read(some), np.ones(len(some)))
+        self.loss_on_cpu = task_loss(task, bags.first, device=torch.device("cpu"))
+        self.penalty = fit_baselines(network, task, bags, held_out, self.loss_on_cpu)
+        self.network = network.to(runtime.device)
+        self.networks = {NETWORK: self.network}
+        self.optimisers = {NETWORK: optimisation_of(task, self.network)}
+        self.loss = task_loss(task, bags.first, device=runtime.device)
+        self.drawn = DrawnPatches(state / "drawn", bags.patches, worker=0) if task.train.audit else None
+
+    def identity(self) -> Json:
+        """See Objective: the task, the bags with their patches and targets, and the features."""
+        return {
+            "task": self.task.fitting(),
+            "bags": list(self.bags.names),
+            "patches": digests(self.bags.patches),
+            "features": self.bags.reader.column.identity,
+        }
+
+    def batches(self, numbers: range) -> AbstractContextManager[Iterator[BagBatch]]:
+        """See Objective."""
+        return load_batches(self.source(), numbers, workers=self.workers)
+
+    def source(self) -> BagBatches:
+        """The batches, drawn as the task says."""
+        task = self.task
+        sampler = Sampler.from_weights(self.weights, seed=self.seed)
+        draws = BagSampler(self.seed, task.bag.sampler, task.bag.size, task.bag.containing)
+        return BagBatches(self.bags, self.known, sampler, draws, batch=task.train.batch)
+
+    def size(self, batch: BagBatch) -> int:
+        """See Objective."""
+        return len(batch.sizes)
+
+    def naming(self, batch: BagBatch) -> Callable[[], str]:
+        """See Objective."""
+        return partial(self._name, batch.bags)
+
+    def _name(self, bags: np.ndarray) -> str:
+        return "bags of " + ", ".join(self.bags.names[bag] for bag in bags)
+
+    def turns(self, batch: BagBatch, step: int) -> Iterator[Turn]:
+        """See Objective."""
+        if self.drawn is not None:
+            self.drawn.add(batch)
+        yield Turn(NETWORK, self._loss_of(batch))
+
+    def _loss_of(self, batch: BagBatch) -> Tensor:
+        device = self.runtime.device
+        given = Bags(batch.features.to(device, non_blocking=True), batch.sizes, batch.places.to(device))
+        target = batch.target.to(device)
+        with self.runtime.autocast():
+            pooled = self.network(given)
+            loss = self.loss(pooled.logits, target)
+            of_patches = self.network.pooling.patch_loss(pooled, given.sizes, target)
+        share = self.task.pooling.patch_loss
+        return loss if of_patches is None else (1 - share) * loss + share * of_patches
+
+    def validate(self, step: int) -> Validation:
+        """See Objective."""
+        device = self.runtime.device
+        logits = [self.network.predict_bag(self.held_out, bag, device)[0].logits for bag in range(len(self.held_out))]
+        return measure(self.task, torch.cat(logits).cpu(), self.held_out.first, self.loss_on_cpu)
+
+    def state(self) -> State:
+        """See Objective."""
+        if self.drawn is not None:
+            self.drawn.flush()
+        return {}
+
+    def resume(self, step: int, state: State | None) -> None:
+        """See Objective."""
+        if self.drawn is not None:
+            self.drawn.forget_from(step * self.task.train.accumulate)
+
+    def write_files(self, output: Path, details: Path) -> None:
+        """See Objective."""
+        if self.drawn is not None:
+            join_parts(self.drawn.folder, details)
+
+    def describe(self, result: Result) -> ModelCard:
+        """See Objective."""
+        card = describe_head(self.task, self.bags.reader, self.held_out.patches, {}, seed=self.seed)
+        bag = bag_card(self.task, self.network, penalty=self.penalty)
+        card = msgspec.structs.replace(card, head=None, bag=bag)
+        count = sum(value.numel() for value in self.network.parameters())
+        return finished(card, step=result.step, figures=result.figures, thresholds=dict(result.kept), parameters=count)

@@ -1,0 +1,115 @@
+"""Prediction of bags: scores of a slide or patient, and what each patch of a slide has to do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy.stats import rankdata
+
+from histomake.bags.index import bag_name, index_bags
+from histomake.bags.network import ADDITIVE, BagNetwork
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.records.features import column_name
+from histomake.base.records.model_card import BagCard, ModelCard
+from histomake.config import BagPooling
+from histomake.features.predict import require_same_features
+from histomake.learn.data.patch_index import SlideEntry, index_patches, usable_patches
+from histomake.learn.engine.runtime import Runtime
+from histomake.learn.inference.predict import (
+    Predictor,
+    check_grid,
+    prediction_schema,
+    prediction_table,
+    require_finite,
+)
+from histomake.learn.kinds import TRAINED
+from histomake.model.transfer import load_weights, read_weights
+
+ATTENTION = (("attention", pa.float32()), ("percentile", pa.float32()))
+
+
+def load_bag_model(folder: Path) -> Predictor:
+    """Load the model of a task on bags in eval mode, on the CPU. Raises HistomakeError for any other model."""
+    card = ModelCard.read(folder / DESCRIPTION)
+    if card.features is None or card.bag is None:
+        raise HistomakeError(f"{folder} predicts patches, not slides or patients; train the task again")
+    pooling = BagPooling(**{**card.bag.pooling, "dropout": 0.0})
+    network = BagNetwork(pooling, inputs=card.features.dimensions, outputs=len(card.class_names))
+    load_weights(network, read_weights(folder / WEIGHTS), origin=folder / WEIGHTS)
+    return Predictor(network.eval(), card, Runtime(torch.device("cpu"), torch.float32))
+
+
+def predict_bag(
+    predictor: Predictor, entry: SlideEntry, others: Sequence[SlideEntry], files: Mapping[str, Path]
+) -> pa.Table:
+    """Predictions of the patches of a slide, as part of its bag.
+
+    Args:
+        predictor: The model.
+        entry: The slide.
+        others: The other slides of its bag, if the bag is a patient.
+        files: File of features of each of the slides, by id.
+
+    Columns: those of `predict_slide`, where every patch has the scores of the bag; attention float32, which sums to 1
+    over the bag; percentile float32 in (0, 1], the share of the slide's patches whose attention is not higher;
+    contribution_<output> float32 where pooling is additive, which sum to the logits of the bag; linear_<output>
+    float32, the scores of the linear baseline. A slide without usable patches has no rows. Raises HistomakeError for
+    features of another encoder, and for a slide that the encoder was trained on.
+    """
+    card, network = predictor.card, predictor.network
+    assert card.features is not None
+    assert card.bag is not None
+    assert isinstance(network, BagNetwork)
+    # In the same order whichever slide is asked for, so that all slides of a patient have the same scores to the bit.
+    together = sorted((entry, *others), key=lambda one: one.slide_id)
+    entries = [one for one in together if usable_patches(one)[0].num_rows]
+    if entry not in entries or not _has_tissue(entry, card.bag):
+        return _schema(predictor).empty_table()
+    patches = index_patches(entries, kind=card.kind, target=predictor.task.target)
+    check_grid(predictor, patches)
+    column = column_name(card.features.encoder, card.features.fold)
+    bags = index_bags(patches, files, column, level=card.bag.level, min_tissue=_least_tissue(card.bag))
+    for one in entries:
+        require_same_features(card, bags.reader, one, files[one.slide_id])
+    number = bags.names.index(bag_name(entry, card.bag.level))
+    pooled, linear = network.predict_bag(bags, number, torch.device("cpu"))
+    mine = bags.patches.slide[bags.members[number]] == entries.index(entry)
+    own = bags.patches.take(bags.members[number][mine])
+    activate = TRAINED[card.kind].activate
+    scores = np.repeat(activate(pooled.logits).numpy(), len(own), axis=0)
+    require_finite(scores, own, np.arange(len(own)))
+    attention = pooled.attention.numpy()[mine]
+    columns = {"attention": attention, "percentile": rankdata(attention, method="max") / len(attention)}
+    if pooled.contributions is not None:
+        of_outputs = pooled.contributions.numpy()[mine].T
+        columns |= {f"contribution_{n}": c for n, c in zip(card.class_names, of_outputs, strict=True)}
+    baseline = activate(linear)[0].tolist()
+    columns |= {f"linear_{n}": np.full(len(own), s) for n, s in zip(card.class_names, baseline, strict=True)}
+    table = prediction_table(predictor, own, scores)
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, pa.float32()))
+    return table.cast(_schema(predictor))
+
+
+def _schema(predictor: Predictor) -> pa.Schema:
+    """Columns of a table of predictions."""
+    names, bag = predictor.class_names, predictor.card.bag
+    assert bag is not None
+    found = [*prediction_schema(predictor), *(pa.field(name, kind) for name, kind in ATTENTION)]
+    if bag.pooling["name"] in ADDITIVE:
+        found += [pa.field(f"contribution_{name}", pa.float32()) for name in names]
+    return pa.schema([*found, *(pa.field(f"linear_{name}", pa.float32()) for name in names)])
+
+
+def _least_tissue(bag: BagCard) -> float:
+    return float(bag.bag["min_tissue"])
+
+
+def _has_tissue(entry: SlideEntry, bag: BagCard) -> bool:
+    table, _ = usable_patches(entry)
+    return bool((table["tissue"].to_numpy() >= _least_tissue(bag)).any())

@@ -1,0 +1,118 @@
+"""Training of a task on bags: from the files of a cohort to the files of a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.cluster import MiniBatchKMeans
+
+from histomake.bags.index import BagIndex, index_bags, without_unknown
+from histomake.bags.objective import BagObjective
+from histomake.bags.sampling import BagPatches, curve_positions
+from histomake.base.errors import HistomakeError
+from histomake.base.layout import DESCRIPTION
+from histomake.base.records.model_card import ModelCard
+from histomake.config import Task
+from histomake.learn.data.patch_index import SlideEntry, index_patches, patches_containing
+from histomake.learn.engine.run import run
+from histomake.learn.engine.runtime import choose_runtime
+from histomake.learn.train import check_classes, settings_of
+from histomake.patch.sampler import choose
+
+log = logging.getLogger(__name__)
+
+CLUSTERED_BY = 20_000
+"""Training patches from which the clusters of sampler cluster are found."""
+
+
+def train_bags(
+    task: Task,
+    *,
+    train: Sequence[SlideEntry],
+    val: Sequence[SlideEntry],
+    files: Mapping[str, Path],
+    column: str,
+    output: Path,
+    state: Path,
+    seed: int,
+    threads: int,
+) -> ModelCard:
+    """Train the model of a task on bags; fill ``output`` with model.safetensors, model.json, history.csv and training/.
+
+    Args:
+        task: The task, of level slide or patient, with features.
+        train: Slides to learn from.
+        val: Slides to choose with.
+        files: File of features of each slide, by id.
+        column: Column of the features.
+        output: Folder of the model.
+        state: Folder of the checkpoints.
+        seed: Seed of all draws.
+        threads: Number of CPU threads.
+
+    Raises HistomakeError for data from which no model can be learned.
+    """
+    bags, held_out = (_bags(task, entries, files, column) for entries in (train, val))
+    if held_out.reader.column.identity != bags.reader.column.identity:
+        raise HistomakeError(f"features {column} of validation slides are of other weights; run the workflow again")
+    check_classes(bags.first, held_out.first, task)
+    runtime = choose_runtime(task.train.precision, threads=threads)
+    objective = BagObjective(
+        task,
+        bags=bags,
+        held_out=held_out,
+        known=known_of(task, bags, seed=seed),
+        runtime=runtime,
+        state=state,
+        seed=seed,
+        threads=threads,
+    )
+    run(objective, settings_of(task, seed=seed), runtime=runtime, state=state, output=output)
+    return ModelCard.read(output / DESCRIPTION)
+
+
+def _bags(task: Task, entries: Sequence[SlideEntry], files: Mapping[str, Path], column: str) -> BagIndex:
+    if not entries:
+        raise HistomakeError("the split has no slide to train on or none to validate on; see splits/ and quarantine")
+    patches = index_patches(entries, kind=task.kind, target=task.target)
+    bags = without_unknown(index_bags(patches, files, column, level=task.level, min_tissue=task.bag.min_tissue))
+    if not len(bags):
+        raise HistomakeError(f"no {task.level} has a value in column {task.target.column}")
+    sizes = [len(members) for members in bags.members]
+    log.info("%d bags of %d to %d patches", len(bags), min(sizes), max(sizes))
+    return bags
+
+
+def known_of(task: Task, bags: BagIndex, *, seed: int) -> list[BagPatches]:
+    """What the sampler of the task must know of the patches of each bag."""
+    patches = bags.patches
+    containing = {name: patches_containing(patches, name) for name in task.bag.containing}
+    for name, contains in containing.items():
+        if not contains.any():
+            raise HistomakeError(f"bag.containing: no training patch contains {name}")
+    group = _clusters(task, bags, seed=seed) if task.bag.sampler == "cluster" else None
+    return [
+        BagPatches(
+            curve_positions(patches.slide[mine], patches.x[mine], patches.y[mine]),
+            None if group is None else group[mine],
+            {name: contains[mine] for name, contains in containing.items()},
+        )
+        for mine in bags.members
+    ]
+
+
+def _clusters(task: Task, bags: BagIndex, *, seed: int) -> np.ndarray:
+    """Cluster int (n,) of each patch: k-means of unit vectors, found from some patches of all bags."""
+    some = bags.reader.read(choose(CLUSTERED_BY, len(bags.patches), seed=seed))
+    count = min(task.bag.clusters, len(some))
+    model = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096).fit(_unit(some))
+    starts = range(0, len(bags.patches), CLUSTERED_BY)
+    parts = (np.arange(start, min(start + CLUSTERED_BY, len(bags.patches))) for start in starts)
+    return np.concatenate([model.predict(_unit(bags.reader.read(part))) for part in parts])
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

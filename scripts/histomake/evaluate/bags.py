@@ -1,0 +1,110 @@
+"""Evaluation of what is predicted from bags: baselines from the same features, and attention against annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from histomake.base.records.metrics import MetricValue
+from histomake.evaluate import statistics
+from histomake.evaluate.items import SlidePrediction
+from histomake.evaluate.sampling import patient_weights, summarise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ANNOTATED_AS = 0.5
+"""Share of a patch that a class must cover for the patch to be of the class."""
+
+PATCH = "patch"
+
+LEVELS = {PATCH: ("pixel", "patch", "slide", "patient"), "slide": ("slide", "patient"), "patient": ("patient",)}
+"""Levels at which a task is evaluated, by what it predicts."""
+
+PATCH_METRICS = {"auroc": roc_auc_score, "auprc": average_precision_score}
+
+
+def baselines(
+    predictions: Sequence[SlidePrediction], names: Sequence[str], usual: Mapping[int, Sequence[float]]
+) -> dict[str, list[SlidePrediction]]:
+    """The same slides as the baselines predict them, by the name of the baseline.
+
+    ``names``: outputs; ``usual``: scores of the baseline that knows no features, by fold.
+    """
+    found: dict[str, list[SlidePrediction]] = {"mean_features": [], "usual_target": []}
+    for prediction in predictions:
+        table = prediction.table
+        linear = {name: table[f"linear_{name}"] for name in names}
+        constant = {
+            name: pa.array(np.full(table.num_rows, value), pa.float32())
+            for name, value in zip(names, usual[prediction.fold], strict=True)
+        }
+        for kind_of_baseline, scores in (("mean_features", linear), ("usual_target", constant)):
+            other = table
+            for name, column in scores.items():
+                place = other.schema.get_field_index(f"score_{name}")
+                other = other.set_column(place, f"score_{name}", column)
+            found[kind_of_baseline].append(replace(prediction, table=other, threshold=0.5, slide_thresholds={}))
+    return found
+
+
+@dataclass(frozen=True)
+class AnnotatedSlide:
+    """A test slide with annotation: its patient, predictions of n patches, and annotated shares (n,) by class."""
+
+    patient_id: str
+    table: pa.Table
+    areas: Mapping[str, NDArray[np.floating]]
+
+
+def attention_agreement(
+    slides: Sequence[AnnotatedSlide], names: Sequence[str], *, exclusive: bool, seed: int, bootstraps: int
+) -> dict[str, dict[str, dict[str, MetricValue]]]:
+    """How well attention and contributions tell annotated patches from others: by measure, annotated class and metric.
+
+    Each is the mean over the slides that have patches of the class and others, with an interval by patient.
+    """
+    patients = sorted({slide.patient_id for slide in slides})
+    found: dict[str, dict[str, dict[str, MetricValue]]] = {}
+    for measure, values in _measures(slides, names, exclusive=exclusive).items():
+        for name in sorted({name for slide in slides for name in slide.areas}):
+            each, owner = [], []
+            for slide, value in zip(slides, values, strict=True):
+                truth = slide.areas[name] >= ANNOTATED_AS
+                if truth.any() and not truth.all():
+                    each.append([metric(truth, value) for metric in PATCH_METRICS.values()])
+                    owner.append(patients.index(slide.patient_id))
+            if each:
+                means = _means(np.array(each), np.array(owner), len(patients), seed=seed, bootstraps=bootstraps)
+                found.setdefault(measure, {})[name] = dict(zip(PATCH_METRICS, map(summarise, means), strict=True))
+    return found
+
+
+def _means(
+    each: NDArray[np.float64], owner: NDArray[np.int64], patients: int, *, seed: int, bootstraps: int
+) -> NDArray[np.float64]:
+    """Means over slides, (metrics, 1 + bootstraps)."""
+    weights = patient_weights(owner, patients, seed=seed, bootstraps=bootstraps)
+    count = statistics.weighted_sums(np.ones(len(each)), owner, weights)
+    return (statistics.weighted_sums(each, owner, weights) / count[:, None]).T
+
+
+def _measures(
+    slides: Sequence[AnnotatedSlide], names: Sequence[str], *, exclusive: bool
+) -> dict[str, list[NDArray[np.float64]]]:
+    """Values of the patches of each slide, by measure."""
+    found = {"attention": [slide.table["attention"].to_numpy() for slide in slides]}
+    if not slides or f"contribution_{names[0]}" not in slides[0].table.column_names:
+        return found
+    for name in names:
+        found[f"contribution to {name}"] = [slide.table[f"contribution_{name}"].to_numpy() for slide in slides]
+    if exclusive and len(names) == 2:
+        # Only the difference of two logits matters to the score.
+        first, second = (found.pop(f"contribution to {name}") for name in names)
+        found[f"contribution to {names[1]}"] = [b - a for a, b in zip(first, second, strict=True)]
+    return found

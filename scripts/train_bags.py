@@ -1,0 +1,32 @@
+"""Rule train_bags: train the model of one task and fold on bags of patches."""
+
+from pathlib import Path
+
+from histomake.audit.sidecar import job
+from histomake.bags.training import train_bags
+from histomake.base.layout import Layout
+from histomake.base.records.cohort import CohortSlide
+from histomake.config import parse_config
+from histomake.features.cohort import feature_cohort
+from histomake.learn.engine.checkpoint import digest
+
+
+def main(snakemake):
+    layout, params = Layout(Path(snakemake.config["results"])), snakemake.params
+    task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
+    with job(snakemake):
+        cohort = CohortSlide.read_list(snakemake.input.cohort)
+        identity = digest({**dict(params.items()), "cohort": [slide.dump() for slide in cohort]})
+        train_bags(
+            task,
+            **feature_cohort(layout, cohort, grid=task.grid, group=params.group),
+            column=params.column,
+            output=Path(snakemake.output.weights).parent,
+            state=layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16]),
+            seed=params.seed,
+            threads=snakemake.threads,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
