@@ -12,15 +12,19 @@ from typing import Literal
 from histomake.base.cells import classes_named, number
 from histomake.base.errors import ConfigError
 from histomake.base.layout import Layout
+from histomake.base.names import name_problems, quoted
+from histomake.base.spellings import alike, folded, words
 from histomake.base.units import Mpp
 from histomake.cohort.originals import why_not_alone
 from histomake.cohort.rows import SPREADSHEET_ERROR, SheetRow, read_rows
-from histomake.cohort.spellings import alike, folded, words
 from histomake.config import Config, Split, Task
 from histomake.config.kinds import ACCEPTED
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+LEAST_MAGNIFICATION = 20
+"""A resolution in µm per pixel from which it is taken for the magnification of an objective."""
+
 ROUNDED = re.compile(r"[0-9]+([.,][0-9]+)?[eE]\+[0-9]+")
 """A long number as a spreadsheet shows it: digits are lost, so that different ids become equal."""
 
@@ -116,6 +120,7 @@ def _header_problems(header: list[str], config: Config, *, fitting: bool) -> Ite
         f"column {c!r} is missing, but is used by a task or its split" for c in sorted(needed) if c not in header
     )
     reserved = {*REQUIRED, *OPTIONAL} - {"site"}
+    yield from name_problems("columns of labels", named)
     yield from (f"column {c!r} has a meaning of its own: it is no label, no stratum" for c in sorted(named & reserved))
     known = {*REQUIRED, *OPTIONAL, *named}
     yield from (f"column {c!r} appears {n} times" for c, n in Counter(header).items() if n > 1 and c in known)
@@ -149,8 +154,13 @@ def _parse_row(row: SheetRow, labels: set[str]) -> tuple[Slide | None, list[str]
         except ValueError as error:
             faults.append(f"mpp is {error}")
         else:
-            if not 0.05 <= mpp <= 100:
-                faults.append(f"mpp {mpp} is not between 0.05 and 100 µm per pixel")
+            if mpp >= LEAST_MAGNIFICATION:
+                faults.append(
+                    f"mpp {mpp:g} is no resolution of a slide in µm per pixel, perhaps a magnification: at {mpp:g}x "
+                    f"it is about {10 / mpp:.2g}"
+                )
+            elif not mpp >= 0.05:
+                faults.append(f"mpp {mpp} is below 0.05 µm per pixel, which no scanner resolves")
     if cell.get("sha256") and not SHA256.fullmatch(cell["sha256"]):
         faults.append("sha256 must be 64 lower-case hexadecimal digits")
     if cell.get("split") and cell["split"] not in ROLES:
@@ -182,19 +192,13 @@ def _id_problems(slides: list[Slide]) -> Iterator[str]:
     """Ids that appear twice, and ids that differ only in case, spaces or Unicode form."""
     counts = Counter(s.slide_id for s in slides)
     yield from (f"slide_id {i!r} appears {n} times" for i, n in counts.items() if n > 1)
-    for group in alike(counts, folded):
-        yield f"slide_ids differ only in case: {_quoted(group)}; some file systems do not distinguish them"
+    yield from name_problems("slide_ids", counts, endings=(".meta", "."))
     for group in alike((s.patient_id for s in slides), folded):
         ids = ", ".join(s.slide_id for s in slides if s.patient_id in group)
         yield (
-            f"patient_ids differ only in case, spaces or Unicode form: {_quoted(group)} (slides {ids}); a patient must "
+            f"patient_ids differ only in case, spaces or Unicode form: {quoted(group)} (slides {ids}); a patient must "
             "have one spelling, or is trained and tested on"
         )
-
-
-def _quoted(names: Iterable[str]) -> str:
-    """Names with all characters that are not ASCII escaped, because they may look the same."""
-    return ", ".join(map(ascii, names))
 
 
 def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Config) -> Iterator[str]:
@@ -210,6 +214,8 @@ def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Confi
             yield from _several_values(slides, name, column)
         learned = [s for s in slides if s.split != "predict"]
         found = {", ".join(classes_of(s, task)) for s in learned} - {""}
+        if ACCEPTED[task.kind].least_classes is not None and not task.target.classes:
+            yield from name_problems(f"task {name}: classes in column {column!r}", found)
         if ACCEPTED[task.kind].least_classes is not None and learned and not task.trained and len(found) < 2:
             values = ", ".join(sorted(map(str, found))) or "no value"
             yield f"task {name}: column {column!r} has a single class ({values}); at least two are needed"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from histomake.base.spellings import alike, folded, words
 from histomake.cohort.folds import LEAST, merged_strata, merged_strata_of_task
 from histomake.cohort.sheet import classes_of
-from histomake.cohort.spellings import alike, folded, words
 from histomake.cohort.strata import Stratum
 from histomake.config import Split
 from histomake.config.kinds import ACCEPTED
