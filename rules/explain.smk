@@ -24,7 +24,7 @@ rule embed:
         vectors=lambda wildcards: OUTPUTS.explained_features(wildcards.task, wildcards.fold),
     output:
         features=EMBEDDING.features,
-        page=report(
+        page=identifying(
             EMBEDDING.page,
             caption="report/embedding.rst",
             category="Model",
@@ -67,7 +67,7 @@ rule attribute:
         **EXPLAINED,
         cohort=LAYOUT.training_cohort("{task}", "{fold}"),
     output:
-        panels=report(
+        panels=identifying(
             ATTRIBUTION.panels,
             caption="report/attribution.rst",
             category="Model",
@@ -135,7 +135,7 @@ rule draw_map:
         features=lambda wildcards: OUTPUTS.mapped_features(wildcards.encoder, sorted(SLIDES)),
     output:
         features=FEATURE_MAP.features,
-        page=report(
+        page=identifying(
             FEATURE_MAP.page,
             caption="report/feature_map.rst",
             category="Features",

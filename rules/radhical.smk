@@ -150,7 +150,7 @@ rule radhical_segment:
         record=CASCADE.segmentation("{slide}"),
         store=CASCADE.store("{slide}"),
         outlines=CASCADE.outlines("{slide}"),
-        levels=report(
+        levels=identifying(
             CASCADE.levels_view("{slide}"),
             caption="report/radhical_levels.rst",
             category="RADHicaL",

@@ -11,7 +11,7 @@ rule slide_page:
         table=LAYOUT.table(min(CONFIG.grids), "{slide}"),
         overview=LAYOUT.tissue_view("{slide}"),
     output:
-        page=report(
+        page=identifying(
             LAYOUT.slide_page("{slide}"),
             caption="report/slide_page.rst",
             category="Slides",
@@ -54,7 +54,7 @@ rule front_page:
         panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.attributed_models()],
         cascades=lambda wildcards: OUTPUTS.of_cascades(),
     output:
-        page=report(
+        page=identifying(
             LAYOUT.front_page,
             caption="report/front_page.rst",
             category="Front page",

@@ -5,7 +5,7 @@ CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)
 
 # Views of a slide by name, with their place in the report.
 VIEWS = {
-    view: report(
+    view: identifying(
         LAYOUT.view("{task}", "{fold}", "{slide}", view),
         caption=f"report/{view}.rst",
         category="Slides",
@@ -26,7 +26,7 @@ rule overview:
         artefacts=LAYOUT.artefact_map("{slide}"),
         tables=[LAYOUT.table(grid, "{slide}") for grid in CONTACT_GRIDS],
     output:
-        tissue=report(
+        tissue=identifying(
             LAYOUT.tissue_view("{slide}"),
             caption="report/tissue.rst",
             category="Slides",
@@ -34,7 +34,7 @@ rule overview:
             labels={"slide": "{slide}", "view": "tissue"},
         ),
         contact=[
-            report(
+            identifying(
                 LAYOUT.contact_sheet(grid, "{slide}"),
                 caption="report/contact.rst",
                 category="Patches",
@@ -114,7 +114,7 @@ use rule views as views_with_attention with:
 
 use rule views as region with:
     output:
-        region=report(
+        region=identifying(
             LAYOUT.region("{task}", "{fold}", "{slide}", ("{x}", "{y}", "{width}", "{height}")),
             caption="report/region.rst",
             category="Slides",

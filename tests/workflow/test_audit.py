@@ -158,4 +158,4 @@ def test_the_run_is_exported_as_an_ro_crate(finished, histomake, tmp_path):
     named = {entity["@id"] for entity in graph}
     assert all(reference["@id"] in named for a in actions for reference in a["result"])
     kept = {path.name for path in (tmp_path / "crate" / "run").rglob("*") if path.is_file()}
-    assert {"run.json", "config.json", "slides.tsv", "sidecars.parquet"} <= kept
+    assert kept == {"run.json"}

@@ -5,6 +5,7 @@ import re
 
 import duckdb
 import pyarrow.parquet as pq
+import pytest
 
 
 def test_every_usable_slide_has_a_store_a_mask_and_tables(finished):
@@ -98,7 +99,12 @@ def test_a_finished_run_has_nothing_left_to_do(workshop):
     assert workshop.planned() == set()
 
 
-def test_the_report_holds_the_pictures(finished):
-    finished.snakemake("--report", "report.html")
-    text = (finished.folder / "report.html").read_text()
+@pytest.mark.parametrize("identifiers", [False, True])
+def test_snakemakes_report_shows_slides_only_if_it_may_identify(workshop, identifiers):
+    workshop.write_config(export={"identifiers": identifiers})
+    workshop.snakemake("--report", "report.html")
+    text = (workshop.folder / "report.html").read_text()
     assert "tissue_kind" in text
+    rows = [dict(zip(workshop.rows()[0].split("\t"), row.split("\t"), strict=True)) for row in workshop.rows()[1:]]
+    names = [row[column] for row in rows for column in ("slide_id", "patient_id", "path")]
+    assert any(name in text for name in names) == identifiers

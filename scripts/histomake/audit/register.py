@@ -23,7 +23,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
 from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
-from histomake.base.records.record import RecordError
+from histomake.base.records.record import Quarantined, RecordError
 from histomake.base.records.run import SidecarCounts
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.tables import write_table
@@ -55,7 +55,8 @@ def is_note(path: Path, layout: Layout) -> bool:
     They are not inputs of any result, and they may be deleted.
     """
     places = (layout.logs, layout.benchmarks, layout.caches, layout.checkpoints, layout.runs)
-    return not {*places, layout.fingerprints, layout.report, layout.run_lock}.isdisjoint((path, *path.parents))
+    single = (layout.fingerprints, layout.report, layout.run_lock, layout.pseudonym_key, layout.pseudonyms)
+    return not {*places, *single}.isdisjoint((path, *path.parents))
 
 
 def files(layout: Layout) -> Iterator[Path]:
@@ -110,6 +111,8 @@ class Update:
     changes: Mapping[str, tuple[Entry, Change]]
     state: Mapping[str, Entry]
     """The register after the changes."""
+    met: Sequence[Quarantined] = ()
+    """Slides whose damage the jobs of the run met, later than their conversion."""
 
     def count(self) -> SidecarCounts:
         """The number of changes of each kind."""
@@ -154,19 +157,23 @@ def compare(
     cache.save()
     now = {name: digest for name, digest in zip(names, digests, strict=True) if digest is not None}
     changes: dict[str, tuple[Entry, Change]] = {}
+    met: list[Quarantined] = []
     for name, digest in now.items():
         if name in before and before[name].sha256 == digest:
             continue
         change: Change = "made" if name in made else "adopted" if interrupted or not before else "altered"
-        changes[name] = Entry(_slide_of(layout.results / name), digest), change
+        sidecar = _read(layout.results / name)
+        changes[name] = Entry(sidecar and sidecar.wildcards.get("slide"), digest), change
+        met += sidecar.quarantined if sidecar and change == "made" else ()
     for name in before.keys() - now.keys():
         changes[name] = before[name], "missing" if is_output(name, before[name]) else "retired"
     state = before | {name: entry for name, (entry, change) in changes.items() if change in REGISTERED}
-    return Update(changes, {name: e for name, e in state.items() if changes.get(name, (e, None))[1] != "retired"})
+    kept = {name: e for name, e in state.items() if changes.get(name, (e, None))[1] != "retired"}
+    return Update(changes, kept, met)
 
 
-def _slide_of(sidecar: Path) -> str | None:
+def _read(path: Path) -> Sidecar | None:
     try:
-        return Sidecar.read(sidecar).wildcards.get("slide")
+        return Sidecar.read(path)
     except RecordError:
         return None

@@ -2,52 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+import csv
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Any, cast
 
+import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from histomake.audit import run_chain
+from histomake.audit.lineage import SCHEMA
+from histomake.audit.pseudonyms import Pseudonyms
 from histomake.base.errors import HistomakeError
+from histomake.base.files import write_json
 from histomake.base.layout import Layout
+from histomake.base.records.metrics import MetricsRecord
+
+LINEAGE, CATALOG = "audit/lineage.parquet", "catalog.duckdb"
+TOLD = ("event", "time", "git", "packages", "succeeded", "sidecars")
+"""Fields of a run record that name nobody: neither a user, a computer, a path nor a slide."""
+
+
+class _Settings(msgspec.Struct):
+    """The part of a run's configuration that an export depends on."""
+
+    class Export(msgspec.Struct):
+        """Section ``export``."""
+
+        identifiers: bool = False
+
+    export: Export = msgspec.field(default_factory=Export)
+    tasks: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
-    """Write a crate with the last run's record, the metrics, the models' descriptions and the lineage.
+    """Write a crate with the last run's record, the metrics and the lineage.
 
     Slides and stores are named by their sha256 and stay where they are. Every job becomes a CreateAction whose
-    results carry their digests. Returns the folder. Raises HistomakeError when no run was recorded.
+    results carry their digests. Names of slides, patients and files are pseudonyms, and settings are left out, unless
+    the run's configuration sets ``export.identifiers``. Returns the folder. Raises HistomakeError when no run was
+    recorded.
     """
     ends = [link for link in run_chain.read_links(layout) if link.record.event == "finished"]
     if not ends or not layout.lineage.is_file():
         raise HistomakeError(f"{layout.results}: no finished run is recorded here; run the workflow first")
     end = ends[-1]
+    started = layout.runs / end.record.run
+    settings = msgspec.json.decode((started / "config.json").read_bytes(), type=_Settings)
     crate = ROCrate()
     crate.name = f"histomake run {end.record.time}"
     crate.description = (
         "Provenance of a histomake run: every output, what it was made from, by which code and settings."
     )
     crate.add_workflow(snakefile, "Snakefile", main=True, lang="snakemake")
-    for folder in dict.fromkeys((end.record.run, end.name)):
-        for file in sorted((layout.runs / folder).iterdir()):
-            crate.add_file(file, f"run/{folder}/{file.name}")
-    for file in (layout.lineage, *sorted(layout.metrics("x").parent.glob("*.json"))):
-        crate.add_file(file, str(file.relative_to(layout.results)))
     rows = pq.read_table(layout.lineage).to_pylist()
-    _add_actions(crate, rows, commit=end.record.git.commit if end.record.git else None)
-    crate.write(target)
+    metrics = [layout.metrics(task) for task in sorted(settings.tasks) if layout.metrics(task).is_file()]
+    with tempfile.TemporaryDirectory() as folder:
+        if settings.export.identifiers:
+            _add_files(crate, layout, [started, layout.runs / end.name], metrics)
+        else:
+            rows = _add_pseudonymous(crate, layout, Path(folder), [started, layout.runs / end.name], metrics, rows)
+        _add_actions(crate, rows, commit=end.record.git.commit if end.record.git else None)
+        crate.write(target)
     return target
+
+
+def _add_files(crate: ROCrate, layout: Layout, runs: Sequence[Path], metrics: Sequence[Path]) -> None:
+    """Add the records of the run, the metrics and the lineage as they are."""
+    for folder in dict.fromkeys(runs):
+        for file in sorted(folder.iterdir()):
+            crate.add_file(file, f"run/{folder.name}/{file.name}")
+    for file in (layout.lineage, *metrics):
+        crate.add_file(file, str(file.relative_to(layout.results)))
+
+
+def _add_pseudonymous(
+    crate: ROCrate,
+    layout: Layout,
+    folder: Path,
+    runs: Sequence[Path],
+    metrics: Sequence[Path],
+    rows: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Add what names nobody, written into ``folder`` first; returns the rows of the lineage with pseudonyms."""
+    slides, patients = _people(runs[0] / "slides.tsv")
+    # Paths of a run start in the folder in which it was started.
+    root = next((PurePath(row["output"]).parent for row in rows if PurePath(row["output"]).name == CATALOG), None)
+    names = Pseudonyms(layout, slides | {row["slide_id"] for row in rows if row["slide_id"]}, root=root)
+    for patient in patients:
+        names.of("patient", patient)
+    for run in dict.fromkeys(runs):
+        content = json.loads((run / run_chain.RECORD).read_bytes())
+        place = folder / "run" / run.name / run_chain.RECORD
+        write_json(place, {key: content.get(key) for key in TOLD})
+        crate.add_file(place, f"run/{run.name}/{run_chain.RECORD}")
+    for path in metrics:
+        record = MetricsRecord.read(path)
+        several = [names.of("patient", patient) for patient in record.patients_of_several_classes]
+        place = folder / path.name
+        msgspec.structs.replace(record, patients_of_several_classes=several).write(place)
+        crate.add_file(place, str(path.relative_to(layout.results)))
+    rows = [_pseudonymous(row, names) for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "lineage.parquet")
+    crate.add_file(folder / "lineage.parquet", LINEAGE)
+    names.write_map()
+    return rows
+
+
+def _people(sheet: Path) -> tuple[set[str], set[str]]:
+    """Slides and patients in the sheet of a run."""
+    with sheet.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    found = ({(row.get(column) or "").strip() for row in rows} - {""} for column in ("slide_id", "patient_id"))
+    return cast("tuple[set[str], set[str]]", tuple(found))
+
+
+def _pseudonymous(row: dict[str, Any], names: Pseudonyms) -> dict[str, Any]:
+    """A row of the lineage without machine, log and settings; of the settings, it has a keyed digest."""
+    params = json.loads(row["params"])
+    return {
+        **row,
+        "output": names.path(row["output"]),
+        "slide_id": row["slide_id"] and names.of("slide", row["slide_id"]),
+        "inputs": [names.path(path) for path in row["inputs"]],
+        "params": json.dumps({"code": params.get("code"), "settings": names.of("settings", row["params"])}),
+        "host": None,
+        "slurm_job": None,
+        "log": None,
+    }
 
 
 def _add_actions(crate: ROCrate, rows: Iterable[dict[str, Any]], *, commit: str | None) -> None:
     """One CreateAction per job, its results as File entities known by their digests."""
-    jobs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    jobs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        jobs.setdefault((row["rule"], row["started"] + (row["log"] or "")), []).append(row)
-    for number, ((rule, _), outputs) in enumerate(sorted(jobs.items())):
+        jobs.setdefault((row["rule"], row["started"], row["log"] or "", *row["inputs"]), []).append(row)
+    for number, ((rule, *_), outputs) in enumerate(sorted(jobs.items())):
         results = [_file(crate, row["output"], row["sha256"]) for row in outputs]
         sources = [_file(crate, path, None) for path in outputs[0]["inputs"]]
         properties = {

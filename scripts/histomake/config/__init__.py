@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from histomake.base.errors import ConfigError
+from histomake.base.names import name_problems
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config.bags import Bag, BagPooling
 from histomake.config.cascades import (
@@ -127,6 +128,17 @@ class Audit(Section):
     )
 
 
+class Export(Section):
+    """``export``: the RO-Crate of `histomake export-crate`, and Snakemake's report."""
+
+    identifiers: bool = Field(
+        False,
+        description="Whether the RO-Crate and Snakemake's report name slides, patients and original files. Otherwise "
+        "the crate has pseudonyms, whose key and map stay in audit/ of the results, and the report has no page and no "
+        "picture of a slide.",
+    )
+
+
 class Config(Section):
     """config.yaml."""
 
@@ -165,6 +177,7 @@ class Config(Section):
     )
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
     audit: Audit = Field(default_factory=Audit, description="Audit trail.")
+    export: Export = Field(default_factory=Export, description="What leaves the site.")
 
     @field_validator("grids")
     @classmethod
@@ -249,6 +262,32 @@ class Config(Section):
         for group, members in self.encoder_groups.items():
             if len(grids := {self.encoders[name].grid for name in members}) > 1:
                 yield f"encoders: group {group} has encoders of several grids ({', '.join(sorted(grids))})"
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Config:
+        """Refuse names of files, tables and columns that cannot be kept apart, all at once."""
+        classes = set(self.annotations.classes.values()) | {c for grid in self.grids.values() for c in grid.roi}
+        for task in self.tasks.values():
+            classes |= {*task.target.classes, *task.target.labels.values()}
+        for cascade in self.radhical.values():
+            classes |= set(cascade.objects)
+        problems = [
+            *name_problems("grids", self.grids, endings=("_kept",)),
+            *name_problems("encoders", self.encoders, reserved=("patch_id", "x", "y")),
+            *name_problems("encoders.<name>.group", self.encoder_groups),
+            *name_problems("tasks", self.tasks),
+            *name_problems("radhical", self.radhical),
+            *name_problems("patch_cascades", self.patch_cascades),
+            *name_problems("classes", classes),
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def max_lost(self) -> float:
+        """Share of slides that may be in quarantine before a run stops."""
+        return 0.0 if self.on_bad_slide == "fail" else self.max_quarantined
 
     @property
     def encoder_groups(self) -> dict[str, list[str]]:

@@ -52,6 +52,26 @@ def shorten_dry_run(workflow: Any) -> None:
                 found.quiet = {Quietness.RULES}
 
 
+def leave_params_out_of_reports(workflow: Any) -> None:
+    """Let Snakemake's report show no params of its figures: they list slides, patients and labels."""
+    create = workflow.create_report
+
+    def create_without_params(*given: Any, **named: Any) -> Any:
+        # Imported here, because it takes a while, and a run writes no report.
+        from snakemake.report import FileRecord
+
+        describe = FileRecord.__post_init__
+
+        def describe_without_params(record: Any) -> None:
+            describe(record)
+            record.params = ""
+
+        FileRecord.__post_init__ = describe_without_params
+        return create(*given, **named)
+
+    workflow.create_report = create_without_params
+
+
 def fork_scripts(forks: ScriptForks, scripts: Collection[Path]) -> None:
     """Let these scripts run in forks of a warm process, where they would run as processes of their own.
 

@@ -181,6 +181,10 @@ class Layout:
         """Scores of whole slides and patients."""
         return self.results / "scores" / f"{task}.tsv"
 
+    def damage(self, task: str) -> Path:
+        """Slides whose damage was met in training, features or prediction of a task."""
+        return self.results / "scores" / f"{task}.quarantine.json"
+
     def metrics(self, task: str) -> Path:
         """Metrics of a task, with all that figures are drawn from."""
         return self.results / "metrics" / f"{task}.json"
@@ -269,6 +273,16 @@ class Layout:
     def run_lock(self) -> Path:
         """File that exists while a run writes into the results folder."""
         return self.results / "audit" / "run.lock"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        """Key of the pseudonyms in exports. It is never exported."""
+        return self.results / "audit" / "pseudonyms.key"
+
+    @property
+    def pseudonyms(self) -> Path:
+        """Map of the pseudonyms in exports. It is never exported."""
+        return self.results / "audit" / "pseudonyms.tsv"
 
     @property
     def fingerprints(self) -> Path:
