@@ -81,11 +81,6 @@ def code(script):
     return code_digest(path) if workflow.is_main_process else lambda wildcards: code_digest(path)
 
 
-def identifying(path, **shown):
-    """An output that names slides or shows one: in Snakemake's report only if `export.identifiers` is set."""
-    return report(path, **shown) if CONFIG.export.identifiers else path
-
-
 def memory(base_mb, per_gb=0):
     """Memory in MB, doubled with every attempt; ``per_gb`` is added for every GB of input."""
     if not per_gb:

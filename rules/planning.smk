@@ -62,6 +62,11 @@ SOURCES = UNCHANGED | WITHOUT_FILE
 OUTPUTS = Outputs(PLAN, UNCHANGED)
 
 
+def identifying(path, **shown):
+    """An output that names slides or shows one: in Snakemake's report only if `export.identifiers` is set."""
+    return report(path, **shown) if CONFIG.export.identifiers else path
+
+
 wildcard_constraints:
     slide=only([s for s in SLIDES if s not in UNCHANGED]) if UNCHANGED else SLIDE_ID.pattern,
 

@@ -31,12 +31,12 @@ TOLD = ("event", "time", "git", "packages", "succeeded", "sidecars")
 class _Settings(msgspec.Struct):
     """The part of a run's configuration that an export depends on."""
 
-    class Export(msgspec.Struct):
+    class Exported(msgspec.Struct):
         """Section ``export``."""
 
         identifiers: bool = False
 
-    export: Export = msgspec.field(default_factory=Export)
+    export: Exported = msgspec.field(default_factory=Exported)
     tasks: dict[str, Any] = msgspec.field(default_factory=dict)
 
 

@@ -181,10 +181,6 @@ class Layout:
         """Scores of whole slides and patients."""
         return self.results / "scores" / f"{task}.tsv"
 
-    def damage(self, task: str) -> Path:
-        """Slides whose damage was met in training, features or prediction of a task."""
-        return self.results / "scores" / f"{task}.quarantine.json"
-
     def metrics(self, task: str) -> Path:
         """Metrics of a task, with all that figures are drawn from."""
         return self.results / "metrics" / f"{task}.json"
