@@ -23,7 +23,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
 from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
-from histomake.base.records.record import Quarantined, RecordError
+from histomake.base.records.record import RecordError
 from histomake.base.records.run import SidecarCounts
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.tables import write_table
@@ -111,8 +111,6 @@ class Update:
     changes: Mapping[str, tuple[Entry, Change]]
     state: Mapping[str, Entry]
     """The register after the changes."""
-    met: Sequence[Quarantined] = ()
-    """Slides whose damage the jobs of the run met, later than their conversion."""
 
     def count(self) -> SidecarCounts:
         """The number of changes of each kind."""
@@ -157,23 +155,19 @@ def compare(
     cache.save()
     now = {name: digest for name, digest in zip(names, digests, strict=True) if digest is not None}
     changes: dict[str, tuple[Entry, Change]] = {}
-    met: list[Quarantined] = []
     for name, digest in now.items():
         if name in before and before[name].sha256 == digest:
             continue
         change: Change = "made" if name in made else "adopted" if interrupted or not before else "altered"
-        sidecar = _read(layout.results / name)
-        changes[name] = Entry(sidecar and sidecar.wildcards.get("slide"), digest), change
-        met += sidecar.quarantined if sidecar and change == "made" else ()
+        changes[name] = Entry(_slide_of(layout.results / name), digest), change
     for name in before.keys() - now.keys():
         changes[name] = before[name], "missing" if is_output(name, before[name]) else "retired"
     state = before | {name: entry for name, (entry, change) in changes.items() if change in REGISTERED}
-    kept = {name: e for name, e in state.items() if changes.get(name, (e, None))[1] != "retired"}
-    return Update(changes, kept, met)
+    return Update(changes, {name: e for name, e in state.items() if changes.get(name, (e, None))[1] != "retired"})
 
 
-def _read(path: Path) -> Sidecar | None:
+def _slide_of(sidecar: Path) -> str | None:
     try:
-        return Sidecar.read(path)
+        return Sidecar.read(sidecar).wildcards.get("slide")
     except RecordError:
         return None

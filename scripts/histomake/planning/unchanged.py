@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,11 @@ def remember(
     """
     before = _read(memory, None)
     slides = {slide: before[slide] for slide in left_out if slide in before}
-    for slide, paths in outputs.items():
-        names: Sequence[str] = sorted(paths)
-        slides[slide] = SlideState(made_of[slide], dict(zip(names, stamps(names), strict=True)))
+    names = {slide: sorted(paths) for slide, paths in outputs.items()}
+    every = [path for paths in names.values() for path in paths]
+    found = dict(zip(every, stamps(every), strict=True))
+    for slide, paths in names.items():
+        slides[slide] = SlideState(made_of[slide], {path: found[path] for path in paths})
     memory.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(memory) as aside:
         aside.write_bytes(msgspec.json.encode(SlideStates(shared, slides)))
