@@ -127,5 +127,5 @@ def _refuse_several_targets(patches: PatchIndex, names: Sequence[str], members: 
 
 def without_unknown(bags: BagIndex) -> BagIndex:
     """The bags of known target."""
-    known = np.flatnonzero(is_known(bags.first.target))
+    known = np.flatnonzero(is_known(bags.first.target)).tolist()
     return replace(bags, names=[bags.names[i] for i in known], members=[bags.members[i] for i in known])
