@@ -95,7 +95,7 @@ def _arrays(file: h5py.File, name: str, path: Path) -> tuple[NDArray[np.floating
     vectors, coords = np.asarray(file[name]), np.asarray(file["coords"], np.float64)
     if vectors.ndim == 3 and len(vectors) == 1:  # older programs wrote a batch of one slide
         vectors = vectors[0]
-    if vectors.ndim != 2 or coords.shape != (len(vectors), 2) or vectors.dtype.kind != "f":
+    if vectors.ndim != 2 or coords.shape != (len(vectors), 2) or not np.issubdtype(vectors.dtype, np.floating):
         raise HistomakeError(
             f"{path} has {name} {vectors.shape} {vectors.dtype} and coords {coords.shape}; (n, d) of floats and (n, 2) "
             "are needed"
