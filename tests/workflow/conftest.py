@@ -12,6 +12,13 @@ from tests.workshop import Workshop
 MODEL = {"name": "resnet10t"}
 TRAIN = {"steps": 2, "batch": 4, "validate_every": 2, "validate_patches": 8, "workers": 0}
 TARGET = {"source": "annotation", "classes": ["skin", "nuclei"]}
+BAGS = {
+    **{"kind": "regression", "level": "slide", "grid": "x10", "features": "small"},
+    "target": {"source": "sheet", "column": "nuclei_share"},
+    "bag": {"size": 8},
+    "pooling": {"name": "additive", "embed": 8, "hidden": [8]},
+    "train": {"steps": 2, "batch": 2, "validate_every": 2, "workers": 0},
+}
 SPLITS = {"P01-A": "train", "P02-A": "train", "P03.B": "val", "P04-A": "test", "P04-B": "predict"}
 CASCADE = {
     "mpp": 4.0,
@@ -24,6 +31,7 @@ CASCADE = {
 }
 TARGETS = (
     *("radhical", "predict", "results/metrics/map.json", "results/metrics/probe.json"),
+    *("results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
     "results/embeddings/probe/fold0/map.html",
     "results/maps/small/map.html",
     *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
@@ -75,6 +83,7 @@ def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Work
         "coarse": patches,
         "fine": patches | {"grid": "x10"},
         "probe": {"grid": "x10", "features": "small", "target": TARGET},
+        "bags": BAGS,
         "map": patches | {"kind": "segmentation", "target": pixels, "model": {"name": "fast_scnn"}},
     }
     content["encoders"] = {"small": {"grid": "x10", "name": "resnet10t", "weights": False, "size": 64}}
