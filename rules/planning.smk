@@ -36,6 +36,7 @@ if workflow.is_main_process:
     FORKED = [SCRIPTS / name for name in PER_SLIDE]
     internals.fork_scripts(ScriptForks(FORKED), FORKED)
     internals.limit_considered_jobs()
+    internals.wake_scheduler_once()
     if not IMPORTED:
         internals.shorten_dry_run(workflow)
     for note in notes(PLAN):

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,48 @@ def test_the_scheduler_looks_at_a_few_ready_jobs_of_each_rule_and_runs_all(tmp_p
     assert considered[0] == ("32", "high")
     assert max(int(count) for count, _ in considered) == 32
     assert len(list(tmp_path.glob("*/*.txt"))) == 80
+
+
+WAITING = """
+import sys
+sys.path.insert(0, {scripts!r})
+from histomake.planning import snakemake_internals as internals
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+select = JobScheduler.job_selector
+
+def select_and_say(self, jobs):
+    print("woke up")
+    return select(self, jobs)
+
+JobScheduler.job_selector = select_and_say
+internals.wake_scheduler_once()
+
+rule all:
+    default_target: True
+    input: expand("quick/{{n}}.txt", n=range(20)), expand("slow/{{n}}.txt", n=range(2))
+
+rule quick:
+    output: "quick/{{n}}.txt"
+    shell: "touch {{output}}"
+
+rule slow:
+    output: "slow/{{n}}.txt"
+    resources: slots=1
+    shell: "sleep 4; touch {{output}}"
+"""
+
+
+def test_the_scheduler_does_not_wake_up_more_often_with_every_job_that_ended(tmp_path):
+    (tmp_path / "Snakefile").write_text(WAITING.format(scripts=str(SCRIPTS)))
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", "--resources", "slots=1", "--scheduler", "greedy"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*/*.txt"))) == 22
+    # At most twice per job, and once a second while the second slow job waits for the first.
+    assert done.stdout.count("woke up") < 2 * 22 + time.monotonic() - start

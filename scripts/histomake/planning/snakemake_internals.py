@@ -14,6 +14,7 @@ from contextlib import nullcontext, suppress
 from heapq import nsmallest
 from pathlib import Path
 from subprocess import CalledProcessError
+from threading import Timer
 from typing import Any
 
 import msgspec
@@ -113,6 +114,27 @@ def limit_considered_jobs() -> None:
         return select(self, {job for group in by_rule.values() for job in nsmallest(limit, group, key=_turn)})
 
     JobScheduler.job_selector = select_among_first
+
+
+def wake_scheduler_once() -> None:
+    """Let the scheduler wait for one timer at a time.
+
+    While jobs wait for resources, it starts a timer whenever it wakes up, and each timer wakes it up. Every job that
+    ends adds one to the timers that follow each other, so that it wakes up hundreds of times a second.
+    """
+
+    def wake_after(self: Any, delay: float) -> None:
+        if getattr(self, "waking", False):
+            return
+        self.waking = True
+
+        def wake() -> None:
+            self.waking = False
+            self._open_jobs.release()
+
+        Timer(delay, wake).start()
+
+    JobScheduler._schedule_reevalutation = wake_after
 
 
 def _turn(job: Any) -> tuple[int, int]:
