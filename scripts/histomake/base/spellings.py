@@ -12,6 +12,8 @@ WORDS = re.compile(r"[^\W\d_]+|\d+")
 
 def folded(name: str) -> str:
     """The name without differences of case, of Unicode form (as in ü, one character or two) and of spaces."""
+    if name.isascii():
+        return " ".join(name.lower().split())
     compatible = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return " ".join(compatible.split())
 

@@ -6,6 +6,7 @@ import codecs
 import csv
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from histomake.base.errors import ConfigError
@@ -102,6 +103,8 @@ def _separator_problems(number: int, line: str) -> list[str]:
 
 def _row(number: int, cells: list[str], header: list[str]) -> tuple[SheetRow, list[str]]:
     """The row of a line, and its problems: content that belongs to no column."""
+    if len(cells) <= len(header) and all(header):
+        return SheetRow(number, dict(zip_longest(header, cells, fillvalue=""))), []
     places = [*header, *[""] * (len(cells) - len(header))]
     pairs = list(zip(places, cells, strict=False))
     stray = [(place, cell) for place, (name, cell) in enumerate(pairs, start=1) if cell and not name]

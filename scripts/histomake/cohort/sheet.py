@@ -28,9 +28,13 @@ LEAST_MAGNIFICATION = 20
 ROUNDED = re.compile(r"[0-9]+([.,][0-9]+)?[eE]\+[0-9]+")
 """A long number as a spreadsheet shows it: digits are lost, so that different ids become equal."""
 
+SUSPECT = re.compile(r"[#:=+{}]")
+"""A row without these has no error, formula or rounded number of a spreadsheet, and no wildcard."""
+
 ROLES = ("train", "val", "test", "predict")
 REQUIRED = ("slide_id", "path", "patient_id")
 OPTIONAL = ("annotation", "mpp", "sha256", "site", "split")
+KNOWN = frozenset({*REQUIRED, *OPTIONAL})
 NAMES = ("slide_id", "patient_id", "site")
 """Columns of names."""
 
@@ -88,9 +92,9 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[s
     problems, of_header = list(sheet.problems), list(_header_problems(sheet.header, config, fitting=fitting))
     if of_header:
         raise _sheet_error(path, of_header + problems)
-    slides, lines = [], dict[str, int]()
+    slides, lines, labels = [], dict[str, int](), label_columns(config)
     for row in sheet.rows:
-        slide, faults = _parse_row(row, label_columns(config))
+        slide, faults = _parse_row(row, labels)
         problems += [f"line {row.line} ({row.cells['slide_id'] or 'no slide_id'}): {fault}" for fault in faults]
         if slide:
             slides.append(slide)
@@ -139,7 +143,7 @@ def _column_key(name: str) -> str:
 
 def _parse_row(row: SheetRow, labels: set[str]) -> tuple[Slide | None, list[str]]:
     """Parse a row; return the slide, or None if the row is invalid, and the problems of the row."""
-    cell = {key: value for key, value in row.cells.items() if key in {*REQUIRED, *OPTIONAL, *labels}}
+    cell = {key: value for key, value in row.cells.items() if key in KNOWN or key in labels}
     faults = list(_text_faults(cell))
     if not SLIDE_ID.fullmatch(cell["slide_id"]):
         faults.append(
@@ -174,6 +178,10 @@ def _parse_row(row: SheetRow, labels: set[str]) -> tuple[Slide | None, list[str]
 
 def _text_faults(cell: Mapping[str, str]) -> Iterator[str]:
     """Cells that are invalid in any column: errors and formulas of spreadsheets, control characters, wildcards."""
+    # Every job on a cluster reads the whole sheet, so a row is looked at as a whole first.
+    text = "".join(cell.values())
+    if text.isprintable() and not SUSPECT.search(text):
+        return
     for column, value in cell.items():
         if SPREADSHEET_ERROR.fullmatch(value):
             yield f"{column} is {value!r}, an error of a spreadsheet; correct the cell, or empty it"
