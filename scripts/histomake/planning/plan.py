@@ -327,7 +327,7 @@ def make_plan(config: Config, slides: Mapping[str, Slide]) -> Plan:
         for name, task in config.tasks.items()
     }
     # A slide without annotation can neither be learned from nor be tested: it is only segmented.
-    annotated = [slide if slide.annotation else replace(slide, split="predict") for slide in rows]
+    annotated = [s if s.annotation else replace(s, split="predict") for s in rows] if config.radhical else []
     cascade_roles = {
         name: assign(annotated, cascade.split, seed=config.seed, task=f"radhical.{name}")
         for name, cascade in config.radhical.items()
