@@ -36,7 +36,8 @@ try:
     require_library(SCRIPTS)
     files = workflow.configfiles if workflow.is_main_process else []
     CONFIG = parse_config(config, origin=", ".join(map(str, workflow.configfiles)), files=files)
-    SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=workflow.is_main_process)
+    MAIN = workflow.is_main_process
+    SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=MAIN, compare=MAIN)
     PLAN = make_plan(CONFIG, SLIDES)
     misfits = reuse.problems(PLAN.untrained_models(), CONFIG) if workflow.is_main_process else []
 except HistomakeError as error:

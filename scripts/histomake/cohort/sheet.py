@@ -81,10 +81,17 @@ def label_columns(config: Config) -> set[str]:
     return named_columns(config) - {*REQUIRED, *OPTIONAL}
 
 
-def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[str, Slide]:
+def read_sheet(path: Path | str, config: Config, *, check_files: bool, compare: bool = True) -> dict[str, Slide]:
     """Read and check the sheet; return slides by id, sorted by id.
 
-    ``check_files`` checks that every slide and annotation exists. The main process does this once; its jobs do not.
+    Every job on a cluster reads the sheet, so what the main process has checked for all of them can be left out.
+
+    Args:
+        path: the sheet.
+        config: the configuration; its columns are read, and labels are checked against its tasks.
+        check_files: whether to check that every slide and annotation exists.
+        compare: whether to compare rows with each other and with the tasks.
+
     Raises ConfigError with all problems at once.
     """
     sheet = read_rows(path)
@@ -99,9 +106,10 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool) -> dict[s
         if slide:
             slides.append(slide)
             lines[slide.slide_id] = row.line
-    problems += _id_problems(slides)
-    problems += _label_problems(slides, lines, config)
-    problems += _place_problems(slides, config)
+    if compare:
+        problems += _id_problems(slides)
+        problems += _label_problems(slides, lines, config)
+        problems += _place_problems(slides, config)
     if check_files:
         problems += _missing_files(slides, Layout(Path(config.results)))
     if not sheet.rows:
