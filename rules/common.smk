@@ -9,8 +9,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 # A plan consists of millions of objects that live until the process ends. Garbage collection would take a quarter of
-# the planning time, and as long again at the end.
-gc.set_threshold(100_000, 50, 50)
+# the planning time, and as long again at the end. The process that plans a single job on a cluster makes few.
+gc.set_threshold(100_000 if workflow.is_main_process else 0, 50, 50)
 atexit.register(gc.freeze)
 
 # The folder of this file, not of the main Snakefile, which may be that of a workflow that uses this one as a module.
