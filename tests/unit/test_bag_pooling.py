@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from histomake.bags.batch import Bags
@@ -154,13 +155,24 @@ def test_large_bags_of_transmil_have_nearly_the_exact_logits(monkeypatch: pytest
     assert 0 < difference(exact.logits, near.logits) < 0.05
 
 
+class BagInMemory:
+    """An index of one bag whose patches are in memory."""
+
+    def __init__(self, features: torch.Tensor, places: torch.Tensor) -> None:
+        self.features, self.places, self.members = features, places, [np.arange(len(features))]
+
+    def part(self, bag: int, start: int, stop: int) -> Bags:
+        return Bags(self.features[start:stop], [stop - start], self.places[start:stop])
+
+
 def test_a_prediction_in_parts_equals_one_forward_pass():
     torch.manual_seed(1)
     network = BagNetwork(BagPooling(embed=8), inputs=WIDTH, outputs=2).eval()
     features = torch.randn(PART + 77, WIDTH)
     places = torch.zeros(len(features), 3, dtype=torch.int64)
     whole = network(Bags(features, [len(features)], places))
-    parts, _ = network.predict(lambda start, stop: features[start:stop], places)
+    bag = BagInMemory(features, places)
+    parts, _ = network.predict_bag(bag, 0, torch.device("cpu"))
     assert difference(whole.logits, parts.logits) <= 1e-6
 
 
