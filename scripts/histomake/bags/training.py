@@ -56,8 +56,7 @@ def train_bags(
     Raises HistomakeError for data from which no model can be learned.
     """
     bags, held_out = (_bags(task, entries, files, column) for entries in (train, val))
-    if held_out.reader.column.identity != bags.reader.column.identity:
-        raise HistomakeError(f"features {column} of validation slides are of other weights; run the workflow again")
+    bags.reader.require_same_weights(held_out.reader)
     check_classes(bags.first, held_out.first, task)
     runtime = choose_runtime(task.train.precision, threads=threads)
     objective = BagObjective(

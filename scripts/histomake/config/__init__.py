@@ -33,7 +33,8 @@ from histomake.config.probes import Probe
 from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
 from histomake.config.source import ConfigFile
-from histomake.config.tasks import Augment, Model, Predict, Split, Target, Task, Train
+from histomake.config.tasks import Predict, Split, Target, Task
+from histomake.config.training import Augment, Model, Train
 
 __all__ = [
     "Annotations",

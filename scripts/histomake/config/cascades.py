@@ -9,7 +9,8 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from histomake.base.units import Mpp
 from histomake.config.section import Name, Section, Share
-from histomake.config.tasks import RUNNING, Split
+from histomake.config.tasks import Split
+from histomake.config.training import RUNNING
 
 
 class CascadeNetwork(Section):

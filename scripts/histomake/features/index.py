@@ -39,6 +39,13 @@ class FeatureReader:
             path = self._path(int(slide))
             self.rows[mine] = rows_of(features, patches.patch_id[mine], path=path)
 
+    def require_same_weights(self, validation: FeatureReader) -> None:
+        """Raise HistomakeError if the vectors of validation slides are of other weights or settings than these."""
+        if validation.column.identity != self.column.identity:
+            raise HistomakeError(
+                f"features {self.name} of validation slides are of other weights; run the workflow again"
+            )
+
     def _path(self, slide: int) -> Path:
         return self.files[self.patches.entries[slide].slide_id]
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.torch import save_file
 
-from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_file
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.model_card import ModelCard
@@ -68,8 +67,7 @@ def train_head(
     held_out = held_out.take(choose(task.train.validate_patches, len(held_out), seed=seed))
     check_classes(patches, held_out, task)
     reader, validation = FeatureReader(patches, files, column), FeatureReader(held_out, files, column)
-    if validation.column.identity != reader.column.identity:
-        raise HistomakeError(f"features {column} of validation slides are of other weights; run the workflow again")
+    reader.require_same_weights(validation)
     runtime = choose_runtime(task.train.precision, threads=threads)
     if task.head not in CHOOSERS:
         objective = FeatureObjective(
