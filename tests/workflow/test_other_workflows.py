@@ -49,6 +49,7 @@ def project(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Wor
     workshop.write_config()
     content = yaml.safe_load(workshop.config.read_text())
     content["tasks"]["tissue_kind"]["train"] |= {"steps": 2, "validate_every": 2}
+    content["export"] = {"identifiers": True}  # pictures of slides, whose captions are looked for in the report
     workshop.config.write_text(yaml.safe_dump(content))
     return workshop
 
