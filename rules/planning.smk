@@ -43,7 +43,7 @@ if workflow.is_main_process:
         print(f"plan: {note}", file=sys.stderr)
     internals.compare_params_with_sidecars(SIDECAR)
     if not CONFIG.export.identifiers:
-        internals.leave_params_out_of_reports(workflow)
+        internals.leave_names_out_of_reports(workflow)
 UNCHANGED = find_unchanged()
 
 

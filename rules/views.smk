@@ -39,7 +39,7 @@ rule overview:
                 caption="report/contact.rst",
                 category="Patches",
                 subcategory=grid,
-                labels={"slide": "{slide}"},
+                labels={"slide": "{slide}", "grid": grid},
             )
             for grid in CONTACT_GRIDS
         ],

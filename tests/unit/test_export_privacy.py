@@ -148,23 +148,31 @@ sys.path.insert(0, {scripts!r})
 from histomake.planning import snakemake_internals as internals
 
 if {hidden}:
-    internals.leave_params_out_of_reports(workflow)
+    internals.leave_names_out_of_reports(workflow)
 
 rule figure:
+    input: "points-of-a-slide.txt"
     output: report("figure.txt", labels={{"figure": "curve"}})
     params: slides=["secret-patient"]
+    shell: "cp {{input}} {{output}}"
+
+rule points:
+    output: "points-{{slide}}.txt"
+    wildcard_constraints: slide="of-a-slide|secret-slide"
     shell: "echo points > {{output}}"
 """
 
 
 @pytest.mark.parametrize("hidden", [True, False])
-def test_the_params_of_figures_are_left_out_of_snakemakes_report(tmp_path, hidden):
+def test_params_and_constraints_of_wildcards_are_left_out_of_snakemakes_report(tmp_path, hidden):
     (tmp_path / "Snakefile").write_text(SNAKEFILE.format(scripts=str(ROOT / "scripts"), hidden=hidden))
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--quiet"]
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
     for more in ([], ["--report", "report.html"]):
         subprocess.run([*command, *more], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    assert ("secret-patient" in (tmp_path / "report.html").read_text()) != hidden
+    text = (tmp_path / "report.html").read_text()
+    assert ("secret-patient" in text) != hidden
+    assert ("secret-slide" in text) != hidden
 
 
 def test_outputs_that_show_or_name_a_slide_are_in_the_report_only_if_it_may_identify():

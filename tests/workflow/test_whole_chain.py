@@ -103,7 +103,8 @@ def test_a_finished_run_has_nothing_left_to_do(workshop):
 def test_snakemakes_report_shows_slides_only_if_it_may_identify(workshop, identifiers):
     workshop.write_config(export={"identifiers": identifiers})
     workshop.snakemake("--report", "report.html")
-    text = (workshop.folder / "report.html").read_text()
+    # Encoded files contain any three letters by chance, and regular expressions escape the hyphen.
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", (workshop.folder / "report.html").read_text()).replace("\\", "")
     assert "tissue_kind" in text
     rows = [dict(zip(workshop.rows()[0].split("\t"), row.split("\t"), strict=True)) for row in workshop.rows()[1:]]
     names = [row[column] for row in rows for column in ("slide_id", "patient_id", "path")]

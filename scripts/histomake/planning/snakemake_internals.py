@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 from snakemake.benchmark import benchmarked
+from snakemake.io import strip_wildcard_constraints
 from snakemake.logging import DefaultFilter, logger
 from snakemake.persistence import ParamsChange, PersistenceBase
 from snakemake.scheduling.job_scheduler import JobScheduler
@@ -53,24 +54,28 @@ def shorten_dry_run(workflow: Any) -> None:
                 found.quiet = {Quietness.RULES}
 
 
-def leave_params_out_of_reports(workflow: Any) -> None:
-    """Let Snakemake's report show no params of its figures: they list slides, patients and labels."""
+def leave_names_out_of_reports(workflow: Any) -> None:
+    """Let Snakemake's report show no params of its figures and no constraints of wildcards: both list slides."""
     create = workflow.create_report
 
-    def create_without_params(*given: Any, **named: Any) -> Any:
+    def create_without_names(*given: Any, **named: Any) -> Any:
         # Imported here, because it takes a while, and a run writes no report.
-        from snakemake.report import FileRecord
+        from snakemake import report
 
-        describe = FileRecord.__post_init__
+        describe, render = report.FileRecord.__post_init__, report.render_iofile
 
         def describe_without_params(record: Any) -> None:
             describe(record)
             record.params = ""
 
-        FileRecord.__post_init__ = describe_without_params
+        def render_without_constraints(file: Any) -> Any:
+            return strip_wildcard_constraints(render(file))
+
+        report.FileRecord.__post_init__ = describe_without_params
+        report.render_iofile = render_without_constraints
         return create(*given, **named)
 
-    workflow.create_report = create_without_params
+    workflow.create_report = create_without_names
 
 
 def fork_scripts(forks: ScriptForks, scripts: Collection[Path]) -> None:
