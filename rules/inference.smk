@@ -111,3 +111,44 @@ rule evaluate:
         code=code("evaluate.py"),
     script:
         "../scripts/evaluate.py"
+
+
+# Two tasks with the same target, on the test slides that they have in common.
+rule compare:
+    input:
+        first_predictions=lambda wildcards: OUTPUTS.predictions(wildcards.first, "test"),
+        second_predictions=lambda wildcards: OUTPUTS.predictions(wildcards.second, "test"),
+        first_descriptions=lambda wildcards: [
+            LAYOUT.description(wildcards.first, f) for f in PLAN.folds(wildcards.first)
+        ],
+        second_descriptions=lambda wildcards: [
+            LAYOUT.description(wildcards.second, f) for f in PLAN.folds(wildcards.second)
+        ],
+        leakage=lambda wildcards: [LAYOUT.leakage(wildcards.first), LAYOUT.leakage(wildcards.second)],
+    output:
+        record=LAYOUT.comparison("{first}", "{second}"),
+    log:
+        LAYOUT.log("compare", "{first}", "{second}"),
+    benchmark:
+        LAYOUT.benchmark("compare", "{first}", "{second}")
+    wildcard_constraints:
+        first=only(CONFIG.tasks),
+        second=only(CONFIG.tasks),
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(8000),
+        runtime=minutes(30),
+    params:
+        kind=lambda wildcards: CONFIG.tasks[wildcards.first].kind.value,
+        target=lambda wildcards: CONFIG.tasks[wildcards.first].target.dump(),
+        patient_truth=lambda wildcards: CONFIG.tasks[wildcards.first].predict.patient_truth,
+        aggregates=lambda wildcards: [
+            CONFIG.tasks[name].predict.aggregate for name in (wildcards.first, wildcards.second)
+        ],
+        slides=lambda wildcards: [PLAN.entries(name, "test") for name in (wildcards.first, wildcards.second)],
+        seed=CONFIG.seed,
+        code=code("compare.py"),
+    script:
+        "../scripts/compare.py"

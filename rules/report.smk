@@ -49,6 +49,7 @@ rule front_page:
         quarantine=LAYOUT.quarantine,
         warnings=LAYOUT.warnings,
         metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
+        comparisons=OUTPUTS.comparisons(),
         maps=[LAYOUT.embedding(*model).mosaic for model in OUTPUTS.explained_models()],
         feature_maps=[files.mosaic for files in OUTPUTS.maps()],
         panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.attributed_models()],

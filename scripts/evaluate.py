@@ -2,20 +2,17 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from histomake.audit.sidecar import job, log
 from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
-from histomake.base.records.model_card import ModelCard
 from histomake.base.tables import write_table
 from histomake.config import Target
 from histomake.evaluate.bags import AnnotatedSlide, attention_agreement, baselines
 from histomake.evaluate.evaluation import evaluate
-from histomake.evaluate.items import SlidePrediction
 from histomake.evaluate.plots import draw_figures
+from histomake.evaluate.predictions import read_cards, read_predictions
 from histomake.evaluate.sampling import BOOTSTRAPS
 from histomake.learn.data.patch_index import SlideEntry, annotated_areas
-from histomake.model.reuse import fold_of
 from histomake.target.kinds import LEARNED
 
 
@@ -40,13 +37,8 @@ def main(snakemake):
     given, params = snakemake.input, snakemake.params
     layout = Layout(Path(snakemake.config["results"]))
     with job(snakemake):
-        cards = {fold_of(path): ModelCard.read(path) for path in given.descriptions}
-        predictions = []
-        for path, (slide_id, patient_id, labels) in zip(given.predictions, params.slides, strict=True):
-            fold = fold_of(path)
-            thresholds = {key: getattr(cards[fold], key) for key in ("threshold", "slide_thresholds")}
-            table = pq.read_table(path)
-            predictions.append(SlidePrediction(slide_id, patient_id, fold, table, labels=labels, **thresholds))
+        cards = read_cards(given.descriptions)
+        predictions = read_predictions(given.predictions, params.slides, given.descriptions)
         kind, target = Kind(params.kind), Target.model_validate(params.target)
         bags = bag_evaluation(predictions, cards, layout, params) if params.level != "patch" else {}
         found = evaluate(

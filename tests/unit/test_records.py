@@ -18,6 +18,7 @@ from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.cascade_metrics import CascadeMetrics
 from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.cohort import CohortSlide
+from histomake.base.records.comparison import ComparisonRecord
 from histomake.base.records.documentation import PLACES, field_texts, page
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureRecord
@@ -113,7 +114,7 @@ def classes(base: type) -> list[type]:
 
 
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord, WeightsCard)]
-NEW = {EncoderCard, FeatureRecord, SegmenterCard, SlideWarning}
+NEW = {ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning}
 """Records that histomake 0.1 did not have."""
 
 

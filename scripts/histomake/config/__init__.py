@@ -177,6 +177,13 @@ class Config(Section):
         default_factory=dict, description="Cascades of classification tasks by name."
     )
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
+    compare: list[tuple[Name, Name]] = Field(
+        default_factory=list,
+        description="Pairs of tasks with the same kind and target to compare on the test slides that they have in "
+        "common: [[gated, mean]]. Differences of all metrics of slides and patients have intervals and p values by "
+        "paired bootstrap of patients, AUROC of patients also by DeLong's test. Give both tasks the same split, or "
+        "roles in the column split of the sheet.",
+    )
     audit: Audit = Field(default_factory=Audit, description="Audit trail.")
     export: Export = Field(default_factory=Export, description="What leaves the site.")
 
@@ -210,6 +217,7 @@ class Config(Section):
                 for c in task.bag.containing
                 if c not in known
             ]
+        problems += self._comparison_problems()
         for name, cascade in self.patch_cascades.items():
             problems += [
                 f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches by pixels and "
@@ -227,6 +235,22 @@ class Config(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _comparison_problems(self) -> Iterator[str]:
+        for pair in self.compare:
+            what = f"compare: [{', '.join(pair)}]"
+            if unknown := sorted(set(pair) - set(self.tasks)):
+                yield f"{what}: {', '.join(unknown)} is not under tasks"
+                continue
+            first, second = (self.tasks[name] for name in pair)
+            if pair[0] == pair[1]:
+                yield f"{what}: a task cannot be compared with itself"
+            if (first.kind, first.target) != (second.kind, second.target):
+                yield f"{what}: the tasks have different kinds or targets, so that their metrics cannot be compared"
+            if first.predict.patient_truth != second.predict.patient_truth:
+                yield f"{what}: predict.patient_truth must be the same, because the truths of patients depend on it"
+        if len(set(self.compare)) < len(self.compare):
+            yield "compare: a pair is listed twice"
 
     def _encoder_problems(self) -> Iterator[str]:
         for name, encoder in self.encoders.items():

@@ -102,6 +102,11 @@ class Outputs:
             "regions": [layout.region(name, fold, slide, box) for name, fold, *_ in drawn for box in boxes],
         }
 
+    def comparisons(self) -> list[Path]:
+        """Comparisons of pairs of tasks that both have slides to test."""
+        measured, layout = self.plan.measured, self.plan.layout
+        return [layout.comparison(*pair) for pair in self.plan.config.compare if set(pair) <= set(measured)]
+
     # --- files ------------------------------------------------------------------------------------------------------
 
     def predictions(self, task: str, *roles: str) -> list[Path]:
@@ -187,6 +192,7 @@ class Outputs:
             layout.lineage,
             layout.front_page,
             *(layout.metrics(task) for task in plan.measured),
+            *self.comparisons(),
             *(layout.scores(task) for task in plan.config.tasks),
             *self.kept(),
             *self.features(),

@@ -22,6 +22,7 @@ from histomake.config import Config
 from histomake.model import reuse
 from histomake.report import page
 from histomake.report.cascades_section import cascades_section
+from histomake.report.comparison_section import comparison_section
 from histomake.report.page import Html
 from histomake.report.task_section import map_of_patches, task_section
 from histomake.tissue.artefacts import NAMES
@@ -62,6 +63,7 @@ def front_page(
     }
     parts = [page.section(title, *content) for title, content in sections.items()]
     parts += [task_section(name, task, layout, catalog, folds[name]) for name, task in config.tasks.items()]
+    parts += [comparison_section(layout.comparison(*pair)) for pair in config.compare]
     parts += [
         _feature_maps(config, layout),
         cascades_section(config, layout),

@@ -189,6 +189,10 @@ class Layout:
         """Metrics of a task, one per row."""
         return self.results / "metrics" / f"{task}.parquet"
 
+    def comparison(self, first: str, second: str) -> Path:
+        """Comparison of two tasks on the test slides that they have in common."""
+        return self.results / "comparisons" / first / f"{second}.json"
+
     def metrics_figures(self, task: str) -> Path:
         """Folder of the figures of a task's metrics."""
         return self.results / "metrics" / task

@@ -19,6 +19,7 @@ from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.cascade_metrics import CascadeMetrics
 from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.cohort import CohortSlide
+from histomake.base.records.comparison import ComparisonRecord
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureRecord
 from histomake.base.records.leakage import LeakageRecord
@@ -52,6 +53,7 @@ PLACES: dict[type[Versioned], str] = {
     CohortSlide: "`models/{task}/fold{k}.cohort.json` (a list)",
     LeakageRecord: "`splits/{task}.leakage.json`",
     MetricsRecord: "`metrics/{task}.json`",
+    ComparisonRecord: "`comparisons/{first}/{second}.json`",
     SeparationRecord: "`embeddings/{task}/fold{k}/separation.json`, `maps/{encoder}/separation.json`",
     AttributionChecks: "`attributions/{task}/fold{k}/checks.json`",
     CascadeCard: "`radhical/{cascade}/level{n}/model.json`",
