@@ -76,7 +76,7 @@ rule quarantine:
         grid=FIRST_GRID,
         without_file=lambda wildcards: sorted(without_file()),
         other_grids={name: CONFIG.grids[name].dump() for name in sorted(CONFIG.grids) if name != FIRST_GRID},
-        max_share=0.0 if CONFIG.on_bad_slide == "fail" else CONFIG.max_quarantined,
+        max_share=CONFIG.max_lost,
         code=code("quarantine.py"),
     script:
         "../scripts/quarantine.py"
@@ -96,6 +96,7 @@ rule catalog:
         tables=lambda wildcards: [LAYOUT.table(g, s) for g in sorted(CONFIG.grids) if g != FIRST_GRID for s in SLIDES],
         splits=[LAYOUT.split(name) for name in sorted(CONFIG.tasks)],
         scores=[LAYOUT.scores(name) for name in sorted(CONFIG.tasks)],
+        damage=[LAYOUT.damage(name) for name in sorted(CONFIG.tasks)],
     output:
         catalog=LAYOUT.catalog,
     log:

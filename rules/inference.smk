@@ -57,6 +57,7 @@ rule score:
         descriptions=lambda wildcards: [LAYOUT.description(wildcards.task, f) for f in PLAN.folds(wildcards.task)],
     output:
         scores=LAYOUT.scores("{task}"),
+        damage=LAYOUT.damage("{task}"),
     log:
         LAYOUT.log("score", "{task}"),
     benchmark:
@@ -70,6 +71,7 @@ rule score:
     params:
         aggregate=lambda wildcards: task(wildcards).predict.aggregate,
         slides=lambda wildcards: PLAN.entries(wildcards.task, *PREDICTED),
+        max_share=CONFIG.max_lost,
         code=code("score.py"),
     script:
         "../scripts/score.py"

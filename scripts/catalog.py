@@ -22,6 +22,7 @@ def main(snakemake):
             tables={grid: [layout.table(grid, slide) for slide in slides] for grid in params.grids},
             splits=dict(zip(params.predictions, given.splits, strict=True)),
             predictions=params.predictions,
+            damage={task: layout.damage(task) for task in params.predictions},
             sheet=params.sheet,
             cache=cache,
             previous=layout.file_cache("catalog").with_suffix(".duckdb"),

@@ -14,7 +14,7 @@ from histomake.pictures.canvas import write_picture
 
 def main(snakemake):
     out, params, encoder = snakemake.output, snakemake.params, snakemake.wildcards.encoder
-    with job(snakemake):
+    with job(snakemake) as done:
         layout = Layout(Path(snakemake.config["results"]))
         slides = [
             MappedSlide(SlideEntry.at(layout, params.grid, *entry), site, Path(path))
@@ -27,6 +27,7 @@ def main(snakemake):
             aside.write_text(page(found, title=f"Map of the features of {encoder}"))
         write_picture(mosaic(found, title=f"Patches at their places in the map of {encoder}"), Path(out.mosaic))
         found.record.write(out.record)
+        done.lost += found.record.left_out
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ from pathlib import Path
 from histomake.audit.sidecar import job
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
+from histomake.cohort.quarantine import attempt
 from histomake.config import parse_config
 from histomake.features.sharing import Work, slides_of
+from histomake.features.store import STAGE
 
 
-def encode(snakemake, config, work, made_of):
-    """Encode the job's slide, and further ones that have few patches."""
+def encode(snakemake, config, work, made_of, lost):
+    """Encode the job's slide, and further ones that have few patches; a damaged one is added to ``lost``."""
     # Imported here, because torch takes seconds, and a job whose features are there ends without it.
     from histomake.features.encoders import load_group
-    from histomake.features.extract import extract
+    from histomake.features.extract import extract, write_no_features
     from histomake.learn.data.patch_index import SlideEntry
 
     slide, params = snakemake.wildcards.slide, snakemake.params
@@ -34,7 +36,10 @@ def encode(snakemake, config, work, made_of):
         entry = SlideEntry.at(work.layout, work.grid, one, "", {})
         extract(ready, entry, output, code=params.code, made_of=digest, **options)
 
-    extract_slide(slide, Path(snakemake.output.features), made_of)
+    output = Path(snakemake.output.features)
+    found = attempt(STAGE, lambda: extract_slide(slide, output, made_of), lost=lost)
+    if found is not None:
+        write_no_features(ready, found, output)
     for other, digest in work.further(slide, slides_of(config.sheet)):
         try:
             extract_slide(other, work.waiting(other, digest), digest)
@@ -48,12 +53,12 @@ def main(snakemake):
     grid = config.encoders[config.encoder_groups[group][0]].grid
     layout = Layout(Path(snakemake.config["results"]))
     work = Work(layout, group, grid, dict(snakemake.params.items()), list(map(Path, snakemake.input.models)))
-    with job(snakemake), work.running(slide):
+    with job(snakemake) as done, work.running(slide):
         made_of = work.made_of(slide)
         if work.take(slide, made_of):
             logging.info("slide %s: its features were made by the job of another slide", slide)
         else:
-            encode(snakemake, config, work, made_of)
+            encode(snakemake, config, work, made_of, done.lost)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Rule overview: pictures of a slide before any model: tissue, artefacts, and kept and excluded patches."""
 
+from functools import partial
 from pathlib import Path
 
 from histomake.audit.sidecar import job
@@ -7,6 +8,7 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
+from histomake.cohort.quarantine import attempt
 from histomake.patch.table import read_table
 from histomake.pictures.canvas import quarantine_card, write_picture
 from histomake.pictures.contact_sheet import contact_sheet, no_contact_sheet
@@ -38,11 +40,16 @@ def draw_patches(manifest, path, picture, params):
 
 
 def main(snakemake):
-    given, params = snakemake.input, snakemake.params
-    with job(snakemake):
-        draw_tissue(given, Path(snakemake.output.tissue), snakemake.wildcards.slide, params.mpp)
-        for path, picture in zip(given.tables, snakemake.output.contact, strict=True):
-            draw_patches(given.manifest, path, picture, params)
+    given, params, slide = snakemake.input, snakemake.params, snakemake.wildcards.slide
+    tissue, contact = Path(snakemake.output.tissue), list(map(Path, snakemake.output.contact))
+    pictures = {tissue: partial(draw_tissue, given, tissue, slide, params.mpp)}
+    for path, picture in zip(given.tables, contact, strict=True):
+        pictures[picture] = partial(draw_patches, given.manifest, path, picture, params)
+    with job(snakemake) as done:
+        for picture, draw in pictures.items():
+            lost = attempt("overview", draw, lost=done.lost)
+            if lost is not None:
+                write_picture(quarantine_card(lost), picture)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from histomake.audit.sidecar import job
 from histomake.base.layout import Layout
 from histomake.base.tables import write_table
 from histomake.features.predict import load_head, predict_features
+from histomake.features.store import read_features
 from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import lost_predictions
 
 
 def main(snakemake):
@@ -14,7 +16,12 @@ def main(snakemake):
     with job(snakemake):
         predictor = load_head(Path(snakemake.input.weights).parent)
         entry = SlideEntry.at(layout, params.cfg["grid"], *params.entry)
-        table = predict_features(predictor, entry, Path(snakemake.input.features))
+        lost = read_features(snakemake.input.features).met_damage
+        table = (
+            lost_predictions(predictor, lost)
+            if lost
+            else predict_features(predictor, entry, Path(snakemake.input.features))
+        )
         write_table(table, snakemake.output.predictions)
 
 

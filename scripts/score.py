@@ -10,7 +10,8 @@ from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
 from histomake.base.records.model_card import ModelCard
-from histomake.evaluate.slide_scores import Pooled, PredictedSlide, pool, score_table
+from histomake.base.records.record import write_list
+from histomake.evaluate.slide_scores import Pooled, PredictedSlide, met_damage, pool, score_table
 from histomake.model.reuse import fold_of
 
 
@@ -26,7 +27,7 @@ def main(snakemake):
             given.predictions,
             lambda path: msgspec.json.encode(pool(pq.read_table(path), names, params.aggregate)).decode(),
         )
-        slides = (
+        slides = [
             PredictedSlide(
                 slide_id,
                 patient_id,
@@ -35,7 +36,9 @@ def main(snakemake):
                 cards[fold_of(path)],
             )
             for path, text, (slide_id, patient_id, _) in zip(given.predictions, pooled, params.slides, strict=True)
-        )
+        ]
+        damaged = met_damage(slides, cards.values(), max_share=params.max_share)
+        write_list(snakemake.output.damage, damaged)
         scores = score_table(slides, next(iter(cards.values())), aggregate=params.aggregate)
         with atomic_file(snakemake.output.scores) as aside, open(aside, "w", newline="") as stream:
             writer = csv.DictWriter(stream, scores.column_names, delimiter="\t", lineterminator="\n")

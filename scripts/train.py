@@ -28,15 +28,16 @@ def started(task, weights):
 def main(snakemake):
     layout = Layout(Path(snakemake.config["results"]))
     # params.cfg is what the model depends on. How the job is run is read here, so that it can change freely.
-    task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
+    config = parse_config(snakemake.config)
+    task = config.tasks[snakemake.wildcards.task]
     task = started(task, [*snakemake.input.pretrained, *snakemake.input.pretrained_here])
     slides = {"train": [], "val": []}
-    with job(snakemake):
+    with job(snakemake) as done:
         cohort = CohortSlide.read_list(snakemake.input.cohort)
         for slide in cohort:
             entry = SlideEntry.at(layout, task.grid, slide.slide_id, slide.patient_id, slide.labels)
             slides[slide.role].append(entry)
-        train(
+        done.lost += train(
             task,
             train=slides["train"],
             val=slides["val"],
@@ -45,7 +46,8 @@ def main(snakemake):
             state=checkpoints(snakemake, layout, cohort),
             seed=snakemake.params.seed,
             threads=snakemake.threads,
-        )
+            max_lost=config.max_lost,
+        ).left_out
 
 
 if __name__ == "__main__":

@@ -12,38 +12,44 @@ from histomake.base.records.model_card import ModelCard
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
+from histomake.base.tables import lost_slide
+from histomake.cohort.quarantine import attempt
 from histomake.patch.table import read_table
 from histomake.pictures.findings import SlideFindings
 from histomake.pictures.views import draw_quarantine, draw_region, draw_views
 from histomake.slide.reader import open_slide
 
 
+def draw(given, params, predictions, out):
+    with open_slide(given.manifest) as reader:
+        findings = SlideFindings(
+            reader=reader,
+            table=read_table(given.table)[1],
+            model=ModelCard.read(given.description),
+            predictions=predictions,
+            annotation=Annotation.load(given.annotation),
+            label_store=next(map(store_of, given.labels), None),
+        )
+        if "region" in out:
+            draw_region(findings, params.box, out["region"])
+        else:
+            draw_views(findings, mpp=params.mpp, out=out)
+
+
 def main(snakemake):
     given = snakemake.input
     out = {view: Path(path) for view, path in snakemake.output.items()}
-    with job(snakemake):
+    with job(snakemake) as done:
+        predictions = pq.read_table(given.predictions)
         lost = quarantined(
             Manifest.read(given.manifest),
             AnnotationRecord.read(given.annotation),
             TissueRecord.read(given.tissue),
             QualityRecord.read(given.quality),
-        )
-        if lost:
+        ) or lost_slide(predictions)
+        lost = lost or attempt("views", lambda: draw(given, snakemake.params, predictions, out), lost=done.lost)
+        if lost is not None:
             draw_quarantine(lost, out)
-            return
-        with open_slide(given.manifest) as reader:
-            findings = SlideFindings(
-                reader=reader,
-                table=read_table(given.table)[1],
-                model=ModelCard.read(given.description),
-                predictions=pq.read_table(given.predictions),
-                annotation=Annotation.load(given.annotation),
-                label_store=next(map(store_of, given.labels), None),
-            )
-            if "region" in out:
-                draw_region(findings, snakemake.params.box, out["region"])
-            else:
-                draw_views(findings, mpp=snakemake.params.mpp, out=out)
 
 
 if __name__ == "__main__":

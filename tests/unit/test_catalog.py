@@ -114,7 +114,7 @@ def test_slides_have_columns_of_sheet_manifest_tissue_and_quality(base):
 
 def test_the_quarantine_table_has_slide_stage_and_reason(base):
     assert base.execute("FROM quarantine").fetchall() == [
-        ("s3", "presegment", "no_tissue", "o'hara.svs", "no tissue", "look")
+        ("s3", None, "presegment", "no_tissue", "o'hara.svs", "no tissue", "look")
     ]
 
 

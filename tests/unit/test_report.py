@@ -176,7 +176,9 @@ def test_patches_per_class_are_counted_by_the_rule_of_the_target(kind, target, e
             "('t', 0, 'lost', 'P2', 'train'), ('t', 0, 'none', 'P3', 'test'), ('other', 0, 'S', 'P1', 'test')) "
             "AS s(task, fold, slide_id, patient_id, role)"
         )
-        catalog.execute("CREATE TABLE quarantine AS SELECT 'lost' AS slide_id")
+        catalog.execute(
+            "CREATE TABLE quarantine AS SELECT 'lost' AS slide_id, NULL AS task UNION ALL SELECT 'a', 'tumour'"
+        )
         found = task_section.cohort_rows("t", Task(kind=kind, grid="x20", target=target, model=model), catalog)
     empty = [0] * len(expected)
     assert found == [[0, "test", 1, 1, *empty], [0, "train", 2, 1, *expected]]

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -115,6 +115,7 @@ class Run:
         run_chain.append(self.layout, self.anchor, write_files, build)
         run_lock.release(self.layout.run_lock)
         lines = _told_of_sidecars(update, self.layout) + _told_of_quarantine(self.layout, succeeded=succeeded)
+        lines += _told_of_damage(self.layout, self.config.tasks, update.met)
         for line in lines + _told_of_warnings(self.layout):
             print(line, file=sys.stderr)
 
@@ -179,6 +180,17 @@ def _told_of_quarantine(layout: Layout, *, succeeded: bool) -> list[str]:
     rest = "all others are done" if succeeded else "other jobs failed, see above"
     lines = [f"  {e.slide_id} ({e.reason}): {e.detail}. {e.remedy}" for e in entries]
     return ["", f"{len(entries)} slide(s) in quarantine; {rest}:", *lines]
+
+
+def _told_of_damage(layout: Layout, tasks: Iterable[str], met: Sequence[Quarantined]) -> list[str]:
+    """Lines on slides whose damage was met after their conversion: by tasks, and in this run by any job (``met``)."""
+    entries = [e for task in tasks if (path := layout.damage(task)).is_file() for e in Quarantined.read_list(path)]
+    unique = {(e.slide_id, e.stage, e.detail): e for e in [*entries, *met]}
+    if not unique:
+        return []
+    lines = [f"  {slide} ({e.reason}, in {stage}): {e.detail}. {e.remedy}" for (slide, stage, _), e in unique.items()]
+    slides = len({slide for slide, *_ in unique})
+    return ["", f"{slides} slide(s) were damaged, although they could be converted; other results are kept:", *lines]
 
 
 def _told_of_warnings(layout: Layout) -> list[str]:

@@ -20,6 +20,7 @@ from histomake.audit.code import require_library
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
 from histomake.base.files import sha256_file, sha256_tree, size_of, store_of
+from histomake.base.records.record import Quarantined
 from histomake.base.records.sidecar import Sidecar
 
 log = logging.getLogger("histomake")
@@ -34,11 +35,20 @@ class _OutputDigests(msgspec.Struct):
     outputs: dict[str, str]
 
 
+class Done(dict[str, str]):
+    """What the work of a job knows: digests of outputs, by path, and the slides whose damage it has met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: list[Quarantined] = []
+
+
 @contextmanager
-def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[dict[str, str]]:
+def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[Done]:
     """Run a rule's work: log to its log file and to stderr, and leave a sidecar next to its first output.
 
-    Yields a dict for digests of outputs, by path, that the work knows already: those are not computed again.
+    Yields an object for digests of outputs that the work knows already, which are not computed again, and for the
+    slides that were quarantined here, after their conversion.
 
     An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
     is an error if the library is not the one next to the rule's script.
@@ -48,7 +58,7 @@ def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[dict[str, st
     cache = cache or FileCache()
     _log_to(snakemake.log[0] if snakemake.log else None)
     started, clock = datetime.now(UTC), time.monotonic()
-    known: dict[str, str] = {}
+    known = Done()
     try:
         require_library(Path(snakemake.scriptdir))
         yield known
@@ -77,7 +87,7 @@ def _log_to(path: str | None) -> None:
     logging.captureWarnings(True)
 
 
-def _sidecar(snakemake: Any, started: datetime, seconds: float, cache: FileCache, known: dict[str, str]) -> Sidecar:
+def _sidecar(snakemake: Any, started: datetime, seconds: float, cache: FileCache, known: Done) -> Sidecar:
     """Everything needed to reconstruct, years later, how these outputs were made."""
     outputs = [path for path in map(store_of, snakemake.output) if path.exists()]
     return Sidecar(
@@ -88,6 +98,7 @@ def _sidecar(snakemake: Any, started: datetime, seconds: float, cache: FileCache
         inputs=_digests(list(map(str, snakemake.input)), cache),
         outputs={str(path): known[str(path)] if str(path) in known else sha256_tree(path) for path in outputs},
         sizes={str(path): size_of(path) for path in outputs},
+        quarantined=known.lost,
         log=list(map(str, snakemake.log)),
         started=started.isoformat(timespec="milliseconds"),
         seconds=round(seconds, 3),

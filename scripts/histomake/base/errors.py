@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class HistomakeError(Exception):
@@ -44,3 +46,18 @@ class SlideError(HistomakeError):
         self.detail = detail
         self.remedy = remedy
         super().__init__(f"slide {slide_id} ({path}): {detail}. {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its fields, because loader processes send it."""
+        fields = {name: getattr(self, name) for name in ("slide_id", "path", "detail", "remedy")}
+        return partial(SlideError, self.reason, **fields), ()
+
+    def at(self, place: str) -> SlideError:
+        """The same error, whose detail begins with the place at which it was met."""
+        return SlideError(
+            self.reason,
+            slide_id=self.slide_id,
+            path=self.path,
+            detail=f"{place}: {self.detail}",
+            remedy=self.remedy,
+        )

@@ -46,7 +46,7 @@ TISSUE_COLUMNS = {
     "method": pa.string(),
 }
 ARTEFACTS = ("pen", "blur", "fold")
-QUARANTINE_COLUMNS = ("slide_id", "stage", "reason", "path", "detail", "remedy")
+QUARANTINE_COLUMNS = ("slide_id", "task", "stage", "reason", "path", "detail", "remedy")
 
 
 class Records(NamedTuple):
@@ -73,6 +73,7 @@ def build_catalog(
     tables: Mapping[str, Sequence[Path | str]],
     splits: Mapping[str, Path | str],
     predictions: Mapping[str, Sequence[Path | str]],
+    damage: Mapping[str, Path | str] | None = None,
     sheet: Iterable[SheetRow] = (),
     cache: FileCache | None = None,
     previous: Path | None = None,
@@ -92,6 +93,7 @@ def build_catalog(
         tables: Patch tables ``{slide}.parquet`` by grid.
         splits: Split file by task.
         predictions: Prediction files ``fold{k}/{slide}.parquet`` by task.
+        damage: List of the slides whose damage was met by a task only, by task.
         sheet: slide_id, patient_id, site and labels of every slide.
         cache: Cache of the records read by the previous build.
         previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
@@ -117,7 +119,7 @@ def build_catalog(
             build = IncrementalBuild(base, previous, code)
             _add(base, "slides", _slides(records, sheet))
             _add(base, "annotations", _annotations(records.annotations.values()))
-            _add(base, "quarantine", _quarantine(records))
+            _add(base, "quarantine", _quarantine(records, damage or {}))
             _add_splits(base, splits)
             for grid, files in tables.items():
                 _add_patches(build, grid, files)
@@ -190,9 +192,15 @@ def _annotations(records: Iterable[AnnotationRecord | Quarantined]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
-def _quarantine(records: Records) -> pa.Table:
+def _quarantine(records: Records, damage: Mapping[str, Path | str]) -> pa.Table:
+    """Slides in quarantine, with ``task`` null, and those that only a task lacks, because it met their damage."""
     stages = (records.manifests, records.annotations, records.tissue, records.quality)
-    entries = [entry.dump() for entry in collect(record for stage in stages for record in stage.values())]
+    entries = [
+        {"task": None, **entry.dump()} for entry in collect(record for stage in stages for record in stage.values())
+    ]
+    entries += [
+        {"task": task, **entry.dump()} for task, path in damage.items() for entry in Quarantined.read_list(path)
+    ]
     schema = pa.schema([(name, pa.string()) for name in QUARANTINE_COLUMNS])
     return pa.Table.from_pylist([{name: e[name] for name in QUARANTINE_COLUMNS} for e in entries], schema=schema)
 

@@ -11,13 +11,16 @@ from histomake.base.records.record import Quarantined, StageRecord
 log = logging.getLogger(__name__)
 
 
-def attempt[R: StageRecord](stage: str, work: Callable[[], R]) -> R | Quarantined:
-    """Return the record of a slide's stage: the result of ``work``, or a quarantine entry if it raises SlideError."""
+def attempt[R](stage: str, work: Callable[[], R], *, lost: list[Quarantined] | None = None) -> R | Quarantined:
+    """Return the result of ``work``, or a quarantine entry if it raises SlideError; the entry is added to ``lost``."""
     try:
         return work()
     except SlideError as error:
         log.error("QUARANTINE: %s", error)
-        return Quarantined.of(error, stage)
+        entry = Quarantined.of(error, stage)
+        if lost is not None:
+            lost.append(entry)
+        return entry
 
 
 def collect(records: Iterable[StageRecord | Quarantined]) -> list[Quarantined]:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
 from histomake.base.records.metrics import Agreement, LevelMetrics, MetricsRecord, MetricValue, PatientTruth
+from histomake.base.tables import lost_slide
 from histomake.config import Target
 from histomake.evaluate import statistics
 from histomake.evaluate.bags import LEVELS, PATCH
@@ -47,7 +48,7 @@ def evaluate(
     ``level``: what the task predicts; slides and patients that are bags have no metrics of their patches. ``baselines``
     are predictions of the same slides to measure beside, and ``attention`` is recorded.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
-    is null. Raises HistomakeError when no truth is known.
+    is null. Raises HistomakeError when no truth is known, unless damaged slides may be why.
     """
     patients = sorted({prediction.patient_id for prediction in predictions})
     classes = outputs_of(kind, target)
@@ -75,7 +76,8 @@ def evaluate(
     if refused:
         by_level["patient"] = by_level["patient"].none()
     by_level = {name: items for name, items in by_level.items() if name in LEVELS[level]}
-    if not any(len(items) for items in by_level.values()):
+    damaged = any(lost_slide(prediction.table) for prediction in predictions)
+    if not damaged and not any(len(items) for items in by_level.values()):
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
     rows = rows_of(by_level)
     levels = {name: _level_metrics(name, items, classes, rows) for name, items in by_level.items()}

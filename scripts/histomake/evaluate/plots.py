@@ -38,6 +38,8 @@ DPI = 150
 def figure_points(evaluation: Evaluation, *, kind: Kind) -> dict[str, pd.DataFrame]:
     """Points of every figure of the kind of task, of all levels that have items, with a column ``level``."""
     levels = [level for level, items in evaluation.items.items() if len(items)]
+    if not levels:
+        return {}
     return {
         name: pd.concat([points(evaluation, level).assign(level=level) for level in levels], ignore_index=True)
         for name, points in EVALUATED[kind].figures.items()
@@ -47,10 +49,11 @@ def figure_points(evaluation: Evaluation, *, kind: Kind) -> dict[str, pd.DataFra
 def draw_figures(evaluation: Evaluation, *, kind: Kind, out: Path) -> list[Path]:
     """Draw the figures of the kind of task (`EVALUATED`) into the folder ``out``; return their paths.
 
-    Each is a PNG with one panel per level; its points are written next to it as CSV.
+    Each is a PNG with one panel per level; its points are written next to it as CSV. Without items there is none.
     """
     levels = {level: items for level, items in evaluation.items.items() if len(items)}
     paths = []
+    out.mkdir(parents=True, exist_ok=True)
     for name, points in figure_points(evaluation, kind=kind).items():
         with mpl.rc_context(STYLE):
             figure = Figure(figsize=(PANEL_INCHES * len(levels), PANEL_INCHES), layout="constrained")

@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import Quarantined
+from histomake.base.tables import lost_slide
+from histomake.cohort.quarantine import check_loss
 from histomake.target.kinds import LEARNED
 from histomake.target.pooling import Threshold, pool_scores
 from histomake.target.targets import JOINER
@@ -20,10 +23,14 @@ ALL_FOLDS = "all"
 
 
 class Pooled(msgspec.Struct, frozen=True):
-    """A slide's pooled patches: their number, and a score per output; none for a slide without patches."""
+    """A slide's pooled patches: their number, and a score per output; none for a slide without patches.
+
+    ``lost``: why there are none, if the slide turned out to be damaged when it was to be predicted.
+    """
 
     patches: int
     score: list[float]
+    lost: Quarantined | None = None
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,24 @@ class PredictedSlide:
 def pool(table: pa.Table, class_names: Sequence[str], aggregate: str) -> Pooled:
     """Pool a prediction table's patches."""
     if not table.num_rows:
-        return Pooled(0, [])
+        return Pooled(0, [], lost_slide(table))
     columns = [table[f"score_{name}"].to_numpy().astype(np.float64) for name in class_names]
     return Pooled(
         table.num_rows, pool_scores(np.stack(columns, axis=1), aggregate, table["tissue"].to_numpy()).tolist()
     )
+
+
+def met_damage(slides: Iterable[PredictedSlide], cards: Iterable[ModelCard], *, max_share: float) -> list[Quarantined]:
+    """The slides whose damage was met when models were trained or slides predicted, each once per stage and place.
+
+    Raises HistomakeError if more than ``max_share`` of the predicted slides are among them.
+    """
+    slides = list(slides)
+    predicted = [slide.pooled.lost for slide in slides if slide.pooled.lost]
+    unique = {entry.slide_id: entry for entry in predicted}
+    check_loss(list(unique.values()), slides=len({slide.slide_id for slide in slides}), max_share=max_share)
+    found = {(e.slide_id, e.stage, e.detail): e for e in [*(e for card in cards for e in card.left_out), *predicted]}
+    return [found[key] for key in sorted(found)]
 
 
 @dataclass(frozen=True)

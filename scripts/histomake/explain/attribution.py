@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from histomake.base.errors import HistomakeError
-from histomake.base.records.attribution_checks import AttributionChecks, Method
-from histomake.explain.attribution_checks import check, randomised, summarise
+from histomake.base.records.attribution_checks import AttributionChecks, Method, RandomisedWeights
+from histomake.base.records.record import Quarantined
+from histomake.base.tables import lost_slide
+from histomake.cohort.quarantine import attempt
+from histomake.explain.attribution_checks import FIGURES, check, randomised, summarise
 from histomake.explain.chosen import Chosen, Point, Region, Tested, asked_for, choose
 from histomake.explain.embedding import draw_evenly
-from histomake.explain.patch_pixels import read_patches
+from histomake.explain.patch_pixels import NothingToExplainError, read_patches
 from histomake.explain.shapley import PARTITION_BACKGROUND, Margin, explain
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import Predictor
@@ -76,21 +79,26 @@ def attribute(
         method: "gradient" or "partition".
         seed: seed of all random draws.
 
+    Slides whose patches turn out to be damaged are left out, and the record names them, with those that could not be
+    predicted.
+
     Raises:
-        HistomakeError: there is no patch to explain, or no background patch.
+        NothingToExplainError: there is no patch to explain, or no background patch.
     """
     kind = predictor.task.kind
     wanted = asked_for(points, regions, tested)
     found = choose([table for _, table in tested], patches, kind, predictor.class_names)
     first = {(item.slide, item.row): item for item in reversed([*wanted, *found])}
     chosen = list(reversed(first.values()))
+    left_out = [lost for _, predictions in tested if (lost := lost_slide(predictions))]
+    chosen, read = _readable(predictor, tested, chosen, left_out)
     if not chosen:
-        raise HistomakeError(f"none of {len(tested)} test slides has a predicted patch, so no patch can be explained")
+        raise NothingToExplainError(
+            f"none of {len(tested)} test slides has a predicted patch, so no patch can be explained", left_out
+        )
     background = min(background, PARTITION_BACKGROUND) if method == "partition" else background
-    reference_table, reference = draw_background(predictor, training, background, seed)
-    places = [(tested[c.slide][0], tested[c.slide][1].slice(c.row, 1)) for c in chosen]
-    read = [read_patches(predictor, entry, row["patch_id"].to_numpy()) for entry, row in places]
-    pixels = np.concatenate([part for parts in read for part in parts])
+    reference_table, reference = draw_background(predictor, training, background, seed, left_out)
+    pixels = np.concatenate(read)
     margin = Margin(predictor.network, independent=not LEARNED[kind].exclusive).eval()
     images, base = predictor.normalise(torch.from_numpy(pixels)), predictor.normalise(torch.from_numpy(reference))
     maps = explain(margin, images, base, seed=seed, method=method)
@@ -106,18 +114,55 @@ def attribute(
         background=len(base),
         method=method,
         randomised_weights=randomised(margin, images, base, maps, seed=seed, method=method),
+        left_out=left_out,
         **summarise(checks),
     )
     shown, heat = pixels[..., :3], maps[:, :, :3].sum(2)
     return Attribution(shown, heat, scores, predictor.class_names, table, reference_table, record)
 
 
-def draw_background(
-    predictor: Predictor, training: Sequence[SlideEntry], count: int, seed: int
-) -> tuple[pa.Table, NDArray[np.uint8]]:
-    """Draw ``count`` usable patches evenly from the training slides.
+def nothing_attributed(classes: list[str], size: int, left_out: list[Quarantined], *, method: Method) -> Attribution:
+    """The attribution of no patch, because of damaged slides; ``size``: edge of a patch in pixels."""
+    record = AttributionChecks(
+        patches=0,
+        background=0,
+        method=method,
+        **dict.fromkeys(FIGURES),
+        randomised_weights=RandomisedWeights(repeat=None, random=None, patches=0),
+        left_out=left_out,
+    )
+    places = [("slide_id", pa.string()), ("patch_id", pa.uint32()), ("x", pa.int32()), ("y", pa.int32())]
+    table = pa.schema(places).empty_table()
+    maps = np.zeros((0, len(classes), size, size), np.float32)
+    pixels, scores = np.zeros((0, size, size, 3), np.uint8), np.zeros((0, len(classes)), np.float32)
+    return Attribution(pixels, maps, scores, classes, table, table, record)
 
-    Returns their positions and their pixels, uint8 (n, h, w, 3).
+
+def _readable(
+    predictor: Predictor, tested: Tested, chosen: Sequence[Chosen], left_out: list[Quarantined]
+) -> tuple[list[Chosen], list[NDArray[np.uint8]]]:
+    """The chosen patches that can be read, and the pixels (1, h, w, 3 · views) of each; adds to ``left_out``."""
+    kept, pixels = [], []
+    for item in chosen:
+        entry, predictions = tested[item.slide]
+        patch = predictions.slice(item.row, 1)["patch_id"].to_numpy()
+        found = attempt("attribute", partial(_pixels, predictor, entry, patch), lost=left_out)
+        if not isinstance(found, Quarantined):
+            kept.append(item)
+            pixels.append(found)
+    return kept, pixels
+
+
+def _pixels(predictor: Predictor, entry: SlideEntry, patch_ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    return np.concatenate(list(read_patches(predictor, entry, patch_ids)))
+
+
+def draw_background(
+    predictor: Predictor, training: Sequence[SlideEntry], count: int, seed: int, left_out: list[Quarantined]
+) -> tuple[pa.Table, NDArray[np.uint8]]:
+    """Draw ``count`` usable patches evenly from the training slides; those of damaged slides are not replaced.
+
+    Damaged slides are added to ``left_out``. Returns their positions and their pixels, uint8 (n, h, w, 3).
     """
     tables = [read_table(entry.table)[0] for entry in training]
     usable = [table.filter(pa.compute.equal(table["excluded"].cast(pa.string()), "")) for table in tables]
@@ -128,10 +173,13 @@ def draw_background(
     for entry, table, rows in zip(training, usable, drawn, strict=True):
         if len(rows):
             part = table.take(np.sort(rows)).select(["patch_id", "x", "y"])
+            found = attempt("attribute", partial(_pixels, predictor, entry, part["patch_id"].to_numpy()), lost=left_out)
+            if isinstance(found, Quarantined):
+                continue
             places.append(part.append_column("slide_id", pa.array([entry.slide_id] * part.num_rows)))
-            pixels += read_patches(predictor, entry, part["patch_id"].to_numpy())
+            pixels.append(found)
     if not places:
-        raise HistomakeError("no training slide has a usable patch, so SHAP has no background patches")
+        raise NothingToExplainError("no training slide has a usable patch, so SHAP has no background patches", left_out)
     return pa.concat_tables(places).replace_schema_metadata(None), np.concatenate(pixels)
 
 

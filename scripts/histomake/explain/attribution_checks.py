@@ -29,6 +29,18 @@ RANDOM_MAPS = 5
 SANITY_PATCHES = 4
 
 
+FIGURES = (
+    "additivity_error",
+    "deletion",
+    "random_deletion",
+    "insertion",
+    "random_insertion",
+    "deletion_better",
+    "insertion_better",
+)
+"""Figures of the record: medians over patches, and shares of patches."""
+
+
 def check(
     margin: nn.Module,
     images: Tensor,
@@ -102,15 +114,10 @@ def _curves(
 
 def summarise(checks: dict[str, NDArray[np.float64]]) -> dict[str, float]:
     """Summarise the checks: medians over patches, and the share of patches where SHAP is better than random maps."""
-    return {
-        "additivity_error": round(float(np.median(checks["additivity_error"])), 4),
-        "deletion": round(float(np.median(checks["deletion"])), 4),
-        "random_deletion": round(float(np.median(checks["random_deletion"])), 4),
-        "insertion": round(float(np.median(checks["insertion"])), 4),
-        "random_insertion": round(float(np.median(checks["random_insertion"])), 4),
-        "deletion_better": round(float((checks["deletion"] < checks["random_deletion"]).mean()), 4),
-        "insertion_better": round(float((checks["insertion"] > checks["random_insertion"]).mean()), 4),
-    }
+    found = {name: round(float(np.median(checks[name])), 4) for name in FIGURES[:5]}
+    for name, better in (("deletion", np.less), ("insertion", np.greater)):
+        found[f"{name}_better"] = round(float(better(checks[name], checks[f"random_{name}"]).mean()), 4)
+    return found
 
 
 def randomised(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,14 @@ def panels(found: Attribution, *, patch_um: float) -> Figure:
             axis.set_title(f"{name}: {info[f'score_{name}']:.3f}{called}", fontsize=8)
         bar = figure.colorbar(shown, ax=axes[row, 1:].tolist(), shrink=0.8, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels(["lowers", "0", "raises"], fontsize=7)
+    return figure
+
+
+def text_figure(lines: Sequence[str]) -> Figure:
+    """A figure with text, used in place of panels that cannot be drawn."""
+    figure = Figure(figsize=(9, 0.6 + 0.35 * len(lines)), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.text(0.02, 0.95, "\n".join(lines), fontsize=8, va="top", wrap=True)
     return figure
 
 

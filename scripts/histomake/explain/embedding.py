@@ -10,12 +10,14 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import torch
+from msgspec import structs
 from sklearn.decomposition import PCA
 from sklearn.metrics import balanced_accuracy_score, silhouette_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -23,9 +25,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from histomake.base.errors import HistomakeError
 from histomake.base.records.features import column_name
-from histomake.base.records.record import usable
+from histomake.base.records.record import Quarantined, usable
 from histomake.base.records.separation import BatchEffect, SeparationRecord
-from histomake.explain.patch_pixels import read_patches
+from histomake.base.tables import lost_slide
+from histomake.cohort.quarantine import attempt
+from histomake.explain.patch_pixels import NothingToExplainError, read_patches
 from histomake.features.store import read_features, rows_of
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import Predictor
@@ -76,19 +80,41 @@ def embed(
 ) -> Embedding:
     """Embed up to ``patches`` patches, drawn evenly from the slides.
 
-    Raises HistomakeError when no slide has a patch, or when the model has no vector before its last layer.
+    Slides whose patches turn out to be damaged are left out, and the record names them, with those that could not be
+    predicted. Raises NothingToExplainError when no slide is left, and HistomakeError when the model has no vector
+    before its last layer.
     """
     rng = np.random.default_rng([seed, 3])
     chosen = [np.sort(rows) for rows in draw_evenly([s.predictions.num_rows for s in slides], patches, rng)]
-    parts = [_embed_slide(predictor, s, rows) for s, rows in zip(slides, chosen, strict=True) if len(rows)]
+    left_out = [lost for s in slides if (lost := lost_slide(s.predictions))]
+    parts = []
+    for slide, rows in zip(slides, chosen, strict=True):
+        if len(rows):
+            part = attempt("embed", partial(_embed_slide, predictor, slide, rows), lost=left_out)
+            if not isinstance(part, Quarantined):
+                parts.append(part)
     if not parts:
-        raise HistomakeError(f"none of {len(slides)} slides has a predicted patch, so there is nothing to embed")
+        raise NothingToExplainError(
+            f"none of {len(slides)} slides has a predicted patch, so there is nothing to embed", left_out
+        )
     features = np.concatenate([part[1] for part in parts])
     plane, space = lay_out(features, neighbours=neighbours, seed=seed)
     table = pa.concat_tables([part[0] for part in parts], promote_options="default")
     table = with_columns(table, plane, space, features)
     record = describe(features, {name: table[name].to_pylist() for name in GROUPS}, slides=len(parts), seed=seed)
+    record = structs.replace(record, left_out=left_out)
     return Embedding(table, np.concatenate([part[2] for part in parts]), record)
+
+
+def nothing_embedded(left_out: list[Quarantined]) -> Embedding:
+    """The embedding of no patch, because of damaged slides."""
+    names = ("slide_id", "patient_id", "site", "predicted", "label")
+    columns: dict[str, pa.DataType] = dict.fromkeys(names, pa.string())
+    columns |= {"patch_id": pa.uint32(), "x": pa.int32(), "y": pa.int32(), "tissue": pa.float32(), "span": pa.float32()}
+    columns |= dict.fromkeys(("umap2_x", "umap2_y", "umap3_x", "umap3_y", "umap3_z"), pa.float32())
+    record = SeparationRecord(patches=0, slides=0, features=0, silhouette={}, batch_effect={}, left_out=left_out)
+    table = pa.schema(list(columns.items())).empty_table()
+    return Embedding(table, np.zeros((0, THUMB_PX, THUMB_PX, 3), np.uint8), record)
 
 
 def draw_evenly(counts: Sequence[int], limit: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:

@@ -126,6 +126,8 @@ def _floats(values: NDArray) -> str:
 
 def atlases(thumbs: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     """Thumbnails in sheets of ATLAS_COLUMNS x ATLAS_ROWS, in row-major order; the last sheet is shorter."""
+    if not len(thumbs):
+        return []
     small = np.stack([np.asarray(Image.fromarray(t).resize((ATLAS_PX, ATLAS_PX))) for t in thumbs])
     sheets = []
     for start in range(0, len(small), ATLAS_COLUMNS * ATLAS_ROWS):

@@ -11,12 +11,13 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec import structs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
@@ -25,6 +26,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_file
 from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels
+from histomake.cohort.quarantine import attempt
 from histomake.explain.embedding import (
     PCA_DIMENSIONS,
     Embedding,
@@ -201,13 +203,15 @@ def _usable(
 def draw_map(fitted: FeatureMap, slides: Sequence[MappedSlide], column: str, *, patches: int, seed: int) -> Embedding:
     """The patches of a map, and up to ``patches`` of further slides that are placed into it, with their pictures.
 
-    Raises HistomakeError if slides have other features than the map, or a patch cannot be read.
+    Slides whose patches turn out to be damaged are left out, and the record names them. Raises HistomakeError if slides
+    have other features than the map, or none is left.
     """
     found = list(_usable(slides, column, identity=fitted.identity))
     known = {name: position for position, name in enumerate(fitted.slides)}
     new = [0 if s.entry.slide_id in known else len(f) for s, f in found]
     drawn = draw_evenly(new, patches, np.random.default_rng([seed, 7]))
     tables, places, vectors, thumbs = [], [], [], []
+    left_out: list[Quarantined] = []
     for (slide, features), rows in zip(found, drawn, strict=True):
         position = known.get(slide.entry.slide_id)
         if position is not None:
@@ -216,18 +220,26 @@ def draw_map(fitted: FeatureMap, slides: Sequence[MappedSlide], column: str, *, 
         rows = np.sort(rows)
         if not len(rows):
             continue
+        state = PLACED if position is None else FITTED
+        drawn_patches = attempt("draw_map", partial(_patches_of, slide, features, rows, state), lost=left_out)
+        if isinstance(drawn_patches, Quarantined):
+            continue
+        table, pictures = drawn_patches
         given = features.vectors(column)[rows].astype(np.float32)
         places.append((fitted.plane[mine], fitted.space[mine]) if position is not None else fitted.place(given))
-        table, pictures = _patches_of(slide, features, rows, PLACED if position is None else FITTED)
         log.info("slide %s: %d patches in the map of %s", slide.entry.slide_id, len(rows), column)
         tables.append(table)
         vectors.append(given)
         thumbs.append(pictures)
+    if not tables:
+        raise HistomakeError(
+            f"none of {len(slides)} slides has a patch that can be read, so there is no map of {column}"
+        )
     table = pa.concat_tables(tables, promote_options="default")
     stacked = np.concatenate(vectors)
     plane, space = (np.concatenate(part) for part in zip(*places, strict=True))
     groups = {name: table[name].to_pylist() for name in ("slide_id", "patient_id", "site")}
-    record = describe(stacked, groups, slides=len(tables), seed=seed)
+    record = structs.replace(describe(stacked, groups, slides=len(tables), seed=seed), left_out=left_out)
     return Embedding(with_columns(table, plane, space, stacked), np.concatenate(thumbs), record)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histomake.base.errors import HistomakeError
+from histomake.base.records.record import Quarantined
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.data.reading import PatchReader
 from histomake.learn.inference.predict import Predictor, slide_patches
@@ -18,10 +19,18 @@ if TYPE_CHECKING:
 BATCH = 128
 
 
+class NothingToExplainError(HistomakeError):
+    """No patch is left to explain a model on; ``left_out``: the damaged slides among those that it is explained on."""
+
+    def __init__(self, message: str, left_out: list[Quarantined]) -> None:
+        super().__init__(message)
+        self.left_out = left_out
+
+
 def read_patches(predictor: Predictor, entry: SlideEntry, patch_ids: NDArray) -> Iterator[NDArray[np.uint8]]:
     """Yield pixels uint8 (n, h, w, 3 · views) of a slide's patches, BATCH at a time, in the order of ``patch_ids``.
 
-    Raises HistomakeError for a patch that cannot be read or that does not fit the model.
+    Raises SlideError for a patch that is damaged, HistomakeError for one that does not fit the model.
     """
     patches = slide_patches(predictor, entry)
     row = {int(patch): i for i, patch in enumerate(patches.patch_id)} if patches else {}
@@ -36,5 +45,5 @@ def read_patches(predictor: Predictor, entry: SlideEntry, patch_ids: NDArray) ->
         part = index[start : start + BATCH]
         pixels, errors = reader.read(part, patches.x[part], patches.y[part])
         if errors:
-            raise HistomakeError(f"the patches to explain cannot be read: {next(iter(errors.values()))}")
+            raise next(iter(errors.values()))
         yield pixels

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histomake.base.errors import HistomakeError
+from histomake.base.errors import HistomakeError, SlideError
 from histomake.base.records.features import FeatureRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import Quarantined
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 SHORT_OF_MEMORY = (
     "with batches of {batch} patches: halve encoders.<name>.batch, which changes no result, or set precision"
 )
-READ_FAILURES = (HistomakeError, OSError, ValueError)
 
 
 @dataclass
@@ -47,7 +46,7 @@ class PixelBatch:
 
     first: int
     images: Tensor
-    error: str
+    error: HistomakeError | None
 
 
 class SlidePixels(BatchSource[PixelBatch]):
@@ -55,6 +54,7 @@ class SlidePixels(BatchSource[PixelBatch]):
 
     def __init__(
         self,
+        slide_id: str,
         manifest: Path,
         places: NDArray[np.int64],
         *,
@@ -63,7 +63,7 @@ class SlidePixels(BatchSource[PixelBatch]):
         batch: int,
         stains: Sequence[StainNormaliser | None],
     ) -> None:
-        self.manifest, self.places, self.size, self.mpp = manifest, places, size, mpp
+        self.slide_id, self.manifest, self.places, self.size, self.mpp = slide_id, manifest, places, size, mpp
         self.batch, self.stains = batch, stains
         self._reader: SlideReader | None = None
 
@@ -80,12 +80,14 @@ class SlidePixels(BatchSource[PixelBatch]):
         first = number * self.batch
         places = self.places[first : first + self.batch]
         images = room.array((len(places), self.size, self.size, 3 * len(self.stains)), np.uint8)
-        error = ""
+        error: HistomakeError | None = None
         for image, (x, y) in zip(images, places.tolist(), strict=True):
             try:
                 image[:] = self._colours(Level0Pixels(x), Level0Pixels(y))
-            except READ_FAILURES as failure:
-                error = f"patch at x={x} y={y}: {failure}"
+            except SlideError as failure:
+                error = failure.at(f"patch at x={x} y={y}")
+            except (HistomakeError, OSError, ValueError) as failure:
+                error = HistomakeError(f"slide {self.slide_id} patch at x={x} y={y}: {failure}")
         return PixelBatch(first, torch.from_numpy(images), error)
 
     def _colours(self, x: Level0Pixels, y: Level0Pixels) -> NDArray[np.uint8]:
@@ -117,15 +119,16 @@ def extract(
         made_of: Digest of all that the features are made of, for the record.
 
     Raises:
+        SlideError: a patch is damaged.
         HistomakeError: a patch cannot be read, or its features are not numbers.
     """
     table, record = usable_patches(entry)
-    vectors = {e.name: np.zeros((table.num_rows, e.column.dimensions), e.column.dtype) for e in encoders}
-    places = {name: table[name].to_numpy() for name, _ in PLACES}
     if isinstance(record, Quarantined):
         log.info("slide %s is in quarantine: no features", entry.slide_id)
-        write_features(output, record, places, vectors)
+        write_no_features(encoders, record, output)
         return
+    vectors = _rows_for(encoders, table.num_rows)
+    places = {name: table[name].to_numpy() for name, _ in PLACES}
     grid = SlideGrid.of_table(record).grid
     if table.num_rows:
         encode_patches(encoders, entry, grid, places, vectors, batch=batch, threads=threads)
@@ -140,6 +143,15 @@ def extract(
         columns=[encoder.column for encoder in encoders],
     )
     write_features(output, described, places, vectors)
+
+
+def _rows_for(encoders: Sequence[ReadyEncoder], count: int) -> dict[str, NDArray[Any]]:
+    return {e.name: np.zeros((count, e.column.dimensions), e.column.dtype) for e in encoders}
+
+
+def write_no_features(encoders: Sequence[ReadyEncoder], entry: Quarantined, output: Path) -> None:
+    """Write the features of a slide in quarantine: no rows, the same columns, the entry as the record."""
+    write_features(output, entry, {name: np.zeros(0, np.int32) for name, _ in PLACES}, _rows_for(encoders, 0))
 
 
 def encode_patches(
@@ -159,7 +171,9 @@ def encode_patches(
             # Before processes start, so that they do not estimate the colours again.
             learn_slide(stain, entry)
     where = np.stack([places["x"], places["y"]], axis=1).astype(np.int64)
-    source = SlidePixels(entry.manifest, where, size=grid.size, mpp=grid.mpp, batch=batch, stains=stains)
+    source = SlidePixels(
+        entry.slide_id, entry.manifest, where, size=grid.size, mpp=grid.mpp, batch=batch, stains=stains
+    )
     waited, started = 0.0, time.perf_counter()
     loading = load_batches(source, range(len(source)), workers=max(0, threads - 1))
     with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
@@ -170,7 +184,7 @@ def encode_patches(
             if loaded is None:
                 break
             if loaded.error:
-                raise HistomakeError(f"slide {entry.slide_id}: {loaded.error}")
+                raise loaded.error
             for encoder in encoders:
                 at = 3 * stains.index(encoder.stain)
                 found = encoder.encode(loaded.images[..., at : at + 3]).cpu().numpy()

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PLACES = (("patch_id", pa.uint32()), ("x", pa.int32()), ("y", pa.int32()))
 """Columns before those of the vectors."""
 
+STAGE = "features"
+"""Stage of the quarantine entry of a slide whose damage was met while its patches were encoded."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -42,6 +45,13 @@ class Features:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    @property
+    def met_damage(self) -> Quarantined | None:
+        """The quarantine entry of a slide that was quarantined here, while its patches were read."""
+        if isinstance(self.record, Quarantined) and self.record.stage == STAGE:
+            return self.record
+        return None
 
     @property
     def patch_id(self) -> NDArray[np.uint32]:

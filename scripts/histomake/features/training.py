@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import structs
 from safetensors.torch import save_file
 
 from histomake.base.files import atomic_file
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import Quarantined
 from histomake.config import Task
 from histomake.features.card import describe_head, finished
 from histomake.features.heads import CHOOSERS, ChosenHead, HeadSamples
 from histomake.features.index import FeatureReader
 from histomake.features.objective import FeatureObjective
+from histomake.features.store import read_features
 from histomake.learn.data.drawing import draw_weights
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.engine.history import HISTORY, write_history
@@ -25,7 +28,7 @@ from histomake.learn.engine.run import run
 from histomake.learn.engine.runtime import choose_runtime
 from histomake.learn.kinds import TRAINED
 from histomake.learn.objectives.losses import build_loss
-from histomake.learn.train import check_classes, known_patches, settings_of
+from histomake.learn.train import check_classes, known_patches, name_left_out, settings_of
 from histomake.patch.sampler import Sampler, choose
 from histomake.target.outputs import outputs_of
 
@@ -62,8 +65,10 @@ def train_head(
 
     Raises HistomakeError for data from which no head can be learned.
     """
-    patches = known_patches(train, task)
-    held_out = known_patches(val, task)
+    left_out = damaged_slides([*train, *val], files)
+    lost = {entry.slide_id for entry in left_out}
+    patches = known_patches([entry for entry in train if entry.slide_id not in lost], task)
+    held_out = known_patches([entry for entry in val if entry.slide_id not in lost], task)
     held_out = held_out.take(choose(task.train.validate_patches, len(held_out), seed=seed))
     check_classes(patches, held_out, task)
     reader, validation = FeatureReader(patches, files, column), FeatureReader(held_out, files, column)
@@ -74,14 +79,22 @@ def train_head(
             task, reader=reader, validation=validation, runtime=runtime, seed=seed, threads=threads
         )
         run(objective, settings_of(task, seed=seed), runtime=runtime, state=state, output=output)
-        return ModelCard.read(output / DESCRIPTION)
+        return name_left_out(output, left_out)
     outputs = outputs_of(task.kind, task.target)
     samples = _drawn(task, reader, seed=seed)
     held = _samples(validation, np.arange(len(held_out)), np.ones(len(held_out)))
     loss = build_loss(TRAINED[task.kind].loss)
     choice = CHOOSERS[task.head](task, samples, held, outputs=len(outputs), loss=loss)
     card = describe_head(task, reader, held_out, choice.chosen, seed=seed)
-    return _write(output, choice, card)
+    return _write(output, choice, structs.replace(card, left_out=left_out))
+
+
+def damaged_slides(entries: Sequence[SlideEntry], files: Mapping[str, Path]) -> list[Quarantined]:
+    """The quarantine entries of slides whose damage was met while their patches were encoded."""
+    found = [read_features(files[entry.slide_id]).met_damage for entry in entries]
+    for lost in filter(None, found):
+        log.warning("slide %s is left out of the training: %s", lost.slide_id, lost.detail)
+    return [lost for lost in found if lost]
 
 
 def _drawn(task: Task, reader: FeatureReader, *, seed: int) -> HeadSamples:

@@ -8,9 +8,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from histomake.base.errors import HistomakeError
+from msgspec import structs
+
+from histomake.base.errors import HistomakeError, Reason, SlideError
 from histomake.base.layout import DESCRIPTION
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import Quarantined, write_list
+from histomake.cohort.quarantine import check_loss
 from histomake.config import Task
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches
 from histomake.learn.data.staging import staged
@@ -26,6 +30,9 @@ from histomake.patch.sampler import choose
 from histomake.target.outputs import outputs_of
 from histomake.target.targets import is_known
 
+LEFT_OUT, MET = "left_out.json", "damage.json"
+"""Files in the folder of the checkpoints: the damaged slides so far, and the one that a process has just met."""
+
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +46,7 @@ def train(
     state: Path,
     seed: int,
     threads: int,
+    max_lost: float = 0.0,
 ) -> ModelCard:
     """Train one model; fill ``output`` with model.safetensors, model.json and history.csv; return the model's card.
 
@@ -46,12 +54,54 @@ def train(
     ``class_names`` are the annotation classes of the project. ``state`` is a folder that outlives the job: a run that
     finds its own checkpoint there continues from it. Raises PreemptedError after SIGTERM, once the state is saved, and
     HistomakeError for data from which no model can be learned.
+
+    A slide with a damaged tile is left out: the training begins again without it, so that the model is that of a cohort
+    without the slide, and its card names the slide. Raises HistomakeError if more than ``max_lost`` of the slides are
+    damaged, and SlideError for a store that cannot be opened at all.
     """
     unknown = sorted({*task.target.classes, *task.train.containing} - set(class_names))
     if unknown and task.target.source != "sheet":
         raise HistomakeError(
             f"no annotation class is called {', '.join(unknown)} (there are: {', '.join(class_names)})"
         )
+    left_out = Quarantined.read_list(state / LEFT_OUT) if (state / LEFT_OUT).is_file() else []
+    while True:
+        lost = {entry.slide_id for entry in left_out}
+        roles = {"train": train, "val": val}
+        kept = {role: [entry for entry in found if entry.slide_id not in lost] for role, found in roles.items()}
+        try:
+            _train_once(task, **kept, output=output, state=state, seed=seed, threads=threads)
+            break
+        except SlideError as error:
+            if error.reason != Reason.DAMAGED_TILES:
+                raise
+            log.error("QUARANTINE: %s. The training begins again without the slide", error)
+            left_out.append(Quarantined.of(error, "train"))
+            check_loss(left_out, slides=len(train) + len(val), max_share=max_lost)
+            write_list(state / LEFT_OUT, left_out)
+    (state / LEFT_OUT).unlink(missing_ok=True)
+    return name_left_out(output, left_out)
+
+
+def name_left_out(output: Path, left_out: Sequence[Quarantined]) -> ModelCard:
+    """The card of a finished model, in which the slides that it was made without are named."""
+    card = structs.replace(ModelCard.read(output / DESCRIPTION), left_out=list(left_out))
+    if left_out:
+        card.write(output / DESCRIPTION)
+    return card
+
+
+def _train_once(
+    task: Task,
+    *,
+    train: Sequence[SlideEntry],
+    val: Sequence[SlideEntry],
+    output: Path,
+    state: Path,
+    seed: int,
+    threads: int,
+) -> None:
+    """Train with slides of which none is known to be damaged. Raises SlideError for one that is."""
     entries = [*train, *val]
     with staged(entries) if task.train.stage else nullcontext(entries) as here:
         roles = {"train": here[: len(train)], "val": here[len(train) :]}
@@ -59,10 +109,15 @@ def train(
             job: dict[str, Json] = {role: [entry.dump() for entry in found] for role, found in roles.items()}
             job |= {"task": task.dump(), "output": str(output), "state": str(state), "seed": seed}
             job |= {"threads": max(1, threads // task.train.gpus)}
-            launch(fit_one_of_several, job, folder=state, processes=task.train.gpus)
+            (state / MET).unlink(missing_ok=True)
+            try:
+                launch(fit_one_of_several, job, folder=state, processes=task.train.gpus)
+            except HistomakeError:
+                if (state / MET).is_file():
+                    raise Quarantined.read(state / MET).error() from None
+                raise
         else:
             fit(task, **roles, output=output, state=state, seed=seed, threads=threads)
-    return ModelCard.read(output / DESCRIPTION)
 
 
 def fit_one_of_several(
@@ -76,15 +131,19 @@ def fit_one_of_several(
     threads: int,
 ) -> None:
     """`fit` in one of several processes, with JSON for arguments."""
-    fit(
-        Task.model_validate(task),
-        train=[SlideEntry.parse(entry) for entry in train],
-        val=[SlideEntry.parse(entry) for entry in val],
-        output=Path(output),
-        state=Path(state),
-        seed=seed,
-        threads=threads,
-    )
+    try:
+        fit(
+            Task.model_validate(task),
+            train=[SlideEntry.parse(entry) for entry in train],
+            val=[SlideEntry.parse(entry) for entry in val],
+            output=Path(output),
+            state=Path(state),
+            seed=seed,
+            threads=threads,
+        )
+    except SlideError as error:
+        Quarantined.of(error, "train").write(Path(state) / MET)
+        raise
 
 
 def fit(

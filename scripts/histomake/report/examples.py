@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from histomake.base.errors import SlideError
 from histomake.base.files import store_of
 from histomake.base.layout import Layout
 from histomake.base.units import Level0Pixels
@@ -23,6 +26,9 @@ from histomake.report.page import Html
 from histomake.slide.reader import open_slide
 from histomake.target.kinds import LEARNED
 from histomake.target.outputs import outputs_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXAMPLES = 7
 EXAMPLE_PX = 132
@@ -55,6 +61,19 @@ def tested_patches(name: str, layout: Layout, folds: Sequence[int]) -> pa.Table:
 
 
 def _example(name: str, task: Task, layout: Layout, row: dict) -> Html:
+    """A patch with its text; of a slide that is damaged by now, the text alone."""
+    place = f"{row['slide_id']} ({row['x']}, {row['y']})"
+    try:
+        pixels, width = _pixels(name, task, layout, row)
+    except SlideError as error:
+        return page.tag("p", f"{place}: {error.detail}", class_="warn")
+    describe = bag_text if task.on_bags else EXPLAINED[task.kind].patch_text
+    text = describe(row, outputs_of(task.kind, task.target))
+    return page.picture(pixels, Html(f"{page.safe(place)}<br>{page.safe(text)}"), width=width)
+
+
+def _pixels(name: str, task: Task, layout: Layout, row: dict) -> tuple[NDArray[np.uint8], int]:
+    """Pixels of a patch, of a segmentation with its labels, and the width of the picture."""
     slide_grid = SlideGrid.of_table(read_table(layout.table(task.grid, row["slide_id"]))[1])
     span = Level0Pixels(round(slide_grid.span))
     with open_slide(layout.manifest(row["slide_id"])) as reader:
@@ -65,7 +84,4 @@ def _example(name: str, task: Task, layout: Layout, row: dict) -> Html:
         found = labels_on(thumb, store, slide_grid.scale)
         colours = {i + 1: c for i, c in enumerate(canvas.class_colours(task.target.classes).values())}
         pixels, width = canvas.beside([pixels, canvas.paint_labels(pixels, found, colours)], 4), 2 * EXAMPLE_PX
-    place = f"{row['slide_id']} ({row['x']}, {row['y']})"
-    describe = bag_text if task.on_bags else EXPLAINED[task.kind].patch_text
-    text = describe(row, outputs_of(task.kind, task.target))
-    return page.picture(pixels, Html(f"{page.safe(place)}<br>{page.safe(text)}"), width=width)
+    return pixels, width

@@ -53,11 +53,12 @@ def front_page(
     earlier runs.
     """
     rows = _rows(catalog, "SELECT * REPLACE (slide_id::VARCHAR AS slide_id) FROM slides ORDER BY slide_id")
-    lost = {slide for (slide,) in catalog.execute("SELECT slide_id::VARCHAR FROM quarantine").fetchall()}
+    entries = catalog.execute("SELECT slide_id::VARCHAR, task FROM quarantine").fetchall()
+    lost = {slide for slide, task in entries if task is None}
     usable = [row for row in rows if row["slide_id"] not in lost]
     folds = {name: reuse.folds(task) for name, task in config.tasks.items()}
     sections = {
-        "Cohort": [_quarantine(layout), _warnings(layout), _cohort(catalog, rows, lost, pages)],
+        "Cohort": [_quarantine(layout), _damaged(catalog), _warnings(layout), _cohort(catalog, rows, lost, pages)],
         "Quality": [_quality(usable, layout)],
         "Patches": [_patches(config, catalog)],
     }
@@ -121,6 +122,22 @@ def _quarantine(layout: Layout) -> Html:
     return page.join(
         [page.tag("p", text, class_="warn"), page.table(["slide", "reason", "stage", "detail", "remedy"], rows)]
     )
+
+
+def _damaged(catalog: duckdb.DuckDBPyConnection) -> Html:
+    """Table of the slides whose damage only tasks have met; nothing if there are none."""
+    columns = ("slide_id::VARCHAR", "task", "reason", "stage", "detail", "remedy")
+    query = f"SELECT {', '.join(columns)} FROM quarantine WHERE task IS NOT NULL ORDER BY ALL"  # noqa: S608
+    rows = catalog.execute(query).fetchall()
+    if not rows:
+        return page.join([])
+    text = (
+        f"{len({slide for slide, *_ in rows})} slide(s) turned out to be damaged after their conversion. Stage train: "
+        "models were made without the slide. Stages features and predict: the task has no prediction of the slide, and "
+        "its metrics lack it. The slide's other results are kept."
+    )
+    table = page.table(["slide", "task", "reason", "stage", "detail", "remedy"], rows)
+    return page.join([page.tag("p", text, class_="warn"), table])
 
 
 def _warnings(layout: Layout) -> Html:

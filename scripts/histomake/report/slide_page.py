@@ -17,6 +17,7 @@ from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import TissueRecord
+from histomake.base.tables import lost_slide
 from histomake.explain.kinds import EXPLAINED
 from histomake.explain.summaries import bag_table
 from histomake.report import page
@@ -136,6 +137,9 @@ def _task(task: SlideTask) -> Html:
 
 def _result(task: SlideTask, table: pa.Table) -> Html:
     """Table of the result: per class, output or area, depending on the kind of task."""
+    if lost := lost_slide(table):
+        text = f"The slide is damaged, so this task has no prediction of it: {lost.detail}. {lost.remedy}"
+        return page.tag("p", text, class_="warn")
     if not table.num_rows:
         return page.tag("p", "This slide has no predicted patch.", class_="warn")
     if task.model.bag is not None:

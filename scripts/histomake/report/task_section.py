@@ -15,6 +15,7 @@ from histomake.base.layout import EmbeddingFiles, Layout
 from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.base.records.metrics import MetricsRecord, MetricValue
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import Quarantined
 from histomake.base.records.separation import SeparationRecord
 from histomake.config import Task
 from histomake.pictures import canvas
@@ -125,7 +126,8 @@ def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> li
                         FROM patches_{task.grid}_kept GROUP BY 1)
         SELECT fold, role, count(*), count(DISTINCT patient_id), sum(patches){sums}
         FROM splits LEFT JOIN usable ON splits.slide_id::VARCHAR = slide
-        WHERE task = ? AND splits.slide_id NOT IN (SELECT slide_id FROM quarantine) GROUP BY ALL ORDER BY ALL
+        WHERE task = ? AND splits.slide_id NOT IN (SELECT slide_id FROM quarantine WHERE quarantine.task IS NULL)
+        GROUP BY ALL ORDER BY ALL
     """  # noqa: S608
     return [[*row[:4], *(int(n or 0) for n in row[4:])] for row in catalog.execute(query, [name]).fetchall()]
 
@@ -232,6 +234,8 @@ def _embedding(name: str, fold: int, layout: Layout) -> Html:
 def map_of_patches(files: EmbeddingFiles, layout: Layout, *, of: str) -> list[Html]:
     """A map of patches: what it separates, its mosaic, and the link to its page; ``of``: which slides."""
     record = SeparationRecord.read(files.record)
+    if not record.patches:
+        return _nothing_explained(record.left_out)
     silhouettes = page.table(["grouped by", "silhouette"], sorted(record.silhouette.items()))
     batch = page.table(
         ["predicted group", "balanced accuracy", "chance", "groups"],
@@ -244,6 +248,7 @@ def map_of_patches(files: EmbeddingFiles, layout: Layout, *, of: str) -> list[Ht
     target = os.path.relpath(files.page, layout.front_page.parent)
     return [
         page.tag("p", text, " ", page.link("Open the interactive map", target)),
+        _left_out(record.left_out),
         page.tag("div", page.picture(files.mosaic, width=780), page.tag("div", silhouettes, batch), class_="row"),
     ]
 
@@ -253,6 +258,9 @@ def _attribution(name: str, fold: int, layout: Layout) -> Html:
     if not files.record.is_file():
         return Html("")
     record = AttributionChecks.read(files.record)
+    if not record.patches:
+        parts = _nothing_explained(record.left_out)
+        return page.section(f"Attribution (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")
     weights = record.randomised_weights
     rows: list[Sequence[object]] = [
         ["additivity error (median)", record.additivity_error, "0: the map sums to the value it explains"],
@@ -276,11 +284,24 @@ def _attribution(name: str, fold: int, layout: Layout) -> Html:
         ],
     ]
     parts = [
+        _left_out(record.left_out),
         page.table(["check", "value", "expected"], rows),
         _check_curves(pyarrow.parquet.read_table(files.patches)),
         page.picture(files.panels, "Orange raises the score, violet lowers it"),
     ]
     return page.section(f"Attribution (fold {fold})", *parts, level=3, anchor=f"{name}-attribution-{fold}")
+
+
+def _nothing_explained(left_out: Sequence[Quarantined]) -> list[Html]:
+    return [page.tag("p", "No patch is left to explain the model on.", class_="warn"), _left_out(left_out)]
+
+
+def _left_out(entries: Sequence[Quarantined]) -> Html:
+    """The damaged slides that a figure lacks; nothing if there are none."""
+    unique = {(entry.slide_id, entry.stage): f"{entry.slide_id} ({entry.stage}): {entry.detail}" for entry in entries}
+    if not unique:
+        return Html("")
+    return page.tag("p", f"Left out, because they are damaged: {'; '.join(unique.values())}", class_="warn")
 
 
 def _check_curves(patches: pyarrow.Table) -> Html:

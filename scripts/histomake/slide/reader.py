@@ -45,7 +45,7 @@ class SlideReader:
         try:
             self._store = Store(self.path)
         except StoreError as error:
-            raise self._error(str(error)) from error
+            raise self._error(str(error), Reason.UNREADABLE) from error
         self.levels: list[StoreLevel] = self._store.levels
         self.width, self.height = self.levels[0].width, self.levels[0].height
         self.mpp: Mpp = Mpp(self._store.attributes["mpp"])
@@ -63,9 +63,9 @@ class SlideReader:
     def close(self) -> None:
         """Do nothing: the process-wide cache closes the shards."""
 
-    def _error(self, detail: str) -> SlideError:
+    def _error(self, detail: str, reason: Reason = Reason.DAMAGED_TILES) -> SlideError:
         return SlideError(
-            Reason.DAMAGED_TILES,
+            reason,
             slide_id=self.slide_id,
             path=self.path,
             detail=detail,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from histomake.base.records.record import Count, Part, Record
+import msgspec
+
+from histomake.base.records.record import Count, Part, Quarantined, Record
 
 Method = Literal["gradient", "partition"]
 """How SHAP estimates attributions."""
@@ -22,7 +24,10 @@ class RandomisedWeights(Part, frozen=True, kw_only=True):
 
 
 class AttributionChecks(Record, frozen=True, kw_only=True):
-    """Checks of a model's attribution maps. ``patches.parquet`` next to it has them by patch."""
+    """Checks of a model's attribution maps. ``patches.parquet`` next to it has them by patch.
+
+    Figures are null where no patch could be explained.
+    """
 
     NAME: ClassVar[str] = "attribution checks"
 
@@ -32,19 +37,21 @@ class AttributionChecks(Record, frozen=True, kw_only=True):
     """Number of background patches."""
     method: Method
     """Method of SHAP."""
-    additivity_error: float
+    additivity_error: float | None
     """Median of the relative difference between the sum of a map and the value that it explains."""
-    deletion: float
+    deletion: float | None
     """Median area under the class margin while the most important squares are blurred first."""
-    random_deletion: float
+    random_deletion: float | None
     """The same in random order."""
-    insertion: float
+    insertion: float | None
     """Median area under the class margin while the most important squares are uncovered first."""
-    random_insertion: float
+    random_insertion: float | None
     """The same in random order."""
-    deletion_better: float
+    deletion_better: float | None
     """Share of patches where ``deletion`` is smaller than in random order."""
-    insertion_better: float
+    insertion_better: float | None
     """Share of patches where ``insertion`` is larger than in random order."""
     randomised_weights: RandomisedWeights
     """Comparison with a model with random weights."""
+    left_out: list[Quarantined] = msgspec.field(default_factory=list)
+    """Slides whose patches could not be read."""

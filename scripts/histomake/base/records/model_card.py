@@ -15,6 +15,7 @@ from histomake.base.records.record import (
     Part,
     Positive,
     PositiveMpp,
+    Quarantined,
     RecordError,
     Size,
     Upgrade,
@@ -107,6 +108,9 @@ patches; null if the model takes pixels."""
     made_with: list[str] = msgspec.field(default_factory=list)
     """First 20 digits of the sha256 of all slides that shaped the weights, those of its pretraining included. None of \
 these slides may test the model."""
+    left_out: list[Quarantined] = msgspec.field(default_factory=list)
+    """Slides of the training and validation sets that turned out to be damaged, so that the model was made without \
+them."""
     parameters: Count
     """Number of weights."""
 

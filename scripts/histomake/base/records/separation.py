@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from histomake.base.records.record import Count, Part, Record
+import msgspec
+
+from histomake.base.records.record import Count, Part, Quarantined, Record
 
 
 class BatchEffect(Part, frozen=True, kw_only=True):
@@ -35,3 +37,5 @@ class SeparationRecord(Record, frozen=True, kw_only=True):
     batch_effect: dict[str, BatchEffect]
     """Prediction of ``slide_id``, ``patient_id`` and ``site`` from the features. Far above chance, the features \
 encode the scanner or the laboratory."""
+    left_out: list[Quarantined] = msgspec.field(default_factory=list)
+    """Slides whose patches could not be read."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from histomake.base.records.environment import GitState, Machine, without_empty_git
-from histomake.base.records.record import Record, Upgrade
+from histomake.base.records.record import Quarantined, Record, Upgrade
 
 
 class Sidecar(Record, frozen=True, kw_only=True):
@@ -32,6 +32,8 @@ class Sidecar(Record, frozen=True, kw_only=True):
     """sha256 of every output, by path."""
     sizes: dict[str, int] = msgspec.field(default_factory=dict)
     """Bytes of every output, by path; empty in sidecars of histomake 0.1."""
+    quarantined: list[Quarantined] = msgspec.field(default_factory=list)
+    """Slides whose damage the job met, later than their conversion: its outputs lack them."""
     log: list[str]
     """Log files of the job."""
     started: str

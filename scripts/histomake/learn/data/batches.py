@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from histomake.annotation.raster import rasterise
+from histomake.base.errors import HistomakeError
 from histomake.base.rng import AUGMENT, PLACE, counter_rng
 from histomake.base.units import Level0Pixels, rescale
 from histomake.config import Task
@@ -41,7 +42,7 @@ class Batch:
     x: np.ndarray
     y: np.ndarray
     parameters: Parameters | None
-    read_errors: list[str]
+    read_errors: list[HistomakeError]
 
 
 class PatchBatches(BatchSource[Batch]):
@@ -61,7 +62,9 @@ class PatchBatches(BatchSource[Batch]):
         size = self.reader.patches.size
         return count, size, size, 3 * len(self.reader.scales)
 
-    def _read(self, index: np.ndarray, x: np.ndarray, y: np.ndarray, room: Room) -> tuple[np.ndarray, dict[int, str]]:
+    def _read(
+        self, index: np.ndarray, x: np.ndarray, y: np.ndarray, room: Room
+    ) -> tuple[np.ndarray, dict[int, HistomakeError]]:
         """See PatchReader.read."""
         return self.reader.read(index, x, y, room.array(self._pixel_shape(len(index)), np.uint8))
 
@@ -86,9 +89,9 @@ class TrainingBatches(PatchBatches):
         index = self.sampler.draw(number, self.batch, worker=self.worker)
         x, y = self._places(number, index)
         pixels, errors = self._read(index, x, y, room)
-        messages = list(errors.values())
+        failures = list(errors.values())
         for slot in errors:
-            messages += self._replace(number, slot, index, x, y, pixels)
+            failures += self._replace(number, slot, index, x, y, pixels)
         rng = counter_rng(self.sampler.seed, worker=self.worker, step=number, stream=AUGMENT)
         return Batch(
             step=number,
@@ -98,7 +101,7 @@ class TrainingBatches(PatchBatches):
             x=x,
             y=y,
             parameters=augment.draw_parameters(self.task.augment, len(index), rng),
-            read_errors=messages,
+            read_errors=failures,
         )
 
     def _places(self, step: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,22 +118,22 @@ class TrainingBatches(PatchBatches):
 
     def _replace(
         self, step: int, slot: int, index: np.ndarray, x: np.ndarray, y: np.ndarray, pixels: np.ndarray
-    ) -> list[str]:
+    ) -> list[HistomakeError]:
         """Draw another patch for ``slot`` until one can be read; returns the further failures.
 
         It stops once more patches have failed than the run tolerates, because training then stops at the count.
         """
-        messages: list[str] = []
-        while len(messages) <= self.task.train.max_read_errors:
-            chosen = self.sampler.redraw(step, worker=self.worker, slot=slot, attempt=len(messages))
+        failures: list[HistomakeError] = []
+        while len(failures) <= self.task.train.max_read_errors:
+            chosen = self.sampler.redraw(step, worker=self.worker, slot=slot, attempt=len(failures))
             index[slot], x[slot], y[slot] = chosen, self.patches.x[chosen], self.patches.y[chosen]
             one = slice(slot, slot + 1)
             other, errors = self.reader.read(index[one], x[one], y[one])
             if not errors:
                 pixels[slot] = other[0]
                 break
-            messages += errors.values()
-        return messages
+            failures += errors.values()
+        return failures
 
 
 class RandomPlaces:

@@ -12,7 +12,7 @@ import shapely
 
 from histomake.annotation.model import Annotation
 from histomake.annotation.raster import rasterise
-from histomake.base.errors import SlideError
+from histomake.base.errors import HistomakeError, SlideError
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.base.units import Level0Pixels, Mpp, rescale
 from histomake.config import Model, Target
@@ -30,8 +30,6 @@ MOST_READERS = 16_384
 
 ANNOTATION_BYTES = 512 << 20
 """Approximate limit, in bytes, of the annotations cached per process."""
-
-READ_FAILURES = (SlideError, OSError, ValueError)
 
 
 class _Recent[T]:
@@ -99,24 +97,26 @@ class PatchReader:
 
     def read(
         self, index: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None
-    ) -> tuple[np.ndarray, dict[int, str]]:
+    ) -> tuple[np.ndarray, dict[int, HistomakeError]]:
         """Pixels uint8 (n, size, size, 3 · views) of the slides of patches ``index`` at ``x``, ``y`` (level-0 px).
 
-        They are written into the first n entries of ``out``, if given. Returns also error messages by position in
-        ``index``; the pixels of these patches are undefined.
+        They are written into the first n entries of ``out``, if given. Returns also errors by position in ``index``,
+        SlideError where the slide is damaged; the pixels of these patches are undefined.
         """
         patches = self.patches
         shape = (len(index), patches.size, patches.size, 3 * len(self.scales))
         pixels = np.empty(shape, np.uint8) if out is None else out[: len(index)]
-        errors: dict[int, str] = {}
+        errors: dict[int, HistomakeError] = {}
         for slide in np.unique(patches.slide[index]):
             slots = np.flatnonzero(patches.slide[index] == slide)
             for slot in slots[np.lexsort((x[slots], y[slots]))]:
                 try:
                     pixels[slot] = self._read_views(int(slide), Level0Pixels(int(x[slot])), Level0Pixels(int(y[slot])))
-                except READ_FAILURES as error:
+                except SlideError as error:
+                    errors[int(slot)] = error.at(f"patch at x={x[slot]} y={y[slot]}")
+                except (OSError, ValueError) as error:
                     place = f"slide {patches.entries[slide].slide_id} patch at x={x[slot]} y={y[slot]}"
-                    errors[int(slot)] = f"{place}: {error}"
+                    errors[int(slot)] = HistomakeError(f"{place}: {error}")
         return pixels, errors
 
     def _read_views(self, slide: int, x: Level0Pixels, y: Level0Pixels) -> np.ndarray:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import Quarantined
+from histomake.base.tables import without_rows
 from histomake.config import Model, Target, Task
 from histomake.learn.data.batches import FixedBatches
 from histomake.learn.data.images import standardise, to_unit
@@ -149,7 +151,7 @@ def predict_slide(
 
     Columns: patch_id uint32; x, y int32 (level 0); tissue, score_<output> float32; predicted, label dictionary
     strings (null where nothing is decided or known; several classes joined by "+"); target_<output> float32 for
-    regression. Raises HistomakeError if the table was made for another grid or a patch cannot be read.
+    regression. Raises HistomakeError if the table was made for another grid, and SlideError if a patch is damaged.
     """
     patches = slide_patches(predictor, entry)
     if patches is None:
@@ -201,7 +203,7 @@ def predict_batches(
     with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
         for loaded in batches:
             if loaded.read_errors:
-                raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
+                raise loaded.read_errors[0]
             scores = predictor.scores(loaded.images, flips=flips)
             require_finite(scores, reader.patches, loaded.index)
             yield loaded.index, scores
@@ -216,6 +218,11 @@ def require_finite(scores: np.ndarray, patches: PatchIndex, index: np.ndarray) -
             f"prediction stopped: the scores of patch {patches.patch_id[row]} are not finite, so the model cannot be "
             "used. Train it again"
         )
+
+
+def lost_predictions(predictor: Predictor, entry: Quarantined) -> pa.Table:
+    """The table of a slide whose damage was met in prediction: no rows; its metadata has the quarantine entry."""
+    return without_rows(prediction_schema(predictor), entry)
 
 
 def prediction_schema(predictor: Predictor) -> pa.Schema:

@@ -26,9 +26,9 @@ from zarr.codecs import ZstdCodec
 from histomake.annotation.model import Annotation
 from histomake.annotation.overlap import polygonal
 from histomake.annotation.write import write_geojson
-from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_directory
 from histomake.base.kinds import BACKGROUND
+from histomake.base.records.record import Quarantined
 from histomake.base.units import Mpp, PatchPixels
 from histomake.learn.data.batches import Batch, FixedBatches
 from histomake.learn.data.loader import load_batches
@@ -110,9 +110,7 @@ def segment_slide(
     patches = slide_patches(predictor, entry)
     class_names = tuple(predictor.task.target.classes)
     if patches is None:
-        with atomic_directory(labels) as aside:
-            _pyramid(aside, (1, 1), class_names, predictor.card.grid.mpp)
-        write_geojson(Annotation(class_names, []), polygons)
+        write_no_segmentation(predictor, labels=labels, polygons=polygons)
         return prediction_schema(predictor).empty_table()
     metadata = stain_metadata(predictor, entry)
     with open_slide(entry.manifest) as reader, atomic_directory(labels) as aside:
@@ -124,6 +122,18 @@ def segment_slide(
         table = _compare(predictor, patches, lattice, levels[0])
     write_geojson(Annotation(class_names, regions), polygons)
     return table.replace_schema_metadata(metadata)
+
+
+def write_no_segmentation(
+    predictor: Predictor, *, labels: Path, polygons: Path, lost: Quarantined | None = None
+) -> None:
+    """Write label image and polygons of a slide without segmented patches; ``lost``: why, in the image's attributes."""
+    class_names = tuple(predictor.task.target.classes)
+    with atomic_directory(labels) as aside:
+        _pyramid(aside, (1, 1), class_names, predictor.card.grid.mpp)
+        if lost:
+            zarr.open_group(aside, mode="a").attrs["histomake"] = lost.dump()
+    write_geojson(Annotation(class_names, []), polygons)
 
 
 def _blocks(lattice: Lattice) -> Iterator[tuple[int, int, int, int]]:
@@ -176,7 +186,7 @@ def _predict_block(
     taper = window_weight(lattice.size, device=device)
     for loaded in batches:
         if loaded.read_errors:
-            raise HistomakeError(f"prediction stopped: {loaded.read_errors[0]}")
+            raise loaded.read_errors[0]
         scores = predictor.probabilities(loaded.images, flips=flips) * taper
         require_finite(scores.flatten(1).sum(1).cpu().numpy(), windows, loaded.index)
         for score, window in zip(scores, loaded.index, strict=True):

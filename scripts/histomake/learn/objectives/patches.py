@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histomake.base.errors import HistomakeError
+from histomake.base.errors import HistomakeError, SlideError
 from histomake.base.files import sha256_file
 from histomake.base.layout import DESCRIPTION
 from histomake.base.records.manifest import Manifest
@@ -209,10 +209,10 @@ class PatchObjective(Objective[Batch]):
         for message in batch.read_errors:
             log.warning("read error %d: %s", self.read_errors, message)
         if self.read_errors > self.task.train.max_read_errors:
-            raise HistomakeError(
-                f"{self.read_errors} patches could not be read (train.max_read_errors: "
-                f"{self.task.train.max_read_errors}); the last: {batch.read_errors[-1]}"
-            )
+            met = f"{self.read_errors} patches could not be read (train.max_read_errors: "
+            met += f"{self.task.train.max_read_errors}); the last"
+            last = batch.read_errors[-1]
+            raise last.at(met) if isinstance(last, SlideError) else HistomakeError(f"{met}: {last}")
 
     def counters(self) -> Mapping[str, float]:
         """See Objective."""
@@ -244,7 +244,7 @@ class PatchObjective(Objective[Batch]):
         with load_batches(dataset, range(len(dataset)), workers=self.workers) as batches:
             for batch in batches:
                 if batch.read_errors:
-                    raise HistomakeError(f"a validation patch could not be read: {batch.read_errors[0]}")
+                    raise batch.read_errors[0]
                 images = to_unit(batch.images, self.runtime.device)
                 with self.runtime.autocast():
                     logits = self.network(standardise(images, self.normalisation))
