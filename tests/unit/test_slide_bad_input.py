@@ -26,7 +26,7 @@ from histomake.base.files import _take_place as take_place
 from histomake.base.files import sha256_tree
 from histomake.config import Convert
 from histomake.slide.convert import convert
-from histomake.slide.passthrough import copy_levels
+from histomake.slide.passthrough import _StreamCheck, copy_levels
 from histomake.slide.reader import SlideReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -194,7 +194,7 @@ def test_a_single_damaged_tile_is_named_in_any_shard(threads, tmp_path):
     with pytest.raises(SlideError) as caught:
         convert(path, tmp_path / "a.zarr", slide_id="S1", config=Convert(shard_px=256), threads=threads)
     assert caught.value.reason is Reason.DAMAGED_TILES
-    assert "1 of 4096 tiles are not jpeg streams: row 50 column 37" in caught.value.detail
+    assert "1 of 4096 tiles are not jpeg streams of 16 x 16 px: row 50 column 37" in caught.value.detail
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
 
 
@@ -253,12 +253,17 @@ def test_tiles_with_implausible_byte_counts(damaged, small, tmp_path):
 
 
 @pytest.mark.parametrize("mpp", [0.499, 4 * 0.499], ids=["full", "reduced"])
-def test_no_memory_is_allocated_for_the_size_in_a_forged_tile_header(mpp, damaged, small, tmp_path):
+def test_no_memory_is_allocated_for_the_size_in_a_forged_tile_header(mpp, damaged, small, tmp_path, monkeypatch):
     page = first_page(small)
     with small.open("rb") as stream:
         stream.seek(page.dataoffsets[12])
         frame = stream.read(page.databytecounts[12]).index(b"\xff\xc0")
     path = damaged({page.dataoffsets[12] + frame + 5: b"\xff\xff\xff\xff"})
+    error = refused(path, tmp_path)
+    assert error.reason is Reason.DAMAGED_TILES
+    assert "1 of 25 tiles are not jpeg streams of 256 x 256 px: row 2 column 2" in str(error)
+    # A store of an earlier version, which copied such a tile.
+    monkeypatch.setattr(_StreamCheck, "_check_sizes", lambda *_: None)
     convert(path, tmp_path / "a.zarr", slide_id="S1", config=Convert())
     with SlideReader(tmp_path / "a.zarr") as reader:
         reader.levels = reader.levels[:1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import imagecodecs
 import numpy as np
 import pytest
+from histomake.slide import jpeg, jpeg2000
 from histomake.slide.jpeg import (
     ADOBE_RGB,
     JpegStreamError,
@@ -106,3 +107,19 @@ def test_bytes_that_are_not_a_codestream_are_refused(junk):
         read_codestream(junk)
     with pytest.raises(Jpeg2000StreamError):
         read_codestream(b"\xff\x4f\xff\x51" + junk[:30])
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from(SAMPLINGS))
+@settings(max_examples=20, deadline=None)
+def test_streams_that_begin_alike_have_the_same_size(width, height, sampling):
+    image = np.zeros((height, width, 3), np.uint8)
+    stream = bytes(imagecodecs.jpeg8_encode(image, subsampling=sampling))
+    head, size = jpeg.sized_head(stream)
+    assert stream.startswith(head)
+    assert size == (width, height) == frame_size(stream)
+    assert jpeg.sized_head(head + b"\xff")[1] == size
+    code = bytes(imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k"))
+    head, size = jpeg2000.sized_head(code)
+    assert code.startswith(head)
+    assert size == (width, height)
+    assert head[-16:] == width.to_bytes(4) + height.to_bytes(4) + bytes(8)

@@ -73,10 +73,18 @@ def read_frame(stream: bytes) -> Frame:
 
 def frame_size(stream: bytes) -> tuple[int, int]:
     """Return width and height only, cheap enough to check every tile. Raises JpegStreamError if there is no frame."""
+    return sized_head(stream)[1]
+
+
+def sized_head(stream: bytes) -> tuple[bytes, tuple[int, int]]:
+    """Return the bytes of a stream up to the size of its frame, and width and height.
+
+    Streams that begin with the same bytes have the same size. Raises JpegStreamError if there is no frame header.
+    """
     for marker, start, _ in _segments(stream):
         if marker in _FRAMES and len(stream) >= start + 5:
             height, width = struct.unpack_from(">HH", stream, start + 1)
-            return width, height
+            return stream[: start + 5], (width, height)
     raise JpegStreamError("no frame header")
 
 

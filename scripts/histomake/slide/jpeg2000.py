@@ -65,6 +65,15 @@ def read_codestream(stream: bytes) -> Codestream:
     )
 
 
+def sized_head(stream: bytes) -> tuple[bytes, tuple[int, int]]:
+    """Return the bytes of a stream up to the sizes of its codestream, and width and height.
+
+    Raises Jpeg2000StreamError if there is no codestream.
+    """
+    header = read_codestream(stream)
+    return stream[: stream.find(CODESTREAM, 0, 4096) + 24], (header.width, header.height)
+
+
 def _colour_transform(stream: bytes, position: int) -> bool:
     while position + 9 <= len(stream) and stream[position] == 0xFF and stream[position + 1] != _SOT:
         if stream[position + 1] == _COD:

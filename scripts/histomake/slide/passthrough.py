@@ -17,11 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
+from histomake.slide import jpeg, jpeg2000
 from histomake.slide.jpeg import EOI, Colour, JpegStreamError, stated_colour
 from histomake.slide.sources.base import DamagedTilesError, FileBytes, TileBytes, UnsupportedSlideError
 from histomake.slide.store import OnShardClosed, ShardWriter, StoreLevel
 
 PIECE_BYTES = 1 << 20
+
+SIZED_HEADS = {"jpeg": jpeg.sized_head, "jpeg2k": jpeg2000.sized_head}
+"""By codec, the function that returns the first bytes of a stream, as far as its size, and the size."""
+
+MOST_HEADS = 16
+"""Kinds of headers that are remembered."""
 
 TRAILER = 64
 """Number of bytes at the end of a tile that are searched for the end marker, because some writers add padding."""
@@ -47,10 +54,10 @@ class Copy:
 def copy_levels(store: Path, copies: Sequence[Copy], threads: int, on_closed: OnShardClosed) -> list[int]:
     """Copy the tiles of several levels; return the number of tiles of each that stay empty.
 
-    Raises DamagedTilesError if the first or last bytes of a tile do not belong to the codec of its level, and
+    Raises DamagedTilesError if the header or the last bytes of a tile do not fit the codec and size of its level, and
     UnsupportedSlideError if tiles of one level state different colour spaces.
     """
-    checks = [_StreamCheck(copy.level.coding.codec, int(np.count_nonzero(copy.tiles.counts))) for copy in copies]
+    checks = [_StreamCheck(copy.level, int(np.count_nonzero(copy.tiles.counts))) for copy in copies]
     pool = ThreadPoolExecutor(threads)
     try:
         tasks = []
@@ -129,11 +136,13 @@ def _read_tiles(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: me
 
 
 class _StreamCheck:
-    """Finds tiles whose first or last bytes do not belong to the codec, without decoding them. Thread-safe."""
+    """Finds tiles whose header or last bytes do not fit the level, without decoding them. Thread-safe."""
 
-    def __init__(self, codec: str, total: int) -> None:
-        self._codec = codec
+    def __init__(self, level: StoreLevel, total: int) -> None:
+        self._codec, self._size = level.coding.codec, (level.tile_width, level.tile_height)
         self._total = total
+        self._heads: list[bytes] = []
+        """First bytes of tiles, as far as their size, that have the size of the level's tiles."""
         self._bad: list[tuple[int, int]] = []
         self._unended: list[tuple[int, int]] = []
         self._colours: dict[int, Colour | None] = {}
@@ -147,12 +156,29 @@ class _StreamCheck:
         head = view[starts].astype(np.uint16) << 8 | view[np.minimum(starts + 1, len(view) - 1)]
         bad = (head != 0xFFD8) if self._codec == "jpeg" else (head != 0xFF4F) & (head != 0x0000)
         self._bad.extend((int(rows[i]), int(columns[i])) for i in np.flatnonzero(bad))
+        self._check_sizes(rows, columns, starts, ends, data)
         tail = view[np.maximum(ends - 2, 0)].astype(np.uint16) << 8 | view[ends - 1]
         for i in np.flatnonzero(tail != 0xFFD9):
             if EOI not in bytes(data[max(int(starts[i]), int(ends[i]) - TRAILER) : int(ends[i])]):
                 self._unended.append((int(rows[i]), int(columns[i])))
         if self._codec == "jpeg" and not bad.any():
             self._add_colours(view, starts, ends)
+
+    def _check_sizes(
+        self, rows: np.ndarray, columns: np.ndarray, starts: np.ndarray, ends: np.ndarray, data: memoryview
+    ) -> None:
+        """Compare the sizes in the headers. Nearly all tiles of a level begin alike, so few are parsed."""
+        for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            if any(data[start : start + len(head)] == head for head in self._heads):
+                continue
+            try:
+                head, size = SIZED_HEADS[self._codec](bytes(data[start:end]))
+            except (ValueError, IndexError, struct.error):
+                size = (0, 0)
+            if size != self._size:
+                self._bad.append((int(rows[i]), int(columns[i])))
+            elif len(self._heads) < MOST_HEADS:
+                self._heads.append(head)
 
     def _add_colours(self, view: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         """Parse one tile of each kind: encoders put the marker that states a colour space first."""
@@ -172,4 +198,7 @@ class _StreamCheck:
         bad = set(self._bad + (self._unended if len(self._unended) < self._total / 2 else []))
         if bad:
             listed = ", ".join(f"row {r} column {c}" for r, c in sorted(bad)[:5])
-            raise DamagedTilesError(f"{len(bad)} of {self._total} tiles are not {self._codec} streams: {listed}")
+            width, height = self._size
+            raise DamagedTilesError(
+                f"{len(bad)} of {self._total} tiles are not {self._codec} streams of {width} x {height} px: {listed}"
+            )
