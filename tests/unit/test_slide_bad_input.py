@@ -273,6 +273,16 @@ def test_no_memory_is_allocated_for_the_size_in_a_forged_tile_header(mpp, damage
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # the header states 12 GB
 
 
+def test_a_slide_for_which_memory_does_not_suffice(small, tmp_path, monkeypatch):
+    def exhaust(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("histomake.slide.convert.copy_levels", exhaust)
+    error = refused(small, tmp_path)
+    assert error.reason is Reason.OUT_OF_MEMORY
+    assert "mem_mb" in error.remedy
+
+
 def test_a_loop_of_directories(damaged, small, tmp_path):
     with tifffile.TiffFile(small) as tiff:
         first, second = tiff.pages[0].offset, tiff.pages[1].offset

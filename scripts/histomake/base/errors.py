@@ -32,6 +32,8 @@ class Reason(StrEnum):
     NO_TISSUE = "no_tissue"
     FLUORESCENCE = "fluorescence"
     BAD_ANNOTATION = "bad_annotation"
+    OUT_OF_MEMORY = "out_of_memory"
+    """The slide needs more memory than its job may have."""
     TOO_COARSE = "too_coarse"
     """The pixels of the slide are larger than a model expects."""
 

@@ -63,6 +63,14 @@ def slide_errors(slide_id: str, path: Path) -> Iterator[None]:
     except tuple(_REASONS) as error:
         reason, remedy = _REASONS[type(error)]
         raise SlideError(reason, slide_id=slide_id, path=path, detail=str(error), remedy=remedy) from error
+    except MemoryError as error:
+        raise SlideError(
+            Reason.OUT_OF_MEMORY,
+            slide_id=slide_id,
+            path=path,
+            detail="the slide needs more memory than the job may have",
+            remedy="Give rule convert more mem_mb, or export the slide to a pyramidal TIFF with tiles of 256 px",
+        ) from error
 
 
 def open_source(path: Path | str, *, slide_id: str) -> Source:

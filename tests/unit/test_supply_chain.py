@@ -1,0 +1,84 @@
+"""What is installed is pinned by digests, listed in a bill of materials, and can be compared with known advisories."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = (ROOT / "requirements.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def sbom():
+    return runpy.run_path(str(ROOT / "envs" / "sbom.py"))
+
+
+@pytest.fixture(scope="module")
+def advisories():
+    return runpy.run_path(str(ROOT / "envs" / "advisories.py"))
+
+
+def test_the_bill_lists_every_locked_package_with_its_version_and_digests(sbom):
+    bill = sbom["bill"](LOCK)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    pins = dict(re.findall(r"^([a-z0-9._-]+)==([^ ]+)", LOCK, re.MULTILINE))
+    assert {c["name"]: c["version"] for c in bill["components"]} == pins
+    assert all(c["purl"] == f"pkg:pypi/{c['name']}@{c['version']}" and c["hashes"] for c in bill["components"])
+    digests = {h["content"] for c in bill["components"] for h in c["hashes"]}
+    assert digests == set(re.findall(r"sha256:([0-9a-f]{64})", LOCK))
+
+
+def test_the_bill_depends_on_the_lock_alone(sbom):
+    assert sbom["bill"](LOCK) == sbom["bill"](LOCK)
+    assert sbom["bill"](LOCK)["serialNumber"] != sbom["bill"](LOCK + "\n")["serialNumber"]
+
+
+def test_the_installer_is_pinned_by_its_digests():
+    pinned = (ROOT / "envs" / "uv.txt").read_text()
+    assert re.search(r"^uv==\d+\.\d+\.\d+ \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+$", pinned, re.MULTILINE)
+    assert "--require-hashes --only-binary :all: -r envs/uv.txt" in (ROOT / "Makefile").read_text()
+
+
+RANGE = [{"introduced": "0"}, {"fixed": "2.1"}, {"introduced": "3.0"}, {"last_affected": "3.2"}]
+
+
+@pytest.mark.parametrize(
+    ("version", "concerned"), [("1.0", True), ("2.1", False), ("3.0", True), ("3.2", True), ("3.3", False)]
+)
+def test_an_advisory_concerns_the_versions_in_its_ranges(advisories, version, concerned):
+    assert advisories["concerns"]({"ranges": [{"type": "ECOSYSTEM", "events": RANGE}]}, version) == concerned
+
+
+def archive(path: Path, *entries: dict) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for number, entry in enumerate(entries):
+            file.writestr(f"{number}.json", json.dumps(entry))
+    return path
+
+
+def advisory(package: str, **values) -> dict:
+    affected = {"package": {"ecosystem": "PyPI", "name": package}, **values}
+    return {"id": "TEST-1", "summary": "a flaw", "affected": [affected]}
+
+
+def test_an_advisory_of_a_locked_version_is_named(advisories, tmp_path, capsys):
+    (version,) = re.findall(r"^scikit-learn==([^ ]+)", LOCK, re.MULTILINE)
+    path = archive(tmp_path / "a.zip", advisory("Scikit_Learn", versions=[version]), advisory("no-such-package"))
+    assert advisories["main"](path) == 1
+    assert f"scikit-learn {version}: TEST-1 a flaw" in capsys.readouterr().out
+
+
+def test_other_versions_and_withdrawn_advisories_concern_nothing(advisories, tmp_path):
+    withdrawn = advisory("numpy", ranges=[{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}])
+    path = archive(tmp_path / "a.zip", advisory("numpy", versions=["0.0.1"]), withdrawn | {"withdrawn": "2026-01-01"})
+    assert advisories["main"](path) == 0
+
+
+def test_an_archive_without_advisories_is_no_good_news(advisories, tmp_path):
+    assert advisories["main"](archive(tmp_path / "a.zip")) == 2
