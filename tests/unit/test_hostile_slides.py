@@ -93,7 +93,7 @@ BOMBS = {
 @pytest.mark.parametrize("compression", BOMBS)
 def test_a_tile_that_decodes_to_more_than_its_place_is_refused(compression, tmp_path):
     path = with_tile(tmp_path / "a.tif", compression, BOMBS[compression]())
-    assert outcome_apart(path)[0] == Reason.DAMAGED_TILES
+    assert outcome_apart(path)[0] in (Reason.DAMAGED_TILES, Reason.IMPLAUSIBLE_SIZE)
 
 
 @pytest.mark.shared

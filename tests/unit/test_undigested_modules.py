@@ -35,6 +35,7 @@ ALLOWED_MEMBERS = {
     "CascadeTrain.fitting": "selects the keys that are compared",
     "Config.class_names": "a param of tabulate and train",
     "Config.encoder_groups": "the members of a group are a param of features",
+    "Config.max_lost": "a param of quarantine and score",
     "Encoder.shaping": "selects the keys that are compared",
     "Encoder.source": "a part of name, which is compared",
     "Encoder.target": "a part of name, which is compared",
