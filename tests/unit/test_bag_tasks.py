@@ -23,7 +23,8 @@ from histomake.bags.training import known_of, train_bags
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.base.layout import Layout
 from histomake.base.records.model_card import ModelCard
-from histomake.base.tables import write_table
+from histomake.base.records.record import Quarantined
+from histomake.base.tables import lost_slide, write_table
 from histomake.catalog.build import build_catalog
 from histomake.config import Encoder, Grid, Task, parse_config
 from histomake.evaluate.bags import AnnotatedSlide, attention_agreement, baselines
@@ -32,7 +33,7 @@ from histomake.evaluate.items import SlidePrediction
 from histomake.explain.rankings import attention_rankings
 from histomake.explain.summaries import bag_table, bag_text
 from histomake.features.encoders import load_group
-from histomake.features.extract import extract
+from histomake.features.extract import extract, write_no_features
 from histomake.learn.data.patch_index import annotated_areas, index_patches
 from histomake.learn.engine.runtime import PreemptedError
 from histomake.patch.grid import SlideGrid
@@ -79,11 +80,15 @@ def slides(root):
 
 
 @pytest.fixture(scope="module")
-def files(slides, root):
-    ready = load_group({"a": Encoder(grid=GRID_NAME, name="resnet10t", weights=False)}, GRID, models={}, threads=1)
+def encoders():
+    return load_group({"a": Encoder(grid=GRID_NAME, name="resnet10t", weights=False)}, GRID, models={}, threads=1)
+
+
+@pytest.fixture(scope="module")
+def files(slides, encoders, root):
     found = {entry.slide_id: root / f"{entry.slide_id}.arrow" for entry in slides}
     for entry in slides:
-        extract(ready, entry, found[entry.slide_id], batch=32, threads=1, code="c", made_of="m")
+        extract(encoders, entry, found[entry.slide_id], batch=32, threads=1, code="c", made_of="m")
     return found
 
 
@@ -197,6 +202,27 @@ def test_a_slide_without_patches_has_no_rows_and_all_columns(root, slides, files
     table = predicted(tmp_path, lost, files)
     assert table.num_rows == 0
     assert table.schema == predicted(tmp_path, slides[0], files).schema
+
+
+def test_a_slide_that_was_damaged_when_it_was_encoded_is_left_out(slides, encoders, files, tmp_path):
+    damaged = balanced(slides)[0].slide_id
+    entry = Quarantined(
+        slide_id=damaged,
+        stage="features",
+        reason="damaged_tiles",
+        path="slide.svs",
+        detail="tile 3 is damaged",
+        remedy="Restore the file",
+    )
+    without = {**files, damaged: tmp_path / "without.arrow"}
+    write_no_features(encoders, entry, without[damaged])
+    card = trained(task(level="patient", train={"steps": 2}), slides, without, tmp_path)
+    assert card.left_out == [entry]
+
+    first, second = (replace(slide, patient_id="p") for slide in balanced(slides)[::2][:2])
+    assert first.slide_id == damaged
+    assert lost_slide(predicted(tmp_path, first, without, second)) == entry
+    assert predicted(tmp_path, second, without, first).equals(predicted(tmp_path, second, without))
 
 
 def test_features_of_another_encoder_than_the_model_s_are_refused(slides, files, tmp_path):

@@ -139,6 +139,7 @@ def test_scores_and_metrics_are_made_and_the_damage_is_listed(layout):
             },
             params={
                 "kind": "classification",
+                "level": "patch",
                 "target": TASK.target.dump(),
                 "pooling": TASK.predict.dump("aggregate", "patient_truth"),
                 "slides": entries[chosen],

@@ -23,7 +23,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
 from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
-from histomake.base.records.record import RecordError
+from histomake.base.records.record import Quarantined, RecordError
 from histomake.base.records.run import SidecarCounts
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.tables import write_table
@@ -111,6 +111,8 @@ class Update:
     changes: Mapping[str, tuple[Entry, Change]]
     state: Mapping[str, Entry]
     """The register after the changes."""
+    met: Sequence[Quarantined]
+    """Slides whose damage was met by jobs whose sidecars are new."""
 
     def count(self) -> SidecarCounts:
         """The number of changes of each kind."""
@@ -155,19 +157,22 @@ def compare(
     cache.save()
     now = {name: digest for name, digest in zip(names, digests, strict=True) if digest is not None}
     changes: dict[str, tuple[Entry, Change]] = {}
+    met: list[Quarantined] = []
     for name, digest in now.items():
         if name in before and before[name].sha256 == digest:
             continue
         change: Change = "made" if name in made else "adopted" if interrupted or not before else "altered"
-        changes[name] = Entry(_slide_of(layout.results / name), digest), change
+        sidecar = _read(layout.results / name)
+        changes[name] = Entry(sidecar.wildcards.get("slide") if sidecar else None, digest), change
+        met += sidecar.quarantined if sidecar else []
     for name in before.keys() - now.keys():
         changes[name] = before[name], "missing" if is_output(name, before[name]) else "retired"
     state = before | {name: entry for name, (entry, change) in changes.items() if change in REGISTERED}
-    return Update(changes, {name: e for name, e in state.items() if changes.get(name, (e, None))[1] != "retired"})
+    return Update(changes, {name: e for name, e in state.items() if changes.get(name, (e, None))[1] != "retired"}, met)
 
 
-def _slide_of(sidecar: Path) -> str | None:
+def _read(sidecar: Path) -> Sidecar | None:
     try:
-        return Sidecar.read(sidecar).wildcards.get("slide")
+        return Sidecar.read(sidecar)
     except RecordError:
         return None

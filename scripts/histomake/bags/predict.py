@@ -16,8 +16,10 @@ from histomake.base.errors import HistomakeError
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.features import column_name
 from histomake.base.records.model_card import BagCard, ModelCard
+from histomake.base.tables import without_rows
 from histomake.config import BagPooling
 from histomake.features.predict import require_same_features
+from histomake.features.store import read_features
 from histomake.learn.data.patch_index import SlideEntry, index_patches, usable_patches
 from histomake.learn.engine.runtime import Runtime
 from histomake.learn.inference.predict import (
@@ -58,8 +60,9 @@ def predict_bag(
     Columns: those of `predict_slide`, where every patch has the scores of the bag; attention float32, which sums to 1
     over the bag; percentile float32 in (0, 1], the share of the slide's patches whose attention is not higher;
     contribution_<output> float32 where pooling is additive, which sum to the logits of the bag; linear_<output>
-    float32, the scores of the linear baseline. A slide without usable patches has no rows. Raises HistomakeError for
-    features of another encoder, and for a slide that the encoder was trained on.
+    float32, the scores of the linear baseline. A slide without usable patches has no rows, and neither has one that
+    was damaged when its patches were encoded; the patient's other slides are predicted without it. Raises
+    HistomakeError for features of another encoder, and for a slide that the encoder was trained on.
     """
     card, network = predictor.card, predictor.network
     assert card.features is not None
@@ -67,7 +70,11 @@ def predict_bag(
     assert isinstance(network, BagNetwork)
     # In the same order whichever slide is asked for, so that all slides of a patient have the same scores to the bit.
     together = sorted((entry, *others), key=lambda one: one.slide_id)
-    entries = [one for one in together if usable_patches(one)[0].num_rows]
+    usable = [one for one in together if usable_patches(one)[0].num_rows]
+    lost = {one.slide_id: found for one in usable if (found := read_features(files[one.slide_id]).met_damage)}
+    if entry.slide_id in lost:
+        return without_rows(_schema(predictor), lost[entry.slide_id])
+    entries = [one for one in usable if one.slide_id not in lost]
     if entry not in entries or not _has_tissue(entry, card.bag):
         return _schema(predictor).empty_table()
     patches = index_patches(entries, kind=card.kind, target=predictor.task.target)

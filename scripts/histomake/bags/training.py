@@ -13,13 +13,13 @@ from histomake.bags.index import BagIndex, index_bags, without_unknown
 from histomake.bags.objective import BagObjective
 from histomake.bags.sampling import BagPatches, curve_positions
 from histomake.base.errors import HistomakeError
-from histomake.base.layout import DESCRIPTION
 from histomake.base.records.model_card import ModelCard
 from histomake.config import Task
+from histomake.features.training import damaged_slides
 from histomake.learn.data.patch_index import SlideEntry, index_patches, patches_containing
 from histomake.learn.engine.run import run
 from histomake.learn.engine.runtime import choose_runtime
-from histomake.learn.train import check_classes, settings_of
+from histomake.learn.train import check_classes, name_left_out, settings_of
 from histomake.patch.sampler import choose
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,13 @@ def train_bags(
         seed: Seed of all draws.
         threads: Number of CPU threads.
 
-    Raises HistomakeError for data from which no model can be learned.
+    A slide that was damaged when its patches were encoded is left out, and named in the card. Raises HistomakeError
+    for data from which no model can be learned.
     """
-    bags, held_out = (_bags(task, entries, files, column) for entries in (train, val))
+    left_out = damaged_slides([*train, *val], files)
+    lost = {entry.slide_id for entry in left_out}
+    usable = ([entry for entry in entries if entry.slide_id not in lost] for entries in (train, val))
+    bags, held_out = (_bags(task, entries, files, column) for entries in usable)
     bags.reader.require_same_weights(held_out.reader)
     check_classes(bags.first, held_out.first, task)
     runtime = choose_runtime(task.train.precision, threads=threads)
@@ -70,7 +74,7 @@ def train_bags(
         threads=threads,
     )
     run(objective, settings_of(task, seed=seed), runtime=runtime, state=state, output=output)
-    return ModelCard.read(output / DESCRIPTION)
+    return name_left_out(output, left_out)
 
 
 def _bags(task: Task, entries: Sequence[SlideEntry], files: Mapping[str, Path], column: str) -> BagIndex:

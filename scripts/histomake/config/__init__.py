@@ -310,6 +310,11 @@ class Config(Section):
         return self
 
     @property
+    def max_lost(self) -> float:
+        """Share of slides that may be in quarantine before a run stops."""
+        return 0.0 if self.on_bad_slide == "fail" else self.max_quarantined
+
+    @property
     def encoder_groups(self) -> dict[str, list[str]]:
         """Names of the encoders of each group: those whose features are computed in one job. Sorted."""
         groups: dict[str, list[str]] = {}

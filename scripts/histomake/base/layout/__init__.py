@@ -181,6 +181,10 @@ class Layout:
         """Scores of whole slides and patients."""
         return self.results / "scores" / f"{task}.tsv"
 
+    def damage(self, task: str) -> Path:
+        """The slides whose damage was met when models of a task were trained or slides predicted."""
+        return self.results / "scores" / f"{task}.quarantine.json"
+
     def metrics(self, task: str) -> Path:
         """Metrics of a task, with all that figures are drawn from."""
         return self.results / "metrics" / f"{task}.json"
