@@ -5,7 +5,7 @@ from histomake.audit.sidecar import SIDECAR
 from histomake.cohort.originals import slides_without_file
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.planning import snakemake_internals as internals
-from histomake.planning.forked_scripts import PER_SLIDE, ScriptForks
+from histomake.planning.forked_scripts import script_forks
 from histomake.planning.last_run import LastRun
 from histomake.planning.notes import listed, notes
 from histomake.planning.outputs import Outputs
@@ -33,8 +33,8 @@ def find_unchanged():
 
 if workflow.is_main_process:
     # Of many small images most of the time would be spent on starting Python.
-    FORKED = [SCRIPTS / name for name in PER_SLIDE]
-    internals.fork_scripts(ScriptForks(FORKED), FORKED)
+    for scripts, forks in script_forks(SCRIPTS):
+        internals.fork_scripts(forks, scripts)
     internals.limit_considered_jobs()
     internals.wake_scheduler_once()
     if not IMPORTED:

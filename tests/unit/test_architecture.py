@@ -130,6 +130,19 @@ def test_what_rules_import_loads_no_heavy_package():
     assert loaded == "[]"
 
 
+@pytest.mark.parametrize("script", ["predict_features.py", "predict_bag.py"])
+def test_predictions_from_features_load_no_package_of_networks_and_fits(script):
+    """Such a job takes a tenth of a second, and these packages take several seconds."""
+    needed = [line for line in (SCRIPTS / script).read_text().splitlines() if line.startswith("from histomake")]
+    heavy = {"pandas", "scipy.stats", "sklearn", "timm", "torchvision"}
+    code = "\n".join(
+        [f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})", *needed, f"print(sorted({heavy} & set(sys.modules)))"]
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert needed
+    assert loaded == "[]"
+
+
 def test_no_two_classes_have_the_same_name():
     """Private ones aside: a reader who searches for a name finds one class."""
     places: dict[str, list[str]] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from histomake.planning.fork_server import imported_by
-from histomake.planning.forked_scripts import PER_SLIDE, ScriptForks
+from histomake.planning.forked_scripts import LIBRARIES_OF_NETWORKS, PER_PREDICTION, PER_SLIDE, ScriptForks
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -137,10 +137,29 @@ def test_a_short_run_starts_its_scripts_without_a_server():
 
 
 @pytest.mark.parametrize("name", PER_SLIDE)
-def test_forked_scripts_import_no_torch(name):
-    """Torch starts threads, which a fork does not have."""
+def test_scripts_per_slide_import_no_torch(name):
+    """It would take most of the time and memory of their server."""
     modules = sorted(imported_by(SCRIPTS / name))
     code = f"import sys\nfor name in {modules!r}: __import__(name)\nprint('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_fork_that_predicts_can_use_the_gpu_and_threads():
+    """CUDA cannot be used in a fork of a process that has asked for devices, and threads of a server are not forked.
+
+    The allocator of pyarrow, which is known to survive a fork, may have one.
+    """
+    modules = sorted({*LIBRARIES_OF_NETWORKS, *(n for name in PER_PREDICTION for n in imported_by(SCRIPTS / name))})
+    code = (
+        f"import os, sys\nfor name in {modules!r}: __import__(name)\n"
+        "import torch\n"
+        "threads = {open(f'/proc/self/task/{t}/comm').read().strip() for t in os.listdir('/proc/self/task')}\n"
+        "if not (child := os.fork()): os._exit(torch.cuda._is_in_bad_fork())\n"
+        "print(len(threads - {'jemalloc_bg_thd'}), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment = {**os.environ, **single, "PYTHONPATH": str(SCRIPTS)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1 0"

@@ -31,6 +31,7 @@ CASCADE = {
 }
 TARGETS = (
     *("radhical", "predict", "results/metrics/map.json", "results/metrics/probe.json"),
+    "results/comparisons/fine/coarse.json",
     *("results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
     "results/embeddings/probe/fold0/map.html",
     "results/maps/small/map.html",
@@ -86,6 +87,7 @@ def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Work
         "bags": BAGS,
         "map": patches | {"kind": "segmentation", "target": pixels, "model": {"name": "fast_scnn"}},
     }
+    content["compare"] = [["fine", "coarse"]]
     content["encoders"] = {"small": {"grid": "x10", "name": "resnet10t", "weights": False, "size": 64}}
     content["explain"] = {**content["explain"], "maps": ["small"]}
     content["radhical"] = {"nuclei": CASCADE}

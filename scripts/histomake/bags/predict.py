@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from scipy.stats import rankdata
 
 from histomake.bags.index import bag_name, index_bags
 from histomake.bags.network import ADDITIVE, BagNetwork
@@ -91,7 +90,8 @@ def predict_bag(
     scores = np.repeat(activate(pooled.logits).numpy(), len(own), axis=0)
     require_finite(scores, own, np.arange(len(own)))
     attention = pooled.attention.numpy()[mine]
-    columns = {"attention": attention, "percentile": rankdata(attention, method="max") / len(attention)}
+    not_higher = np.searchsorted(np.sort(attention), attention, side="right")
+    columns = {"attention": attention, "percentile": not_higher / len(attention)}
     if pooled.contributions is not None:
         of_outputs = pooled.contributions.numpy()[mine].T
         columns |= {f"contribution_{n}": c for n, c in zip(card.class_names, of_outputs, strict=True)}

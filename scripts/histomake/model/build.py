@@ -1,11 +1,12 @@
-"""Construction of networks by name: timm for patches, segmentation-models-pytorch for pixels."""
+"""Construction of networks by name: timm for patches, segmentation-models-pytorch for pixels.
+
+These libraries take seconds to import, so each is imported where a network of it is built: jobs on features need none.
+"""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol, cast
 
-import timm
-import torchvision
 from torch import Tensor, nn
 
 from histomake.base.errors import ConfigError
@@ -31,6 +32,8 @@ def build_model(model: Model, *, kind: Kind, outputs: int, size: int) -> nn.Modu
     if model.name == "alexnet":
         return AlexNet(model, outputs=outputs, channels=channels)
     check_timm(model.name, key="model.name")
+    import timm
+
     pretrained = timm.get_pretrained_cfg(model.name)
     options: dict[str, Any] = {"img_size": size} if pretrained and pretrained.fixed_input_size else {}
     return timm.create_model(
@@ -45,6 +48,8 @@ def build_model(model: Model, *, kind: Kind, outputs: int, size: int) -> nn.Modu
 
 def check_timm(name: str, *, key: str) -> None:
     """Raise ConfigError unless timm has a network ``name``; ``key`` of the configuration asked for it."""
+    import timm
+
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:6]}*")[:8]
         raise ConfigError(f"{key}: timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
@@ -55,7 +60,6 @@ def _segmenter(model: Model, *, outputs: int, channels: int) -> nn.Module:
         return FastSCNN(outputs=outputs, inputs=channels, dropout=model.dropout)
     if model.name == "fcn":
         return FCN(outputs=outputs, channels=channels)
-    # Imported here because the import takes seconds and only segmentation needs it.
     import segmentation_models_pytorch as smp
 
     if model.name not in smp.MODEL_ARCHITECTURES_MAPPING:
@@ -91,7 +95,9 @@ class AlexNet(nn.Module):
         super().__init__()
         if model.pretrained is True:
             raise ConfigError("model.pretrained: timm has no weights for alexnet; use a local file")
-        self.net = torchvision.models.alexnet(weights=None, num_classes=outputs, dropout=model.dropout)
+        from torchvision.models import alexnet
+
+        self.net = alexnet(weights=None, num_classes=outputs, dropout=model.dropout)
         if channels != 3:
             first = self.net.features[0]
             self.net.features[0] = nn.Conv2d(channels, first.out_channels, 11, stride=4, padding=2)
@@ -120,7 +126,9 @@ class FCN(nn.Module):
 
     def __init__(self, *, outputs: int, channels: int) -> None:
         super().__init__()
-        net = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=outputs)
+        from torchvision.models.segmentation import fcn_resnet50
+
+        net = fcn_resnet50(weights=None, weights_backbone=None, num_classes=outputs)
         if channels != 3:
             net.backbone.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         self.encoder, self.decoder = net.backbone, net.classifier

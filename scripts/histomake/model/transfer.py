@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from timm.models import group_parameters
 from torch import Tensor, nn
 
 from histomake.base.errors import HistomakeError
@@ -141,6 +140,9 @@ def parameter_stages(network: nn.Module) -> dict[str, int]:
     """Return the stage of every parameter, 0 nearest to the input; the head or decoder is the last stage."""
     names = [name for name, _ in network.named_parameters()]
     if hasattr(network, "group_matcher"):
+        # Imported here because the import takes seconds and predictions need none of it.
+        from timm.models import group_parameters
+
         matcher = cast("TimmClassifier", network).group_matcher(coarse=True)
         groups = group_parameters(network, matcher, reverse=True)
         stages = {name: int(groups[name]) for name in names if not is_head(network, name)}

@@ -4,10 +4,11 @@ A script of a step per slide works for a tenth of a second on a small image, but
 This process imports them once, does nothing else, and forks for every request. A job remains a process of its own, with
 its own log, sidecar and benchmark. It is started by `histomake.planning.forked_scripts`, as
 
-    python -P -m histomake.planning.fork_server SOCKET SCRIPT...
+    python -P -m histomake.planning.fork_server SOCKET IMPORTED...
 
-where SOCKET is the number of an open socket. A request is one message: what to run as JSON, with a socket for the
-answers: the number of the job's process, then its exit status, each in a line. The server ends when its socket closes.
+where SOCKET is the number of an open socket, and IMPORTED is a script, ending in .py, or a module. A request is one
+message: what to run as JSON, with a socket for the answers: the number of the job's process, then its exit status, each
+in a line. The server ends when its socket closes.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ LATE_IMPORTS = ("pandas", "snakemake.iocontainers", "snakemake.logging")
 
 def main(arguments: list[str]) -> None:
     """Import what the scripts import, then serve requests until the other end of the socket is closed."""
-    number, *scripts = arguments
+    number, *imported = arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted run ends this process by closing the socket
-    for name in sorted({*LATE_IMPORTS, *(name for script in scripts for name in imported_by(Path(script)))}):
+    modules = {name for name in imported if not name.endswith(".py")}
+    modules.update(name for script in set(imported) - modules for name in imported_by(Path(script)))
+    for name in sorted({*LATE_IMPORTS, *modules}):
         with suppress(ImportError, OSError):  # the script that needs it fails with the same error, in its own log
             importlib.import_module(name)
     context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""Runs scripts of cheap jobs by forking them from one warm process, `histomake.planning.fork_server`."""
+"""Runs scripts of cheap jobs by forking them from a warm process, `histomake.planning.fork_server`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,35 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
 
-PER_SLIDE = ("convert.py", "annotate.py", "presegment.py", "quality.py", "tabulate_patches.py")
+PER_SLIDE = (
+    "convert.py",
+    "annotate.py",
+    "presegment.py",
+    "quality.py",
+    "tabulate_patches.py",
+    "overview.py",
+    "views.py",
+    "export_qupath.py",
+    "slide_page.py",
+)
 """Scripts that take longer to start than to process a small image. None of them imports torch."""
 
-ALONE = 4
-"""Scripts that a run starts before it starts the server, which takes as long as two of them."""
+PER_PREDICTION = ("predict_slide.py", "predict_features.py", "predict_bag.py")
+"""Scripts that take longer to import torch than to predict a small slide. They have a server of their own."""
+
+LIBRARIES_OF_NETWORKS = ("timm",)
+"""Imported by scripts of predictions where they build a network."""
 
 
 class ScriptForks:
-    """Starts the server when enough scripts were run, and runs further ones in forks of it. For many threads."""
+    """Starts the server when enough scripts were run, and runs further ones in forks of it. For many threads.
 
-    def __init__(self, scripts: Sequence[Path], *, alone: int = ALONE) -> None:
-        self._scripts, self._left_alone, self._lock = list(map(str, scripts)), alone, Lock()
+    The server imports what ``scripts`` import, and the other ``modules``. ``alone`` scripts run without it, because to
+    start it takes longer than a script.
+    """
+
+    def __init__(self, scripts: Sequence[Path], *, modules: Sequence[str] = (), alone: int) -> None:
+        self._imported, self._left_alone, self._lock = [*map(str, scripts), *modules], alone, Lock()
         self._requests: socket.socket | None = None
 
     def wanted(self) -> bool:
@@ -66,9 +83,18 @@ class ScriptForks:
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-P", "-m", "histomake.planning.fork_server", str(theirs.fileno()), *self._scripts]
+        command = [sys.executable, "-P", "-m", "histomake.planning.fork_server", str(theirs.fileno()), *self._imported]
         # Libraries read the number of threads when they are imported, so it is the same for all scripts.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:
             subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**os.environ, **single})
         return ours
+
+
+def script_forks(folder: Path) -> list[tuple[list[Path], ScriptForks]]:
+    """The scripts that are forked, each list with what runs them; ``folder`` is that of the scripts."""
+    per_slide, per_prediction = ([folder / name for name in names] for names in (PER_SLIDE, PER_PREDICTION))
+    return [
+        (per_slide, ScriptForks(per_slide, alone=4)),
+        (per_prediction, ScriptForks(per_prediction, modules=LIBRARIES_OF_NETWORKS, alone=1)),
+    ]

@@ -1,18 +1,22 @@
-"""Linear fits by kind of task, and targets as values. The penalties are relative to the mean loss over the patches."""
+"""Linear fits by kind of task, and targets as values. The penalties are relative to the mean loss over the patches.
+
+scikit-learn is imported where it fits something, because the import takes seconds and predictions need none of it.
+"""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 
 from histomake.target.targets import UNLABELLED
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 Fitted = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Weights (outputs, d) and biases (outputs,) that give logits."""
@@ -53,6 +57,8 @@ def fit_labels(x: NDArray[np.float32], target: NDArray[Any], weight: NDArray[np.
 
 def fit_numbers(x: NDArray[np.float32], target: NDArray[Any], weight: NDArray[np.float64], penalty: float) -> Fitted:
     """Ridge regression of each number; target: float (n, outputs), NaN where unknown."""
+    from sklearn.linear_model import Ridge
+
     weights, bias = np.zeros((target.shape[1], x.shape[1]), np.float32), np.zeros(target.shape[1], np.float32)
     for output, column in enumerate(target.T):
         known = ~np.isnan(column)
@@ -65,6 +71,9 @@ def fit_numbers(x: NDArray[np.float32], target: NDArray[Any], weight: NDArray[np
 def _logistic(
     x: NDArray[np.float32], truth: NDArray[Any], weight: NDArray[np.float64], penalty: float
 ) -> LogisticRegression:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     share = weight / weight.mean()
     model = LogisticRegression(C=1 / (penalty * len(truth)), max_iter=MOST_ITERATIONS)
     with warnings.catch_warnings():

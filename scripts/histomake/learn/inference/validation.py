@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from histomake.target.pooling import POOLINGS, Threshold, pool_scores
@@ -128,6 +127,9 @@ def multi_label_scores(scores: np.ndarray, target: np.ndarray) -> dict[str, floa
 
 
 def _mean_auroc(positive: list[np.ndarray], scores: np.ndarray) -> float:
+    # Imported here, as below, because the import takes seconds and predictions need none of it.
+    from sklearn.metrics import roc_auc_score
+
     each = [roc_auc_score(p, scores[:, c]) for c, p in enumerate(positive) if p.any() and not p.all()]
     return float(np.mean(each)) if each else float("nan")
 
@@ -150,6 +152,8 @@ def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:
     """
     if positive.all() or not positive.any():
         return 0.5
+    from sklearn.metrics import roc_curve
+
     false_rate, true_rate, thresholds = roc_curve(positive, score)
     best = float(thresholds[1 + np.argmax(true_rate[1:] - false_rate[1:])])
     lower = score[score < best]
