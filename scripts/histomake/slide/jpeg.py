@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,8 @@ EOI = b"\xff\xd9"
 # APP14 "Adobe" marker, version 100, no flags, transform 0: the components are R, G, B and need no colour conversion.
 ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
-APP0, APP14, SOS = 0xE0, 0xEE, 0xDA
+APP0, APP14, SOS, COM = 0xE0, 0xEE, 0xDA, 0xFE
+_APPLICATION = range(0xE0, 0xF0)
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = {0xC0, 0xC1}
@@ -86,6 +88,27 @@ def sized_head(stream: bytes) -> tuple[bytes, tuple[int, int]]:
             height, width = struct.unpack_from(">HH", stream, start + 1)
             return stream[: start + 5], (width, height)
     raise JpegStreamError("no frame header")
+
+
+def text_spans(stream: bytes) -> list[tuple[int, int]]:
+    """Return (start, end) of the segments before the scan that can hold text: comments, EXIF, XMP and the like.
+
+    Decoders need none of them. JFIF and Adobe markers, which state the colours, are no texts.
+    """
+    found = []
+    with suppress(JpegStreamError):  # reported when the stream is decoded, if it cannot be
+        for marker, start, end in _segments(stream):
+            states_colour = marker == APP14 or (marker == APP0 and stream[start : start + 5] == b"JFIF\0")
+            if marker == COM or (marker in _APPLICATION and not states_colour):
+                found.append((start - 4, end))
+    return found
+
+
+def without_texts(stream: bytes) -> bytes:
+    """Return a stream, or the tables that streams share, without the segments of `text_spans`."""
+    for start, end in reversed(text_spans(stream)):
+        stream = stream[:start] + stream[end:]
+    return stream
 
 
 def application_segments(stream: bytes, marker: int) -> Iterator[bytes]:

@@ -14,10 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from histomake.slide import jpeg, jpeg2000
+from histomake.slide.codec import Codec
 from histomake.slide.jpeg import EOI, Colour, JpegStreamError, stated_colour
 from histomake.slide.sources.base import DamagedTilesError, FileBytes, TileBytes, UnsupportedSlideError
 from histomake.slide.store import OnShardClosed, ShardWriter, StoreLevel
@@ -26,6 +28,9 @@ PIECE_BYTES = 1 << 20
 
 SIZED_HEADS = {"jpeg": jpeg.sized_head, "jpeg2k": jpeg2000.sized_head}
 """By codec, the function that returns the first bytes of a stream, as far as its size, and the size."""
+
+TEXT_SPANS: dict[str, Callable[[bytes], list[tuple[int, int]]]] = {"jpeg": jpeg.text_spans, "jpeg2k": lambda _: []}
+"""By codec, the function that returns (start, end) of the parts of a stream that can hold text."""
 
 MOST_HEADS = 16
 """Kinds of headers that are remembered."""
@@ -110,12 +115,22 @@ def _copy_shard(store: Path, copy: Copy, place: tuple[int, int], check: _StreamC
         for piece in pieces:
             data = buffer[: int(sizes[piece].sum())]
             _read_tiles(file, offsets[piece], sizes[piece], data)
-            check.add(top + rows[piece], left + columns[piece], sizes[piece], data)
-            writer.append(rows[piece], columns[piece], sizes[piece], data)
+            texts = check.add(top + rows[piece], left + columns[piece], sizes[piece], data)
+            kept_sizes, kept = _without_texts(sizes[piece], data, texts) if texts else (sizes[piece], data)
+            writer.append(rows[piece], columns[piece], kept_sizes, kept)
         for row, column in made:
             tile = copy.make(top + row, left + column)
             writer.append(row, np.array([column]), np.array([len(tile)]), tile)
     on_closed(path, writer.sha256)
+
+
+def _without_texts(sizes: np.ndarray, data: memoryview, heads: dict[int, Head]) -> tuple[np.ndarray, bytes]:
+    """Return the sizes and the concatenated bytes of tiles, some of which begin with a head that has texts."""
+    ends = np.cumsum(sizes).tolist()
+    tiles = [bytes(data[end - size : end]) for end, size in zip(ends, sizes.tolist(), strict=True)]
+    for i, head in heads.items():
+        tiles[i] = head.without_texts + tiles[i][len(head.given) :]
+    return np.array(list(map(len, tiles)), np.int64), b"".join(tiles)
 
 
 def _pieces(sizes: np.ndarray) -> Iterator[slice]:
@@ -135,50 +150,82 @@ def _read_tiles(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: me
         position += length
 
 
+class Head(NamedTuple):
+    """The first bytes of tiles, as far as their size and, if there is one, their last text."""
+
+    given: bytes
+    without_texts: bytes
+
+    @classmethod
+    def of(cls, stream: bytes, sized: bytes, codec: Codec) -> Head:
+        """The head of a tile, whose bytes as far as its size are ``sized``."""
+        spans = TEXT_SPANS[codec](stream)
+        given = stream[: max([len(sized), *(end for _, end in spans)])]
+        kept = given
+        for start, end in reversed(spans):
+            kept = kept[:start] + kept[end:]
+        return cls(given, kept)
+
+
 class _StreamCheck:
-    """Finds tiles whose header or last bytes do not fit the level, without decoding them. Thread-safe."""
+    """Finds tiles whose header or last bytes do not fit the level, and tiles with texts, without decoding them.
+
+    Thread-safe.
+    """
 
     def __init__(self, level: StoreLevel, total: int) -> None:
         self._codec, self._size = level.coding.codec, (level.tile_width, level.tile_height)
         self._total = total
-        self._heads: list[bytes] = []
-        """First bytes of tiles, as far as their size, that have the size of the level's tiles."""
+        self._heads: list[Head] = []
+        """Of tiles that have the size of the level's tiles."""
         self._bad: list[tuple[int, int]] = []
         self._unended: list[tuple[int, int]] = []
         self._colours: dict[int, Colour | None] = {}
         """Colour space that the first tile states which begins with a marker, by the marker."""
 
-    def add(self, rows: np.ndarray, columns: np.ndarray, sizes: np.ndarray, data: memoryview) -> None:
-        """Check tiles whose bytes are concatenated in ``data``."""
+    def add(self, rows: np.ndarray, columns: np.ndarray, sizes: np.ndarray, data: memoryview) -> dict[int, Head]:
+        """Check tiles whose bytes are concatenated in ``data``; return the heads of those with texts, by number."""
         view = np.frombuffer(data, np.uint8)
         ends = np.cumsum(sizes)
         starts = ends - sizes
         head = view[starts].astype(np.uint16) << 8 | view[np.minimum(starts + 1, len(view) - 1)]
         bad = (head != 0xFFD8) if self._codec == "jpeg" else (head != 0xFF4F) & (head != 0x0000)
         self._bad.extend((int(rows[i]), int(columns[i])) for i in np.flatnonzero(bad))
-        self._check_sizes(rows, columns, starts, ends, data)
+        texts = self._check_heads(rows, columns, starts, ends, data)
         tail = view[np.maximum(ends - 2, 0)].astype(np.uint16) << 8 | view[ends - 1]
         for i in np.flatnonzero(tail != 0xFFD9):
             if EOI not in bytes(data[max(int(starts[i]), int(ends[i]) - TRAILER) : int(ends[i])]):
                 self._unended.append((int(rows[i]), int(columns[i])))
         if self._codec == "jpeg" and not bad.any():
             self._add_colours(view, starts, ends)
+        return texts
 
-    def _check_sizes(
+    def _check_heads(
         self, rows: np.ndarray, columns: np.ndarray, starts: np.ndarray, ends: np.ndarray, data: memoryview
-    ) -> None:
-        """Compare the sizes in the headers. Nearly all tiles of a level begin alike, so few are parsed."""
+    ) -> dict[int, Head]:
+        """Compare the sizes in the headers and find texts. Nearly all tiles of a level begin alike: few are parsed."""
+        texts: dict[int, Head] = {}
         for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-            if any(data[start : start + len(head)] == head for head in self._heads):
-                continue
-            try:
-                head, size = SIZED_HEADS[self._codec](bytes(data[start:end]))
-            except (ValueError, IndexError, struct.error):
-                size = (0, 0)
-            if size != self._size:
+            head = next((h for h in self._heads if data[start : start + len(h.given)] == h.given), None)
+            head = head or self._parse(bytes(data[start:end]))
+            if head is None:
                 self._bad.append((int(rows[i]), int(columns[i])))
-            elif len(self._heads) < MOST_HEADS:
-                self._heads.append(head)
+            elif len(head.given) > len(head.without_texts):
+                texts[i] = head
+        return texts
+
+    def _parse(self, tile: bytes) -> Head | None:
+        """Return the head of a tile, and remember it; None if the tile has not the size of the level's tiles."""
+        try:
+            sized, size = SIZED_HEADS[self._codec](tile)
+            if size != self._size:
+                return None
+            head = Head.of(tile, sized, self._codec)
+        except (ValueError, IndexError, struct.error):
+            return None
+        if len(self._heads) < MOST_HEADS:
+            self._heads.append(head)
+        return head
 
     def _add_colours(self, view: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
         """Parse one tile of each kind: encoders put the marker that states a colour space first."""

@@ -60,7 +60,7 @@ class DicomSource(Source):
             pixels_at = stream.tell()
         storage = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         if storage != WSI_STORAGE:
-            self._foreign[uid.UID(storage).name if storage else "objects of no stated class"] += 1
+            self._foreign[_class_name(storage)] += 1
             return
         role = role_of(header)
         if role == VOLUME:
@@ -157,6 +157,14 @@ class DicomSource(Source):
         """Close the files."""
         for instance in self._instances:
             instance.close()
+
+
+def _class_name(storage: str | None) -> str:
+    """The name of a class of the standard. A private identifier is not repeated: it can name the place."""
+    if not storage:
+        return "objects of no stated class"
+    known = uid.UID(storage)
+    return str(known.name) if known.name != known else "objects of a private class"
 
 
 def _picture(opened: Callable[[], Instance]) -> np.ndarray:

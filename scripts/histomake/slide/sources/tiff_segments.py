@@ -17,7 +17,7 @@ from histomake.slide.decoding import (
     jpeg2000_samples,
     jpeg_samples,
 )
-from histomake.slide.jpeg import SOI, read_frame
+from histomake.slide.jpeg import SOI, read_frame, without_texts
 from histomake.slide.jpeg2000 import read_codestream
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
@@ -204,7 +204,8 @@ class Segments:
             frames = [read_frame(tile) for tile in self._corners]
             whole = all((frame.width, frame.height) == size and frame.sequential for frame in frames)
             colour = self.treatment.jpeg
-            return TileCoding("jpeg", colour, self.page.jpegtables) if whole and colour else None
+            tables = self.page.jpegtables and without_texts(self.page.jpegtables)
+            return TileCoding("jpeg", colour, tables) if whole and colour else None
         streams = [read_codestream(tile) for tile in self._corners]
         return TileCoding("jpeg2k") if all((s.width, s.height) == size for s in streams) else None
 
