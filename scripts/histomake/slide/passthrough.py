@@ -124,7 +124,7 @@ def _copy_shard(store: Path, copy: Copy, place: tuple[int, int], check: _StreamC
     on_closed(path, writer.sha256)
 
 
-def _without_texts(sizes: np.ndarray, data: memoryview, heads: dict[int, Head]) -> tuple[np.ndarray, bytes]:
+def _without_texts(sizes: np.ndarray, data: memoryview, heads: dict[int, TileHead]) -> tuple[np.ndarray, bytes]:
     """Return the sizes and the concatenated bytes of tiles, some of which begin with a head that has texts."""
     ends = np.cumsum(sizes).tolist()
     tiles = [bytes(data[end - size : end]) for end, size in zip(ends, sizes.tolist(), strict=True)]
@@ -150,14 +150,14 @@ def _read_tiles(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: me
         position += length
 
 
-class Head(NamedTuple):
+class TileHead(NamedTuple):
     """The first bytes of tiles, as far as their size and, if there is one, their last text."""
 
     given: bytes
     without_texts: bytes
 
     @classmethod
-    def of(cls, stream: bytes, sized: bytes, codec: Codec) -> Head:
+    def of(cls, stream: bytes, sized: bytes, codec: Codec) -> TileHead:
         """The head of a tile, whose bytes as far as its size are ``sized``."""
         spans = TEXT_SPANS[codec](stream)
         given = stream[: max([len(sized), *(end for _, end in spans)])]
@@ -176,14 +176,14 @@ class _StreamCheck:
     def __init__(self, level: StoreLevel, total: int) -> None:
         self._codec, self._size = level.coding.codec, (level.tile_width, level.tile_height)
         self._total = total
-        self._heads: list[Head] = []
+        self._heads: list[TileHead] = []
         """Of tiles that have the size of the level's tiles."""
         self._bad: list[tuple[int, int]] = []
         self._unended: list[tuple[int, int]] = []
         self._colours: dict[int, Colour | None] = {}
         """Colour space that the first tile states which begins with a marker, by the marker."""
 
-    def add(self, rows: np.ndarray, columns: np.ndarray, sizes: np.ndarray, data: memoryview) -> dict[int, Head]:
+    def add(self, rows: np.ndarray, columns: np.ndarray, sizes: np.ndarray, data: memoryview) -> dict[int, TileHead]:
         """Check tiles whose bytes are concatenated in ``data``; return the heads of those with texts, by number."""
         view = np.frombuffer(data, np.uint8)
         ends = np.cumsum(sizes)
@@ -202,9 +202,9 @@ class _StreamCheck:
 
     def _check_heads(
         self, rows: np.ndarray, columns: np.ndarray, starts: np.ndarray, ends: np.ndarray, data: memoryview
-    ) -> dict[int, Head]:
+    ) -> dict[int, TileHead]:
         """Compare the sizes in the headers and find texts. Nearly all tiles of a level begin alike: few are parsed."""
-        texts: dict[int, Head] = {}
+        texts: dict[int, TileHead] = {}
         for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
             head = next((h for h in self._heads if data[start : start + len(h.given)] == h.given), None)
             head = head or self._parse(bytes(data[start:end]))
@@ -214,13 +214,13 @@ class _StreamCheck:
                 texts[i] = head
         return texts
 
-    def _parse(self, tile: bytes) -> Head | None:
+    def _parse(self, tile: bytes) -> TileHead | None:
         """Return the head of a tile, and remember it; None if the tile has not the size of the level's tiles."""
         try:
             sized, size = SIZED_HEADS[self._codec](tile)
             if size != self._size:
                 return None
-            head = Head.of(tile, sized, self._codec)
+            head = TileHead.of(tile, sized, self._codec)
         except (ValueError, IndexError, struct.error):
             return None
         if len(self._heads) < MOST_HEADS:
