@@ -31,6 +31,7 @@ from histomake.cohort.sheet import read_sheet
 from histomake.config import parse_config
 from histomake.model import reuse
 from histomake.planning.plan import make_plan
+from histomake.planning.resources import memory, minutes
 
 try:
     require_library(SCRIPTS)
@@ -52,6 +53,9 @@ FINGERPRINTS = Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_proce
 PACKED = CONFIG.convert.store == "zip"
 # With a model instead of thresholds, rule presegment runs another script, in the environment that has torch.
 TISSUE_MODEL = PLAN.tissue_model_files()
+# Of rules that hold a whole slide at once, at the resolution of its mask or of its pictures. Measured: at most 48 bytes.
+WHOLE_MASK = {"pixel_bytes": 64, "mpp": CONFIG.tissue.mpp}
+WHOLE_PICTURE = {"pixel_bytes": 64, "mpp": min(CONFIG.tissue.mpp, CONFIG.explain.overlay_mpp)}
 
 
 def slide(wildcards):
@@ -80,18 +84,6 @@ def code(script):
     """
     path = SCRIPTS / script
     return code_digest(path) if workflow.is_main_process else lambda wildcards: code_digest(path)
-
-
-def memory(base_mb, per_gb=0):
-    """Memory in MB, doubled with every attempt; ``per_gb`` is added for every GB of input."""
-    if not per_gb:
-        return lambda wildcards, attempt: base_mb * 2 ** (attempt - 1)
-    return lambda wildcards, input, attempt: int((base_mb + per_gb * input.size_mb / 1000) * 2 ** (attempt - 1))
-
-
-def minutes(base):
-    """Run time in minutes, doubled with every attempt."""
-    return lambda wildcards, attempt: base * 2 ** (attempt - 1)
 
 
 def processes(wildcards):

@@ -21,7 +21,7 @@ rule tabulate_patches:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        mem_mb=memory(2000, **WHOLE_MASK),
         runtime=minutes(15),
     params:
         cfg=lambda wildcards: CONFIG.grids[wildcards.grid].dump(),

@@ -20,7 +20,7 @@ rule presegment:
         "../envs/learning.yaml" if TISSUE_MODEL else "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        mem_mb=memory(2000, **WHOLE_MASK),
         runtime=minutes(10),
     params:
         cfg=CONFIG.tissue.dump(),
@@ -45,7 +45,7 @@ rule quality:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        mem_mb=memory(2000, **WHOLE_MASK),
         runtime=minutes(10),
     params:
         cfg=CONFIG.quality.dump(),

@@ -51,7 +51,7 @@ rule overview:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        mem_mb=memory(2000, **WHOLE_PICTURE),
         runtime=minutes(10),
     params:
         mpp=CONFIG.explain.overlay_mpp,
@@ -89,7 +89,7 @@ rule views:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
+        mem_mb=memory(2000, **WHOLE_PICTURE),
         runtime=minutes(10),
     params:
         mpp=CONFIG.explain.overlay_mpp,

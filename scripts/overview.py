@@ -8,7 +8,7 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
-from histomake.cohort.quarantine import attempt
+from histomake.cohort.quarantine import attempt, in_memory
 from histomake.patch.table import read_table
 from histomake.pictures.canvas import quarantine_card, write_picture
 from histomake.pictures.contact_sheet import contact_sheet, no_contact_sheet
@@ -47,7 +47,8 @@ def main(snakemake):
         pictures[picture] = partial(draw_patches, given.manifest, path, picture, params)
     with job(snakemake) as done:
         for picture, draw in pictures.items():
-            lost = attempt("overview", draw, lost=done.lost)
+            held = {"rule": "overview", "output": picture, "manifest": given.manifest}
+            lost = attempt("overview", partial(in_memory, draw, slide_id=slide, **held), lost=done.lost)
             if lost is not None:
                 write_picture(quarantine_card(lost), picture)
 

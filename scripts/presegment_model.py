@@ -8,7 +8,7 @@ from pathlib import Path
 from histomake.audit.sidecar import job
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined
-from histomake.cohort.quarantine import attempt
+from histomake.cohort.quarantine import attempt, in_memory
 from histomake.config import Tissue
 from histomake.learn.inference.tissue_model import tissue_model
 from histomake.slide.reader import open_slide
@@ -26,9 +26,12 @@ def main(snakemake):
         tissue.save(mask, record)
         return tissue.record
 
+    held = {"rule": "presegment", "output": record, "manifest": snakemake.input.manifest}
     with job(snakemake):
         manifest = Manifest.read(snakemake.input.manifest)
-        outcome = quarantined(manifest) or attempt("presegment", work)
+        outcome = quarantined(manifest) or attempt(
+            "presegment", lambda: in_memory(work, slide_id=manifest.slide_id, **held)
+        )
         if quarantined(outcome):
             save_no_tissue(outcome, mask, record)
 

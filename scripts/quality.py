@@ -6,7 +6,7 @@ from histomake.audit.sidecar import job
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
-from histomake.cohort.quarantine import attempt
+from histomake.cohort.quarantine import attempt, in_memory
 from histomake.config import Quality
 from histomake.slide.reader import open_slide
 from histomake.tissue.artefacts import assess, save_no_quality
@@ -23,9 +23,12 @@ def main(snakemake):
         artefacts.save(image, record)
         return artefacts.record
 
+    held = {"rule": "quality", "output": record, "manifest": snakemake.input.manifest}
     with job(snakemake):
         stages = Manifest.read(snakemake.input.manifest), TissueRecord.read(snakemake.input.tissue)
-        outcome = quarantined(*stages) or attempt("quality", work)
+        outcome = quarantined(*stages) or attempt(
+            "quality", lambda: in_memory(work, slide_id=snakemake.wildcards.slide, **held)
+        )
         if quarantined(outcome):
             save_no_quality(outcome, image, record)
 

@@ -13,7 +13,7 @@ from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
 from histomake.base.tables import lost_slide
-from histomake.cohort.quarantine import attempt
+from histomake.cohort.quarantine import attempt, in_memory
 from histomake.patch.table import read_table
 from histomake.pictures.findings import SlideFindings
 from histomake.pictures.views import draw_quarantine, draw_region, draw_views
@@ -39,6 +39,11 @@ def draw(given, params, predictions, out):
 def main(snakemake):
     given = snakemake.input
     out = {view: Path(path) for view, path in snakemake.output.items()}
+    held = {"rule": snakemake.rule, "output": next(iter(out.values())), "manifest": given.manifest}
+
+    def work():
+        draw(given, snakemake.params, predictions, out)
+
     with job(snakemake) as done:
         predictions = pq.read_table(given.predictions)
         lost = quarantined(
@@ -47,7 +52,9 @@ def main(snakemake):
             TissueRecord.read(given.tissue),
             QualityRecord.read(given.quality),
         ) or lost_slide(predictions)
-        lost = lost or attempt("views", lambda: draw(given, snakemake.params, predictions, out), lost=done.lost)
+        lost = lost or attempt(
+            "views", lambda: in_memory(work, slide_id=snakemake.wildcards.slide, **held), lost=done.lost
+        )
         if lost is not None:
             draw_quarantine(lost, out)
 

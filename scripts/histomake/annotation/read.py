@@ -114,6 +114,13 @@ def refusing_all(path: Path) -> Iterator[None]:
         yield
     except AnnotationError:
         raise
+    except MemoryError as error:
+        log.exception("%s cannot be read", path)
+        raise AnnotationError(
+            "reading the file needs more memory than the job may have",
+            "Check that the file is whole; if it is, simplify its outlines, or read it again with more: "
+            "--set-resources annotate:mem_mb=MB --forcerun with the slide's annotations/*.json",
+        ) from error
     except Exception as error:
         log.exception("%s cannot be read", path)
         said = " ".join(str(error).split())[:LONGEST]

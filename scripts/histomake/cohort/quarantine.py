@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-from histomake.base.errors import HistomakeError, SlideError
+from histomake.base.errors import HistomakeError, Reason, SlideError
 from histomake.base.records.record import Quarantined, StageRecord
 
 log = logging.getLogger(__name__)
+
+
+def in_memory[R](work: Callable[[], R], *, slide_id: str, rule: str, output: Path | str, manifest: Path | str) -> R:
+    """Return the result of work that holds a whole slide at once.
+
+    Raises SlideError with OUT_OF_MEMORY if an allocation fails. A job that is killed for its memory fails instead, and
+    is tried again with more.
+    """
+    try:
+        return work()
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        log.exception("memory does not suffice")
+        raise SlideError(
+            Reason.OUT_OF_MEMORY,
+            slide_id=slide_id,
+            path=manifest,
+            detail=f"the slide needs more memory than a job of rule {rule} may have",
+            remedy=f"Make {output} again with more: --set-resources {rule}:mem_mb=MB --forcerun {output}",
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation of Python, NumPy or OpenCV failed. OpenCV is not imported for this."""
+    cv2 = sys.modules.get("cv2")
+    return isinstance(error, MemoryError) or (
+        cv2 is not None and isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
+    )
 
 
 def attempt[R](stage: str, work: Callable[[], R], *, lost: list[Quarantined] | None = None) -> R | Quarantined:

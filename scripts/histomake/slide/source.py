@@ -69,7 +69,8 @@ def slide_errors(slide_id: str, path: Path) -> Iterator[None]:
             slide_id=slide_id,
             path=path,
             detail="the slide needs more memory than the job may have",
-            remedy="Give rule convert more mem_mb, or export the slide to a pyramidal TIFF with tiles of 256 px",
+            remedy="Export it to a pyramidal TIFF with tiles of 256 px, or convert it again with more: "
+            f"--set-resources convert:mem_mb=MB --forcerun RESULTS/slides/{slide_id}.json",
         ) from error
 
 
