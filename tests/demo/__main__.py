@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.demo.cohort import COHORT, RICH, SHARE, SMALL, build_cohort
+from tests.demo.cohort import COHORT, DIED, MONTHS, RICH, SHARE, SMALL, build_cohort
 
 
 def write_encoder(folder: Path) -> None:
@@ -28,7 +28,11 @@ def main() -> None:
     slides = SMALL if arguments.small else COHORT
     stamp = arguments.folder / ".recipe.json"
     recipe = json.dumps(
-        {"folder": str(arguments.folder), "slides": [repr(slide) for slide in slides], "labels": [RICH, SHARE]}
+        {
+            "folder": str(arguments.folder),
+            "slides": [repr(slide) for slide in slides],
+            "labels": [RICH, SHARE, MONTHS, DIED],
+        }
     )
     if stamp.exists() and stamp.read_text() == recipe:
         return

@@ -84,6 +84,13 @@ RICH = "nuclei_rich"
 SHARE = "nuclei_share"
 """Column of the sheet: share of the annotated tissue that is rich in nuclei."""
 
+MONTHS, DIED = "months", "died"
+"""Columns of the sheet: time until the end of a patient's observation, and whether the patient had died by then, 1 or
+0. The more nuclei-rich tissue the slides of a patient have, the earlier."""
+
+HAZARD = 12.0
+"""Logarithm of the ratio of the hazards of two patients of whom one has all and the other none of that tissue."""
+
 
 def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
     """Write one slide and its annotation; return its row of the sheet, without the label that compares slides."""
@@ -112,6 +119,8 @@ def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
         "mpp": str(slide.mpp) if slide.sheet_mpp else "",
         SHARE: f"{(picture.mask == CLASSES['nuclei']).sum() / (picture.mask > 0).sum():.3f}",
         RICH: "",
+        MONTHS: "",
+        DIED: "",
     }
 
 
@@ -120,6 +129,22 @@ def label_rich(rows: list[dict[str, str]]) -> None:
     middle = float(np.median([float(row[SHARE]) for row in rows]))
     for row in rows:
         row[RICH] = "yes" if float(row[SHARE]) > middle else "no"
+
+
+def label_survival(rows: list[dict[str, str]]) -> None:
+    """Fill the columns MONTHS and DIED: times of a Weibull distribution with a hazard by share, one third censored."""
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        shares.setdefault(row["patient_id"], []).append(float(row[SHARE]))
+    means = {patient: float(np.mean(found)) for patient, found in shares.items()}
+    middle = float(np.median(list(means.values())))
+    for number, (patient, share) in enumerate(sorted(means.items())):
+        drawn = -np.log(np.random.default_rng([SEED, 3, number]).uniform(0.2, 0.8))
+        time = 24 * (drawn * np.exp(HAZARD * (middle - share))) ** 0.5
+        died = number % 3 != 2
+        for row in rows:
+            if row["patient_id"] == patient:
+                row[MONTHS], row[DIED] = f"{max(0.1, time if died else 0.7 * time):.1f}", str(int(died))
 
 
 def build_untouched(folder: Path) -> dict[str, str]:
@@ -137,6 +162,7 @@ def build_cohort(folder: Path, slides: list[Slide], *, untouched: bool) -> Path:
         jobs = [pool.submit(build_slide, s, number, folder) for number, s in enumerate(slides)]
         rows = [job.result() for job in jobs]
     label_rich(rows)
+    label_survival(rows)
     if untouched:
         rows.append(build_untouched(folder))
     sheet = folder / "slides.tsv"

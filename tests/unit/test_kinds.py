@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from histomake.base.kinds import Kind
 from histomake.config.kinds import ACCEPTED
-from histomake.pictures.kinds import PICTURED, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
+from histomake.pictures.kinds import PICTURED, WITH_ATTENTION, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
 from histomake.target.kinds import LEARNED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +137,7 @@ def test_no_rule_depends_on_a_kind(file: Path):
 
 
 def test_every_set_of_views_has_a_rule():
-    assert {pictured.views for pictured in PICTURED.values()} <= {WITH_CONFIDENCE, WITHOUT_CONFIDENCE}
+    assert {pictured.views for pictured in PICTURED.values()} <= {WITH_ATTENTION, WITH_CONFIDENCE, WITHOUT_CONFIDENCE}
 
 
 @pytest.mark.parametrize("kind", Kind)

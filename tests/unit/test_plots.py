@@ -44,7 +44,17 @@ def segmented() -> list[SlidePrediction]:
     return [SlidePrediction(f"s{i}", f"p{i}", 0, pa.table(columns)) for i in range(3)]
 
 
+def survived() -> list[SlidePrediction]:
+    made = []
+    for i, (time, event) in enumerate([(9, 1), (8, 0), (7, 1), (5, 1), (4, 0), (3, 1), (2, 1), (1, 1)]):
+        columns = {"score_risk": [i - 4.0], "target_time": [time], "target_event": [event], "tissue": [1.0]}
+        labels = {"months": str(time), "died": str(event)}
+        made.append(SlidePrediction(f"s{i}", f"p{i}", 0, pa.table(columns), threshold=-0.5, labels=labels))
+    return made
+
+
 CASES = {
+    "survival": (survived, Target(source="sheet", time="months", event="died"), {"kaplan_meier"}),
     "classification": (classified, Target(classes=NAMES), {"roc", "precision_recall", "reliability", "confusion"}),
     "regression": (regressed, Target(source="sheet", column="grade"), {"scatter"}),
     "segmentation": (segmented, Target(source="mask", classes=NAMES), {"overlap"}),

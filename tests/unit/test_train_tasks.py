@@ -435,6 +435,11 @@ def test_every_loss_that_can_be_chosen_fits_a_kind_and_can_be_built() -> None:
 # Two patches of two classes: p = 3/4, 1/4 and truly the first; p = 1/2, 1/2 and truly the second.
 CLASSES_OF_TWO = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
 LABELS_OF_ONE = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[1.0, 0.0]])
+# Hazards 2, 1 and 3; the first two have the event at the same time, while all are at risk.
+SURVIVAL_OF_THREE = (
+    torch.tensor([[math.log(2)], [0.0], [math.log(3)]]),
+    torch.tensor([[5.0, 1.0], [5.0, 1.0], [9.0, 0.0]]),
+)
 NUMBERS_OF_ONE = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 5.0]])
 FIRST, SECOND = -math.log(3 / 4), -math.log(1 / 2)
 DICE = 1 - ((2 * 3 / 4 + 1) / (5 / 4 + 1 + 1) + (2 * 1 / 2 + 1) / (3 / 4 + 1 + 1)) / 2
@@ -448,6 +453,8 @@ BY_HAND = {
     "generalised_dice": (CLASSES_OF_TWO, 1 - 2 * (3 / 4 + 1 / 2) / (5 / 4 + 3 / 4 + 2)),
     "bce": (LABELS_OF_ONE, (FIRST + SECOND) / 2),
     "mse": (NUMBERS_OF_ONE, (1 + 4) / 2),
+    "cox_efron": (SURVIVAL_OF_THREE, -(math.log(2 / 6) + math.log(1 / (6 - 3 / 2))) / 2),
+    "cox_breslow": (SURVIVAL_OF_THREE, -(math.log(2 / 6) + math.log(1 / 6)) / 2),
     "huber": (NUMBERS_OF_ONE, (1 / 2 + (2 - 1 / 2)) / 2),
 }
 """Outputs, targets and value of every loss; the weights of the classes are 1 and 3."""

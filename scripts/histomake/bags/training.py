@@ -21,6 +21,7 @@ from histomake.learn.engine.run import run
 from histomake.learn.engine.runtime import choose_runtime
 from histomake.learn.train import check_classes, name_left_out, settings_of
 from histomake.patch.sampler import choose
+from histomake.target.survival import ordered_pairs
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ def train_bags(
     bags, held_out = (_bags(task, entries, files, column) for entries in usable)
     bags.reader.require_same_weights(held_out.reader)
     check_classes(bags.first, held_out.first, task)
+    for role, index in (("training", bags), ("validation", held_out)):
+        _require_events(task, index, role)
     runtime = choose_runtime(task.train.precision, threads=threads)
     objective = BagObjective(
         task,
@@ -83,10 +86,24 @@ def _bags(task: Task, entries: Sequence[SlideEntry], files: Mapping[str, Path], 
     patches = index_patches(entries, kind=task.kind, target=task.target)
     bags = without_unknown(index_bags(patches, files, column, level=task.level, min_tissue=task.bag.min_tissue))
     if not len(bags):
-        raise HistomakeError(f"no {task.level} has a value in column {task.target.column}")
+        raise HistomakeError(f"no {task.level} has a value in column {' and '.join(task.target.columns)}")
     sizes = [len(members) for members in bags.members]
     log.info("%d bags of %d to %d patches", len(bags), min(sizes), max(sizes))
     return bags
+
+
+def _require_events(task: Task, bags: BagIndex, role: str) -> None:
+    """Raise HistomakeError for survival of which no two patients can be compared: nothing can be learned or chosen."""
+    if task.target.event is None:
+        return
+    time, event = bags.first.target.T
+    log.info("%s %ss: %d, of which %d have the event", role, task.level, len(time), int(event.sum()))
+    if not ordered_pairs(time, time, event)[0].any():
+        raise HistomakeError(
+            f"no {role} {task.level} has the event ({task.target.event} is 1) while another is still observed, so that "
+            f"no risk can be compared ({', '.join(bags.names)}); add patients with events, use fewer folds, or assign "
+            "roles in the split column of the sheet"
+        )
 
 
 def known_of(task: Task, bags: BagIndex, *, seed: int) -> list[BagPatches]:

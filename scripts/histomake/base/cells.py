@@ -18,6 +18,28 @@ def number(cell: str) -> float:
     return found
 
 
+def survival(time: str | None, event: str | None) -> tuple[float, float] | None:
+    """The time and the event, 1 or 0, in two cells of a slide; None if both are empty.
+
+    Raises ValueError if one of them is empty, the time is not a positive number, or the event is neither 0 nor 1.
+    """
+    if not time and not event:
+        return None
+    if not time or not event:
+        raise ValueError(
+            f"{'empty' if not time else repr(time)}, while event is {'empty' if not event else repr(event)}"
+        )
+    if (found := number(time)) <= 0:
+        raise ValueError(f"{time!r}, not a time after the start of observation")
+    try:
+        happened = number(event)
+    except ValueError:
+        happened = -1.0
+    if happened not in (0, 1):
+        raise ValueError(f"{time!r} with event {event!r}, which is neither 1 nor 0")
+    return found, happened
+
+
 def listed(cell: str) -> list[str]:
     """The items of a cell, which commas separate, without spaces around them. An empty cell has none."""
     return [item.strip() for item in cell.split(",")] if cell else []

@@ -25,3 +25,6 @@ class Kind(StrEnum):
 
     SEGMENTATION = "segmentation"
     """One class per pixel."""
+
+    SURVIVAL = "survival"
+    """Risk of an event per slide or patient, learned from times to the event or to the end of observation."""

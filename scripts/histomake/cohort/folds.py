@@ -28,8 +28,8 @@ Classes = Callable[[Slide], list[str]]
 def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) -> list[Assignment]:
     """Assign roles for a task. Slides whose label for the task is empty in the sheet can only be predicted.
 
-    Classes in the sheet are always balanced, before the columns of ``split.stratify``. Raises ConfigError if a fold
-    nevertheless has no training patient of a class.
+    Classes in the sheet, and events of survival, are always balanced, before the columns of ``split.stratify``. Raises
+    ConfigError if a fold nevertheless has no training patient of a class.
     """
     rows, split, learned = _of_task(slides, task)
     assignments = assign(rows, split, seed=seed, task=name, learned=learned)
@@ -48,8 +48,12 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
 
 def _of_task(slides: Iterable[Slide], task: Task) -> tuple[list[Slide], Split, Classes | None]:
     """Slides, split and classes by which a task is divided. There are no classes if the sheet does not give them."""
-    column = task.target.column
-    rows = [replace(s, split="predict") if column and s.value(column) is None else s for s in slides]
+    column, event = task.target.column, task.target.event
+    rows = [replace(s, split="predict") if any(s.value(c) is None for c in task.target.columns) else s for s in slides]
+    if event is not None:
+        # A role without an event can neither be learned from nor be measured.
+        others = [c for c in task.split.stratify if c != event]
+        return rows, task.split.model_copy(update={"stratify": [event, *others]}), None
     if column is None or ACCEPTED[task.kind].least_classes is None:
         return rows, task.split, None
     others = [c for c in task.split.stratify if c != column]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from histomake.base.cells import classes_named, number
+from histomake.base.cells import classes_named, number, survival
 from histomake.base.errors import ConfigError
 from histomake.base.layout import Layout
 from histomake.base.names import name_problems, quoted
@@ -73,7 +73,7 @@ def named_columns(config: Config, *, fitted: bool = False) -> set[str]:
     splits: list[Split] = [*(task.split for task in tasks), *(cascade.split for cascade in config.radhical.values())]
     for split in splits:
         columns.update(split.stratify)
-    return columns | {task.target.column for task in tasks if task.target.column}
+    return columns | {column for task in tasks for column in task.target.columns}
 
 
 def label_columns(config: Config) -> set[str]:
@@ -220,15 +220,19 @@ def _id_problems(slides: list[Slide]) -> Iterator[str]:
 def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Config) -> Iterator[str]:
     """Every label that a task cannot learn or test, and tasks with a single class."""
     for name, task in config.tasks.items():
-        column = task.target.column
-        if column is None:
+        if not task.target.columns:
             continue
+        column = task.target.columns[0]
         for slide in slides:
             for fault in _label_faults(slide, task):
                 yield f"line {lines[slide.slide_id]} ({slide.slide_id}): {column} is {fault} (task {name})"
-        if task.level == "patient":
-            yield from _several_values(slides, name, column)
+        # A patient has one survival, whatever is predicted.
+        if task.level == "patient" or task.target.event is not None:
+            for one in task.target.columns:
+                yield from _several_values(slides, name, one)
         learned = [s for s in slides if s.split != "predict"]
+        if task.target.event is not None and learned and not task.trained:
+            yield from _no_event(learned, name, task.target.event)
         found = {", ".join(classes_of(s, task)) for s in learned} - {""}
         if ACCEPTED[task.kind].least_classes is not None and not task.target.classes:
             yield from name_problems(f"task {name}: classes in column {column!r}", found)
@@ -247,14 +251,38 @@ def _several_values(slides: list[Slide], task: str, column: str) -> Iterator[str
         if len(values) > 1:
             listed = "; ".join(f"{value}: {', '.join(ids)}" for value, ids in sorted(values.items()))
             yield (
-                f"task {task}: patient {patient} has slides of different {column} ({listed}); with level: patient they "
-                "must be the same. Correct the sheet, or set level: slide"
+                f"task {task}: patient {patient} has slides of different {column} ({listed}); with level: patient, and "
+                "with kind: survival, they must be the same. Correct the sheet, or set level: slide for a kind other "
+                "than survival"
             )
+
+
+def _no_event(slides: list[Slide], task: str, column: str) -> Iterator[str]:
+    """Nothing is learned from patients of whom none has had the event."""
+    if not any(_is_one(slide.value(column)) for slide in slides):
+        yield (
+            f"task {task}: no slide has 1 in column {column!r}, so that every patient is censored; a risk is learned "
+            "from events"
+        )
+
+
+def _is_one(cell: str | None) -> bool:
+    try:
+        return cell is not None and number(cell) == 1
+    except ValueError:
+        return False
 
 
 def _label_faults(slide: Slide, task: Task) -> Iterator[str]:
     """Why the slide's label cannot be learned. An empty cell can: the slide is only predicted then."""
-    value = slide.value(task.target.column or "")
+    target = task.target
+    if target.time is not None and target.event is not None:
+        try:
+            survival(slide.value(target.time), slide.value(target.event))
+        except ValueError as error:
+            yield f"{error}; correct {target.time} and {target.event}, or empty both if they are unknown"
+        return
+    value = slide.value(target.column or "")
     if value is None:
         return
     if ACCEPTED[task.kind].least_classes is None:

@@ -19,6 +19,7 @@ class Accepted:
     meaning: what the network outputs, for the documentation.
     example: smallest settings of a task besides its grid, for the documentation and the tests of all kinds.
     sources: values of ``target.source``.
+    columns: keys of ``target`` that name columns of the sheet, if it is the source.
     least_classes: smallest number of classes. None: the outputs are numbers, not classes.
     several: whether a patch or slide may have several classes; cells of the sheet separate them with commas.
     background: whether ``target.unlabelled: background`` is possible.
@@ -28,6 +29,7 @@ class Accepted:
     networks_with_dropout: networks that have ``model.dropout``. None: all.
     features: whether the task can learn from one vector per patch instead of its pixels.
     bags: whether a slide or patient can be predicted as a bag of patches.
+    patches: whether patches or their pixels can be predicted.
     overlap: whether windows overlap by ``predict.overlap``.
     cascade_stage: whether the task gives each patch a score per class, as a stage of a patch cascade must.
     patient_truth: whether ``predict.patient_truth`` has a meaning: patients have classes that follow from their slides.
@@ -38,6 +40,7 @@ class Accepted:
     meaning: str
     example: dict[str, Any]
     sources: tuple[str, ...]
+    columns: tuple[str, ...]
     least_classes: int | None
     several: bool
     background: bool
@@ -47,17 +50,22 @@ class Accepted:
     networks_with_dropout: tuple[str, ...] | None
     features: bool
     bags: bool
+    patches: bool
     overlap: bool
     cascade_stage: bool
     patient_truth: bool
     label_image: bool
 
 
+COLUMNS = ("column",)
+"""Keys of ``target`` that name columns of the sheet, of the kinds that learn from one."""
+
 ACCEPTED: dict[Kind, Accepted] = {
     Kind.CLASSIFICATION: Accepted(
         meaning="one class per patch",
         example={"target": {"classes": ["stroma", "tumour"]}},
         sources=("annotation", "sheet"),
+        columns=COLUMNS,
         least_classes=2,
         several=False,
         background=False,
@@ -67,6 +75,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         features=True,
         bags=True,
+        patches=True,
         overlap=False,
         cascade_stage=True,
         patient_truth=True,
@@ -76,6 +85,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         meaning="any number of classes per patch, each decided on its own",
         example={"target": {"classes": ["necrosis", "tumour"]}},
         sources=("annotation", "sheet"),
+        columns=COLUMNS,
         least_classes=1,
         several=True,
         background=False,
@@ -85,6 +95,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         features=True,
         bags=True,
+        patches=True,
         overlap=False,
         cascade_stage=True,
         patient_truth=True,
@@ -94,6 +105,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         meaning="numbers per patch",
         example={"target": {"classes": ["tumour"]}},
         sources=("annotation", "sheet"),
+        columns=COLUMNS,
         least_classes=None,
         several=False,
         background=False,
@@ -103,6 +115,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=None,
         features=True,
         bags=True,
+        patches=True,
         overlap=False,
         cascade_stage=False,
         patient_truth=False,
@@ -112,6 +125,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         meaning="one class per pixel",
         example={"target": {"source": "mask", "classes": ["stroma", "tumour"]}, "model": {"name": "fast_scnn"}},
         sources=("mask",),
+        columns=COLUMNS,
         least_classes=2,
         several=False,
         background=True,
@@ -121,9 +135,34 @@ ACCEPTED: dict[Kind, Accepted] = {
         networks_with_dropout=("fast_scnn",),
         features=False,
         bags=False,
+        patches=True,
         overlap=True,
         cascade_stage=False,
         patient_truth=False,
         label_image=True,
+    ),
+    Kind.SURVIVAL: Accepted(
+        meaning="risk per slide or patient: the logarithm of a hazard ratio",
+        example={
+            "level": "patient",
+            "features": "uni",
+            "target": {"source": "sheet", "time": "months", "event": "died"},
+        },
+        sources=("sheet",),
+        columns=("time", "event"),
+        least_classes=None,
+        several=False,
+        background=False,
+        losses=("cox_efron", "cox_breslow"),
+        figures=("loss", "c_index"),
+        networks_without_weights=(),
+        networks_with_dropout=None,
+        features=True,
+        bags=True,
+        patches=False,
+        overlap=False,
+        cascade_stage=False,
+        patient_truth=False,
+        label_image=False,
     ),
 }

@@ -63,6 +63,16 @@ class Target(Section):
         description="Label column of the sheet if source is sheet. For multi_label, several classes in a cell are "
         "separated by commas.",
     )
+    time: str | None = Field(
+        None,
+        description="Column of the sheet with the time to the event or to the end of observation, for survival. Any "
+        "unit, counted from the same start for all patients; more than 0.",
+    )
+    event: str | None = Field(
+        None,
+        description="Column of the sheet that says whether the event happened at that time, for survival. 1: it did; "
+        "0: it had not until then (censored). Slides without time and event are predicted and not trained on.",
+    )
     labels: dict[str, Name] = Field(
         default_factory=dict,
         description='Text in the column → class, if cells do not have the names of classes: {"Stage II": high}. Any '
@@ -92,9 +102,17 @@ class Target(Section):
 
     @model_validator(mode="after")
     def _column_with_sheet(self) -> Target:
-        if (self.source == "sheet") != (self.column is not None):
-            raise ValueError("target.column is required with source: sheet, and not allowed with other sources")
+        if (self.source == "sheet") != bool(self.columns):
+            raise ValueError(
+                "target.column (of survival target.time and target.event) is required with source: sheet, and not "
+                "allowed with other sources"
+            )
         return self
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the sheet that the target is read from."""
+        return [name for name in (self.column, self.time, self.event) if name is not None]
 
     @model_validator(mode="after")
     def _labels_are_classes(self) -> Target:
@@ -156,10 +174,21 @@ def _target_problems(kind: Kind, target: Target) -> Iterator[str]:
     accepted = ACCEPTED[kind]
     if target.source not in accepted.sources:
         yield f"target.source: {target.source} does not fit {kind}; use one of {', '.join(accepted.sources)}"
+    for key in ("column", "time", "event") if target.columns else ():
+        given = getattr(target, key) is not None
+        if given and key not in accepted.columns:
+            yield f"target.{key}: {kind} has no such column; use {', '.join(accepted.columns)}"
+        elif not given and key in accepted.columns:
+            yield f"target.{key}: {kind} needs {' and '.join(accepted.columns)}, columns of the sheet"
+    if target.time is not None and target.time == target.event:
+        yield "target.time and target.event are the same column"
     if target.unlabelled != "ignore" and not accepted.background:
         yield f"target.unlabelled: {target.unlabelled} does not fit {kind}"
     if accepted.least_classes is None:
-        if bool(target.classes) == (target.source == "sheet"):
+        if "annotation" not in accepted.sources:
+            if target.classes:
+                yield f"target.classes: {kind} has no classes; remove them"
+        elif bool(target.classes) == (target.source == "sheet"):
             yield f"{kind} predicts either the area shares of target.classes, or a number in target.column"
     elif len(_class_names(target)) < accepted.least_classes:
         yield f"target.classes: {kind} needs at least {accepted.least_classes} class(es)"
@@ -217,6 +246,8 @@ def _model_problems(kind: Kind, model: Model) -> Iterator[str]:
 def _level_problems(task: Task) -> Iterator[str]:
     """Yield settings that do not fit a task of slides or patients, or a task of patches."""
     if task.level == PATCH:
+        if not ACCEPTED[task.kind].patches:
+            yield f"level: {task.kind} is learned for slides or patients; set level: patient"
         if (task.bag, task.pooling) != (Bag(), BagPooling()):
             yield "bag and pooling need level: slide or patient"
         return

@@ -92,12 +92,24 @@ class Train(Section):
         "memory.",
     )
     loss: Literal[
-        "auto", "ce", "weighted_ce", "focal", "bce", "dice", "dice_ce", "generalised_dice", "mse", "huber"
+        "auto",
+        "ce",
+        "weighted_ce",
+        "focal",
+        "bce",
+        "dice",
+        "dice_ce",
+        "generalised_dice",
+        "mse",
+        "huber",
+        "cox_efron",
+        "cox_breslow",
     ] = Field(
         "auto",
         description="auto: ce for classification, bce for multi_label, dice_ce for segmentation, huber for "
-        "regression. focal: Lin et al. 2017, gamma 2; dice: Milletari et al. 2016; generalised_dice: "
-        "Sudre et al. 2017.",
+        "regression, cox_efron for survival. focal: Lin et al. 2017, gamma 2; dice: Milletari et al. 2016; "
+        "generalised_dice: Sudre et al. 2017; cox_efron, cox_breslow: Cox partial likelihood within the bags of a step "
+        "(train.batch), with ties as of Efron 1977 or Breslow 1974.",
     )
     optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="adamw: Loshchilov & Hutter 2019; sgd: with Nesterov momentum 0.9."
@@ -115,7 +127,7 @@ class Train(Section):
     validate_every: int = Field(
         200, ge=1, description="Number of steps between validations. The best checkpoint is kept."
     )
-    select: Literal["loss", "auroc", "accuracy", "balanced_accuracy", "dice", "mae", "r2"] = Field(
+    select: Literal["loss", "auroc", "accuracy", "balanced_accuracy", "dice", "mae", "r2", "c_index"] = Field(
         "loss", description="Validation metric that determines the best checkpoint."
     )
     patience: int | None = Field(

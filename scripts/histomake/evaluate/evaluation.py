@@ -81,6 +81,9 @@ def evaluate(
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
     rows = rows_of(by_level)
     levels = {name: _level_metrics(name, items, classes, rows) for name, items in by_level.items()}
+    if evaluated.risk_groups is not None:
+        some = {name: items for name, items in by_level.items() if len(items)}
+        levels |= {n: replace(levels[n], risk_groups=evaluated.risk_groups(items)) for n, items in some.items()}
     beside = {}
     for name, predicted in (baselines or {}).items():
         others = {key: items for key, items in items_of(predicted).items() if key in by_level and len(by_level[key])}

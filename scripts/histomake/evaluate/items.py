@@ -43,28 +43,29 @@ class Items:
     """Items of one level, n of them, all of known truth.
 
     score: float64 (n, outputs), for segmentation (n, outputs, 3) pixel counts tp, fp, fn; target: int64 (n,), or
-    (n, outputs) for several labels and regression; predicted: like target, empty where nothing is decided;
-    patient: int64 (n,), position among the patients.
+    (n, outputs) for several labels and regression, (n, 2) for survival; predicted: like target, or groups int64 (n,),
+    empty where there are none; patient: int64 (n,), position among the patients; fold: int64 (n,), that of the model.
     """
 
     score: np.ndarray
     target: np.ndarray
     predicted: np.ndarray
     patient: np.ndarray
+    fold: np.ndarray
 
     def __len__(self) -> int:
         return len(self.patient)
 
     def none(self) -> Items:
         """No item, with arrays of the same kind."""
-        return Items(self.score[:0], self.target[:0], self.predicted[:0], self.patient[:0])
+        return Items(self.score[:0], self.target[:0], self.predicted[:0], self.patient[:0], self.fold[:0])
 
 
 ReadTruth = Callable[[pa.Table, Sequence[str]], "NDArray[Any]"]
 """Truth of a prediction table's patches for the named outputs, shaped and typed as patch targets are."""
 
-Slide = tuple["NDArray[np.floating]", "NDArray[Any]", Threshold, int]
-"""Pooled score, truth, threshold and patient of a slide."""
+Slide = tuple["NDArray[np.floating]", "NDArray[Any]", Threshold, int, int]
+"""Pooled score, truth, threshold, patient and fold of a slide."""
 
 
 def score_items(
@@ -89,12 +90,13 @@ def score_items(
         true = truth(table, names)
         known = is_known(true)
         decided = _decided(score[known], prediction.threshold, kind)
-        patches.append((score[known], true[known], decided, np.full(int(known.sum()), patient)))
+        owner = (np.full(int(known.sum()), number) for number in (patient, prediction.fold))
+        patches.append((score[known], true[known], decided, *owner))
         if len(score):
             pooled = pool_scores(score, aggregation, table["tissue"].to_numpy())
             whole = slide_target(kind, target, prediction.labels, true, slide_id=prediction.slide_id)
             threshold = prediction.slide_thresholds.get(aggregation, prediction.threshold)
-            slides.append((pooled, whole, threshold, patient))
+            slides.append((pooled, whole, threshold, patient, prediction.fold))
     slides = [slide for slide in slides if is_known(slide[1][None])[0]]
     of_patients = [[slide for slide in slides if slide[3] == patient] for patient in range(len(patients))]
     groups = {"slide": [[slide] for slide in slides], "patient": [group for group in of_patients if group]}
@@ -135,23 +137,23 @@ def differing(slides: Items) -> NDArray[np.int64]:
 
 
 def _decided(score: NDArray[np.float64], threshold: Threshold, kind: Kind) -> NDArray[Any]:
-    decide = LEARNED[kind].decide
+    decide = LEARNED[kind].decide or LEARNED[kind].group
     return np.zeros((len(score), 0)) if decide is None else decide(score, threshold)
 
 
 def _pooled(slides: Sequence[Slide], kind: Kind, of_patient: Rule) -> tuple[np.ndarray, ...]:
-    """Slides of one patient as one item: mean score, combined truth, decision by the mean threshold, and patient."""
+    """Slides of one patient as one item: mean score, combined truth, decision by the mean threshold, patient, fold."""
     score = np.mean([slide[0] for slide in slides], axis=0)[None]
     truth = of_patient(np.stack([slide[1] for slide in slides]))
     threshold = np.mean([slide[2] for slide in slides], axis=0)
-    return score, truth[None], _decided(score, threshold, kind), np.array([slides[0][3]])
+    return score, truth[None], _decided(score, threshold, kind), *(np.array([n]) for n in slides[0][3:])
 
 
 def _stack(parts: Iterable[tuple[np.ndarray, ...]], outputs: int) -> Items:
     columns = list(zip(*parts, strict=True))
     if not columns:
         nothing = np.zeros(0, np.int64)
-        return Items(np.zeros((0, outputs)), nothing, nothing, nothing)
+        return Items(np.zeros((0, outputs)), nothing, nothing, nothing, nothing)
     return Items(*(np.concatenate(column) for column in columns))
 
 
@@ -171,10 +173,12 @@ def pixel_items(
         columns = [[table[f"{count}_{name}"].to_numpy() for count in ("tp", "fp", "fn")] for name in names]
         counts.append(np.array(columns, np.int64).reshape(len(names), 3, -1).sum(axis=2))
     patient = np.array([position[prediction.patient_id] for prediction in predictions], np.int64)
+    fold = np.array([prediction.fold for prediction in predictions], np.int64)
     slides = np.array(counts).reshape(-1, len(names), 3)
     seen = slides[:, :, [0, 2]].sum((1, 2)) > 0
-    slides, patient = slides[seen], patient[seen]
-    pooled = np.stack([slides[patient == p].sum(0) for p in np.unique(patient)]) if seen.any() else slides
+    slides, patient, fold = slides[seen], patient[seen], fold[seen]
+    owners, first = np.unique(patient, return_index=True)
+    pooled = np.stack([slides[patient == p].sum(0) for p in owners]) if seen.any() else slides
     nothing = np.zeros(0, np.int64)
-    by_slide = Items(slides, nothing, nothing, patient)
-    return {"pixel": by_slide, "slide": by_slide, "patient": Items(pooled, nothing, nothing, np.unique(patient))}
+    by_slide = Items(slides, nothing, nothing, patient, fold)
+    return {"pixel": by_slide, "slide": by_slide, "patient": Items(pooled, nothing, nothing, owners, fold[first])}

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 
 from histomake.base.kinds import Kind
-from histomake.base.records.metrics import PatientTruth
+from histomake.base.records.metrics import PatientTruth, RiskGroups
 from histomake.config import Target
-from histomake.evaluate import curves, items, metrics, patient_truth
+from histomake.evaluate import curves, items, metrics, patient_truth, survival
 from histomake.evaluate.items import Items, SlidePrediction
 from histomake.evaluate.patient_truth import Rule
 
@@ -28,12 +28,14 @@ class Evaluated:
 
     patient_truth: how the truth of a patient follows from that of slides, by the rule's name.
     figures: their points, by name of the file.
+    risk_groups: survival by group of risk. None: items have no risk.
     """
 
     items: GatherItems
     patient_truth: Mapping[PatientTruth, Rule]
     metrics: Measure
     figures: dict[str, curves.Points]
+    risk_groups: Callable[[Items], RiskGroups] | None
 
 
 SCORE_FIGURES: dict[str, curves.Points] = {
@@ -48,23 +50,34 @@ EVALUATED: dict[Kind, Evaluated] = {
         patient_truth=patient_truth.OF_CLASSES,
         metrics=metrics.class_metrics,
         figures=SCORE_FIGURES | {"confusion": curves.confusion_points},
+        risk_groups=None,
     ),
     Kind.MULTI_LABEL: Evaluated(
         items=partial(items.score_items, truth=items.label_truth),
         patient_truth=patient_truth.OF_CLASSES,
         metrics=metrics.label_metrics,
         figures=SCORE_FIGURES,
+        risk_groups=None,
     ),
     Kind.REGRESSION: Evaluated(
         items=partial(items.score_items, truth=items.number_truth),
         patient_truth=patient_truth.OF_NUMBERS,
         metrics=metrics.number_metrics,
         figures={"scatter": curves.scatter_points},
+        risk_groups=None,
     ),
     Kind.SEGMENTATION: Evaluated(
         items=items.pixel_items,
         patient_truth=patient_truth.OF_NUMBERS,
         metrics=metrics.overlap_metrics,
         figures={"overlap": curves.overlap_points},
+        risk_groups=None,
+    ),
+    Kind.SURVIVAL: Evaluated(
+        items=partial(items.score_items, truth=survival.survival_truth),
+        patient_truth=patient_truth.OF_SURVIVAL,
+        metrics=survival.survival_metrics,
+        figures={"kaplan_meier": survival.kaplan_meier_points},
+        risk_groups=survival.risk_groups,
     ),
 }

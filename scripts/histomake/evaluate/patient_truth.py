@@ -62,5 +62,8 @@ REFUSE: PatientTruth = "refuse"
 OF_CLASSES: dict[PatientTruth, Rule] = {REFUSE: unanimous, "any": last_class, "all": first_class, "majority": majority}
 """Rules for tasks with classes, by name."""
 
+OF_SURVIVAL: dict[PatientTruth, Rule] = {REFUSE: unanimous}
+"""A patient has one survival, which the sheet gives to all slides."""
+
 OF_NUMBERS: dict[PatientTruth, Rule] = {REFUSE: mean}
 """Numbers are averaged as their predictions are, so that nothing has to be decided."""

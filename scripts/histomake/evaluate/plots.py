@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -13,11 +14,13 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from histomake.base.files import atomic_file
 from histomake.base.kinds import Kind
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.result import Evaluation
+from histomake.evaluate.survival import GROUPS
 from histomake.pictures import canvas
 
 if TYPE_CHECKING:
@@ -145,6 +148,43 @@ def _overlap(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: st
     axes.set(xlabel="Dice", xlim=(0, 1.02), ylim=(-0.5, len(points) - 0.5))
 
 
+TICKS = 4
+"""Times below a panel of survival for which the numbers at risk are given, at most."""
+
+
+def _kaplan_meier(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    """Survival of each group with its interval, censored patients as ticks, and below the numbers at risk."""
+    end = points.time.max()
+    ticks = MaxNLocator(TICKS, steps=[1, 2, 2.5, 5, 10]).tick_values(0, end)
+    ticks = [tick for tick in ticks if 0 <= tick <= end]
+    for place, (name, curve) in enumerate(points.groupby("group", sort=False)):
+        colour = COLOURS[GROUPS.index(name)]
+        axes.step(curve.time, curve.survival, where="post", color=colour, label=name)
+        axes.fill_between(curve.time, curve.low, curve.high, step="post", color=colour, alpha=0.15, lw=0)
+        lost = curve[curve.censored > 0]
+        axes.plot(lost.time, lost.survival, "|", color=colour, ms=6)
+        for tick in ticks:
+            later = curve.at_risk[curve.time >= tick]
+            count = int(later.iloc[0]) if len(later) else 0
+            axes.annotate(
+                f"{count}",
+                (tick, 0),
+                (0, -38 - 10 * place),
+                xycoords=axes.get_xaxis_transform(),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color=colour,
+            )
+    groups = evaluation.record.levels[level].risk_groups
+    assert groups is not None
+    told = f"log-rank p = {groups.log_rank_p:.2g}" if groups.log_rank_p is not None else f"no test: {groups.undefined}"
+    axes.text(0.03, 0.04, fill(told, 34), transform=axes.transAxes, fontsize=7)
+    axes.set_xticks(ticks)
+    axes.set(xlabel="time; below, numbers at risk", ylabel="share without the event", ylim=(0, 1.02), xlim=(0, None))
+    _legend(axes, "upper right")
+
+
 PANELS: dict[str, Panel] = {
     "roc": _roc,
     "precision_recall": _precision_recall,
@@ -152,6 +192,7 @@ PANELS: dict[str, Panel] = {
     "confusion": _confusion,
     "scatter": _scatter,
     "overlap": _overlap,
+    "kaplan_meier": _kaplan_meier,
 }
 
 

@@ -58,4 +58,10 @@ EXPLAINED: dict[Kind, Explained] = {
         patch_text=summaries.pixel_text,
         slide_table=summaries.pixel_table,
     ),
+    Kind.SURVIVAL: Explained(
+        rankings=rankings.attention_rankings,
+        examples=rankings.attention_rankings,
+        patch_text=summaries.bag_text,
+        slide_table=lambda table, outputs, _aggregate: summaries.bag_table(table, outputs),
+    ),
 }

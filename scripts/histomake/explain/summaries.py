@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from histomake.base.kinds import BACKGROUND
 from histomake.target.pooling import pool_scores
-from histomake.target.targets import JOINER
+from histomake.target.targets import EVENT, JOINER, TIME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,11 +68,19 @@ def bag_table(table: pa.Table, outputs: Sequence[str]) -> SlideTable:
     for name in outputs:
         values = [table[f"{what}_{name}"][0].as_py() for what in ("score", "linear")]
         target = table[f"target_{name}"][0].as_py() if f"target_{name}" in table.column_names else None
-        rows.append([name, *values, target])
+        rows.append([name, *values, target if target is not None else _survival(table)])
     label = table["label"][0].as_py()
     if label is not None:
         rows = [[name, *values, "yes" if name in label.split(JOINER) else ""] for name, *values, _ in rows]
     return ["output", "score", "mean features, linear", "truth"], rows
+
+
+def _survival(table: pa.Table) -> str | None:
+    """What happened to the patient and when, if that is the truth and known."""
+    if f"target_{EVENT}" not in table.column_names or table[f"target_{EVENT}"][0].as_py() is None:
+        return None
+    time, event = (table[f"target_{name}"][0].as_py() for name in (TIME, EVENT))
+    return f"{'event' if event else 'censored'} at {time:g}"
 
 
 def number_table(table: pa.Table, outputs: Sequence[str], aggregate: str) -> SlideTable:

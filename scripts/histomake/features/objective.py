@@ -93,8 +93,8 @@ def measure(task: Task, logits: Tensor, patches: PatchIndex, loss: Loss) -> Vali
     figures, select = meter.figures(loss), task.train.select
     if np.isnan(figures[select]):
         raise HistomakeError(
-            f"train.select: {select} is not defined on the validation slides (only one class?); choose another "
-            "figure, or stratify the split"
+            f"train.select: {select} is not defined on the validation slides (only one class, or no event?); choose "
+            "another figure, or stratify the split"
         )
     score = -figures[select] if select in LOWER_IS_BETTER else figures[select]
     return Validation(figures, score, meter.thresholds(patches.slide, patches.tissue)._asdict())

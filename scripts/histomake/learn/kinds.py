@@ -67,6 +67,10 @@ def _number_meter(outputs: int, loss: Loss) -> validation.ScoreMeter:
     return validation.ScoreMeter(validation.numbers, validation.regression_scores, validation.no_thresholds)
 
 
+def _risk_meter(outputs: int, loss: Loss) -> validation.ScoreMeter:
+    return validation.ScoreMeter(validation.numbers, validation.survival_scores, validation.median_risk)
+
+
 def _count_patches(patches: PatchIndex, target: Target, outputs: Sequence[str]) -> dict[str, int]:
     counts = np.bincount(patches.target, minlength=len(outputs))
     return dict(zip(outputs, counts.tolist(), strict=True))
@@ -103,6 +107,13 @@ TRAINED: dict[Kind, Trained] = {
         meter=_number_meter,
         count_classes=None,
         on_features=OnFeatures(fits.fit_numbers, fits.given_values, fits.same_values),
+    ),
+    Kind.SURVIVAL: Trained(
+        loss="cox_efron",
+        activate=validation.numbers,
+        meter=_risk_meter,
+        count_classes=None,
+        on_features=OnFeatures(fits.fit_hazards, fits.equal_risks, fits.same_values),
     ),
     Kind.SEGMENTATION: Trained(
         loss="dice_ce",

@@ -35,7 +35,7 @@ class Pictured:
     """Images of one kind of task.
 
     Attributes:
-        views: Names of the views of a slide; one of the two sets for which there is a rule.
+        views: Names of the views of a slide; one of the sets for which there is a rule.
         painters: Imports and returns the functions that draw the views, by name.
         overlays: Returns the overlays of patches in the viewer for the names of the outputs; the first is the default.
     """
@@ -57,9 +57,7 @@ def overlays_of(kind: Kind, names: Sequence[str], *, bags: bool) -> list[Overlay
 
 def painters_of(kind: Kind, *, bags: bool) -> Mapping[str, Painter]:
     """The functions that draw the views, by name."""
-    from histomake.pictures import bag_views
-
-    return bag_views.PAINTERS if bags else PICTURED[kind].painters()
+    return _bag_painters() if bags else PICTURED[kind].painters()
 
 
 def _class_painters() -> Mapping[str, Painter]:
@@ -86,6 +84,12 @@ def _pixel_painters() -> Mapping[str, Painter]:
     return pixel_views.PAINTERS
 
 
+def _bag_painters() -> Mapping[str, Painter]:
+    from histomake.pictures import bag_views
+
+    return bag_views.PAINTERS
+
+
 def _scores(names: Sequence[str], title: str) -> list[Overlay]:
     return [(f"{title} {name}", str(i)) for i, name in enumerate(names)]
 
@@ -103,4 +107,5 @@ PICTURED: dict[Kind, Pictured] = {
     Kind.MULTI_LABEL: Pictured(WITH_CONFIDENCE, _label_painters, _labels_and_scores),
     Kind.REGRESSION: Pictured(WITHOUT_CONFIDENCE, _number_painters, lambda names: _scores(names, "value of")),
     Kind.SEGMENTATION: Pictured(WITHOUT_CONFIDENCE, _pixel_painters, lambda names: _scores(names, "share of")),
+    Kind.SURVIVAL: Pictured(WITH_ATTENTION, _bag_painters, lambda names: _scores(names, "patches:")),
 }

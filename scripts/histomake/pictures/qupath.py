@@ -56,7 +56,7 @@ def _features(
                 # QuPath writes several classes of one object as one name, separated by ": ".
                 properties["classification"] = {"name": ": ".join(names), "color": list(colours[names[0]])}
             measured = {f"score: {c}": row[f"score_{c}"] for c in classes}
-            measured |= {f"true: {c}": row.get(f"target_{c}") for c in classes}
+            measured |= {f"true: {n.removeprefix('target_')}": v for n, v in row.items() if n.startswith("target_")}
             measured |= {name: row.get(name) for name in ("attention", "percentile")}
             measured |= {f"contribution: {c}": row.get(f"contribution_{c}") for c in classes}
             kept = {name: round(float(value), 5) for name, value in measured.items() if value is not None}

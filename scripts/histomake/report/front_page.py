@@ -33,7 +33,12 @@ GPU_RULES = frozenset(
 )
 """Rules that request a GPU if there is one; their wall time counts as GPU time."""
 
-HEADLINES = (("patch", "auroc", "patch AUROC"), ("patch", "r2", "patch R²"), ("pixel", "dice", "pixel Dice"))
+HEADLINES = (
+    ("patch", "auroc", "patch AUROC"),
+    ("patch", "r2", "patch R²"),
+    ("pixel", "dice", "pixel Dice"),
+    ("patient", "c_index", "patient C-index"),
+)
 """Level, metric and title of the headline figure of a task; each kind of task has one of them."""
 
 

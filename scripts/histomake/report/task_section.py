@@ -26,6 +26,7 @@ from histomake.target.kinds import LEARNED
 
 LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
 SHOWN_METRICS = (
+    "c_index",
     "dice",
     "iou",
     "r2",
@@ -41,6 +42,7 @@ SHOWN_METRICS = (
     "ece",
 )
 METRIC_NAMES = {
+    "c_index": "C-index",
     "dice": "Dice",
     "iou": "IoU",
     "r2": "R²",
@@ -58,6 +60,8 @@ FIGURES = {
     "confusion": "Confusion, by level",
     "scatter": "Predicted against true values, by level",
     "overlap": "Dice per class, with intervals",
+    "kaplan_meier": "Survival of patients below and above the median risk of the validation set (Kaplan-Meier, 95 % "
+    "intervals; ticks: censored)",
 }
 COLOURS = [f"#{bytes(colour).hex()}" for colour in canvas.PALETTE]
 
@@ -92,6 +96,8 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     parts: list[object] = [page.section("Metrics", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
     if metrics.baselines:
         parts.append(page.section("Baselines", baselines_table(metrics), level=3, anchor=f"{name}-baselines"))
+    if any(level.risk_groups for level in metrics.levels.values()):
+        parts.append(page.section("Risk groups", risk_table(metrics), level=3, anchor=f"{name}-risk"))
     if metrics.attention:
         parts.append(page.section("Attention", agreement_table(metrics), level=3, anchor=f"{name}-attention"))
     drawn = sorted(layout.metrics_figures(name).glob("*.png"))
@@ -162,6 +168,19 @@ def baselines_table(metrics: MetricsRecord) -> Html:
     rows = [[metric, *(row.get(column) for column in columns)] for metric, row in cells.items()]
     text = f"{LEVELS[level]}. The baselines use the same features and patients; their thresholds are 0.5."
     return page.join([page.tag("p", text), page.table(["metric", *columns], rows)])
+
+
+def risk_table(metrics: MetricsRecord) -> Html:
+    """Survival of the groups of low and of high risk, with the log-rank test between them or why there is none."""
+    rows: list[list[object]] = []
+    for level, found in metrics.levels.items():
+        if (groups := found.risk_groups) is not None:
+            p = f"{groups.log_rank_p:.2g}" if groups.log_rank_p is not None else groups.undefined
+            for name, group in (("low", groups.low), ("high", groups.high)):
+                rows.append([LEVELS[level], name, group.count, group.events, group.median_time, p])
+    text = "Divided at the median risk of the validation set. The median time is empty where half never had the event."
+    header = ["level", "risk", "number", "events", "median time", "log-rank p"]
+    return page.join([page.tag("p", text), page.table(header, rows)])
 
 
 def agreement_table(metrics: MetricsRecord) -> Html:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from histomake.base.cells import classes_named, number
+from histomake.base.cells import classes_named, number, survival
 from histomake.base.errors import ConfigError
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config import Target
 from histomake.target.pooling import Threshold, decide_class, decide_labels
-from histomake.target.targets import UNLABELLED, class_areas, dominant_class, is_known
+from histomake.target.survival import high_risk
+from histomake.target.targets import EVENT, TIME, UNLABELLED, class_areas, dominant_class, is_known
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,22 +27,27 @@ class Learned:
     """What one kind of task learns, for n patches and c classes.
 
     outputs: names of the network's outputs, in order.
+    truth: names of the numbers that are the target, in order. Empty: the target is classes.
     of_areas: targets of patches, from annotated shares float32 (n, c) and whether the slide was annotated. If it was, a
         class that is not drawn is absent; otherwise it is unknown.
-    of_cell: target of a slide, and of each of its patches, from its cell in the sheet (empty: unknown) and its id.
+    of_row: target of a slide, and of each of its patches, from its labels by column (none: unknown) and its id.
     of_slide: target of a slide, from the known targets of its patches.
     decide: what is predicted, from scores float (n, outputs) and thresholds. None: scores are numbers.
+    group: group of each item in evaluation, int64 (n,), from scores and thresholds, if nothing is decided. None: there
+        are no groups.
     min_area: whether a patch has a class from ``target.min_area`` on. Otherwise any annotated area counts.
-    thresholds: whether thresholds of ``decide`` are chosen on validation patches.
+    thresholds: whether thresholds of ``decide`` or ``group`` are chosen on validation patches or bags.
     per_pixel: whether the network has an output for every pixel, learned from masks.
     exclusive: whether a patch or pixel has exactly one of the outputs, so that scores sum to one.
     """
 
     outputs: Callable[[Target], list[str]]
+    truth: Callable[[Target], list[str]]
     of_areas: Callable[[NDArray[np.float32], Target, bool], NDArray[Any]]
-    of_cell: Callable[[str, Target, str], NDArray[Any]]
+    of_row: Callable[[Mapping[str, str], Target, str], NDArray[Any]]
     of_slide: Callable[[NDArray[Any]], NDArray[Any]]
     decide: Callable[[NDArray[np.floating], Threshold], NDArray[Any]] | None
+    group: Callable[[NDArray[np.floating], Threshold], NDArray[np.int64]] | None
     min_area: bool
     thresholds: bool
     per_pixel: bool
@@ -59,7 +65,8 @@ def patch_targets(
     """Targets of a slide's patches, one row per row of ``table``.
 
     Classification: int64 (n,), index into the classes or UNLABELLED. Several labels: float32 (n, classes), 1, 0 or
-    NaN. Regression: float32 (n, outputs) or NaN. Segmentation: int64 (n,), the output with the largest area.
+    NaN. Regression: float32 (n, outputs) or NaN. Segmentation: int64 (n,), the output with the largest area. Survival:
+    float64 (n, 2), time and event, or NaN.
     ``annotated``: whether the slide was annotated, so that a class that is not drawn is absent, not unknown.
     """
     if target.source == "sheet":
@@ -71,10 +78,10 @@ def patch_targets(
 def sheet_target(kind: Kind, target: Target, labels: Mapping[str, str], *, slide_id: str) -> NDArray[Any]:
     """Target that the sheet gives to a slide and to each of its patches; unknown where its cell is empty.
 
-    Classification: int64 (); several labels: float32 (classes,); regression: float32 (1,). Raises ConfigError for a
-    cell that is not a class or not a number.
+    Classification: int64 (); several labels: float32 (classes,); regression: float32 (1,); survival: float64 (2,).
+    Raises ConfigError for a cell that is not a class or not a number.
     """
-    return LEARNED[kind].of_cell(labels.get(target.column or "") or "", target, slide_id)
+    return LEARNED[kind].of_row(labels, target, slide_id)
 
 
 def slide_target(
@@ -127,6 +134,11 @@ def _dominant_output(areas: NDArray[np.float32], target: Target, annotated: bool
     return dominant_class(areas, min_area=0.0)
 
 
+def _cell(of_cell: Callable[[str, Target, str], NDArray[Any]]) -> Callable[..., NDArray[Any]]:
+    """The target of a slide from its cell in ``target.column`` alone."""
+    return lambda labels, target, slide_id: of_cell(labels.get(target.column or "") or "", target, slide_id)
+
+
 def _class(value: str, target: Target, slide_id: str) -> NDArray[np.int64]:
     found = [_class_index(name, target, slide_id) for name in classes_named(value, target.labels, several=False)]
     return np.array(found[0] if found else UNLABELLED, np.int64)
@@ -155,6 +167,25 @@ def _number(value: str, target: Target, slide_id: str) -> NDArray[np.float32]:
         raise ConfigError(f"slide {slide_id}: {target.column} is {error}; correct the sheet") from None
 
 
+def _time_and_event(labels: Mapping[str, str], target: Target, slide_id: str) -> NDArray[np.float64]:
+    try:
+        found = survival(labels.get(target.time or ""), labels.get(target.event or ""))
+    except ValueError as error:
+        raise ConfigError(
+            f"slide {slide_id}: {target.time} is {error}; correct {target.time} and {target.event} in the sheet, or "
+            "empty both if they are unknown"
+        ) from None
+    return np.array(found or (math.nan, math.nan), np.float64)
+
+
+def _no_areas(areas: NDArray[np.float32], target: Target, annotated: bool) -> NDArray[np.float64]:
+    raise ConfigError("survival is not learned from annotation; set target.source: sheet, time and event")
+
+
+def _no_numbers(target: Target) -> list[str]:
+    return []
+
+
 def _no_cell(value: str, target: Target, slide_id: str) -> NDArray[Any]:
     raise ConfigError(
         f"slide {slide_id}: pixels cannot be learned from column {target.column} of the sheet; set target.source: mask"
@@ -176,10 +207,12 @@ def _mean(known: NDArray[np.floating]) -> NDArray[np.floating]:
 LEARNED: dict[Kind, Learned] = {
     Kind.CLASSIFICATION: Learned(
         outputs=_classes,
+        truth=_no_numbers,
         of_areas=_dominant_class,
-        of_cell=_class,
+        of_row=_cell(_class),
         of_slide=_most_frequent,
         decide=decide_class,
+        group=None,
         min_area=True,
         thresholds=True,
         per_pixel=False,
@@ -187,10 +220,12 @@ LEARNED: dict[Kind, Learned] = {
     ),
     Kind.MULTI_LABEL: Learned(
         outputs=_classes,
+        truth=_no_numbers,
         of_areas=_present_classes,
-        of_cell=_listed_classes,
+        of_row=_cell(_listed_classes),
         of_slide=_any,
         decide=decide_labels,
+        group=None,
         min_area=True,
         thresholds=True,
         per_pixel=False,
@@ -198,10 +233,12 @@ LEARNED: dict[Kind, Learned] = {
     ),
     Kind.REGRESSION: Learned(
         outputs=_classes_or_column,
+        truth=_classes_or_column,
         of_areas=_area_shares,
-        of_cell=_number,
+        of_row=_cell(_number),
         of_slide=_mean,
         decide=None,
+        group=None,
         min_area=False,
         thresholds=False,
         per_pixel=False,
@@ -209,13 +246,28 @@ LEARNED: dict[Kind, Learned] = {
     ),
     Kind.SEGMENTATION: Learned(
         outputs=_classes_and_background,
+        truth=_no_numbers,
         of_areas=_dominant_output,
-        of_cell=_no_cell,
+        of_row=_cell(_no_cell),
         of_slide=_most_frequent,
         decide=decide_class,
+        group=None,
         min_area=False,
         thresholds=False,
         per_pixel=True,
         exclusive=True,
+    ),
+    Kind.SURVIVAL: Learned(
+        outputs=lambda target: ["risk"],
+        truth=lambda target: [TIME, EVENT],
+        of_areas=_no_areas,
+        of_row=_time_and_event,
+        of_slide=_mean,
+        decide=None,
+        group=high_risk,
+        min_area=False,
+        thresholds=True,
+        per_pixel=False,
+        exclusive=False,
     ),
 }

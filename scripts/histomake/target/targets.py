@@ -18,6 +18,10 @@ JOINER = "+"
 """Between the classes of a patch that has several."""
 
 
+TIME, EVENT = "time", "event"
+"""Names of the two numbers that are the target of survival."""
+
+
 def class_areas(table: pa.Table, classes: Sequence[str]) -> NDArray[np.float32]:
     """Annotated share of each patch per class, float32 (n, classes)."""
     columns = [table.column(f"area_{name}").to_numpy() for name in classes]

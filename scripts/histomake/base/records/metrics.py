@@ -41,6 +41,30 @@ class MetricValue(Part, frozen=True, kw_only=True):
     """Number of bootstrap samples in which the metric is defined."""
 
 
+class RiskGroup(Part, frozen=True, kw_only=True):
+    """Patients or slides of one group of risk."""
+
+    count: Count
+    """Number of them."""
+    events: Count
+    """Number of those with the event; the others are censored."""
+    median_time: float | None
+    """Time at which the Kaplan-Meier estimate reaches 0.5, in the unit of the sheet; null if it stays above."""
+
+
+class RiskGroups(Part, frozen=True, kw_only=True):
+    """Survival of two groups, divided at the median risk of the validation set of each model."""
+
+    low: RiskGroup
+    """Those at or below the median risk."""
+    high: RiskGroup
+    """Those above."""
+    log_rank_p: float | None
+    """Two-sided p of the log-rank test between the groups; null where it is not defined."""
+    undefined: str | None
+    """Why the test is not defined; null where it is."""
+
+
 class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics of one level: of pixels, patches, slides or patients."""
 
@@ -56,6 +80,8 @@ class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Number of items of each true class; only where every item has one class."""
     refused: str | None = None
     """Why the level is not evaluated."""
+    risk_groups: RiskGroups | None = None
+    """Survival by group of risk; only of survival."""
 
 
 Agreement = dict[str, dict[str, dict[str, MetricValue]]]

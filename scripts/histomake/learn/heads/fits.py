@@ -1,6 +1,7 @@
 """Linear fits by kind of task, and targets as values. The penalties are relative to the mean loss over the patches.
 
-scikit-learn is imported where it fits something, because the import takes seconds and predictions need none of it.
+scikit-learn and the optimiser of SciPy are imported where they fit something, because the imports take seconds and
+predictions need none of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histomake.learn.objectives.losses import cox
 from histomake.target.targets import UNLABELLED
 
 if TYPE_CHECKING:
@@ -68,6 +70,26 @@ def fit_numbers(x: NDArray[np.float32], target: NDArray[Any], weight: NDArray[np
     return weights, bias
 
 
+def fit_hazards(x: NDArray[np.float32], target: NDArray[Any], weight: NDArray[np.float64], penalty: float) -> Fitted:
+    """Cox regression with Efron's ties and L2 penalty; target: float (n, 2), times and events. Weights are not used.
+
+    A hazard ratio has no constant, so the bias is 0 at the mean of x.
+    """
+    from scipy.optimize import minimize
+
+    given, truth = torch.from_numpy(x - x.mean(0)).double(), torch.from_numpy(np.asarray(target, np.float64))
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        with torch.enable_grad():
+            each = torch.from_numpy(weights).requires_grad_()
+            value = cox((given @ each)[:, None], truth, efron=True) + penalty / 2 * (each**2).sum()
+            (gradient,) = torch.autograd.grad(value, each)
+        return float(value), gradient.numpy()
+
+    found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": MOST_ITERATIONS}).x
+    return found[None].astype(np.float32), np.array([-float(x.mean(0) @ found)], np.float32)
+
+
 def _logistic(
     x: NDArray[np.float32], truth: NDArray[Any], weight: NDArray[np.float64], penalty: float
 ) -> LogisticRegression:
@@ -92,6 +114,11 @@ def class_values(target: NDArray[Any], outputs: int) -> NDArray[np.float32]:
 def given_values(target: NDArray[Any], outputs: int) -> NDArray[np.float32]:
     """Labels and numbers float (n, outputs) as they are."""
     return np.asarray(target, np.float32)
+
+
+def equal_risks(target: NDArray[Any], outputs: int) -> NDArray[np.float32]:
+    """The risk 0 for everyone, whatever the times and events float (n, 2)."""
+    return np.zeros((len(target), outputs), np.float32)
 
 
 def share_logits(values: Tensor) -> Tensor:

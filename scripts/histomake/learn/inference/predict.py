@@ -54,7 +54,10 @@ class Predictor:
     @functools.cached_property
     def task(self) -> Task:
         """The part of the task that labels and patches depend on."""
+        card = self.card
+        bags = {"level": card.bag.level, "features": card.features.encoder} if card.bag and card.features else {}
         return Task(
+            **bags,
             kind=self.card.kind,
             grid=self.card.grid.name,
             target=Target(**self.card.target),
@@ -231,8 +234,7 @@ def prediction_schema(predictor: Predictor) -> pa.Schema:
     columns = [("patch_id", pa.uint32()), ("x", pa.int32()), ("y", pa.int32()), ("tissue", pa.float32())]
     columns += [(f"score_{name}", pa.float32()) for name in names]
     columns += [("predicted", DICTIONARY), ("label", DICTIONARY)]
-    if learned.numbers:
-        columns += [(f"target_{name}", pa.float32()) for name in names]
+    columns += [(f"target_{name}", pa.float32()) for name in learned.truth(predictor.task.target)]
     if learned.per_pixel:
         columns += [(f"{count}_{name}", pa.int32()) for name in names for count in ("tp", "fp", "fn")]
     return pa.schema(columns)
@@ -250,7 +252,8 @@ def prediction_table(predictor: Predictor, patches: PatchIndex, scores: np.ndarr
     columns |= {f"score_{name}": scores[:, i] for i, name in enumerate(names)}
     if LEARNED[predictor.task.kind].numbers:
         columns["predicted"] = columns["label"] = pa.nulls(len(patches), DICTIONARY)
-        columns |= {f"target_{name}": _nullable(patches.target[:, i]) for i, name in enumerate(names)}
+        truth = LEARNED[predictor.task.kind].truth(predictor.task.target)
+        columns |= {f"target_{name}": _nullable(patches.target[:, i]) for i, name in enumerate(truth)}
     else:
         columns["predicted"] = dictionary(predictor.decide(scores), names)
         known = is_known(patches.target)

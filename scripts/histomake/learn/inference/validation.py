@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from histomake.target.pooling import POOLINGS, Threshold, pool_scores
+from histomake.target.survival import concordance
 from histomake.target.targets import UNLABELLED, is_known
 
 LOWER_IS_BETTER = ("loss", "mae")
@@ -142,6 +143,18 @@ def regression_scores(values: np.ndarray, target: np.ndarray) -> dict[str, float
     spread = float((centred**2).sum())
     r2 = 1 - float((error**2).sum()) / spread if spread > 0 else float("nan")
     return {"mae": float(np.abs(error).mean()), "r2": r2}
+
+
+def survival_scores(risks: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Harrell's C-index of ``risks`` (n, 1) and times and events (n, 2); NaN if no two patients can be compared."""
+    known = is_known(target)
+    return {"c_index": concordance(risks[known, 0], *target[known].T)}
+
+
+def median_risk(risks: np.ndarray, target: np.ndarray, slide: np.ndarray, tissue: np.ndarray) -> ChosenThresholds:
+    """The median risk of the validation bags, which divides others into two groups of risk."""
+    middle = float(np.median(risks))
+    return ChosenThresholds(middle, dict.fromkeys(POOLINGS, middle))
 
 
 def choose_threshold(score: np.ndarray, positive: np.ndarray) -> float:

@@ -22,7 +22,7 @@ def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
     """Return the loss ``name``: (logits, target) → scalar.
 
     Class losses take logits (n, c, …) and int64 targets (n, …). The targets of bce, mse and huber have the shape of the
-    logits.
+    logits; those of cox are times and events, float (n, 2).
     """
     losses: dict[str, Loss] = {
         "ce": cross_entropy,
@@ -34,6 +34,8 @@ def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
         "generalised_dice": generalised_dice,
         "mse": lambda logits, target: _known_mean(F.mse_loss, logits, target),
         "huber": lambda logits, target: _known_mean(F.huber_loss, logits, target),
+        "cox_efron": lambda logits, target: cox(logits, target, efron=True),
+        "cox_breslow": lambda logits, target: cox(logits, target, efron=False),
     }
     return losses[name]
 
@@ -79,6 +81,39 @@ def generalised_dice(logits: Tensor, target: Tensor) -> Tensor:
     both, predicted, true = _overlaps(logits, target)
     weight = torch.where(true > 0, 1.0 / true.clamp(min=1).square(), torch.zeros_like(both))
     return 1 - 2 * (weight * both).sum() / (weight * (predicted + true)).sum().clamp(min=SMALLEST)
+
+
+def cox(logits: Tensor, target: Tensor, *, efron: bool) -> Tensor:
+    """Negative Cox partial log-likelihood of a batch (Cox 1972), mean over its events; 0 if there are none.
+
+    Args:
+        logits: Logarithms of hazards, float (n, 1).
+        target: Times and events, float (n, 2). The risk set of an event is all of the batch with the same or a later
+            time.
+        efron: Ties as of Efron 1977; otherwise as of Breslow 1974.
+
+    Computed in float64 on the CPU, so that it is the same on every device: a batch of bags has few numbers.
+    """
+    risk, (time, event) = logits[:, 0].double().cpu(), target.detach().double().cpu().T
+    known = ~time.isnan()
+    risk, time, happened = risk[known], time[known], event[known] == 1
+    if not happened.any():
+        return (logits * 0).sum()
+    order = torch.argsort(time, descending=True, stable=True)
+    risk, time, happened = risk[order], time[order], happened[order]
+    _, group, sizes = torch.unique_consecutive(time, return_inverse=True, return_counts=True)
+    # The logarithm of the summed hazards of everyone at risk, by time.
+    at_risk = torch.logcumsumexp(risk, 0)[sizes.cumsum(0) - 1][group]
+    denominator = at_risk[happened]
+    if efron:
+        mine = group[happened]
+        deaths = torch.bincount(mine, minlength=len(sizes))
+        hazards = torch.exp(risk[happened] - denominator)
+        tied = torch.zeros(len(sizes), dtype=hazards.dtype).index_add(0, mine, hazards)[mine]
+        # Of d events at one time, the l-th is counted with the share 1 - l / d of the hazards of all of them.
+        number = torch.arange(len(mine)).double() - (deaths.cumsum(0) - deaths)[mine]
+        denominator = denominator + torch.log1p(-(number / deaths[mine]) * tied)
+    return (denominator - risk[happened]).mean().to(logits.device)
 
 
 def _known_mean(each: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Tensor:
