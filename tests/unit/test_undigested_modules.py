@@ -42,6 +42,7 @@ ALLOWED_MEMBERS = {
     "Config.roi_classes": "a param of annotate",
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
+    "Target.columns": "parts of target, which is compared",
     "Task.fitting": "selects the keys that are compared",
     "Task.on_bags": "a part of level, which is compared",
     "Task.predicting": "selects the keys that are compared",

@@ -182,7 +182,7 @@ def _kaplan_meier(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, leve
     axes.text(0.03, 0.04, fill(told, 34), transform=axes.transAxes, fontsize=7)
     axes.set_xticks(ticks)
     axes.set(xlabel="time; below, numbers at risk", ylabel="share without the event", ylim=(0, 1.02), xlim=(0, None))
-    _legend(axes, "upper right")
+    _legend(axes, "best")
 
 
 PANELS: dict[str, Panel] = {
