@@ -204,7 +204,7 @@ def test_a_batch_without_an_event_and_bags_of_unknown_survival_change_nothing(na
     logits = torch.tensor([[1.0], [2.0]], requires_grad=True)
     loss = build_loss(name)(logits, torch.tensor([[1.0, 0], [2, 0]]))
     loss.backward()
-    assert (float(loss), logits.grad.abs().sum()) == (0.0, 0.0)
+    assert (loss.item(), logits.grad.abs().sum().item()) == (0.0, 0.0)
     some = torch.tensor([[1.0, 1], [2, 0]])
     more = torch.cat([some, torch.full((1, 2), torch.nan)])
     given = torch.tensor([[1.0], [2.0], [9.0]])
