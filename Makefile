@@ -94,7 +94,7 @@ test-examples: env
 # Changes single bytes of slides of every format, FLIPS per format, and counts what each change led to.
 FLIPS ?= 2000
 fuzz: env
-	HISTOMAKE_FLIPS=$(FLIPS) $(PYTHON) -m pytest --timeout=0 -s tests/unit/test_slide_fuzz.py
+	HISTOMAKE_FLIPS=$(FLIPS) $(PYTHON) -m pytest --timeout=0 -s tests/unit/test_slide_fuzz.py tests/unit/test_annotation_fuzz.py tests/unit/test_model_fuzz.py
 
 lint: env
 	$(VENV)/bin/ruff check .

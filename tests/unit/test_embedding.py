@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,6 +136,28 @@ def test_the_page_needs_nothing_from_outside_and_escapes_ids():
     content = json.loads(payload)
     assert content["categories"]["slide_id"]["names"] == ["</script><b>&"]
     assert content["categories"]["label"]["codes"][0] == -1
+
+
+def test_no_text_of_the_cohort_can_open_a_comment_or_a_script_in_the_page():
+    """Behind ``<!--<script``, browsers read a page's own end of script as text."""
+    found = small_embedding()
+    place = found.table.column_names.index("slide_id")
+    table = found.table.set_column(place, "slide_id", pa.array(["<!--<script>"] * 12))
+    text = embedding_page.page(embedding.Embedding(table, found.thumbs, {}), title="<!--<script>")
+    assert "<!--" not in text
+    payload = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)[1]
+    assert json.loads(payload)["categories"]["slide_id"]["names"] == ["<!--<script>"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_a_saved_selection_quotes_commas_quotes_and_line_breaks_in_names_and_values():
+    function = re.search(r"^function csv\(\) \{.*?^\}", embedding_page.SCRIPT.read_text(), re.S | re.M)[0]
+    given = "const raw = {plane: [[0], [0]], space: [[0], [0], [0]]}, selected = [0];"
+    given += """const facts = () => [["area, tumour", 'a "b", c'], ["site", "x\\r\\ny"]];"""
+    done = subprocess.run(["node", "-e", f"{given}{function};console.log(csv())"], capture_output=True, check=True)
+    header, row, *_ = csv.reader(io.StringIO(done.stdout.decode(), newline=""))
+    assert header[:2] == ["area, tumour", "site"]
+    assert row[:2] == ['a "b", c', "x\r\ny"]
 
 
 def test_the_atlas_holds_every_thumbnail_at_its_place():

@@ -208,9 +208,9 @@ function csv() {
   const axes = [["umap2_x", raw.plane[0]], ["umap2_y", raw.plane[1]], ["umap3_x", raw.space[0]], ["umap3_y", raw.space[1]],
     ["umap3_z", raw.space[2]]];
   const header = [...facts(0).map(([name]) => name), ...axes.map(([name]) => name)];
-  const quoted = (value) => (/[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+  const quoted = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
   const lines = selected.map((i) => [...facts(i).map(([, value]) => quoted(value)), ...axes.map(([, v]) => v[i])].join(","));
-  return [header.join(","), ...lines].join("\n") + "\n";
+  return [header.map(quoted).join(","), ...lines].join("\n") + "\n";
 }
 
 // --- events --------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def page(embedding: Embedding, *, title: str) -> str:
 
     A click keeps the patch under the pointer; its link opens the viewer at its place.
     """
-    payload = json.dumps(_payload(embedding), separators=(",", ":")).replace("</", "<\\/")
+    payload = json.dumps(_payload(embedding), separators=(",", ":")).replace("<", "\\u003c")  # also "<!--"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>{STYLE}</style></head><body>

@@ -220,11 +220,15 @@ class _Head(msgspec.Struct):
 def _head(text: bytes | str, kind: type[Versioned], path: Path | str) -> _Head:
     try:
         head = msgspec.json.decode(text, type=_Head)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _invalid(kind, path, error) from error
     if not isinstance(head.format, int):
         head.format = 0
     return head
+
+
+_OF_UPGRADES = (UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError)
+"""What the upgrade of an older format raises on a damaged one, and the decoder on bytes that are no UTF-8."""
 
 
 def _decode[V: Versioned](text: bytes | str, kind: type[V], head: _Head, path: Path | str) -> V:
@@ -240,7 +244,7 @@ def _decode[V: Versioned](text: bytes | str, kind: type[V], head: _Head, path: P
         for upgrade in kind.UPGRADES[max(0, head.format) :]:
             content = upgrade(content)
         return msgspec.convert(content, kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, *_OF_UPGRADES) as error:
         raise _invalid(kind, path, error) from error
 
 

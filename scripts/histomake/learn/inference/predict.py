@@ -31,9 +31,12 @@ from histomake.learn.kinds import TRAINED
 from histomake.model import build, transfer
 from histomake.patch.stain import StainNormaliser
 from histomake.target.kinds import LEARNED
+from histomake.target.outputs import outputs_of
 from histomake.target.targets import JOINER, UNLABELLED, is_known
 
 SHORT_OF_MEMORY = "with batches of {batch} patches: halve predict.batch, which changes no result"
+LONGEST = 300
+"""Characters of a library's message that are kept."""
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -54,16 +57,7 @@ class Predictor:
     @functools.cached_property
     def task(self) -> Task:
         """The part of the task that labels and patches depend on."""
-        card = self.card
-        bags = {"level": card.bag.level, "features": card.features.encoder} if card.bag and card.features else {}
-        return Task(
-            **bags,
-            kind=self.card.kind,
-            grid=self.card.grid.name,
-            target=Target(**self.card.target),
-            # Settings that affect only training are left out: an older model may have settings that are refused today.
-            model=Model(**{**self.card.architecture, "pretrained": False, "dropout": 0.0}),
-        )
+        return _task_of(self.card)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (n, h, w, 3 · views) → the network's float input (n, 3 · views, h, w) on its device."""
@@ -128,14 +122,39 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
     if card.features is not None:
         raise HistomakeError(f"{model_dir} takes features of encoder {card.features.encoder}, not pixels")
     _check_thresholds(card, model_dir / DESCRIPTION)
-    architecture = Model(**{**card.architecture, "pretrained": False})
-    network = build.build_model(architecture, kind=card.kind, outputs=len(card.class_names), size=card.grid.size)
+    architecture, network = _built(card, model_dir / DESCRIPTION)
     transfer.load_weights_file(network, model_dir / WEIGHTS, sha256=card.weights_sha256)
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
     method = architecture.stain
     stain = StainNormaliser(method, reference=card.stain) if card.stain and method != "none" else None
     return Predictor(network, card, runtime, stain)
+
+
+def _task_of(card: ModelCard) -> Task:
+    bags = {"level": card.bag.level, "features": card.features.encoder} if card.bag and card.features else {}
+    return Task(
+        **bags,
+        kind=card.kind,
+        grid=card.grid.name,
+        target=Target(**card.target),
+        # Settings that affect only training are left out: an older model may have settings that are refused today.
+        model=Model(**{**card.architecture, "pretrained": False, "dropout": 0.0}),
+    )
+
+
+def _built(card: ModelCard, path: Path) -> tuple[Model, nn.Module]:
+    """The settings and the network that a card describes. Raises HistomakeError if it describes none."""
+    try:
+        task, outputs = _task_of(card), len(card.class_names)
+        stated = outputs_of(card.kind, task.target)
+        if card.class_names != stated:
+            raise ValueError(f"class_names is {card.class_names}, but the outputs of the target are {stated}")
+        architecture = Model(**{**card.architecture, "pretrained": False})
+        return architecture, build.build_model(architecture, kind=card.kind, outputs=outputs, size=card.grid.size)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:LONGEST]
+        raise HistomakeError(f"{path} describes no network that can be built: {said}. {card.REMEDY}") from error
 
 
 def _check_thresholds(card: ModelCard, path: Path) -> None:
