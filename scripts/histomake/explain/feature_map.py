@@ -19,12 +19,11 @@ import numpy as np
 import pyarrow as pa
 from msgspec import structs
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import atomic_file
 from histomake.base.records.record import Quarantined
+from histomake.base.tensors import write_tensors
 from histomake.base.units import Level0Pixels
 from histomake.cohort.quarantine import attempt
 from histomake.explain.embedding import (
@@ -120,8 +119,7 @@ class FeatureMap:
         arrays = ("slide", "patch_id", "mean", "axes", "points", "plane", "space")
         text = {"identity": self.identity, "slides": json.dumps(self.slides)}
         text |= {"neighbours": str(self.neighbours), "seed": str(self.seed)}
-        with atomic_file(path) as aside:
-            save_file({name: np.ascontiguousarray(getattr(self, name)) for name in arrays}, aside, metadata=text)
+        write_tensors(path, {name: getattr(self, name) for name in arrays}, text)
 
     @classmethod
     def read(cls, path: Path) -> FeatureMap:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import structs
-from safetensors.torch import save_file
 
-from histomake.base.files import atomic_file
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined
+from histomake.base.tensors import write_tensors
 from histomake.config import Task
 from histomake.features.card import describe_head, finished
 from histomake.features.heads import CHOOSERS, ChosenHead, HeadSamples
@@ -124,9 +123,8 @@ def _write(output: Path, choice: ChosenHead, card: ModelCard) -> ModelCard:
     output.mkdir(parents=True, exist_ok=True)
     (output / "training").mkdir(exist_ok=True)
     write_history(output / HISTORY, choice.history)
-    tensors = {name: value.contiguous() for name, value in choice.head.state_dict().items()}
-    with atomic_file(output / WEIGHTS) as aside:
-        save_file(tensors, aside)
+    tensors = choice.head.state_dict()
+    write_tensors(output / WEIGHTS, tensors)
     count = sum(value.numel() for value in tensors.values())
     card = finished(card, step=choice.step, figures=choice.figures, thresholds=choice.thresholds, parameters=count)
     card.write(output / DESCRIPTION)

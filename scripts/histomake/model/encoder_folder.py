@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import atomic_file, sha256_file
+from histomake.base.files import sha256_file
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.encoder_card import EncoderCard
+from histomake.base.tensors import write_tensors
 from histomake.model.encoder import PooledNetwork, build_network, vector_length, without_head
 from histomake.model.transfer import load_weights, read_weights
 
@@ -80,8 +80,7 @@ def write_folder(folder: Path, card: EncoderCard, weights: Mapping[str, Tensor])
     if (found := vector_length(PooledNetwork(bare, card).eval(), card)) != card.dimensions:
         raise HistomakeError(f"the card says that a patch becomes {card.dimensions} numbers, but it becomes {found}")
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / WEIGHTS) as aside:
-        save_file({name: value.contiguous() for name, value in weights.items()}, aside)
+    write_tensors(folder / WEIGHTS, weights)
     card = msgspec.structs.replace(card, sha256=sha256_file(folder / WEIGHTS))
     card.write(folder / DESCRIPTION)
     return card

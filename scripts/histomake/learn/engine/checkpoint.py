@@ -10,11 +10,10 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import atomic_file
+from histomake.base.tensors import write_tensors
 
 STATE_FILE = "state.safetensors"
 
@@ -27,8 +26,7 @@ def save_state(folder: Path, state: State) -> None:
     """Write ``state``: nested dicts and lists of tensors and JSON values. Floats survive bit for bit."""
     tensors: dict[str, Tensor] = {}
     skeleton = _detach_tensors(state, tensors, "")
-    with atomic_file(folder / STATE_FILE) as aside:
-        save_file(tensors, aside, metadata={"state": json.dumps(skeleton)})
+    write_tensors(folder / STATE_FILE, tensors, {"state": json.dumps(skeleton)})
 
 
 def load_state(folder: Path) -> dict[str, Value] | None:

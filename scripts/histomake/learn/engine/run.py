@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import msgspec
-from safetensors.torch import save_file
 from torch import Tensor
 
-from histomake.base.files import atomic_file, sha256_file
+from histomake.base.files import sha256_file
 from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.tensors import write_tensors
 from histomake.learn.engine import distributed
 from histomake.learn.engine.checkpoint import remove_state
 from histomake.learn.engine.history import EVENTS, HISTORY, write_history
@@ -49,8 +49,7 @@ def export[B](objective: Objective[B], result: Result, *, state: Path, output: P
     objective.write_files(output, details)
     shutil.move(state / EVENTS, details / EVENTS)
     write_history(output / HISTORY, result.history)
-    with atomic_file(output / WEIGHTS) as aside:
-        save_file(_named(result), aside)
+    write_tensors(output / WEIGHTS, _named(result))
     card = objective.describe(result)
     msgspec.structs.replace(card, weights_sha256=sha256_file(output / WEIGHTS)).write(output / DESCRIPTION)
     remove_state(state)
@@ -59,7 +58,7 @@ def export[B](objective: Objective[B], result: Result, *, state: Path, output: P
 def _named(result: Result) -> dict[str, Tensor]:
     alone = len(result.weights) == 1
     return {
-        key if alone else f"{network}.{key}": value.contiguous()
+        key if alone else f"{network}.{key}": value
         for network, weights in result.weights.items()
         for key, value in weights.items()
     }
