@@ -68,7 +68,8 @@ def _embedding(
     names = np.where(score > 0.5, "b", "a").tolist()
     columns = {**groups, "predicted": names, "label": names, "score_a": 1 - score, "score_b": score}
     columns |= {name: np.arange(PATCHES, dtype=np.int32) for name in ("patch_id", "x", "y")}
-    columns |= {"tissue": np.ones(PATCHES, np.float32), "umap2_x": plane[:, 0], "umap2_y": plane[:, 1]}
+    columns |= {"span": np.full(PATCHES, 256, np.float32), "tissue": np.ones(PATCHES, np.float32)}
+    columns |= {"umap2_x": plane[:, 0], "umap2_y": plane[:, 1]}
     columns |= {f"umap3_{axis}": space[:, i] for i, axis in enumerate("xyz")}
     px = embedding.THUMB_PX
     tissue = cv2.resize(tifffile.imread(REGION), None, fx=0.3, fy=0.3, interpolation=cv2.INTER_AREA)

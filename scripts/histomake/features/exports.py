@@ -1,4 +1,7 @@
-"""Features for other programs: HDF5 as TRIDENT writes it, and AnnData with annotation and predictions."""
+"""Features for other programs: HDF5 as TRIDENT writes it, and AnnData with annotation and predictions.
+
+SpatialData is written by `histomake.features.spatial`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from histomake.patch.table import read_table
 def export_h5(layout: Layout, cohort: FeatureCohort, slide: str, path: Path) -> int:
     """Write the features of a slide as TRIDENT does; return the number of patches."""
     features, vectors, grid = _slide(layout, cohort, slide)
-    write_trident(path, _places(features), grid, name=slide, vectors=np.asarray(vectors))
+    write_trident(path, corners(features), grid, name=slide, vectors=np.asarray(vectors))
     return len(features)
 
 
@@ -37,7 +40,15 @@ def export_coordinates(layout: Layout, grid_name: str, slide: str, path: Path) -
 
 
 def export_anndata(layout: Layout, cohort: FeatureCohort, slide: str, path: Path) -> int:
-    """Write a slide as AnnData; return the number of patches.
+    """Write a slide as AnnData (see `annotated_features`); return the number of patches."""
+    found, features, _ = annotated_features(layout, cohort, slide)
+    with atomic_file(path) as aside:
+        found.write_h5ad(aside)
+    return len(features)
+
+
+def annotated_features(layout: Layout, cohort: FeatureCohort, slide: str) -> tuple[Any, Features, SlideGrid]:
+    """The features of a slide as AnnData, their file, and the grid.
 
     ``X``: features float32. ``obs``: patch_id, tissue, shares of annotated classes (``area_<class>``), and for every
     task that predicted the slide its scores (``<task>.fold<k>.<column>``). ``obsm["spatial"]``: centres of the patches
@@ -62,13 +73,16 @@ def export_anndata(layout: Layout, cohort: FeatureCohort, slide: str, path: Path
             if name.startswith("score_") or name in ("predicted", "label"):
                 obs[f"{task}.{fold}.{name}"] = mine[name].to_numpy()
     found = anndata.AnnData(np.asarray(vectors, np.float32), obs=obs)
-    found.obsm["spatial"] = _places(features) + grid.span / 2
+    found.obsm["spatial"] = corners(features) + grid.span / 2
     scales = {"spot_diameter_fullres": grid.span, "tissue_hires_scalef": 1.0}
     found.uns["spatial"] = {slide: {"images": {}, "scalefactors": scales}}
     found.uns["histomake"] = {"encoder": cohort.column, "identity": cohort.identity, "mpp": float(grid.mpp)}
-    with atomic_file(path) as aside:
-        found.write_h5ad(aside)
-    return len(features)
+    return found, features, grid
+
+
+def corners(features: Features) -> Any:
+    """Top left corners of the patches, int64 (n, 2) x and y, level-0 pixels."""
+    return np.stack([features.table[name].to_numpy() for name in ("x", "y")], axis=1).astype(np.int64)
 
 
 def _slide(layout: Layout, cohort: FeatureCohort, slide: str) -> tuple[Features, Any, SlideGrid]:
@@ -79,10 +93,6 @@ def _slide(layout: Layout, cohort: FeatureCohort, slide: str) -> tuple[Features,
 
 def _grid_name(features: Features) -> str:
     return str(getattr(features.record, "grid_name", ""))
-
-
-def _places(features: Features) -> Any:
-    return np.stack([features.table[name].to_numpy() for name in ("x", "y")], axis=1).astype(np.int64)
 
 
 def _predictions(layout: Layout, slide: str) -> list[tuple[str, str, Any]]:
