@@ -127,5 +127,11 @@ def test_work_that_requests_too_much_memory_is_reported():
         apart(lambda: np.ones(1 << 30, np.uint8).tobytes(), memory_mb=800, seconds=60)
 
 
+def test_memory_of_this_process_is_not_counted():
+    reserved = np.empty(1 << 30, np.uint8)
+    assert len(apart(lambda: np.ones(1 << 28, np.uint8)[:9].tobytes(), memory_mb=800, seconds=60)) == 9
+    assert reserved.nbytes == 1 << 30
+
+
 def test_large_answers_come_back():
     assert len(apart(lambda: bytes(10_000_000), **LIMITS)) == 10_000_000

@@ -1,13 +1,17 @@
-"""The export of features as SpatialData, read by the package itself."""
+"""The export of features as SpatialData, read by the package itself.
+
+Its import takes seconds and gigabytes of address space, so no other test file should pay for it.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
-import spatialdata
 from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
 from histomake.base.layout import Layout
@@ -20,6 +24,9 @@ from histomake.tissue.outlines import outlines
 from small_cohort import CLASSES, GRID_NAME, SIDE, build_slide
 
 from tests import sample_records
+
+if TYPE_CHECKING:
+    import spatialdata
 
 MPP = 0.5
 SPAN = 128
@@ -71,6 +78,8 @@ def entry_of(layout: Layout) -> SlideEntry:
 
 
 def exported(layout: Layout) -> spatialdata.SpatialData:
+    import spatialdata
+
     folder = layout.results / "exported"
     options = ["--encoder", "e", "--format", "spatialdata", "--results", str(layout.results)]
     assert main(["export-features", str(folder), *options]) == 0
@@ -105,6 +114,8 @@ def test_the_table_has_predictions_and_gaps_where_there_are_none(layout):
 
 
 def test_the_package_finds_the_shapes_that_the_table_annotates(layout):
+    import spatialdata
+
     found = exported(layout)
     matched, rows = spatialdata.match_element_to_table(found, element_name="patches", table_name="features")
     assert len(matched["patches"]) == rows.n_obs == found.tables["features"].n_obs
@@ -119,6 +130,8 @@ def test_the_package_finds_the_shapes_that_the_table_annotates(layout):
 
 
 def test_shapes_become_micrometres_in_the_global_coordinate_system(layout):
+    import spatialdata
+
     found = exported(layout)
     assert found.coordinate_systems == ["global"]
     for name, element in found.shapes.items():

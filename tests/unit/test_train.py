@@ -18,7 +18,7 @@ from histomake.config import Grid, Model, Task
 from histomake.learn.data.batches import TrainingBatches
 from histomake.learn.data.reading import PatchReader
 from histomake.learn.engine.checkpoint import load_state, save_state
-from histomake.learn.train import check_classes, known_patches, train
+from histomake.learn.train import check_classes, known_patches, require_slides, train
 from histomake.patch.sampler import Sampler
 from killed import wait_for_step
 from small_cohort import CLASSES, GRID_NAME, build_cohort, build_quarantined
@@ -181,10 +181,22 @@ def test_slides_in_quarantine_contribute_no_patch(cohort, tmp_path: Path) -> Non
     assert len(both) == len(alone) > 0
 
 
-def test_cohort_without_usable_patches_is_an_error(tmp_path: Path) -> None:
+def test_slides_without_usable_patches_are_an_error_that_says_why(tmp_path: Path) -> None:
     lost = build_quarantined(Layout(tmp_path), "lost", grid=Grid(size=64, mpp=1.0))
-    with pytest.raises(HistomakeError, match="usable patch"):
+    with pytest.raises(HistomakeError, match=r"usable patch: slide lost is in quarantine \(no_mpp: no mpp\)"):
         known_patches([lost], make_task())
+
+
+def test_a_slide_in_quarantine_is_named_if_no_patch_of_the_others_has_a_label(cohort, tmp_path: Path) -> None:
+    lost = build_quarantined(Layout(tmp_path), "lost", grid=Grid(size=64, mpp=1.0))
+    patches = known_patches([cohort[1][0], lost], make_task())
+    with pytest.raises(HistomakeError, match=r"no validation patch has a label .*; slide lost is in quarantine"):
+        check_classes(patches, patches.take(patches.target < 0), make_task())
+
+
+def test_a_split_without_validation_slides_is_an_error(cohort, tmp_path: Path) -> None:
+    with pytest.raises(HistomakeError, match="there is no validation slide"):
+        require_slides(cohort[1], [])
 
 
 class _Unreadable(PatchReader):

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+import psutil
+
 from histomake.annotation.drawn import AnnotationError
 
 MEGABYTE = 1 << 20
@@ -26,7 +28,7 @@ def apart(work: Callable[[], bytes], *, memory_mb: int, seconds: float) -> bytes
 
     Args:
         work: runs in the child. What it writes to files remains.
-        memory_mb: most memory that the child may allocate, in MB.
+        memory_mb: most memory that the child may allocate, in MB, beyond what it shares with this process.
         seconds: time after which the child is ended.
 
     Raises:
@@ -63,7 +65,9 @@ def apart(work: Callable[[], bytes], *, memory_mb: int, seconds: float) -> bytes
 
 def _work(work: Callable[[], bytes], sender: Connection, memory_mb: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * MEGABYTE, hard))
+    # The limit counts what is shared, too. A thread that could not get its memory would never start, nor fail.
+    shared = psutil.Process().memory_info().data
+    resource.setrlimit(resource.RLIMIT_DATA, (shared + memory_mb * MEGABYTE, hard))
     try:
         answer = b"=" + work()
     except Exception:  # noqa: BLE001 (the parent raises it)

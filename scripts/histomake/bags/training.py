@@ -19,7 +19,7 @@ from histomake.features.training import damaged_slides
 from histomake.learn.data.patch_index import SlideEntry, index_patches, patches_containing
 from histomake.learn.engine.run import run
 from histomake.learn.engine.runtime import choose_runtime
-from histomake.learn.train import check_classes, name_left_out, settings_of
+from histomake.learn.train import check_classes, name_left_out, require_slides, settings_of
 from histomake.patch.sampler import choose
 from histomake.target.survival import ordered_pairs
 
@@ -59,8 +59,9 @@ def train_bags(
     """
     left_out = damaged_slides([*train, *val], files)
     lost = {entry.slide_id for entry in left_out}
-    usable = ([entry for entry in entries if entry.slide_id not in lost] for entries in (train, val))
-    bags, held_out = (_bags(task, entries, files, column) for entries in usable)
+    train, val = ([entry for entry in entries if entry.slide_id not in lost] for entries in (train, val))
+    require_slides(train, val)
+    bags, held_out = (_bags(task, entries, files, column) for entries in (train, val))
     bags.reader.require_same_weights(held_out.reader)
     check_classes(bags.first, held_out.first, task)
     for role, index in (("training", bags), ("validation", held_out)):
@@ -81,8 +82,6 @@ def train_bags(
 
 
 def _bags(task: Task, entries: Sequence[SlideEntry], files: Mapping[str, Path], column: str) -> BagIndex:
-    if not entries:
-        raise HistomakeError("the split has no slide to train on or none to validate on; see splits/ and quarantine")
     patches = index_patches(entries, kind=task.kind, target=task.target)
     bags = without_unknown(index_bags(patches, files, column, level=task.level, min_tissue=task.bag.min_tissue))
     if not len(bags):

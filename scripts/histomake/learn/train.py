@@ -16,7 +16,7 @@ from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined, write_list
 from histomake.cohort.quarantine import check_loss
 from histomake.config import Task
-from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches
+from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, without_patches
 from histomake.learn.data.staging import staged
 from histomake.learn.engine import distributed
 from histomake.learn.engine.launch import launch
@@ -157,6 +157,7 @@ def fit(
     threads: int,
 ) -> None:
     """Train in this process."""
+    require_slides(train, val)
     patches = known_patches(train, task)
     held_out = known_patches(val, task)
     held_out = held_out.take(choose(task.train.validate_patches, len(held_out), seed=seed))
@@ -182,10 +183,15 @@ def settings_of(task: Task, *, seed: int) -> Settings:
     )
 
 
+def require_slides(train: Sequence[SlideEntry], val: Sequence[SlideEntry]) -> None:
+    """Raise HistomakeError if there is no slide to learn from, or none to choose with."""
+    for role, entries in (("training", train), ("validation", val)):
+        if not entries:
+            raise HistomakeError(f"there is no {role} slide; see the task's table in splits/, and slides in quarantine")
+
+
 def known_patches(entries: Sequence[SlideEntry], task: Task) -> PatchIndex:
     """The usable patches that have a target."""
-    if not entries:
-        raise HistomakeError("the split has no slide to train on or none to validate on; see splits/ and quarantine")
     patches = index_patches(entries, kind=task.kind, target=task.target)
     return patches.take(is_known(patches.target))
 
@@ -195,7 +201,10 @@ def check_classes(patches: PatchIndex, held_out: PatchIndex, task: Task) -> None
     for role, index in (("training", patches), ("validation", held_out)):
         slides = ", ".join(entry.slide_id for entry in index.entries)
         if not len(index):
-            raise HistomakeError(f"no {role} patch has a label (slides: {slides}); annotate them or change the split")
+            reasons = "".join(f"; {reason}" for reason in without_patches(index.entries))
+            raise HistomakeError(
+                f"no {role} patch has a label (slides: {slides}); annotate them or change the split{reasons}"
+            )
         count_classes = TRAINED[task.kind].count_classes
         if count_classes is None:
             log.info("%s patches: %d", role, len(index))

@@ -111,7 +111,7 @@ def index_patches(entries: Sequence[SlideEntry], *, kind: Kind, target: Target) 
     for position, entry in enumerate(entries):
         table, record = usable_patches(entry)
         if not table.num_rows:
-            log.warning("slide %s has no usable patch", entry.slide_id)
+            log.warning("%s", _why_none(entry, record))
             continue
         grid = SlideGrid.of_table(record).grid
         grids.add((grid.size, grid.mpp, grid.stride or grid.size))
@@ -121,12 +121,24 @@ def index_patches(entries: Sequence[SlideEntry], *, kind: Kind, target: Target) 
         )
         parts.append((np.full(table.num_rows, position, np.int32), *places, targets))
     if not parts:
-        raise HistomakeError(f"none of {len(entries)} slides has a usable patch; see the catalog's excluded column")
+        raise HistomakeError(f"no slide has a usable patch: {'; '.join(without_patches(entries))}")
     if len(grids) > 1:
         raise HistomakeError(f"patch tables of different grids were mixed (size, mpp, stride): {sorted(grids)}")
     slide, patch_id, x, y, tissue, target_of = (np.concatenate(column) for column in zip(*parts, strict=True))
     size, mpp, stride = grids.pop()
     return PatchIndex(tuple(entries), slide, patch_id, x, y, tissue, target_of, size, mpp, stride)
+
+
+def without_patches(entries: Sequence[SlideEntry]) -> list[str]:
+    """Why slides have no usable patch, for messages; nothing of slides that have one."""
+    found = ((entry, *usable_patches(entry)) for entry in entries)
+    return [_why_none(entry, record) for entry, table, record in found if not table.num_rows]
+
+
+def _why_none(entry: SlideEntry, record: PatchTableRecord | Quarantined) -> str:
+    if isinstance(record, Quarantined):
+        return f"slide {entry.slide_id} is in quarantine ({record.reason}: {record.detail})"
+    return f"all patches of slide {entry.slide_id} are excluded (see column excluded of the catalog)"
 
 
 def usable_patches(entry: SlideEntry) -> tuple[pa.Table, PatchTableRecord | Quarantined]:
