@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import multiprocessing
 import shutil
 from dataclasses import replace
 
@@ -205,7 +205,10 @@ def test_a_head_is_trained_without_a_slide_whose_features_are_missing_and_names_
 
 def test_a_slide_error_keeps_its_fields_on_the_way_from_a_loader_process():
     error = SlideError(Reason.DAMAGED_TILES, slide_id="s", path="p", detail="d", remedy="r").at("patch at x=1 y=2")
-    again = pickle.loads(pickle.dumps(error))
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    with receiver, sender:
+        sender.send(error)
+        again = receiver.recv()
     assert (str(again), again.reason, again.detail) == (str(error), error.reason, "patch at x=1 y=2: d")
 
 
