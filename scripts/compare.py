@@ -4,23 +4,21 @@ from histomake.audit.sidecar import job
 from histomake.base.kinds import Kind
 from histomake.config import Target
 from histomake.evaluate.comparison import compare
-from histomake.evaluate.predictions import read_predictions
+from histomake.evaluate.predictions import read_cards, read_predictions
+
+
+def tested(name, predictions, descriptions, slides, aggregate):
+    """A task as `compare` takes it."""
+    return name, read_predictions(predictions, slides, read_cards(descriptions)), aggregate
 
 
 def main(snakemake):
     given, params, where = snakemake.input, snakemake.params, snakemake.wildcards
+    (slides, other_slides), (aggregate, other_aggregate) = params.slides, params.aggregates
     with job(snakemake):
-        first, second = (
-            (
-                name,
-                read_predictions(
-                    getattr(given, f"{which}_predictions"), slides, getattr(given, f"{which}_descriptions")
-                ),
-                pooling,
-            )
-            for which, name, slides, pooling in zip(
-                ("first", "second"), (where.first, where.second), params.slides, params.aggregates, strict=True
-            )
+        first = tested(where.first, given.first_predictions, given.first_descriptions, slides, aggregate)
+        second = tested(
+            where.second, given.second_predictions, given.second_descriptions, other_slides, other_aggregate
         )
         record = compare(
             first,

@@ -38,7 +38,7 @@ def main(snakemake):
     layout = Layout(Path(snakemake.config["results"]))
     with job(snakemake):
         cards = read_cards(given.descriptions)
-        predictions = read_predictions(given.predictions, params.slides, given.descriptions)
+        predictions = read_predictions(given.predictions, params.slides, cards)
         kind, target = Kind(params.kind), Target.model_validate(params.target)
         bags = bag_evaluation(predictions, cards, layout, params) if params.level != "patch" else {}
         found = evaluate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,16 @@ def read_cards(descriptions: Sequence[Path | str]) -> dict[int, ModelCard]:
 
 
 def read_predictions(
-    predictions: Sequence[Path | str], slides: Sequence[Sequence[Any]], descriptions: Sequence[Path | str]
+    predictions: Sequence[Path | str], slides: Sequence[Sequence[Any]], cards: Mapping[int, ModelCard]
 ) -> list[SlidePrediction]:
     """Predictions of the slides, each by the model of its fold.
 
     Args:
         predictions: Prediction tables.
         slides: Id, patient and labels of the slide of each table.
-        descriptions: Model cards of the folds.
+        cards: Model cards by fold.
     """
-    cards, found = read_cards(descriptions), []
+    found = []
     for path, (slide_id, patient_id, labels) in zip(predictions, slides, strict=True):
         fold = fold_of(path)
         thresholds = {key: getattr(cards[fold], key) for key in ("threshold", "slide_thresholds")}
