@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 from tests.demo.cohort import COHORT, DIED, MONTHS, RICH, SHARE, SMALL, build_cohort
 
+MADE = Path(__file__).parents[2] / "encoders" / "efficientnet-lite0"
+"""The same encoder, which `make env` has written."""
+
 
 def write_encoder(folder: Path) -> None:
     """Write the folder of EfficientNet-Lite0 with ImageNet weights, unless it exists."""
-    if not (folder / "model.json").is_file():
-        # Imported here, because torch takes seconds.
-        from histomake.model.encoder_folder import write_efficientnet_lite0
+    if (folder / "model.json").is_file():
+        return
+    if (MADE / "model.json").is_file():
+        aside = folder.with_suffix(".partial")
+        shutil.copytree(MADE, aside, dirs_exist_ok=True)
+        aside.replace(folder)
+        return
+    # Imported here, because torch takes seconds.
+    from histomake.model.encoder_folder import write_efficientnet_lite0
 
-        write_efficientnet_lite0(folder)
+    write_efficientnet_lite0(folder)
 
 
 def main() -> None:
