@@ -158,6 +158,21 @@ def test_each_metric_has_one_row_with_a_column_per_level():
     assert "Only 3 test patients" in task_section.metrics_table(metrics)
 
 
+def test_the_headline_of_a_bag_task_is_about_patients_and_that_of_a_patch_task_about_patches():
+    auroc = {"all": {"auroc": sample_records.metric(0.912, 0.85, 0.97)}}
+    level = LevelMetrics(count=12, patients=12, metrics=auroc)
+    of_bags = front_page.headline({"slide": level, "patient": level})
+    of_patches = front_page.headline({"patch": level, "slide": level, "patient": level})
+    assert of_bags == [("patient AUROC (0.85–0.97)", "0.912")]
+    assert of_patches == [("patch AUROC (0.85–0.97)", "0.912")]
+    assert front_page.headline({}) == []
+
+
+def test_a_caption_is_no_wider_than_its_picture():
+    page_of_one = page.picture(np.zeros((4, 4, 3), np.uint8), "long " * 50, width=300)
+    assert '<figure style="max-width:300px">' in page_of_one
+
+
 @pytest.mark.parametrize(
     ("kind", "target", "expected"),
     [

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -14,7 +15,7 @@ import msgspec
 from histomake.audit.environment import git_state, package_versions
 from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
-from histomake.base.records.metrics import MetricsRecord
+from histomake.base.records.metrics import LevelMetrics, MetricsRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import FIELD_OF_VIEW
 from histomake.base.records.warning import SlideWarning
@@ -37,9 +38,11 @@ HEADLINES = (
     ("patch", "auroc", "patch AUROC"),
     ("patch", "r2", "patch R²"),
     ("pixel", "dice", "pixel Dice"),
+    ("patient", "auroc", "patient AUROC"),
+    ("patient", "r2", "patient R²"),
     ("patient", "c_index", "patient C-index"),
 )
-"""Level, metric and title of the headline figure of a task; each kind of task has one of them."""
+"""Level, metric and title; the first one that a task has is its headline figure."""
 
 
 Row = dict[str, Any]
@@ -109,13 +112,19 @@ def _headline(config: Config, layout: Layout, rows: list[Row], usable: list[Row]
         path = layout.metrics(name)
         # A task without test slides has no metrics.
         levels = MetricsRecord.read(path).levels if path.is_file() else {}
-        for level, metric, title in HEADLINES:
-            overall = levels[level].metrics.get("all", {}) if level in levels else {}
-            found = overall.get(metric)
-            if found and found.value is not None:
-                interval = f" ({found.low:.2f}–{found.high:.2f})" if found.low is not None else ""
-                numbers[f"{name}: {title}{interval}"] = f"{found.value:.3f}"
+        for title, value in headline(levels):
+            numbers[f"{name}: {title}"] = value
     return page.cards(numbers)
+
+
+def headline(levels: Mapping[str, LevelMetrics]) -> list[tuple[str, str]]:
+    """Title and value of a task's most important metric; empty without one. ``levels``: those of its metrics."""
+    for level, metric, title in HEADLINES:
+        found = levels[level].metrics.get("all", {}).get(metric) if level in levels else None
+        if found and found.value is not None:
+            interval = f" ({found.low:.2f}–{found.high:.2f})" if found.low is not None else ""
+            return [(f"{title}{interval}", f"{found.value:.3f}")]
+    return []
 
 
 def _quarantine(layout: Layout) -> Html:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 JPEG_QUALITY = 82
 MAX_WIDTH_PX = 2200
+MIN_CAPTION_PX = 160
 
 STYLE = """
 :root { color-scheme: light }
@@ -160,10 +161,12 @@ def plot(figure: Figure, caption: object = "", *, width: int | None = None) -> H
 
 
 def _figure(kind: str, content: bytes, caption: object, width: int | None) -> Html:
+    # A caption wraps below its picture, so that several pictures fit in a row.
+    outer = f' style="max-width:{max(width, MIN_CAPTION_PX)}px"' if width else ""
     size = f' style="width:{width}px"' if width else ""
     data = base64.b64encode(content).decode()
     return Html(
-        f'<figure><img{size} alt="{html.escape(str(caption))}" src="data:{kind};base64,{data}">'
+        f'<figure{outer}><img{size} alt="{html.escape(str(caption))}" src="data:{kind};base64,{data}">'
         f"<figcaption>{safe(caption)}</figcaption></figure>"
     )
 
