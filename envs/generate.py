@@ -1,4 +1,4 @@
-"""Conda environment files: each is a part of the lock, so conda users run the tested versions.
+"""Conda environment files: each is a part of the lock with its digests, so conda users run the tested files.
 
 `python envs/generate.py` writes them; a test fails when they differ from the lock.
 """
@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+
+from sbom import LOCK, ROOT, locked
 
 LEARNING = frozenset(
     [
@@ -39,18 +42,17 @@ def direct_dependencies() -> set[str]:
     return {re.split(r"[\[<>=!~ ;]", item)[0] for item in project["dependencies"]}
 
 
-def read_lock(text: str) -> tuple[dict[str, str], dict[str, set[str]]]:
-    """Pins by package, and for each package the packages that asked for it (from the lock's `via` comments)."""
-    pins: dict[str, str] = {}
+def parents_of(text: str) -> dict[str, set[str]]:
+    """For each package the packages that asked for it, from the lock's `via` comments."""
     parents: dict[str, set[str]] = {}
     name = ""
     for line in text.splitlines():
-        if pin := re.match(r"([a-z0-9][a-z0-9._-]*)==([^ ]+)", line):
+        if pin := re.match(r"([a-z0-9][a-z0-9._-]*)==", line):
             name = pin[1]
-            pins[name], parents[name] = pin[2], set()
+            parents[name] = set()
         elif via := re.match(r"\s+#\s+(?:via\s+)?([a-z0-9][a-z0-9._-]*)(?:\s|$)", line):
             parents[name].add(via[1])
-    return pins, parents
+    return parents
 
 
 def closure(roots: set[str], parents: dict[str, set[str]]) -> list[str]:
@@ -61,9 +63,14 @@ def closure(roots: set[str], parents: dict[str, set[str]]) -> list[str]:
     return sorted(wanted)
 
 
-def environment(name: str, packages: list[str], pins: dict[str, str]) -> str:
-    """A conda environment file."""
-    lines = "".join(f"      - {package}=={pins[package]}\n" for package in packages)
+def entry(package: str, version: str, digests: list[str]) -> str:
+    """An entry of `pip:`. YAML joins its lines with spaces, so pip reads one requirement with all its digests."""
+    return "".join([f"      - {package}=={version}\n", *(f"        --hash=sha256:{digest}\n" for digest in digests)])
+
+
+def environment(name: str, packages: list[str], pins: dict[str, tuple[str, list[str]]]) -> str:
+    """A conda environment file. As one entry has a digest, pip requires digests of all files that it installs."""
+    lines = "".join(entry(package, *pins[package]) for package in packages)
     return (
         f"{HEADER}name: histomake-{name}\nchannels:\n  - conda-forge\n  - nodefaults\n"
         f"dependencies:\n  - python=3.12\n  - pip\n  - pip:\n{lines}"
@@ -72,7 +79,8 @@ def environment(name: str, packages: list[str], pins: dict[str, str]) -> str:
 
 def environments() -> dict[str, str]:
     """Content of every environment file, by file name."""
-    pins, parents = read_lock((ROOT / "requirements.txt").read_text())
+    text = LOCK.read_text()
+    pins, parents = locked(text), parents_of(text)
     direct = direct_dependencies() - WORKFLOW
     rooms = {"slides": direct - LEARNING, "learning": direct}
     return {f"{name}.yaml": environment(name, closure(roots, parents), pins) for name, roots in rooms.items()}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ensurepip
 import json
 import re
 import runpy
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = (ROOT / "requirements.txt").read_text()
@@ -37,6 +41,38 @@ def test_the_bill_lists_every_locked_package_with_its_version_and_digests(sbom):
 def test_the_bill_depends_on_the_lock_alone(sbom):
     assert sbom["bill"](LOCK) == sbom["bill"](LOCK)
     assert sbom["bill"](LOCK)["serialNumber"] != sbom["bill"](LOCK + "\n")["serialNumber"]
+
+
+PIP_READS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pip._internal.network.session import PipSession
+from pip._internal.req.constructors import install_req_from_parsed_requirement
+from pip._internal.req.req_file import parse_requirements
+lines = parse_requirements(sys.argv[2], session=PipSession())
+read = [install_req_from_parsed_requirement(line) for line in lines]
+print(json.dumps({r.name: [str(r.specifier), r.is_pinned, r.hash_options["sha256"]] for r in read}))
+"""
+"""Reads a file of requirements as `pip install -r` does, from the wheel that Python brings."""
+
+
+@pytest.mark.parametrize("name", ["learning.yaml", "slides.yaml"])
+def test_pip_reads_every_entry_of_a_conda_environment_as_a_pin_with_the_digests_of_the_lock(sbom, name, tmp_path):
+    content = yaml.safe_load((ROOT / "envs" / name).read_text())
+    assert content["dependencies"][:2] == ["python=3.12", "pip"]
+    (entries,) = (each["pip"] for each in content["dependencies"] if isinstance(each, dict))
+    # conda writes the entries into a file of requirements, one a line.
+    (tmp_path / "requirements.txt").write_text("\n".join(entries))
+    wheel = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+    command = [sys.executable, "-c", PIP_READS, str(wheel), str(tmp_path / "requirements.txt")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    locked = sbom["locked"](LOCK)
+    read = json.loads(done.stdout)
+    assert len(read) == len(entries) > 50
+    assert read == {
+        name: [f"=={version}", True, digests] for name, (version, digests) in locked.items() if name in read
+    }
 
 
 def test_the_installer_is_pinned_by_its_digests():
