@@ -26,7 +26,9 @@ DENSITY = {"north": 1.0, "south": 0.88}
 
 @dataclass(frozen=True)
 class Slide:
-    """One composed slide. ``sheet_mpp`` is the mpp in the sheet, ``flaw`` the fault of the file."""
+    """One composed slide. ``sheet_mpp``: the sheet states the mpp; ``flaw``: the fault of the file; ``nuclei``: whether
+    it has nuclei-rich tissue beside skin.
+    """
 
     slide_id: str
     patient: int
@@ -38,23 +40,24 @@ class Slide:
     annotation: str
     sheet_mpp: bool = False
     flaw: str = ""
+    nuclei: bool = True
 
 
 COHORT = [
     Slide("P01-A", 1, "north", 4096, 4608, 0.499, ".svs", ".asap.xml"),
     Slide("P01-B", 1, "north", 5120, 3584, 0.499, ".svs", ".aperio.xml"),
     Slide("P02-A", 2, "north", 4608, 4096, 0.499, ".svs", ".asap.xml"),
-    Slide("P03-A", 3, "north", 5888, 3584, 0.499, ".svs", ".aperio.xml"),
-    Slide("P04-A", 4, "south", 4608, 4608, 0.454, ".tiff", ".geojson"),
+    Slide("P03-A", 3, "north", 5888, 3584, 0.499, ".svs", ".aperio.xml", nuclei=False),
+    Slide("P04-A", 4, "south", 4608, 4608, 0.454, ".tiff", ".geojson", nuclei=False),
     Slide("P05-A", 5, "south", 5120, 4096, 0.454, ".tiff", "_mask.npy"),
     Slide("P05-B", 5, "south", 4096, 4096, 0.454, ".ome.tiff", ".geojson"),
     Slide("P06-A", 6, "south", 4352, 4864, 0.454, ".ome.tiff", ".geojson"),
-    Slide("P07-A", 7, "north", 4096, 4096, 0.499, ".npy", "_mask.npy", sheet_mpp=True),
-    Slide("P08-A", 8, "north", 4864, 4352, 0.499, ".svs", ".asap.xml"),
-    Slide("P09-A", 9, "south", 5376, 3840, 0.454, ".tiff", ".geojson"),
-    Slide("P10-A", 10, "south", 4096, 5120, 0.454, ".ome.tiff", ".geojson"),
-    Slide("P08-B", 8, "north", 4096, 4096, 0.499, ".svs", ".asap.xml", flaw="truncated"),
-    Slide("P10-B", 10, "south", 4096, 4096, 0.454, ".tiff", ".geojson", flaw="no mpp"),
+    Slide("P07-A", 7, "north", 4096, 4096, 0.499, ".npy", "_mask.npy", sheet_mpp=True, nuclei=False),
+    Slide("P08-A", 8, "north", 4864, 4352, 0.499, ".svs", ".asap.xml", nuclei=False),
+    Slide("P09-A", 9, "south", 5376, 3840, 0.454, ".tiff", ".geojson", nuclei=False),
+    Slide("P10-A", 10, "south", 4096, 5120, 0.454, ".ome.tiff", ".geojson", nuclei=False),
+    Slide("P08-B", 8, "north", 4096, 4096, 0.499, ".svs", ".asap.xml", flaw="truncated", nuclei=False),
+    Slide("P10-B", 10, "south", 4096, 4096, 0.454, ".tiff", ".geojson", flaw="no mpp", nuclei=False),
 ]
 SMALL = [
     Slide("P01-A", 1, "north", 2304, 2048, 0.499, ".svs", ".asap.xml"),
@@ -102,6 +105,7 @@ def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
         mpp=slide.mpp,
         width=slide.width,
         height=slide.height,
+        nuclei=slide.nuclei,
     )
     path = folder / "slides" / f"{slide.slide_id}{slide.suffix}"
     formats.WRITERS[slide.suffix](path, picture.pixels, mpp=None if slide.flaw == "no mpp" else slide.mpp)
@@ -125,7 +129,7 @@ def build_slide(slide: Slide, number: int, folder: Path) -> dict[str, str]:
 
 
 def label_rich(rows: list[dict[str, str]]) -> None:
-    """Fill the column RICH: half of the slides have more nuclei-rich tissue than the others."""
+    """Fill the column RICH: no more than half of the slides have more nuclei-rich tissue than the others."""
     middle = float(np.median([float(row[SHARE]) for row in rows]))
     for row in rows:
         row[RICH] = "yes" if float(row[SHARE]) > middle else "no"

@@ -210,9 +210,16 @@ def nuclei_piece(rng: np.random.Generator, sheet: np.ndarray, *, size: tuple[int
 
 
 def compose(
-    rng: np.random.Generator, sources: Sources, *, stain: Stain, mpp: float, width: int, height: int
+    rng: np.random.Generator,
+    sources: Sources,
+    *,
+    stain: Stain,
+    mpp: float,
+    width: int,
+    height: int,
+    nuclei: bool = True,
 ) -> Picture:
-    """Place skin and nuclei-rich tissue side by side on glass, rotate the slide at random and stain it.
+    """Place skin, and nuclei-rich tissue if ``nuclei``, side by side on glass, rotate the slide and stain it.
 
     ``width`` and ``height`` are in pixels at ``mpp`` and multiples of 64.
     """
@@ -221,7 +228,7 @@ def compose(
     mask = np.zeros((height // MASK_SCALE, width // MASK_SCALE), np.uint8)
     chosen = [sources.nuclei[i] for i in rng.choice(len(sources.nuclei), 7, replace=False)]
     sheet = nuclei_sheet(rng, chosen, int(2600 / max(scale, 1)) + 200)
-    for place in _places(rng, width, height, scale):
+    for place in _places(rng, width, height, scale) if nuclei else _skin_places(rng, width, height, scale):
         cut, tissue = (skin_piece, sources.skin) if place.kind == "skin" else (nuclei_piece, sheet)
         piece = cut(rng, tissue, size=(place.height, place.width), scale=scale)
         clear[place.box(1)] = cv2.multiply(clear[place.box(1)], piece, scale=1 / 255)
@@ -240,13 +247,24 @@ def _places(rng: np.random.Generator, width: int, height: int, scale: float) -> 
     for kind in rng.permutation(["nuclei"] + ["skin"] * strips):
         w = widths[kind]
         if kind == "skin":
-            h = _whole(min(height * rng.uniform(0.72, 0.95), 3700 * scale))
-            places.append(Place("skin", left, _whole(rng.uniform(0.02, 0.98) * (height - h)), w, h))
+            places.append(_skin_place(rng, left, w, height, scale))
         else:
             cut = _whole(height * rng.uniform(0.38, 0.62))
             places += [Place("nuclei", left, 0, w, cut), Place("nuclei", left, cut, w, height - cut)]
         left += w
     return places
+
+
+def _skin_places(rng: np.random.Generator, width: int, height: int, scale: float) -> list[Place]:
+    """Return as many columns of skin as fit; boxes are multiples of the mask scale."""
+    strip = _whole(min(1600 * scale, 0.5 * width) * rng.uniform(0.95, 1.0))
+    return [_skin_place(rng, left, strip, height, scale) for left in range(0, width - strip + 1, strip)]
+
+
+def _skin_place(rng: np.random.Generator, left: int, width: int, height: int, scale: float) -> Place:
+    """Return a box of skin of random height and place within its column."""
+    h = _whole(min(height * rng.uniform(0.72, 0.95), 3700 * scale))
+    return Place("skin", left, _whole(rng.uniform(0.02, 0.98) * (height - h)), width, h)
 
 
 def _whole(length: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,8 @@ import pytest
 import tifffile
 
 from tests.demo.annotations import polygons
-from tests.demo.cohort import COHORT, SMALL, build_slide
-from tests.demo.tissue import CLASSES, MASK_SCALE
+from tests.demo.cohort import COHORT, SMALL, build_slide, sources, stain_of
+from tests.demo.tissue import CLASSES, MASK_SCALE, compose
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,19 @@ def test_the_cohort_contains_the_documented_formats_and_faults():
     assert {slide.annotation for slide in COHORT} == {".asap.xml", ".aperio.xml", ".geojson", "_mask.npy"}
     assert sorted(slide.flaw for slide in COHORT if slide.flaw) == ["no mpp", "truncated"]
     assert all(4000 <= max(slide.width, slide.height) <= 6000 for slide in COHORT)
+
+
+def test_a_patient_has_nuclei_rich_tissue_on_all_slides_or_on_none():
+    found = {patient: {s.nuclei for s in COHORT if s.patient == patient} for patient in {s.patient for s in COHORT}}
+    assert all(len(values) == 1 for values in found.values())
+    assert Counter(next(iter(values)) for values in found.values()) == {True: 4, False: 6}
+
+
+def test_a_slide_of_skin_alone_has_no_nuclei_rich_tissue():
+    picture = compose(
+        np.random.default_rng(1), sources(), stain=stain_of(3, "north"), mpp=1.0, width=1024, height=1024, nuclei=False
+    )
+    assert set(np.unique(picture.mask)) == {0, CLASSES["skin"]}
 
 
 def test_openslide_recognises_the_svs(built):
