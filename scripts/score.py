@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pyarrow.parquet as pq
-from histomake.audit.sidecar import job
+from histomake.audit.sidecar import job, require_unaltered
 from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
@@ -23,10 +23,12 @@ def main(snakemake):
     with job(snakemake, cache):
         cards = {fold_of(path): ModelCard.read(path) for path in given.descriptions}
         names = next(iter(cards.values())).class_names
-        pooled = cache.read_texts(
-            given.predictions,
-            lambda path: msgspec.json.encode(pool(pq.read_table(path), names, params.aggregate)).decode(),
-        )
+
+        def pooled_text(path):
+            require_unaltered([path], FileCache())
+            return msgspec.json.encode(pool(pq.read_table(path), names, params.aggregate)).decode()
+
+        pooled = cache.read_texts(given.predictions, pooled_text)
         slides = [
             PredictedSlide(
                 slide_id,

@@ -75,6 +75,15 @@ def test_every_fault_of_the_profiles_names_a_test_that_exists():
     assert not [fragment for fragment in fragments if not any(fragment in name for name in functions)]
 
 
+def test_every_promise_of_the_audit_trail_names_a_test_that_exists():
+    text = (ROOT / "docs" / "audit.md").read_text()
+    named = re.findall(r"`(\w+/test_\w+\.py)(?:::(test_\w+))?`", text)
+    assert len(named) > 25
+    assert text.count("test_falsification.py::") >= 14
+    for file, function in named:
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text() or not function, f"{file}::{function}"
+
+
 @pytest.mark.parametrize("text", [ARCHITECTURE, CONTRIBUTING], ids=["ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_every_file_of_the_code_that_is_named_exists(text):
     paths = set(PATH.findall(text)) - {"report/index.html"}

@@ -204,7 +204,6 @@ def test_the_last_record_is_covered_by_the_anchor(run, layout, anchor):
     assert run_chain.read(layout, anchor).problems == []
     record = folders(layout)[-1] / RECORD
     record.write_text(record.read_text().replace('"succeeded": true', '"succeeded": false'))
-    assert run_chain.read(layout).problems == []
     assert [p for p in run_chain.read(layout, anchor).problems if folders(layout)[-1].name in p]
     shutil.rmtree(folders(layout)[-1])
     assert [p for p in run_chain.read(layout, anchor).problems if "altered or removed" in p]

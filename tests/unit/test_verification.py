@@ -61,7 +61,9 @@ def files(layout):
 
 def test_unchanged_results_have_no_problem(layout):
     found = verify(layout)
-    assert (found.problems, found.remarks, found.outputs) == ([], [], 5)
+    assert (found.problems, found.outputs) == ([], 5)
+    (remark,) = found.remarks
+    assert "compared with no anchor" in remark
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "deleted"])
@@ -144,9 +146,8 @@ def test_while_a_run_is_going_on_new_files_are_a_remark(layout):
     make("c", [layout.tissue("c")], [])
     found = verify(layout)
     assert found.problems == []
-    assert found.remarks == [
-        "1 sidecar(s) are not registered yet: the last run did not end. The next one registers them"
-    ]
+    told = "1 sidecar(s) are not registered yet: the last run did not end. The next one registers them"
+    assert told in found.remarks
     run.finish(Jobs([], lambda path, slide: True), snakemake_logs=[], succeeded=True)
 
 

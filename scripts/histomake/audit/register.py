@@ -60,15 +60,24 @@ def is_note(path: Path, layout: Layout) -> bool:
 
 
 def files(layout: Layout) -> Iterator[Path]:
-    """All files of the results folder that are results or sidecars; stores are given as a whole."""
-    for folder, subfolders, names in os.walk(layout.results):
+    """All files of the results folder that are results or sidecars; stores are given as a whole.
+
+    Links to folders are followed, since a folder may lie on another disk, but not those to a folder they lie in.
+    """
+    for folder, subfolders, names in os.walk(layout.results, followlinks=True):
         place = Path(folder)
+        subfolders[:] = [name for name in subfolders if not _leads_up(place / name)]
         folders, plain = (
             sorted(n for n in each if not _is_left_out(place / n, layout)) for each in (subfolders, names)
         )
         subfolders[:] = [name for name in folders if not name.endswith(".zarr")]
         yield from (place / name for name in folders if name.endswith(".zarr"))
         yield from (place / name for name in plain)
+
+
+def _leads_up(path: Path) -> bool:
+    """Whether a path is a link to a folder that it lies in."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _is_left_out(path: Path, layout: Layout) -> bool:

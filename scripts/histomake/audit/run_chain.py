@@ -22,6 +22,8 @@ from histomake.base.records.record import RecordError
 from histomake.base.records.run import PreviousRecord, RunRecord
 
 RECORD = "run.json"
+SETTINGS = "config.json"
+"""Configuration of a run, beside the record of its start."""
 LOCK = ".lock"
 
 
@@ -40,12 +42,25 @@ class Chain:
 
     links: Sequence[Link]
     problems: Sequence[str]
+    anchor: Path | None
+    """The anchor they were compared with."""
 
     @property
     def unfinished(self) -> Link | None:
         """The start of the last run, if no end of it is recorded: it is running, or was killed."""
         last = self.links[-1] if self.links else None
         return last if last is not None and last.record.event == "started" else None
+
+
+class _Settings(msgspec.Struct):
+    """The part of a configuration that names the anchor."""
+
+    class Audit(msgspec.Struct):
+        """``audit``."""
+
+        anchor: str | None = None
+
+    audit: Audit = msgspec.field(default_factory=Audit)
 
 
 class Anchored(msgspec.Struct):
@@ -102,14 +117,31 @@ def _write_anchor(anchor: Path, name: str, sha256: str) -> None:
 
 
 def read(layout: Layout, anchor: Path | None = None) -> Chain:
-    """Read all records and hash the files beside them; with ``anchor``, also compare with the digests put there."""
+    """Read all records, hash the files beside them, and compare with the digests in the anchor.
+
+    ``anchor``: the folder with these digests; by default the one that the records name, if they name one.
+    """
     links, problems = _read_records(layout)
+    anchor = anchor or named_anchor(layout, links)
     digests = {link.name: link.sha256 for link in links}
     problems += [problem for link in links for problem in _broken_links(layout, link, digests)]
     problems += _forks(layout, links)
     if anchor is not None:
         problems += _against_anchor(anchor, links)
-    return Chain(links, problems)
+    return Chain(links, problems, anchor)
+
+
+def named_anchor(layout: Layout, links: Sequence[Link]) -> Path | None:
+    """The anchor of the last run that had one, or None."""
+    for link in reversed(links):
+        if link.record.event == "started":
+            try:
+                settings = msgspec.json.decode((layout.runs / link.name / SETTINGS).read_bytes(), type=_Settings)
+            except (OSError, msgspec.MsgspecError):
+                continue  # `read` compares the file with its digest
+            if settings.audit.anchor:
+                return Path(settings.audit.anchor)
+    return None
 
 
 def read_links(layout: Layout) -> list[Link]:

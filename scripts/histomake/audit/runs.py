@@ -131,7 +131,7 @@ class Run:
         )
 
     def _write_settings(self, folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(self.config.dump(), indent=1, ensure_ascii=False))
+        (folder / run_chain.SETTINGS).write_text(json.dumps(self.config.dump(), indent=1, ensure_ascii=False))
         shutil.copyfile(self.config.sheet, folder / "slides.tsv")
 
     def _record(

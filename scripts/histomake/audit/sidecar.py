@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
@@ -32,7 +32,7 @@ HASHED_BYTES = 64_000_000
 class _OutputDigests(msgspec.Struct):
     """The part of a sidecar that has the digests of the outputs."""
 
-    outputs: dict[str, str]
+    outputs: dict[str, str] = {}
 
 
 class Done(dict[str, str]):
@@ -51,7 +51,9 @@ def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[Done]:
     slides that were quarantined here, after their conversion.
 
     An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
-    is an error if the library is not the one next to the rule's script.
+    is an error if the library is not the one next to the rule's script, and, before the work begins, if a small input
+    does not have the digest that its own job stated. Otherwise an input could be altered for one job and restored
+    afterwards, and no digest would show it. A rule with a cache would have to read all its files again for that.
     ``cache``: small files that the previous job of the rule read, for a rule with inputs of every slide; saved for the
     next job when the work is done.
     """
@@ -59,16 +61,19 @@ def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[Done]:
     _log_to(snakemake.log[0] if snakemake.log else None)
     started, clock = datetime.now(UTC), time.monotonic()
     known = Done()
+    inputs = list(map(str, snakemake.input))
     try:
         require_library(Path(snakemake.scriptdir))
+        if cache.path is None:
+            require_unaltered(inputs, cache)
         yield known
     except HistomakeError as error:
         log.error("%s", error)
-        _tell_damage(list(map(str, snakemake.input)), cache)
+        _tell_damage(inputs, cache)
         sys.exit(1)
     except Exception:
         log.exception("rule %s failed", snakemake.rule)
-        _tell_damage(list(map(str, snakemake.input)), cache)
+        _tell_damage(inputs, cache)
         sys.exit(1)
     seconds = time.monotonic() - clock
     _sidecar(snakemake, started, seconds, cache, known).write(f"{snakemake.output[0]}{SIDECAR}")
@@ -120,8 +125,8 @@ def _stated(paths: list[str], cache: FileCache) -> dict[str, str]:
     """Digests of the inputs in their sidecars. That next to a job's first output covers its other outputs too."""
     found: dict[str, str] = {}
     for sidecar in cache.read_texts(f"{path}{SIDECAR}" for path in paths):
-        if sidecar:
-            found |= msgspec.json.decode(sidecar, type=_OutputDigests).outputs
+        with suppress(msgspec.MsgspecError):  # another program's file, beside an input from elsewhere
+            found |= msgspec.json.decode(sidecar or "{}", type=_OutputDigests).outputs
     return found
 
 
@@ -129,9 +134,23 @@ def _small_digest(path: Path) -> str | None:
     return sha256_file(path) if path.is_file() and path.stat().st_size < HASHED_BYTES else None
 
 
+def require_unaltered(paths: list[str], cache: FileCache) -> None:
+    """Raise HistomakeError if small files do not have the bytes that their own jobs wrote."""
+    altered = _altered(paths, cache)
+    if altered:
+        raise HistomakeError("\n".join(altered))
+
+
 def _tell_damage(paths: list[str], cache: FileCache) -> None:
-    """Log the inputs whose bytes are not those that their own job wrote: the likely reason for a failure."""
+    """Log altered inputs of a rule with a cache: the likely reason for a failure. Other rules compare them before."""
+    for line in _altered(paths, cache) if cache.path is not None else []:
+        log.error("%s", line)
+
+
+def _altered(paths: list[str], cache: FileCache) -> list[str]:
     stated = _stated(paths, cache)
-    for path in paths:
-        if path in stated and _small_digest(Path(path)) not in (None, stated[path]):
-            log.error("%s: not the bytes that its job wrote; have it made again: rm %s", path, quote(path))
+    return [
+        f"{path}: not the bytes that its job wrote; have it made again: rm {quote(path)}"
+        for path in paths
+        if path in stated and _small_digest(Path(path)) not in (None, stated[path])
+    ]

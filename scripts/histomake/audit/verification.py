@@ -2,7 +2,8 @@
 
 A file of the results is an output that a sidecar has the digest of, and a sidecar is registered in the record of a run.
 Run records form a chain. So a file that was altered, removed or added is found, unless everything up to the head of the
-chain was replaced; an anchor (`histomake.audit.run_chain`) shows that as well.
+chain was replaced; an anchor (`histomake.audit.run_chain`) shows that as well. Remarks say what nothing proves: records
+without an anchor, and files that a run found and did not make.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def verify(
     Raises HistomakeError when one of ``slides`` is unknown to the run records.
     """
     chain = run_chain.read(layout, anchor)
-    found = Findings(problems=list(chain.problems))
+    found = Findings(problems=list(chain.problems), remarks=_not_proved(chain))
     expected = _expected(layout, chain, found)
     _require_known(slides, expected, layout)
     wanted = {name: entry for name, entry in expected.items() if not slides or entry.slide_id in slides}
@@ -105,6 +106,24 @@ def _expected(layout: Layout, chain: run_chain.Chain, found: Findings) -> dict[s
     return expected
 
 
+def _not_proved(chain: run_chain.Chain) -> list[str]:
+    """Remarks on what the records leave open."""
+    remarks = []
+    if chain.anchor is None:
+        remarks.append(
+            "the records of runs are compared with no anchor, so whoever can write into the results could have "
+            "replaced all of them: set audit.anchor, or give --anchor"
+        )
+    for link in chain.links:
+        adopted = link.record.sidecars.adopted if link.record.sidecars else 0
+        if adopted:
+            remarks.append(
+                f"{adopted:,} sidecar(s) were found by the run that ended at {link.record.time}, after one that was "
+                "killed or had no record: files altered before it would not show"
+            )
+    return remarks
+
+
 def _require_known(slides: Collection[str], expected: dict[str, Entry], layout: Layout) -> None:
     unknown = sorted(set(slides) - {entry.slide_id for entry in expected.values()})
     if unknown:
@@ -118,14 +137,15 @@ def _compare_sidecars(
     here = set(present)
     found.problems += [f"{layout.results / name}: missing" for name in sorted(set(expected) - here)]
     strange = []
+    maybe = "; the last run, which did not end, may have made it again" if chain.unfinished is not None else ""
     for name in present:
         path = layout.results / name
         if name in expected and sha256_file(path) == expected[name].sha256:
             continue
-        if chain.unfinished is not None:
+        if name in expected:
+            found.problems.append(f"{path}: changed since a run registered it{maybe}")
+        elif chain.unfinished is not None:
             strange.append(name)
-        elif name in expected:
-            found.problems.append(f"{path}: changed since a run registered it")
         else:
             found.problems.append(f"{path}: not registered by any run")
     if strange:
@@ -226,7 +246,7 @@ def verify_chain(layout: Layout, slide: str, chain: Sequence[Sidecar], *, anchor
     It is a problem if the chain is empty, or if an input in the results folder has no sidecar in it.
     """
     records = run_chain.read(layout, anchor)
-    found = Findings(problems=list(records.problems))
+    found = Findings(problems=list(records.problems), remarks=_not_proved(records))
     # The outputs of a sidecar are sorted, so the one it lies beside need not be the first.
     beside = [f"{path}{SIDECAR}" for sidecar in chain for path in sidecar.outputs]
     names = [str(Path(place).relative_to(layout.results)) for place in beside if Path(place).is_file()]
