@@ -1,6 +1,6 @@
 # Roles of the slides, leakage between roles, slides in quarantine, and the catalog of the cohort.
 from histomake.cohort.leakage import JUDGED
-from histomake.planning.plan import PREDICTED, judged_slides, role_table
+from histomake.planning.plan import judged_slides, role_table
 
 FIRST_GRID = min(CONFIG.grids)
 
@@ -115,7 +115,7 @@ rule catalog:
         ],
         grids=sorted(CONFIG.grids),
         predictions=lambda wildcards: {
-            name: list(map(str, OUTPUTS.predictions(name, *PREDICTED))) for name in sorted(CONFIG.tasks)
+            name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)
         },
         code=code("catalog.py"),
     script:

@@ -1,5 +1,4 @@
 # Predictions of slides, scores of slides and patients, and metrics on the test slides.
-from histomake.planning.plan import PREDICTED
 
 
 # `snakemake predict`: the slides that are only to be predicted, with existing models.
@@ -53,7 +52,7 @@ use rule predict_slide as segment_slide with:
 
 rule score:
     input:
-        predictions=lambda wildcards: OUTPUTS.predictions(wildcards.task, *PREDICTED),
+        predictions=lambda wildcards: OUTPUTS.predictions(wildcards.task),
         descriptions=lambda wildcards: [LAYOUT.description(wildcards.task, f) for f in PLAN.folds(wildcards.task)],
     output:
         scores=LAYOUT.scores("{task}"),
@@ -70,7 +69,8 @@ rule score:
         runtime=minutes(30),
     params:
         aggregate=lambda wildcards: task(wildcards).predict.aggregate,
-        slides=lambda wildcards: PLAN.entries(wildcards.task, *PREDICTED),
+        slides=lambda wildcards: [PLAN.entry(slide) for _, slide in PLAN.predicted(wildcards.task)],
+        validated=lambda wildcards: PLAN.validated(wildcards.task),
         max_share=CONFIG.max_lost,
         code=code("score.py"),
     script:

@@ -30,6 +30,7 @@ rule slide_page:
         runtime=minutes(10),
     params:
         tasks=lambda wildcards: OUTPUTS.drawn_slides.get(wildcards.slide, []),
+        validated=lambda wildcards: OUTPUTS.validated_with(wildcards.slide),
         cascades=lambda wildcards: OUTPUTS.segmented_slides.get(wildcards.slide, []),
         regions=lambda wildcards: OUTPUTS.regions(wildcards.slide),
         patient=lambda wildcards: [

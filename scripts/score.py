@@ -29,6 +29,7 @@ def main(snakemake):
             return msgspec.json.encode(pool(pq.read_table(path), names, params.aggregate)).decode()
 
         pooled = cache.read_texts(given.predictions, pooled_text)
+        validated = set(map(tuple, params.validated))
         slides = [
             PredictedSlide(
                 slide_id,
@@ -36,6 +37,7 @@ def main(snakemake):
                 fold_of(path),
                 msgspec.json.decode(text, type=Pooled),
                 cards[fold_of(path)],
+                validated=(fold_of(path), slide_id) in validated,
             )
             for path, text, (slide_id, patient_id, _) in zip(given.predictions, pooled, params.slides, strict=True)
         ]

@@ -29,6 +29,7 @@ def main(snakemake):
                 predictions=layout.prediction(name, fold, slide),
                 views={view: layout.view(name, fold, slide, view) for view in views},
                 regions={tuple(box): layout.region(name, fold, slide, box) for box in params.regions},
+                validated=[name, fold] in params.validated,
             )
             for name, fold, aggregate, views in params.tasks
         ]

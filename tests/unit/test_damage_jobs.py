@@ -120,7 +120,7 @@ def test_scores_and_metrics_are_made_and_the_damage_is_listed(layout):
         layout,
         "score",
         {"scores": layout.scores("t"), "damage": layout.damage("t")},
-        params={"aggregate": "mean", "slides": entries, "max_share": 0.5},
+        params={"aggregate": "mean", "slides": entries, "validated": [], "max_share": 0.5},
         wildcards={"task": "t"},
         predictions=predictions,
         descriptions=[layout.description("t", 0)],

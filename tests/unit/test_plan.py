@@ -228,6 +228,31 @@ def test_a_slide_is_drawn_once_for_every_prediction(project):
     assert list(outputs.drawn_slides) == ["C", "D", "E"]
 
 
+def test_validation_slides_are_predicted_drawn_and_marked_if_the_task_asks_for_them(project):
+    plan = project({"t": task(predict={"roles": ["val", "test", "predict"]}), "u": task()})
+    outputs = Outputs(plan)
+    assert [slide for _, slide in plan.predicted("t")] == ["B", "C", "D", "E"]
+    assert [slide for _, slide in plan.predicted("u")] == ["C", "D", "E"]
+    assert [drawn[:2] for drawn in outputs.drawn_slides["B"]] == [["t", 0]]
+    assert outputs.validated_with("B") == [["t", 0]]
+    assert outputs.validated_with("C") == []
+    assert (plan.validated("t"), plan.validated("u")) == ([[0, "B"]], [])
+    assert outputs.explained("t", 0) == ["C"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"predict": {"roles": ["val", "test"]}}, "predict.roles: add predict"),
+        ({"predict": {"roles": ["test", "predict", "test"]}}, "a role is listed twice"),
+        ({"predict": {"roles": ["val", "test", "predict"]}, "trained": "model"}, "has no validation slides here"),
+    ],
+)
+def test_roles_that_cannot_be_predicted_are_refused(project, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        project({"t": task(**changes)})
+
+
 def test_regions_are_those_of_the_slide(project):
     outputs = Outputs(project({"t": task()}, explain={"regions": [["C", 1, 2, 30, 40], ["D", 5, 6, 70, 80]]}))
     assert outputs.regions("C") == [[1, 2, 30, 40]]

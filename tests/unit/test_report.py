@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
 from pathlib import Path
 
@@ -95,6 +96,13 @@ def test_a_slide_page_of_a_segmentation_shows_areas_and_dice(tmp_path, page_of):
     columns = {"score_a": [0.5, 0.0], "tp_a": [30, 0], "fp_a": [20, 0], "fn_a": [0, 0]}
     page = page_of(task(tmp_path, columns, kind="segmentation", classes=["a"]))
     assert cells(page)[-3:] == ["a", "0.25", "0.75"]
+
+
+def test_a_slide_page_says_that_the_model_was_validated_on_the_slide(tmp_path, page_of):
+    columns = {"score_a": [0.5, 0.0], "tp_a": [30, 0], "fp_a": [20, 0], "fn_a": [0, 0]}
+    one = task(tmp_path, columns, kind="segmentation", classes=["a"])
+    assert "no independent test" not in page_of(one)
+    assert "no independent test" in page_of(dataclasses.replace(one, validated=True))
 
 
 def test_a_slide_page_without_a_predicted_patch_says_so(tmp_path, page_of):

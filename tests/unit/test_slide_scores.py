@@ -13,14 +13,18 @@ from tests import sample_records
 CARD = sample_records.model_card(class_names=["a", "b"], slide_thresholds={"mean": 0.6})
 
 
-def predicted(slide: str, patient: str, scores: list[float], *, fold: int = 0, tissue=None, **changes):
+def predicted(
+    slide: str, patient: str, scores: list[float], *, fold: int = 0, tissue=None, validated: bool = False, **changes
+):
     columns = {
         "score_a": pa.array([1 - s for s in scores], pa.float32()),
         "score_b": pa.array(scores, pa.float32()),
         "tissue": pa.array(tissue or [1.0] * len(scores), pa.float32()),
     }
     card, table = msgspec.structs.replace(CARD, **changes), pa.table(columns)
-    return lambda aggregate: PredictedSlide(slide, patient, fold, pool(table, card.class_names, aggregate), card)
+    return lambda aggregate: PredictedSlide(
+        slide, patient, fold, pool(table, card.class_names, aggregate), card, validated
+    )
 
 
 def rows(slides, *, aggregate: str = "mean", card=CARD):
@@ -56,6 +60,13 @@ def test_several_folds_are_also_averaged():
             for fold, score in (("0", 0.2), ("1", 0.8), ("all", 0.5))
         }
     )
+
+
+def test_the_mean_over_folds_leaves_out_the_models_that_were_validated_on_the_slide():
+    scores = ((0.25, False), (0.75, False), (1.0, True))
+    found = rows([predicted("s", "p", [score], fold=i, validated=known) for i, (score, known) in enumerate(scores)])
+    by_fold = {r["fold"]: (r["score_b"], r["validated"]) for r in found if r["level"] == "patient"}
+    assert by_fold == {"0": (0.25, False), "1": (0.75, False), "2": (1.0, True), "all": (0.5, False)}
 
 
 def test_a_slide_without_patches_is_listed_and_weighs_nothing():

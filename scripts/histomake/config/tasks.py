@@ -17,6 +17,12 @@ from histomake.config.training import RUNNING, Augment, Model, Train
 PATCH: Literal["patch"] = "patch"
 """Level of the tasks that predict patches."""
 
+PREDICTED: tuple[Literal["test"], Literal["predict"]] = ("test", "predict")
+"""Roles of the slides that every model predicts."""
+
+VALIDATION: Literal["val"] = "val"
+"""Role of the slides with which weights and thresholds are chosen."""
+
 NONE = "none"
 """Name of the patches without any class, in tasks with several labels."""
 
@@ -136,6 +142,12 @@ class Target(Section):
 class Predict(Section):
     """Prediction, always in eval mode."""
 
+    roles: list[Literal["val", "test", "predict"]] = Field(
+        default_factory=lambda: list(PREDICTED),
+        description="Roles of the slides that each model predicts. Those to test and to predict always are; add val to "
+        "also predict the validation slides: for operating points, or to look at them. They have pages and scores, "
+        "marked as val, and no part in metrics, because weights and thresholds were chosen with them.",
+    )
     batch: int = Field(64, ge=1, description="Number of patches per forward pass. It does not change the result.")
     aggregate: Literal["mean", "area", "max", "top10"] = Field(
         "mean",
@@ -161,6 +173,10 @@ class Predict(Section):
 
 
 def _prediction_problems(kind: Kind, predict: Predict) -> Iterator[str]:
+    if missing := [role for role in PREDICTED if role not in predict.roles]:
+        yield f"predict.roles: add {' and '.join(missing)}; slides to test and to predict are always predicted"
+    if len(set(predict.roles)) < len(predict.roles):
+        yield "predict.roles: a role is listed twice"
     if predict.patient_truth != "refuse" and not ACCEPTED[kind].patient_truth:
         yield f"predict.patient_truth: {kind} gives patients no class; remove it"
 
@@ -334,6 +350,8 @@ class Task(Section):
         problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
         problems += [*_model_problems(self.kind, self.model), *_prediction_problems(self.kind, self.predict)]
         problems += [*_feature_problems(self), *_level_problems(self)]
+        if self.trained and VALIDATION in self.predict.roles:
+            problems.append("predict.roles: a model that was trained earlier has no validation slides here; remove val")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -35,13 +35,17 @@ class Pooled(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class PredictedSlide:
-    """One slide as one fold's model predicted it; ``card``: the model's card."""
+    """One slide as one fold's model predicted it.
+
+    ``card``: the model's card; ``validated``: whether the model was validated on the slide.
+    """
 
     slide_id: str
     patient_id: str
     fold: int
     pooled: Pooled
     card: ModelCard
+    validated: bool = False
 
 
 def pool(table: pa.Table, class_names: Sequence[str], aggregate: str) -> Pooled:
@@ -75,13 +79,15 @@ class _Pooled:
     patches: int
     score: np.ndarray
     threshold: Threshold
+    validated: bool
 
 
 def score_table(slides: Iterable[PredictedSlide], card: ModelCard, *, aggregate: str) -> pa.Table:
     """One row per slide and per patient, for every fold that predicted it and, if several did, for their mean.
 
     Columns: level (slide or patient), slide_id (empty for patients), patient_id, fold, patches, score_<output>
-    float64, predicted. A slide without patches has no scores; a patient has the mean of the slides that have some.
+    float64, predicted, validated. A slide without patches has no scores; a patient has the mean of the slides that have
+    some. The mean over folds is that of models that were not validated on the slide.
     ``card``: of any of the models, for the outputs that all share.
     """
     by_slide = [_judged(slide, aggregate) for slide in slides]
@@ -98,6 +104,7 @@ def score_table(slides: Iterable[PredictedSlide], card: ModelCard, *, aggregate:
         values = np.array([p.score[i] for _, p in rows])
         columns[f"score_{name}"] = pa.array(values, pa.float64(), mask=np.isnan(values))
     columns["predicted"] = pa.array([_decision(p, card) for _, p in rows], pa.string())
+    columns["validated"] = pa.array([p.validated for _, p in rows], pa.bool_())
     return pa.table(columns)
 
 
@@ -105,15 +112,16 @@ def _judged(slide: PredictedSlide, aggregate: str) -> _Pooled:
     card, pooled = slide.card, slide.pooled
     score = np.array(pooled.score) if pooled.patches else np.full(len(card.class_names), np.nan)
     threshold = card.slide_thresholds.get(aggregate, card.threshold)
-    return _Pooled(slide.slide_id, slide.patient_id, slide.fold, pooled.patches, score, threshold)
+    return _Pooled(slide.slide_id, slide.patient_id, slide.fold, pooled.patches, score, threshold, slide.validated)
 
 
 def _over_folds(pooled: Iterable[_Pooled]) -> list[_Pooled]:
     groups: dict[str, list[_Pooled]] = {}
     for one in pooled:
-        groups.setdefault(one.slide_id, []).append(one)
+        if not one.validated:
+            groups.setdefault(one.slide_id, []).append(one)
     return [
-        _Pooled(slide_id, group[0].patient_id, ALL_FOLDS, group[0].patches, *_means(group))
+        _Pooled(slide_id, group[0].patient_id, ALL_FOLDS, group[0].patches, *_means(group), validated=False)
         for slide_id, group in groups.items()
         if len(group) > 1
     ]
@@ -126,7 +134,8 @@ def _by_patient(pooled: Iterable[_Pooled]) -> list[_Pooled]:
     found = []
     for (patient, fold), group in groups.items():
         scored = [one for one in group if one.patches] or group
-        found.append(_Pooled("", patient, fold, sum(one.patches for one in group), *_means(scored)))
+        patches, validated = sum(one.patches for one in group), any(one.validated for one in group)
+        found.append(_Pooled("", patient, fold, patches, *_means(scored), validated=validated))
     return found
 
 

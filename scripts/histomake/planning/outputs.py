@@ -11,8 +11,9 @@ from typing import Any
 
 from histomake.base.errors import ConfigError
 from histomake.base.layout import FeatureMapFiles
+from histomake.config.tasks import PREDICTED
 from histomake.pictures.kinds import views_of
-from histomake.planning.plan import PREDICTED, Plan
+from histomake.planning.plan import Plan
 
 Drawn = list[Any]
 """A prediction of a slide that is drawn: task, fold, aggregation, names of the views. Plain values: it is a param."""
@@ -33,9 +34,20 @@ class Outputs:
         plan = self.plan
         found: dict[str, list[Drawn]] = defaultdict(list)
         for name, task in plan.config.tasks.items():
-            for fold, slide in plan.slides_by_fold(name, *PREDICTED):
+            for fold, slide in plan.predicted(name):
                 found[slide].append([name, fold, task.predict.aggregate, views_of(task.kind, bags=task.on_bags)])
         return dict(sorted(found.items()))
+
+    def validated_with(self, slide: str) -> list[list[Any]]:
+        """[task, fold] of the models that were validated on a slide and predict it: a param."""
+        drawn = self.drawn_slides.get(slide, [])
+        return [[name, fold] for name, fold, *_ in drawn if (name, fold, slide) in self._validated]
+
+    @cached_property
+    def _validated(self) -> frozenset[tuple[Any, ...]]:
+        """(task, fold, id) of the predictions of validation slides."""
+        tasks = self.plan.config.tasks
+        return frozenset((name, *place) for name in tasks for place in self.plan.validated(name))
 
     @cached_property
     def segmented_slides(self) -> dict[str, list[str]]:
@@ -110,14 +122,20 @@ class Outputs:
     # --- files ------------------------------------------------------------------------------------------------------
 
     def predictions(self, task: str, *roles: str) -> list[Path]:
-        """Prediction tables of a task, of unchanged slides too, in the order of `Plan.slides_by_fold`."""
+        """Prediction tables of a task, of unchanged slides too, in the order of `Plan.slides_by_fold`.
+
+        ``roles``: of slides with these roles only, and of all that are predicted without any.
+        """
         place = self.plan.layout.prediction
-        return [place(task, fold, slide) for fold, slide in self.plan.slides_by_fold(task, *roles)]
+        return [place(task, fold, slide) for fold, slide in self._predicted(task, *roles)]
+
+    def _predicted(self, task: str, *roles: str) -> list[tuple[int, str]]:
+        return self.plan.slides_by_fold(task, *roles) if roles else self.plan.predicted(task)
 
     def segmentations(self, *roles: str) -> list[Path]:
-        """Label images and outlines of all segmentations."""
+        """Label images and outlines of all segmentations; ``roles``: as for `predictions`."""
         plan, layout = self.plan, self.plan.layout
-        found = ((task, *place) for task in plan.segmented for place in plan.slides_by_fold(task, *roles))
+        found = ((task, *place) for task in plan.segmented for place in self._predicted(task, *roles))
         places = [place for place in found if place[-1] not in self.unchanged]
         kinds_of_file = (layout.segmentation, layout.segmented_outlines)
         return [path(*place) for place in places for path in kinds_of_file]
@@ -197,7 +215,7 @@ class Outputs:
             *self.kept(),
             *self.features(),
             *(files.page for files in self.maps()),
-            *self.segmentations(*PREDICTED),
+            *self.segmentations(),
             *self.of_slides(),
             *self.of_cascades(),
         ]

@@ -21,11 +21,9 @@ from histomake.cohort.leakage import FITTED, JUDGED, Assignment
 from histomake.cohort.sheet import Slide
 from histomake.config import Config
 from histomake.config.kinds import ACCEPTED
+from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.model import reuse
 from histomake.pictures.kinds import views_of
-
-PREDICTED = ("test", "predict")
-"""Roles of the slides that a model predicts."""
 
 Entry = list[Any]
 """What a script must know of a slide besides its files: id, patient id, labels by column. A param: plain values."""
@@ -102,6 +100,15 @@ class Plan:
     def slides_by_fold(self, task: str, *roles: str) -> list[tuple[int, str]]:
         """(fold, id) of the slides with one of the roles, sorted."""
         return [(fold, slide) for fold in self.folds(task) for slide in self.slides_in(task, fold, *roles)]
+
+    def predicted(self, task: str) -> list[tuple[int, str]]:
+        """(fold, id) of the slides that the models of a task predict, sorted."""
+        return self.slides_by_fold(task, *self.config.tasks[task].predict.roles)
+
+    def validated(self, task: str) -> list[list[Any]]:
+        """[fold, id] of the predicted slides that a model was validated on, sorted: a param."""
+        predicts = VALIDATION in self.config.tasks[task].predict.roles
+        return [list(place) for place in self.slides_by_fold(task, VALIDATION)] if predicts else []
 
     def entry(self, slide: str) -> Entry:
         """What a script must know of a slide."""
@@ -210,7 +217,8 @@ class Plan:
         if self.config.tasks[task].level != "patient":
             return [slide]
         patient = self.slides[slide].patient_id
-        others = (s for s in self.slides_in(task, fold, *PREDICTED) if self.slides[s].patient_id == patient)
+        roles = self.config.tasks[task].predict.roles
+        others = (s for s in self.slides_in(task, fold, *roles) if self.slides[s].patient_id == patient)
         return [slide, *(s for s in others if s != slide)]
 
     def feature_group(self, task: str) -> str:

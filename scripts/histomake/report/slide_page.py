@@ -36,7 +36,7 @@ class SlideTask:
     """Results of one fold of a task on the slide.
 
     model: model card; aggregate: how patch scores are pooled to the slide's score; views: pictures by name; regions:
-    pictures by x, y, width and height in level-0 pixels.
+    pictures by x, y, width and height in level-0 pixels; validated: whether the model was validated on the slide.
     """
 
     name: str
@@ -46,6 +46,7 @@ class SlideTask:
     predictions: Path
     views: Mapping[str, Path]
     regions: Mapping[tuple[int, ...], Path]
+    validated: bool = False
 
     @property
     def classes(self) -> list[str]:
@@ -127,6 +128,9 @@ def _annotated(annotation: AnnotationRecord, *, mm2_per_px: float) -> str:
 def _task(task: SlideTask) -> Html:
     table = pq.read_table(task.predictions)
     parts: list[object] = [_result(task, table)]
+    if task.validated:
+        text = "A validation slide, with which weights and thresholds of this model were chosen: no independent test."
+        parts.insert(0, page.tag("p", text, class_="warn"))
     parts += [page.picture(task.views[view], title) for view, title in VIEW_TITLES.items() if view in task.views]
     parts += [
         page.picture(path, "Region at x {}, y {}, {} x {} level-0 px".format(*box))
