@@ -64,9 +64,12 @@ radhical: env
 
 # What the plain `make test` leaves out has targets of its own, so that nothing is skipped.
 LEFT_OUT ?= examples or machine or shared
+# Processes that share the files of tests among them; the tests of one file share what they build.
+WORKERS ?= 2
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 
 test: env
-	$(PYTHON) -m pytest -m "not ($(LEFT_OUT))"
+	$(PYTEST) -m "not ($(LEFT_OUT))"
 
 # The software bill of materials of the lock, CycloneDX.
 sbom: env

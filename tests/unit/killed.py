@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from histomake.learn.engine.checkpoint import load_state
+from histomake.learn.engine.checkpoint import STATE_FILE, load_state
 
 LAZY = ("torch._dynamo",)
 """What torch imports with the first step of an optimiser, which takes seconds."""
@@ -31,17 +33,22 @@ def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
     return process
 
 
-def saved_step(folder: Path) -> int:
-    """The step of the state in ``folder``."""
-    return load_state(folder)["step"]
+def saved_step(folder: Path) -> int | None:
+    """The step of the state in ``folder``, or None. A run may replace the state at any moment."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        # Tensors are read by opening the file a second time, which may be another file by then.
+        with contextlib.suppress(FileNotFoundError):
+            os.link(folder / STATE_FILE, Path(aside) / STATE_FILE)
+        state = load_state(Path(aside))
+    return None if state is None else state["step"]
 
 
 def wait_for_step(process: BaseProcess, folder: Path, step: int) -> int:
     """Wait until the run has saved a state later than ``step``; returns that state's step."""
     while process.is_alive():
-        state = load_state(folder)
-        if state is not None and state["step"] > step:
-            return state["step"]
+        saved = saved_step(folder)
+        if saved is not None and saved > step:
+            return saved
         time.sleep(0.02)
     raise AssertionError(f"the run ended with {process.exitcode} before a state after step {step} was seen")
 

@@ -92,11 +92,12 @@ def test_a_file_that_a_reader_fails_on_is_a_bad_annotation_with_a_traceback_in_t
     assert "Traceback" in Path("results/logs/annotate/s1.log").read_text()
 
 
-def test_a_file_that_exhausts_the_memory_of_the_job_is_a_bad_annotation(tmp_path, annotate):
-    path = tmp_path / "m.npy"
-    np.lib.format.open_memmap(path, "w+", np.int64, (2048, 4096))[:] = 1
-    outcome = annotate(path, mem_mb=1)
+def test_a_file_that_exhausts_the_memory_of_the_job_is_a_bad_annotation(tmp_path, annotate, monkeypatch):
+    # More than any process has free in its heap.
+    monkeypatch.setattr("histomake.annotation.read.enclosed_areas", lambda shapes: bytearray(1 << 32))
+    outcome = annotate(square(tmp_path / "a.geojson"), mem_mb=1)
     assert outcome.reason == "bad_annotation"
+    assert "MemoryError" in outcome.detail
 
 
 def test_a_full_disk_is_not_the_fault_of_the_annotation(tmp_path, annotate, monkeypatch):
