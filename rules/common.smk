@@ -31,7 +31,7 @@ from histomake.cohort.sheet import read_sheet
 from histomake.config import parse_config
 from histomake.model import reuse
 from histomake.planning.plan import make_plan
-from histomake.planning.resources import memory, minutes
+from histomake.planning.resources import batch_pixels, memory, minutes
 
 try:
     require_library(SCRIPTS)
@@ -69,6 +69,11 @@ def slide(wildcards):
 def task(wildcards):
     """Settings of the job's task."""
     return CONFIG.tasks[wildcards.task]
+
+
+def predicted_at_once(wildcards):
+    """Pixels of a batch of the job's task."""
+    return batch_pixels(task(wildcards).predict.batch, CONFIG.grids[task(wildcards).grid].size)
 
 
 def only(names):

@@ -24,7 +24,17 @@ rule features:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=memory(8000),
+        # Weights are read and converted before they are moved. 1 byte per pixel: 8 KB of vectors for a patch of 90 px.
+        mem_mb=memory(
+            4000,
+            per_gb=2000,
+            pixel_bytes=1,
+            mpp=lambda wildcards: CONFIG.grids[PLAN.group_grid(wildcards.group)].mpp,
+            batch=lambda wildcards: batch_pixels(
+                max(CONFIG.encoders[name].batch for name in CONFIG.encoder_groups[wildcards.group]),
+                CONFIG.grids[PLAN.group_grid(wildcards.group)].size,
+            ),
+        ),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: PLAN.encoder_settings(wildcards.group),

@@ -31,7 +31,7 @@ rule predict_slide:
     threads: processes
     resources:
         gpu=1,
-        mem_mb=memory(8000),
+        mem_mb=memory(4000, batch=predicted_at_once),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: task(wildcards).predicting(),

@@ -4,6 +4,9 @@ from histomake.planning.plan import role_table
 
 CASCADE = LAYOUT.cascade("{cascade}")
 
+# Resolution of the finest level, to which coarser slides are enlarged.
+FINEST = {"mpp": lambda wildcards: CONFIG.radhical[wildcards.cascade].mpp, "enlarged": True}
+
 
 # `snakemake radhical`: everything of all cascades.
 rule radhical:
@@ -90,7 +93,7 @@ rule radhical_maps:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=memory(8000),
+        mem_mb=memory(4000, pixel_bytes=16, **FINEST),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].fitting(),
@@ -124,7 +127,7 @@ rule radhical_search:
         "../envs/learning.yaml"
     threads: 2
     resources:
-        mem_mb=memory(8000),
+        mem_mb=memory(4000, per_gb=3000, pixel_bytes=16, **FINEST),
         runtime=minutes(120),
     params:
         cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].dump(),
@@ -165,7 +168,7 @@ rule radhical_segment:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=memory(6000),
+        mem_mb=memory(4000, pixel_bytes=2, **FINEST),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].fitting(),
@@ -204,7 +207,7 @@ rule radhical_compare:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=memory(12000),
+        mem_mb=memory(6000, pixel_bytes=64, **FINEST),
         runtime=minutes(120),
     params:
         cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].dump(),

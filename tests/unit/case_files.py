@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -323,12 +324,21 @@ JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 # Hamamatsu
 
 
-def write_ndpi(path: Path, factors: Sequence[int] = (1, 2, 4)) -> Path:
-    """Write an NDPI: one JPEG strip per level, and the magnification of each in a tag of Hamamatsu."""
+def write_ndpi(
+    path: Path,
+    factors: Sequence[int] = (1, 2, 4),
+    *,
+    texts: Mapping[int, str] = MappingProxyType({}),
+    change: Callable[[bytes], bytes] = bytes,
+) -> Path:
+    """Write an NDPI: one JPEG strip per level, and the magnification of each in a tag of Hamamatsu.
+
+    ``texts``: texts of further tags; ``change``: applied to every JPEG stream.
+    """
     data, directories = bytearray(b"II*\0" + bytes(8)), []
     for factor in factors:
         pixels = reduced(PICTURE, factor)
-        stream, offset = jpeg(pixels), len(data)
+        stream, offset = change(jpeg(pixels)), len(data)
         data += stream + bytes(len(stream) % 2)
         entries: dict[int, tuple[str, Any]] = {
             256: ("I", [pixels.shape[1]]),
@@ -349,6 +359,7 @@ def write_ndpi(path: Path, factors: Sequence[int] = (1, 2, 4)) -> Path:
             65422: ("i", [0]),
             65423: ("i", [0]),
             65424: ("i", [0]),
+            **{tag: ("s", text.encode() + b"\0") for tag, text in texts.items()},
         }
         directory = struct.pack("<H", len(entries))
         for tag in sorted(entries):

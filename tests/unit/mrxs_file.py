@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import configparser
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import imagecodecs
 import numpy as np
@@ -18,8 +20,18 @@ Photos = dict[tuple[int, int], tuple[int, int]]
 """Stage position of each photo: (column, row) in the scanner's grid to (x, y) in level-0 pixels."""
 
 
-def write_mrxs(path: Path, canvas: np.ndarray, photos: Photos, *, images: tuple[int, int], overlap: int) -> Path:
+def write_mrxs(
+    path: Path,
+    canvas: np.ndarray,
+    photos: Photos,
+    *,
+    images: tuple[int, int],
+    overlap: int,
+    texts: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> Path:
     """Write a slide whose photos are cut from ``canvas``: uint8 (h, w, 3). ``images``: columns and rows of its grid.
+
+    ``texts``: further values of Slidedat.ini, by section and key.
 
     Photos are lossless PNGs of 64 px. Each level joins 2 x 2 images of the level above, reduced to half size, without
     regard to the positions of their photos. The slide has a label, a JPEG.
@@ -38,7 +50,7 @@ def write_mrxs(path: Path, canvas: np.ndarray, photos: Photos, *, images: tuple[
     records = [struct.pack("<7i", 1, 0, 0, 0, *_append(data, content), 0) for content in (positions, label)]
     (folder / "Data0000.dat").write_bytes(data)
     (folder / "Index.dat").write_bytes(_index(pages, records))
-    _write_ini(folder / "Slidedat.ini", images, overlap)
+    _write_ini(folder / "Slidedat.ini", images, overlap, texts)
     return path
 
 
@@ -78,7 +90,7 @@ def _index(pages: list[bytes], records: list[bytes]) -> bytes:
     return head + pointers + b"".join(pages + records)
 
 
-def _write_ini(path: Path, images: tuple[int, int], overlap: int) -> None:
+def _write_ini(path: Path, images: tuple[int, int], overlap: int, texts: Mapping[str, Mapping[str, str]]) -> None:
     sections = {f"HIER_0_VAL_{i}_SECTION": f"LAYER_0_LEVEL_{i}_SECTION" for i in range(LEVELS)}
     content: dict[str, dict[str, object]] = {
         "GENERAL": {
@@ -124,5 +136,6 @@ def _write_ini(path: Path, images: tuple[int, int], overlap: int) -> None:
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str  # keep the case of keys
     parser.read_dict(content)
+    parser.read_dict(texts)
     with path.open("w") as stream:
         parser.write(stream, space_around_delimiters=False)

@@ -28,6 +28,7 @@ from case_files import (
     padded_tiles,
     split_jpeg,
     write_dicom,
+    write_ndpi,
     write_tiff,
 )
 from histomake.annotation.read import read_annotation
@@ -44,6 +45,7 @@ from histomake.patch.grid import SlideGrid
 from histomake.patch.tabulate import tabulate, write_patch_table
 from histomake.slide.convert import convert
 from histomake.viewer.export import export_slide
+from mrxs_file import write_mrxs
 from PIL import Image, PngImagePlugin
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
@@ -58,10 +60,29 @@ GRID = Grid(size=64, mpp=0.5)
 
 APERIO = ("ScanScope ID", "Filename", "Title", "Date", "User", "Barcode", "Patient", "Comment", "Rack", "ImageID")
 FREE_OF_APERIO = ("Parmset", "ICC Profile")
-"""Names of settings, which the manifest keeps."""
+SETTINGS = {".svs": [f"aperio.{name}" for name in FREE_OF_APERIO], ".ndpi": ["tiff.Model", "tiff.Software"]}
+"""Names of settings, and of the scanner and its software, which the manifest keeps."""
 
 TEXTS_OF_TIFF = (269, 270, 271, 272, 285, 305, 315, 316, 333, 337, 33432, 40092, 65000)
 """Document, description, maker, model, page, software, artist, host, inks, printer, copyright, and private texts."""
+
+TEXTS_OF_HAMAMATSU = (65427, 65442, 65456, 65457, 65468, 65480)
+"""Reference (what is written on the label), serial number, and texts whose meaning is not published."""
+
+TEXTS_OF_MIRAX = {
+    "GENERAL": (
+        "SLIDE_NAME",
+        "PROJECT_NAME",
+        "SLIDE_CREATIONDATETIME",
+        "SLIDE_QUALITY",
+        "SCANNER_ID",
+        "OPERATOR",
+        MARKER,
+    ),
+    "NONHIERLAYER_1_LEVEL_0_SECTION": ("BARCODE_VALUE", "BARCODE_TYPE"),
+    "USER": ("PATIENT", "COMMENT"),
+}
+"""Keys of Slidedat.ini, by section."""
 
 TEXT_VRS = ("PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE")
 KEPT_OF_DICOM = ("Manufacturer", "ManufacturerModelName")
@@ -176,7 +197,34 @@ def write_jpeg(folder: Path) -> Path:
     return path
 
 
-SLIDES = [write_aperio, write_tagged_tiles, write_ome, write_dicom_folder, write_png, write_jpeg]
+def write_hamamatsu(folder: Path) -> Path:
+    """An NDPI with the name in every text tag, in those of Hamamatsu too, and in its JPEG streams."""
+    properties = "".join(f"{key}={MARKER}\r\n" for key in ("Product", "Slide", "Barcode", "Operator", MARKER))
+    texts = dict.fromkeys((*TEXTS_OF_TIFF, *TEXTS_OF_HAMAMATSU), MARKER) | {271: "Hamamatsu", 65449: properties}
+    return write_ndpi(folder / f"{MARKER}.ndpi", texts=texts, change=spoken)
+
+
+def write_mirax(folder: Path) -> Path:
+    """An MRXS with the name in the texts of Slidedat.ini, in its preview, and as the name of its folder."""
+    canvas = np.full((640, 640, 3), 255, np.uint8)
+    canvas[:HEIGHT, :WIDTH] = PICTURE[:640, :640]
+    photos = {(c, r): (60 * c, 60 * r) for c in range(8) for r in range(8)}
+    texts = {section: dict.fromkeys(keys, MARKER) for section, keys in TEXTS_OF_MIRAX.items()}
+    path = write_mrxs(folder / f"{MARKER}.mrxs", canvas, photos, images=(8, 8), overlap=4, texts=texts)
+    path.write_bytes(spoken(path.read_bytes()))
+    return path
+
+
+SLIDES = [
+    write_aperio,
+    write_tagged_tiles,
+    write_ome,
+    write_dicom_folder,
+    write_hamamatsu,
+    write_mirax,
+    write_png,
+    write_jpeg,
+]
 WITHOUT_MPP = (write_png, write_jpeg)
 
 
@@ -309,10 +357,10 @@ def test_at_home_the_name_is_where_the_documentation_says(home):
     # Features of another program have the name of their folder.
     allowed = {f"annotations/{SLIDE}.json", f"features/e/{SLIDE}.arrow"}
     manifest = json.loads(layout.manifest(SLIDE).read_text())
-    if source.suffix == ".svs":
+    kept = {key for key, value in manifest["properties"].items() if MARKER in value}
+    assert kept == set(SETTINGS.get(source.suffix, ()))
+    if kept:
         allowed.add(f"slides/{SLIDE}.json")
-        kept = {key.removeprefix("aperio.") for key, value in manifest["properties"].items() if MARKER in value}
-        assert kept == set(FREE_OF_APERIO)
     assert found_in(layout.results) == allowed
     record = json.loads(layout.annotation(SLIDE).read_text())
     assert record.pop("ignored") == {f"{MARKER} ignored": 1}

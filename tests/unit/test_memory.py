@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -15,21 +16,27 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from damaged_cohort import fit
 from histomake.base.errors import Reason, SlideError
+from histomake.base.files import store_of
 from histomake.base.layout import Layout
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import TissueRecord
-from histomake.base.units import Mpp
+from histomake.base.units import Mpp, PatchPixels
 from histomake.cohort.quarantine import attempt, in_memory
-from histomake.config import Grid, Quality, Tissue
-from histomake.planning.resources import memory, slide_pixels
-from small_cohort import build_slide
+from histomake.config import Convert, Grid, Quality, Tissue
+from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.inference.predict import load_model, predict_slide
+from histomake.planning.resources import BATCH_BYTES, MOST_BATCH_MB, batch_pixels, memory, slide_pixels
+from histomake.slide.convert import convert
+from small_cohort import GRID_NAME, build_cohort, build_slide
 from test_annotate_job import Named
 
 from tests import sample_records
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SMALL_SLIDE = SCRIPTS.parent / "tests" / "data" / "slides" / "CMU-1-Small-Region.svs"
 JOB = {"slide_id": "s0", "rule": "presegment", "output": "tissue/s0.json", "manifest": "slides/s0.json"}
 
 
@@ -62,6 +69,31 @@ def test_without_its_manifest_the_request_is_made_later(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         requested(memory(2000, pixel_bytes=64, mpp=Mpp(8.0)), str(tmp_path / "s.json"))
     assert caught.value.filename == str(tmp_path / "s.json")  # by which Snakemake knows that the input is missing
+
+
+def test_a_slide_that_is_enlarged_has_more_pixels_than_its_file(tmp_path):
+    path = tmp_path / "s.json"
+    sample_records.manifest(width=1000, height=1000, mpp=0.5, mpp_x=0.5, mpp_y=0.5).write(path)
+    assert slide_pixels(path, Mpp(0.25), enlarged=True) == 4e6
+
+
+def test_memory_grows_with_the_batch_up_to_what_is_meant_for_a_gpu():
+    asked = memory(4000, batch=lambda wildcards: batch_pixels(*wildcards))
+    assert asked((64, PatchPixels(256)), attempt=1) == 4000 + 64 * 256 * 256 * BATCH_BYTES // 10**6
+    assert asked((64, PatchPixels(256)), attempt=2) == 2 * asked((64, PatchPixels(256)), attempt=1)
+    assert asked((64, PatchPixels(4096)), attempt=1) == 4000 + MOST_BATCH_MB
+
+
+def test_the_largest_of_several_slides_that_are_held_one_after_the_other_counts(tmp_path):
+    paths = []
+    for edge in (1000, 3000):
+        paths.append(str(tmp_path / f"{edge}.json"))
+        sample_records.manifest(width=edge, height=edge, mpp=0.5, mpp_x=0.5, mpp_y=0.5).write(paths[-1])
+    asked = memory(1000, pixel_bytes=8, mpp=lambda wildcards: wildcards["mpp"])
+    held = SimpleNamespace(manifests=paths, size_mb=0)
+    assert asked({"mpp": Mpp(0.5)}, input=held, attempt=1) == 1000 + 72
+    assert asked({"mpp": Mpp(1.0)}, input=held, attempt=1) == 1000 + 18
+    assert asked({"mpp": Mpp(1.0)}, input=SimpleNamespace(manifests=[]), attempt=1) == 1000
 
 
 SNAKEFILE = """
@@ -196,3 +228,63 @@ def test_an_allocation_that_fails_in_quality_is_its_stage(tmp_path, monkeypatch)
 def test_the_error_names_slide_and_file():
     with pytest.raises(SlideError, match=r"slide s0 \(slides/s0.json\): the slide needs more memory"):
         in_memory(out_of_numpy, **JOB)
+
+
+def request_of(rule: str, file: str, **names: object):
+    """The function by which a rule asks for memory, with the names that it uses."""
+    text = (SCRIPTS.parent / "rules" / file).read_text()
+    asked = re.search(rf"^rule {rule}:.*?mem_mb=(memory\(.*?\)),\n", text, re.MULTILINE | re.DOTALL)
+    return eval(asked[1], {"memory": memory, **names})
+
+
+def converts(layout: Layout) -> None:
+    convert(SMALL_SLIDE, store_of(layout.store("new")), slide_id="new", config=Convert())
+
+
+def presegments(layout: Layout) -> None:
+    outputs = {"record": str(layout.tissue("s0")), "mask": str(layout.tissue_mask("s0"))}
+    run("presegment", layout, {"manifest": str(layout.manifest("s0"))}, outputs, Tissue().dump())
+
+
+def predicts(layout: Layout) -> None:
+    entry = SlideEntry.at(layout, GRID_NAME, "s0", "patient-s0", {})
+    predict_slide(load_model(layout.results / "fitted" / "model"), entry, batch=64, threads=1)
+
+
+def peak(work, layout: Layout, told) -> None:
+    """Do the work; tell the most memory the process has had, in MB."""
+    work(layout)
+    told.put(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Layout:
+    """A slide that was converted, and a model."""
+    root = tmp_path_factory.mktemp("small")
+    fit(build_cohort(root, 3), root / "fitted")
+    layout = Layout(root)
+    layout.tissue("s0").parent.mkdir(exist_ok=True)
+    return layout
+
+
+WHOLE_MASK = {"pixel_bytes": 64, "mpp": Tissue().mpp}
+STEPS = {
+    converts: request_of("convert", "slides.smk"),
+    presegments: request_of("presegment", "tissue.smk", WHOLE_MASK=WHOLE_MASK),
+    predicts: request_of("predict_slide", "inference.smk", predicted_at_once=lambda _: 64 * 64 * 64),
+}
+
+
+@pytest.mark.parametrize("work", STEPS, ids=lambda work: work.__name__)
+def test_a_small_slide_needs_no_more_than_its_job_asks_for(work, small):
+    asked = STEPS[work]
+    given = {"input": SimpleNamespace(manifest=small.manifest("s0"), size_mb=2)} if work is not predicts else {}
+    context = get_context("spawn")
+    told = context.SimpleQueue()
+    child = context.Process(target=peak, args=(work, small, told))
+    child.start()
+    child.join(240)
+    assert child.exitcode == 0
+    used, most = told.get(), asked({}, **given, attempt=1)
+    print(f"\n{work.__name__}: {used:.0f} of {most} MB")
+    assert used <= most
