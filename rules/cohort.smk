@@ -114,9 +114,7 @@ rule catalog:
             [s.slide_id, s.patient_id, s.site, dict(sorted(s.labels.items()))] for s in SLIDES.values()
         ],
         grids=sorted(CONFIG.grids),
-        predictions=lambda wildcards: {
-            name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)
-        },
+        predictions=lambda wildcards: {name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)},
         code=code("catalog.py"),
     script:
         "../scripts/catalog.py"

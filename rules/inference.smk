@@ -80,6 +80,7 @@ rule score:
 rule evaluate:
     input:
         predictions=lambda wildcards: OUTPUTS.predictions(wildcards.task, "test"),
+        validation=lambda wildcards: OUTPUTS.chosen_on(wildcards.task),
         descriptions=lambda wildcards: [LAYOUT.description(wildcards.task, f) for f in PLAN.folds(wildcards.task)],
         leakage=LAYOUT.leakage("{task}"),
     output:
@@ -108,7 +109,9 @@ rule evaluate:
         level=lambda wildcards: task(wildcards).level,
         target=lambda wildcards: task(wildcards).target.dump(),
         pooling=lambda wildcards: task(wildcards).predict.dump("aggregate", "patient_truth"),
+        statistics=lambda wildcards: task(wildcards).evaluate.dump(),
         slides=lambda wildcards: PLAN.entries(wildcards.task, "test"),
+        validation=lambda wildcards: PLAN.chosen_on(wildcards.task),
         seed=CONFIG.seed,
         code=code("evaluate.py"),
     script:

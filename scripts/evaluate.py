@@ -7,6 +7,7 @@ from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
 from histomake.base.tables import write_table
 from histomake.config import Target
+from histomake.config.evaluation import Evaluate
 from histomake.evaluate.bags import AnnotatedSlide, attention_agreement, baselines
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.plots import draw_figures
@@ -42,7 +43,15 @@ def main(snakemake):
         kind, target = Kind(params.kind), Target.model_validate(params.target)
         bags = bag_evaluation(predictions, cards, layout, params) if params.level != "patch" else {}
         found = evaluate(
-            predictions, kind=kind, target=target, seed=params.seed, level=params.level, **params.pooling, **bags
+            predictions,
+            kind=kind,
+            target=target,
+            seed=params.seed,
+            level=params.level,
+            statistics=Evaluate.model_validate(params.statistics),
+            validation=read_predictions(given.validation, params.validation, cards),
+            **params.pooling,
+            **bags,
         )
         if reason := found.record.levels["patient"].refused:
             patients = ", ".join(found.record.patients_of_several_classes)

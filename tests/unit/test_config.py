@@ -37,10 +37,10 @@ def test_key_order_does_not_change_a_dump():
     assert repr(one.annotations.dump()) == repr(other.annotations.dump())
 
 
-def test_training_does_not_depend_on_prediction_or_split_settings():
+def test_training_does_not_depend_on_prediction_split_or_evaluation_settings():
     raw = {"tasks": {"t": {"grid": "x20", "target": {"source": "sheet", "column": "label", "classes": ["a", "b"]}}}}
     plain = parse_config(raw).tasks["t"]
-    raw["tasks"]["t"] |= {"predict": {"batch": 7}, "split": {"test": 0.5}}
+    raw["tasks"]["t"] |= {"predict": {"batch": 7}, "split": {"test": 0.5}, "evaluate": {"prevalences": [0.1]}}
     assert parse_config(raw).tasks["t"].fitting() == plain.fitting()
 
 

@@ -142,11 +142,14 @@ def test_scores_and_metrics_are_made_and_the_damage_is_listed(layout):
                 "level": "patch",
                 "target": TASK.target.dump(),
                 "pooling": TASK.predict.dump("aggregate", "patient_truth"),
+                "statistics": TASK.evaluate.dump(),
+                "validation": [],
                 "slides": entries[chosen],
                 "seed": 0,
             },
             wildcards={"task": "t"},
             predictions=predictions[chosen],
+            validation=[],
             descriptions=[layout.description("t", 0)],
         )
         levels = json.loads(layout.metrics("t").read_text())["levels"]

@@ -240,6 +240,15 @@ def test_validation_slides_are_predicted_drawn_and_marked_if_the_task_asks_for_t
     assert outputs.explained("t", 0) == ["C"]
 
 
+def test_validation_slides_are_inputs_of_the_evaluation_only_if_operating_points_are_chosen_on_them(project):
+    roles = {"predict": {"roles": ["val", "test", "predict"]}}
+    chosen = roles | {"evaluate": {"operating_points": {"sensitivity": 0.9}}}
+    outputs = Outputs(project({"t": task(**roles), "u": task(**chosen)}))
+    assert outputs.chosen_on("t") == []
+    assert names(outputs.chosen_on("u")) == {"predictions/u/fold0/B.parquet"}
+    assert outputs.plan.chosen_on("u") == [["B", "patient-B", {}]]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

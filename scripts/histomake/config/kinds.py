@@ -33,6 +33,7 @@ class Accepted:
     overlap: whether windows overlap by ``predict.overlap``.
     cascade_stage: whether the task gives each patch a score per class, as a stage of a patch cascade must.
     patient_truth: whether ``predict.patient_truth`` has a meaning: patients have classes that follow from their slides.
+    operating_points: whether items have a score per class, from which they can be called.
     label_image: whether the prediction of a slide has a label image with outlines, which rule segment_slide writes.
         Otherwise rule predict_slide predicts it.
     """
@@ -54,6 +55,7 @@ class Accepted:
     overlap: bool
     cascade_stage: bool
     patient_truth: bool
+    operating_points: bool
     label_image: bool
 
 
@@ -79,6 +81,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         overlap=False,
         cascade_stage=True,
         patient_truth=True,
+        operating_points=True,
         label_image=False,
     ),
     Kind.MULTI_LABEL: Accepted(
@@ -99,6 +102,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         overlap=False,
         cascade_stage=True,
         patient_truth=True,
+        operating_points=True,
         label_image=False,
     ),
     Kind.REGRESSION: Accepted(
@@ -119,6 +123,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         overlap=False,
         cascade_stage=False,
         patient_truth=False,
+        operating_points=False,
         label_image=False,
     ),
     Kind.SEGMENTATION: Accepted(
@@ -139,6 +144,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         overlap=True,
         cascade_stage=False,
         patient_truth=False,
+        operating_points=False,
         label_image=True,
     ),
     Kind.SURVIVAL: Accepted(
@@ -163,6 +169,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         overlap=False,
         cascade_stage=False,
         patient_truth=False,
+        operating_points=False,
         label_image=False,
     ),
 }

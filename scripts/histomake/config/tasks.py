@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.bags import Bag, BagPooling, bag_problems
+from histomake.config.evaluation import Evaluate
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe, head_problems
 from histomake.config.section import Name, Section, Share
@@ -17,11 +18,16 @@ from histomake.config.training import RUNNING, Augment, Model, Train
 PATCH: Literal["patch"] = "patch"
 """Level of the tasks that predict patches."""
 
-PREDICTED: tuple[Literal["test"], Literal["predict"]] = ("test", "predict")
+PredictedRole = Literal["val", "test", "predict"]
+
+PREDICTED: tuple[PredictedRole, ...] = ("test", "predict")
 """Roles of the slides that every model predicts."""
 
-VALIDATION: Literal["val"] = "val"
+VALIDATION: PredictedRole = "val"
 """Role of the slides with which weights and thresholds are chosen."""
+
+NOT_FITTED = ("predict", "split", "trained", "evaluate")
+"""Keys of a task that do not change a trained model."""
 
 NONE = "none"
 """Name of the patches without any class, in tasks with several labels."""
@@ -142,7 +148,7 @@ class Target(Section):
 class Predict(Section):
     """Prediction, always in eval mode."""
 
-    roles: list[Literal["val", "test", "predict"]] = Field(
+    roles: list[PredictedRole] = Field(
         default_factory=lambda: list(PREDICTED),
         description="Roles of the slides that each model predicts. Those to test and to predict always are; add val to "
         "also predict the validation slides: for operating points, or to look at them. They have pages and scores, "
@@ -210,6 +216,20 @@ def _target_problems(kind: Kind, target: Target) -> Iterator[str]:
         yield f"target.classes: {kind} needs at least {accepted.least_classes} class(es)"
     if len(set(target.classes)) < len(target.classes) or BACKGROUND in target.classes:
         yield f"target.classes must be unique and must not contain {BACKGROUND!r}"
+
+
+def _evaluation_problems(task: Task) -> Iterator[str]:
+    """Yield statistics that do not fit the task, and what they lack."""
+    wanted, validated = task.evaluate.operating_points.wanted, VALIDATION in task.predict.roles
+    if task.trained and validated:
+        yield "predict.roles: a model that was trained earlier has no validation slides here; remove val"
+    if (wanted or task.evaluate.prevalences) and not ACCEPTED[task.kind].operating_points:
+        yield f"evaluate: {task.kind} has no scores of classes; remove operating_points and prevalences"
+    elif wanted and not validated:
+        yield (
+            "evaluate.operating_points: thresholds are chosen on validation slides; set predict.roles: [val, test, "
+            "predict]"
+        )
 
 
 def _share_problems(shares: dict[str, float], groups: list[str]) -> Iterator[str]:
@@ -344,21 +364,23 @@ class Task(Section):
     augment: Augment = Field(default_factory=Augment, description="Data augmentation.")
     train: Train = Field(default_factory=Train, description="The training loop.")
     predict: Predict = Field(default_factory=Predict, description="Prediction.")
+    evaluate: Evaluate = Field(
+        default_factory=Evaluate, description="Further statistics on the test slides, which a reviewer may ask for."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Task:
         problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
         problems += [*_model_problems(self.kind, self.model), *_prediction_problems(self.kind, self.predict)]
         problems += [*_feature_problems(self), *_level_problems(self)]
-        if self.trained and VALIDATION in self.predict.roles:
-            problems.append("predict.roles: a model that was trained earlier has no validation slides here; remove val")
+        problems += _evaluation_problems(self)
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     def fitting(self) -> dict[str, Any]:
         """Return the settings that affect a trained model: not those of prediction, split, or running the job."""
-        kept = {key: value for key, value in self.dump().items() if key not in ("predict", "split", "trained")}
+        kept = {key: value for key, value in self.dump().items() if key not in NOT_FITTED}
         return kept | {"train": {key: value for key, value in kept["train"].items() if key not in RUNNING}}
 
     @property

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from msgspec.structs import replace
 
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
-from histomake.base.records.metrics import Agreement, LevelMetrics, MetricsRecord, MetricValue, PatientTruth
+from histomake.base.records.metrics import (
+    Agreement,
+    LevelMetrics,
+    MetricsRecord,
+    MetricValue,
+    OperatingPoint,
+    PatientTruth,
+)
 from histomake.base.tables import lost_slide
 from histomake.config import Target
-from histomake.evaluate import statistics
+from histomake.config.evaluation import Evaluate
 from histomake.evaluate.bags import LEVELS, PATCH
 from histomake.evaluate.items import Items, SlidePrediction, differing
 from histomake.evaluate.kinds import EVALUATED
+from histomake.evaluate.operating import Tested, decisions, operating_points, shares_of_folds
 from histomake.evaluate.patient_truth import OF_CLASSES, REFUSE
 from histomake.evaluate.result import Evaluation, MetricRow
 from histomake.evaluate.sampling import BOOTSTRAPS, INTERVAL, patient_weights, summarise
+from histomake.evaluate.statistics import confusion_counts
 from histomake.target.outputs import outputs_of
+
+NOTHING_FURTHER = Evaluate()
+"""No statistics beside the metrics."""
 
 REFUSED = (
     "{number} test patient(s) have slides of several classes, so that their own class is not defined; set "
@@ -40,13 +52,16 @@ def evaluate(
     level: str = PATCH,
     baselines: Mapping[str, Sequence[SlidePrediction]] | None = None,
     attention: Agreement | None = None,
+    statistics: Evaluate = NOTHING_FURTHER,
+    validation: Sequence[SlidePrediction] = (),
 ) -> Evaluation:
     """Measure predictions of test slides against their truth, at patch, slide and patient level.
 
     ``patient_truth`` is the rule by which the truth of a patient follows from that of the slides. Where it is to refuse
     and a patient has slides of several classes, the patient level has no items, and its record says why.
     ``level``: what the task predicts; slides and patients that are bags have no metrics of their patches. ``baselines``
-    are predictions of the same slides to measure beside, and ``attention`` is recorded.
+    are predictions of the same slides to measure beside, and ``attention`` is recorded. ``statistics`` are measured in
+    addition, ``validation`` are the predictions of validation slides that operating points are chosen on.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
     is null. Raises HistomakeError when no truth is known, unless damaged slides may be why.
     """
@@ -55,8 +70,8 @@ def evaluate(
     evaluated = EVALUATED[kind]
     rule = evaluated.patient_truth[patient_truth]
 
-    def items_of(predicted: Sequence[SlidePrediction]) -> dict[str, Items]:
-        return evaluated.items(predicted, kind, target, patients, aggregate, rule)
+    def items_of(predicted: Sequence[SlidePrediction], owners: Sequence[str] = patients) -> dict[str, Items]:
+        return evaluated.items(predicted, kind, target, owners, aggregate, rule)
 
     def rows_of(by_level: Mapping[str, Items]) -> list[MetricRow]:
         rows: list[MetricRow] = []
@@ -84,6 +99,11 @@ def evaluate(
     if evaluated.risk_groups is not None:
         some = {name: items for name, items in by_level.items() if len(items)}
         levels |= {n: replace(levels[n], risk_groups=evaluated.risk_groups(items)) for n, items in some.items()}
+    if statistics.operating_points.wanted or statistics.prevalences:
+        chosen = _operating_points(
+            predictions, validation, by_level, items_of, classes, statistics, seed=seed, bootstraps=bootstraps
+        )
+        levels |= {name: replace(levels[name], operating_points=points) for name, points in chosen.items()}
     beside = {}
     for name, predicted in (baselines or {}).items():
         others = {key: items for key, items in items_of(predicted).items() if key in by_level and len(by_level[key])}
@@ -110,6 +130,38 @@ def evaluate(
     return Evaluation(record, rows, by_level, classes)
 
 
+def _operating_points(
+    predictions: Sequence[SlidePrediction],
+    validation: Sequence[SlidePrediction],
+    by_level: Mapping[str, Items],
+    items_of: Callable[[Sequence[SlidePrediction], Sequence[str]], dict[str, Items]],
+    classes: Sequence[str],
+    told: Evaluate,
+    *,
+    seed: int,
+    bootstraps: int,
+) -> dict[str, dict[str, list[OperatingPoint]]]:
+    """Operating points by level and class, of the levels that have items."""
+    position = {patient: i for i, patient in enumerate(sorted({p.patient_id for p in predictions}))}
+    folds = sorted({prediction.fold for prediction in predictions})
+    tested = [(position[p.patient_id], p.fold) for p in predictions if p.table.num_rows]
+    # Each fold by itself: in cross-validation, several models are validated on the same patient.
+    of_folds = {}
+    for fold in folds:
+        own = [prediction for prediction in validation if prediction.fold == fold]
+        of_folds[fold] = items_of(own, sorted({prediction.patient_id for prediction in own}))
+    found = {}
+    for level, items in by_level.items():
+        if len(items):
+            weights = patient_weights(items.patient, len(position), seed=seed, bootstraps=bootstraps)
+            shares = shares_of_folds(level, items, tested, folds)
+            called = decisions(items, len(classes))
+            point = Tested(items, called, shares, weights, told.prevalences)
+            chosen_on = {fold: of_level[level] for fold, of_level in of_folds.items()}
+            found[level] = operating_points(point, chosen_on, classes, told.operating_points.wanted)
+    return found
+
+
 def _level_metrics(level: str, items: Items, classes: list[str], rows: list[MetricRow]) -> LevelMetrics:
     metrics: dict[str, dict[str, MetricValue]] = {}
     for row in rows:
@@ -118,7 +170,7 @@ def _level_metrics(level: str, items: Items, classes: list[str], rows: list[Metr
     counts = confusion = None
     if items.target.ndim == 1 and items.predicted.ndim == 1 and len(items.predicted):
         one = np.ones((1, items.patient.max() + 1))
-        found = statistics.confusion_counts(items.target, items.predicted, items.patient, one, classes=len(classes))
+        found = confusion_counts(items.target, items.predicted, items.patient, one, classes=len(classes))
         confusion = found[0].astype(int).tolist()
         counts = {name: int((items.target == i).sum()) for i, name in enumerate(classes)}
     return LevelMetrics(

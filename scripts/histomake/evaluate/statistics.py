@@ -42,6 +42,28 @@ def rates(confusion: np.ndarray, i: int) -> dict[str, np.ndarray]:
     }
 
 
+def predictive(confusion: np.ndarray, i: int) -> dict[str, np.ndarray]:
+    """Predictive values of a call (PPV) and of no call (NPV) of class ``i`` against the rest, each (samples,)."""
+    hit, true, called, total = (
+        confusion[:, i, i],
+        confusion[:, i].sum(1),
+        confusion[:, :, i].sum(1),
+        confusion.sum((1, 2)),
+    )
+    return {"ppv": hit / called, "npv": (total - true - called + hit) / (total - called)}
+
+
+def predictive_at(prevalence: float, rates: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """PPV and NPV (samples,) of a sensitivity and specificity at a prevalence, by Bayes' theorem.
+
+    Altman & Bland 1994, Diagnostic tests 2: predictive values.
+    """
+    sensitivity, specificity = rates["sensitivity"], rates["specificity"]
+    called = sensitivity * prevalence + (1 - specificity) * (1 - prevalence)
+    left = (1 - sensitivity) * prevalence + specificity * (1 - prevalence)
+    return {"ppv": sensitivity * prevalence / called, "npv": specificity * (1 - prevalence) / left}
+
+
 def overall(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, balanced accuracy and Matthews correlation over all classes, each (samples,)."""
     recall = np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(2)

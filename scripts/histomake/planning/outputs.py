@@ -11,7 +11,7 @@ from typing import Any
 
 from histomake.base.errors import ConfigError
 from histomake.base.layout import FeatureMapFiles
-from histomake.config.tasks import PREDICTED
+from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.pictures.kinds import views_of
 from histomake.planning.plan import Plan
 
@@ -131,6 +131,10 @@ class Outputs:
 
     def _predicted(self, task: str, *roles: str) -> list[tuple[int, str]]:
         return self.plan.slides_by_fold(task, *roles) if roles else self.plan.predicted(task)
+
+    def chosen_on(self, task: str) -> list[Path]:
+        """Predictions of the slides that operating points of a task are chosen on, in the order of `Plan.chosen_on`."""
+        return self.predictions(task, VALIDATION) if self.plan.chosen_on(task) else []
 
     def segmentations(self, *roles: str) -> list[Path]:
         """Label images and outlines of all segmentations; ``roles``: as for `predictions`."""

@@ -110,6 +110,11 @@ class Plan:
         predicts = VALIDATION in self.config.tasks[task].predict.roles
         return [list(place) for place in self.slides_by_fold(task, VALIDATION)] if predicts else []
 
+    def chosen_on(self, task: str) -> list[Entry]:
+        """What a script must know of the slides that operating points are chosen on, in the order of `validated`."""
+        wanted = self.config.tasks[task].evaluate.operating_points.wanted
+        return [self.entry(slide) for _, slide in self.validated(task)] if wanted else []
+
     def entry(self, slide: str) -> Entry:
         """What a script must know of a slide."""
         row = self.slides[slide]

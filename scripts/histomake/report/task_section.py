@@ -22,9 +22,9 @@ from histomake.pictures import canvas
 from histomake.report import page
 from histomake.report.examples import examples
 from histomake.report.page import Html
+from histomake.report.statistics_section import LEVELS, statistics_sections
 from histomake.target.kinds import LEARNED
 
-LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
 SHOWN_METRICS = (
     "c_index",
     "dice",
@@ -100,6 +100,7 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
         parts.append(page.section("Risk groups", risk_table(metrics), level=3, anchor=f"{name}-risk"))
     if metrics.attention:
         parts.append(page.section("Attention", agreement_table(metrics), level=3, anchor=f"{name}-attention"))
+    parts += statistics_sections(name, metrics)
     drawn = sorted(layout.metrics_figures(name).glob("*.png"))
     parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
     parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))

@@ -65,6 +65,41 @@ class RiskGroups(Part, frozen=True, kw_only=True):
     """Why the test is not defined; null where it is."""
 
 
+class AtPrevalence(Part, frozen=True, kw_only=True):
+    """Predictive values that follow from sensitivity and specificity at another prevalence."""
+
+    prevalence: float
+    """Share of positives, as in ``evaluate.prevalences``."""
+    ppv: MetricValue
+    """Probability that an item called positive is."""
+    npv: MetricValue
+    """Probability that an item not called positive is negative."""
+
+
+class OperatingPoint(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """What a threshold that was chosen on the validation set reaches on the test set. Intervals take it as fixed."""
+
+    aim: str
+    """What the threshold is to reach, as in ``evaluate.operating_points``: ``sensitivity`` or ``specificity``; or \
+``model``, the decisions of the models themselves."""
+    wanted: float | None = None
+    """The value to reach on the validation set; null with ``model``."""
+    thresholds: dict[str, float] = msgspec.field(default_factory=dict)
+    """Threshold of the score, by fold; none with ``model``, whose thresholds are in the model cards."""
+    reached: float | None = None
+    """Value on the validation set with these thresholds, mean over the folds."""
+    positives: Count | None = None
+    """Number of positive validation items of all folds."""
+    negatives: Count | None = None
+    """Number of negative validation items of all folds."""
+    metrics: dict[str, MetricValue] = msgspec.field(default_factory=dict)
+    """Sensitivity, specificity, ``ppv`` and ``npv`` on the test set, with the prevalence of the test set."""
+    at_prevalence: list[AtPrevalence] = msgspec.field(default_factory=list)
+    """Predictive values at the prevalences of ``evaluate.prevalences``."""
+    refused: str | None = None
+    """Why there is no threshold."""
+
+
 class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics of one level: of pixels, patches, slides or patients."""
 
@@ -82,6 +117,8 @@ class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Why the level is not evaluated."""
     risk_groups: RiskGroups | None = None
     """Survival by group of risk; only of survival."""
+    operating_points: dict[str, list[OperatingPoint]] = msgspec.field(default_factory=dict)
+    """Operating points by class, of two exclusive classes of the second one; only if ``evaluate`` asks for them."""
 
 
 Agreement = dict[str, dict[str, dict[str, MetricValue]]]

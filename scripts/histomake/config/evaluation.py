@@ -1,0 +1,54 @@
+"""Keys of the statistics of a task that are reported beside its metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from histomake.config.section import Section
+
+InnerShare = Annotated[float, Field(gt=0, lt=1)]
+
+
+class OperatingPoints(Section):
+    """Operating points of a task: thresholds chosen on validation slides or patients, and applied to test ones.
+
+    Each class is called from a score of its own on; of two classes, the second one. Every fold has its own threshold.
+    """
+
+    sensitivity: InnerShare | None = Field(
+        None,
+        description="Sensitivity to reach on the validation set. The highest threshold that reaches it is taken, which "
+        "has the largest specificity.",
+    )
+    specificity: InnerShare | None = Field(
+        None,
+        description="Specificity to reach on the validation set, with the largest sensitivity: another point.",
+    )
+
+    @property
+    def wanted(self) -> dict[str, float]:
+        """What each operating point reaches, by measure."""
+        values = {"sensitivity": self.sensitivity, "specificity": self.specificity}
+        return {measure: value for measure, value in values.items() if value is not None}
+
+
+class Evaluate(Section):
+    """Statistics of the predictions of a task on its test slides, beside its metrics."""
+
+    operating_points: OperatingPoints = Field(
+        default_factory=OperatingPoints,
+        description="Operating points. They need predict.roles: [val, test, predict].",
+    )
+    prevalences: list[InnerShare] = Field(
+        default_factory=list,
+        description="Shares of positives, such as [0.05, 0.2], for which predictive values (PPV and NPV) are computed "
+        "from sensitivity and specificity, because test sets seldom have the prevalence of practice.",
+    )
+
+    @model_validator(mode="after")
+    def _no_repetition(self) -> Evaluate:
+        if len(set(self.prevalences)) < len(self.prevalences):
+            raise ValueError("prevalences: a value is listed twice")
+        return self
