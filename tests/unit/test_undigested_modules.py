@@ -21,6 +21,7 @@ ALLOWED_NAMES = {
     "histomake.audit.sidecar.SIDECAR": "a part of a file's name",
     "histomake.audit.sidecar.job": "logs the work and describes it afterwards",
     "histomake.audit.sidecar.log": "a logger",
+    "histomake.audit.sidecar.require_unaltered": "refuses altered files, and changes no result",
     "histomake.base.layout.DESCRIPTION": "the name of a file",
     "histomake.base.layout.EmbeddingFiles": "paths only, see the test of its members",
     "histomake.base.layout.Layout": "paths only, see the test of its members",

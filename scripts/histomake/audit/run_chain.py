@@ -55,12 +55,12 @@ class Chain:
 class _Settings(msgspec.Struct):
     """The part of a configuration that names the anchor."""
 
-    class Audit(msgspec.Struct):
+    class AuditSection(msgspec.Struct):
         """``audit``."""
 
         anchor: str | None = None
 
-    audit: Audit = msgspec.field(default_factory=Audit)
+    audit: AuditSection = msgspec.field(default_factory=AuditSection)
 
 
 class Anchored(msgspec.Struct):

@@ -26,10 +26,11 @@ from histomake.learn.inference.predict import (
     check_grid,
     prediction_schema,
     prediction_table,
+    require_consistent,
     require_finite,
 )
 from histomake.learn.kinds import TRAINED
-from histomake.model.transfer import load_weights, read_weights
+from histomake.model.transfer import describing, load_weights_file
 
 ATTENTION = (("attention", pa.float32()), ("percentile", pa.float32()))
 
@@ -39,9 +40,11 @@ def load_bag_model(folder: Path) -> Predictor:
     card = ModelCard.read(folder / DESCRIPTION)
     if card.features is None or card.bag is None:
         raise HistomakeError(f"{folder} predicts patches, not slides or patients; train the task again")
-    pooling = BagPooling(**{**card.bag.pooling, "dropout": 0.0})
-    network = BagNetwork(pooling, inputs=card.features.dimensions, outputs=len(card.class_names))
-    load_weights(network, read_weights(folder / WEIGHTS), origin=folder / WEIGHTS)
+    require_consistent(card, folder / DESCRIPTION)
+    with describing(folder / DESCRIPTION, card.REMEDY):
+        pooling = BagPooling(**{**card.bag.pooling, "dropout": 0.0})
+        network = BagNetwork(pooling, inputs=card.features.dimensions, outputs=len(card.class_names))
+    load_weights_file(network, folder / WEIGHTS, sha256=card.weights_sha256)
     return Predictor(network.eval(), card, Runtime(torch.device("cpu"), torch.float32))
 
 
@@ -88,8 +91,8 @@ def predict_bag(
     own = bags.patches.take(bags.members[number][mine])
     activate = TRAINED[card.kind].activate
     scores = np.repeat(activate(pooled.logits).numpy(), len(own), axis=0)
-    require_finite(scores, own, np.arange(len(own)))
     attention = pooled.attention.numpy()[mine]
+    require_finite(np.concatenate([scores, attention[:, None]], axis=1), own, np.arange(len(own)))
     not_higher = np.searchsorted(np.sort(attention), attention, side="right")
     columns = {"attention": attention, "percentile": not_higher / len(attention)}
     if pooled.contributions is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from histomake.base.errors import HistomakeError
 from histomake.cascade.levels import Level, Window, read_window
 from histomake.cascade.net import PixelNetwork, probabilities
 
@@ -79,6 +80,12 @@ class NetworkAnswers:
             pixels = np.concatenate([pixels, np.zeros((batch - len(group), *pixels.shape[1:]), np.uint8)])
         found = probabilities(net.dense(torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)))
         for values, window in zip(found[: len(group), 1:].cpu().numpy(), group, strict=True):
+            if not np.isfinite(values).all():
+                # No comparison with a threshold holds for such a number, so the pixels would count as rejected.
+                raise HistomakeError(
+                    f"slide {self.reader.slide_id}: probabilities at x={window.x} y={window.y} of a level "
+                    "are not finite, so its network cannot be used. Train it again"
+                )
             yield values[:, : window.height, : window.width]
 
 

@@ -22,7 +22,7 @@ from histomake.base.errors import ConfigError, HistomakeError
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.cascade_card import CascadeCard
 from histomake.config import CascadeNetwork
-from histomake.model.transfer import load_weights_file
+from histomake.model.transfer import describing, load_weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -269,12 +269,13 @@ def load_network(folder: Path, device: torch.device) -> PixelNetwork:
     """Load a trained network, in eval mode.
 
     Raises:
-        HistomakeError: The level has no model.
+        HistomakeError: The level has no model, or one that cannot be used.
     """
     if not (folder / WEIGHTS).exists():
         raise HistomakeError(f"no trained level in {folder}: train every level before the cascade runs")
     card = CascadeCard.read(folder / DESCRIPTION)
-    net = build_network(CascadeNetwork.model_validate(card.network), field=card.field)
+    with describing(folder / DESCRIPTION, card.REMEDY):
+        net = build_network(CascadeNetwork.model_validate(card.network), field=card.field)
     load_weights_file(net, folder / WEIGHTS, sha256=card.weights_sha256)
     return net.to(device).to(memory_format=torch.channels_last).eval()
 

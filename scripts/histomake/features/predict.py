@@ -23,12 +23,13 @@ from histomake.learn.inference.predict import (
     Predictor,
     prediction_schema,
     prediction_table,
+    require_consistent,
     require_finite,
     slide_patches,
 )
 from histomake.learn.kinds import TRAINED
 from histomake.learn.objectives.patches import KNOWN_DIGITS
-from histomake.model.transfer import load_weights, read_weights
+from histomake.model.transfer import describing, load_weights, read_weights, require_digest
 
 ROWS = 8192
 
@@ -38,17 +39,20 @@ def load_head(folder: Path) -> Predictor:
     card = ModelCard.read(folder / DESCRIPTION)
     if card.features is None or card.head is None:
         raise HistomakeError(f"{folder} takes pixels, not features; remove features from the task, or train it again")
+    require_consistent(card, folder / DESCRIPTION)
+    require_digest(folder / WEIGHTS, card.weights_sha256)
     weights = read_weights(folder / WEIGHTS)
-    task = Task(
-        kind=card.kind,
-        grid=card.grid.name,
-        target=Target(**card.target),
-        features=card.features.encoder,
-        head=card.head["name"],
-        probe=Probe(**card.head["probe"]),
-    )
     rows = len(weights["vectors"]) if "vectors" in weights else 1
-    head = build_head(task, inputs=card.features.dimensions, outputs=len(card.class_names), rows=rows)
+    with describing(folder / DESCRIPTION, card.REMEDY):
+        task = Task(
+            kind=card.kind,
+            grid=card.grid.name,
+            target=Target(**card.target),
+            features=card.features.encoder,
+            head=card.head["name"],
+            probe=Probe(**card.head["probe"]),
+        )
+        head = build_head(task, inputs=card.features.dimensions, outputs=len(card.class_names), rows=rows)
     load_weights(head, weights, origin=folder / WEIGHTS)
     return Predictor(head.eval(), card, Runtime(torch.device("cpu"), torch.float32))
 

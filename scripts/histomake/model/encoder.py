@@ -28,7 +28,7 @@ from histomake.config import Encoder, Grid
 from histomake.model.build import IMAGENET_MEAN, IMAGENET_STD, TimmClassifier, check_timm
 from histomake.model.onnx import OnnxNetwork
 from histomake.model.reuse import PICKLED
-from histomake.model.transfer import load_weights, read_weights
+from histomake.model.transfer import describing, load_weights, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,8 @@ def _from_folder(encoder: Encoder, grid: Grid) -> tuple[nn.Module, EncoderCard, 
         onnx = OnnxNetwork(folder / ONNX, sha256=card.sha256)
         return onnx, card, onnx.digest
     path = Path(encoder.weights) if isinstance(encoder.weights, str) else folder / WEIGHTS
-    network = build_network(card)
+    with describing(folder / DESCRIPTION, card.REMEDY):
+        network = build_network(card)
     digest = load_file(network, path, expected=card.sha256)
     return network, card, digest
 
@@ -289,7 +290,7 @@ def vector_length(network: nn.Module, card: EncoderCard) -> int:
     """Length of the vector that a network makes of a patch. Raises HistomakeError if it cannot take the card's px."""
     try:
         found = network(torch.zeros(1, 3, card.px, card.px))
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise HistomakeError(f"{card.name} cannot encode patches of {card.px} px: {error}; correct size") from error
     return int(found.shape[1])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,9 @@ from histomake.base.records.model_card import Normalisation
 
 if TYPE_CHECKING:
     from histomake.model.build import TimmClassifier
+
+LONGEST = 300
+"""Characters of a library's message that are kept."""
 
 ENCODER_PREFIXES = ("", "encoder.", "encoder.model.")
 """Prefixes of the same encoder's parameters in timm and in segmentation-models-pytorch."""
@@ -37,6 +41,16 @@ def encoder_normalisation(weights: Path) -> Normalisation | None:
     path = weights.with_name(DESCRIPTION)
     card = EncoderCard.of(path) if path.is_file() else None
     return None if card is None else Normalisation(mean=card.mean, std=card.std)
+
+
+@contextmanager
+def describing(path: Path, remedy: str) -> Iterator[None]:
+    """Build the network that a card describes. Raises HistomakeError with the card's path if it describes none."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:LONGEST]
+        raise HistomakeError(f"{path} describes no network that can be built: {said}. {remedy}") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -80,12 +94,17 @@ def load_weights_file(network: nn.Module, path: Path, *, sha256: str | None = No
             f"{path} contains weights of another architecture: {len(unfit)} tensor(s) are missing, unknown or of "
             f"another shape ({', '.join(unfit[:3])})"
         )
+    require_digest(path, sha256)
+    load_weights(network, read_weights(path), origin=path)
+
+
+def require_digest(path: Path, sha256: str | None) -> None:
+    """Raise HistomakeError if a file of weights has another digest than its model card states, if it states one."""
     if sha256 is not None and (found := sha256_file(path)) != sha256:
         raise HistomakeError(
             f"{path} has sha256 {found}, and its model card states {sha256}: one of the two was changed or exchanged. "
             "Restore both, or train the model again"
         )
-    load_weights(network, read_weights(path), origin=path)
 
 
 def _unfit(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> list[str]:

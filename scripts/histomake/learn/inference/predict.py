@@ -35,8 +35,6 @@ from histomake.target.outputs import outputs_of
 from histomake.target.targets import JOINER, UNLABELLED, is_known
 
 SHORT_OF_MEMORY = "with batches of {batch} patches: halve predict.batch, which changes no result"
-LONGEST = 300
-"""Characters of a library's message that are kept."""
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -121,8 +119,11 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
     card = ModelCard.read(model_dir / DESCRIPTION)
     if card.features is not None:
         raise HistomakeError(f"{model_dir} takes features of encoder {card.features.encoder}, not pixels")
-    _check_thresholds(card, model_dir / DESCRIPTION)
-    architecture, network = _built(card, model_dir / DESCRIPTION)
+    require_consistent(card, model_dir / DESCRIPTION)
+    with transfer.describing(model_dir / DESCRIPTION, card.REMEDY):
+        architecture = Model(**{**card.architecture, "pretrained": False})
+        outputs = len(card.class_names)
+        network = build.build_model(architecture, kind=card.kind, outputs=outputs, size=card.grid.size)
     transfer.load_weights_file(network, model_dir / WEIGHTS, sha256=card.weights_sha256)
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
@@ -143,22 +144,12 @@ def _task_of(card: ModelCard) -> Task:
     )
 
 
-def _built(card: ModelCard, path: Path) -> tuple[Model, nn.Module]:
-    """The settings and the network that a card describes. Raises HistomakeError if it describes none."""
-    try:
-        task, outputs = _task_of(card), len(card.class_names)
-        stated = outputs_of(card.kind, task.target)
+def require_consistent(card: ModelCard, path: Path) -> None:
+    """Raise HistomakeError unless outputs and lists of thresholds are those of the card's target."""
+    with transfer.describing(path, card.REMEDY):
+        stated = outputs_of(card.kind, _task_of(card).target)
         if card.class_names != stated:
             raise ValueError(f"class_names is {card.class_names}, but the outputs of the target are {stated}")
-        architecture = Model(**{**card.architecture, "pretrained": False})
-        return architecture, build.build_model(architecture, kind=card.kind, outputs=outputs, size=card.grid.size)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:LONGEST]
-        raise HistomakeError(f"{path} describes no network that can be built: {said}. {card.REMEDY}") from error
-
-
-def _check_thresholds(card: ModelCard, path: Path) -> None:
-    """Raise HistomakeError if a list of thresholds has not one value per output."""
     for name, values in (("threshold", card.threshold), *card.slide_thresholds.items()):
         if isinstance(values, list) and len(values) != len(card.class_names):
             raise HistomakeError(
