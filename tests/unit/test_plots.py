@@ -55,7 +55,11 @@ def survived() -> list[SlidePrediction]:
 
 CASES = {
     "survival": (survived, Target(source="sheet", time="months", event="died"), {"kaplan_meier"}),
-    "classification": (classified, Target(classes=NAMES), {"roc", "precision_recall", "reliability", "confusion"}),
+    "classification": (
+        classified,
+        Target(classes=NAMES),
+        {"roc", "precision_recall", "reliability", "decision_curve", "confusion"},
+    ),
     "regression": (regressed, Target(source="sheet", column="grade"), {"scatter"}),
     "segmentation": (segmented, Target(source="mask", classes=NAMES), {"overlap"}),
 }
@@ -147,7 +151,7 @@ def test_predictions_that_are_all_the_same_are_drawn_and_called_no_better_than_c
         for p in classified()
     ]
     evaluation, task = measured("classification", alike)
-    assert len(draw_figures(evaluation, kind=task["kind"], out=tmp_path)) == 4
+    assert len(draw_figures(evaluation, kind=task["kind"], out=tmp_path)) == 5
     curve = figure_points(evaluation, kind=task["kind"])["roc"]
     curve = curve[curve.level == "patch"]
     assert np.trapezoid(curve.sensitivity, curve.false_positive_rate) == pytest.approx(0.5)

@@ -11,7 +11,7 @@ import numpy as np
 from histomake.base.kinds import Kind
 from histomake.base.records.metrics import PatientTruth, RiskGroups
 from histomake.config import Target
-from histomake.evaluate import curves, items, metrics, patient_truth, survival
+from histomake.evaluate import calibration, curves, items, metrics, patient_truth, survival
 from histomake.evaluate.items import Items, SlidePrediction
 from histomake.evaluate.patient_truth import Rule
 
@@ -42,6 +42,7 @@ SCORE_FIGURES: dict[str, curves.Points] = {
     "roc": curves.roc_points,
     "precision_recall": curves.precision_recall_points,
     "reliability": curves.reliability_points,
+    "decision_curve": calibration.decision_curve_points,
 }
 
 EVALUATED: dict[Kind, Evaluated] = {

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from histomake.evaluate import statistics
+from histomake.evaluate.calibration import calibration
 from histomake.evaluate.items import Items
 
 Values = dict[tuple[str, str], np.ndarray]
@@ -32,10 +33,11 @@ def class_metrics(level: str, items: Items, names: Sequence[str], weights: np.nd
     With two classes the whole is about the second, the positive one; with more it is the mean over classes.
     """
     confusion = statistics.confusion_counts(items.target, items.predicted, items.patient, weights, classes=len(names))
-    each = []
+    each, sampled = [], (items.patient, weights)
     for i in range(len(names)):
         histograms = statistics.score_histograms(items.score[:, i], items.target == i, items.patient, weights)
-        each.append(_areas(*histograms) | statistics.rates(confusion, i))
+        rates = statistics.rates(confusion, i) | calibration(items.score[:, i], items.target == i, *sampled)
+        each.append(_areas(*histograms) | rates)
     found = _by_class(names, each)
     if len(names) == 2:
         found |= {("", key): values for key, values in each[1].items()}
@@ -70,6 +72,7 @@ def _one_label(items: Items, i: int, weights: np.ndarray) -> dict[str, np.ndarra
         **areas,
         **statistics.rates(confusion, 1),
         **statistics.overall(confusion),
+        **calibration(score, truth, patient, weights),
         "ece": statistics.calibration_error(bins),
     }
 

@@ -116,6 +116,19 @@ def _reliability(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level
     axes.text(0.97, 0.04, text, ha="right", fontsize=7, transform=axes.transAxes)
 
 
+def _decision_curve(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    """Net benefit of acting on the scores of each class, against acting on all items or none."""
+    highest = 0.01
+    for colour, (name, curve) in zip(COLOURS, points.groupby("class", sort=False), strict=False):
+        axes.plot(curve.threshold, curve.net_benefit, color=colour, label=name)
+        axes.plot(curve.threshold, curve.treat_all, color=colour, lw=0.8, ls="--")
+        highest = max(highest, curve.net_benefit.max(), curve.treat_all.max())
+    axes.axhline(0, color="0.4", lw=0.8, ls=":")
+    axes.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.25 * highest, 1.1 * highest))
+    axes.text(0.97, 0.03, "dashed: act on all; dotted: on none", ha="right", fontsize=7, transform=axes.transAxes)
+    _legend(axes, "upper right")
+
+
 def _confusion(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
     names = evaluation.classes
     counts, share = (points[column].to_numpy().reshape(len(names), -1) for column in ("count", "share"))
@@ -189,6 +202,7 @@ PANELS: dict[str, Panel] = {
     "roc": _roc,
     "precision_recall": _precision_recall,
     "reliability": _reliability,
+    "decision_curve": _decision_curve,
     "confusion": _confusion,
     "scatter": _scatter,
     "overlap": _overlap,

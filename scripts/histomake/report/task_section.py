@@ -40,6 +40,8 @@ SHOWN_METRICS = (
     "f1",
     "mcc",
     "ece",
+    "calibration_in_the_large",
+    "calibration_slope",
 )
 METRIC_NAMES = {
     "c_index": "C-index",
@@ -52,11 +54,15 @@ METRIC_NAMES = {
     "f1": "F1",
     "mcc": "Matthews correlation",
     "ece": "calibration error (ECE)",
+    "calibration_in_the_large": "calibration in the large (0: calibrated)",
+    "calibration_slope": "calibration slope (1: calibrated)",
 }
 FIGURES = {
     "roc": "ROC, by level",
     "precision_recall": "Precision and recall, by level",
     "reliability": "Calibration: accuracy against confidence; larger dots are more predictions",
+    "decision_curve": "Decision curve: net benefit of acting from a threshold probability on, against acting on all "
+    "(dashed) or none (dotted)",
     "confusion": "Confusion, by level",
     "scatter": "Predicted against true values, by level",
     "overlap": "Dice per class, with intervals",
