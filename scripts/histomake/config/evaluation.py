@@ -27,12 +27,6 @@ class OperatingPoints(Section):
         description="Specificity to reach on the validation set, with the largest sensitivity: another point.",
     )
 
-    @property
-    def wanted(self) -> dict[str, float]:
-        """What each operating point reaches, by measure."""
-        values = {"sensitivity": self.sensitivity, "specificity": self.specificity}
-        return {measure: value for measure, value in values.items() if value is not None}
-
 
 class Evaluate(Section):
     """Statistics of the predictions of a task on its test slides, beside its metrics."""

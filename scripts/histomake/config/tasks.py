@@ -220,7 +220,7 @@ def _target_problems(kind: Kind, target: Target) -> Iterator[str]:
 
 def _evaluation_problems(task: Task) -> Iterator[str]:
     """Yield statistics that do not fit the task, and what they lack."""
-    wanted, validated = task.evaluate.operating_points.wanted, VALIDATION in task.predict.roles
+    wanted, validated = task.evaluate.operating_points.model_dump(exclude_none=True), VALIDATION in task.predict.roles
     if task.trained and validated:
         yield "predict.roles: a model that was trained earlier has no validation slides here; remove val"
     if (wanted or task.evaluate.prevalences) and not ACCEPTED[task.kind].operating_points:

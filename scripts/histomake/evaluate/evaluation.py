@@ -99,7 +99,7 @@ def evaluate(
     if evaluated.risk_groups is not None:
         some = {name: items for name, items in by_level.items() if len(items)}
         levels |= {n: replace(levels[n], risk_groups=evaluated.risk_groups(items)) for n, items in some.items()}
-    if statistics.operating_points.wanted or statistics.prevalences:
+    if statistics.operating_points.model_dump(exclude_none=True) or statistics.prevalences:
         chosen = _operating_points(
             predictions, validation, by_level, items_of, classes, statistics, seed=seed, bootstraps=bootstraps
         )
@@ -158,7 +158,9 @@ def _operating_points(
             called = decisions(items, len(classes))
             point = Tested(items, called, shares, weights, told.prevalences)
             chosen_on = {fold: of_level[level] for fold, of_level in of_folds.items()}
-            found[level] = operating_points(point, chosen_on, classes, told.operating_points.wanted)
+            found[level] = operating_points(
+                point, chosen_on, classes, told.operating_points.model_dump(exclude_none=True)
+            )
     return found
 
 

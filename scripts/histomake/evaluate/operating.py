@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from histomake.base.records.metrics import AtPrevalence, OperatingPoint
+from histomake.base.records.metrics import AtPrevalence, MetricValue, OperatingPoint
 from histomake.evaluate import statistics
 from histomake.evaluate.items import Items
 from histomake.evaluate.sampling import summarise
@@ -87,7 +87,8 @@ def operating_points(
     for number, name in enumerate(names):
         if number == 0 and len(names) == 2 and tested.items.target.ndim == 1:
             continue
-        points = [OperatingPoint(aim=MODEL, **_measured(tested, number, tested.called[:, number]))]
+        metrics, at_prevalence = _measured(tested, number, tested.called[:, number])
+        points = [OperatingPoint(aim=MODEL, metrics=metrics, at_prevalence=at_prevalence)]
         chosen_on = {fold: judged(items, number)[0] for fold, items in validation.items()}
         points += [_chosen(tested, number, chosen_on, *aim) for aim in wanted.items()]
         found[name] = points
@@ -98,30 +99,39 @@ def _chosen(
     tested: Tested, number: int, validation: Mapping[int, Judged], measure: str, wanted: float
 ) -> OperatingPoint:
     """An operating point whose threshold is chosen on the validation items of each fold."""
-    counts = {
-        "positives": sum(int(one.positive.sum()) for one in validation.values()),
-        "negatives": sum(int((~one.positive).sum()) for one in validation.values()),
-    }
+    positives = sum(int(one.positive.sum()) for one in validation.values())
+    negatives = sum(int((~one.positive).sum()) for one in validation.values())
     thresholds, reached = {}, []
     for fold, one in validation.items():
         try:
             thresholds[fold] = threshold_for(one.score, one.positive, measure, wanted)
         except UnreachableError as error:
-            return OperatingPoint(aim=measure, wanted=wanted, refused=f"fold {fold}: {error}", **counts)
+            return OperatingPoint(
+                aim=measure,
+                wanted=wanted,
+                refused=f"fold {fold}: {error}",
+                positives=positives,
+                negatives=negatives,
+            )
         right = (one.score >= thresholds[fold]) == one.positive
         reached.append(float(right[one.positive == (measure == "sensitivity")].mean()))
     limit = tested.shares @ np.array(list(thresholds.values()))
+    metrics, at_prevalence = _measured(tested, number, tested.items.score[:, number] >= limit)
     return OperatingPoint(
         aim=measure,
         wanted=wanted,
         thresholds={str(fold): value for fold, value in thresholds.items()},
         reached=float(np.mean(reached)),
-        **counts,
-        **_measured(tested, number, tested.items.score[:, number] >= limit),
+        positives=positives,
+        negatives=negatives,
+        metrics=metrics,
+        at_prevalence=at_prevalence,
     )
 
 
-def _measured(tested: Tested, number: int, called: NDArray[np.bool_]) -> dict[str, Any]:
+def _measured(
+    tested: Tested, number: int, called: NDArray[np.bool_]
+) -> tuple[dict[str, MetricValue], list[AtPrevalence]]:
     """Rates and predictive values on the test items, where ``called`` (n,) says which are called positive."""
     one, known = judged(tested.items, number)
     confusion = statistics.confusion_counts(
@@ -136,7 +146,7 @@ def _measured(tested: Tested, number: int, called: NDArray[np.bool_]) -> dict[st
         found = {name: rates[name] for name in ("sensitivity", "specificity")} | statistics.predictive(confusion, 1)
         values = [(share, statistics.predictive_at(share, rates)) for share in tested.prevalences]
     at = [AtPrevalence(prevalence=share, **{k: summarise(v) for k, v in both.items()}) for share, both in values]
-    return {"metrics": {name: summarise(each) for name, each in found.items()}, "at_prevalence": at}
+    return {name: summarise(each) for name, each in found.items()}, at
 
 
 def judged(items: Items, number: int) -> tuple[Judged, NDArray[np.bool_]]:

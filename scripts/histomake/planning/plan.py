@@ -112,7 +112,7 @@ class Plan:
 
     def chosen_on(self, task: str) -> list[Entry]:
         """What a script must know of the slides that operating points are chosen on, in the order of `validated`."""
-        wanted = self.config.tasks[task].evaluate.operating_points.wanted
+        wanted = self.config.tasks[task].evaluate.operating_points.model_dump(exclude_none=True)
         return [self.entry(slide) for _, slide in self.validated(task)] if wanted else []
 
     def entry(self, slide: str) -> Entry:
