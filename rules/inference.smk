@@ -110,6 +110,7 @@ rule evaluate:
         target=lambda wildcards: task(wildcards).target.dump(),
         pooling=lambda wildcards: task(wildcards).predict.dump("aggregate", "patient_truth"),
         statistics=lambda wildcards: task(wildcards).evaluate.dump(),
+        horizon=lambda wildcards: task(wildcards).predict.horizon,
         slides=lambda wildcards: PLAN.entries(wildcards.task, "test"),
         validation=lambda wildcards: PLAN.chosen_on(wildcards.task),
         seed=CONFIG.seed,

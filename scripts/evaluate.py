@@ -10,6 +10,7 @@ from histomake.config import Target
 from histomake.config.evaluation import Evaluate
 from histomake.evaluate.bags import AnnotatedSlide, attention_agreement, baselines
 from histomake.evaluate.evaluation import evaluate
+from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.plots import draw_figures
 from histomake.evaluate.predictions import read_cards, read_predictions
 from histomake.evaluate.sampling import BOOTSTRAPS
@@ -50,6 +51,7 @@ def main(snakemake):
             level=params.level,
             statistics=Evaluate.model_validate(params.statistics),
             validation=read_predictions(given.validation, params.validation, cards),
+            horizon=Horizon.of(params.horizon, {fold: card.survival for fold, card in cards.items()}),
             **params.pooling,
             **bags,
         )

@@ -20,7 +20,9 @@ from histomake.cohort.sheet import Slide, read_sheet
 from histomake.config import Encoder, Grid, Target, Task, parse_config
 from histomake.evaluate.bags import baselines
 from histomake.evaluate.evaluation import evaluate
+from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.items import Items, SlidePrediction
+from histomake.evaluate.plots import draw_figures
 from histomake.evaluate.sampling import patient_weights
 from histomake.evaluate.survival import risk_groups, survival_metrics
 from histomake.explain.summaries import bag_table
@@ -368,6 +370,33 @@ def test_a_task_learns_a_higher_risk_for_an_earlier_event_and_is_evaluated(slide
     groups = record.levels["patient"].risk_groups
     assert groups.low.count + groups.high.count == 10
     assert "median time" in risk_table(record)
+
+
+def test_a_task_learns_hazards_by_intervals_and_is_evaluated_at_a_time(slides, files, tmp_path):
+    card = trained(task(loss="hazards", intervals=3, batch=2), slides, files, tmp_path)
+    assert len(card.survival.times) == 3
+    assert card.survival.cumulative_hazard == sorted(card.survival.cumulative_hazard)
+    predictor = load_bag_model(tmp_path / "model")
+    tables = [predict_bag(predictor, slide, [], files) for slide in slides]
+    risks = [table["score_risk"][0].as_py() for table in tables]
+    assert np.mean(risks[:3]) > np.mean(risks[-3:])
+    predictions = [
+        SlidePrediction(s.slide_id, s.patient_id, 0, t, card.threshold, card.slide_thresholds, s.labels)
+        for s, t in zip(slides, tables, strict=True)
+    ]
+    beside = baselines(predictions, card.class_names, {0: card.bag.usual})
+    settings = {"kind": card.kind, "target": TARGET, "aggregate": "mean", "seed": 1, "bootstraps": 50}
+    found = evaluate(
+        predictions, **settings, level="slide", baselines=beside, horizon=Horizon.of(None, {0: card.survival})
+    )
+    measured = found.record.levels["slide"]
+    assert measured.at_horizon.time == card.survival.median_event_time
+    assert measured.metrics["all"]["auc_at_horizon"].value > 0.75
+    assert abs(measured.metrics["all"]["calibration_at_horizon"].value) < 0.5
+    assert found.record.baselines["usual_target"]["slide"].metrics["all"]["auc_at_horizon"].value == 0.5
+    drawn = draw_figures(found, kind=card.kind, out=tmp_path / "figures")
+    assert "survival_calibration" in {path.stem for path in drawn}
+    assert "AUC and calibration are those at time" in risk_table(found.record)
 
 
 def test_slides_of_unknown_survival_are_predicted_and_not_trained_on(slides, files, tmp_path):

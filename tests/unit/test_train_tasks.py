@@ -455,6 +455,8 @@ BY_HAND = {
     "mse": (NUMBERS_OF_ONE, (1 + 4) / 2),
     "cox_efron": (SURVIVAL_OF_THREE, -(math.log(2 / 6) + math.log(1 / (6 - 3 / 2))) / 2),
     "cox_breslow": (SURVIVAL_OF_THREE, -(math.log(2 / 6) + math.log(1 / 6)) / 2),
+    # Of hazards 2 and 1 in the only interval, which has no middle that the third could pass.
+    "hazards": (SURVIVAL_OF_THREE, -(math.log(1 - math.exp(-2)) + math.log(1 - math.exp(-1))) / 3),
     "huber": (NUMBERS_OF_ONE, (1 / 2 + (2 - 1 / 2)) / 2),
 }
 """Outputs, targets and value of every loss; the weights of the classes are 1 and 3."""

@@ -110,7 +110,9 @@ def test_the_survival_example_runs_whole(tmp_path: Path) -> None:
     measured = record["levels"]["patient"]
     assert measured["metrics"]["all"]["c_index"]["value"] is not None
     assert sum(measured["risk_groups"][group]["count"] for group in ("low", "high")) == ROLES.count("test")
-    assert (workshop.results / "metrics/death/kaplan_meier.png").is_file()
+    assert measured["at_horizon"]["time"] > 0
+    for name in ("kaplan_meier", "survival_calibration"):
+        assert (workshop.results / f"metrics/death/{name}.png").is_file()
     text = (workshop.results / "report/index.html").read_text()
     assert "C-index" in text
     assert "Risk groups" in text

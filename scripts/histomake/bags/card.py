@@ -12,5 +12,10 @@ def bag_card(task: Task, network: BagNetwork, *, penalty: float) -> BagCard:
     """The part of the card that concerns bags."""
     usual = TRAINED[task.kind].activate(network.usual[None].cpu())[0]
     return BagCard(
-        level=task.level, bag=task.bag.dump(), pooling=task.pooling.dump(), penalty=penalty, usual=usual.tolist()
+        level=task.level,
+        bag=task.bag.dump(),
+        pooling=task.pooling.dump(),
+        penalty=penalty,
+        usual=usual.tolist(),
+        intervals=0 if network.hazards is None else len(network.hazards.ends),
     )

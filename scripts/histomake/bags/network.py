@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from histomake.bags import pooling
 from histomake.bags.batch import Bags
+from histomake.bags.hazards import IntervalHazards
 from histomake.bags.index import BagIndex
 from histomake.bags.pooling import PooledBags, Pooling, PoolingShape
 from histomake.bags.transmil import TransformerPooling
@@ -56,15 +57,19 @@ class BagNetwork(Scaled):
     """Scales features to mean 0 and deviation 1 of the training patches, embeds every patch, and pools.
 
     Its buffers hold two baselines that are fitted and not trained: a linear model of the mean of a bag's scaled
-    features, and the most frequent target of the training bags, both as logits.
+    features, and the most frequent target of the training bags, both as logits. ``hazards`` is what the loss hazards
+    learns besides risks.
     """
 
     linear_weight: Tensor
     linear_bias: Tensor
     usual: Tensor
 
-    def __init__(self, settings: BagPooling, *, inputs: int, outputs: int) -> None:
+    def __init__(
+        self, settings: BagPooling, *, inputs: int, outputs: int, hazards: IntervalHazards | None = None
+    ) -> None:
         super().__init__(inputs)
+        self.hazards = hazards
         self.register_buffer("linear_weight", torch.zeros(outputs, inputs))
         self.register_buffer("linear_bias", torch.zeros(outputs))
         self.register_buffer("usual", torch.zeros(outputs))

@@ -17,10 +17,11 @@ from torch import Tensor
 from histomake.bags.baselines import fit_baselines
 from histomake.bags.batch import Bags
 from histomake.bags.card import bag_card
+from histomake.bags.hazards import IntervalHazards, survival_card
 from histomake.bags.index import BagIndex
 from histomake.bags.network import BagNetwork
 from histomake.bags.sampling import BagPatches, BagSampler
-from histomake.base.records.model_card import ModelCard
+from histomake.base.records.model_card import ModelCard, SurvivalCard
 from histomake.config import Task
 from histomake.features.card import describe_head, finished
 from histomake.features.heads import set_scale
@@ -37,6 +38,8 @@ from histomake.patch.sampler import Sampler, choose
 from histomake.target.outputs import outputs_of
 
 NETWORK = "network"
+HAZARDS = "hazards"
+"""The loss that learns hazards by intervals of time, besides risks."""
 
 
 @dataclass
@@ -122,15 +125,17 @@ class BagObjective(Objective[BagBatch]):
         self.out_of_memory = f"with {task.train.batch} bags of {task.bag.size} patches: halve train.batch or bag.size"
         self.weights = draw_weights(bags.first, task)
         seed_step(seed, worker=0, step=0)
-        network = BagNetwork(task.pooling, inputs=bags.reader.column.dimensions, outputs=len(self.outputs))
+        hazards = IntervalHazards.of(bags.first.target, task.train.intervals) if task.train.loss == HAZARDS else None
+        inputs, outputs = bags.reader.column.dimensions, len(self.outputs)
+        network = BagNetwork(task.pooling, inputs=inputs, outputs=outputs, hazards=hazards)
         some = choose(SCALED_BY, len(bags.patches), seed=seed)
         set_scale(network, bags.reader.read(some), np.ones(len(some)))
-        self.loss_on_cpu = task_loss(task, bags.first, device=torch.device("cpu"))
+        self.loss_on_cpu = hazards or task_loss(task, bags.first, device=torch.device("cpu"))
         self.penalty = fit_baselines(network, task, bags, held_out, self.loss_on_cpu)
         self.network = network.to(runtime.device)
         self.networks = {NETWORK: self.network}
         self.optimisers = {NETWORK: optimisation_of(task, self.network)}
-        self.loss = task_loss(task, bags.first, device=runtime.device)
+        self.loss = hazards or task_loss(task, bags.first, device=runtime.device)
         self.drawn = DrawnPatches(state / "drawn", bags.patches, worker=0) if task.train.audit else None
 
     def identity(self) -> Json:
@@ -183,9 +188,12 @@ class BagObjective(Objective[BagBatch]):
 
     def validate(self, step: int) -> Validation:
         """See Objective."""
+        return measure(self.task, self._logits_of(self.held_out), self.held_out.first, self.loss_on_cpu)
+
+    def _logits_of(self, bags: BagIndex) -> Tensor:
+        """Logits (bags, outputs) of whole bags, on the CPU."""
         device = self.runtime.device
-        logits = [self.network.predict_bag(self.held_out, bag, device)[0].logits for bag in range(len(self.held_out))]
-        return measure(self.task, torch.cat(logits).cpu(), self.held_out.first, self.loss_on_cpu)
+        return torch.cat([self.network.predict_bag(bags, bag, device)[0].logits for bag in range(len(bags))]).cpu()
 
     def state(self) -> State:
         """See Objective."""
@@ -207,6 +215,15 @@ class BagObjective(Objective[BagBatch]):
         """See Objective."""
         card = describe_head(self.task, self.bags.reader, self.held_out.patches, {}, seed=self.seed)
         bag = bag_card(self.task, self.network, penalty=self.penalty)
-        card = msgspec.structs.replace(card, head=None, bag=bag)
+        card = msgspec.structs.replace(card, head=None, bag=bag, survival=self._survival(result))
         count = sum(value.numel() for value in self.network.parameters())
         return finished(card, step=result.step, figures=result.figures, thresholds=dict(result.kept), parameters=count)
+
+    def _survival(self, result: Result) -> SurvivalCard | None:
+        """What risks of the trained network mean, if the task is about survival."""
+        if self.task.target.event is None:
+            return None
+        self.network.load_state_dict(dict(result.weights[NETWORK]))
+        self.network.eval()
+        risks = self._logits_of(self.bags)[:, 0].numpy()
+        return survival_card(self.network.hazards, risks, self.bags.first.target)

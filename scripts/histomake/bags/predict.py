@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from histomake.bags.hazards import IntervalHazards
 from histomake.bags.index import bag_name, index_bags
 from histomake.bags.network import ADDITIVE, BagNetwork
 from histomake.base.errors import HistomakeError
@@ -43,7 +44,9 @@ def load_bag_model(folder: Path) -> Predictor:
     require_consistent(card, folder / DESCRIPTION)
     with describing(folder / DESCRIPTION, card.REMEDY):
         pooling = BagPooling(**{**card.bag.pooling, "dropout": 0.0})
-        network = BagNetwork(pooling, inputs=card.features.dimensions, outputs=len(card.class_names))
+        hazards = IntervalHazards(card.bag.intervals) if card.bag.intervals else None
+        outputs = len(card.class_names)
+        network = BagNetwork(pooling, inputs=card.features.dimensions, outputs=outputs, hazards=hazards)
     load_weights_file(network, folder / WEIGHTS, sha256=card.weights_sha256)
     return Predictor(network.eval(), card, Runtime(torch.device("cpu"), torch.float32))
 

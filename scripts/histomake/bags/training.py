@@ -97,7 +97,7 @@ def _require_events(task: Task, bags: BagIndex, role: str) -> None:
         return
     time, event = bags.first.target.T
     log.info("%s %ss: %d, of which %d have the event", role, task.level, len(time), int(event.sum()))
-    if not ordered_pairs(time, time, event)[0].any():
+    if not ordered_pairs(time, time, event)[0][0]:
         raise HistomakeError(
             f"no {role} {task.level} has the event ({task.target.event} is 1) while another is still observed, so that "
             f"no risk can be compared ({', '.join(bags.names)}); add patients with events, use fewer folds, or assign "

@@ -17,6 +17,7 @@ BAG_TRAIN_KEYS = (
     "select",
     "balance",
     "loss",
+    "intervals",
     "accumulate",
     "precision",
     "workers",

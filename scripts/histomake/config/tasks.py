@@ -170,6 +170,12 @@ class Predict(Section):
     flips: bool = Field(
         False, description="Average over the eight flips and rotations of each patch, at eight times the cost."
     )
+    horizon: float | None = Field(
+        None,
+        gt=0,
+        description="Time, in the unit of target.time, at which predictions of survival are evaluated: AUC and "
+        "calibration. By default the median time of the training events.",
+    )
     overlap: float = Field(
         0.25,
         ge=0,
@@ -185,6 +191,8 @@ def _prediction_problems(kind: Kind, predict: Predict) -> Iterator[str]:
         yield "predict.roles: a role is listed twice"
     if predict.patient_truth != "refuse" and not ACCEPTED[kind].patient_truth:
         yield f"predict.patient_truth: {kind} gives patients no class; remove it"
+    if predict.horizon is not None and "time" not in ACCEPTED[kind].columns:
+        yield f"predict.horizon: {kind} has no times; remove it"
 
 
 def _class_names(target: Target) -> set[str]:
@@ -251,6 +259,8 @@ def _training_problems(task: Task) -> Iterator[str]:
     numbers = accepted.least_classes is None
     if train.loss not in ("auto", *accepted.losses):
         yield f"train.loss: {train.loss} does not fit {kind}; use one of {', '.join(accepted.losses)}"
+    if train.loss != "hazards" and train.intervals != Train().intervals:
+        yield "train.intervals: only loss hazards has intervals; remove the key, or set train.loss: hazards"
     if train.select not in accepted.figures:
         yield f"train.select: {train.select} is not measured for {kind}; use one of {', '.join(accepted.figures)}"
     if train.balance == "class" and numbers:

@@ -104,12 +104,21 @@ class Train(Section):
         "huber",
         "cox_efron",
         "cox_breslow",
+        "hazards",
     ] = Field(
         "auto",
         description="auto: ce for classification, bce for multi_label, dice_ce for segmentation, huber for "
         "regression, cox_efron for survival. focal: Lin et al. 2017, gamma 2; dice: Milletari et al. 2016; "
         "generalised_dice: Sudre et al. 2017; cox_efron, cox_breslow: Cox partial likelihood within the bags of a step "
-        "(train.batch), with ties as of Efron 1977 or Breslow 1974.",
+        "(train.batch), with ties as of Efron 1977 or Breslow 1974; hazards: hazards by intervals of time, Prentice & "
+        "Gloeckler 1978, for which a batch may be small.",
+    )
+    intervals: int = Field(
+        8,
+        ge=1,
+        le=100,
+        description="Number of intervals of time with loss hazards. Their ends are quantiles of the times of the "
+        "training events; fewer where there are fewer different times.",
     )
     optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="adamw: Loshchilov & Hutter 2019; sgd: with Nesterov momentum 0.9."

@@ -21,6 +21,7 @@ from histomake.base.tables import lost_slide
 from histomake.config import Target
 from histomake.config.evaluation import Evaluate
 from histomake.evaluate.bags import LEVELS, PATCH
+from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.items import Items, SlidePrediction, differing
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.operating import Tested, decisions, operating_points, shares_of_folds
@@ -54,6 +55,7 @@ def evaluate(
     attention: Agreement | None = None,
     statistics: Evaluate = NOTHING_FURTHER,
     validation: Sequence[SlidePrediction] = (),
+    horizon: Horizon | None = None,
 ) -> Evaluation:
     """Measure predictions of test slides against their truth, at patch, slide and patient level.
 
@@ -62,6 +64,7 @@ def evaluate(
     ``level``: what the task predicts; slides and patients that are bags have no metrics of their patches. ``baselines``
     are predictions of the same slides to measure beside, and ``attention`` is recorded. ``statistics`` are measured in
     addition, ``validation`` are the predictions of validation slides that operating points are chosen on.
+    ``horizon``: the time at which predictions of survival are measured.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
     is null. Raises HistomakeError when no truth is known, unless damaged slides may be why.
     """
@@ -73,13 +76,14 @@ def evaluate(
     def items_of(predicted: Sequence[SlidePrediction], owners: Sequence[str] = patients) -> dict[str, Items]:
         return evaluated.items(predicted, kind, target, owners, aggregate, rule)
 
-    def rows_of(by_level: Mapping[str, Items]) -> list[MetricRow]:
+    def rows_of(predicted: Sequence[SlidePrediction], by_level: Mapping[str, Items]) -> list[MetricRow]:
         rows: list[MetricRow] = []
         for name, items in by_level.items():
             if len(items):
                 weights = patient_weights(items.patient, len(patients), seed=seed, bootstraps=bootstraps)
                 with np.errstate(invalid="ignore", divide="ignore"):
                     found = evaluated.metrics(name, items, classes, weights)
+                    found |= horizon.metrics(items, weights, calibrated=predicted is predictions) if horizon else {}
                 rows += [MetricRow(name, *key, summarise(values)) for key, values in found.items()]
         return rows
 
@@ -94,7 +98,7 @@ def evaluate(
     damaged = any(lost_slide(prediction.table) for prediction in predictions)
     if not damaged and not any(len(items) for items in by_level.values()):
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
-    rows = rows_of(by_level)
+    rows = rows_of(predictions, by_level)
     levels = {name: _level_metrics(name, items, classes, rows) for name, items in by_level.items()}
     if evaluated.risk_groups is not None:
         some = {name: items for name, items in by_level.items() if len(items)}
@@ -104,10 +108,14 @@ def evaluate(
             predictions, validation, by_level, items_of, classes, statistics, seed=seed, bootstraps=bootstraps
         )
         levels |= {name: replace(levels[name], operating_points=points) for name, points in chosen.items()}
+    if horizon is not None:
+        levels |= {
+            n: replace(levels[n], at_horizon=horizon.record(items)) for n, items in by_level.items() if len(items)
+        }
     beside = {}
     for name, predicted in (baselines or {}).items():
         others = {key: items for key, items in items_of(predicted).items() if key in by_level and len(by_level[key])}
-        found = rows_of(others)
+        found = rows_of(predicted, others)
         beside[name] = {key: _level_metrics(key, items, classes, found) for key, items in others.items()}
     if refused:
         levels["patient"] = replace(levels["patient"], refused=REFUSED.format(number=len(refused)))

@@ -11,7 +11,7 @@ import numpy as np
 from histomake.base.kinds import Kind
 from histomake.base.records.metrics import PatientTruth, RiskGroups
 from histomake.config import Target
-from histomake.evaluate import calibration, curves, items, metrics, patient_truth, survival
+from histomake.evaluate import calibration, curves, horizon, items, metrics, patient_truth, survival
 from histomake.evaluate.items import Items, SlidePrediction
 from histomake.evaluate.patient_truth import Rule
 
@@ -78,7 +78,10 @@ EVALUATED: dict[Kind, Evaluated] = {
         items=partial(items.score_items, truth=survival.survival_truth),
         patient_truth=patient_truth.OF_SURVIVAL,
         metrics=survival.survival_metrics,
-        figures={"kaplan_meier": survival.kaplan_meier_points},
+        figures={
+            "kaplan_meier": survival.kaplan_meier_points,
+            "survival_calibration": horizon.calibration_points,
+        },
         risk_groups=survival.risk_groups,
     ),
 }

@@ -66,7 +66,7 @@ def draw_figures(evaluation: Evaluation, *, kind: Kind, out: Path) -> list[Path]
             ):
                 shown = points[points.level == level]
                 PANELS[name](axes, shown, evaluation, level)
-                if shown.empty:
+                if shown.empty and not axes.texts:
                     axes.text(0.5, 0.5, "one class only: no curve", ha="center", transform=axes.transAxes)
                 axes.set_title(f"{level} (n = {len(items)})")
             path = out / f"{name}.png"
@@ -198,6 +198,19 @@ def _kaplan_meier(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, leve
     _legend(axes, "best")
 
 
+def _survival_calibration(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    """Observed against predicted shares without the event at the horizon, by group, with intervals."""
+    found = evaluation.record.levels[level].at_horizon
+    assert found is not None
+    axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":")
+    known = points.dropna(subset=["low", "high"])
+    axes.vlines(known.predicted, known.low, known.high, color="C0", lw=1)
+    axes.plot(points.predicted, points.observed, "o", color="C0", ms=4, clip_on=False)
+    told = found.no_calibration or f"at time {found.time:g}"
+    axes.text(0.03, 0.9, fill(told, 34), transform=axes.transAxes, fontsize=7)
+    axes.set(xlabel="predicted share without the event", ylabel="observed share", xlim=(0, 1.02), ylim=(0, 1.02))
+
+
 PANELS: dict[str, Panel] = {
     "roc": _roc,
     "precision_recall": _precision_recall,
@@ -207,6 +220,7 @@ PANELS: dict[str, Panel] = {
     "scatter": _scatter,
     "overlap": _overlap,
     "kaplan_meier": _kaplan_meier,
+    "survival_calibration": _survival_calibration,
 }
 
 

@@ -33,21 +33,13 @@ def survival_truth(table: pa.Table, _outputs: Sequence[str]) -> NDArray[np.float
 
 def survival_metrics(level: str, items: Items, names: Sequence[str], weights: np.ndarray) -> Values:
     """Harrell's C-index. Only risks of the same model are compared: those of two models differ by any constant."""
-    comparable, concordant = ordered_pairs(items.score[:, 0], *items.target.T)
-    same = items.fold[:, None] == items.fold[None, :]
-    totals = [_weighted_pairs(pairs * same, items.patient, weights) for pairs in (concordant, comparable)]
-    return {("", "c_index"): totals[0] / totals[1]}
-
-
-def _weighted_pairs(
-    pairs: NDArray[np.float64], patient: NDArray[np.int64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Sums (samples,) of pairs (n, n) of items, each counted as often as both of its patients."""
-    by_patient = np.zeros((weights.shape[1], len(pairs)))
-    np.add.at(by_patient, patient, pairs)
-    both = np.zeros((weights.shape[1], weights.shape[1]))
-    np.add.at(both, patient, by_patient.T)
-    return ((weights @ both.T) * weights).sum(1)
+    comparable, concordant = np.zeros(len(weights)), np.zeros(len(weights))
+    for fold in np.unique(items.fold):
+        mine = items.fold == fold
+        found = ordered_pairs(items.score[mine, 0], *items.target[mine].T, weights[:, items.patient[mine]])
+        comparable += found[0]
+        concordant += found[1]
+    return {("", "c_index"): concordant / comparable}
 
 
 def risk_groups(items: Items) -> RiskGroups:

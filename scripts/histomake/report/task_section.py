@@ -27,6 +27,8 @@ from histomake.target.kinds import LEARNED
 
 SHOWN_METRICS = (
     "c_index",
+    "auc_at_horizon",
+    "calibration_at_horizon",
     "dice",
     "iou",
     "r2",
@@ -45,6 +47,8 @@ SHOWN_METRICS = (
 )
 METRIC_NAMES = {
     "c_index": "C-index",
+    "auc_at_horizon": "AUC at one time",
+    "calibration_at_horizon": "predicted minus observed share without the event at one time",
     "dice": "Dice",
     "iou": "IoU",
     "r2": "R²",
@@ -68,6 +72,7 @@ FIGURES = {
     "overlap": "Dice per class, with intervals",
     "kaplan_meier": "Survival of patients below and above the median risk of the validation set (Kaplan-Meier, 95 % "
     "intervals; ticks: censored)",
+    "survival_calibration": "Calibration of survival at one time, in groups of similar predictions (95 % intervals)",
 }
 COLOURS = [f"#{bytes(colour).hex()}" for colour in canvas.PALETTE]
 
@@ -187,7 +192,17 @@ def risk_table(metrics: MetricsRecord) -> Html:
                 rows.append([LEVELS[level], name, group.count, group.events, group.median_time, p])
     text = "Divided at the median risk of the validation set. The median time is empty where half never had the event."
     header = ["level", "risk", "number", "events", "median time", "log-rank p"]
-    return page.join([page.tag("p", text), page.table(header, rows)])
+    return page.join([page.tag("p", text), page.table(header, rows), *horizon_notes(metrics)])
+
+
+def horizon_notes(metrics: MetricsRecord) -> list[Html]:
+    """At which time predictions of survival were measured, and why a measure is missing."""
+    found = {level: one.at_horizon for level, one in metrics.levels.items() if one.at_horizon is not None}
+    notes = [f"AUC and calibration are those at time {one.time:g}." for one in list(found.values())[:1]]
+    for level, one in found.items():
+        notes += [f"{LEVELS[level]}: no AUC, since {one.no_auc}."] if one.no_auc else []
+        notes += [f"{LEVELS[level]}: no calibration, since {one.no_calibration}."] if one.no_calibration else []
+    return [page.tag("p", note) for note in notes]
 
 
 def agreement_table(metrics: MetricsRecord) -> Html:

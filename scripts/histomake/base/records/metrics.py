@@ -100,6 +100,34 @@ class OperatingPoint(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Why there is no threshold."""
 
 
+class CalibrationGroup(Part, frozen=True, kw_only=True):
+    """Patients or slides of similar predictions at a time."""
+
+    count: Count
+    """Number of them."""
+    predicted: float
+    """Mean predicted share without the event."""
+    observed: float
+    """Kaplan-Meier estimate of the share without the event."""
+    low: float | None
+    """Lower end of its 95 % interval (Greenwood, on the scale of log(-log)); null where it is not defined."""
+    high: float | None
+    """Upper end."""
+
+
+class AtHorizon(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """Predictions of survival at one time. The metrics are ``auc_at_horizon`` and ``calibration_at_horizon``."""
+
+    time: float
+    """The time, in the unit of the sheet."""
+    groups: list[CalibrationGroup] = msgspec.field(default_factory=list)
+    """Calibration in groups of equal size, from the smallest predicted share without the event to the largest."""
+    no_auc: str | None = None
+    """Why there is no AUC; null where there is one."""
+    no_calibration: str | None = None
+    """Why there is no calibration; null where there is one."""
+
+
 class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics of one level: of pixels, patches, slides or patients."""
 
@@ -119,6 +147,8 @@ class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Survival by group of risk; only of survival."""
     operating_points: dict[str, list[OperatingPoint]] = msgspec.field(default_factory=dict)
     """Operating points by class, of two exclusive classes of the second one; only if ``evaluate`` asks for them."""
+    at_horizon: AtHorizon | None = None
+    """Predictions at one time; only of survival."""
 
 
 Agreement = dict[str, dict[str, dict[str, MetricValue]]]

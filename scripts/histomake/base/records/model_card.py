@@ -65,6 +65,20 @@ class BagCard(Part, frozen=True, kw_only=True):
     """L2 penalty of the linear baseline on mean features, chosen on validation bags."""
     usual: list[float]
     """Scores of the baseline that knows no features: shares of the classes among the training bags, or their mean."""
+    intervals: Count = 0
+    """Number of intervals of time whose hazards were learned (loss ``hazards``); 0 with any other loss."""
+
+
+class SurvivalCard(Part, frozen=True, kw_only=True):
+    """What a risk means for the chances over time. The share without the event at time t of bags of risk r is \
+exp(-H(t) exp(r)), where H rises linearly from 0 at time 0 through the points given here."""
+
+    times: list[float]
+    """Times in the unit of the sheet, ascending: those of the training events, or ends of intervals."""
+    cumulative_hazard: list[float]
+    """H at these times: the cumulative hazard of bags whose risk is 0."""
+    median_event_time: float
+    """Median time of the training events."""
 
 
 class ModelCard(WeightsCard, frozen=True, kw_only=True):
@@ -93,6 +107,8 @@ class ModelCard(WeightsCard, frozen=True, kw_only=True):
 patches; null if the model takes pixels."""
     bag: BagCard | None = None
     """What a bag is, of a model that predicts slides or patients; null if it predicts patches."""
+    survival: SurvivalCard | None = None
+    """Cumulative hazard by time, of a model that predicts survival."""
     stain: dict[str, Any] | None = None
     """Stain colours that slides are normalised to, as in ``stains.json``; null without stain normalisation."""
     threshold: float | list[float]

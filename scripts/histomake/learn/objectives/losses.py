@@ -16,13 +16,16 @@ FOCAL_GAMMA = 2.0
 DICE_SMOOTH = 1.0
 SMALLEST = 1e-12
 """Lower bound of denominators, for batches without known targets."""
+LARGEST_EXPONENT = 500.0
+"""Largest logarithm of a hazard, whose exponential is finite in float64."""
 
 
 def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
     """Return the loss ``name``: (logits, target) → scalar.
 
     Class losses take logits (n, c, …) and int64 targets (n, …). The targets of bce, mse and huber have the shape of the
-    logits; those of cox are times and events, float (n, 2).
+    logits; those of cox and hazards are times and events, float (n, 2). Of ``hazards``, a single interval without end
+    that everyone enters with the hazard 1; the baseline of a task is in `histomake.bags.hazards`.
     """
     losses: dict[str, Loss] = {
         "ce": cross_entropy,
@@ -36,6 +39,7 @@ def build_loss(name: str, *, class_weights: Tensor | None = None) -> Loss:
         "huber": lambda logits, target: _known_mean(F.huber_loss, logits, target),
         "cox_efron": lambda logits, target: cox(logits, target, efron=True),
         "cox_breslow": lambda logits, target: cox(logits, target, efron=False),
+        "hazards": lambda logits, target: interval_hazards(logits, target, torch.tensor([torch.inf]), torch.zeros(1)),
     }
     return losses[name]
 
@@ -114,6 +118,45 @@ def cox(logits: Tensor, target: Tensor, *, efron: bool) -> Tensor:
         number = torch.arange(len(mine)).double() - (deaths.cumsum(0) - deaths)[mine]
         denominator = denominator + torch.log1p(-(number / deaths[mine]) * tied)
     return (denominator - risk[happened]).mean().to(logits.device)
+
+
+def interval_hazards(logits: Tensor, target: Tensor, ends: Tensor, log_baseline: Tensor) -> Tensor:
+    """Negative log-likelihood of proportional hazards by intervals of time, mean over the bags of known survival.
+
+    The hazard of interval k is 1 - exp(-exp(b_k + risk)), the share of those who entered it that have the event in it,
+    so that a risk is the logarithm of a hazard ratio as in a Cox model (Prentice & Gloeckler 1978). Who is censored
+    within an interval counts for it from its middle on (Gensheimer & Narasimhan 2019). What happens after the last end
+    is not learned from.
+
+    Args:
+        logits: Logarithms of hazard ratios, float (n, 1).
+        target: Times and events, float (n, 2).
+        ends: Ends of the intervals, ascending, float (k,); the first begins at 0, and an end belongs to its interval.
+        log_baseline: b, float (k,).
+
+    Computed in float64 on the CPU, as `cox` is.
+    """
+    risk, (time, event) = logits[:, 0].double().cpu(), target.detach().double().cpu().T
+    known = ~time.isnan()
+    if not known.any():
+        return (logits * 0).sum()
+    survived, failed = interval_outcomes(time[known], event[known], ends.double().cpu())
+    cumulative = (risk[known, None] + log_baseline.double().cpu()).clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
+    # Where nothing happened, 1 takes the place of a hazard whose logarithm is not needed and may be infinite.
+    hazard = torch.where(failed, -torch.expm1(-cumulative), 1.0)
+    likelihood = hazard.log() - torch.where(survived, cumulative, 0.0)
+    return -likelihood.sum(1).mean().to(logits.device)
+
+
+def interval_outcomes(time: Tensor, event: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Which intervals each of n patients survived, and in which the event happened: both bool (n, k).
+
+    ``time``, ``event``: float (n,). ``ends``: see `interval_hazards`.
+    """
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    inside = (time[:, None] > starts) & (time[:, None] <= ends)
+    failed = inside & (event[:, None] == 1)
+    return (time[:, None] > ends) | (inside & ~failed & (time[:, None] >= (starts + ends) / 2)), failed
 
 
 def _known_mean(each: Callable[..., Tensor], logits: Tensor, target: Tensor) -> Tensor:
