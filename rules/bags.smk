@@ -1,4 +1,5 @@
-# Slides and patients as bags of patches: models that learn from the features of a whole bag, and their predictions.
+# Slides and patients as bags of patches: models that learn from the features or the pixels of a whole bag, and their
+# predictions.
 
 
 # The digests of the features are in the cohort file, as those of all other files of the slides.
@@ -15,7 +16,7 @@ rule train_bags:
     benchmark:
         LAYOUT.benchmark("train_bags", "{task}", "fold{fold}")
     wildcard_constraints:
-        task=only([name for name in PLAN.trained if name in PLAN.on_bags]),
+        task=only([name for name in PLAN.trained if name in PLAN.on_bags and name in PLAN.on_features]),
     conda:
         "../envs/learning.yaml"
     threads: 2
@@ -55,7 +56,7 @@ rule predict_bag:
     benchmark:
         LAYOUT.benchmark("predict_bag", "{task}", "fold{fold}", "{slide}")
     wildcard_constraints:
-        task=only(PLAN.on_bags),
+        task=only([name for name in PLAN.on_bags if name in PLAN.on_features]),
     conda:
         "../envs/learning.yaml"
     threads: 1
@@ -70,3 +71,72 @@ rule predict_bag:
         code=code("predict_bag.py"),
     script:
         "../scripts/predict_bag.py"
+
+
+# The network that turns patches into vectors is trained through the pooling.
+rule train_pixel_bags:
+    input:
+        cohort=LAYOUT.training_cohort("{task}", "{fold}"),
+        pretrained=ancient(lambda wildcards: PLAN.pretrained(wildcards.task, here=False)),
+        pretrained_here=lambda wildcards: PLAN.pretrained(wildcards.task, here=True),
+    output:
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+        history=LAYOUT.history("{task}", "{fold}"),
+        details=directory(LAYOUT.training_details("{task}", "{fold}")),
+    log:
+        LAYOUT.log("train_pixel_bags", "{task}", "fold{fold}"),
+    benchmark:
+        LAYOUT.benchmark("train_pixel_bags", "{task}", "fold{fold}")
+    wildcard_constraints:
+        task=only([name for name in PLAN.trained if name in PLAN.on_pixel_bags]),
+    conda:
+        "../envs/learning.yaml"
+    threads: processes
+    resources:
+        gpu=1,
+        mem_mb=memory(16000),
+        runtime=24 * 60,
+    params:
+        cfg=lambda wildcards: task(wildcards).fitting(),
+        seed=CONFIG.seed,
+        pretrained=lambda wildcards: [FINGERPRINTS.of(str(p)) for p in PLAN.pretrained(wildcards.task, here=False)],
+        code=code("train_pixel_bags.py"),
+    script:
+        "../scripts/train_pixel_bags.py"
+
+
+rule predict_pixel_bag:
+    input:
+        manifests=lambda wildcards: [
+            LAYOUT.manifest(s) for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        tables=lambda wildcards: [
+            LAYOUT.table(task(wildcards).grid, s)
+            for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+    output:
+        predictions=LAYOUT.prediction("{task}", "{fold}", "{slide}"),
+    log:
+        LAYOUT.log("predict_pixel_bag", "{task}", "fold{fold}", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("predict_pixel_bag", "{task}", "fold{fold}", "{slide}")
+    wildcard_constraints:
+        task=only(PLAN.on_pixel_bags),
+    conda:
+        "../envs/learning.yaml"
+    threads: processes
+    resources:
+        gpu=1,
+        mem_mb=memory(8000),
+        runtime=minutes(60),
+    params:
+        grid=lambda wildcards: task(wildcards).grid,
+        entries=lambda wildcards: [
+            PLAN.entry(s) for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        code=code("predict_pixel_bag.py"),
+    script:
+        "../scripts/predict_pixel_bag.py"

@@ -24,7 +24,7 @@ rule predict_slide:
     benchmark:
         LAYOUT.benchmark("predict_slide", "{task}", "fold{fold}", "{slide}")
     wildcard_constraints:
-        task=only([name for name in CONFIG.tasks if name not in (*PLAN.segmented, *PLAN.on_features)]),
+        task=only([name for name in CONFIG.tasks if name not in (*PLAN.segmented, *PLAN.on_features, *PLAN.on_bags)]),
     priority: 50
     conda:
         "../envs/learning.yaml"

@@ -52,7 +52,7 @@ rule train:
     benchmark:
         LAYOUT.benchmark("train", "{task}", "fold{fold}")
     wildcard_constraints:
-        task=only([name for name in PLAN.trained if name not in PLAN.on_features]),
+        task=only([name for name in PLAN.trained if name not in (*PLAN.on_features, *PLAN.on_bags)]),
     conda:
         "../envs/learning.yaml"
     threads: lambda wildcards: processes(wildcards) * task(wildcards).train.gpus

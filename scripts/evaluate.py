@@ -8,7 +8,7 @@ from histomake.base.layout import Layout
 from histomake.base.tables import write_table
 from histomake.config import Target
 from histomake.config.evaluation import Evaluate
-from histomake.evaluate.bags import AnnotatedSlide, attention_agreement, baselines
+from histomake.evaluate.bags import AnnotatedSlide, attention_agreement, baselines, by_bag_size, removal
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.plots import draw_figures
@@ -19,7 +19,7 @@ from histomake.target.kinds import LEARNED
 
 
 def bag_evaluation(predictions, cards, layout, params):
-    """Baselines, and the agreement of attention with annotation, of a task of slides or patients."""
+    """What is measured of tasks of slides or patients besides: baselines, sizes of bags, and attention."""
     card = next(iter(cards.values()))
     names = card.class_names
     entries = [SlideEntry.at(layout, card.grid.name, *values) for values in params.slides]
@@ -30,6 +30,8 @@ def bag_evaluation(predictions, cards, layout, params):
     ]
     exclusive = LEARNED[card.kind].exclusive
     return {
+        "bag_sizes": by_bag_size(predictions, names),
+        "removal": removal(predictions, params.level, seed=params.seed, bootstraps=BOOTSTRAPS),
         "baselines": baselines(predictions, names, {fold: found.bag.usual for fold, found in cards.items()}),
         "attention": attention_agreement(slides, names, exclusive=exclusive, seed=params.seed, bootstraps=BOOTSTRAPS),
     }

@@ -8,7 +8,7 @@ from histomake.base.records.cohort import CohortSlide
 from histomake.config import parse_config
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.engine.checkpoint import digest
-from histomake.learn.train import train
+from histomake.learn.train import train, with_weights
 
 
 def checkpoints(snakemake, layout, cohort):
@@ -17,20 +17,12 @@ def checkpoints(snakemake, layout, cohort):
     return layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16])
 
 
-def started(task, weights):
-    """The task with the file of weights in place of the name of an encoder."""
-    if not isinstance(task.model.pretrained, str):
-        return task
-    found = next(path for path in weights if path.endswith(".safetensors"))
-    return task.model_copy(update={"model": task.model.model_copy(update={"pretrained": found})})
-
-
 def main(snakemake):
     layout = Layout(Path(snakemake.config["results"]))
     # params.cfg is what the model depends on. How the job is run is read here, so that it can change freely.
     config = parse_config(snakemake.config)
     task = config.tasks[snakemake.wildcards.task]
-    task = started(task, [*snakemake.input.pretrained, *snakemake.input.pretrained_here])
+    task = with_weights(task, [*snakemake.input.pretrained, *snakemake.input.pretrained_here])
     slides = {"train": [], "val": []}
     with job(snakemake) as done:
         cohort = CohortSlide.read_list(snakemake.input.cohort)

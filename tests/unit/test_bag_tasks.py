@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import train_bags_killed
 from histomake.annotation.model import Annotation
 from histomake.bags import objective
 from histomake.bags.index import index_bags
@@ -268,6 +269,19 @@ def test_a_model_is_the_same_every_time_and_after_it_is_stopped(slides, files, t
     assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
     drawn = [pq.read_table(folder / "training" / "drawn.parquet").combine_chunks() for folder in (whole, stopped)]
     assert drawn[0].equals(drawn[1])
+
+
+def test_a_model_killed_ten_times_ends_with_the_weights_of_an_uninterrupted_run(slides, files, tmp_path):
+    # So many steps that no pause between a checkpoint and a kill is enough to finish.
+    settings = task(train={"steps": 400, "validate_every": 100, "checkpoint_minutes": 1e-4})
+    chosen = balanced(slides)[:6]
+    train_bags_killed.main(settings.dump(), chosen, files, tmp_path / "whole")
+    steps = train_bags_killed.kill_repeatedly(settings, chosen, files, tmp_path / "killed", kills=10)
+    assert sorted(set(steps)) == steps
+    assert not (tmp_path / "killed/model/model.safetensors").exists()
+    train_bags_killed.main(settings.dump(), chosen, files, tmp_path / "killed")
+    whole, stopped = (tmp_path / name / "model/model.safetensors" for name in ("whole", "killed"))
+    assert whole.read_bytes() == stopped.read_bytes()
 
 
 def test_bags_are_evaluated_by_slide_beside_their_baselines_and_against_annotation(slides, files, tmp_path):

@@ -29,6 +29,7 @@ from torch import nn
 
 CLASSIFIERS = {
     "alexnet": 64,
+    "shufflenet_v2": 32,
     "vgg11": 32,
     "resnet18": 32,
     "inception_v3": 96,

@@ -87,6 +87,23 @@ def test_slides_of_the_mil_example_are_predicted_with_attention(workshop: Worksh
         assert ("contribution_nuclei_share" in table.column_names) == additive
 
 
+def test_the_end_to_end_example_learns_from_pixels_and_runs_whole(workshop: Workshop) -> None:
+    example = yaml.safe_load((ROOT / "config/examples/mil_end_to_end.yaml").read_text())
+    (name,) = example["tasks"]
+    example["tasks"][name]["split"] = {"test": 0.3, "val": 0.2}
+    example["tasks"][name]["train"] |= {"steps": 2, "validate_every": 2, "batch": 2}
+    workshop.write_config(tasks=example["tasks"])
+    workshop.snakemake("--resources", "gpu=1")
+    record = json.loads((workshop.results / f"metrics/{name}.json").read_text())
+    assert set(record["levels"]) == {"slide", "patient"}
+    assert set(record["baselines"]) == {"usual_target"}
+    card = json.loads((workshop.results / f"models/{name}/fold0/model.json").read_text())
+    assert (card["architecture"]["name"], card["features"]) == ("shufflenet_v2", None)
+    (path, *_) = sorted((workshop.results / f"predictions/{name}/fold0").glob("*.parquet"))
+    assert abs(pq.read_table(path)["attention"].to_numpy().sum() - 1) < 1e-4
+    assert "end to end" in (workshop.results / "report/index.html").read_text()
+
+
 ROLES = ("val", "val", "val", "train", "test", "train", "test", "train", "test", "train")
 """Of each slide in the test of survival, so that in every role the risks of some patients can be compared."""
 

@@ -26,9 +26,8 @@ def fit_baselines(network: BagNetwork, task: Task, bags: BagIndex, held_out: Bag
 
     The linear one is a logistic or ridge regression, as the kind of task has it, of the mean of a bag's features.
     """
+    fit_usual(network, task, bags)
     how, target = on_features(task), bags.first.target
-    values = torch.from_numpy(how.values(target, len(network.usual)))
-    network.usual.copy_(how.as_logits(values.nanmean(0, keepdim=True))[0])
     means, held = _means(network, bags), _means(network, held_out)
     found: list[tuple[float, float]] = []
     for penalty in PENALTIES:
@@ -43,6 +42,14 @@ def fit_baselines(network: BagNetwork, task: Task, bags: BagIndex, held_out: Bag
     network.linear_bias.copy_(best[1])
     log.info("linear baseline on mean features: penalty %g", found[0][1])
     return found[0][1]
+
+
+@torch.no_grad()
+def fit_usual(network: BagNetwork, task: Task, bags: BagIndex) -> None:
+    """Fit the baseline of ``network`` that knows no features."""
+    how = on_features(task)
+    values = torch.from_numpy(how.values(bags.first.target, len(network.usual)))
+    network.usual.copy_(how.as_logits(values.nanmean(0, keepdim=True))[0])
 
 
 def _means(network: BagNetwork, bags: BagIndex) -> torch.Tensor:

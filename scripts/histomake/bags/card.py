@@ -8,7 +8,7 @@ from histomake.config import Task
 from histomake.learn.kinds import TRAINED
 
 
-def bag_card(task: Task, network: BagNetwork, *, penalty: float) -> BagCard:
+def bag_card(task: Task, network: BagNetwork, *, penalty: float | None) -> BagCard:
     """The part of the card that concerns bags."""
     usual = TRAINED[task.kind].activate(network.usual[None].cpu())[0]
     return BagCard(

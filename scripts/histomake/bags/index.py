@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -26,20 +26,36 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class PatchVectors(Protocol):
+    """Vectors of the patches of an index."""
+
+    patches: PatchIndex
+
+    def read(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors float32 (n, d) of the patches at ``index``, in its order."""
+
+
 @dataclass(frozen=True)
 class BagIndex:
     """Bags of patches, in the order of their first patch.
 
-    reader: vectors of the patches; its index holds the patches of all bags. names: slide or patient of each bag.
-    members: patches of each bag, ascending indices int64 (n,).
+    reader: vectors of the patches, stored or computed; its index holds the patches of all bags. names: slide or patient
+    of each bag. members: patches of each bag, ascending indices int64 (n,).
     """
 
-    reader: FeatureReader
+    reader: PatchVectors
     names: Sequence[str]
     members: Sequence[NDArray[np.int64]]
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def stored(self) -> FeatureReader:
+        """The vectors as they are stored. Raises TypeError if they are computed from pixels."""
+        if not isinstance(self.reader, FeatureReader):
+            raise TypeError("the vectors of these bags are computed from pixels")
+        return self.reader
 
     @property
     def patches(self) -> PatchIndex:
@@ -84,6 +100,13 @@ def index_bags(
 
     Raises HistomakeError if no patch is left, or slides of a patient that is a bag have different targets.
     """
+    return gather_bags(patches, lambda kept: FeatureReader(kept, files, column), level=level, min_tissue=min_tissue)
+
+
+def gather_bags(
+    patches: PatchIndex, vectors: Callable[[PatchIndex], PatchVectors], *, level: str, min_tissue: float
+) -> BagIndex:
+    """`index_bags`, where ``vectors`` gives those of the patches that are kept."""
     owners = [bag_name(entry, level) for entry in patches.entries]
     patches = _of_tissue(patches, owners, min_tissue)
     names = list(dict.fromkeys(owners[slide] for slide in patches.slide))
@@ -92,7 +115,7 @@ def index_bags(
     bounds = np.searchsorted(numbers[patches.slide][order], np.arange(1, len(names)))
     members = np.split(order, bounds)
     _refuse_several_targets(patches, names, members)
-    return BagIndex(FeatureReader(patches, files, column), names, members)
+    return BagIndex(vectors(patches), names, members)
 
 
 def bag_name(entry: SlideEntry, level: str) -> str:

@@ -34,6 +34,7 @@ from histomake.learn.engine.checkpoint import State
 from histomake.learn.engine.objective import Json, Objective, Result, Turn, Validation
 from histomake.learn.engine.runtime import Runtime, default_workers, seed_step
 from histomake.learn.objectives.patches import task_loss
+from histomake.patch.augment import Parameters
 from histomake.patch.sampler import Sampler, choose
 from histomake.target.outputs import outputs_of
 
@@ -46,8 +47,8 @@ HAZARDS = "hazards"
 class BagBatch:
     """b bags with n drawn patches in all.
 
-    step: number of the batch. features, sizes and places: see Bags. target: (b, …). bags: number of each bag. index, x,
-    y: the patches.
+    step: number of the batch. features, sizes and places: see Bags; of pixels, features are patches uint8 (n, h, w, c),
+    and parameters those of their augmentation. target: (b, …). bags: number of each bag. index, x, y: the patches.
     """
 
     step: int
@@ -59,6 +60,7 @@ class BagBatch:
     index: np.ndarray
     x: np.ndarray
     y: np.ndarray
+    parameters: Parameters | None = None
 
 
 class BagBatches(BatchSource[BagBatch]):
@@ -72,7 +74,13 @@ class BagBatches(BatchSource[BagBatch]):
     @property
     def room_bytes(self) -> int:
         """See BatchSource."""
-        return needed((self.batch * self.draws.size, self.bags.reader.column.dimensions), np.float32)
+        return needed((self.batch * self.draws.size, self.bags.stored.column.dimensions), np.float32)
+
+    def read(self, number: int, index: np.ndarray, room: Room) -> tuple[Tensor, Parameters | None]:
+        """The features of the patches ``index`` of batch ``number``, and parameters of augmentation."""
+        features = room.array((len(index), self.bags.stored.column.dimensions), np.float32)
+        features[:] = self.bags.reader.read(index)
+        return torch.from_numpy(features), None
 
     def prepare(self, number: int, room: Room = NEW) -> BagBatch:
         """See BatchSource."""
@@ -82,11 +90,11 @@ class BagBatches(BatchSource[BagBatch]):
             for slot, bag in enumerate(chosen)
         ]
         index, patches = np.concatenate(parts), self.bags.patches
-        features = room.array((len(index), self.bags.reader.column.dimensions), np.float32)
-        features[:] = self.bags.reader.read(index)
+        features, parameters = self.read(number, index, room)
         return BagBatch(
             step=number,
-            features=torch.from_numpy(features),
+            features=features,
+            parameters=parameters,
             sizes=[len(part) for part in parts],
             places=torch.from_numpy(self.bags.places[index]),
             target=torch.from_numpy(self.bags.first.target[chosen]),
@@ -126,17 +134,23 @@ class BagObjective(Objective[BagBatch]):
         self.weights = draw_weights(bags.first, task)
         seed_step(seed, worker=0, step=0)
         hazards = IntervalHazards.of(bags.first.target, task.train.intervals) if task.train.loss == HAZARDS else None
-        inputs, outputs = bags.reader.column.dimensions, len(self.outputs)
-        network = BagNetwork(task.pooling, inputs=inputs, outputs=outputs, hazards=hazards)
-        some = choose(SCALED_BY, len(bags.patches), seed=seed)
-        set_scale(network, bags.reader.read(some), np.ones(len(some)))
         self.loss_on_cpu = hazards or task_loss(task, bags.first, device=torch.device("cpu"))
-        self.penalty = fit_baselines(network, task, bags, held_out, self.loss_on_cpu)
-        self.network = network.to(runtime.device)
+        self.penalty: float | None = None
+        self.network = self.build_network(hazards).to(runtime.device)
         self.networks = {NETWORK: self.network}
         self.optimisers = {NETWORK: optimisation_of(task, self.network)}
         self.loss = hazards or task_loss(task, bags.first, device=runtime.device)
         self.drawn = DrawnPatches(state / "drawn", bags.patches, worker=0) if task.train.audit else None
+
+    def build_network(self, hazards: IntervalHazards | None) -> BagNetwork:
+        """The network with its baselines, on the CPU; ``hazards``: what it learns besides risks."""
+        task, bags = self.task, self.bags
+        inputs, outputs = bags.stored.column.dimensions, len(self.outputs)
+        network = BagNetwork(task.pooling, inputs=inputs, outputs=outputs, hazards=hazards)
+        some = choose(SCALED_BY, len(bags.patches), seed=self.seed)
+        set_scale(network, bags.reader.read(some), np.ones(len(some)))
+        self.penalty = fit_baselines(network, task, bags, self.held_out, self.loss_on_cpu)
+        return network
 
     def identity(self) -> Json:
         """See Objective: the task, the bags with their patches and targets, and the features."""
@@ -144,7 +158,7 @@ class BagObjective(Objective[BagBatch]):
             "task": self.task.fitting(),
             "bags": list(self.bags.names),
             "patches": digests(self.bags.patches),
-            "features": self.bags.reader.column.identity,
+            "features": self.bags.stored.column.identity,
         }
 
     def batches(self, numbers: range) -> AbstractContextManager[Iterator[BagBatch]]:
@@ -153,10 +167,13 @@ class BagObjective(Objective[BagBatch]):
 
     def source(self) -> BagBatches:
         """The batches, drawn as the task says."""
-        task = self.task
-        sampler = Sampler.from_weights(self.weights, seed=self.seed)
-        draws = BagSampler(self.seed, task.bag.sampler, task.bag.size, task.bag.containing)
-        return BagBatches(self.bags, self.known, sampler, draws, batch=task.train.batch)
+        return BagBatches(self.bags, self.known, *self.samplers(), batch=self.task.train.batch)
+
+    def samplers(self) -> tuple[Sampler, BagSampler]:
+        """What draws bags, and the patches of a bag."""
+        bag = self.task.bag
+        draws = BagSampler(self.seed, bag.sampler, bag.size, bag.containing)
+        return Sampler.from_weights(self.weights, seed=self.seed), draws
 
     def size(self, batch: BagBatch) -> int:
         """See Objective."""
@@ -180,7 +197,7 @@ class BagObjective(Objective[BagBatch]):
         given = Bags(batch.features.to(device, non_blocking=True), batch.sizes, batch.places.to(device))
         target = batch.target.to(device)
         with self.runtime.autocast():
-            pooled = self.network(given)
+            pooled = self.network(given) if batch.parameters is None else self.network(given, batch.parameters)
             loss = self.loss(pooled.logits, target)
             of_patches = self.network.pooling.patch_loss(pooled, given.sizes, target)
         share = self.task.pooling.patch_loss
@@ -213,11 +230,15 @@ class BagObjective(Objective[BagBatch]):
 
     def describe(self, result: Result) -> ModelCard:
         """See Objective."""
-        card = describe_head(self.task, self.bags.reader, self.held_out.patches, {}, seed=self.seed)
+        card = self.card()
         bag = bag_card(self.task, self.network, penalty=self.penalty)
         card = msgspec.structs.replace(card, head=None, bag=bag, survival=self._survival(result))
         count = sum(value.numel() for value in self.network.parameters())
         return finished(card, step=result.step, figures=result.figures, thresholds=dict(result.kept), parameters=count)
+
+    def card(self) -> ModelCard:
+        """The card before the network is trained, without what concerns bags."""
+        return describe_head(self.task, self.bags.stored, self.held_out.patches, {}, seed=self.seed)
 
     def _survival(self, result: Result) -> SurvivalCard | None:
         """What risks of the trained network mean, if the task is about survival."""

@@ -10,10 +10,12 @@ import pyarrow as pa
 import torch
 
 from histomake.bags.hazards import IntervalHazards
-from histomake.bags.index import bag_name, index_bags
+from histomake.bags.index import BagIndex, bag_name, index_bags
 from histomake.bags.network import ADDITIVE, BagNetwork
+from histomake.bags.probes import probe
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.records.bag_probe import with_probe
 from histomake.base.records.features import column_name
 from histomake.base.records.model_card import BagCard, ModelCard
 from histomake.base.tables import without_rows
@@ -43,12 +45,20 @@ def load_bag_model(folder: Path) -> Predictor:
         raise HistomakeError(f"{folder} predicts patches, not slides or patients; train the task again")
     require_consistent(card, folder / DESCRIPTION)
     with describing(folder / DESCRIPTION, card.REMEDY):
-        pooling = BagPooling(**{**card.bag.pooling, "dropout": 0.0})
-        hazards = IntervalHazards(card.bag.intervals) if card.bag.intervals else None
-        outputs = len(card.class_names)
-        network = BagNetwork(pooling, inputs=card.features.dimensions, outputs=outputs, hazards=hazards)
+        inputs, outputs = card.features.dimensions, len(card.class_names)
+        network = BagNetwork(pooling_of(card.bag), inputs=inputs, outputs=outputs, hazards=hazards_of(card.bag))
     load_weights_file(network, folder / WEIGHTS, sha256=card.weights_sha256)
     return Predictor(network.eval(), card, Runtime(torch.device("cpu"), torch.float32))
+
+
+def pooling_of(bag: BagCard) -> BagPooling:
+    """The pooling of a model, without dropout."""
+    return BagPooling(**{**bag.pooling, "dropout": 0.0})
+
+
+def hazards_of(bag: BagCard) -> IntervalHazards | None:
+    """Room for the hazards by interval of a model; None if it has none."""
+    return IntervalHazards(bag.intervals) if bag.intervals else None
 
 
 def predict_bag(
@@ -65,64 +75,80 @@ def predict_bag(
     Columns: those of `predict_slide`, where every patch has the scores of the bag; attention float32, which sums to 1
     over the bag; percentile float32 in (0, 1], the share of the slide's patches whose attention is not higher;
     contribution_<output> float32 where pooling is additive, which sum to the logits of the bag; linear_<output>
-    float32, the scores of the linear baseline. A slide without usable patches has no rows, and neither has one that
-    was damaged when its patches were encoded; the patient's other slides are predicted without it. Raises
-    HistomakeError for features of another encoder, and for a slide that the encoder was trained on.
+    float32, the scores of the linear baseline, where there is one. The metadata have a `BagProbe`.
+
+    A slide without usable patches has no rows, and neither has one that was damaged when its patches were encoded; the
+    patient's other slides are predicted without it. Raises HistomakeError for features of another encoder, and for a
+    slide that the encoder was trained on.
     """
-    card, network = predictor.card, predictor.network
+    card = predictor.card
     assert card.features is not None
     assert card.bag is not None
-    assert isinstance(network, BagNetwork)
     # In the same order whichever slide is asked for, so that all slides of a patient have the same scores to the bit.
     together = sorted((entry, *others), key=lambda one: one.slide_id)
     usable = [one for one in together if usable_patches(one)[0].num_rows]
     lost = {one.slide_id: found for one in usable if (found := read_features(files[one.slide_id]).met_damage)}
     if entry.slide_id in lost:
-        return without_rows(_schema(predictor), lost[entry.slide_id])
+        return without_rows(bag_schema(predictor), lost[entry.slide_id])
     entries = [one for one in usable if one.slide_id not in lost]
-    if entry not in entries or not _has_tissue(entry, card.bag):
-        return _schema(predictor).empty_table()
+    if entry not in entries or not has_tissue(entry, card.bag):
+        return bag_schema(predictor).empty_table()
     patches = index_patches(entries, kind=card.kind, target=predictor.task.target)
     check_grid(predictor, patches)
     column = column_name(card.features.encoder, card.features.fold)
-    bags = index_bags(patches, files, column, level=card.bag.level, min_tissue=_least_tissue(card.bag))
+    bags = index_bags(patches, files, column, level=card.bag.level, min_tissue=least_tissue(card.bag))
     for one in entries:
-        require_same_features(card, bags.reader, one, files[one.slide_id])
+        require_same_features(card, bags.stored, one, files[one.slide_id])
+    return bag_table(predictor, bags, entry, entries)
+
+
+def bag_table(predictor: Predictor, bags: BagIndex, entry: SlideEntry, entries: Sequence[SlideEntry]) -> pa.Table:
+    """The table of `predict_bag` for one of the slides ``entries`` of the bags."""
+    card, network = predictor.card, predictor.network
+    assert card.bag is not None
+    assert isinstance(network, BagNetwork)
     number = bags.names.index(bag_name(entry, card.bag.level))
-    pooled, linear = network.predict_bag(bags, number, torch.device("cpu"))
+    pooled, linear = network.predict_bag(bags, number, predictor.runtime.device)
     mine = bags.patches.slide[bags.members[number]] == entries.index(entry)
     own = bags.patches.take(bags.members[number][mine])
     activate = TRAINED[card.kind].activate
-    scores = np.repeat(activate(pooled.logits).numpy(), len(own), axis=0)
-    attention = pooled.attention.numpy()[mine]
+    scores = np.repeat(activate(pooled.logits).cpu().numpy(), len(own), axis=0)
+    attention = pooled.attention.cpu().numpy()[mine]
     require_finite(np.concatenate([scores, attention[:, None]], axis=1), own, np.arange(len(own)))
     not_higher = np.searchsorted(np.sort(attention), attention, side="right")
     columns = {"attention": attention, "percentile": not_higher / len(attention)}
     if pooled.contributions is not None:
-        of_outputs = pooled.contributions.numpy()[mine].T
+        of_outputs = pooled.contributions.cpu().numpy()[mine].T
         columns |= {f"contribution_{n}": c for n, c in zip(card.class_names, of_outputs, strict=True)}
-    baseline = activate(linear)[0].tolist()
-    columns |= {f"linear_{n}": np.full(len(own), s) for n, s in zip(card.class_names, baseline, strict=True)}
+    if card.bag.penalty is not None:
+        baseline = activate(linear)[0].tolist()
+        columns |= {f"linear_{n}": np.full(len(own), s) for n, s in zip(card.class_names, baseline, strict=True)}
     table = prediction_table(predictor, own, scores)
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values, pa.float32()))
-    return table.cast(_schema(predictor))
+    places = torch.from_numpy(bags.places[bags.members[number]])
+    found = probe(network.pooling, pooled, places, activate=activate, seed=card.seed)
+    return with_probe(table.cast(bag_schema(predictor)), found)
 
 
-def _schema(predictor: Predictor) -> pa.Schema:
+def bag_schema(predictor: Predictor) -> pa.Schema:
     """Columns of a table of predictions."""
     names, bag = predictor.class_names, predictor.card.bag
     assert bag is not None
     found = [*prediction_schema(predictor), *(pa.field(name, kind) for name, kind in ATTENTION)]
     if bag.pooling["name"] in ADDITIVE:
         found += [pa.field(f"contribution_{name}", pa.float32()) for name in names]
-    return pa.schema([*found, *(pa.field(f"linear_{name}", pa.float32()) for name in names)])
+    if bag.penalty is not None:
+        found += [pa.field(f"linear_{name}", pa.float32()) for name in names]
+    return pa.schema(found)
 
 
-def _least_tissue(bag: BagCard) -> float:
+def least_tissue(bag: BagCard) -> float:
+    """Smallest tissue share of a patch of a bag."""
     return float(bag.bag["min_tissue"])
 
 
-def _has_tissue(entry: SlideEntry, bag: BagCard) -> bool:
+def has_tissue(entry: SlideEntry, bag: BagCard) -> bool:
+    """Whether a slide has a patch that belongs to a bag."""
     table, _ = usable_patches(entry)
-    return bool((table["tissue"].to_numpy() >= _least_tissue(bag)).any())
+    return bool((table["tissue"].to_numpy() >= least_tissue(bag)).any())

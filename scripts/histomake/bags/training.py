@@ -62,10 +62,8 @@ def train_bags(
     train, val = ([entry for entry in entries if entry.slide_id not in lost] for entries in (train, val))
     require_slides(train, val)
     bags, held_out = (_bags(task, entries, files, column) for entries in (train, val))
-    bags.reader.require_same_weights(held_out.reader)
-    check_classes(bags.first, held_out.first, task)
-    for role, index in (("training", bags), ("validation", held_out)):
-        _require_events(task, index, role)
+    bags.stored.require_same_weights(held_out.stored)
+    require_learnable(task, bags, held_out)
     runtime = choose_runtime(task.train.precision, threads=threads)
     objective = BagObjective(
         task,
@@ -83,12 +81,24 @@ def train_bags(
 
 def _bags(task: Task, entries: Sequence[SlideEntry], files: Mapping[str, Path], column: str) -> BagIndex:
     patches = index_patches(entries, kind=task.kind, target=task.target)
-    bags = without_unknown(index_bags(patches, files, column, level=task.level, min_tissue=task.bag.min_tissue))
+    return known_bags(task, index_bags(patches, files, column, level=task.level, min_tissue=task.bag.min_tissue))
+
+
+def known_bags(task: Task, bags: BagIndex) -> BagIndex:
+    """The bags of known target. Raises HistomakeError if there is none."""
+    bags = without_unknown(bags)
     if not len(bags):
         raise HistomakeError(f"no {task.level} has a value in column {' and '.join(task.target.columns)}")
     sizes = [len(members) for members in bags.members]
     log.info("%d bags of %d to %d patches", len(bags), min(sizes), max(sizes))
     return bags
+
+
+def require_learnable(task: Task, bags: BagIndex, held_out: BagIndex) -> None:
+    """Raise HistomakeError if a class has no training bag, or no two bags of a role can be compared."""
+    check_classes(bags.first, held_out.first, task)
+    for role, index in (("training", bags), ("validation", held_out)):
+        _require_events(task, index, role)
 
 
 def _require_events(task: Task, bags: BagIndex, role: str) -> None:

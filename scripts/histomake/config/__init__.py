@@ -201,6 +201,11 @@ class Config(Section):
         for name, task in self.tasks.items():
             if task.grid not in self.grids:
                 problems.append(f"tasks.{name}.grid: {task.grid!r} is not under grids ({', '.join(self.grids)})")
+            elif task.bag.crop is not None and task.bag.crop > self.grids[task.grid].size:
+                problems.append(
+                    f"tasks.{name}.bag.crop: {task.bag.crop} px is more than a patch of grid {task.grid}; take at most "
+                    f"{self.grids[task.grid].size}"
+                )
             if task.target.source != "sheet":
                 problems += [
                     f"tasks.{name}.target.classes: {c!r} is not a value of annotations.classes"

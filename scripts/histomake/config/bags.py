@@ -45,6 +45,18 @@ class Bag(Section):
         description="Share of the drawn patches that contain at least some of this annotation class, as far as a bag "
         "has so many. In training only: predictions use all patches.",
     )
+    crop: int | None = Field(
+        None,
+        ge=8,
+        description="Edge, in pixels, of the square that is taken from each patch: anywhere in training, the middle "
+        "in prediction. Only without features; null: the whole patch.",
+    )
+    chunk: int = Field(
+        32,
+        ge=1,
+        description="Number of patches that pass the network together. Only without features: the memory of a step is "
+        "that of a chunk, since the others are computed again for their gradients.",
+    )
     clusters: int = Field(10, ge=2, le=1000, description="Number of clusters of sampler cluster (k-means).")
 
 
@@ -81,12 +93,18 @@ class BagPooling(Section):
 
 
 def bag_problems(
-    bag: Bag, pooling: BagPooling, *, train: Section, unused: Mapping[str, Section], classes_exclude: bool
+    bag: Bag,
+    pooling: BagPooling,
+    *,
+    train: Section,
+    unused: Mapping[str, Section],
+    classes_exclude: bool,
+    pixels: bool,
 ) -> Iterator[str]:
     """Yield settings of a task on bags that it ignores or cannot have.
 
     ``unused``: sections of the task that only learning from single patches uses. ``classes_exclude``: whether each bag
-    has exactly one class.
+    has exactly one class. ``pixels``: whether patches are images, not vectors of an encoder.
     """
     for name, section in unused.items():
         if section != type(section)():
@@ -94,9 +112,21 @@ def bag_problems(
     yield from ignored_train_keys(train, BAG_TRAIN_KEYS, "a task of slides or patients")
     if sum(bag.containing.values()) > 1:
         yield "bag.containing: the sum of the shares is more than 1"
+    yield from _pixel_problems(bag) if pixels else _vector_problems(bag)
     if bag.sampler != "cluster" and bag.clusters != Bag().clusters:
         yield f"bag.clusters: sampler {bag.sampler} has no clusters; remove the key"
     yield from _pooling_problems(pooling, classes_exclude=classes_exclude)
+
+
+def _pixel_problems(bag: Bag) -> Iterator[str]:
+    if bag.sampler == "cluster":
+        yield "bag.sampler: cluster needs features; use random or spread"
+
+
+def _vector_problems(bag: Bag) -> Iterator[str]:
+    usual = Bag()
+    if (bag.crop, bag.chunk) != (usual.crop, usual.chunk):
+        yield "bag.crop and bag.chunk are of tasks that learn from pixels; remove them, or features"
 
 
 def _pooling_problems(pooling: BagPooling, *, classes_exclude: bool) -> Iterator[str]:

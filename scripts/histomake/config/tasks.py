@@ -301,8 +301,9 @@ def _level_problems(task: Task) -> Iterator[str]:
         yield f"level: {task.kind} predicts pixels; remove level"
     if task.target.source != "sheet":
         yield f"target.source: the targets of {task.level}s are in the sheet; set source: sheet and column"
-    if task.features is None:
-        yield f"features: a task with level: {task.level} learns from the features of an encoder; name it"
+    pixels = task.features is None
+    if pixels and (task.model.stain, task.model.layer_decay) != (Model().stain, Model().layer_decay):
+        yield f"model.stain and model.layer_decay: a task with level: {task.level} has neither; remove them"
     if task.head != "linear":
         yield f"head: a task with level: {task.level} has pooling instead; remove head"
     if task.predict.aggregate != "mean" or task.predict.flips:
@@ -313,7 +314,8 @@ def _level_problems(task: Task) -> Iterator[str]:
         task.bag,
         task.pooling,
         train=task.train,
-        unused={"probe": task.probe, "model": task.model, "augment": task.augment},
+        unused={"probe": task.probe} | ({} if pixels else {"model": task.model, "augment": task.augment}),
+        pixels=pixels,
         classes_exclude=not ACCEPTED[task.kind].several and ACCEPTED[task.kind].least_classes is not None,
     )
 
@@ -350,7 +352,8 @@ class Task(Section):
         PATCH,
         description="What is predicted. patch: every patch, whose scores are aggregated to those of slides; slide: the "
         "slide as a bag of patches; patient: all slides of a patient as one bag. With slide and patient, targets are "
-        "in the sheet, and bag and pooling take the place of head, probe, model and augment.",
+        "in the sheet, and bag and pooling take the place of head and probe. Without features, model is the network "
+        "that turns a patch into a vector, and is trained with the pooling.",
     )
     target: Target = Field(default_factory=Target, description="Training target.")
     split: Split = Field(default_factory=Split, description="Assignment of patients to roles.")

@@ -14,8 +14,8 @@ class Model(Section):
 
     name: str = Field(
         "resnet18",
-        description="For classification and regression a timm model or alexnet. For segmentation unet, deeplabv3plus, "
-        "fpn, upernet, segformer or another architecture of segmentation-models-pytorch, fcn, or "
+        description="For classification and regression a timm model, alexnet or shufflenet_v2. For segmentation "
+        "unet, deeplabv3plus, fpn, upernet, segformer or another architecture of segmentation-models-pytorch, fcn, or "
         "fast_scnn.",
     )
     encoder: str = Field("resnet18", description="Encoder of a segmentation model; any timm model with features.")

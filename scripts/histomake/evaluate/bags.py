@@ -26,30 +26,44 @@ PATCH = "patch"
 LEVELS = {PATCH: ("pixel", "patch", "slide", "patient"), "slide": ("slide", "patient"), "patient": ("patient",)}
 """Levels at which a task is evaluated, by what it predicts."""
 
+REMOVALS = (
+    "deletion",
+    "insertion",
+    "random_deletion",
+    "random_insertion",
+    "deletion_better",
+    "insertion_better",
+)
+"""Names of what removal of patches measures; the last two are shares of the bags."""
+
 PATCH_METRICS = {"auroc": roc_auc_score, "auprc": average_precision_score}
 
 
 def baselines(
     predictions: Sequence[SlidePrediction], names: Sequence[str], usual: Mapping[int, Sequence[float]]
 ) -> dict[str, list[SlidePrediction]]:
-    """The same slides as the baselines predict them, by the name of the baseline.
+    """The same slides as the baselines predict them, by the name of the baseline; from pixels, there is no linear one.
 
     ``names``: outputs; ``usual``: scores of the baseline that knows no features, by fold.
     """
-    found: dict[str, list[SlidePrediction]] = {"mean_features": [], "usual_target": []}
+    found: dict[str, list[SlidePrediction]] = {}
     for prediction in predictions:
         table = prediction.table
-        linear = {name: table[f"linear_{name}"] for name in names}
+        linear = {name: table[f"linear_{name}"] for name in names if f"linear_{name}" in table.column_names}
         constant = {
             name: pa.array(np.full(table.num_rows, value), pa.float32())
             for name, value in zip(names, usual[prediction.fold], strict=True)
         }
         for kind_of_baseline, scores in (("mean_features", linear), ("usual_target", constant)):
+            if not scores:
+                continue
             other = table
             for name, column in scores.items():
                 place = other.schema.get_field_index(f"score_{name}")
                 other = other.set_column(place, f"score_{name}", column)
-            found[kind_of_baseline].append(replace(prediction, table=other, threshold=0.5, slide_thresholds={}))
+            found.setdefault(kind_of_baseline, []).append(
+                replace(prediction, table=other, threshold=0.5, slide_thresholds={})
+            )
     return found
 
 

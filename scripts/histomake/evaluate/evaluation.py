@@ -52,6 +52,8 @@ def evaluate(
     bootstraps: int = BOOTSTRAPS,
     level: str = PATCH,
     baselines: Mapping[str, Sequence[SlidePrediction]] | None = None,
+    bag_sizes: Mapping[str, Sequence[SlidePrediction]] | None = None,
+    removal: Mapping[str, MetricValue] | None = None,
     attention: Agreement | None = None,
     statistics: Evaluate = NOTHING_FURTHER,
     validation: Sequence[SlidePrediction] = (),
@@ -62,8 +64,9 @@ def evaluate(
     ``patient_truth`` is the rule by which the truth of a patient follows from that of the slides. Where it is to refuse
     and a patient has slides of several classes, the patient level has no items, and its record says why.
     ``level``: what the task predicts; slides and patients that are bags have no metrics of their patches. ``baselines``
-    are predictions of the same slides to measure beside, and ``attention`` is recorded. ``statistics`` are measured in
-    addition, ``validation`` are the predictions of validation slides that operating points are chosen on.
+    and ``bag_sizes`` are predictions of the same slides to measure beside; ``removal`` and ``attention`` are recorded.
+    ``statistics`` are measured in addition, ``validation`` are the predictions of validation slides that operating
+    points are chosen on.
     ``horizon``: the time at which predictions of survival are measured.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
     is null. Raises HistomakeError when no truth is known, unless damaged slides may be why.
@@ -112,11 +115,12 @@ def evaluate(
         levels |= {
             n: replace(levels[n], at_horizon=horizon.record(items)) for n, items in by_level.items() if len(items)
         }
-    beside = {}
-    for name, predicted in (baselines or {}).items():
+
+    def beside(predicted: Sequence[SlidePrediction]) -> dict[str, LevelMetrics]:
         others = {key: items for key, items in items_of(predicted).items() if key in by_level and len(by_level[key])}
         found = rows_of(predicted, others)
-        beside[name] = {key: _level_metrics(key, items, classes, found) for key, items in others.items()}
+        return {key: _level_metrics(key, items, classes, found) for key, items in others.items()}
+
     if refused:
         levels["patient"] = replace(levels["patient"], refused=REFUSED.format(number=len(refused)))
     record = MetricsRecord(
@@ -132,7 +136,9 @@ def evaluate(
         patients_of_several_classes=differ,
         levels=levels,
         level=level,
-        baselines=beside,
+        baselines={name: beside(predicted) for name, predicted in (baselines or {}).items()},
+        bag_sizes={size: beside(predicted) for size, predicted in (bag_sizes or {}).items()},
+        removal=dict(removal or {}),
         attention=attention or {},
     )
     return Evaluation(record, rows, by_level, classes)

@@ -63,16 +63,18 @@ def bag_text(row: Row, outputs: Sequence[str]) -> str:
 
 
 def bag_table(table: pa.Table, outputs: Sequence[str]) -> SlideTable:
-    """Return the score of the bag per output, that of the linear baseline, and the truth of a number where known."""
+    """Return the score of the bag per output, that of the linear baseline if there is one, and a known true number."""
     rows: list[list[Any]] = []
+    columns = {"score": "score", "linear": "mean features, linear"}
+    columns = {what: title for what, title in columns.items() if f"{what}_{outputs[0]}" in table.column_names}
     for name in outputs:
-        values = [table[f"{what}_{name}"][0].as_py() for what in ("score", "linear")]
+        values = [table[f"{what}_{name}"][0].as_py() for what in columns]
         target = table[f"target_{name}"][0].as_py() if f"target_{name}" in table.column_names else None
         rows.append([name, *values, target if target is not None else _survival(table)])
     label = table["label"][0].as_py()
     if label is not None:
         rows = [[name, *values, "yes" if name in label.split(JOINER) else ""] for name, *values, _ in rows]
-    return ["output", "score", "mean features, linear", "truth"], rows
+    return ["output", *columns.values(), "truth"], rows
 
 
 def _survival(table: pa.Table) -> str | None:

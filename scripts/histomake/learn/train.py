@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,31 @@ def train(
         raise HistomakeError(
             f"no annotation class is called {', '.join(unknown)} (there are: {', '.join(class_names)})"
         )
+
+    def once(train: Sequence[SlideEntry], val: Sequence[SlideEntry]) -> None:
+        _train_once(task, train=train, val=val, output=output, state=state, seed=seed, threads=threads)
+
+    return train_without_damaged(once, train, val, output=output, state=state, max_lost=max_lost)
+
+
+def train_without_damaged(
+    once: Callable[[Sequence[SlideEntry], Sequence[SlideEntry]], None],
+    train: Sequence[SlideEntry],
+    val: Sequence[SlideEntry],
+    *,
+    output: Path,
+    state: Path,
+    max_lost: float,
+) -> ModelCard:
+    """Train by ``once``, again without each slide that it meets damaged; return the card, which names these slides.
+
+    Raises HistomakeError if more than ``max_lost`` of the slides are damaged.
+    """
     left_out = Quarantined.read_list(state / LEFT_OUT) if (state / LEFT_OUT).is_file() else []
     while True:
         lost = {entry.slide_id for entry in left_out}
-        roles = {"train": train, "val": val}
-        kept = {role: [entry for entry in found if entry.slide_id not in lost] for role, found in roles.items()}
         try:
-            _train_once(task, **kept, output=output, state=state, seed=seed, threads=threads)
+            once(*([entry for entry in found if entry.slide_id not in lost] for found in (train, val)))
             break
         except SlideError as error:
             if error.reason != Reason.DAMAGED_TILES:
@@ -81,6 +99,14 @@ def train(
             write_list(state / LEFT_OUT, left_out)
     (state / LEFT_OUT).unlink(missing_ok=True)
     return name_left_out(output, left_out)
+
+
+def with_weights(task: Task, files: Sequence[str]) -> Task:
+    """The task with the file of weights that is among ``files`` in place of the name of an encoder."""
+    if not isinstance(task.model.pretrained, str):
+        return task
+    found = next(path for path in files if path.endswith(".safetensors"))
+    return task.model_copy(update={"model": task.model.model_copy(update={"pretrained": found})})
 
 
 def name_left_out(output: Path, left_out: Sequence[Quarantined]) -> ModelCard:

@@ -31,6 +31,8 @@ def build_model(model: Model, *, kind: Kind, outputs: int, size: int) -> nn.Modu
         return _segmenter(model, outputs=outputs, channels=channels)
     if model.name == "alexnet":
         return AlexNet(model, outputs=outputs, channels=channels)
+    if model.name == "shufflenet_v2":
+        return ShuffleNetV2(model, outputs=outputs, channels=channels)
     check_timm(model.name, key="model.name")
     import timm
 
@@ -115,6 +117,41 @@ class AlexNet(nn.Module):
         """Map (n, 256, 6, 6) to logits, or to the 4096 values before the last layer."""
         layers = self.net.classifier[:-1] if pre_logits else self.net.classifier
         return layers(x.flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, channels, h, w) to logits (n, outputs)."""
+        return self.forward_head(self.forward_features(x))
+
+
+class ShuffleNetV2(nn.Module):
+    """torchvision's ShuffleNet V2 x1.0 (Ma et al. 2018) with timm's interface, because timm has none."""
+
+    default_cfg: ClassVar = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "classifier": "net.fc"}
+
+    def __init__(self, model: Model, *, outputs: int, channels: int) -> None:
+        super().__init__()
+        if model.pretrained is True:
+            raise ConfigError("model.pretrained: timm has no weights for shufflenet_v2; use a local file")
+        from torchvision.models import shufflenet_v2_x1_0
+
+        self.net = shufflenet_v2_x1_0(weights=None, num_classes=outputs)
+        self.drop = nn.Dropout(model.dropout)
+        if channels != 3:
+            self.net.conv1[0] = nn.Conv2d(channels, 24, 3, stride=2, padding=1, bias=False)
+
+    def group_matcher(self, *, coarse: bool) -> dict[str, Any]:
+        """Return the patterns that assign parameters to stages."""
+        return {"stem": r"^net\.conv1\.", "blocks": [(r"^net\.stage(\d)\.", None), (r"^net\.conv5\.", (99,))]}
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map (n, channels, h, w) to features (n, 1024, h / 32, w / 32)."""
+        net = self.net
+        return net.conv5(net.stage4(net.stage3(net.stage2(net.maxpool(net.conv1(x))))))
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Map features to logits, or to their 1024 means before the last layer."""
+        found = self.drop(x.mean((2, 3)))
+        return found if pre_logits else self.net.fc(found)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, channels, h, w) to logits (n, outputs)."""

@@ -59,6 +59,12 @@ class Parameters:
     sigma: Tensor | None = None
     blur_radius: int = 0
 
+    def part(self, start: int, stop: int) -> Parameters:
+        """Those of the samples from ``start`` up to, without, ``stop``."""
+        names = ("turns", "flip", "colour", "density", "angle", "lattice", "sigma")
+        given = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: value[start:stop] for name, value in given.items() if value is not None})
+
     def to(self, device: torch.device) -> Parameters:
         """Move to ``device`` all tensors except turns and flip, which are needed on the CPU for indexing."""
 

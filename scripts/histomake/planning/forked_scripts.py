@@ -26,7 +26,7 @@ PER_SLIDE = (
 )
 """Scripts that take longer to start than to process a small image. None of them imports torch."""
 
-PER_PREDICTION = ("predict_slide.py", "predict_features.py", "predict_bag.py")
+PER_PREDICTION = ("predict_slide.py", "predict_features.py", "predict_bag.py", "predict_pixel_bag.py")
 """Scripts that take longer to import torch than to predict a small slide. They have a server of their own."""
 
 LIBRARIES_OF_NETWORKS = ("timm",)

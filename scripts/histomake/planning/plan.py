@@ -213,6 +213,11 @@ class Plan:
         return [name for name, task in self.config.tasks.items() if task.on_bags]
 
     @cached_property
+    def on_pixel_bags(self) -> list[str]:
+        """Tasks that predict slides or patients from the pixels of their patches."""
+        return [name for name in self.on_bags if name not in self.on_features]
+
+    @cached_property
     def on_patch_features(self) -> list[str]:
         """Tasks that predict patches from features."""
         return [name for name in self.on_features if name not in self.on_bags]

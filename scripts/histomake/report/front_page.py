@@ -29,7 +29,16 @@ from histomake.report.task_section import map_of_patches, task_section
 from histomake.tissue.artefacts import NAMES
 
 GPU_RULES = frozenset(
-    {"train", "features", "predict_slide", "embed", "attribute", "patch_cascade"}
+    {
+        "train",
+        "train_pixel_bags",
+        "features",
+        "predict_slide",
+        "predict_pixel_bag",
+        "embed",
+        "attribute",
+        "patch_cascade",
+    }
     | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
 )
 """Rules that request a GPU if there is one; their wall time counts as GPU time."""

@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from histomake.base.layout import EmbeddingFiles, Layout
 from histomake.base.records.attribution_checks import AttributionChecks
-from histomake.base.records.metrics import MetricsRecord, MetricValue
+from histomake.base.records.metrics import LevelMetrics, MetricsRecord, MetricValue
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined
 from histomake.base.records.separation import SeparationRecord
@@ -83,7 +83,8 @@ def task_section(
     """Build the section of a task."""
     made = f"{task.model.name}, {task.train.steps} steps"
     if task.on_bags:
-        made = f"{task.level}s as bags of features of encoder {task.features}, {task.pooling.name} pooling"
+        patches = f"features of encoder {task.features}" if task.features else f"patches, {task.model.name} end to end"
+        made = f"{task.level}s as bags of {patches}, {task.pooling.name} pooling"
     elif task.features:
         made = f"{task.head} head on features of encoder {task.features}"
     if task.trained:
@@ -109,6 +110,10 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
         parts.append(page.section("Baselines", baselines_table(metrics), level=3, anchor=f"{name}-baselines"))
     if any(level.risk_groups for level in metrics.levels.values()):
         parts.append(page.section("Risk groups", risk_table(metrics), level=3, anchor=f"{name}-risk"))
+    if metrics.bag_sizes:
+        parts.append(page.section("Bag size", bag_sizes_table(metrics), level=3, anchor=f"{name}-bag-size"))
+    if metrics.removal:
+        parts.append(page.section("Removal of patches", removal_table(metrics), level=3, anchor=f"{name}-removal"))
     if metrics.attention:
         parts.append(page.section("Attention", agreement_table(metrics), level=3, anchor=f"{name}-attention"))
     parts += statistics_sections(name, metrics)
@@ -173,13 +178,42 @@ def baselines_table(metrics: MetricsRecord) -> Html:
     level = list(metrics.levels)[-1]
     columns = {"this task": metrics.levels[level]}
     columns |= {BASELINES[name]: found[level] for name, found in metrics.baselines.items() if level in found}
+    text = f"{LEVELS[level]}. The baselines use the same features and patients; their thresholds are 0.5."
+    return page.join([page.tag("p", text), _beside(columns)])
+
+
+def bag_sizes_table(metrics: MetricsRecord) -> Html:
+    """Metrics by number of patches per bag, one column each, and of all patches."""
+    level = list(metrics.levels)[-1]
+    columns = {f"{size} patches": found[level] for size, found in metrics.bag_sizes.items() if level in found}
+    columns["all patches"] = metrics.levels[level]
+    text = f"{LEVELS[level]}, predicted from random patches: mean scores of several bags. Smaller bags are used whole."
+    return page.join([page.tag("p", text), _beside(columns)])
+
+
+def removal_table(metrics: MetricsRecord) -> Html:
+    """How far scores change without the patches of highest attention, and with these alone, beside random ones."""
+    found = {name: _value(value) for name, value in metrics.removal.items()}
+    rows = [
+        ["without the patches", *(found[f"{order}deletion"] for order in ("", "random_")), found["deletion_better"]],
+        ["with these alone", *(found[f"{order}insertion"] for order in ("", "random_")), found["insertion_better"]],
+    ]
+    text = (
+        "Mean change of the scores without 1 to 50 % of the patches, which should be large for those of highest "
+        "attention, and with these alone, which should be small. Better: share of the bags in which attention wins."
+    )
+    header = ["change of scores", "highest attention", "random", "better"]
+    return page.join([page.tag("p", text), page.table(header, rows)])
+
+
+def _beside(columns: Mapping[str, LevelMetrics]) -> Html:
+    """Table of metrics over all classes, one column for each of several predictions."""
     cells: dict[str, dict[str, str]] = {}
     for column, found in columns.items():
         for metric, shown in _shown_metrics({"all": found.metrics.get("all", {})}):
             cells.setdefault(metric, {})[column] = shown
     rows = [[metric, *(row.get(column) for column in columns)] for metric, row in cells.items()]
-    text = f"{LEVELS[level]}. The baselines use the same features and patients; their thresholds are 0.5."
-    return page.join([page.tag("p", text), page.table(["metric", *columns], rows)])
+    return page.table(["metric", *columns], rows)
 
 
 def risk_table(metrics: MetricsRecord) -> Html:
@@ -235,9 +269,15 @@ def _shown_metrics(groups: Mapping[str, Mapping[str, MetricValue]]) -> list[tupl
             found = values[name]
             if found.value is not None:
                 title = METRIC_NAMES.get(name, name.replace("_", " "))
-                interval = "" if found.low is None else f" ({found.low:.3f}–{found.high:.3f})"
-                shown.append((title if group == "all" else f"{group}: {title}", f"{found.value:.3f}{interval}"))
+                shown.append((title if group == "all" else f"{group}: {title}", _value(found)))
     return shown
+
+
+def _value(found: MetricValue) -> str:
+    """A metric with its interval."""
+    if found.value is None:
+        return ""
+    return f"{found.value:.3f}" + ("" if found.low is None else f" ({found.low:.3f}–{found.high:.3f})")
 
 
 def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
@@ -255,7 +295,8 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
             axis.plot(history["step"], history[column], style, color=colour, lw=1.5, label=label)
         card = ModelCard.read(layout.description(name, fold))
         picked = [", ".join(f"{k} {v:g}" for k, v in card.head["chosen"].items())] if card.head else []
-        picked += [f"penalty of the baseline {card.bag.penalty:g}"] if card.bag else []
+        penalty = card.bag.penalty if card.bag else None
+        picked += [f"penalty of the baseline {penalty:g}"] if penalty is not None else []
         chosen.append([fold, *(getattr(card, key) for key in columns.values()), *picked])
     fitted = task.features and not task.on_bags and task.head != "mlp"
     axis.set(xlabel="candidate, from smooth to fine" if fitted else "step", ylabel="loss")

@@ -188,6 +188,12 @@ class MetricsRecord(Record, frozen=True, kw_only=True):
     baselines: dict[str, dict[str, LevelMetrics]] = msgspec.field(default_factory=dict)
     """Metrics by level of baselines on the same slides, if slides or patients are predicted: ``mean_features``, a \
 linear model of the mean of the features, and ``usual_target``, which knows no features."""
+    bag_sizes: dict[str, dict[str, LevelMetrics]] = msgspec.field(default_factory=dict)
+    """Metrics by level of predictions from random bags of some patches, by their number: mean scores of several."""
+    removal: dict[str, MetricValue] = msgspec.field(default_factory=dict)
+    """How far the scores of bags change without the patches of highest attention (``deletion``, larger is better) and \
+with these alone (``insertion``, smaller is better), the same of random patches, and shares of the bags in which \
+attention is better: means over the test bags."""
     attention: Agreement = msgspec.field(default_factory=dict)
     """AUROC and AUPRC with which attention and contributions tell annotated patches from others: mean over the test \
 slides with annotation, by value, annotated class and metric."""

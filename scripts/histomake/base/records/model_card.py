@@ -61,8 +61,8 @@ class BagCard(Part, frozen=True, kw_only=True):
     """The task's section ``bag`` of the configuration."""
     pooling: dict[str, Any]
     """The task's section ``pooling`` of the configuration."""
-    penalty: float
-    """L2 penalty of the linear baseline on mean features, chosen on validation bags."""
+    penalty: float | None = None
+    """L2 penalty of the linear baseline on mean features, chosen on validation bags; null without features."""
     usual: list[float]
     """Scores of the baseline that knows no features: shares of the classes among the training bags, or their mean."""
     intervals: Count = 0

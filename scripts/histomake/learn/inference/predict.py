@@ -119,6 +119,8 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
     card = ModelCard.read(model_dir / DESCRIPTION)
     if card.features is not None:
         raise HistomakeError(f"{model_dir} takes features of encoder {card.features.encoder}, not pixels")
+    if card.bag is not None:
+        raise HistomakeError(f"{model_dir} predicts a {card.bag.level} as a bag of patches, not single patches")
     require_consistent(card, model_dir / DESCRIPTION)
     with transfer.describing(model_dir / DESCRIPTION, card.REMEDY):
         architecture = Model(**{**card.architecture, "pretrained": False})
@@ -133,7 +135,8 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
 
 
 def _task_of(card: ModelCard) -> Task:
-    bags = {"level": card.bag.level, "features": card.features.encoder} if card.bag and card.features else {}
+    bags: dict[str, Any] = {"level": card.bag.level} if card.bag else {}
+    bags |= {"features": card.features.encoder} if card.bag and card.features else {}
     return Task(
         **bags,
         kind=card.kind,

@@ -1,0 +1,79 @@
+"""What a prediction depends on: the number of patches of the bag, and the patches of highest attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histomake.bags.batch import Bags
+from histomake.bags.pooling import PooledBags, Pooling
+from histomake.base.records.bag_probe import BagProbe, Removal
+from histomake.base.rng import ORDER, counter_rng
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIZES = (12, 64, 512)
+"""Numbers of patches with which a bag is predicted besides all of them."""
+DRAWS = 5
+"""Bags of each size that are drawn."""
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
+"""Shares of the patches that are taken away, or kept alone."""
+ORDERS = 2
+"""Random orders that attention is compared with."""
+
+
+@torch.inference_mode()
+def probe(
+    pooling: Pooling, pooled: PooledBags, places: Tensor, *, activate: Callable[[Tensor], Tensor], seed: int
+) -> BagProbe:
+    """Predict one bag again with some of its patches.
+
+    Args:
+        pooling: The pooling of the network.
+        pooled: What it made of the whole bag of n patches.
+        places: Their places, int64 (n, 3), as in `Bags`.
+        activate: From logits to scores.
+        seed: Of the draws.
+    """
+    count = len(pooled.instances)
+
+    def scores(index: NDArray[np.int64]) -> NDArray[np.float64]:
+        # In ascending order, as all patches are.
+        chosen = torch.from_numpy(np.sort(index)).to(pooled.instances.device)
+        found = pooling(Bags(pooled.instances[chosen], [len(chosen)], places.to(chosen.device)[chosen]))
+        return activate(found.logits)[0].double().cpu().numpy()
+
+    whole = activate(pooled.logits)[0].double().cpu().numpy()
+    rng = counter_rng(seed, stream=ORDER)
+    sizes = {
+        str(size): np.mean([scores(rng.choice(count, size, replace=False)) for _ in range(DRAWS)], axis=0).tolist()
+        if size < count
+        else whole.tolist()
+        for size in SIZES
+    }
+    if count == 1:
+        return BagProbe(sizes=sizes)
+    by_attention = np.argsort(-pooled.attention.cpu().numpy(), kind="stable")
+    random = [_removal(scores, whole, rng.permutation(count)) for _ in range(ORDERS)]
+    return BagProbe(
+        sizes=sizes,
+        attention=Removal(*_removal(scores, whole, by_attention)),
+        random=Removal(*np.mean(random, axis=0).tolist()),
+    )
+
+
+def _removal(
+    scores: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    whole: NDArray[np.float64],
+    order: NDArray[np.int64],
+) -> tuple[float, float]:
+    """Mean change of the scores without the first patches of an order, and with these alone; see `Removal`."""
+    counts = [min(max(round(share * len(order)), 1), len(order) - 1) for share in SHARES]
+    deleted = [np.abs(scores(order[count:]) - whole).mean() for count in counts]
+    inserted = [np.abs(scores(order[:count]) - whole).mean() for count in counts]
+    return float(np.mean(deleted)), float(np.mean(inserted))
