@@ -21,6 +21,7 @@ from histomake.config import BagPooling
 from sklearn.metrics import roc_auc_score
 
 from tests.bench.figures import Figure
+from tests.bench.public_bags import public_sets
 
 POOLINGS = ("mean", "max", "topk", "attention", "gated", "dsmil", "clam", "transmil", "additive")
 NEEDLE_BAGS, NEEDLE_PATCHES, NEEDLE_WIDTH = 160, 200, 32
@@ -202,4 +203,4 @@ def memory() -> list[Figure]:
 def run(work: Path) -> list[Figure]:
     """All figures of bags."""
     torch.set_num_threads(1)
-    return [*invariances(), *find_needles(), *speed(work), *memory()]
+    return [*invariances(), *find_needles(), *public_sets(), *speed(work), *memory()]
