@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from histomake.base.records.bag_probe import probe_of
 from histomake.base.records.metrics import MetricValue
 from histomake.evaluate import statistics
 from histomake.evaluate.items import SlidePrediction
@@ -55,16 +56,58 @@ def baselines(
             for name, value in zip(names, usual[prediction.fold], strict=True)
         }
         for kind_of_baseline, scores in (("mean_features", linear), ("usual_target", constant)):
-            if not scores:
-                continue
-            other = table
-            for name, column in scores.items():
-                place = other.schema.get_field_index(f"score_{name}")
-                other = other.set_column(place, f"score_{name}", column)
-            found.setdefault(kind_of_baseline, []).append(
-                replace(prediction, table=other, threshold=0.5, slide_thresholds={})
-            )
+            if scores:
+                other = _with_scores(table, scores)
+                found.setdefault(kind_of_baseline, []).append(
+                    replace(prediction, table=other, threshold=0.5, slide_thresholds={})
+                )
     return found
+
+
+def _with_scores(table: pa.Table, scores: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    for name, column in scores.items():
+        table = table.set_column(table.schema.get_field_index(f"score_{name}"), f"score_{name}", column)
+    return table
+
+
+def by_bag_size(predictions: Sequence[SlidePrediction], names: Sequence[str]) -> dict[str, list[SlidePrediction]]:
+    """The same slides as they are predicted from bags of some patches, by their number.
+
+    ``names``: outputs. Slides without a prediction are left out.
+    """
+    found: dict[str, list[SlidePrediction]] = {}
+    for prediction in predictions:
+        probe = probe_of(prediction.table)
+        for size, values in probe.sizes.items() if probe is not None else ():
+            rows = prediction.table.num_rows
+            scores = {n: pa.array(np.full(rows, value), pa.float32()) for n, value in zip(names, values, strict=True)}
+            found.setdefault(size, []).append(replace(prediction, table=_with_scores(prediction.table, scores)))
+    return found
+
+
+def removal(
+    predictions: Sequence[SlidePrediction], level: str, *, seed: int, bootstraps: int
+) -> dict[str, MetricValue]:
+    """How far scores change without the patches of highest attention, and with these alone, beside random ones.
+
+    Means over bags, slides or patients as ``level`` says, with intervals by patient; see `Removal`.
+    """
+    patients = sorted({prediction.patient_id for prediction in predictions})
+    each: dict[tuple[str, int], list[float]] = {}
+    for prediction in predictions:
+        probe = probe_of(prediction.table)
+        if probe is not None and probe.attention is not None and probe.random is not None:
+            bag = prediction.patient_id if level == "patient" else prediction.slide_id
+            orders = (probe.attention, probe.random)
+            values = [value for order in orders for value in (order.deletion, order.insertion)]
+            better = [values[0] > values[2], values[1] < values[3]]
+            each[bag, prediction.fold] = [patients.index(prediction.patient_id), *values, *map(float, better)]
+    if not each:
+        return {}
+    columns = np.array(list(each.values()))
+    owner = columns[:, 0].astype(np.int64)
+    means = _means(columns[:, 1:], owner, len(patients), seed=seed, bootstraps=bootstraps)
+    return dict(zip(REMOVALS, map(summarise, means), strict=True))
 
 
 @dataclass(frozen=True)
