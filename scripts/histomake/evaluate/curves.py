@@ -18,8 +18,8 @@ CURVE_POINTS = 1000
 MAX_DOTS = 5000
 """Dots of a scatter plot, evenly taken from all of them."""
 
-Points = Callable[[Evaluation, str], pd.DataFrame]
-"""What a figure shows of one level."""
+Points = Callable[[Evaluation, str], pd.DataFrame | None]
+"""What a figure shows of one level. None: it shows nothing of this evaluation, and is not drawn."""
 
 
 def roc_points(evaluation: Evaluation, level: str) -> pd.DataFrame:

@@ -113,11 +113,13 @@ def auc(items: Items, weights: NDArray[np.float64], horizon: float) -> NDArray[n
     return np.divide(concordant, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
-def calibration_points(evaluation: Evaluation, level: str) -> pd.DataFrame:
-    """Columns predicted, observed, low, high and count by group, and the horizon."""
+def calibration_points(evaluation: Evaluation, level: str) -> pd.DataFrame | None:
+    """Columns predicted, observed, low, high and count by group, and the horizon; None without a horizon."""
     columns = ["predicted", "observed", "low", "high", "count", "horizon"]
     found = evaluation.record.levels[level].at_horizon
-    rows = [(g.predicted, g.observed, g.low, g.high, g.count, found.time) for g in found.groups] if found else []
+    if found is None:
+        return None
+    rows = [(g.predicted, g.observed, g.low, g.high, g.count, found.time) for g in found.groups]
     return pd.DataFrame(rows, columns=columns).astype(float)
 
 

@@ -43,10 +43,12 @@ def figure_points(evaluation: Evaluation, *, kind: Kind) -> dict[str, pd.DataFra
     levels = [level for level, items in evaluation.items.items() if len(items)]
     if not levels:
         return {}
-    return {
-        name: pd.concat([points(evaluation, level).assign(level=level) for level in levels], ignore_index=True)
-        for name, points in EVALUATED[kind].figures.items()
-    }
+    found = {}
+    for name, points in EVALUATED[kind].figures.items():
+        parts = [part.assign(level=level) for level in levels if (part := points(evaluation, level)) is not None]
+        if parts:
+            found[name] = pd.concat(parts, ignore_index=True)
+    return found
 
 
 def draw_figures(evaluation: Evaluation, *, kind: Kind, out: Path) -> list[Path]:
