@@ -56,10 +56,10 @@ class Horizon:
         With ``calibrated``, also the mean predicted share without the event minus the observed one.
         """
         found = {("", "auc_at_horizon"): auc(items, weights, self.time)}
-        predicted = self._shares(items)
-        if calibrated and not np.isnan(predicted).any() and not _not_observed(*items.target.T, self.time):
+        predicted, (time, event) = self._shares(items), items.target.T
+        if calibrated and not np.isnan(predicted).any() and not _not_observed(time, event, self.time):
             each = weights[:, items.patient]
-            observed = kaplan_meier(*items.target.T, each, self.time)
+            observed = kaplan_meier(time, event, each, self.time)
             found["", "calibration_at_horizon"] = (each @ predicted) / each.sum(1) - observed
         return found
 

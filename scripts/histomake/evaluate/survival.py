@@ -36,7 +36,8 @@ def survival_metrics(level: str, items: Items, names: Sequence[str], weights: np
     comparable, concordant = np.zeros(len(weights)), np.zeros(len(weights))
     for fold in np.unique(items.fold):
         mine = items.fold == fold
-        found = ordered_pairs(items.score[mine, 0], *items.target[mine].T, weights[:, items.patient[mine]])
+        time, event = items.target[mine].T
+        found = ordered_pairs(items.score[mine, 0], time, event, weights[:, items.patient[mine]])
         comparable += found[0]
         concordant += found[1]
     return {("", "c_index"): concordant / comparable}
