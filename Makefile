@@ -92,7 +92,7 @@ test-shared: env
 	$(PYTHON) -m pytest -m shared
 
 test-examples: env
-	$(PYTHON) -m pytest tests/workflow -m examples
+	$(PYTEST) tests/workflow -m examples
 
 # Changes single bytes of slides of every format, FLIPS per format, and counts what each change led to.
 FLIPS ?= 2000

@@ -19,6 +19,11 @@ BAGS = {
     "pooling": {"name": "additive", "embed": 8, "hidden": [8]},
     "train": {"steps": 2, "batch": 2, "validate_every": 2, "workers": 0},
 }
+PIXEL_BAGS = {key: value for key, value in BAGS.items() if key != "features"} | {"model": MODEL, "bag": {"size": 4}}
+POINTS = {
+    "predict": {"roles": ["val", "test", "predict"]},
+    "evaluate": {"operating_points": {"sensitivity": 0.9}, "prevalences": [0.1]},
+}
 SPLITS = {"P01-A": "train", "P02-A": "train", "P03.B": "val", "P04-A": "test", "P04-B": "predict"}
 CASCADE = {
     "mpp": 4.0,
@@ -32,7 +37,7 @@ CASCADE = {
 TARGETS = (
     *("radhical", "predict", "results/metrics/map.json", "results/metrics/probe.json"),
     "results/comparisons/fine/coarse.json",
-    *("results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
+    *("results/metrics/pixel_bags.json", "results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
     "results/embeddings/probe/fold0/map.html",
     "results/maps/small/map.html",
     *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
@@ -83,8 +88,9 @@ def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Work
         "reused": tissue_kind | {"trained": "model", "split": {"folds": 1}},
         "coarse": patches,
         "fine": patches | {"grid": "x10"},
-        "probe": {"grid": "x10", "features": "small", "target": TARGET},
+        "probe": {"grid": "x10", "features": "small", "target": TARGET} | POINTS,
         "bags": BAGS,
+        "pixel_bags": PIXEL_BAGS,
         "map": patches | {"kind": "segmentation", "target": pixels, "model": {"name": "fast_scnn"}},
     }
     content["compare"] = [["fine", "coarse"]]
