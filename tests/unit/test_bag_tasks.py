@@ -337,7 +337,6 @@ def test_the_sampler_draws_bags_of_each_class_equally(slides, files, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": None}, "learns from the features of an encoder"),
         ({"target": {"source": "annotation", "column": None}}, "targets of slides are in the sheet"),
         ({"head": "mlp"}, "has pooling instead"),
         ({"predict": {"aggregate": "max"}}, "pools patches itself"),

@@ -36,4 +36,5 @@ def kill_repeatedly(
     def begin() -> BaseProcess:
         return killed.start(main, task.dump(), entries, files, folder)
 
+    folder.mkdir(parents=True, exist_ok=True)
     return killed.kill_repeatedly(begin, folder / "state", kills=kills, pause=0.05)
