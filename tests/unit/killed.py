@@ -35,7 +35,9 @@ def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
 
 def saved_step(folder: Path) -> int | None:
     """The step of the state in ``folder``, or None. A run may replace the state at any moment."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+    if not (folder / STATE_FILE).exists():
+        return None
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
         # Tensors are read by opening the file a second time, which may be another file by then.
         with contextlib.suppress(FileNotFoundError):
             os.link(folder / STATE_FILE, Path(aside) / STATE_FILE)

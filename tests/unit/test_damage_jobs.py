@@ -143,6 +143,7 @@ def test_scores_and_metrics_are_made_and_the_damage_is_listed(layout):
                 "target": TASK.target.dump(),
                 "pooling": TASK.predict.dump("aggregate", "patient_truth"),
                 "statistics": TASK.evaluate.dump(),
+                "horizon": TASK.predict.horizon,
                 "validation": [],
                 "slides": entries[chosen],
                 "seed": 0,
