@@ -23,6 +23,7 @@ from histomake.explain.rankings import right_and_wrong
 from histomake.report import cascades_section, front_page, page, task_section
 from histomake.report.front_page import GPU_RULES
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
+from histomake.report.statistics_section import with_interval
 from msgspec.structs import replace
 from PIL import Image
 
@@ -164,6 +165,11 @@ def test_each_metric_has_one_row_with_a_column_per_level():
     assert found[:6] == ["AUROC", "0.912 (0.850–0.970)", "1.000", "calibration error (ECE)", "1.000", "–"]
     assert found[6:] == ["a: AUROC", "0.912 (0.850–0.970)", "–"]
     assert "Only 3 test patients" in task_section.metrics_table(metrics)
+
+
+def test_an_interval_with_a_negative_end_has_no_dash():
+    assert with_interval(sample_records.metric(-1.4, -1.7, -0.1)) == "-1.400 (-1.700 to -0.100)"
+    assert with_interval(sample_records.metric(0.9, 0.8, 1.0)) == "0.900 (0.800–1.000)"
 
 
 def test_the_headline_of_a_bag_task_is_about_patients_and_that_of_a_patch_task_about_patches():

@@ -27,7 +27,11 @@ def with_interval(found: MetricValue) -> str | None:
     """A value with its interval; None if it is not defined."""
     if found.value is None:
         return None
-    return f"{found.value:.3f}" + ("" if found.low is None else f" ({found.low:.3f}–{found.high:.3f})")
+    if found.low is None:
+        return f"{found.value:.3f}"
+    # A dash beside a minus sign is easily misread.
+    between = "–" if found.low >= 0 else " to "
+    return f"{found.value:.3f} ({found.low:.3f}{between}{found.high:.3f})"
 
 
 def _operating_points(metrics: MetricsRecord) -> list[Html]:

@@ -22,7 +22,7 @@ from histomake.pictures import canvas
 from histomake.report import page
 from histomake.report.examples import examples
 from histomake.report.page import Html
-from histomake.report.statistics_section import LEVELS, statistics_sections
+from histomake.report.statistics_section import LEVELS, statistics_sections, with_interval
 from histomake.target.kinds import LEARNED
 
 SHOWN_METRICS = (
@@ -185,7 +185,8 @@ def baselines_table(metrics: MetricsRecord) -> Html:
 def bag_sizes_table(metrics: MetricsRecord) -> Html:
     """Metrics by number of patches per bag, one column each, and of all patches."""
     level = list(metrics.levels)[-1]
-    columns = {f"{size} patches": found[level] for size, found in metrics.bag_sizes.items() if level in found}
+    sizes = sorted(metrics.bag_sizes.items(), key=lambda item: int(item[0]))
+    columns = {f"{size} patches": found[level] for size, found in sizes if level in found}
     columns["all patches"] = metrics.levels[level]
     text = f"{LEVELS[level]}, predicted from random patches: mean scores of several bags. Smaller bags are used whole."
     return page.join([page.tag("p", text), _beside(columns)])
@@ -193,7 +194,7 @@ def bag_sizes_table(metrics: MetricsRecord) -> Html:
 
 def removal_table(metrics: MetricsRecord) -> Html:
     """How far scores change without the patches of highest attention, and with these alone, beside random ones."""
-    found = {name: _value(value) for name, value in metrics.removal.items()}
+    found = {name: with_interval(value) or "" for name, value in metrics.removal.items()}
     rows = [
         ["without the patches", *(found[f"{order}deletion"] for order in ("", "random_")), found["deletion_better"]],
         ["with these alone", *(found[f"{order}insertion"] for order in ("", "random_")), found["insertion_better"]],
@@ -269,15 +270,8 @@ def _shown_metrics(groups: Mapping[str, Mapping[str, MetricValue]]) -> list[tupl
             found = values[name]
             if found.value is not None:
                 title = METRIC_NAMES.get(name, name.replace("_", " "))
-                shown.append((title if group == "all" else f"{group}: {title}", _value(found)))
+                shown.append((title if group == "all" else f"{group}: {title}", with_interval(found) or ""))
     return shown
-
-
-def _value(found: MetricValue) -> str:
-    """A metric with its interval."""
-    if found.value is None:
-        return ""
-    return f"{found.value:.3f}" + ("" if found.low is None else f" ({found.low:.3f}–{found.high:.3f})")
 
 
 def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:
