@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -10,7 +12,7 @@ from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
 from histomake.base.files import store_of
 from histomake.base.layout import Layout
-from histomake.config import Convert, Grid
+from histomake.config import Convert, Grid, Task
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.patch.tabulate import empty_table, tabulate, write_patch_table
 from histomake.slide.convert import convert
@@ -72,3 +74,11 @@ def build_cohort(root: Path, slides: int, *, size: int = 64) -> list[SlideEntry]
     """``slides`` painted slides of as many patients, with a grid of ``size`` px patches at MPP."""
     grid = Grid(size=size, mpp=MPP)
     return [build_slide(Layout(root), f"s{i}", seed=i, grid=grid) for i in range(slides)]
+
+
+def changed_task(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Task:
+    """A task with settings of which some are changed; of sections, only the keys that are given."""
+    told = dict(settings)
+    for key, value in changes.items():
+        told[key] = {**told[key], **value} if isinstance(value, dict) and key in told else value
+    return Task.model_validate(told)

@@ -23,6 +23,7 @@ from histomake.bags.predict import load_bag_model, predict_bag
 from histomake.bags.training import known_of, train_bags
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.base.layout import Layout
+from histomake.base.records.bag_probe import probe_of
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined
 from histomake.base.tables import lost_slide, write_table
@@ -44,7 +45,7 @@ from histomake.pictures.qupath import write_tiles
 from histomake.pictures.views import draw_region, draw_views
 from histomake.slide.reader import open_slide
 from histomake.viewer.content import overlay
-from small_cohort import GRID_NAME, MPP, build_cohort, build_quarantined
+from small_cohort import GRID_NAME, MPP, build_cohort, build_quarantined, changed_task
 
 GRID = Grid(size=64, mpp=MPP)
 TARGETS = {
@@ -58,9 +59,7 @@ SHORT = {"steps": 30, "batch": 4, "validate_every": 15, "workers": 0, "learning_
 def task(kind="classification", **values):
     told = {"kind": kind, "grid": GRID_NAME, "features": "a", "level": "slide", "target": TARGETS[kind]}
     told |= {"train": SHORT, "pooling": {"embed": 16, "hidden": [16], "dropout": 0.0}, "bag": {"size": 16}}
-    for key, value in values.items():
-        told[key] = {**told[key], **value} if isinstance(value, dict) and key in told else value
-    return Task.model_validate(told)
+    return changed_task(told, values)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +202,14 @@ def test_a_slide_without_patches_has_no_rows_and_all_columns(root, slides, files
     table = predicted(tmp_path, lost, files)
     assert table.num_rows == 0
     assert table.schema == predicted(tmp_path, slides[0], files).schema
+
+
+def test_only_slides_that_can_be_evaluated_are_predicted_again_from_some_patches(slides, files, tmp_path):
+    trained(task(train={"steps": 2}), slides, files, tmp_path)
+    table, unlabelled = (predicted(tmp_path, one, files) for one in (slides[0], replace(slides[0], labels={})))
+    assert probe_of(table) is not None
+    assert probe_of(unlabelled) is None
+    assert unlabelled["score_high"] == table["score_high"]
 
 
 def test_a_slide_that_was_damaged_when_it_was_encoded_is_left_out(slides, encoders, files, tmp_path):

@@ -20,7 +20,7 @@ from histomake.base.errors import ConfigError, HistomakeError, Reason, SlideErro
 from histomake.base.layout import Layout
 from histomake.base.rng import counter_rng
 from histomake.base.tables import lost_slide
-from histomake.config import Augment, BagPooling, Grid, Model, Task, parse_config
+from histomake.config import Augment, BagPooling, Grid, Model, parse_config
 from histomake.evaluate.bags import baselines
 from histomake.evaluate.items import SlidePrediction
 from histomake.explain.summaries import bag_table
@@ -30,7 +30,7 @@ from histomake.learn.engine.runtime import PreemptedError
 from histomake.learn.inference.predict import load_model
 from histomake.patch.augment import draw_parameters
 from msgspec import structs
-from small_cohort import GRID_NAME, MPP, build_cohort, build_quarantined
+from small_cohort import GRID_NAME, MPP, build_cohort, build_quarantined, changed_task
 
 GRID = Grid(size=64, mpp=MPP)
 TARGET = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
@@ -40,9 +40,7 @@ SHORT = {"steps": 24, "batch": 4, "validate_every": 12, "workers": 0, "learning_
 def task(**values):
     told = {"grid": GRID_NAME, "level": "slide", "target": TARGET, "model": {"name": "resnet10t"}, "train": SHORT}
     told |= {"pooling": {"embed": 16, "hidden": [16], "dropout": 0.0}, "bag": {"size": 8, "crop": 48, "chunk": 8}}
-    for key, value in values.items():
-        told[key] = {**told[key], **value} if isinstance(value, dict) and key in told else value
-    return Task.model_validate(told)
+    return changed_task(told, values)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,11 @@ from pathlib import Path
 from histomake.bags.index import BagIndex, gather_bags
 from histomake.bags.pixel_objective import PixelBagObjective
 from histomake.bags.pixels import FeaturizedPatches
-from histomake.bags.training import known_bags, known_of, require_learnable
+from histomake.bags.training import known_bags, learn
 from histomake.base.records.model_card import ModelCard
 from histomake.config import Task
 from histomake.learn.data.patch_index import SlideEntry, index_patches
-from histomake.learn.engine.run import run
-from histomake.learn.engine.runtime import choose_runtime
-from histomake.learn.train import require_slides, settings_of, train_without_damaged
+from histomake.learn.train import require_slides, train_without_damaged
 
 
 def train_pixel_bags(
@@ -47,19 +45,16 @@ def train_pixel_bags(
     def once(train: Sequence[SlideEntry], val: Sequence[SlideEntry]) -> None:
         require_slides(train, val)
         bags, held_out = (known_bags(task, pixel_bags(task, entries)) for entries in (train, val))
-        require_learnable(task, bags, held_out)
-        runtime = choose_runtime(task.train.precision, threads=threads)
-        objective = PixelBagObjective(
+        learn(
+            PixelBagObjective,
             task,
             bags=bags,
             held_out=held_out,
-            known=known_of(task, bags, seed=seed),
-            runtime=runtime,
+            output=output,
             state=state,
             seed=seed,
             threads=threads,
         )
-        run(objective, settings_of(task, seed=seed), runtime=runtime, state=state, output=output)
 
     return train_without_damaged(once, train, val, output=output, state=state, max_lost=max_lost)
 

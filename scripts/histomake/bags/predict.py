@@ -34,6 +34,7 @@ from histomake.learn.inference.predict import (
 )
 from histomake.learn.kinds import TRAINED
 from histomake.model.transfer import describing, load_weights_file
+from histomake.target.targets import is_known
 
 ATTENTION = (("attention", pa.float32()), ("percentile", pa.float32()))
 
@@ -75,7 +76,8 @@ def predict_bag(
     Columns: those of `predict_slide`, where every patch has the scores of the bag; attention float32, which sums to 1
     over the bag; percentile float32 in (0, 1], the share of the slide's patches whose attention is not higher;
     contribution_<output> float32 where pooling is additive, which sum to the logits of the bag; linear_<output>
-    float32, the scores of the linear baseline, where there is one. The metadata have a `BagProbe`.
+    float32, the scores of the linear baseline, where there is one. The metadata have a `BagProbe` if
+    the target of the bag is known.
 
     A slide without usable patches has no rows, and neither has one that was damaged when its patches were encoded; the
     patient's other slides are predicted without it. Raises HistomakeError for features of another encoder, and for a
@@ -126,9 +128,12 @@ def bag_table(predictor: Predictor, bags: BagIndex, entry: SlideEntry, entries: 
     table = prediction_table(predictor, own, scores)
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values, pa.float32()))
+    table = table.cast(bag_schema(predictor))
+    if not is_known(bags.first.target)[number]:
+        # Only the evaluation reads probes, and they cost as much as tens of predictions.
+        return table
     places = torch.from_numpy(bags.places[bags.members[number]])
-    found = probe(network.pooling, pooled, places, activate=activate, seed=card.seed)
-    return with_probe(table.cast(bag_schema(predictor)), found)
+    return with_probe(table, probe(network.pooling, pooled, places, activate=activate, seed=card.seed))
 
 
 def bag_schema(predictor: Predictor) -> pa.Schema:

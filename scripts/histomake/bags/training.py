@@ -63,9 +63,25 @@ def train_bags(
     require_slides(train, val)
     bags, held_out = (_bags(task, entries, files, column) for entries in (train, val))
     bags.stored.require_same_weights(held_out.stored)
+    learn(BagObjective, task, bags=bags, held_out=held_out, output=output, state=state, seed=seed, threads=threads)
+    return name_left_out(output, left_out)
+
+
+def learn(
+    learned: type[BagObjective],
+    task: Task,
+    *,
+    bags: BagIndex,
+    held_out: BagIndex,
+    output: Path,
+    state: Path,
+    seed: int,
+    threads: int,
+) -> None:
+    """Train on bags of known target and fill ``output``; the arguments are those of `train_bags`."""
     require_learnable(task, bags, held_out)
     runtime = choose_runtime(task.train.precision, threads=threads)
-    objective = BagObjective(
+    objective = learned(
         task,
         bags=bags,
         held_out=held_out,
@@ -76,7 +92,6 @@ def train_bags(
         threads=threads,
     )
     run(objective, settings_of(task, seed=seed), runtime=runtime, state=state, output=output)
-    return name_left_out(output, left_out)
 
 
 def _bags(task: Task, entries: Sequence[SlideEntry], files: Mapping[str, Path], column: str) -> BagIndex:

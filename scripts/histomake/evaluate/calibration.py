@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from histomake.evaluate.items import Items
-from histomake.evaluate.operating import judged
+from histomake.evaluate.operating import judged, judged_outputs
 from histomake.evaluate.result import Evaluation
 
 PROBABILITY_BINS = 100
@@ -90,7 +87,7 @@ def decision_curve_points(evaluation: Evaluation, level: str) -> pd.DataFrame:
     """
     items, names = evaluation.items[level], evaluation.classes
     found = [pd.DataFrame(columns=["class", "threshold", "net_benefit", "treat_all"])]
-    for number, name in drawn_outputs(items, names):
+    for number, name in judged_outputs(items, names):
         one, _ = judged(items, number)
         if len(one.score):
             benefit = net_benefit(one.score, one.positive)
@@ -98,12 +95,6 @@ def decision_curve_points(evaluation: Evaluation, level: str) -> pd.DataFrame:
             columns = {"class": name, "threshold": THRESHOLDS, "net_benefit": benefit, "treat_all": treat_all}
             found.append(pd.DataFrame(columns))
     return pd.concat(found[1:], ignore_index=True) if len(found) > 1 else found[0]
-
-
-def drawn_outputs(items: Items, names: Sequence[str]) -> list[tuple[int, str]]:
-    """Number and name of each output; of two exclusive classes the second one alone."""
-    skipped = 1 if len(names) == 2 and items.target.ndim == 1 else 0
-    return list(enumerate(names))[skipped:]
 
 
 def net_benefit(score: np.ndarray, positive: np.ndarray) -> np.ndarray:

@@ -84,9 +84,7 @@ def operating_points(
     classes only the second one has operating points. Intervals take thresholds as fixed.
     """
     found = {}
-    for number, name in enumerate(names):
-        if number == 0 and len(names) == 2 and tested.items.target.ndim == 1:
-            continue
+    for number, name in judged_outputs(tested.items, names):
         metrics, at_prevalence = _measured(tested, number, tested.called[:, number])
         points = [OperatingPoint(aim=MODEL, metrics=metrics, at_prevalence=at_prevalence)]
         chosen_on = {fold: judged(items, number)[0] for fold, items in validation.items()}
@@ -147,6 +145,12 @@ def _measured(
         values = [(share, statistics.predictive_at(share, rates)) for share in tested.prevalences]
     at = [AtPrevalence(prevalence=share, **{k: summarise(v) for k, v in both.items()}) for share, both in values]
     return {name: summarise(each) for name, each in found.items()}, at
+
+
+def judged_outputs(items: Items, names: Sequence[str]) -> list[tuple[int, str]]:
+    """Number and name of each output; of two exclusive classes the second one alone."""
+    skipped = 1 if len(names) == 2 and items.target.ndim == 1 else 0
+    return list(enumerate(names))[skipped:]
 
 
 def judged(items: Items, number: int) -> tuple[Judged, NDArray[np.bool_]]:

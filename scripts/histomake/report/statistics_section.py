@@ -46,7 +46,7 @@ def _operating_points(metrics: MetricsRecord) -> list[Html]:
     parts = [page.tag("p", text), page.table(header, [_row(*point) for point in points])]
     if few := [point for *_, point in points if min(point.positives or FEW, point.negatives or FEW) < FEW]:
         least = min(min(point.positives or 0, point.negatives or 0) for point in few)
-        note = f"Some thresholds are chosen on few validation items of a class (at least {least}): they are unreliable."
+        note = f"Some thresholds are chosen on few validation items of a class (fewest: {least}): they are unreliable."
         parts.append(page.tag("p", note, class_="warn"))
     if shares:
         header = ["level", "class", "chosen for", *(f"{v} at {s:g}" for s in shares for v in ("PPV", "NPV"))]
