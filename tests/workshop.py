@@ -38,6 +38,7 @@ class Workshop:
         self.config = folder / "small.yaml"
         self.results = folder / "results"
         self.sheet = folder / "demo" / "slides.tsv"
+        self.printed = folder / "first_run.txt"
 
     def copy_code(self) -> None:
         """Copy the repository's code over the workshop; like in a fresh clone, all timestamps are new."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import yaml
@@ -45,15 +49,39 @@ TARGETS = (
 )
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """The workshop after one whole run."""
-    workshop = Workshop(tmp_path_factory.mktemp("workshop"))
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Workshop], None]) -> Workshop:
+    """Return this process's copy of a workshop that one process has built and run for all, since a run takes minutes.
+
+    A copy counts as finished for Snakemake, because it compares timestamps and paths relative to the folder.
+    """
+    common = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    made, done = Workshop(common / name), common / f"{name}.done"
+    with open(common / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(made.folder, ignore_errors=True)
+            made.folder.mkdir()
+            build(made)
+            done.touch()
+    copy = Workshop(factory.mktemp(name))
+    shutil.copytree(made.folder, copy.folder, dirs_exist_ok=True, symlinks=True)
+    return copy
+
+
+def build_finished(workshop: Workshop) -> None:
+    """Run the whole workflow on the small cohort, and keep what the run printed."""
     workshop.copy_code()
     workshop.write_config()
     workshop.build_cohort()
-    workshop.first_run = workshop.snakemake()
-    return workshop
+    workshop.printed.write_text(workshop.snakemake().stderr)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """The workshop after one whole run."""
+    return built_once(tmp_path_factory, "workshop", build_finished)
 
 
 @pytest.fixture
@@ -69,10 +97,8 @@ def workshop(finished: Workshop) -> Workshop:
     finished.write_config()
 
 
-@pytest.fixture(scope="session")
-def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """A run of what the finished workshop lacks: segmentation, cascades, zip stores, a model that is reused."""
-    workshop = Workshop(tmp_path_factory.mktemp("others"))
+def build_others(finished: Workshop, workshop: Workshop) -> None:
+    """Run what the finished workshop lacks: segmentation, cascades, zip stores, a model that is reused."""
     workshop.copy_code()
     shutil.copytree(finished.folder / "demo", workshop.folder / "demo")
     shutil.copytree(finished.results / "models/tissue_kind/fold0", workshop.folder / "model")
@@ -100,4 +126,9 @@ def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Work
     content["patch_cascades"] = {"both": {"class_name": "nuclei", "stages": [{"task": "coarse"}, {"task": "fine"}]}}
     workshop.config.write_text(yaml.safe_dump(content))
     workshop.snakemake("--", *TARGETS)
-    return workshop
+
+
+@pytest.fixture(scope="session")
+def others(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """The workshop after a run of what the finished one lacks."""
+    return built_once(tmp_path_factory, "others", partial(build_others, finished))

@@ -26,7 +26,7 @@ def test_every_usable_slide_has_a_store_a_mask_and_tables(finished):
 def test_the_slide_without_mpp_is_in_quarantine_and_named_at_the_end_of_the_run(finished):
     entries = json.loads((finished.results / "quarantine.json").read_text())
     assert [(e["slide_id"], e["reason"]) for e in entries] == [("P04-B", "no_mpp")]
-    closing = finished.first_run.stderr[-3000:]
+    closing = finished.printed.read_text()[-3000:]
     assert "P04-B (no_mpp)" in closing
     assert "sheet" in entries[0]["remedy"]
     empty = pq.read_table(finished.results / "patches" / "x10" / "P04-B.parquet")

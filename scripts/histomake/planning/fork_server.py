@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 MESSAGE_BYTES = 1 << 16
-LATE_IMPORTS = ("pandas", "snakemake.iocontainers", "snakemake.logging")
+LATE_IMPORTS = ("pandas", "pyarrow.pandas_compat", "snakemake.io", "snakemake.iocontainers", "snakemake.logging")
 """Imported by every script or, as pyarrow does with pandas, when it is used first."""
 
 

@@ -29,6 +29,12 @@ PER_SLIDE = (
 PER_PREDICTION = ("predict_slide.py", "predict_features.py", "predict_bag.py", "predict_pixel_bag.py")
 """Scripts that take longer to import torch than to predict a small slide. They have a server of their own."""
 
+LIBRARIES_OF_PICTURES = (
+    *("imagecodecs._deflate", "imagecodecs._jpeg8", "imagecodecs._zlib", "imagecodecs.zarr"),
+    *("PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "PIL.PpmImagePlugin"),
+)
+"""Imported by imagecodecs, zarr and Pillow when the first store or picture is read or written."""
+
 LIBRARIES_OF_NETWORKS = ("timm",)
 """Imported by scripts of predictions where they build a network."""
 
@@ -95,6 +101,6 @@ def script_forks(folder: Path) -> list[tuple[list[Path], ScriptForks]]:
     """The scripts that are forked, each list with what runs them; ``folder`` is that of the scripts."""
     per_slide, per_prediction = ([folder / name for name in names] for names in (PER_SLIDE, PER_PREDICTION))
     return [
-        (per_slide, ScriptForks(per_slide, alone=4)),
+        (per_slide, ScriptForks(per_slide, modules=LIBRARIES_OF_PICTURES, alone=4)),
         (per_prediction, ScriptForks(per_prediction, modules=LIBRARIES_OF_NETWORKS, alone=1)),
     ]

@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import dask
 import numpy as np
+from dask.local import get_sync
+from dask.threaded import get as get_threaded
 
 from histomake.slide.sources.base import SourceLevel
 from histomake.slide.store import FILL, LevelWriter, OnShardClosed, StoreLevel
@@ -67,7 +69,8 @@ def encode_levels(
     levels = list(levels[: halvings + 1 - halved])
     blocks = [box for box in _blocks(base.width, base.height, width, height) if holds(*box)]
     empty = [level.grid[0] * level.grid[1] for level in levels]
-    scheduler = "threads" if threads > 1 else "synchronous"
+    # As functions, because given a name dask imports its distributed scheduler to look for one that runs.
+    scheduler = get_threaded if threads > 1 else get_sync
     with ExitStack() as stack:
         writers = [stack.enter_context(LevelWriter(store, level, on_closed)) for level in levels]
         batch = threads * BLOCKS_PER_THREAD

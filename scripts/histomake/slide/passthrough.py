@@ -150,6 +150,16 @@ def _read_tiles(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: me
         position += length
 
 
+def _begin_with(head: bytes, view: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Whether each part of ``view``, uint8 (n,), begins with the bytes of ``head``: bool, by part."""
+    found = ends - starts >= len(head)
+    if found.any():
+        # Rows of windows are copied whole, which is faster than an index per byte.
+        begins = np.lib.stride_tricks.sliding_window_view(view, len(head))[starts[found]]
+        found[found] = (begins == np.frombuffer(head, np.uint8)).all(axis=1)
+    return np.asarray(found)
+
+
 class TileHead(NamedTuple):
     """The first bytes of tiles, as far as their size and, if there is one, their last text."""
 
@@ -205,13 +215,22 @@ class _StreamCheck:
     ) -> dict[int, TileHead]:
         """Compare the sizes in the headers and find texts. Nearly all tiles of a level begin alike: few are parsed."""
         texts: dict[int, TileHead] = {}
-        for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-            head = next((h for h in self._heads if data[start : start + len(h.given)] == h.given), None)
-            head = head or self._parse(bytes(data[start:end]))
+        view, left = np.frombuffer(data, np.uint8), np.ones(len(starts), bool)
+        known = iter(list(self._heads))
+        while left.any():
+            head = next(known, None)
             if head is None:
+                i = int(left.argmax())
+                head = self._parse(bytes(data[int(starts[i]) : int(ends[i])]))
+            if head is None:
+                left[i] = False
                 self._bad.append((int(rows[i]), int(columns[i])))
-            elif len(head.given) > len(head.without_texts):
-                texts[i] = head
+                continue
+            alike = np.flatnonzero(left)
+            alike = alike[_begin_with(head.given, view, starts[alike], ends[alike])]
+            left[alike] = False
+            if len(head.given) > len(head.without_texts):
+                texts.update(dict.fromkeys(alike.tolist(), head))
         return texts
 
     def _parse(self, tile: bytes) -> TileHead | None:
