@@ -56,7 +56,11 @@ class Encoder(Section):
         "auto", description="auto: bf16 if the GPU supports it, else fp16; fp32 on a CPU."
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="Type of the stored values.")
-    batch: int = Field(64, ge=1, description="Number of patches per forward pass. It does not change the result.")
+    batch: int = Field(
+        64,
+        ge=1,
+        description="Number of patches per forward pass on a GPU; on a CPU at most 32. It does not change the result.",
+    )
     group: Name | None = Field(
         None,
         description="Encoders of one grid with the same group are computed in one job, which decodes every patch once, "

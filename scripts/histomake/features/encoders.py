@@ -21,7 +21,7 @@ from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureColumn, column_name
 from histomake.base.records.model_card import Normalisation
 from histomake.config import Encoder, Grid
-from histomake.learn.data.images import standardise, to_unit
+from histomake.learn.data.images import standardise
 from histomake.learn.engine.runtime import Runtime, choose_runtime
 from histomake.learn.inference.predict import Predictor, load_model, turned
 from histomake.model.build import embed, has_features
@@ -59,9 +59,8 @@ class ReadyEncoder:
         return column_name(self.column.encoder, self.column.fold)
 
     @torch.inference_mode()
-    def encode(self, images: Tensor) -> Tensor:
-        """Vectors (n, dimensions) of patches uint8 (n, h, w, 3), float32 on the device."""
-        inputs = to_unit(images, self.runtime.device)
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Vectors (n, dimensions) of patches float (n, 3, h, w) in [0, 1], float32, both on the device."""
         size = (self.card.px, self.card.px)
         if tuple(inputs.shape[2:]) != size:
             inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True)

@@ -19,8 +19,9 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Grid
-from histomake.features.encoders import ReadyEncoder
+from histomake.features.encoders import CPU_ROWS, ReadyEncoder
 from histomake.features.store import PLACES, write_features
+from histomake.learn.data.images import to_unit
 from histomake.learn.data.loader import load_batches
 from histomake.learn.data.patch_index import SlideEntry, usable_patches
 from histomake.learn.data.source import NEW, BatchSource, Room, needed
@@ -164,13 +165,19 @@ def encode_patches(
     batch: int,
     threads: int,
 ) -> None:
-    """Fill ``vectors`` (n, d) by column of all encoders, batch by batch, at the places ``x`` and ``y`` (level-0 px)."""
+    """Fill ``vectors`` (n, d) by column of all encoders, batch by batch, at the places ``x`` and ``y`` (level-0 px).
+
+    On a CPU, batches are small enough that the memory of one is used again for the next.
+    """
     stains = list(dict.fromkeys(encoder.stain for encoder in encoders))
     for stain in stains:
         if stain is not None:
             # Before processes start, so that they do not estimate the colours again.
             learn_slide(stain, entry)
     where = np.stack([places["x"], places["y"]], axis=1).astype(np.int64)
+    device = encoders[0].runtime.device
+    if device.type == "cpu":
+        batch = min(batch, CPU_ROWS)
     source = SlidePixels(
         entry.slide_id, entry.manifest, where, size=grid.size, mpp=grid.mpp, batch=batch, stains=stains
     )
@@ -185,9 +192,9 @@ def encode_patches(
                 break
             if loaded.error:
                 raise loaded.error
+            colours = [to_unit(part, device) for part in loaded.images.split(3, dim=3)]
             for encoder in encoders:
-                at = 3 * stains.index(encoder.stain)
-                found = encoder.encode(loaded.images[..., at : at + 3]).cpu().numpy()
+                found = encoder.encode(colours[stains.index(encoder.stain)]).cpu().numpy()
                 kept = vectors[encoder.name][loaded.first : loaded.first + len(found)]
                 with np.errstate(over="ignore"):
                     kept[:] = found

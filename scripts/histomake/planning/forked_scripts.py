@@ -19,12 +19,14 @@ PER_SLIDE = (
     "presegment.py",
     "quality.py",
     "tabulate_patches.py",
+    "features.py",
     "overview.py",
     "views.py",
     "export_qupath.py",
     "slide_page.py",
 )
-"""Scripts that take longer to start than to process a small image. None of them imports torch."""
+"""Scripts that take longer to start than to process a small image. None of them imports torch when it starts: jobs of
+features that another job has made need none."""
 
 PER_PREDICTION = ("predict_slide.py", "predict_features.py", "predict_bag.py", "predict_pixel_bag.py")
 """Scripts that take longer to import torch than to predict a small slide. They have a server of their own."""
