@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,6 +48,13 @@ class PixelBatch:
     first: int
     images: Tensor
     error: HistomakeError | None
+
+
+class Took(NamedTuple):
+    """Seconds of a pass over a slide, and those of them that the encoders waited for pixels."""
+
+    whole: float
+    waited: float
 
 
 class SlidePixels(BatchSource[PixelBatch]):
@@ -164,7 +171,7 @@ def encode_patches(
     *,
     batch: int,
     threads: int,
-) -> None:
+) -> Took:
     """Fill ``vectors`` (n, d) by column of all encoders, batch by batch, at the places ``x`` and ``y`` (level-0 px).
 
     On a CPU, batches are small enough that the memory of one is used again for the next.
@@ -199,8 +206,9 @@ def encode_patches(
                 with np.errstate(over="ignore"):
                     kept[:] = found
                 _check(encoder, entry, found, kept, where[loaded.first : loaded.first + len(found)])
-    took = time.perf_counter() - started
-    log.info("slide %s: %d patches in %.1f s, %.1f s of them waiting", entry.slide_id, len(where), took, waited)
+    took = Took(time.perf_counter() - started, waited)
+    log.info("slide %s: %d patches in %.1f s, %.1f s of them waiting", entry.slide_id, len(where), *took)
+    return took
 
 
 def _check(
