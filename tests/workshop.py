@@ -18,8 +18,19 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("Snakefile", "Makefile", "rules", "scripts", "envs", "config", "profiles")
 
+RULE = re.compile(r"^(?:rule|use rule \w+ as) (\w+)(?: with)?:$(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+OUTPUTS = re.compile(r"^    output:\n((?:        .*\n)+)", re.MULTILINE)
+OUTPUT = re.compile(r"^        (?=\w|\*\*)", re.MULTILINE)
+
 JOB = re.compile(r"^(?:local)?(?:rule|checkpoint) (?P<rule>\w+):\n(?P<body>(?:    .*\n)*)", re.MULTILINE)
 WILDCARDS = re.compile(r"^    wildcards: (.*)$", re.MULTILINE)
+
+
+def rules() -> dict[str, int]:
+    """All rules that make files, and how many outputs each declares; an output may stand for several files."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    declared = {name: OUTPUTS.search(body) for name, body in RULE.findall(text)}
+    return {name: len(OUTPUT.findall(outputs[1])) for name, outputs in declared.items() if outputs}
 
 
 @dataclass(frozen=True)

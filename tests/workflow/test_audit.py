@@ -10,7 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.audit import run_lock
 from histomake.audit.verification import verify
+from histomake.base.files import TIMESTAMP
 from histomake.base.layout import Layout
+from histomake.base.records.sidecar import Sidecar
+
+from tests.workshop import rules
 
 
 @pytest.fixture
@@ -69,14 +73,14 @@ def flipped(content):
 
 
 def damage(path, how):
-    """Flip a byte of a file, cut it or delete it; returns what undoes that."""
+    """Flip a byte of a file, cut it or delete it; returns what undoes that. An empty file is given a byte instead."""
     kept, times = path.read_bytes(), path.stat()
-    if how == "flipped":
-        path.write_bytes(flipped(kept))
-    elif how == "truncated":
-        path.write_bytes(kept[:-1])
-    else:
+    if how == "deleted":
         path.unlink()
+    elif not kept:
+        path.write_bytes(b"0")
+    else:
+        path.write_bytes(flipped(kept) if how == "flipped" else kept[:-1])
 
     def undo():
         path.write_bytes(kept)
@@ -85,18 +89,36 @@ def damage(path, how):
     return undo
 
 
-def products(workshop, rule):
-    """A file of every output of one job of a rule, with the output."""
-    for sidecar in sorted(workshop.results.rglob("*.meta.json")):
-        content = json.loads(sidecar.read_text())
-        if content["rule"] != rule:
-            continue
-        for output in content["outputs"]:
-            path = workshop.folder / output
-            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-            for file in files[-1:]:
-                yield file, path
-        return
+def damage_empty_folder(file, how):
+    """Add the file to a folder that has none, or remove the folder; returns what undoes that."""
+    if how == "deleted":
+        aside = file.parent.with_name(f".{file.parent.name}")
+        file.parent.rename(aside)
+        return lambda: aside.rename(file.parent)
+    file.write_bytes(b"0")
+    return file.unlink
+
+
+def first_outputs(workshop):
+    """The outputs of one job of every rule that the run has a job of."""
+    found = {}
+    for path in sorted(workshop.results.rglob("*.meta.json")):
+        sidecar = Sidecar.read(path)
+        found.setdefault(sidecar.rule, [workshop.folder / output for output in sidecar.outputs])
+    return found
+
+
+def damaged(output, how):
+    """Damage an output, or the last file in its folder; returns what undoes that."""
+    if not output.is_dir():
+        return damage(output, how)
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != TIMESTAMP]
+    return damage(max(files), how) if files else damage_empty_folder(output / "added", how)
+
+
+def test_every_output_of_every_rule_is_damaged(finished, others):
+    made = {rule: len(outputs) for run in (finished, others) for rule, outputs in first_outputs(run).items()}
+    assert {rule: least for rule, least in rules().items() if made.get(rule, 0) < least} == {}
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated", "deleted"])
@@ -105,21 +127,14 @@ def test_damage_to_the_outputs_of_every_rule_is_named(run, how, request, monkeyp
     workshop = request.getfixturevalue(run)
     monkeypatch.chdir(workshop.folder)
     layout = Layout(Path("results"))
-    assert verify(layout).problems == []
-    outputs = {file: output for rule in workshop_rules(workshop) for file, output in products(workshop, rule)}
-    damaged = {file: output for file, output in outputs.items() if file.stat().st_size}
-    undo = [damage(file, how) for file in damaged]
+    outputs = [output for outputs in first_outputs(workshop).values() for output in outputs]
+    undo = [damaged(output, how) for output in outputs]
     problems = verify(layout).problems
     for each in undo:
         each()
-    named = [str(output.relative_to(workshop.folder)) for output in damaged.values()]
-    assert len(named) > 30
+    named = [str(output.relative_to(workshop.folder)) for output in outputs]
     assert [name for name in named if not any(name in problem for problem in problems)] == []
-    assert verify(layout).problems == []
-
-
-def workshop_rules(workshop):
-    return {json.loads(path.read_text())["rule"] for path in workshop.results.rglob("*.meta.json")}
+    assert verify(layout).problems == []  # so all problems came from the damage
 
 
 def test_a_lost_sidecar_breaks_the_chain_of_a_prediction(finished, histomake, predicted):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -14,16 +13,11 @@ from histomake.base.files import sha256_tree
 from histomake.base.layout import Layout
 from histomake.base.records.sidecar import Sidecar
 
-from tests.workshop import ROOT, Workshop
+from tests.workshop import ROOT, Workshop, rules
 
-RULE = re.compile(r"^(?:rule|use rule \w+ as) (\w+)(?: with)?:$(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 SIDECAR = ".meta.json"
-
-
-def rules() -> set[str]:
-    """Names of all rules that make files."""
-    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
-    return {name for name, body in RULE.findall(text) if "output:" in body}
+WITHOUT_OUTPUTS = {"all", "preprocess", "predict", "radhical"}
+"""Rules that only ask for outputs of others."""
 
 
 @pytest.fixture
@@ -52,11 +46,17 @@ def test_every_file_of_a_run_is_declared(run, request, monkeypatch):
     assert undeclared(request.getfixturevalue(run)) == []
 
 
+def test_every_rule_of_the_workflow_makes_files_or_only_asks_for_some(others):
+    known = {line.split()[0] for line in others.snakemake("--list-rules").stdout.splitlines() if line.strip()}
+    assert known == {*rules(), *WITHOUT_OUTPUTS}
+
+
 @pytest.mark.parametrize("rule", sorted(rules()))
 def test_a_job_states_the_digest_of_each_of_its_outputs(rule, sidecars, monkeypatch):
     assert rule in sidecars, f"no run has a job of rule {rule}"
     for workshop, sidecar in sidecars[rule]:
         monkeypatch.chdir(workshop.folder)
+        assert len(sidecar.outputs) >= rules()[rule]
         for path, digest in sidecar.outputs.items():
             assert sha256_tree(path) == digest, path
 
