@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -320,6 +321,14 @@ def test_every_record_is_on_the_page():
 def test_every_field_is_documented(kind):
     assert not set(kind.__struct_fields__) - set(field_texts(kind))
     assert kind.__doc__
+
+
+def test_the_page_of_records_describes_everything_once_and_links_lead_to_it():
+    titles = re.findall(r"^##+ (.*)$", page(), re.MULTILINE)
+    assert len(titles) == len(set(titles))
+    anchors = set(re.findall(r"\]\(#([\w-]+)\)", page()))
+    assert anchors
+    assert anchors <= {title.lower().replace(" ", "-") for title in titles}
 
 
 def test_the_page_of_records_is_up_to_date():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -79,6 +79,7 @@ The JSON files of a results folder, field by field. This page is generated from 
 - Unknown fields are ignored. A field without a default must be present.
 - Lengths and positions are level-0 pixels (pixels of the slide's finest level) unless stated otherwise.
 - Digests are hexadecimal sha256.
+- A type that is a link is an object. Its fields are described once, where it first appears.
 """
 
 SCALARS = {
@@ -93,7 +94,13 @@ SCALARS = {
 
 def page() -> str:
     """The page as Markdown."""
-    return "\n".join([INTRODUCTION, *(line for kind in PLACES for line in _section(kind))])
+    documented: set[type[Part]] = set(PLACES)
+    lines = [INTRODUCTION]
+    for kind in PLACES:
+        parts = [part for part in _parts(kind) if part not in documented]
+        documented |= set(parts)
+        lines += _section(kind, parts)
+    return "\n".join(lines)
 
 
 def write_page(folder: Path) -> None:
@@ -102,15 +109,16 @@ def write_page(folder: Path) -> None:
     (folder / "records.md").write_text(page())
 
 
-def _section(kind: type[Versioned]) -> Iterator[str]:
-    yield f"## {kind.NAME.capitalize()}"
+def _section(kind: type[Versioned], parts: Sequence[type[Part]]) -> Iterator[str]:
+    """A record and the parts that no section before it has."""
+    yield f"## {_title(kind)}"
     yield ""
     yield f"{PLACES[kind]}, format {kind.newest()}. {_text(kind.__doc__)}"
     yield ""
     form = ("format", f"`{kind.newest()}`", "", "Format of the record.")
     yield from _table([form, *_rows(kind)])
-    for part in _parts(kind):
-        yield f"### {part.__name__}"
+    for part in parts:
+        yield f"### {_title(part)}"
         yield ""
         yield _text(part.__doc__)
         yield ""
@@ -118,6 +126,16 @@ def _section(kind: type[Versioned]) -> Iterator[str]:
     for old, upgrade in enumerate(kind.UPGRADES):
         yield f"Format {old}: {_text(upgrade.__doc__)}"
         yield ""
+
+
+def _title(kind: type[Part]) -> str:
+    """The heading of a record or of a part of records."""
+    return kind.NAME.capitalize() if issubclass(kind, Versioned) else kind.__name__
+
+
+def _link(kind: type[Part]) -> str:
+    """A reference to the section of a record or a part."""
+    return f"[{_title(kind)}](#{_title(kind).lower().replace(' ', '-')})"
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> Iterator[str]:
@@ -172,7 +190,7 @@ def _words(kind: msgspec.inspect.Type | Any) -> str:
     """A type in a reader's words."""
     match kind:
         case msgspec.inspect.StructType():
-            return f"`{kind.cls.__name__}`"
+            return _link(kind.cls)
         case msgspec.inspect.UnionType():
             return " or ".join(_words(part) for part in kind.types)
         case msgspec.inspect.DictType(value_type=msgspec.inspect.AnyType()):
