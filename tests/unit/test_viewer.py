@@ -9,6 +9,7 @@ import json
 import shutil
 import socket
 import threading
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,7 @@ from histomake.pictures import canvas
 from histomake.viewer import content, outlines
 from histomake.viewer.guard import RefusedError
 from histomake.viewer.masks import TILE
-from histomake.viewer.server import OPENSEADRAGON, byte_range, safe_path, serve
+from histomake.viewer.server import IDLE_SECONDS, OPENSEADRAGON, byte_range, safe_path, serve
 from PIL import Image
 
 from tests import sample_records
@@ -59,9 +60,13 @@ def server(results, tmp_path):
     server.server_close()
 
 
+WAIT = IDLE_SECONDS - 10
+"""Seconds to wait for an answer."""
+
+
 def ask(server, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     """Ask a server with the cookie of a browser that opened its address: (status, headers, body)."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=WAIT)
     cookie = {"Cookie": f"histomake-{server.server_port}={server.guard.token}"}
     connection.request("GET", path, headers=cookie | {name.replace("_", "-"): text for name, text in headers.items()})
     answer = connection.getresponse()
@@ -156,6 +161,9 @@ ROUTES = (
         f"/label/{SLIDE}/kind/0/0/0/0",
         f"/outline/{SLIDE}/0/0/0",
         f"/api/overlay/{SLIDE}/kind/0",
+        f"/api/patch/{SLIDE}/kind/0/{MARKED}",
+        f"/api/similar/{SLIDE}/small/1/1",
+        f"/thumb/{SLIDE}/small/0",
     ),
 )
 
@@ -213,11 +221,15 @@ def test_a_link_to_another_disk_is_followed_only_if_that_is_allowed(tmp_path):
     assert safe_path(root, "slides/S1.zarr/zarr.json", [disk]) == disk / "S1.zarr" / "zarr.json"
 
 
-def test_idle_connections_do_not_keep_others_waiting(server, fetch):
-    idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(200)]
-    assert fetch("/api/slides")[0] == 200
-    for connection in idle:
-        connection.close()
+@pytest.mark.parametrize("sent", [b"", b"GET /api/slides HT"], ids=["nothing", "half a request"])
+def test_idle_connections_do_not_keep_others_waiting(server, fetch, sent):
+    with ExitStack() as idle:
+        for _ in range(200):
+            connection = idle.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
+            connection.sendall(sent)
+        # `fetch` waits for less than the time after which the server closes idle connections.
+        assert fetch("/")[0] == 200
+        assert fetch("/api/slides")[0] == 200
 
 
 @pytest.fixture
