@@ -97,6 +97,7 @@ rule catalog:
         splits=[LAYOUT.split(name) for name in sorted(CONFIG.tasks)],
         scores=[LAYOUT.scores(name) for name in sorted(CONFIG.tasks)],
         damage=[LAYOUT.damage(name) for name in sorted(CONFIG.tasks)],
+        metrics=[LAYOUT.metrics(name) for name in sorted(PLAN.measured)],
     output:
         catalog=LAYOUT.catalog,
     log:
@@ -111,8 +112,9 @@ rule catalog:
         runtime=minutes(60),
     params:
         sheet=lambda wildcards: [
-            [s.slide_id, s.patient_id, s.site, dict(sorted(s.labels.items()))] for s in SLIDES.values()
+            [s.slide_id, s.patient_id, s.site, dict(sorted((s.labels | s.groups).items()))] for s in SLIDES.values()
         ],
+        measured=sorted(PLAN.measured),
         grids=sorted(CONFIG.grids),
         predictions=lambda wildcards: {name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)},
         code=code("catalog.py"),

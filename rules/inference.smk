@@ -86,6 +86,7 @@ rule evaluate:
     output:
         metrics=LAYOUT.metrics("{task}"),
         table=LAYOUT.metrics_table("{task}"),
+        slides=LAYOUT.slide_metrics("{task}"),
         figures=report(
             directory(LAYOUT.metrics_figures("{task}")),
             patterns=["{figure}.png"],
@@ -112,6 +113,7 @@ rule evaluate:
         statistics=lambda wildcards: task(wildcards).evaluate.dump(),
         horizon=lambda wildcards: task(wildcards).predict.horizon,
         slides=lambda wildcards: PLAN.entries(wildcards.task, "test"),
+        subgroups=lambda wildcards: PLAN.subgroups(wildcards.task),
         validation=lambda wildcards: PLAN.chosen_on(wildcards.task),
         seed=CONFIG.seed,
         code=code("evaluate.py"),

@@ -14,6 +14,7 @@ from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.plots import draw_figures
 from histomake.evaluate.predictions import read_cards, read_predictions
 from histomake.evaluate.sampling import BOOTSTRAPS
+from histomake.evaluate.slide_table import write_slide_table
 from histomake.learn.data.patch_index import SlideEntry, annotated_areas
 from histomake.target.kinds import LEARNED
 
@@ -52,6 +53,7 @@ def main(snakemake):
             seed=params.seed,
             level=params.level,
             statistics=Evaluate.model_validate(params.statistics),
+            subgroups=params.subgroups,
             validation=read_predictions(given.validation, params.validation, cards),
             horizon=Horizon.of(params.horizon, {fold: card.survival for fold, card in cards.items()}),
             **params.pooling,
@@ -62,6 +64,7 @@ def main(snakemake):
             log.warning("patients are not evaluated: %s (%s)", reason, patients)
         draw_figures(found, kind=kind, out=Path(snakemake.output.figures))
         write_table(found.table(), snakemake.output.table)
+        write_slide_table(found.slides, snakemake.output.slides)
         found.record.write(snakemake.output.metrics)
 
 

@@ -135,6 +135,7 @@ def test_scores_and_metrics_are_made_and_the_damage_is_listed(layout):
             {
                 "metrics": layout.metrics("t"),
                 "table": layout.metrics_table("t"),
+                "slides": layout.slide_metrics("t"),
                 "figures": layout.metrics_figures("t"),
             },
             params={
@@ -144,6 +145,7 @@ def test_scores_and_metrics_are_made_and_the_damage_is_listed(layout):
                 "pooling": TASK.predict.dump("aggregate", "patient_truth"),
                 "statistics": TASK.evaluate.dump(),
                 "horizon": TASK.predict.horizon,
+                "subgroups": {},
                 "validation": [],
                 "slides": entries[chosen],
                 "seed": 0,

@@ -18,7 +18,7 @@ from histomake.audit.runs import Jobs, Run
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.base.records.environment import Machine
-from histomake.base.records.metrics import LevelMetrics
+from histomake.base.records.metrics import LevelMetrics, Subgroup, SubgroupTable
 from histomake.config import Config
 
 from tests import sample_records
@@ -68,7 +68,8 @@ def make_results(folder: Path, *, identifiers: bool) -> Layout:
     run.start()
     layout.lineage.parent.mkdir(parents=True, exist_ok=True)
     write_lineage(sidecars, layout.lineage)
-    levels = {"patient": LevelMetrics(count=0, patients=0, metrics={}, confusion=None, per_class=None)}
+    by_site = {"site": SubgroupTable(groups={NAME: Subgroup(count=1, patients=1, metrics={})}, tests={})}
+    levels = {"patient": LevelMetrics(count=1, patients=1, metrics={}, subgroups=by_site)}
     layout.metrics("t").parent.mkdir()
     sample_records.metrics(levels, patients_of_several_classes=[NAME]).write(layout.metrics("t"))
     (layout.results / "metrics" / "t.json.meta.json").write_text(f'"{NAME}"')

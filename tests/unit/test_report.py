@@ -22,8 +22,8 @@ from histomake.config import Config, Task
 from histomake.explain.rankings import right_and_wrong
 from histomake.report import cascades_section, front_page, page, task_section
 from histomake.report.front_page import GPU_RULES
+from histomake.report.metric_texts import with_interval
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
-from histomake.report.statistics_section import with_interval
 from msgspec.structs import replace
 from PIL import Image
 

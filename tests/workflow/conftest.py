@@ -26,7 +26,7 @@ BAGS = {
 PIXEL_BAGS = {key: value for key, value in BAGS.items() if key != "features"} | {"model": MODEL, "bag": {"size": 4}}
 POINTS = {
     "predict": {"roles": ["val", "test", "predict"]},
-    "evaluate": {"operating_points": {"sensitivity": 0.9}, "prevalences": [0.1]},
+    "evaluate": {"operating_points": {"sensitivity": 0.9}, "prevalences": [0.1], "subgroups": ["site"]},
 }
 SPLITS = {"P01-A": "train", "P02-A": "train", "P03.B": "val", "P04-A": "test", "P04-B": "predict"}
 CASCADE = {

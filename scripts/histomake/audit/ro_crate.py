@@ -105,7 +105,9 @@ def _add_pseudonymous(
         record = MetricsRecord.read(path)
         several = [names.of("patient", patient) for patient in record.patients_of_several_classes]
         place = folder / path.name
-        msgspec.structs.replace(record, patients_of_several_classes=several).write(place)
+        # Values of subgroups may name sites, and a group of one patient is about that patient.
+        levels = {name: msgspec.structs.replace(found, subgroups={}) for name, found in record.levels.items()}
+        msgspec.structs.replace(record, levels=levels, patients_of_several_classes=several).write(place)
         crate.add_file(place, str(path.relative_to(layout.results)))
     rows = [_pseudonymous(row, names) for row in rows]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "lineage.parquet")

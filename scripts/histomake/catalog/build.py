@@ -18,6 +18,7 @@ from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined, StageRecord
 from histomake.base.records.tissue import TissueRecord
 from histomake.catalog.incremental import FOLD, SLIDE, IncrementalBuild, literals
+from histomake.catalog.metrics import metric_tables
 from histomake.cohort.quarantine import collect
 from histomake.patch.table import REASONS
 
@@ -74,6 +75,7 @@ def build_catalog(
     splits: Mapping[str, Path | str],
     predictions: Mapping[str, Sequence[Path | str]],
     damage: Mapping[str, Path | str] | None = None,
+    metrics: Mapping[str, Path | str] | None = None,
     sheet: Iterable[SheetRow] = (),
     cache: FileCache | None = None,
     previous: Path | None = None,
@@ -94,7 +96,8 @@ def build_catalog(
         splits: Split file by task.
         predictions: Prediction files ``fold{k}/{slide}.parquet`` by task.
         damage: List of the slides whose damage was met by a task only, by task.
-        sheet: slide_id, patient_id, site and labels of every slide.
+        metrics: Metrics record by task, of tasks with test slides.
+        sheet: slide_id, patient_id, site, and labels and subgroups by column of every slide.
         cache: Cache of the records read by the previous build.
         previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
         code: Digest of the code; rows written by other code are not reused.
@@ -121,6 +124,8 @@ def build_catalog(
             _add(base, "annotations", _annotations(records.annotations.values()))
             _add(base, "quarantine", _quarantine(records, damage or {}))
             _add_splits(base, splits)
+            for name, rows in metric_tables(metrics or {}).items():
+                _add_rows(base, name, rows)
             for grid, files in tables.items():
                 _add_patches(build, grid, files)
             for task, files in predictions.items():
@@ -134,6 +139,13 @@ def _add(base: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
     base.register("incoming", rows)
     typed = "* REPLACE (slide_id::slide AS slide_id)"
     base.execute(f"CREATE TABLE {name} AS SELECT {typed} FROM incoming ORDER BY slide_id")  # noqa: S608
+    base.unregister("incoming")
+
+
+def _add_rows(base: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    """Create a table whose rows are not about single slides."""
+    base.register("incoming", rows)
+    base.execute(f"CREATE TABLE {name} AS FROM incoming ORDER BY ALL")
     base.unregister("incoming")
 
 

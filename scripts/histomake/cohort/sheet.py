@@ -25,6 +25,9 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 LEAST_MAGNIFICATION = 20
 """A resolution in µm per pixel from which it is taken for the magnification of an objective."""
 
+MOST_GROUPS = 100
+"""Values of a column of subgroups: each is measured by itself."""
+
 ROUNDED = re.compile(r"[0-9]+([.,][0-9]+)?[eE]\+[0-9]+")
 """A long number as a spreadsheet shows it: digits are lost, so that different ids become equal."""
 
@@ -54,10 +57,12 @@ class Slide:
     site: str | None = None
     split: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    """Values of the columns that only name subgroups. Apart from labels, which are params of most rules."""
 
     def value(self, column: str) -> str | None:
-        """Return the slide's value of a label column or of ``site``; None if the cell is empty."""
-        return self.site if column == "site" else self.labels.get(column)
+        """Return the slide's value of a label column, of ``site`` or of a subgroup; None if the cell is empty."""
+        return self.site if column == "site" else self.labels.get(column, self.groups.get(column))
 
 
 def classes_of(slide: Slide, task: Task) -> list[str]:
@@ -74,6 +79,11 @@ def named_columns(config: Config, *, fitted: bool = False) -> set[str]:
     for split in splits:
         columns.update(split.stratify)
     return columns | {column for task in tasks for column in task.target.columns}
+
+
+def group_columns(config: Config) -> set[str]:
+    """Return the columns that name subgroups of the test set."""
+    return {column for task in config.tasks.values() for column in task.evaluate.subgroups}
 
 
 def label_columns(config: Config) -> set[str]:
@@ -100,8 +110,9 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool, compare: 
     if of_header:
         raise _sheet_error(path, of_header + problems)
     slides, lines, labels = [], dict[str, int](), label_columns(config)
+    groups = group_columns(config) - {*labels, *REQUIRED, *OPTIONAL}
     for row in sheet.rows:
-        slide, faults = _parse_row(row, labels)
+        slide, faults = _parse_row(row, labels, groups)
         problems += [f"line {row.line} ({row.cells['slide_id'] or 'no slide_id'}): {fault}" for fault in faults]
         if slide:
             slides.append(slide)
@@ -110,6 +121,7 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool, compare: 
         problems += _id_problems(slides)
         problems += _label_problems(slides, lines, config)
         problems += _place_problems(slides, config)
+        problems += _group_problems(slides, config)
     if check_files:
         problems += _missing_files(slides, Layout(Path(config.results)))
     if not sheet.rows:
@@ -125,15 +137,19 @@ def _sheet_error(path: Path | str, problems: list[str]) -> ConfigError:
 
 def _header_problems(header: list[str], config: Config, *, fitting: bool) -> Iterator[str]:
     """Problems of the columns. Unused columns are allowed, unless their name resembles that of a used one."""
-    named = named_columns(config)
-    needed = named_columns(config, fitted=True) if fitting else set()
+    named = named_columns(config) | group_columns(config)
+    needed = named_columns(config, fitted=True) | group_columns(config) if fitting else set()
     yield from (f"column {c!r} is missing" for c in REQUIRED if c not in header)
     yield from (
-        f"column {c!r} is missing, but is used by a task or its split" for c in sorted(needed) if c not in header
+        f"column {c!r} is missing, but is used by a task, its split or its subgroups"
+        for c in sorted(needed)
+        if c not in header
     )
     reserved = {*REQUIRED, *OPTIONAL} - {"site"}
     yield from name_problems("columns of labels", named)
-    yield from (f"column {c!r} has a meaning of its own: it is no label, no stratum" for c in sorted(named & reserved))
+    yield from (
+        f"column {c!r} has a meaning of its own: it is no label, stratum or subgroup" for c in sorted(named & reserved)
+    )
     known = {*REQUIRED, *OPTIONAL, *named}
     yield from (f"column {c!r} appears {n} times" for c, n in Counter(header).items() if n > 1 and c in known)
     for column in header:
@@ -149,9 +165,9 @@ def _column_key(name: str) -> str:
     return words(name).replace(" ", "").removesuffix("s")
 
 
-def _parse_row(row: SheetRow, labels: set[str]) -> tuple[Slide | None, list[str]]:
+def _parse_row(row: SheetRow, labels: set[str], groups: set[str]) -> tuple[Slide | None, list[str]]:
     """Parse a row; return the slide, or None if the row is invalid, and the problems of the row."""
-    cell = {key: value for key, value in row.cells.items() if key in KNOWN or key in labels}
+    cell = {key: value for key, value in row.cells.items() if key in KNOWN or key in labels or key in groups}
     faults = list(_text_faults(cell))
     if not SLIDE_ID.fullmatch(cell["slide_id"]):
         faults.append(
@@ -180,8 +196,9 @@ def _parse_row(row: SheetRow, labels: set[str]) -> tuple[Slide | None, list[str]
     if faults:
         return None, faults
     optional = {key: cell.get(key) or None for key in ("annotation", "sha256", "site", "split")}
-    values = {key: cell[key] for key in sorted(labels) if cell.get(key)}
-    return Slide(cell["slide_id"], cell["path"], cell["patient_id"], mpp=mpp, labels=values, **optional), faults
+    values, given = ({key: cell[key] for key in sorted(columns) if cell.get(key)} for columns in (labels, groups))
+    ids = (cell["slide_id"], cell["path"], cell["patient_id"])
+    return Slide(*ids, mpp=mpp, labels=values, groups=given, **optional), faults
 
 
 def _text_faults(cell: Mapping[str, str]) -> Iterator[str]:
@@ -313,6 +330,19 @@ def _place_problems(slides: list[Slide], config: Config) -> Iterator[str]:
         for place in getattr(config.explain, key):
             if place[0] not in known:
                 yield f"explain.{key} names slide {place[0]!r}, which is not in the sheet"
+
+
+def _group_problems(slides: list[Slide], config: Config) -> Iterator[str]:
+    """Columns of subgroups with so many values that they are no groups."""
+    for column in sorted(group_columns(config)):
+        values = {value for slide in slides if (value := slide.value(column)) is not None}
+        for group in alike(values, folded):
+            yield f"column {column!r}: values differ only in case, spaces or Unicode form: {quoted(group)}"
+        if len(values) > MOST_GROUPS:
+            yield (
+                f"column {column!r} of evaluate.subgroups has {len(values)} values, more than {MOST_GROUPS}; enter "
+                "groups, such as 50-59 instead of 57"
+            )
 
 
 def _missing_files(slides: Iterable[Slide], layout: Layout) -> list[str]:

@@ -41,8 +41,16 @@ class Evaluate(Section):
         "from sensitivity and specificity, because test sets seldom have the prevalence of practice.",
     )
 
+    subgroups: list[str] = Field(
+        default_factory=list,
+        description="Columns of the sheet, such as [site, sex], by whose values the metrics of the test set are given, "
+        "with a test whether they differ (Cochran's Q). Values are texts: enter ages as groups.",
+    )
+
     @model_validator(mode="after")
     def _no_repetition(self) -> Evaluate:
         if len(set(self.prevalences)) < len(self.prevalences):
             raise ValueError("prevalences: a value is listed twice")
+        if len(set(self.subgroups)) < len(self.subgroups):
+            raise ValueError("subgroups: a column is listed twice")
         return self

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.bags import Bag, BagPooling, bag_problems
+from histomake.config.card import Card
 from histomake.config.evaluation import Evaluate
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe, head_problems
@@ -26,7 +27,7 @@ PREDICTED: tuple[PredictedRole, ...] = ("test", "predict")
 VALIDATION: PredictedRole = "val"
 """Role of the slides with which weights and thresholds are chosen."""
 
-NOT_FITTED = ("predict", "split", "trained", "evaluate")
+NOT_FITTED = ("predict", "split", "trained", "evaluate", "card")
 """Keys of a task that do not change a trained model."""
 
 NONE = "none"
@@ -380,6 +381,7 @@ class Task(Section):
     evaluate: Evaluate = Field(
         default_factory=Evaluate, description="Further statistics on the test slides, which a reviewer may ask for."
     )
+    card: Card = Field(default_factory=Card, description="Texts of the model card, results/report/models/{task}.html.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Task:
@@ -395,6 +397,10 @@ class Task(Section):
         """Return the settings that affect a trained model: not those of prediction, split, or running the job."""
         kept = {key: value for key, value in self.dump().items() if key not in NOT_FITTED}
         return kept | {"train": {key: value for key, value in kept["train"].items() if key not in RUNNING}}
+
+    def described(self) -> dict[str, Any]:
+        """Return the settings that a model card describes: of prediction only the roles, which others refer to."""
+        return self.fitting() | self.dump(*NOT_FITTED) | {"predict": self.predict.dump("roles")}
 
     @property
     def on_bags(self) -> bool:

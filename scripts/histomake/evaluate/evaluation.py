@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 from msgspec.structs import replace
 
 from histomake.base.errors import HistomakeError
@@ -24,15 +23,19 @@ from histomake.evaluate.bags import LEVELS, PATCH
 from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.items import Items, SlidePrediction, differing
 from histomake.evaluate.kinds import EVALUATED
+from histomake.evaluate.measuring import Measuring, level_metrics
 from histomake.evaluate.operating import Tested, decisions, operating_points, shares_of_folds
 from histomake.evaluate.patient_truth import OF_CLASSES, REFUSE
-from histomake.evaluate.result import Evaluation, MetricRow
-from histomake.evaluate.sampling import BOOTSTRAPS, INTERVAL, patient_weights, summarise
-from histomake.evaluate.statistics import confusion_counts
-from histomake.target.outputs import outputs_of
+from histomake.evaluate.result import Evaluation
+from histomake.evaluate.sampling import BOOTSTRAPS, INTERVAL, patient_weights
+from histomake.evaluate.slide_table import slide_table
+from histomake.evaluate.subgroups import subgroup_tables
 
 NOTHING_FURTHER = Evaluate()
 """No statistics beside the metrics."""
+
+NO_COLUMNS: Mapping[str, Sequence[str]] = {}
+"""No subgroups."""
 
 REFUSED = (
     "{number} test patient(s) have slides of several classes, so that their own class is not defined; set "
@@ -58,6 +61,7 @@ def evaluate(
     statistics: Evaluate = NOTHING_FURTHER,
     validation: Sequence[SlidePrediction] = (),
     horizon: Horizon | None = None,
+    subgroups: Mapping[str, Sequence[str]] = NO_COLUMNS,
 ) -> Evaluation:
     """Measure predictions of test slides against their truth, at patch, slide and patient level.
 
@@ -66,31 +70,24 @@ def evaluate(
     ``level``: what the task predicts; slides and patients that are bags have no metrics of their patches. ``baselines``
     and ``bag_sizes`` are predictions of the same slides to measure beside; ``removal`` and ``attention`` are recorded.
     ``statistics`` are measured in addition, ``validation`` are the predictions of validation slides that operating
-    points are chosen on.
+    points are chosen on, and ``subgroups`` the values of the predicted slides by column.
     ``horizon``: the time at which predictions of survival are measured.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
     is null. Raises HistomakeError when no truth is known, unless damaged slides may be why.
     """
     patients = sorted({prediction.patient_id for prediction in predictions})
-    classes = outputs_of(kind, target)
     evaluated = EVALUATED[kind]
-    rule = evaluated.patient_truth[patient_truth]
-
-    def items_of(predicted: Sequence[SlidePrediction], owners: Sequence[str] = patients) -> dict[str, Items]:
-        return evaluated.items(predicted, kind, target, owners, aggregate, rule)
-
-    def rows_of(predicted: Sequence[SlidePrediction], by_level: Mapping[str, Items]) -> list[MetricRow]:
-        rows: list[MetricRow] = []
-        for name, items in by_level.items():
-            if len(items):
-                weights = patient_weights(items.patient, len(patients), seed=seed, bootstraps=bootstraps)
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    found = evaluated.metrics(name, items, classes, weights)
-                    found |= horizon.metrics(items, weights, calibrated=predicted is predictions) if horizon else {}
-                rows += [MetricRow(name, *key, summarise(values)) for key, values in found.items()]
-        return rows
-
-    by_level = items_of(predictions)
+    measuring = Measuring(
+        kind=kind,
+        target=target,
+        aggregate=aggregate,
+        patient_truth=patient_truth,
+        seed=seed,
+        bootstraps=bootstraps,
+        horizon=horizon,
+    )
+    classes = measuring.classes
+    by_level = measuring.items(predictions, patients)
     differ: list[str] = []
     if evaluated.patient_truth is OF_CLASSES:
         differ = [patients[number] for number in differing(by_level["slide"])]
@@ -101,26 +98,31 @@ def evaluate(
     damaged = any(lost_slide(prediction.table) for prediction in predictions)
     if not damaged and not any(len(items) for items in by_level.values()):
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
-    rows = rows_of(predictions, by_level)
-    levels = {name: _level_metrics(name, items, classes, rows) for name, items in by_level.items()}
+    rows = measuring.rows(by_level, len(patients))
+    levels = {name: level_metrics(name, items, classes, rows) for name, items in by_level.items()}
     if evaluated.risk_groups is not None:
         some = {name: items for name, items in by_level.items() if len(items)}
         levels |= {n: replace(levels[n], risk_groups=evaluated.risk_groups(items)) for n, items in some.items()}
     if statistics.operating_points.model_dump(exclude_none=True) or statistics.prevalences:
-        chosen = _operating_points(
-            predictions, validation, by_level, items_of, classes, statistics, seed=seed, bootstraps=bootstraps
-        )
+        chosen = _operating_points(predictions, validation, by_level, measuring, statistics)
         levels |= {name: replace(levels[name], operating_points=points) for name, points in chosen.items()}
     if horizon is not None:
         levels |= {
             n: replace(levels[n], at_horizon=horizon.record(items)) for n, items in by_level.items() if len(items)
         }
 
-    def beside(predicted: Sequence[SlidePrediction]) -> dict[str, LevelMetrics]:
-        others = {key: items for key, items in items_of(predicted).items() if key in by_level and len(by_level[key])}
-        found = rows_of(predicted, others)
-        return {key: _level_metrics(key, items, classes, found) for key, items in others.items()}
+    measured = [name for name, items in by_level.items() if len(items)]
+    tables = {column: subgroup_tables(predictions, of, measuring, measured) for column, of in subgroups.items()}
+    levels |= {
+        name: replace(levels[name], subgroups={column: by_name[name] for column, by_name in tables.items()})
+        for name in measured
+    }
 
+    def beside(predicted: Sequence[SlidePrediction]) -> dict[str, LevelMetrics]:
+        return {name: found for name, (_, found) in measuring.levels(predicted, measured, calibrated=False).items()}
+
+    # The patches of a bag have no truth of their own.
+    slides = slide_table(predictions if level == PATCH else (), measuring)
     if refused:
         levels["patient"] = replace(levels["patient"], refused=REFUSED.format(number=len(refused)))
     record = MetricsRecord(
@@ -136,24 +138,21 @@ def evaluate(
         patients_of_several_classes=differ,
         levels=levels,
         level=level,
+        slide_means=slides.means,
         baselines={name: beside(predicted) for name, predicted in (baselines or {}).items()},
         bag_sizes={size: beside(predicted) for size, predicted in (bag_sizes or {}).items()},
         removal=dict(removal or {}),
         attention=attention or {},
     )
-    return Evaluation(record, rows, by_level, classes)
+    return Evaluation(record, rows, by_level, classes, slides.rows)
 
 
 def _operating_points(
     predictions: Sequence[SlidePrediction],
     validation: Sequence[SlidePrediction],
     by_level: Mapping[str, Items],
-    items_of: Callable[[Sequence[SlidePrediction], Sequence[str]], dict[str, Items]],
-    classes: Sequence[str],
+    measuring: Measuring,
     told: Evaluate,
-    *,
-    seed: int,
-    bootstraps: int,
 ) -> dict[str, dict[str, list[OperatingPoint]]]:
     """Operating points by level and class, of the levels that have items."""
     position = {patient: i for i, patient in enumerate(sorted({p.patient_id for p in predictions}))}
@@ -163,11 +162,14 @@ def _operating_points(
     of_folds = {}
     for fold in folds:
         own = [prediction for prediction in validation if prediction.fold == fold]
-        of_folds[fold] = items_of(own, sorted({prediction.patient_id for prediction in own}))
+        of_folds[fold] = measuring.items(own, sorted({prediction.patient_id for prediction in own}))
+    classes = measuring.classes
     found = {}
     for level, items in by_level.items():
         if len(items):
-            weights = patient_weights(items.patient, len(position), seed=seed, bootstraps=bootstraps)
+            weights = patient_weights(
+                items.patient, len(position), seed=measuring.seed, bootstraps=measuring.bootstraps
+            )
             shares = shares_of_folds(level, items, tested, folds)
             called = decisions(items, len(classes))
             point = Tested(items, called, shares, weights, told.prevalences)
@@ -176,23 +178,3 @@ def _operating_points(
                 point, chosen_on, classes, told.operating_points.model_dump(exclude_none=True)
             )
     return found
-
-
-def _level_metrics(level: str, items: Items, classes: list[str], rows: list[MetricRow]) -> LevelMetrics:
-    metrics: dict[str, dict[str, MetricValue]] = {}
-    for row in rows:
-        if row.level == level:
-            metrics.setdefault(row.class_name or "all", {})[row.metric] = row.found
-    counts = confusion = None
-    if items.target.ndim == 1 and items.predicted.ndim == 1 and len(items.predicted):
-        one = np.ones((1, items.patient.max() + 1))
-        found = confusion_counts(items.target, items.predicted, items.patient, one, classes=len(classes))
-        confusion = found[0].astype(int).tolist()
-        counts = {name: int((items.target == i).sum()) for i, name in enumerate(classes)}
-    return LevelMetrics(
-        count=len(items),
-        patients=len(np.unique(items.patient)),
-        metrics=metrics,
-        confusion=confusion,
-        per_class=counts,
-    )

@@ -169,9 +169,7 @@ def pixel_items(
     names, position = outputs_of(kind, target), {patient: i for i, patient in enumerate(patients)}
     counts = []
     for prediction in predictions:
-        table = prediction.table
-        columns = [[table[f"{count}_{name}"].to_numpy() for count in ("tp", "fp", "fn")] for name in names]
-        counts.append(np.array(columns, np.int64).reshape(len(names), 3, -1).sum(axis=2))
+        counts.append(pixel_counts(prediction.table, names).sum(axis=0))
     patient = np.array([position[prediction.patient_id] for prediction in predictions], np.int64)
     fold = np.array([prediction.fold for prediction in predictions], np.int64)
     slides = np.array(counts).reshape(-1, len(names), 3)
@@ -182,3 +180,9 @@ def pixel_items(
     nothing = np.zeros(0, np.int64)
     by_slide = Items(slides, nothing, nothing, patient, fold)
     return {"pixel": by_slide, "slide": by_slide, "patient": Items(pooled, nothing, nothing, owners, fold[first])}
+
+
+def pixel_counts(table: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:
+    """Pixel counts tp, fp, fn of each output in each patch, int64 (n, outputs, 3)."""
+    columns = [[table[f"{count}_{name}"].to_numpy() for count in ("tp", "fp", "fn")] for name in names]
+    return np.moveaxis(np.array(columns, np.int64).reshape(len(names), 3, -1), 2, 0)

@@ -14,6 +14,7 @@ from histomake.config import Target
 from histomake.evaluate import calibration, curves, horizon, items, metrics, patient_truth, survival
 from histomake.evaluate.items import Items, SlidePrediction
 from histomake.evaluate.patient_truth import Rule
+from histomake.evaluate.slide_rates import SlideRates, patch_rates, pixel_rates
 
 GatherItems = Callable[[Sequence[SlidePrediction], Kind, Target, Sequence[str], str, Rule], dict[str, Items]]
 """Items by level, from predictions, task, patients, the way of pooling patches, and the rule of patient truth."""
@@ -29,6 +30,7 @@ class Evaluated:
     patient_truth: how the truth of a patient follows from that of slides, by the rule's name.
     figures: their points, by name of the file.
     risk_groups: survival by group of risk. None: items have no risk.
+    slide_rates: rates of the patches or pixels of single slides. None: these have no classes.
     """
 
     items: GatherItems
@@ -36,6 +38,7 @@ class Evaluated:
     metrics: Measure
     figures: dict[str, curves.Points]
     risk_groups: Callable[[Items], RiskGroups] | None
+    slide_rates: SlideRates | None
 
 
 SCORE_FIGURES: dict[str, curves.Points] = {
@@ -52,6 +55,7 @@ EVALUATED: dict[Kind, Evaluated] = {
         metrics=metrics.class_metrics,
         figures=SCORE_FIGURES | {"confusion": curves.confusion_points},
         risk_groups=None,
+        slide_rates=patch_rates,
     ),
     Kind.MULTI_LABEL: Evaluated(
         items=partial(items.score_items, truth=items.label_truth),
@@ -59,6 +63,7 @@ EVALUATED: dict[Kind, Evaluated] = {
         metrics=metrics.label_metrics,
         figures=SCORE_FIGURES,
         risk_groups=None,
+        slide_rates=patch_rates,
     ),
     Kind.REGRESSION: Evaluated(
         items=partial(items.score_items, truth=items.number_truth),
@@ -66,6 +71,7 @@ EVALUATED: dict[Kind, Evaluated] = {
         metrics=metrics.number_metrics,
         figures={"scatter": curves.scatter_points},
         risk_groups=None,
+        slide_rates=None,
     ),
     Kind.SEGMENTATION: Evaluated(
         items=items.pixel_items,
@@ -73,6 +79,7 @@ EVALUATED: dict[Kind, Evaluated] = {
         metrics=metrics.overlap_metrics,
         figures={"overlap": curves.overlap_points},
         risk_groups=None,
+        slide_rates=pixel_rates,
     ),
     Kind.SURVIVAL: Evaluated(
         items=partial(items.score_items, truth=survival.survival_truth),
@@ -83,5 +90,6 @@ EVALUATED: dict[Kind, Evaluated] = {
             "survival_calibration": horizon.calibration_points,
         },
         risk_groups=survival.risk_groups,
+        slide_rates=None,
     ),
 }

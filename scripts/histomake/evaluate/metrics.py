@@ -90,6 +90,20 @@ def _number_errors(items: Items, i: int, weights: np.ndarray) -> dict[str, np.nd
 
 
 def overlap_metrics(level: str, items: Items, names: Sequence[str], weights: np.ndarray) -> Values:
-    """Overlaps of a segmentation: of all pixels together, or as the mean over slides or patients."""
-    pool = statistics.overlaps if level == "pixel" else statistics.mean_overlaps
-    return _by_class(names, [pool(items.score[:, i], items.patient, weights) for i in range(len(names))])
+    """Overlaps and pixel rates of a segmentation: of all pixels together, or as the mean over slides or patients.
+
+    Rates are those of each class against the rest; the accuracy of the whole is that over all classes.
+    """
+    together = level == "pixel"
+    pool = statistics.overlaps if together else statistics.mean_overlaps
+    each = [pool(items.score[:, i], items.patient, weights) for i in range(len(names))]
+    counts = statistics.weighted_sums(items.score, items.patient, weights) if together else items.score
+    rates, whole = statistics.pixel_rates(counts)
+
+    def pooled(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if together:
+            return found
+        return {key: statistics.mean_of(values, items.patient, weights) for key, values in found.items()}
+
+    values = _by_class(names, [one | pooled(rate) for one, rate in zip(each, rates, strict=True)])
+    return values | {("", key): found for key, found in pooled(whole).items()}

@@ -194,10 +194,9 @@ def _kaplan_meier(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, leve
     groups = evaluation.record.levels[level].risk_groups
     assert groups is not None
     told = f"log-rank p = {groups.log_rank_p:.2g}" if groups.log_rank_p is not None else f"no test: {groups.undefined}"
-    axes.text(0.03, 0.04, fill(told, 34), transform=axes.transAxes, fontsize=7)
     axes.set_xticks(ticks)
     axes.set(xlabel="time; below, numbers at risk", ylabel="share without the event", ylim=(0, 1.02), xlim=(0, None))
-    _legend(axes, "best")
+    _legend(axes, "best", title=fill(told, 34))
 
 
 def _survival_calibration(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
@@ -226,6 +225,6 @@ PANELS: dict[str, Panel] = {
 }
 
 
-def _legend(axes: Axes, place: LegendLocType) -> None:
+def _legend(axes: Axes, place: LegendLocType, *, title: str | None = None) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=place, frameon=False, fontsize=7)
+        axes.legend(loc=place, frameon=False, fontsize=7, title=title, title_fontsize=7)

@@ -36,12 +36,13 @@ class MetricRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """record: all results; rows: the same, one metric each; items: by level, for figures."""
+    """record: all results; rows: the same, one metric each; items: by level, for figures; slides: metrics of slides."""
 
     record: MetricsRecord
     rows: list[MetricRow]
     items: dict[str, Items]
     classes: list[str]
+    slides: pa.Table
 
     def table(self) -> pa.Table:
         """The rows: level, class, metric, value, low, high, se, samples."""

@@ -82,14 +82,25 @@ def score_histograms(
     One bin per distinct score up to SCORE_BINS of them, and quantile bins beyond: scores in one bin count as a tie,
     which changes an area by less than one part in SCORE_BINS.
     """
-    edges = np.unique(score)
-    if len(edges) > SCORE_BINS:
-        edges = np.unique(np.quantile(score, np.linspace(0, 1, SCORE_BINS), method="lower"))
-    bins = np.searchsorted(edges, score, side="right") - 1
+    edges = score_edges(score)
+    bins = score_ranks(score, edges)
     cell = patient * len(edges) + bins
     size = weights.shape[1] * len(edges)
     pos, neg = (np.bincount(cell[chosen], minlength=size).reshape(-1, len(edges)) for chosen in (positive, ~positive))
     return weights @ pos, weights @ neg
+
+
+def score_edges(score: np.ndarray) -> np.ndarray:
+    """Lower edges of the bins of scores (n,), ascending: the distinct scores, or SCORE_BINS quantiles of more."""
+    edges = np.unique(score)
+    if len(edges) > SCORE_BINS:
+        edges = np.unique(np.quantile(score, np.linspace(0, 1, SCORE_BINS), method="lower"))
+    return edges
+
+
+def score_ranks(score: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Number of the bin of each score, int64 (n,)."""
+    return np.searchsorted(edges, score, side="right") - 1
 
 
 def area_under_roc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -160,3 +171,29 @@ def mean_overlaps(counts: np.ndarray, patient: np.ndarray, weights: np.ndarray) 
     each = np.stack([2 * hit / (union + hit), hit / union, np.ones_like(hit)], 1)[found]
     dice, iou, count = weighted_sums(each, patient[found], weights).T
     return {"dice": dice / count, "iou": iou / count}
+
+
+def pixel_rates(counts: np.ndarray) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Rates of each class against the rest, and accuracy over all classes, each (n,), from ``counts`` (n, classes, 3).
+
+    Counts are tp, fp and fn of the pixels of known truth, each of which is of one class.
+    """
+    hit, false, missed = np.moveaxis(counts.astype(np.float64), 2, 0)
+    true, total = hit + missed, (hit + missed).sum(1)
+    each = [
+        {
+            "accuracy": (total - false[:, i] - missed[:, i]) / total,
+            "sensitivity": hit[:, i] / true[:, i],
+            "specificity": (total - true[:, i] - false[:, i]) / (total - true[:, i]),
+        }
+        for i in range(counts.shape[1])
+    ]
+    return each, {"accuracy": hit.sum(1) / total}
+
+
+def mean_of(values: np.ndarray, patient: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean (samples,) of the values (n,) that are not NaN, each counted as often as its patient."""
+    known = ~np.isnan(values)
+    each = np.stack([values[known], np.ones(int(known.sum()))], 1)
+    total, count = weighted_sums(each, patient[known], weights).T
+    return total / count

@@ -115,6 +115,30 @@ class Plan:
         wanted = self.config.tasks[task].evaluate.operating_points.model_dump(exclude_none=True)
         return [self.entry(slide) for _, slide in self.validated(task)] if wanted else []
 
+    def subgroups(self, task: str) -> dict[str, list[str]]:
+        """Values of the test slides by column of the subgroups, in the order of `entries`: a param.
+
+        A value is an empty text where the cell is empty.
+        """
+        slides = [self.slides[slide] for _, slide in self.slides_by_fold(task, "test")]
+        columns = self.config.tasks[task].evaluate.subgroups
+        return {column: [slide.value(column) or "" for slide in slides] for column in columns}
+
+    def planned_cohort(self, task: str) -> list[list[Any]]:
+        """Fold, role and numbers of slides, patients, sites and roles of the sheet, without slides to predict: a param.
+
+        New slides to predict do not change it. A slide without a site counts for none.
+        """
+        found = []
+        for fold in self.folds(task):
+            for role in JUDGED:
+                rows = [self.slides[slide] for slide in self.slides_in(task, fold, role)]
+                if rows:
+                    patients, sites = {row.patient_id for row in rows}, {row.site for row in rows} - {None}
+                    given = sum(row.split is not None for row in rows)
+                    found.append([fold, role, len(rows), len(patients), len(sites), given])
+        return found
+
     def entry(self, slide: str) -> Entry:
         """What a script must know of a slide."""
         row = self.slides[slide]
@@ -133,6 +157,10 @@ class Plan:
         return [slide for role in FITTED for slide in self.slides_in(task, fold, role)]
 
     # --- models -----------------------------------------------------------------------------------------------------
+
+    def trained_models(self, task: str) -> list[tuple[str, int]]:
+        """(task, fold) of the models of a task, if they are trained."""
+        return [(task, fold) for fold in self.folds(task)] if task in self.trained else []
 
     def model_in_use(self, task: str, fold: int | str) -> Path:
         """Folder of a model that is not trained, where it is now."""

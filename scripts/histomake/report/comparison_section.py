@@ -6,8 +6,8 @@ from pathlib import Path
 
 from histomake.base.records.comparison import ComparisonRecord, MetricDifference
 from histomake.report import page
+from histomake.report.metric_texts import LEVELS, metric_name
 from histomake.report.page import Html
-from histomake.report.task_section import LEVELS, METRIC_NAMES
 
 
 def comparison_section(path: Path) -> Html:
@@ -28,7 +28,7 @@ def comparison_section(path: Path) -> Html:
         parts.append(page.tag("p", f"Only {found.patients} patients: the intervals are unreliable.", class_="warn"))
     for level, compared in found.levels.items():
         rows = [
-            [METRIC_NAMES.get(name, name.replace("_", " ")), *_cells(difference)]
+            [metric_name(name), *_cells(difference)]
             for name, difference in compared.metrics.get("all", {}).items()
             if difference.difference.value is not None
         ]

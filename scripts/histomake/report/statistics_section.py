@@ -1,14 +1,15 @@
-"""Report sections of the statistics beside a task's metrics: operating points."""
+"""Report sections of the statistics beside a task's metrics: operating points and subgroups."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from histomake.base.records.metrics import MetricsRecord, MetricValue, OperatingPoint
+from histomake.base.records.metrics import MetricsRecord, OperatingPoint
 from histomake.report import page
+from histomake.report.metric_texts import LEVELS, with_interval
 from histomake.report.page import Html
+from histomake.report.subgroups_section import subgroups_section
 
-LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
 FEW = 20
 """Validation items of a class below which a threshold that is chosen on them is called unreliable."""
 
@@ -20,18 +21,9 @@ def statistics_sections(name: str, metrics: MetricsRecord) -> list[Html]:
     found = []
     if any(level.operating_points for level in metrics.levels.values()):
         found.append(page.section("Operating points", *_operating_points(metrics), level=3, anchor=f"{name}-points"))
+    if any(level.subgroups for level in metrics.levels.values()):
+        found.append(page.section("Subgroups", *subgroups_section(metrics), level=3, anchor=f"{name}-subgroups"))
     return found
-
-
-def with_interval(found: MetricValue) -> str | None:
-    """A value with its interval; None if it is not defined."""
-    if found.value is None:
-        return None
-    if found.low is None:
-        return f"{found.value:.3f}"
-    # A dash beside a minus sign is easily misread.
-    between = "–" if found.low >= 0 else " to "
-    return f"{found.value:.3f} ({found.low:.3f}{between}{found.high:.3f})"
 
 
 def _operating_points(metrics: MetricsRecord) -> list[Html]:

@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from histomake.base.layout import EmbeddingFiles, Layout
 from histomake.base.records.attribution_checks import AttributionChecks
-from histomake.base.records.metrics import LevelMetrics, MetricsRecord, MetricValue
+from histomake.base.records.metrics import LevelMetrics, MetricsRecord
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined
 from histomake.base.records.separation import SeparationRecord
@@ -21,46 +21,13 @@ from histomake.config import Task
 from histomake.pictures import canvas
 from histomake.report import page
 from histomake.report.examples import examples
+from histomake.report.metric_texts import LEVELS, with_interval
+from histomake.report.metrics_section import metrics_table, shown_metrics
 from histomake.report.page import Html
-from histomake.report.statistics_section import LEVELS, statistics_sections, with_interval
+from histomake.report.slide_rates_section import slide_rates_section
+from histomake.report.statistics_section import statistics_sections
 from histomake.target.kinds import LEARNED
 
-SHOWN_METRICS = (
-    "c_index",
-    "auc_at_horizon",
-    "calibration_at_horizon",
-    "dice",
-    "iou",
-    "r2",
-    "mae",
-    "auroc",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "auprc",
-    "f1",
-    "mcc",
-    "ece",
-    "calibration_in_the_large",
-    "calibration_slope",
-)
-METRIC_NAMES = {
-    "c_index": "C-index",
-    "auc_at_horizon": "AUC at one time",
-    "calibration_at_horizon": "predicted minus observed share without the event at one time",
-    "dice": "Dice",
-    "iou": "IoU",
-    "r2": "R²",
-    "mae": "mean absolute error",
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "f1": "F1",
-    "mcc": "Matthews correlation",
-    "ece": "calibration error (ECE)",
-    "calibration_in_the_large": "calibration in the large (0: calibrated)",
-    "calibration_slope": "calibration slope (1: calibrated)",
-}
 FIGURES = {
     "roc": "ROC, by level",
     "precision_recall": "Precision and recall, by level",
@@ -117,6 +84,9 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     if metrics.attention:
         parts.append(page.section("Attention", agreement_table(metrics), level=3, anchor=f"{name}-attention"))
     parts += statistics_sections(name, metrics)
+    if metrics.slide_means:
+        found = slide_rates_section(metrics, layout.slide_metrics(name), layout.front_page.parent)
+        parts.append(page.section("Slides", *found, level=3, anchor=f"{name}-slides"))
     drawn = sorted(layout.metrics_figures(name).glob("*.png"))
     parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
     parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
@@ -153,21 +123,6 @@ def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> li
         GROUP BY ALL ORDER BY ALL
     """  # noqa: S608
     return [[*row[:4], *(int(n or 0) for n in row[4:])] for row in catalog.execute(query, [name]).fetchall()]
-
-
-def metrics_table(metrics: MetricsRecord) -> Html:
-    """Table of metrics with their intervals, one column per level; metrics per class are collapsed."""
-    low, high = metrics.interval_percent
-    note = f"In brackets: {low:g}–{high:g} percentiles of {metrics.bootstraps:,} bootstrap samples of patients."
-    parts = [_metrics_of(metrics, whole=True), page.tag("p", note)]
-    if metrics.patients < 10:
-        text = f"Only {metrics.patients} test patients: the intervals are unreliable."
-        parts.insert(0, page.tag("p", text, class_="warn"))
-    refused = metrics.levels["patient"].refused if "patient" in metrics.levels else None
-    if refused:
-        patients = ", ".join(metrics.patients_of_several_classes)
-        parts.insert(0, page.tag("p", f"Patients are not evaluated: {refused}. They are: {patients}.", class_="warn"))
-    return page.join([*parts, page.folded("by class", _metrics_of(metrics, whole=False))])
 
 
 BASELINES = {"mean_features": "mean features, linear", "usual_target": "usual target, no features"}
@@ -211,7 +166,7 @@ def _beside(columns: Mapping[str, LevelMetrics]) -> Html:
     """Table of metrics over all classes, one column for each of several predictions."""
     cells: dict[str, dict[str, str]] = {}
     for column, found in columns.items():
-        for metric, shown in _shown_metrics({"all": found.metrics.get("all", {})}):
+        for metric, shown in shown_metrics({"all": found.metrics.get("all", {})}):
             cells.setdefault(metric, {})[column] = shown
     rows = [[metric, *(row.get(column) for column in columns)] for metric, row in cells.items()]
     return page.table(["metric", *columns], rows)
@@ -243,35 +198,12 @@ def horizon_notes(metrics: MetricsRecord) -> list[Html]:
 def agreement_table(metrics: MetricsRecord) -> Html:
     """How well attention and contributions tell annotated patches from others."""
     rows = [
-        [value, name, *(shown for _, shown in _shown_metrics({"all": found}))]
+        [value, name, *(shown for _, shown in shown_metrics({"all": found}))]
         for value, by_class in metrics.attention.items()
         for name, found in by_class.items()
     ]
     text = "Attention against annotation that was not trained on: mean over the annotated test slides."
     return page.join([page.tag("p", text), page.table(["value", "annotated class", "AUROC", "AUPRC"], rows)])
-
-
-def _metrics_of(metrics: MetricsRecord, *, whole: bool) -> Html:
-    cells: dict[str, dict[str, str]] = {}
-    for level, found in metrics.levels.items():
-        groups = {name: values for name, values in found.metrics.items() if (name == "all") == whole}
-        for name, shown in _shown_metrics(groups):
-            cells.setdefault(name, {})[level] = shown
-    rows = [[name, *(row.get(level) for level in metrics.levels)] for name, row in cells.items()]
-    return page.table(["metric", *(f"{LEVELS[level]} ({r.count:,})" for level, r in metrics.levels.items())], rows)
-
-
-def _shown_metrics(groups: Mapping[str, Mapping[str, MetricValue]]) -> list[tuple[str, str]]:
-    """Names and texts of the defined metrics, overall or per class; the most common ones first."""
-    rank = {name: i for i, name in enumerate(SHOWN_METRICS)}
-    shown = []
-    for group, values in groups.items():
-        for name in sorted(values, key=lambda key: (rank.get(key, len(rank)), key)):
-            found = values[name]
-            if found.value is not None:
-                title = METRIC_NAMES.get(name, name.replace("_", " "))
-                shown.append((title if group == "all" else f"{group}: {title}", with_interval(found) or ""))
-    return shown
 
 
 def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Html:

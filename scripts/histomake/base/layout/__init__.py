@@ -193,6 +193,10 @@ class Layout:
         """Metrics of a task, one per row."""
         return self.results / "metrics" / f"{task}.parquet"
 
+    def slide_metrics(self, task: str) -> Path:
+        """Metrics of every test slide of a task, CSV."""
+        return self.results / "metrics" / f"{task}.slides.csv"
+
     def comparison(self, first: str, second: str) -> Path:
         """Comparison of two tasks on the test slides that they have in common."""
         return self.results / "comparisons" / first / f"{second}.json"
@@ -252,6 +256,10 @@ class Layout:
     def slide_page(self, slide: str) -> Path:
         """Page of a slide."""
         return self.results / "report" / "slides" / f"{slide}.html"
+
+    def model_card(self, task: str) -> Path:
+        """Model card of a task, a page."""
+        return self.results / "report" / "models" / f"{task}.html"
 
     @property
     def front_page(self) -> Path:

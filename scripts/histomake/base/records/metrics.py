@@ -128,6 +128,45 @@ class AtHorizon(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Why there is no calibration; null where there is one."""
 
 
+class Subgroup(Part, frozen=True, kw_only=True):
+    """Metrics of the test items of one value of a column."""
+
+    count: Count
+    """Number of items of known truth."""
+    patients: Count
+    """Number of their patients."""
+    metrics: dict[str, MetricValue]
+    """Metrics over all classes, by name; none without an item."""
+
+
+class Heterogeneity(Part, frozen=True, kw_only=True):
+    """Cochran's Q test of the hypothesis that a metric is the same in all subgroups."""
+
+    compared: list[str]
+    """Values of the column whose items are compared."""
+    left_out: dict[str, str]
+    """Why items of other values are not compared, by value."""
+    q: float | None
+    """Sum of squared differences from the weighted mean, in units of the standard errors."""
+    degrees: Count
+    """Degrees of freedom: number of values compared, less one."""
+    p: float | None
+    """P value of the chi-square distribution; null where the test is not defined."""
+    i_squared: float | None
+    """Share of the variation that is beyond chance (Higgins & Thompson 2002)."""
+    undefined: str | None
+    """Why the test is not defined; null where it is."""
+
+
+class SubgroupTable(Part, frozen=True, kw_only=True):
+    """Metrics by the values of a column of the sheet."""
+
+    groups: dict[str, Subgroup]
+    """Metrics by value; an empty text for the items whose cell is empty, which are not compared."""
+    tests: dict[str, Heterogeneity]
+    """Test of heterogeneity by metric."""
+
+
 class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics of one level: of pixels, patches, slides or patients."""
 
@@ -149,6 +188,8 @@ class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Operating points by class, of two exclusive classes of the second one; only if ``evaluate`` asks for them."""
     at_horizon: AtHorizon | None = None
     """Predictions at one time; only of survival."""
+    subgroups: dict[str, SubgroupTable] = msgspec.field(default_factory=dict)
+    """Metrics by column and value of ``evaluate.subgroups``."""
 
 
 Agreement = dict[str, dict[str, dict[str, MetricValue]]]
@@ -185,6 +226,9 @@ class MetricsRecord(Record, frozen=True, kw_only=True):
     """Metrics by level: ``patch``, ``slide`` and ``patient``; of a segmentation ``pixel`` in place of ``patch``."""
     level: str = "patch"
     """What the task predicts: ``patch``, ``slide`` or ``patient``."""
+    slide_means: dict[str, dict[str, MetricValue]] = msgspec.field(default_factory=dict)
+    """Mean over the test slides of the rates of the patches or pixels of each slide, by class and rate. Single slides \
+are in ``metrics/{task}.slides.csv``. Only of tasks that predict classes of patches or pixels."""
     baselines: dict[str, dict[str, LevelMetrics]] = msgspec.field(default_factory=dict)
     """Metrics by level of baselines on the same slides, if slides or patients are predicted: ``mean_features``, a \
 linear model of the mean of the features, and ``usual_target``, which knows no features."""
