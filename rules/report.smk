@@ -42,6 +42,40 @@ rule slide_page:
         "../scripts/slide_page.py"
 
 
+# The slides are counts: a new slide to predict changes no model card.
+rule model_card:
+    input:
+        descriptions=lambda wildcards: [LAYOUT.description(wildcards.task, f) for f in PLAN.folds(wildcards.task)],
+        cohorts=lambda wildcards: [LAYOUT.training_cohort(*model) for model in PLAN.trained_models(wildcards.task)],
+        metrics=lambda wildcards: [LAYOUT.metrics(name) for name in PLAN.measured if name == wildcards.task],
+        leakage=LAYOUT.leakage("{task}"),
+    output:
+        page=identifying(
+            LAYOUT.model_card("{task}"),
+            caption="report/model_card.rst",
+            category="Model cards",
+            labels={"task": "{task}"},
+        ),
+    log:
+        LAYOUT.log("model_card", "{task}"),
+    benchmark:
+        LAYOUT.benchmark("model_card", "{task}")
+    wildcard_constraints:
+        task=only(CONFIG.tasks),
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(10),
+    params:
+        cfg=lambda wildcards: task(wildcards).described(),
+        planned=lambda wildcards: PLAN.planned_cohort(wildcards.task),
+        code=code("model_card.py"),
+    script:
+        "../scripts/model_card.py"
+
+
 # Compute times are read from the benchmark files that exist. They are not inputs, because they change without a change
 # of results.
 rule front_page:
@@ -51,6 +85,7 @@ rule front_page:
         warnings=LAYOUT.warnings,
         metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
         comparisons=OUTPUTS.comparisons(),
+        cards=[LAYOUT.model_card(name) for name in CONFIG.tasks],
         maps=[LAYOUT.embedding(*model).mosaic for model in OUTPUTS.explained_models()],
         feature_maps=[files.mosaic for files in OUTPUTS.maps()],
         panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.attributed_models()],

@@ -140,6 +140,21 @@ def test_settings_that_shape_no_result_run_nothing(workshop, section, changes):
     assert rules(workshop.planned()) <= SHOWS_SETTINGS
 
 
+def test_another_text_of_a_model_card_makes_pages_again_and_nothing_else(workshop):
+    content = yaml.safe_load(workshop.config.read_text())
+    content["tasks"]["tissue_kind"]["card"] = {"intended_use": "None.", "items": {17: "Not needed."}}
+    workshop.config.write_text(yaml.safe_dump(content))
+    assert rules(workshop.planned()) == {"model_card", "front_page"}
+
+
+def test_another_column_of_subgroups_is_measured_and_nothing_is_trained_or_predicted(workshop):
+    content = yaml.safe_load(workshop.config.read_text())
+    content["tasks"]["tissue_kind"]["evaluate"] = {"subgroups": ["site"]}
+    workshop.config.write_text(yaml.safe_dump(content))
+    assert {"evaluate", "catalog", "model_card"} <= rules(workshop.planned())
+    assert not {"train", "predict_slide", "score", "split", *PER_SLIDE} & rules(workshop.planned())
+
+
 def test_another_aggregation_is_scored_again_and_predicts_nothing(workshop):
     content = yaml.safe_load(workshop.config.read_text())
     content["tasks"]["tissue_kind"]["predict"] = {"aggregate": "max"}
@@ -193,7 +208,7 @@ def test_an_added_slide_that_is_only_to_be_predicted_trains_nothing(workshop):
     jobs = workshop.planned()
     assert slides_of(jobs) == {"P09-A"}
     assert slides_of(jobs, {"predict_slide"}) == {"P09-A"}
-    assert not {"train", "evaluate", "embed", "attribute"} & rules(jobs)
+    assert not {"train", "evaluate", "embed", "attribute", "model_card"} & rules(jobs)
 
 
 def test_settings_that_change_together_with_the_sheet_take_effect_in_the_same_run(workshop):

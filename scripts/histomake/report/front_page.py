@@ -6,7 +6,6 @@ import csv
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -15,7 +14,7 @@ import msgspec
 from histomake.audit.environment import git_state, package_versions
 from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
-from histomake.base.records.metrics import LevelMetrics, MetricsRecord
+from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import FIELD_OF_VIEW
 from histomake.base.records.warning import SlideWarning
@@ -24,6 +23,7 @@ from histomake.model import reuse
 from histomake.report import page
 from histomake.report.cascades_section import cascades_section
 from histomake.report.comparison_section import comparison_section
+from histomake.report.metrics_section import headline
 from histomake.report.page import Html
 from histomake.report.task_section import map_of_patches, task_section
 from histomake.tissue.artefacts import NAMES
@@ -42,17 +42,6 @@ GPU_RULES = frozenset(
     | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
 )
 """Rules that request a GPU if there is one; their wall time counts as GPU time."""
-
-HEADLINES = (
-    ("patch", "auroc", "patch AUROC"),
-    ("patch", "r2", "patch R²"),
-    ("pixel", "dice", "pixel Dice"),
-    ("patient", "auroc", "patient AUROC"),
-    ("patient", "r2", "patient R²"),
-    ("patient", "c_index", "patient C-index"),
-)
-"""Level, metric and title; the first one that a task has is its headline figure."""
-
 
 Row = dict[str, Any]
 """One slide's row of the catalog."""
@@ -90,7 +79,12 @@ def front_page(
     ]
     anchors = [*(s.lower() for s in sections), *(f"task-{name}" for name in config.tasks), "compute", "provenance"]
     links = page.tag("nav", *(page.link(anchor, f"#{anchor}") for anchor in anchors))
-    head = [page.tag("h1", "histomake report"), links, _headline(config, layout, rows, usable)]
+    head = [
+        page.tag("h1", "histomake report"),
+        links,
+        _headline(config, layout, rows, usable),
+        _model_cards(config, layout),
+    ]
     return page.document("histomake report", [*head, *parts])
 
 
@@ -126,14 +120,14 @@ def _headline(config: Config, layout: Layout, rows: list[Row], usable: list[Row]
     return page.cards(numbers)
 
 
-def headline(levels: Mapping[str, LevelMetrics]) -> list[tuple[str, str]]:
-    """Title and value of a task's most important metric; empty without one. ``levels``: those of its metrics."""
-    for level, metric, title in HEADLINES:
-        found = levels[level].metrics.get("all", {}).get(metric) if level in levels else None
-        if found and found.value is not None:
-            interval = f" ({found.low:.2f}–{found.high:.2f})" if found.low is not None else ""
-            return [(f"{title}{interval}", f"{found.value:.3f}")]
-    return []
+def _model_cards(config: Config, layout: Layout) -> Html:
+    """Links to the model cards of all tasks."""
+    if not config.tasks:
+        return Html("")
+    folder = layout.front_page.parent
+    links = [page.link(name, os.path.relpath(layout.model_card(name), folder)) for name in config.tasks]
+    shown = page.join([page.join([link, " "]) for link in links])
+    return page.tag("p", "Model cards: ", shown)
 
 
 def _quarantine(layout: Layout) -> Html:
