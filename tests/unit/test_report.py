@@ -182,6 +182,11 @@ def test_the_headline_of_a_bag_task_is_about_patients_and_that_of_a_patch_task_a
     assert front_page.headline({}) == []
 
 
+def test_a_value_is_not_broken_before_the_end_of_its_interval():
+    table = page.table(["metric", "value"], [["AUROC", "0.912 (0.850–0.970)"], ["Dice", "0.5 ± 0.1"], ["p (q)", None]])
+    assert re.findall(r'<td class="value">([^<]*)<', table) == ["0.912 (0.850–0.970)", "0.5 ± 0.1"]
+
+
 def test_a_caption_is_no_wider_than_its_picture():
     page_of_one = page.picture(np.zeros((4, 4, 3), np.uint8), "long " * 50, width=300)
     assert '<figure style="max-width:300px">' in page_of_one

@@ -63,9 +63,9 @@ def test_errors_are_those_of_drawing_patches():
     for rate, count in (("accuracy", 300), ("sensitivity", label.sum()), ("specificity", 300 - label.sum())):
         assert row[f"{rate}_se"] == pytest.approx(np.sqrt(row[rate] * (1 - row[rate]) / count), rel=0.06), rate
     rng = np.random.default_rng(1)
-    drawn = [rng.integers(0, 300, 300) for _ in range(1000)]
+    drawn = [rng.integers(0, 300, 300) for _ in range(300)]
     areas = [roc_auc_score(label[chosen], score[chosen]) for chosen in drawn]
-    assert row["auroc_se"] == pytest.approx(np.std(areas), rel=0.1)
+    assert row["auroc_se"] == pytest.approx(np.std(areas), rel=0.15)
     assert row["auroc"] == pytest.approx(roc_auc_score(label, score))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ JPEG_QUALITY = 82
 MAX_WIDTH_PX = 2200
 MIN_CAPTION_PX = 160
 
+WITH_INTERVAL = re.compile(r"[-+]?[\d.]+ (\([^()]*\)|± [\d.]+)")
+
 STYLE = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2328; max-width: 1180px; margin: 0 auto; padding: 0 24px 64px }
@@ -30,6 +33,7 @@ h3 { margin: 26px 0 6px } p { max-width: 78ch }
 nav { font-size: 14px; color: #57606a } nav a { margin-right: 14px } a { color: #0061a0 }
 table { border-collapse: collapse; font-size: 14px; margin: 8px 0 }
 th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e3e6ea }
+td.value { white-space: nowrap }
 th { color: #57606a; font-weight: 600 } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0 }
 .card { border: 1px solid #d0d7de; border-radius: 8px; padding: 10px 16px; min-width: 130px }
@@ -94,7 +98,7 @@ def link(text: object, target: str) -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """A table. Columns of numbers are right-aligned; floats have three significant digits."""
+    """A table. Columns of numbers are right-aligned; floats have three significant digits; intervals stay on a line."""
     body = [list(row) for row in rows]
     if not body:
         return tag("p", "None.")
@@ -102,9 +106,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     classes = [{"class_": "number"} if flag else {} for flag in numeric]
     head = tag("tr", *(tag("th", text, **kind) for text, kind in zip(header, classes, strict=True)))
     lines = [
-        tag("tr", *(tag("td", shown(cell), **kind) for cell, kind in zip(row, classes, strict=True))) for row in body
+        tag("tr", *(tag("td", shown(cell), **(kind or _kept(cell))) for cell, kind in zip(row, classes, strict=True)))
+        for row in body
     ]
     return tag("div", tag("table", head, *lines), class_="wide")
+
+
+def _kept(cell: object) -> dict[str, str]:
+    """Class of a value with an interval or error: it may not be broken, not even at the dash."""
+    return {"class_": "value"} if isinstance(cell, str) and WITH_INTERVAL.fullmatch(cell) else {}
 
 
 def shown(value: object) -> object:
