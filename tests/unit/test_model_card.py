@@ -88,7 +88,7 @@ def test_texts_of_the_configuration_are_shown_before_what_is_known_and_are_escap
     card = {
         "intended_use": "For <pathologists>.",
         "limits": "Not for cytology.",
-        "items": {17: "Approved.", "5a": "A biobank."},
+        "items": {"17": "Approved.", "5a": "A biobank."},
     }
     page = model_card(described(settings={"card": card}))
     found = answers(page)
@@ -190,6 +190,7 @@ def test_subgroups_and_their_heterogeneity_are_part_of_the_card():
 @pytest.mark.parametrize(
     ("card", "message"),
     [
+        ({"items": {17: "x"}}, "should be a valid string"),
         ({"items": {"99": "x"}}, "TRIPOD.AI has no item 99"),
         ({"items": {"3b": "x"}}, "item 3b: use the key intended_use"),
         ({"items": {"26": "x"}}, "item 26: use the key limits"),

@@ -44,6 +44,7 @@ ALLOWED_MEMBERS = {
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
     "Target.columns": "parts of target, which is compared",
+    "Task.described": "selects the keys that are compared",
     "Task.fitting": "selects the keys that are compared",
     "Task.on_bags": "a part of level, which is compared",
     "Task.predicting": "selects the keys that are compared",

@@ -142,7 +142,7 @@ def test_settings_that_shape_no_result_run_nothing(workshop, section, changes):
 
 def test_another_text_of_a_model_card_makes_pages_again_and_nothing_else(workshop):
     content = yaml.safe_load(workshop.config.read_text())
-    content["tasks"]["tissue_kind"]["card"] = {"intended_use": "None.", "items": {17: "Not needed."}}
+    content["tasks"]["tissue_kind"]["card"] = {"intended_use": "None.", "items": {"17": "Not needed."}}
     workshop.config.write_text(yaml.safe_dump(content))
     assert rules(workshop.planned()) == {"model_card", "front_page"}
 

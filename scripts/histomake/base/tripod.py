@@ -86,3 +86,6 @@ ITEMS: dict[str, Item] = {
     number: Item(section, topic) for section, topics in _SECTIONS.items() for number, topic in topics.items()
 }
 """Items by number, in their order."""
+
+INTENDED_USE, LIMITS = "3b", "26"
+"""Items for which the configuration has a key of their own."""

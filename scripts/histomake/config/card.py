@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field, field_validator
 
-from histomake.base.tripod import ITEMS
+from histomake.base.tripod import INTENDED_USE, ITEMS, LIMITS
 from histomake.config.section import Section
-
-INTENDED_USE, LIMITS = "3b", "26"
-"""Items of TRIPOD+AI with a key of their own."""
 
 
 class Card(Section):
@@ -32,12 +27,6 @@ class Card(Section):
         "Items that neither these texts nor the results answer are listed as not known.",
     )
 
-    @field_validator("items", mode="before")
-    @classmethod
-    def _numbers_are_texts(cls, value: Any) -> Any:
-        # YAML reads a key such as 17 as a number.
-        return {str(key): text for key, text in value.items()} if isinstance(value, dict) else value
-
     @field_validator("items")
     @classmethod
     def _items_exist(cls, value: dict[str, str]) -> dict[str, str]:
@@ -48,9 +37,3 @@ class Card(Section):
         if empty := [key for key, text in value.items() if not text.strip()]:
             raise ValueError(f"item {empty[0]} has no text; remove it")
         return value
-
-    @property
-    def texts(self) -> dict[str, str]:
-        """Texts by item."""
-        own = {INTENDED_USE: self.intended_use, LIMITS: self.limits}
-        return {**self.items, **{number: text for number, text in own.items() if text is not None}}

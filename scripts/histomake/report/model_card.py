@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from histomake.base.tripod import ITEMS
-from histomake.config.card import INTENDED_USE, LIMITS
+from histomake.base.tripod import INTENDED_USE, ITEMS, LIMITS
 from histomake.report import page
 from histomake.report.metric_texts import LEVELS
 from histomake.report.metrics_section import FEW_PATIENTS, headline, metrics_table
 from histomake.report.page import Html
 from histomake.report.statistics_section import statistics_sections
-from histomake.report.tripod import NOT_KNOWN, DescribedTask, known_items, outcome, split_text
+from histomake.report.tripod import NOT_KNOWN, DescribedTask, known_items, outcome, split_text, stated_items
 
 
 def model_card(found: DescribedTask) -> str:
     """The page as HTML. It names no slide and no patient."""
-    texts = found.task.card.texts
+    texts = stated_items(found.task)
     parts = [
         page.tag("h1", f"Model card: {found.name}"),
         page.tag(
@@ -85,7 +84,7 @@ def _performance(found: DescribedTask) -> list[Html]:
 
 def _checklist(found: DescribedTask) -> list[Html]:
     """All items, with what people and results say; what is not known is said to be unknown."""
-    stated, known = found.task.card.texts, known_items(found)
+    stated, known = stated_items(found.task), known_items(found)
     rows = []
     for number, item in ITEMS.items():
         parts = [page.tag("div", text) for text in (stated.get(number), known.get(number)) if text]

@@ -10,6 +10,7 @@ from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.model_card import ModelCard
+from histomake.base.tripod import INTENDED_USE, LIMITS
 from histomake.config import Task
 from histomake.report.metric_texts import LEVELS, in_order, metric_name
 from histomake.target.kinds import LEARNED
@@ -51,6 +52,12 @@ class DescribedTask:
     def card(self) -> ModelCard:
         """Card of the first model: what all have in common."""
         return next(iter(self.cards.values()))
+
+
+def stated_items(task: Task) -> dict[str, str]:
+    """Texts of the configuration by item."""
+    own = {INTENDED_USE: task.card.intended_use, LIMITS: task.card.limits}
+    return {**task.card.items, **{number: text for number, text in own.items() if text is not None}}
 
 
 def known_items(found: DescribedTask) -> dict[str, str]:
