@@ -197,8 +197,8 @@ def _parse_row(row: SheetRow, labels: set[str], groups: set[str]) -> tuple[Slide
         return None, faults
     optional = {key: cell.get(key) or None for key in ("annotation", "sha256", "site", "split")}
     values, given = ({key: cell[key] for key in sorted(columns) if cell.get(key)} for columns in (labels, groups))
-    ids = (cell["slide_id"], cell["path"], cell["patient_id"])
-    return Slide(*ids, mpp=mpp, labels=values, groups=given, **optional), faults
+    slide = Slide(cell["slide_id"], cell["path"], cell["patient_id"], mpp=mpp, labels=values, groups=given, **optional)
+    return slide, faults
 
 
 def _text_faults(cell: Mapping[str, str]) -> Iterator[str]:
