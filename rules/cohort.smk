@@ -97,6 +97,7 @@ rule catalog:
         splits=[LAYOUT.split(name) for name in sorted(CONFIG.tasks)],
         scores=[LAYOUT.scores(name) for name in sorted(CONFIG.tasks)],
         damage=[LAYOUT.damage(name) for name in sorted(CONFIG.tasks)],
+        cells=lambda wildcards: [path for name in sorted(CONFIG.cells) for path in OUTPUTS.cell_tables(name)],
     output:
         catalog=LAYOUT.catalog,
     log:
@@ -115,6 +116,7 @@ rule catalog:
         ],
         grids=sorted(CONFIG.grids),
         predictions=lambda wildcards: {name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)},
+        cells=lambda wildcards: {name: list(map(str, OUTPUTS.cell_tables(name))) for name in sorted(CONFIG.cells)},
         code=code("catalog.py"),
     script:
         "../scripts/catalog.py"

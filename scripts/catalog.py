@@ -23,6 +23,7 @@ def main(snakemake):
             splits=dict(zip(params.predictions, given.splits, strict=True)),
             predictions=params.predictions,
             damage={task: layout.damage(task) for task in params.predictions},
+            cells=params.cells,
             sheet=params.sheet,
             cache=cache,
             previous=layout.file_cache("catalog").with_suffix(".duckdb"),

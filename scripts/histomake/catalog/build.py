@@ -74,6 +74,7 @@ def build_catalog(
     splits: Mapping[str, Path | str],
     predictions: Mapping[str, Sequence[Path | str]],
     damage: Mapping[str, Path | str] | None = None,
+    cells: Mapping[str, Sequence[Path | str]] | None = None,
     sheet: Iterable[SheetRow] = (),
     cache: FileCache | None = None,
     previous: Path | None = None,
@@ -94,6 +95,7 @@ def build_catalog(
         splits: Split file by task.
         predictions: Prediction files ``fold{k}/{slide}.parquet`` by task.
         damage: List of the slides whose damage was met by a task only, by task.
+        cells: Cell tables ``{slide}.parquet`` by name.
         sheet: slide_id, patient_id, site and labels of every slide.
         cache: Cache of the records read by the previous build.
         previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
@@ -125,6 +127,8 @@ def build_catalog(
                 _add_patches(build, grid, files)
             for task, files in predictions.items():
                 _add_predictions(build, task, files)
+            for name, files in (cells or {}).items():
+                _add_cells(build, name, files)
             build.detach_previous()
             base.execute("CHECKPOINT")
     build.keep(Path(path))
@@ -248,6 +252,12 @@ def _add_predictions(build: IncrementalBuild, task: str, files: Sequence[Path | 
             by_fold=True,
         )
         _add_bags(build.base, task)
+
+
+def _add_cells(build: IncrementalBuild, name: str, files: Sequence[Path | str]) -> None:
+    """Create ``cells_<name>``, a row per cell."""
+    if files:
+        build.fill(f"cells_{name}", files, f"{SLIDE}, * EXCLUDE (filename)")
 
 
 def _add_bags(base: duckdb.DuckDBPyConnection, task: str) -> None:
