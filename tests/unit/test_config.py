@@ -119,7 +119,7 @@ def test_only_tasks_that_classify_patches_can_be_stages_of_a_cascade():
             parse_config(raw | {"patch_cascades": cascades})
 
 
-SEGMENTATION = {"grid": "x20", "kind": "segmentation", "target": {"classes": ["a"], "source": "mask"}}
+SEGMENTATION = {"grid": "x20", "kind": "segmentation", "target": {"classes": ["a", "c"], "source": "mask"}}
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,11 @@ SEGMENTATION = {"grid": "x20", "kind": "segmentation", "target": {"classes": ["a
 )
 def test_cells_of_an_unknown_source_or_class_are_refused(cells, problem):
     raw = {
-        "annotations": {"classes": {"a": "a", "b": "b"}},
-        "tasks": {"map": SEGMENTATION, "labels": {"grid": "x20", "target": {"classes": ["a"], "source": "annotation"}}},
+        "annotations": {"classes": {"a": "a", "b": "b", "c": "c"}},
+        "tasks": {
+            "map": SEGMENTATION,
+            "labels": {"grid": "x20", "target": {"classes": ["a", "c"], "source": "annotation"}},
+        },
         "radhical": {"nuclei": {}},
     }
     assert parse_config(raw | {"cells": {"c": {"source": "task:map", "classes": ["a"]}}}).cells["c"].maker == "map"

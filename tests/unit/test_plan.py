@@ -305,7 +305,7 @@ def test_cells_of_a_cascade_are_those_of_the_slides_that_it_segments(project):
 
 
 def test_cells_of_a_task_are_those_of_its_first_fold_that_predicts_a_slide(project):
-    target = {"source": "mask", "classes": ["tumour"]}
+    target = {"source": "mask", "classes": ["tumour", "stroma"]}
     tasks = {"t": task(kind="segmentation", target=target, model={"name": "fast_scnn"})}
     plan = project(tasks, cells={"n": {"source": "task:t"}})
     assert plan.cell_files("n", "E", here=True) == [plan.layout.segmentation("t", 0, "E")]
