@@ -6,6 +6,7 @@ rule lineage:
         catalog=LAYOUT.catalog,
         metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
         cascades=lambda wildcards: OUTPUTS.of_cascades(),
+        cells=lambda wildcards: OUTPUTS.of_cells(),
     output:
         lineage=LAYOUT.lineage,
     log:

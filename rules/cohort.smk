@@ -98,6 +98,7 @@ rule catalog:
         scores=[LAYOUT.scores(name) for name in sorted(CONFIG.tasks)],
         damage=[LAYOUT.damage(name) for name in sorted(CONFIG.tasks)],
         metrics=[LAYOUT.metrics(name) for name in sorted(PLAN.measured)],
+        cells=lambda wildcards: [path for name in sorted(CONFIG.cells) for path in OUTPUTS.cell_tables(name)],
     output:
         catalog=LAYOUT.catalog,
     log:
@@ -117,6 +118,7 @@ rule catalog:
         measured=sorted(PLAN.measured),
         grids=sorted(CONFIG.grids),
         predictions=lambda wildcards: {name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)},
+        cells=lambda wildcards: {name: list(map(str, OUTPUTS.cell_tables(name))) for name in sorted(CONFIG.cells)},
         code=code("catalog.py"),
     script:
         "../scripts/catalog.py"

@@ -103,4 +103,5 @@ wildcard_constraints:
     fold=r"\d+",
     cascade=only(CONFIG.radhical),
     patch_cascade=only(CONFIG.patch_cascades),
+    cells=only(CONFIG.cells),
     level=r"\d+",

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from histomake.annotation.apart import apart
-from histomake.annotation.formats import is_mask
 from histomake.annotation.read import naming_slide, read_annotation
 from histomake.annotation.write import write_annotation, write_no_annotation
 from histomake.audit.sidecar import job
@@ -52,7 +51,8 @@ def main(snakemake):
         manifest = Manifest.read(snakemake.input.manifest)
         outcome = quarantined(manifest) or attempt("annotate", work_apart if source else work)
         if quarantined(outcome):
-            write_no_annotation(outcome, record=record, geojson=geojson, labels=labels if is_mask(source) else None)
+            made = labels if snakemake.output.get("labels") else None
+            write_no_annotation(outcome, record=record, geojson=geojson, labels=made)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def main(snakemake):
             predictions=params.predictions,
             damage={task: layout.damage(task) for task in params.predictions},
             metrics={task: layout.metrics(task) for task in params.measured},
+            cells=params.cells,
             sheet=params.sheet,
             cache=cache,
             previous=layout.file_cache("catalog").with_suffix(".duckdb"),

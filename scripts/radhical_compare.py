@@ -27,6 +27,7 @@ def main(snakemake):
         for mask, record in zip(snakemake.input.masks, snakemake.input.tissue, strict=True)
     }
     sites = dict(snakemake.params.sites)
+    patients = {slide: patient for slide, patient, _ in snakemake.params.cohort}
     slides = list(zip(snakemake.input.manifests, snakemake.input.annotations, strict=True))
     with job(snakemake):
         networks = load_networks(snakemake.input.weights, config, threads=snakemake.threads)
@@ -44,6 +45,8 @@ def main(snakemake):
                     complete=config.train.complete,
                     config=config.baselines,
                     seed=snakemake.params.seed,
+                    neck_um=config.neck_um,
+                    patient_id=patients[field.slide_id],
                     site=sites[field.slide_id],
                 )
             )

@@ -16,7 +16,7 @@ from histomake.pictures.level_maps import level_maps
 
 
 def main(snakemake):
-    config = Radhical.model_validate({**snakemake.params.cfg, "block_px": snakemake.params.block})
+    config = Radhical.model_validate({**snakemake.params.cfg, **snakemake.params.use})
     geojson, store = Path(snakemake.output.outlines), store_of(snakemake.output.store)
 
     def work():
@@ -25,7 +25,8 @@ def main(snakemake):
         )
         chosen = ThresholdsRecord.read(snakemake.input.thresholds).thresholds
         thresholds = CascadeThresholds.model_validate(chosen, from_attributes=True)
-        found = segment_slide(answers.reader, levels, answers, thresholds, store=store, geojson=geojson)
+        places = {"store": store, "geojson": geojson}
+        found = segment_slide(answers.reader, levels, answers, thresholds, neck_um=config.neck_um, **places)
         write_picture(level_maps(answers.reader, store, found), Path(snakemake.output.levels))
         return found
 

@@ -270,3 +270,22 @@ def test_a_mask_that_changes_after_it_was_opened_is_a_bad_annotation(tmp_path):
     (tmp_path / "m.zarr" / "c" / "1" / "1").write_bytes(b"other bytes")
     with pytest.raises(AnnotationError, match="cannot be read"):
         labels(annotation)
+
+
+# Masks that number cells
+
+
+def test_a_mask_of_cells_has_no_class_of_patches(tmp_path):
+    np.save(tmp_path / "m.npy", np.arange(HEIGHT * WIDTH, dtype=np.uint32).reshape(HEIGHT, WIDTH))
+    config = Annotations(mask_values="cells", classes={"1": "tumor"})
+    found = read_annotation(tmp_path / "m.npy", config, slide_id="s1", width=WIDTH, height=HEIGHT)
+    assert (found.regions, found.label_image) == ([], None)
+    assert found.record.annotation_format == "cell mask.npy"
+
+
+def test_a_mask_of_cells_must_fit_the_slide_too(tmp_path):
+    np.save(tmp_path / "m.npy", np.ones((HEIGHT, WIDTH), np.uint32))
+    with pytest.raises(SlideError, match="no whole scale fits"):
+        read_annotation(
+            tmp_path / "m.npy", Annotations(mask_values="cells"), slide_id="s1", width=WIDTH + 7, height=HEIGHT
+        )

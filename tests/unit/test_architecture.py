@@ -24,7 +24,7 @@ LAYERS = (
     ("config",),
     ("slide", "cohort", "target"),
     ("annotation",),
-    ("tissue",),
+    ("tissue", "cells"),
     ("patch",),
     ("model",),
     ("learn",),

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 from cascade_slide import DiscReader, discs, levels
-from histomake.cascade.levels import Window, levels_of, mirrored, nearest, read_window, support, upsample
+from histomake.base.windows import Window
+from histomake.cascade.levels import levels_of, mirrored, nearest, read_window, support, upsample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -21,6 +21,7 @@ def test_a_perfect_segmentation_scores_1():
     found = score(truth * 7, truth, complete=True)
     values = (found.f, found.tpr, found.ppv, found.detected, found.pixel_f, found.aji, found.pq, found.object_f1)
     assert values == (1,) * 8
+    assert found.count_error == 0
 
 
 def test_radhical_measures_compare_a_nucleus_with_all_objects_that_overlap_it():
@@ -32,6 +33,7 @@ def test_radhical_measures_compare_a_nucleus_with_all_objects_that_overlap_it():
     assert found.f == pytest.approx(200 / 360)
     assert (found.tpr, found.ppv, found.detected) == (1, pytest.approx(100 / 260), 1)
     assert found.object_f1 == 0
+    assert found.count_error == 0.5
     assert found.aji == pytest.approx(100 * 2 / (260 * 2))
 
 

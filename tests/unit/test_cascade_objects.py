@@ -7,15 +7,17 @@ import json
 import numpy as np
 import pytest
 import shapely
-from histomake.cascade.levels import Level, Window
+from histomake.base.windows import Window
+from histomake.cascade.levels import Level
 from histomake.cascade.objects import (
     find_pieces,
-    measure_nuclei,
-    outline,
+    nuclei_of,
     without_holes,
     write_no_objects,
     write_objects,
 )
+from histomake.cells.files import outline
+from histomake.cells.tile import Tile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -66,10 +68,15 @@ def test_components_equal_those_of_the_whole_slide(mask, tile):
     pairs = np.unique(np.stack([labels.ravel(), expected.ravel()]), axis=1)
     assert pairs.shape[1] == len(np.unique(expected))
     assert labels.max() == number
-    found = measure_nuclei(pieces)
-    assert [n.area for n in found] == np.bincount(labels.ravel())[1:].tolist()
-    for nucleus, box in zip(found, ndimage.find_objects(labels), strict=True):
-        assert nucleus.window.slices == box
+
+
+def test_nuclei_have_their_area_and_window_on_the_slide():
+    labels = np.zeros((20, 30), np.int32)
+    labels[2:8, 3:9] = 1
+    labels[10:15, 20:28] = 2
+    found = nuclei_of(Tile(Window(100, 200, 20, 30), labels, 2), 7)
+    assert [(n.number, n.area) for n in found] == [(8, 36), (9, 40)]
+    assert [n.window for n in found] == [Window(102, 203, 6, 6), Window(110, 220, 5, 8)]
 
 
 def test_an_outline_follows_the_pixels_and_their_holes():
@@ -89,8 +96,8 @@ def test_the_geojson_has_a_valid_polygon_per_nucleus(tmp_path):
     labels[10:15, 20:28] = 2
     labels[15, 28] = 2  # touches at a corner only
     probability = np.where(labels > 0, 204, 0).astype(np.uint8)
-    pieces = find_pieces(lambda w: labels[w.slices] > 0, level_of(labels), connectivity=8)
-    write_objects(tmp_path / "n.geojson", measure_nuclei(pieces), labels, probability, scale=1.0, mpp=0.5)
+    nuclei = nuclei_of(Tile(Window(0, 0, *labels.shape), labels.astype(np.int32), 2), 0)
+    write_objects(tmp_path / "n.geojson", nuclei, labels, probability, scale=1.0, mpp=0.5)
     features = json.loads((tmp_path / "n.geojson").read_text())["features"]
     assert [f["properties"]["measurements"]["area_um2"] for f in features] == [9.0, 10.25]
     assert {f["properties"]["measurements"]["probability"] for f in features} == {0.8}
@@ -100,8 +107,6 @@ def test_the_geojson_has_a_valid_polygon_per_nucleus(tmp_path):
 def test_a_slide_without_nuclei_gives_an_empty_collection(tmp_path):
     write_no_objects(tmp_path / "n.geojson")
     assert json.loads((tmp_path / "n.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
-    mask = np.zeros((5, 5), bool)
-    assert measure_nuclei(find_pieces(pixels_of(mask), level_of(mask), connectivity=8)) == []
 
 
 def test_numbers_start_at_the_top_left():

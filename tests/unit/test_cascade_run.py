@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from cascade_slide import DiscReader, discs, levels, random_networks
+from histomake.base.windows import Window
 from histomake.cascade.answers import NetworkAnswers, StoredAnswers, patch_by_patch
 from histomake.cascade.infer import whole_labels, whole_maps
-from histomake.cascade.levels import Window
 from histomake.cascade.net import build_network
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED, costs, decide, nuclei, pixel_evaluations, run_cascade
 from histomake.config import CascadeNetwork, CascadeThresholds

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cascade_slide import DiscReader, discs, levels, truth_of
 from histomake.base.errors import HistomakeError
+from histomake.base.windows import Window
 from histomake.cascade.fields import Field
-from histomake.cascade.levels import Window
 from histomake.cascade.samples import (
     BACKGROUND,
     IGNORED,

@@ -22,6 +22,7 @@ from histomake.cascade.net import load_network
 from histomake.cascade.plots import draw_front
 from histomake.cascade.run import run_cascade
 from histomake.cascade.search import Case, search_thresholds
+from histomake.cells.parting import part_array
 from histomake.config import CascadeBaselines, CascadeSearch, CascadeThresholds, Radhical
 from PIL import Image
 
@@ -117,7 +118,7 @@ def segmented(tmp_path_factory):
         chosen,
         store,
         geojson,
-        segment_slide(one.reader, one.levels, answers, chosen, store=store, geojson=geojson),
+        segment_slide(one.reader, one.levels, answers, chosen, neck_um=0.5, store=store, geojson=geojson),
     )
 
 
@@ -125,7 +126,8 @@ def test_the_label_image_is_the_mask_of_the_cascade_and_the_geojson_has_its_obje
     one, answers, chosen, store, geojson, record = segmented
     group = zarr.open_group(store, mode="r")
     maps = run_cascade(one.levels, answers, chosen, block=64)
-    np.testing.assert_array_equal(group["labels"][:], whole_labels(maps[-1], cut=chosen.cut))
+    mask = whole_labels(maps[-1], cut=chosen.cut) > 0
+    np.testing.assert_array_equal(group["labels"][:], part_array(mask, depth=1))
     features = json.loads(geojson.read_text())["features"]
     assert len(features) == record.nuclei == group["labels"][:].max()
     assert sorted(p.name for p in store.parent.iterdir()) == ["s.geojson", "s.zarr"]
@@ -147,9 +149,8 @@ def test_thresholds_of_the_dense_network_compute_level_1_alone_in_its_blocks(tmp
     one = field(3)
     answers = NetworkAnswers(one.reader, random_networks(), 64, CPU)
     dense = CascadeThresholds(cut=0.4, lower=[], upper=[])
-    record = segment_slide(
-        one.reader, one.levels, answers, dense, store=tmp_path / "s.zarr", geojson=tmp_path / "s.geojson"
-    )
+    places = {"store": tmp_path / "s.zarr", "geojson": tmp_path / "s.geojson"}
+    record = segment_slide(one.reader, one.levels, answers, dense, neck_um=None, **places)
     assert [level.level for level in record.levels] == [1]
     assert record.multiply_adds.cascade == record.multiply_adds.dense
     assert record.saved == 0
@@ -166,7 +167,7 @@ def test_the_pareto_figure_is_drawn(tmp_path):
         assert picture.size[0] > 800
 
 
-def compared(one, tissue, networks=None):
+def compared(one, tissue, networks=None, **settings):
     return compare_slide(
         one.levels,
         NetworkAnswers(one.reader, networks or random_networks(), 64, CPU),
@@ -177,6 +178,7 @@ def compared(one, tissue, networks=None):
         complete=True,
         config=CascadeBaselines(naive_pixels=16, repeats=1),
         seed=0,
+        **settings,
     )
 
 
@@ -214,6 +216,24 @@ SITES = {
     "north": {"cascade": {"f": 0.9, "pixel_f": 0.9}, "otsu": {"f": 0.6, "pixel_f": 0.6}},
     "south": {"cascade": {"f": 0.653, "pixel_f": 0.8}, "otsu": {"f": 0.687, "pixel_f": 0.7}},
 }
+
+
+def test_patients_count_equally_however_many_slides_they_have():
+    record = compared(field(6), None)
+    of_first = [msgspec.structs.replace(replace_scores(record, cascade={"f": f}), patient_id="p1") for f in (0.2, 0.4)]
+    of_second = msgspec.structs.replace(replace_scores(record, cascade={"f": 0.9}), patient_id="p2")
+    (group,) = summarise([*of_first, of_second]).values()
+    assert group.scores["cascade"].f == pytest.approx((0.3 + 0.9) / 2)
+    assert (group.scored, group.patients) == (3, 2)
+
+
+def test_every_way_is_parted_alike_and_measured_by_objects():
+    one = field(6)
+    whole, parts = (compared(one, None, neck_um=neck).scores for neck in (None, 0.5))
+    for way, scores in parts.items():
+        assert scores.pixel_f == whole[way].pixel_f
+        assert scores.found >= whole[way].found
+        assert scores.count_error == pytest.approx(abs(scores.found - scores.nuclei) / scores.nuclei)
 
 
 def test_a_missed_bound_is_reported():

@@ -11,9 +11,10 @@ import shapely
 import tifffile
 from cascade_slide import discs, levels
 from histomake.base.errors import HistomakeError, Reason, SlideError
+from histomake.base.windows import Window
 from histomake.cascade.fields import open_fields
 from histomake.cascade.infer import open_answers
-from histomake.cascade.levels import Window, levels_of
+from histomake.cascade.levels import levels_of
 from histomake.cascade.truth import open_truth
 from histomake.config import Annotations, Radhical
 

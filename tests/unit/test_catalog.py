@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from histomake.base.errors import Reason
 from histomake.catalog.build import build_catalog
-from histomake.config import Grid
+from histomake.cells import table as cell_tables
+from histomake.config import Cells, Grid
 from histomake.patch.table import REASONS
 from histomake.patch.tabulate import empty_table, schema, write_patch_table
 
@@ -20,6 +21,7 @@ from tests import sample_records
 
 README = Path(__file__).parents[2] / "config" / "README.md"
 GRID = Grid()
+CELLS = Cells(source="annotation")
 CLASSES = ["stroma", "tumor"]
 BAD = sample_records.lost(
     "s3", stage="presegment", reason=Reason.NO_TISSUE, path="o'hara.svs", detail="no tissue", remedy="look"
@@ -33,6 +35,12 @@ def patch_table(kept, background):
     excluded = pa.array(np.repeat([0, REASONS.index("background")], [kept, background]).astype(np.int8))
     reason = pa.DictionaryArray.from_arrays(excluded, pa.array(REASONS))
     return pa.Table.from_arrays([*map(pa.array, columns), reason], schema=schema(CLASSES))
+
+
+def two_cells():
+    values = {name: np.ones(2, np.float32) for name in cell_tables.MEASURED} | {"class": ["tumor", None]}
+    values |= {"cell_id": [1, 2], "neighbours_25um": [1, 1], "neighbours_50um": [1, 1]}
+    return pa.table(values, schema=cell_tables.schema(CELLS.neighbours_um))
 
 
 @pytest.fixture
@@ -80,6 +88,9 @@ def results(tmp_path):
         scores = {"patch_id": pa.array([7], pa.uint32()), "score_stroma": half, "score_tumor": half}
         pq.write_table(pa.table(scores), predictions[-1])
     paths |= {"tables": {"x20": tables}, "splits": {"grade": split}, "predictions": {"grade": predictions}}
+    paths["cells"] = {"nuclei": [tmp_path / "cells" / f"{slide}.parquet" for slide in ("s1", "s3")]}
+    for path, table in zip(paths["cells"]["nuclei"], (two_cells(), cell_tables.empty_table(BAD, CELLS)), strict=True):
+        cell_tables.write_cells(table, path)
     sheet = [("s1", "p1", "north", {"grade": "2"}), ("s2.b", "p2", None, {"grade": "3"}), ("s3", "p3", None, {})]
     build_catalog(tmp_path / "catalog.duckdb", **paths, sheet=sheet)
     return tmp_path
@@ -131,6 +142,13 @@ def test_class_balance_is_given_per_task_fold_and_role(base):
         (1, "test", "stroma", 1, 3, 0.75),
         (1, "train", "stroma", 1, 2, 0.5),
     ]
+
+
+def test_cells_have_their_slide_and_class_and_join_with_slides(base):
+    rows = base.execute(
+        "SELECT slide_id, patient_id, cell_id, class, neighbours_25um FROM cells_nuclei JOIN slides USING (slide_id)"
+    ).fetchall()
+    assert sorted(rows) == [("s1", "p1", 1, "tumor", 1), ("s1", "p1", 2, None, 1)]
 
 
 def test_predictions_have_their_fold_and_slide(base):

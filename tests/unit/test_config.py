@@ -119,6 +119,35 @@ def test_only_tasks_that_classify_patches_can_be_stages_of_a_cascade():
             parse_config(raw | {"patch_cascades": cascades})
 
 
+SEGMENTATION = {"grid": "x20", "kind": "segmentation", "target": {"classes": ["a", "c"], "source": "mask"}}
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ({"source": "radhical:other"}, r"cells\.c\.source: there is no radhical:other that segments \(nuclei\)"),
+        ({"source": "task:labels"}, r"there is no task:labels that segments \(map\)"),
+        ({"source": "task:map", "classes": ["b"]}, r"cells\.c\.classes: 'b' is not a class of task:map"),
+        ({"source": "annotation", "classes": ["x"]}, r"'x' is not a class of annotation"),
+        ({"source": "radhical:nuclei", "classes": ["a"]}, r"'a' is not a class of radhical:nuclei"),
+        ({"source": "stardist"}, r"cells\.c\.source"),
+        ({"source": "annotation", "neighbours_um": [50, 25]}, r"ascending"),
+    ],
+)
+def test_cells_of_an_unknown_source_or_class_are_refused(cells, problem):
+    raw = {
+        "annotations": {"classes": {"a": "a", "b": "b", "c": "c"}},
+        "tasks": {
+            "map": SEGMENTATION,
+            "labels": {"grid": "x20", "target": {"classes": ["a", "c"], "source": "annotation"}},
+        },
+        "radhical": {"nuclei": {}},
+    }
+    assert parse_config(raw | {"cells": {"c": {"source": "task:map", "classes": ["a"]}}}).cells["c"].maker == "map"
+    with pytest.raises(ConfigError, match=problem):
+        parse_config(raw | {"cells": {"c": cells}})
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_the_example_of_a_kind_is_a_task(kind):
     task = Task.model_validate({"grid": "x20", "kind": kind, **ACCEPTED[kind].example})

@@ -409,6 +409,8 @@ def test_no_path_of_an_output_keeps_the_slide_it_is_of(tmp_path):
         layout.patch_cascade("c", 0, MARKER),
         layout.slide_page(MARKER),
         layout.cascade("c").store(MARKER),
+        layout.cell_labels("c", MARKER),
+        layout.cell_outlines("c", MARKER),
     ]
     assert not [path for path in paths if MARKER in names.path(str(path))]
 

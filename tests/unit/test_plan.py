@@ -291,6 +291,42 @@ def test_a_cascade_without_a_training_annotation_is_refused_when_it_is_requested
         outputs.of_cascades()
 
 
+def test_cells_of_a_cascade_are_those_of_the_slides_that_it_segments(project):
+    cells = {"n": {"source": "radhical:nuclei"}, "plain": {"source": "radhical:nuclei", "outlines": False}}
+    plan = project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {}}, cells=cells)
+    assert plan.cell_slides("n") == ["C", "D", "E"]
+    assert plan.cell_files("n", "C", here=True) == [plan.layout.cascade("nuclei").store("C")]
+    found = names(Outputs(plan).of_cells())
+    assert {"cells/n/C.parquet", "cells/n/C.labels.zarr/zarr.json", "cells/n/C.geojson"} <= found
+    assert "cells/plain/C.parquet" in found
+    assert "cells/plain/C.geojson" not in found
+    assert set(Outputs(plan).of_cells()) <= set(Outputs(plan).all())
+    assert not [path for path in Outputs(plan, unchanged={"C"}).of_cells() if "C" in path.name]
+
+
+def test_cells_of_a_task_are_those_of_its_first_fold_that_predicts_a_slide(project):
+    target = {"source": "mask", "classes": ["tumour", "stroma"]}
+    tasks = {"t": task(kind="segmentation", target=target, model={"name": "fast_scnn"})}
+    plan = project(tasks, cells={"n": {"source": "task:t"}})
+    assert plan.cell_files("n", "E", here=True) == [plan.layout.segmentation("t", 0, "E")]
+
+
+def test_masks_of_cells_are_read_where_they_are_and_other_annotations_after_their_check(project):
+    given, cells = {"A": "a.png", "B": "b.geojson"}, {"n": {"source": "annotation"}}
+    plan = project({}, annotations=given, cells=cells)
+    layout = plan.layout
+    assert plan.cell_slides("n") == ["A", "B"]
+    assert plan.cell_files("n", "A", here=True) == [layout.annotation("A"), layout.label_image("A")]
+    assert plan.cell_files("n", "B", here=True) == [layout.annotation("B"), layout.outlines("B")]
+    meaning = dataclasses.replace(
+        plan, config=parse_config(plan.config.dump() | {"annotations": {"mask_values": "cells"}})
+    )
+    assert meaning.cell_files("n", "A", here=True) == []
+    assert meaning.cell_files("n", "A", here=False) == [Path("a.png")]
+    assert meaning.cell_files("n", "B", here=True) == [layout.annotation("B"), layout.outlines("B")]
+    assert meaning.masked == frozenset()
+
+
 def test_slides_can_be_preprocessed_without_any_task(project):
     """The target `preprocess`: tables of all grids, what they are made from, and the quarantine."""
     plan = project({}, grids={"x10": {"mpp": 1.0}, "x20": {"mpp": 0.5}})

@@ -18,6 +18,7 @@ from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.cascade_metrics import CascadeMetrics
 from histomake.base.records.cascade_thresholds import ThresholdsRecord
+from histomake.base.records.cell_table import CellTableRecord
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.comparison import ComparisonRecord
 from histomake.base.records.documentation import PLACES, field_texts, page
@@ -115,7 +116,7 @@ def classes(base: type) -> list[type]:
 
 
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord, WeightsCard)]
-NEW = {ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning}
+NEW = {CellTableRecord, ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning}
 """Records that histomake 0.1 did not have."""
 
 

@@ -16,11 +16,14 @@ import pytest
 from histomake.base.layout import Layout
 from histomake.base.records.cascade_metrics import Bar, CascadeMetrics, CascadeSeconds
 from histomake.base.records.cascade_thresholds import ThresholdsRecord
+from histomake.base.records.cell_table import CellTableRecord
 from histomake.base.records.metrics import LevelMetrics
 from histomake.base.records.record import Quarantined
+from histomake.cells.table import MEASURED, METADATA_KEY, empty_table, schema, write_cells
 from histomake.config import Config, Task
 from histomake.explain.rankings import right_and_wrong
 from histomake.report import cascades_section, front_page, page, task_section
+from histomake.report.cells_section import cells_section
 from histomake.report.front_page import GPU_RULES
 from histomake.report.metric_texts import with_interval
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
@@ -261,6 +264,30 @@ def test_savings_of_cascades_are_listed_in_tables(cascades):
     assert cells(page)[7:] == ["saved vs naive", "0.928", "&gt;= 0.85", "yes"]
     assert page.count("<img") == 2
     assert "dense network is used" not in page
+
+
+def test_cells_are_listed_by_class_and_slide_with_what_is_missing(tmp_path):
+    layout, config = Layout(tmp_path), Config.model_validate({"cells": {"n": {"source": "annotation"}}})
+    columns = {name: np.full(3, 2, np.float32) for name in MEASURED} | {"class": ["tumor", "tumor", "immune"]}
+    columns |= {"cell_id": [1, 2, 3], "neighbours_25um": [0] * 3, "neighbours_50um": [0] * 3}
+    table = pa.table(columns, schema=schema((25, 50)))
+    record = CellTableRecord(
+        **{"slide_id": "s1", "sha256": "ab", "source": "annotation", "class_names": ("immune", "tumor"), "cells": 3},
+        **{"mpp": 0.5, "scale": 1.0, "neighbours_um": (25, 50), "warnings": ("2 cells are left out: covered.",)},
+    )
+    write_cells(table.replace_schema_metadata({METADATA_KEY: record.encode("t")}), layout.cells("n", "s1"))
+    lost = sample_records.lost("s2", stage="cells", detail="no tile")
+    write_cells(empty_table(lost, config.cells["n"]), layout.cells("n", "s2"))
+    with duckdb.connect() as catalog:
+        catalog.execute("CREATE TABLE slides AS SELECT 's1' AS slide_id, 1.5 AS tissue_area_mm2")
+        path = str(layout.cells("n", "s1"))
+        catalog.execute("CREATE TABLE cells_n AS SELECT 's1' AS slide_id, * FROM read_parquet(?)", [path])
+        text = cells_section(config, layout, catalog)
+    assert cells(text)[:6] == ["immune", "1", "1", "2", "2", "2"]
+    assert cells(text)[6:9] == ["tumor", "2", "1"]
+    assert "no tile" in text
+    assert "2 cells are left out: covered." in text
+    assert cells(text)[-4:] == ["s1", "3", "2", "2"]
 
 
 def test_the_report_says_that_the_dense_network_is_used(cascades):

@@ -13,10 +13,15 @@ from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import zarr
 from histomake.base.errors import HistomakeError
+from histomake.base.files import store_of
 from histomake.base.layout import Layout
+from histomake.base.records.cell_table import CellTableRecord
+from histomake.cells.table import MEASURED, METADATA_KEY, schema, write_cells
+from histomake.config import Cells
 from histomake.pictures import canvas
 from histomake.viewer import content, outlines
 from histomake.viewer.guard import RefusedError
@@ -342,6 +347,37 @@ def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
     assert states[0, 1, :3].tolist() == list(canvas.PALETTE[place["computed"]])
     assert states[0, 2, :3].tolist() == list(canvas.PALETTE[place["accepted"]])
     shutil.rmtree(folder)
+
+
+def test_cells_are_masks_in_the_colours_of_their_classes(fetch, results):
+    config = Cells(source="task:t")
+    columns = {name: np.ones(2, np.float32) for name in MEASURED} | {"cell_id": [1, 2]}
+    columns |= {f"neighbours_{radius}um": [0, 0] for radius in config.neighbours_um}
+    record = CellTableRecord(
+        slide_id=SLIDE,
+        sha256="ab" * 32,
+        source=config.source,
+        class_names=("immune", "tumor"),
+        cells=2,
+        mpp=1.0,
+        scale=2.0,
+        neighbours_um=(25, 50),
+    )
+    columns["class"] = pa.DictionaryArray.from_arrays(pa.array([1, 0], pa.int16()), ["immune", "tumor"])
+    found = pa.table(columns, schema=schema(config.neighbours_um))
+    write_cells(found.replace_schema_metadata({METADATA_KEY: record.encode("cells")}), results.cells("typed", SLIDE))
+    group = zarr.open_group(store_of(results.cell_labels("typed", SLIDE)), mode="w")
+    group.create_array("0", data=np.array([[0, 1], [2, 0]], np.uint32))
+    described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
+    masks = {mask["task"]: (mask["title"], mask["pixel"]) for mask in described["masks"] if mask["title"]}
+    assert masks == {"typed.cells": ("cells: typed", 2)}
+    body = fetch(f"/label/{SLIDE}/typed.cells/0/0/0/0")[2]
+    pixels = np.asarray(Image.open(io.BytesIO(body)).convert("RGBA"))
+    assert (pixels[..., 3] > 0).tolist() == [[False, True], [True, False]]
+    order = described["class_order"]
+    assert pixels[0, 1, :3].tolist() == list(canvas.PALETTE[order.index("tumor")])
+    assert pixels[1, 0, :3].tolist() == list(canvas.PALETTE[order.index("immune")])
+    shutil.rmtree(results.results / "cells")
 
 
 @pytest.fixture(scope="module")

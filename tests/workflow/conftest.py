@@ -39,7 +39,7 @@ CASCADE = {
     "baselines": {"naive_pixels": 2, "repeats": 1},
 }
 TARGETS = (
-    *("radhical", "predict", "results/metrics/map.json", "results/metrics/probe.json"),
+    *("radhical", "predict", "all_cells", "results/metrics/map.json", "results/metrics/probe.json"),
     "results/comparisons/fine/coarse.json",
     *("results/metrics/pixel_bags.json", "results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
     "results/embeddings/probe/fold0/map.html",
@@ -124,6 +124,11 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
     content["explain"] = {**content["explain"], "maps": ["small"]}
     content["radhical"] = {"nuclei": CASCADE}
     content["patch_cascades"] = {"both": {"class_name": "nuclei", "stages": [{"task": "coarse"}, {"task": "fine"}]}}
+    content["cells"] = {
+        "nuclei": {"source": "radhical:nuclei"},
+        "drawn": {"source": "annotation", "classes": ["nuclei"], "outlines": False},
+        "mapped": {"source": "task:map", "classes": ["nuclei"], "outlines": False},
+    }
     workshop.config.write_text(yaml.safe_dump(content))
     workshop.snakemake("--", *TARGETS)
 

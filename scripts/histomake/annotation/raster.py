@@ -43,12 +43,20 @@ def rasterise(annotation: Annotation, x: Level0Pixels, y: Level0Pixels, size: in
     touched = annotation.index.query(frame)
     for i in touched[np.argsort(annotation.draw_rank[touched])]:
         name, geometry = annotation.labelled[i]
-        labels[_inside(geometry, x, y, size, scale)] = annotation.class_names.index(name) + 1
+        labels[inside(geometry, x, y, size, scale)] = annotation.class_names.index(name) + 1
     return labels
 
 
-def _inside(geometry: shapely.Geometry, x: float, y: float, size: int, scale: float) -> NDArray[np.bool_]:
-    """Return which pixel centres lie in a polygon, by the even-odd scan-line rule (Foley et al., 1990, ch. 3.6)."""
+def inside(geometry: shapely.Geometry, x: float, y: float, size: int, scale: float) -> NDArray[np.bool_]:
+    """Return which pixel centres of a square lie in a polygon: even-odd scan-line rule (Foley et al., 1990, ch. 3.6).
+
+    Args:
+        geometry: Polygon or MultiPolygon, level-0 pixels.
+        x, y, size, scale: as for `rasterise`.
+
+    Returns:
+        bool (size, size).
+    """
     points, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(geometry)), return_index=True)
     points = (points - [x, y]) / scale - 0.5  # pixel centres now have whole coordinates
     same = ring[1:] == ring[:-1]

@@ -92,8 +92,9 @@ def read_annotation(
     reading = Reading(config, SlideFrame(slide_id, width, height, mpp, properties or {}))
     with naming_slide(path, slide_id), refusing_all(path):
         _check_file(path, config)
-        read = _from_mask if is_mask(path) else _from_shapes
-        return read(path, reading, record)
+        if not is_mask(path):
+            return _from_shapes(path, reading, record)
+        return OF_MASKS[config.mask_values](path, reading, record)
 
 
 @contextmanager
@@ -276,3 +277,19 @@ def _from_mask(path: Path, reading: Reading, record: AnnotationRecord) -> Annota
         warnings=tuple(f"{path.name}: {doubt}" for doubt in mask.doubts),
     )
     return Annotation(class_names, [], LabelImage(mask, downsample, lookup, mask.chunks), record)
+
+
+def _from_cells(path: Path, _reading: Reading, record: AnnotationRecord) -> Annotation:
+    """A mask whose values number cells has no class of patches; what it has is read where cells are needed."""
+    mask = open_mask(path, in_order=True)
+    scale_of(mask.shape, width=record.width, height=record.height)
+    warnings = tuple(f"{path.name}: {doubt}" for doubt in mask.doubts)
+    record = msgspec.structs.replace(record, annotation_format=f"cell mask{path.suffix.lower()}", warnings=warnings)
+    return Annotation(record.class_names, [], None, record)
+
+
+OF_MASKS: dict[str, Callable[[Path, Reading, AnnotationRecord], Annotation]] = {
+    "classes": _from_mask,
+    "cells": _from_cells,
+}
+"""How masks are read, by what their values mean."""

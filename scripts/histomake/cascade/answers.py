@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from histomake.base.errors import HistomakeError
-from histomake.cascade.levels import Level, Window, read_window
+from histomake.base.windows import Window
+from histomake.cascade.levels import Level, read_window
 from histomake.cascade.net import PixelNetwork, probabilities
 
 if TYPE_CHECKING:

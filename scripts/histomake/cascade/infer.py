@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -19,11 +19,23 @@ from histomake.base.records.cascade_cost import LevelShares, MultiplyAdds
 from histomake.base.records.cascade_thresholds import Thresholds
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.nuclei import NucleiRecord, SegmentationSeconds
+from histomake.base.windows import Window
 from histomake.cascade.answers import NetworkAnswers, best_device
-from histomake.cascade.levels import Level, Window, require_resolution, slide_levels
+from histomake.cascade.levels import Level, require_resolution, slide_levels
 from histomake.cascade.net import PixelNetwork, load_network, multiply_adds
-from histomake.cascade.objects import NUCLEI, TILE_PX, Pieces, find_pieces, measure_nuclei, without_holes, write_objects
+from histomake.cascade.objects import (
+    NUCLEI,
+    TILE_PX,
+    Nucleus,
+    Pieces,
+    find_pieces,
+    nuclei_of,
+    without_holes,
+    write_objects,
+)
 from histomake.cascade.run import ACCEPTED, LevelCost, LevelMap, costs, nuclei, pixel_evaluations, run_cascade
+from histomake.cells.files import write_numbers
+from histomake.cells.parting import depth_px, parted
 from histomake.config import CascadeThresholds, Radhical
 from histomake.slide.reader import SlideReader, open_slide
 
@@ -108,10 +120,13 @@ def segment_slide(
     answers: NetworkAnswers,
     thresholds: CascadeThresholds,
     *,
+    neck_um: float | None,
     store: Path,
     geojson: Path,
 ) -> NucleiRecord:
     """Run the cascade on a slide of any size; write ``store`` (a Zarr group) and ``geojson``; return the record.
+
+    Touching nuclei are parted, see `histomake.cells.parting`; ``neck_um``: as in the configuration.
 
     The group contains ``labels`` (uint32, nucleus numbers), ``probability`` (uint8, 255 is 1; rejected pixels are 0,
     accepted ones 255) and ``state1``, ``state2`` … (uint8: 0 rejected, 1 computed, 2 accepted), all (y, x) of their
@@ -125,11 +140,14 @@ def segment_slide(
     try:
         maps = run_cascade(levels, answers, thresholds, block=answers.block, folder=folder)
         computed = time.perf_counter()
+        mask = np.memmap(folder / "mask", bool, "w+", shape=(levels[0].height, levels[0].width))
         pieces = mask_pieces(maps[-1], cut=thresholds.cut)
-        found = measure_nuclei(pieces)
+        for tile in pieces.offsets:
+            mask[tile.slices] = pieces.labels(tile) > 0
         scale = levels[0].mpp / reader.mpp
         with atomic_directory(store) as aside:
-            group = _write_maps(aside, maps, pieces, scale)
+            group = _write_maps(aside, maps, scale)
+            found = _write_nuclei(group["labels"], mask, depth_px(neck_um, levels[0].mpp))
             write_objects(geojson, found, group["labels"], group["probability"], scale=scale, mpp=levels[0].mpp)
         shares = costs(maps)
     finally:
@@ -189,18 +207,26 @@ def dense_multiply_adds(finest: Level, network: PixelNetwork, block: int) -> int
     return multiply_adds(network, shape) * len(list(finest.blocks(*shape)))
 
 
-def _write_maps(folder: Path, maps: Sequence[LevelMap], pieces: Pieces, scale: float) -> zarr.Group:
-    """Write the label image, the probabilities and the states of all levels to a new Zarr group."""
+def _write_nuclei(labels: Any, mask: NDArray[np.bool_], depth: float) -> list[Nucleus]:
+    """Part the nuclei of a mask and write their numbers to the label image; return them in this order."""
+    nuclei: list[Nucleus] = []
+    for tile in parted(lambda window: mask[window.slices], mask.shape, depth=depth):
+        write_numbers(labels, tile, len(nuclei))
+        nuclei += nuclei_of(tile, len(nuclei))
+    return nuclei
+
+
+def _write_maps(folder: Path, maps: Sequence[LevelMap], scale: float) -> zarr.Group:
+    """Write an empty label image, the probabilities and the states of all levels to a new Zarr group."""
     group = zarr.open_group(folder, mode="w")
     finest = maps[-1]
     level = finest.level
     group.attrs.update({"mpp": level.mpp, "level0_pixels_per_pixel": scale, "axes": ["y", "x"]})
     shape = (level.height, level.width)
-    labels = group.create_array("labels", shape=shape, chunks=(CHUNK, CHUNK), dtype="uint32")
+    group.create_array("labels", shape=shape, chunks=(CHUNK, CHUNK), dtype="uint32")
     probability = group.create_array("probability", shape=shape, chunks=(CHUNK, CHUNK), dtype="uint8")
-    for tile in pieces.offsets:
+    for tile in level.blocks(TILE_PX):
         here = tile.slices
-        labels[here] = pieces.labels(tile).astype(np.uint32)
         p = np.where(finest.state[here] == ACCEPTED, 1, finest.p[0][here])
         probability[here] = np.round(255 * p).astype(np.uint8)
     for m in maps:

@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histomake.base.errors import Reason, SlideError
 from histomake.base.records.manifest import Manifest
 from histomake.base.units import Level0Pixels, Mpp, enlarged_too_much
+from histomake.base.windows import Window, tiled
 from histomake.config import Radhical
 
 if TYPE_CHECKING:
@@ -30,24 +31,6 @@ TILE_PX, TILES = 256, 1024
 
 BLOCK_STEP = 8
 """Block edges are multiples of this, so that blocks are aligned with the cells of any network."""
-
-
-class Window(NamedTuple):
-    """A rectangle of one level's pixels, which may extend beyond the slide."""
-
-    y: int
-    x: int
-    height: int
-    width: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """The rectangle as an index into a (y, x) array."""
-        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
-
-    def grown(self, before: int, after: int) -> Window:
-        """Return the rectangle extended by ``before`` pixels above and left, and ``after`` below and right."""
-        return Window(self.y - before, self.x - before, self.height + before + after, self.width + before + after)
 
 
 @dataclass(frozen=True)
@@ -65,11 +48,8 @@ class Level:
         return self.height * self.width
 
     def blocks(self, height: int, width: int | None = None) -> Iterator[Window]:
-        """Yield blocks of the grid, row by row, square by default; blocks at the far edges are cut to the slide."""
-        width = width or height
-        for y in range(0, self.height, height):
-            for x in range(0, self.width, width):
-                yield Window(y, x, min(height, self.height - y), min(width, self.width - x))
+        """Return the blocks of the grid, row by row, square by default; those at the far edges are cut to it."""
+        return tiled((self.height, self.width), height, width)
 
     def block_shape(self, edge: int) -> tuple[int, int]:
         """Return the shape of equal blocks of at most ``edge`` (a multiple of BLOCK_STEP) that waste least at edges."""

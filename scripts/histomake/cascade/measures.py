@@ -23,7 +23,7 @@ class Scores:
     f, tpr, ppv and detected are means over annotated nuclei n (RADHicaL). With D, the union of found objects that
     overlap n: TP = |D ∩ n|, FP = |D minus n|, FN = |n minus D|; n is detected if TP > |n| / 2. Found objects without
     overlap do not count. In pixel_f (Dice), aji (Kumar et al. 2017), pq (Kirillov et al. 2019) and object_f1 (at IoU
-    0.5) they count, unless the annotation is incomplete.
+    0.5) they count, unless the annotation is incomplete. count_error is |found - nuclei| / nuclei.
     """
 
     f: float
@@ -36,6 +36,7 @@ class Scores:
     object_f1: float
     nuclei: int
     found: int
+    count_error: float
 
 
 def score(found: NDArray[np.integer], truth: NDArray[np.integer], *, complete: bool) -> Scores:
@@ -50,6 +51,7 @@ def score(found: NDArray[np.integer], truth: NDArray[np.integer], *, complete: b
         **_matched(overlap, found_area, truth_area),
         nuclei=len(truth_area),
         found=len(found_area),
+        count_error=abs(len(found_area) - len(truth_area)) / len(truth_area) if truth_area.size else np.nan,
     )
 
 

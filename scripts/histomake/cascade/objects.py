@@ -7,7 +7,6 @@ numbers, so the result equals that of the whole slide at once.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +19,13 @@ import shapely
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from skimage import measure
 
 from histomake.base.files import atomic_file
 from histomake.base.units import Mpp
-from histomake.cascade.levels import Level, Window
+from histomake.base.windows import Window
+from histomake.cascade.levels import Level
+from histomake.cells.files import outline
+from histomake.cells.tile import Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,41 +160,18 @@ class Nucleus:
     window: Window
 
 
-def measure_nuclei(pieces: Pieces) -> list[Nucleus]:
-    """Return area and bounding window of every component, by number."""
-    areas: dict[int, int] = defaultdict(int)
-    boxes: dict[int, tuple[int, int, int, int]] = {}
-    for tile in pieces.offsets:
-        labels = pieces.labels(tile)
-        present, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        for position, found in enumerate(ndimage.find_objects(inverse.reshape(labels.shape) + 1)):
-            number = int(present[position])
-            if number == 0 or found is None:
-                continue
-            areas[number] += int(counts[position])
-            box = (found[0].start + tile.y, found[1].start + tile.x, found[0].stop + tile.y, found[1].stop + tile.x)
-            old = boxes.get(number, box)
-            boxes[number] = (*map(min, old[:2], box[:2]), *map(max, old[2:], box[2:]))
-    return [Nucleus(n, areas[n], Window(y0, x0, y1 - y0, x1 - x0)) for n, (y0, x0, y1, x1) in sorted(boxes.items())]
-
-
-def outline(mask: NDArray[np.bool_], corner: tuple[float, float], scale: float) -> shapely.Geometry:
-    """Return the polygon of one object in level-0 pixels, with outlines half-way between pixel centres.
-
-    Args:
-        mask: (h, w) of the object alone.
-        corner: (y, x) of the mask on the level's grid.
-        scale: Level-0 pixels per level pixel.
-    """
-    rings = measure.find_contours(np.pad(mask, 1).astype(np.uint8), 0.5)
-    # A pixel's centre is half a pixel from its corner; the padding shifted everything by one.
-    shapes = [
-        shapely.Polygon((ring[:, ::-1] - 0.5 + (corner[1], corner[0])) * scale) for ring in rings if len(ring) > 3
+def nuclei_of(tile: Tile, before: int) -> list[Nucleus]:
+    """Return area and bounding window of the nuclei of a tile, numbered from ``before`` + 1."""
+    areas = np.bincount(tile.labels.ravel(), minlength=tile.count + 1)[1:].tolist()
+    y, x = tile.window[:2]
+    return [
+        Nucleus(
+            before + i,
+            areas[i - 1],
+            Window(y + rows.start, x + columns.start, rows.stop - rows.start, columns.stop - columns.start),
+        )
+        for i, (rows, columns) in enumerate(ndimage.find_objects(tile.labels, tile.count), start=1)
     ]
-    area = shapes[0]
-    for shape in shapes[1:]:
-        area = area.symmetric_difference(shape)
-    return area if area.is_valid else shapely.make_valid(area)
 
 
 def write_objects(path: Path, nuclei: list[Nucleus], labels: Any, probability: Any, *, scale: float, mpp: Mpp) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from histomake.cascade.levels import Level, Window, nearest, support, upsample
+from histomake.base.windows import Window
+from histomake.cascade.levels import Level, nearest, support, upsample
 from histomake.config import CascadeThresholds
 
 if TYPE_CHECKING:

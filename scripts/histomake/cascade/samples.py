@@ -19,8 +19,9 @@ from scipy import ndimage
 
 from histomake.base.errors import HistomakeError
 from histomake.base.rng import counter_rng
+from histomake.base.windows import Window
 from histomake.cascade.fields import Field
-from histomake.cascade.levels import Level, Window, mirrored, read_window
+from histomake.cascade.levels import Level, mirrored, read_window
 from histomake.cascade.truth import Truth
 from histomake.config import CascadeTrain
 from histomake.learn.data.source import NEW, Room

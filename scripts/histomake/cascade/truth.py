@@ -16,7 +16,8 @@ from histomake.annotation.formats import is_mask
 from histomake.annotation.mask import open_mask, parts, scale_of
 from histomake.annotation.read import naming_slide, read_annotation
 from histomake.base.records.manifest import Manifest
-from histomake.cascade.levels import Level, Window
+from histomake.base.windows import Window
+from histomake.cascade.levels import Level
 from histomake.config import Annotations
 
 if TYPE_CHECKING:

@@ -76,6 +76,7 @@ def build_catalog(
     predictions: Mapping[str, Sequence[Path | str]],
     damage: Mapping[str, Path | str] | None = None,
     metrics: Mapping[str, Path | str] | None = None,
+    cells: Mapping[str, Sequence[Path | str]] | None = None,
     sheet: Iterable[SheetRow] = (),
     cache: FileCache | None = None,
     previous: Path | None = None,
@@ -97,6 +98,7 @@ def build_catalog(
         predictions: Prediction files ``fold{k}/{slide}.parquet`` by task.
         damage: List of the slides whose damage was met by a task only, by task.
         metrics: Metrics record by task, of tasks with test slides.
+        cells: Cell tables ``{slide}.parquet`` by name.
         sheet: slide_id, patient_id, site, and labels and subgroups by column of every slide.
         cache: Cache of the records read by the previous build.
         previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
@@ -130,6 +132,8 @@ def build_catalog(
                 _add_patches(build, grid, files)
             for task, files in predictions.items():
                 _add_predictions(build, task, files)
+            for name, files in (cells or {}).items():
+                _add_cells(build, name, files)
             build.detach_previous()
             base.execute("CHECKPOINT")
     build.keep(Path(path))
@@ -260,6 +264,12 @@ def _add_predictions(build: IncrementalBuild, task: str, files: Sequence[Path | 
             by_fold=True,
         )
         _add_bags(build.base, task)
+
+
+def _add_cells(build: IncrementalBuild, name: str, files: Sequence[Path | str]) -> None:
+    """Create ``cells_<name>``, a row per cell."""
+    if files:
+        build.fill(f"cells_{name}", files, f"{SLIDE}, * EXCLUDE (filename)")
 
 
 def _add_bags(base: duckdb.DuckDBPyConnection, task: str) -> None:

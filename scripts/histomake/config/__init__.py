@@ -27,6 +27,7 @@ from histomake.config.cascades import (
     PatchCascade,
     Radhical,
 )
+from histomake.config.cells import CellOrigin, Cells
 from histomake.config.encoders import Encoder
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe
@@ -47,6 +48,7 @@ __all__ = [
     "CascadeStage",
     "CascadeThresholds",
     "CascadeTrain",
+    "Cells",
     "Config",
     "ConfigFile",
     "Convert",
@@ -176,6 +178,10 @@ class Config(Section):
     patch_cascades: dict[Name, PatchCascade] = Field(
         default_factory=dict, description="Cascades of classification tasks by name."
     )
+    cells: dict[Name, Cells] = Field(
+        default_factory=dict,
+        description="Cells as objects, by name: a table per slide, joined in the catalog as cells_<name>.",
+    )
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
     compare: list[tuple[Name, Name]] = Field(
         default_factory=list,
@@ -222,7 +228,7 @@ class Config(Section):
                 for c in task.bag.containing
                 if c not in known
             ]
-        problems += self._comparison_problems()
+        problems += [*self._comparison_problems(), *self._cell_problems()]
         for name, cascade in self.patch_cascades.items():
             problems += [
                 f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches by pixels and "
@@ -256,6 +262,21 @@ class Config(Section):
                 yield f"{what}: predict.patient_truth must be the same, because the truths of patients depend on it"
         if len(set(self.compare)) < len(self.compare):
             yield "compare: a pair is listed twice"
+
+    def _cell_problems(self) -> Iterator[str]:
+        segmenting = {name: task for name, task in self.tasks.items() if ACCEPTED[task.kind].label_image}
+        offered: dict[CellOrigin, dict[str, list[str]]] = {
+            "annotation": {"": sorted(set(self.annotations.classes.values()))},
+            "radhical": {name: [] for name in self.radhical},
+            "task": {name: task.target.classes for name, task in segmenting.items()},
+        }
+        for name, cells in self.cells.items():
+            makers = offered[cells.origin]
+            if cells.maker not in makers:
+                yield f"cells.{name}.source: there is no {cells.source} that segments ({', '.join(makers) or 'none'})"
+                continue
+            unknown = [c for c in cells.classes if c not in makers[cells.maker]]
+            yield from (f"cells.{name}.classes: {c!r} is not a class of {cells.source}" for c in unknown)
 
     def _encoder_problems(self) -> Iterator[str]:
         for name, encoder in self.encoders.items():
@@ -308,6 +329,7 @@ class Config(Section):
             *name_problems("tasks", self.tasks),
             *name_problems("radhical", self.radhical),
             *name_problems("patch_cascades", self.patch_cascades),
+            *name_problems("cells", self.cells),
             *name_problems("classes", classes),
         ]
         if problems:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from histomake.base.units import Mpp
+from histomake.base.units import Microns, Mpp
 from histomake.config.section import Name, Section, Share
 from histomake.config.tasks import Split
 from histomake.config.training import RUNNING
@@ -174,6 +174,12 @@ class Radhical(Section):
         multiple_of=32,
         description="Edge in pixels of the blocks that are computed or skipped. Smaller blocks skip more pixels, but "
         "cost more per pixel.",
+    )
+    neck_um: Microns | None = Field(
+        Microns(0.5),
+        gt=0,
+        description="Touching nuclei are parted at necks whose half width, in µm, is at least this much smaller than "
+        "that of the nuclei on both sides; null: never.",
     )
     baselines: CascadeBaselines = Field(default_factory=CascadeBaselines, description="Baselines.")
 

@@ -133,6 +133,11 @@ class Annotations(Section):
         "else label, name or class.",
     )
     max_file_mb: float = Field(500.0, gt=0, description="Larger annotation files are refused, in MB, to limit memory.")
+    mask_values: Literal["classes", "cells"] = Field(
+        "classes",
+        description="Meaning of the values of label masks. classes: those under classes; cells: every cell has its own "
+        "number. Such masks give cells and nuclei (sections cells, radhical), but no class of patches.",
+    )
     cell_part: Literal["cell", "nucleus"] = Field(
         "cell", description="Outline of a QuPath cell object to use if it has both."
     )

@@ -206,6 +206,20 @@ class Outputs:
         patch_cascades = plan.config.patch_cascades
         return found + [place(name, *where) for name in patch_cascades for where in plan.patch_cascade_slides(name)]
 
+    def cell_tables(self, name: str) -> list[Path]:
+        """Cell tables of all slides, of unchanged ones too."""
+        return [self.plan.layout.cells(name, slide) for slide in self.plan.cell_slides(name)]
+
+    def of_cells(self) -> list[Path]:
+        """Tables, label images and outlines of cells."""
+        plan, layout, found = self.plan, self.plan.layout, list[Path]()
+        for name, cells in plan.config.cells.items():
+            for slide in plan.cell_slides(name):
+                if slide not in self.unchanged:
+                    found += [layout.cells(name, slide), layout.cell_labels(name, slide)]
+                    found += [layout.cell_outlines(name, slide)] if cells.outlines else []
+        return found
+
     def all(self) -> list[Path]:
         """Everything that `snakemake` makes without a target."""
         plan, layout = self.plan, self.plan.layout
@@ -222,4 +236,5 @@ class Outputs:
             *self.segmentations(),
             *self.of_slides(),
             *self.of_cascades(),
+            *self.of_cells(),
         ]

@@ -19,7 +19,7 @@ from histomake.base.records.features import column_name
 from histomake.cohort.folds import assign, assign_task, assign_unfitted
 from histomake.cohort.leakage import FITTED, JUDGED, Assignment
 from histomake.cohort.sheet import Slide
-from histomake.config import Config
+from histomake.config import Cells, Config
 from histomake.config.kinds import ACCEPTED
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.model import reuse
@@ -79,6 +79,11 @@ class Plan:
 
     @cached_property
     def masked(self) -> frozenset[str]:
+        """Ids of the slides that are annotated with a mask of classes, from which a label image is made."""
+        return frozenset() if self.config.annotations.mask_values == "cells" else self._with_mask
+
+    @cached_property
+    def _with_mask(self) -> frozenset[str]:
         """Ids of the slides that are annotated with a mask."""
         return frozenset(slide.slide_id for slide in self.slides.values() if is_mask(slide.annotation))
 
@@ -356,6 +361,46 @@ class Plan:
         shared = range(min(self.config.tasks[task].split.folds for task in tasks))
         unseen = [(f, set.intersection(*(set(self.slides_in(t, f, *PREDICTED)) for t in tasks))) for f in shared]
         return [(fold, slide) for fold, slides in unseen for slide in sorted(slides)]
+
+    # --- cells ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _cell_files(self) -> dict[str, dict[str, list[Path]]]:
+        """Files with the cells of each slide that has some, by name under ``cells`` and id."""
+        found: dict[str, dict[str, list[Path]]] = {}
+        for name, cells in self.config.cells.items():
+            files = {"annotation": self._drawn, "radhical": self._found_by_cascade, "task": self._found_by_task}
+            found[name] = dict(sorted(files[cells.origin](cells).items()))
+        return found
+
+    def cell_slides(self, name: str) -> list[str]:
+        """Ids of the slides whose cells are tabulated, sorted."""
+        return list(self._cell_files[name])
+
+    def cell_files(self, name: str, slide: str, *, here: bool) -> list[Path]:
+        """Files with the cells of a slide, as far as this workflow makes them (``here``) or does not."""
+        files = self._cell_files[name][slide]
+        return files if here == (files != [Path(str(self.slides[slide].annotation))]) else []
+
+    def _drawn(self, _cells: Cells) -> dict[str, list[Path]]:
+        """Masks that number cells; of all other annotations the record and what it names."""
+        layout, found = self.layout, dict[str, list[Path]]()
+        for slide, row in self.slides.items():
+            if slide in self._with_mask - self.masked:
+                found[slide] = [Path(str(row.annotation))]
+            elif row.annotation:
+                shapes = layout.label_image(slide) if slide in self.masked else layout.outlines(slide)
+                found[slide] = [layout.annotation(slide), shapes]
+        return found
+
+    def _found_by_cascade(self, cells: Cells) -> dict[str, list[Path]]:
+        files = self.layout.cascade(cells.maker)
+        return {slide: [files.store(slide)] for slide in self.cascade_slides(cells.maker, *PREDICTED)}
+
+    def _found_by_task(self, cells: Cells) -> dict[str, list[Path]]:
+        """Of a slide that several folds predict, the segmentation of the first."""
+        places = reversed(self.predicted(cells.maker))
+        return {slide: [self.layout.segmentation(cells.maker, fold, slide)] for fold, slide in places}
 
 
 def _network_file(folder: Path) -> Path:

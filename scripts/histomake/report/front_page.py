@@ -22,6 +22,7 @@ from histomake.config import Config
 from histomake.model import reuse
 from histomake.report import page
 from histomake.report.cascades_section import cascades_section
+from histomake.report.cells_section import cells_section
 from histomake.report.comparison_section import comparison_section
 from histomake.report.metrics_section import headline
 from histomake.report.page import Html
@@ -74,6 +75,7 @@ def front_page(
     parts += [
         _feature_maps(config, layout),
         cascades_section(config, layout),
+        cells_section(config, layout, catalog),
         _compute(layout, cache or FileCache()),
         _provenance(config, rows),
     ]

@@ -12,8 +12,9 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -26,13 +27,16 @@ from histomake.base.records.manifest import Manifest
 from histomake.pictures import canvas
 from histomake.viewer.masks import ANNOTATION, Mask, class_order, describe, open_mask
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 CHUNK, SHARD = 512, 4096
 
 
 def export_slide(layout: Layout, slide: str, target: Path) -> list[str]:
     """Write ``target``, an OME-Zarr 0.5 image with a label image for every mask of the slide; return their names.
 
-    Label images are of the annotated mask, of segmentations by task and fold, and of cascades.
+    Label images are of the annotated mask, of segmentations by task and fold, of cascades, and of cells by class.
 
     Raises HistomakeError if the slide is in quarantine or the folder exists.
     """
@@ -86,18 +90,21 @@ def _write_mask(folder: Path, mask: Mask, manifest: Manifest, order: list[str]) 
     datasets = []
     array = mask.levels[0]
     for level in range(len(manifest.levels)):
-        source, step = (mask.levels[level], 1) if level < len(mask.levels) else (array, 2)
-        array = _write_level(folder / str(level), source, step)
+        stored = level < len(mask.levels)
+        source, step = (mask.levels[level], 1) if stored else (array, 2)
+        array = _write_level(folder / str(level), source, step, mask.as_classes if stored else np.asarray)
         datasets.append(_dataset(level, mask.pixel * 2**level, manifest))
     _write_group(folder, _image_label(mask.classes, datasets, order))
 
 
-def _write_level(path: Path, source: zarr.Array, step: int) -> zarr.Array:
+def _write_level(
+    path: Path, source: zarr.Array, step: int, as_classes: Callable[[NDArray[Any]], NDArray[Any]]
+) -> zarr.Array:
     height, width = (-(-length // step) for length in source.shape)
     array = zarr.create_array(
         path,
         shape=(height, width),
-        dtype=source.dtype,
+        dtype=as_classes(np.zeros(1, source.dtype)).dtype,
         chunks=(CHUNK, CHUNK),
         shards=(SHARD, SHARD),
         compressors=ZstdCodec(level=3),
@@ -106,7 +113,7 @@ def _write_level(path: Path, source: zarr.Array, step: int) -> zarr.Array:
     for top in range(0, height, SHARD):
         for left in range(0, width, SHARD):
             rows, columns = (slice(start * step, (start + SHARD) * step, step) for start in (top, left))
-            part = np.asarray(source[rows, columns])
+            part = as_classes(np.asarray(source[rows, columns]))
             array[top : top + part.shape[0], left : left + part.shape[1]] = part
     return array
 

@@ -1,4 +1,4 @@
-"""Label images in the viewer: annotated masks, segmentations and cascades, served as coloured tiles."""
+"""Label images in the viewer: annotated masks, segmentations, cascades and cells, served as coloured tiles."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import zarr
 from PIL import Image
 
+from histomake.base.errors import SlideError
 from histomake.base.files import existing, store_of
 from histomake.base.kinds import BACKGROUND
 from histomake.base.layout import Layout
@@ -18,7 +20,9 @@ from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import Quarantined, usable
 from histomake.base.units import rescale
+from histomake.cells.table import read_record
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures import canvas
@@ -32,6 +36,8 @@ TILE = 512
 ANNOTATION = "-"
 """Replaces the task in a tile's address. Task names cannot contain a dot, so it cannot be a task."""
 NUCLEI, LEVEL = "labels", "state"
+CELLS, CELL = "cells", "cell"
+"""Replaces the array in the address of cells; the class of those that have none."""
 CASCADE_CLASSES = {NUCLEI: ["nucleus"], LEVEL: ["computed", "accepted"]}
 """Meaning of the values of a nucleus cascade's arrays, without 0: nucleus numbers, and states of a level's pixels."""
 CASCADE_ORDER = ["accepted", "computed", "nucleus"]
@@ -43,12 +49,13 @@ class Mask:
     """A label image: levels finest first, each half the size of the previous; i + 1 is ``classes[i]``, 0 is no class.
 
     ``pixel``: level-0 pixels per label of the finest level. A mask that has one level only is thinned out when read.
-    With a single class every value but 0 is of it.
+    With a single class every value but 0 is of it. ``lookup``: class number by value, where values are no classes.
     """
 
     levels: list[zarr.Array]
     pixel: float
     classes: list[str]
+    lookup: NDArray[np.uint8] | None = None
 
     @property
     def count(self) -> int:
@@ -63,17 +70,23 @@ class Mask:
         stored = min(level, len(self.levels) - 1)
         step = 2 ** (level - stored)
         rows, columns = (slice(i * TILE * step, (i + 1) * TILE * step, step) for i in (row, column))
-        labels = np.asarray(self.levels[stored][rows, columns])
+        labels = self.as_classes(np.asarray(self.levels[stored][rows, columns]))
         return (labels > 0).astype(np.uint8) if len(self.classes) == 1 else labels
+
+    def as_classes(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return stored values as class numbers; of a single class any value but 0."""
+        return values if self.lookup is None else self.lookup[values]
 
 
 def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
     """A mask of a slide; raises KeyError if there is none.
 
-    ``task``: ANNOTATION for the annotated one, a segmentation task, or an array of a cascade, as ``name.array``.
+    ``task``: ANNOTATION for the annotated one, a segmentation task, an array of a cascade, as ``name.array``, or
+    ``name.cells``.
     """
     if "." in task:
-        return _open_cascade(layout, slide, *task.split(".", 1))
+        name, part = task.split(".", 1)
+        return _open_cells(layout, slide, name) if part == CELLS else _open_cascade(layout, slide, name, part)
     if task == ANNOTATION:
         record = annotation_of(layout, slide)
         if record is None or record.label_image is None:
@@ -106,6 +119,26 @@ def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
     return Mask([zarr.open_array(store / array, mode="r")], pixel, CASCADE_CLASSES[content])
 
 
+def _open_cells(layout: Layout, slide: str, name: str) -> Mask:
+    store, table = store_of(layout.cell_labels(name, slide)), layout.cells(name, slide)
+    if not (store / "0").is_dir() or not table.is_file():
+        raise KeyError(f"{slide} has no cells of {name}")
+    record = usable(read_record(table))
+    classes = list(record.class_names) or [CELL]
+    column = pq.read_table(table, columns=["class"])["class"].combine_chunks()
+    # Without classes every cell has none, which is the index after the last one.
+    order = np.array([*(classes.index(name) for name in column.dictionary.to_pylist()), 0])
+    numbers = np.zeros(record.cells + 1, np.uint8)
+    numbers[1:] = order[column.indices.fill_null(order.size - 1).to_numpy()] + 1
+    return Mask([zarr.open_array(store / "0", mode="r")], record.scale, classes, numbers)
+
+
+def _cells(layout: Layout, slide: str) -> dict[str, str]:
+    """All cells of a slide, with their titles."""
+    names = [path.parent.name for path in existing(layout.cells("*", slide), under=layout.results)]
+    return {f"{name}.{CELLS}": f"cells: {name}" for name in names}
+
+
 def _cascade_arrays(layout: Layout, slide: str) -> dict[str, str]:
     """The arrays of all cascades on a slide, finest level last, with their titles."""
     found = {}
@@ -119,7 +152,7 @@ def _cascade_arrays(layout: Layout, slide: str) -> dict[str, str]:
 
 def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
     """What the page needs to request the tiles of every mask of a slide."""
-    titles = _cascade_arrays(layout, slide)
+    titles = _cascade_arrays(layout, slide) | _cells(layout, slide)
     places = [(ANNOTATION, 0), *((name, 0) for name in titles)]
     for path in map(store_of, existing(layout.segmentation("*", "*", slide), under=layout.results)):
         places.append((path.parent.parent.name, int(path.parent.name.removeprefix("fold"))))
@@ -127,7 +160,7 @@ def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
     for task, fold in places:
         try:
             mask = open_mask(layout, slide, task, fold)
-        except KeyError:
+        except (KeyError, SlideError):  # a slide in quarantine has neither
             continue
         height, width = mask.levels[0].shape
         size = {"width": width, "height": height, "tile": TILE, "levels": mask.count, "pixel": mask.pixel}
@@ -147,6 +180,9 @@ def class_order(layout: Layout, slide: str) -> list[str]:
         names |= dict.fromkeys(annotation.class_names)
     if _cascade_arrays(layout, slide):
         names |= dict.fromkeys(CASCADE_ORDER)
+    for task in _cells(layout, slide):
+        record = read_record(layout.cells(task.removesuffix(f".{CELLS}"), slide))
+        names |= dict.fromkeys(() if isinstance(record, Quarantined) else record.class_names or (CELL,))
     return list(names)
 
 

@@ -251,6 +251,20 @@ class Layout:
         """What each stage of a patch cascade did on a slide."""
         return self.results / "cascades" / name / f"fold{fold}" / f"{slide}.json"
 
+    # --- cells ------------------------------------------------------------------------------------------------------
+
+    def cells(self, name: str, slide: str) -> Path:
+        """Table of the cells of a slide."""
+        return self.results / "cells" / name / f"{slide}.parquet"
+
+    def cell_labels(self, name: str, slide: str) -> Path:
+        """Label image of the cells of a slide, OME-Zarr."""
+        return self.results / "cells" / name / f"{slide}.labels.zarr" / STORE_METADATA
+
+    def cell_outlines(self, name: str, slide: str) -> Path:
+        """Outlines of the cells of a slide, GeoJSON."""
+        return self.results / "cells" / name / f"{slide}.geojson"
+
     # --- report and audit -------------------------------------------------------------------------------------------
 
     def slide_page(self, slide: str) -> Path:

@@ -17,11 +17,11 @@ def mark_whole_slides(content: Json) -> Json:
 
 
 Way = Literal["dense", "cascade", "otsu"]
-"""The network of level 1 everywhere, the cascade, or Otsu's threshold on haematoxylin."""
+"""The network of level 1 everywhere, the cascade, or Otsu's threshold on haematoxylin; all with the same parting."""
 
 
 class NucleusScores(Part, frozen=True, kw_only=True):
-    """Scores of segmented nuclei, 0 to 1. Of a group: means over its annotated slides."""
+    """Scores of segmented nuclei, 0 to 1. Of a group: means over patients of the means over their annotated slides."""
 
     f: float
     """RADHicaL's F, mean over annotated nuclei."""
@@ -43,6 +43,8 @@ class NucleusScores(Part, frozen=True, kw_only=True):
     """Number of annotated nuclei."""
     found: float
     """Number of found objects."""
+    count_error: float | None = None
+    """Difference of both numbers as a share of that of annotated nuclei; null in records of earlier versions."""
 
 
 class CascadeSeconds(Part, frozen=True, kw_only=True):
@@ -61,6 +63,8 @@ class ComparedSlide(Part, frozen=True, kw_only=True, omit_defaults=True, tag_fie
 
     slide_id: str
     """Slide."""
+    patient_id: str | None = None
+    """Patient; null in records of earlier versions."""
     site: str | None = None
     """Site of the slide in the sheet."""
     area_mm2: float
@@ -130,7 +134,9 @@ class ComparedGroup(Part, frozen=True, kw_only=True):
     simulated_identical: bool
     """Whether that holds on all slides."""
     scores: dict[Way, NucleusScores]
-    """Mean scores by way; empty without annotated nuclei."""
+    """Mean scores by way, patients weighted equally; empty without annotated nuclei."""
+    patients: Count = 0
+    """Number of patients with annotated nuclei."""
 
 
 class Bar(Part, frozen=True, kw_only=True):

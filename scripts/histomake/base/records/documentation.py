@@ -18,6 +18,7 @@ from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.cascade_metrics import CascadeMetrics
 from histomake.base.records.cascade_thresholds import ThresholdsRecord
+from histomake.base.records.cell_table import CellTableRecord
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.comparison import ComparisonRecord
 from histomake.base.records.encoder_card import EncoderCard
@@ -60,6 +61,7 @@ PLACES: dict[type[Versioned], str] = {
     ThresholdsRecord: "`radhical/{cascade}/thresholds.json`",
     NucleiRecord: "`radhical/{cascade}/slides/{slide}.json`",
     CascadeMetrics: "`radhical/{cascade}/metrics.json`",
+    CellTableRecord: "in the Parquet metadata of `cells/{name}/{slide}.parquet`, key `histomake`",
     PatchCascadeRecord: "`cascades/{cascade}/fold{k}/{slide}.json`",
     Sidecar: "`{output}.meta.json`",
     RunRecord: "`audit/runs/{time}/run.json`",

@@ -1,0 +1,1 @@
+"""Cells as objects: parting of those that touch, their measures, and a table per slide."""
