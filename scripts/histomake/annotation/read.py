@@ -20,7 +20,7 @@ from histomake.annotation.mask import count_values, open_mask, scale_of
 from histomake.annotation.model import Annotation, LabelImage
 from histomake.annotation.ndpa import read_ndpa
 from histomake.annotation.overlap import polygonal, same_outlines
-from histomake.annotation.shapes import cut_out, enclosed_areas
+from histomake.annotation.shapes import check_crossings_between, cut_out, enclosed_areas
 from histomake.annotation.units import doubtful_unit
 from histomake.annotation.xml_formats import read_xml
 from histomake.base.errors import Reason, SlideError
@@ -188,8 +188,9 @@ def _repair(drawn: list[Drawn], config: Annotations, record: AnnotationRecord) -
         raise AnnotationError(f"none of the {len(kept)} regions has an area")
     outside = _check_bounds(regions, config, width=record.width, height=record.height)
     regions, clipped = _clip(regions, width=record.width, height=record.height)
-    cuts = np.array([d.geometry for d in drawn if d.name in config.cut_out], dtype=object)
-    left = cut_out([area for _, area in regions], enclosed_areas(cuts)[0])
+    cuts, _ = enclosed_areas(np.array([d.geometry for d in drawn if d.name in config.cut_out], dtype=object))
+    check_crossings_between(shapely.boundary(np.array([*(area for _, area in regions), *cuts], dtype=object)))
+    left = cut_out([area for _, area in regions], cuts)
     remaining = [(name, area) for (name, _), area in zip(regions, left, strict=True) if area.area > 0]
     _check_same_outlines([region for region in remaining if region[0] not in record.roi])
     return remaining, msgspec.structs.replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,9 @@ MAX_COORDINATE = 1e9
 
 MAX_CROSSINGS = 50_000
 """Most places where an outline may cross itself. Drawn outlines have a few; random ones take minutes and gigabytes."""
+
+MAX_CROSSINGS_BETWEEN = 200_000
+"""Most places where the outlines of a file may cross each other. The areas in between are as many."""
 
 SEGMENTS = 256
 """Segments of an outline that are compared with all others at a time."""
@@ -38,14 +41,16 @@ def enclosed_areas(shapes: NDArray[np.object_]) -> tuple[list[shapely.Geometry],
     if not (np.abs(bounds) <= MAX_COORDINATE).all():
         raise AnnotationError(f"a coordinate is not finite, or larger than {MAX_COORDINATE:.0e} pixels")
     valid = shapely.is_valid(shapes)
-    areas = [polygonal(shape if good else _mend(shape)) for shape, good in zip(shapes, valid, strict=True)]
+    areas = [_area(shape, valid=good) for shape, good in zip(shapes, valid, strict=True)]
     return areas, int((~valid).sum())
 
 
-def _mend(shape: shapely.Geometry) -> shapely.Geometry:
-    return shapely.disjoint_subset_union_all(
-        [_enclosed(part) for part in flat_parts(shape) if part.geom_type == "Polygon"]
-    )
+def _area(shape: shapely.Geometry, *, valid: bool) -> shapely.Geometry:
+    if valid and shape.geom_type in ("Polygon", "MultiPolygon"):
+        return shape
+    parts = [part for part in flat_parts(shape) if part.geom_type == "Polygon"]
+    check_crossings_between(shapely.get_rings(parts))
+    return polygonal(shape if valid else shapely.disjoint_subset_union_all([_enclosed(part) for part in parts]))
 
 
 def _enclosed(polygon: shapely.Polygon) -> shapely.Geometry:
@@ -64,16 +69,52 @@ def _area_inside(ring: shapely.LinearRing) -> shapely.Geometry:
 
 def _check_crossings(ring: shapely.LinearRing) -> None:
     """Raise AnnotationError for an outline with more than MAX_CROSSINGS crossings. The work is bounded."""
-    points = shapely.get_coordinates(ring)
-    segments = shapely.linestrings(np.stack([points[:-1], points[1:]], axis=1))
-    tree, ends = shapely.STRtree(segments), 0
-    for start in range(0, len(segments), SEGMENTS):
-        ends += tree.query(segments[start : start + SEGMENTS], predicate="crosses").shape[1]
-        if ends > 2 * MAX_CROSSINGS:
+    segments, found = _segments(ring), 0
+    for ends in _crossings(shapely.STRtree(segments), segments):
+        found += ends  # each crossing is found from both of its segments
+        if found > 2 * MAX_CROSSINGS:
             raise AnnotationError(
                 f"an outline of {len(segments)} vertices crosses itself more than {MAX_CROSSINGS:,} times; it is not a "
                 "drawn region"
             )
+
+
+def check_crossings_between(outlines: NDArray[np.object_]) -> None:
+    """Raise AnnotationError if lines cross each other more than MAX_CROSSINGS_BETWEEN times. The work is bounded.
+
+    Pairs of outlines that have too few vertices for so many crossings are not looked at, so cells cost nothing.
+    """
+    vertices = shapely.get_num_coordinates(outlines).astype(np.int64)
+    large = np.flatnonzero(vertices**2 > MAX_CROSSINGS)
+    one, other = shapely.STRtree(outlines).query(outlines[large], predicate="intersects")
+    one = large[one]
+    once = (vertices[other] * vertices[one] > MAX_CROSSINGS) & ((vertices[other] ** 2 <= MAX_CROSSINGS) | (other > one))
+    found = 0
+    for index, crossing in grouped(one[once], other[once]):
+        tree = shapely.STRtree(_segments(outlines[index]))
+        for each in crossing:
+            for count in _crossings(tree, _segments(outlines[each])):
+                found += count
+                if found > MAX_CROSSINGS_BETWEEN:
+                    raise AnnotationError(
+                        f"outlines cross each other more than {MAX_CROSSINGS_BETWEEN:,} times; they are not drawn",
+                        "Simplify the outlines, or export a label mask",
+                    )
+
+
+def _segments(outline: shapely.Geometry) -> NDArray[np.object_]:
+    """The segments of a ring or a line, or of several."""
+    points, line = shapely.get_coordinates(outline), shapely.get_parts(outline)
+    starts = np.ones(len(points), bool)
+    starts[np.cumsum(shapely.get_num_coordinates(line)) - 1] = False
+    at = np.flatnonzero(starts)
+    return shapely.linestrings(np.stack([points[at], points[at + 1]], axis=1))
+
+
+def _crossings(tree: shapely.STRtree, segments: NDArray[np.object_]) -> Iterator[int]:
+    """The numbers of crossings of segments with those of a tree, some segments at a time."""
+    for start in range(0, len(segments), SEGMENTS):
+        yield tree.query(segments[start : start + SEGMENTS], predicate="crosses").shape[1]
 
 
 def cut_out(areas: Sequence[shapely.Geometry], cuts: Sequence[shapely.Geometry]) -> list[shapely.Geometry]:

@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 
 from histomake.annotation.drawn import AnnotationError, Drawn, Reading
-from histomake.annotation.shapes import cut_out, enclosed_areas
+from histomake.annotation.shapes import check_crossings_between, cut_out, enclosed_areas
 from histomake.annotation.units import doubtful_mpp
 from histomake.annotation.xml_stream import Events, number, open_events, points
 
@@ -121,5 +121,6 @@ def _cut_out(positive: list[Drawn], negative: list[shapely.Geometry]) -> Iterato
         return
     holes, _ = enclosed_areas(np.array(negative, dtype=object))
     areas, _ = enclosed_areas(np.array([drawn.geometry for drawn in positive], dtype=object))
+    check_crossings_between(shapely.boundary(np.array([*areas, *holes], dtype=object)))
     for drawn, area in zip(positive, cut_out(areas, holes), strict=True):
         yield Drawn(drawn.name, area)

@@ -130,12 +130,12 @@ def _section(kind: type[Versioned], parts: Sequence[type[Part]]) -> Iterator[str
         yield ""
 
 
-def _title(kind: type[Part]) -> str:
+def _title(kind: type[msgspec.Struct]) -> str:
     """The heading of a record or of a part of records."""
     return kind.NAME.capitalize() if issubclass(kind, Versioned) else kind.__name__
 
 
-def _link(kind: type[Part]) -> str:
+def _link(kind: type[msgspec.Struct]) -> str:
     """A reference to the section of a record or a part."""
     return f"[{_title(kind)}](#{_title(kind).lower().replace(' ', '-')})"
 
