@@ -16,10 +16,12 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from case_files import FRAMES, card, jpeg, remove_tiles, write_dicom, write_svs
 from histomake.base.errors import Reason, SlideError
 from histomake.config import Convert
 from histomake.slide.convert import convert
 from histomake.slide.reader import SlideReader
+from pydicom.uid import JPEGBaseline8Bit
 from slide_files import SHARED
 from test_slide_fuzz import peak_megabytes
 
@@ -94,6 +96,69 @@ BOMBS = {
 def test_a_tile_that_decodes_to_more_than_its_place_is_refused(compression, tmp_path):
     path = with_tile(tmp_path / "a.tif", compression, BOMBS[compression]())
     assert outcome_apart(path)[0] in (Reason.DAMAGED_TILES, Reason.IMPLAUSIBLE_SIZE)
+
+
+def with_value(path: Path, page: int, **values: int) -> Path:
+    """Replace values of tags of a page of a TIFF."""
+    with tifffile.TiffFile(path) as tiff:
+        tags = {name: tiff.pages[page].tags[name] for name in values}
+    with path.open("r+b") as stream:
+        for name, value in values.items():
+            stream.seek(tags[name].valueoffset)
+            stream.write(struct.pack({3: "<H", 4: "<I"}[int(tags[name].dtype)], value))
+    return path
+
+
+THUMBNAIL, MACRO_PAGE = 1, 3
+"""Pages of `write_svs`."""
+
+
+@pytest.mark.parametrize(
+    ("page", "values"),
+    [
+        (THUMBNAIL, {"ImageLength": 0}),
+        (THUMBNAIL, {"ImageWidth": 0, "ImageLength": 0}),
+        (THUMBNAIL, {"RowsPerStrip": 0}),
+        (THUMBNAIL, {"ImageLength": 60_000}),
+        (THUMBNAIL, {"ImageWidth": 60_000, "ImageLength": 60_000, "RowsPerStrip": 60_000}),
+        (MACRO_PAGE, {"ImageWidth": 0}),
+        (MACRO_PAGE, {"ImageWidth": 60_000, "ImageLength": 60_000}),
+    ],
+)
+def test_pictures_beside_the_slide_with_an_impossible_size_are_left_out(page, values, tmp_path):
+    path = write_svs(tmp_path / "a.svs", extra=[(card("MACRO", 400, 130), 9, "macro 400x130")])
+    reason, images = outcome_apart(with_value(path, page, **values))
+    assert reason == ""
+    assert images["thumbnail" if page == THUMBNAIL else "macro"].startswith("left out")
+
+
+def forged_png(width: int, height: int, depth: int) -> bytes:
+    """A PNG whose header states a size that its few bytes do not have."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0), b"IDAT": zlib.compress(bytes(100))}
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (chunks | {b"IEND": b""}).items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [forged_png(60_000, 60_000, 8), forged_png(20_000, 20_000, 16), jpeg_of_65535()],
+    ids=["PNG", "PNG of 16 bits", "JPEG"],
+)
+def test_pictures_whose_header_states_gigabytes_are_refused(content, tmp_path):
+    (tmp_path / "a").write_bytes(content)
+    assert outcome_apart(tmp_path / "a")[0] in (Reason.IMPLAUSIBLE_SIZE, Reason.TRUNCATED)
+
+
+def test_a_slide_without_any_tile_is_refused(tmp_path):
+    tiff = write_svs(tmp_path / "a.svs", levels=())
+    with tifffile.TiffFile(tiff) as opened:
+        count = len(opened.pages[0].dataoffsets)
+    assert outcome_apart(remove_tiles(tiff, 0, range(count)))[0]
+    dicom = {"encode": jpeg, "syntax": JPEGBaseline8Bit, "photometric": "YBCR_FULL_422", "empty": range(FRAMES)}
+    assert outcome_apart(write_dicom(tmp_path / "dicom" / "a.dcm", **dicom))[0]
 
 
 @pytest.mark.shared
