@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ class Feature(msgspec.Struct):
 
     type: str
     geometry: msgspec.Raw = ABSENT
-    properties: dict[str, Any] | None = None
+    properties: dict[str, object] | None = None
     nucleus: msgspec.Raw = msgspec.field(default=ABSENT, name="nucleusGeometry")
 
 
@@ -94,7 +94,7 @@ def geometries(raw: Iterable[msgspec.Raw]) -> NDArray[np.object_]:
     return shapely.force_2d(shapes)
 
 
-def format_features(shapes: NDArray[np.object_], properties: Iterable[dict[str, Any]]) -> str:
+def format_features(shapes: NDArray[np.object_], properties: Iterable[Mapping[str, object]]) -> str:
     """Format a FeatureCollection with one feature per line."""
     lines = (
         f'{{"type": "Feature", "geometry": {geometry}, "properties": {json.dumps(values)}}}'

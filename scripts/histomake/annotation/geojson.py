@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 
@@ -44,22 +44,22 @@ def read_geojson(content: bytes, reading: Reading) -> tuple[str, list[Drawn]]:
     return ("qupath" if qupath else "geojson"), drawn
 
 
-def _outline(feature: Feature, config: Annotations) -> Any:
+def _outline(feature: Feature, config: Annotations) -> msgspec.Raw:
     wants_nucleus = config.cell_part == "nucleus" and bytes(feature.nucleus) != bytes(ABSENT)
     return feature.nucleus if wants_nucleus else feature.geometry
 
 
-def _name(properties: dict[str, Any], class_property: str | None) -> str:
+def _name(properties: Mapping[str, object], class_property: str | None) -> str:
     """Return the annotator's class name of a feature, or "unclassified", which the configuration can map or ignore."""
     if class_property is not None:
-        value: Any = properties
+        value: object = properties
         for key in class_property.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+            value = value.get(key) if isinstance(value, Mapping) else None
         return _text(value)
     return next((text for text in (_text(properties.get(k)) for k in NAMES) if text != UNCLASSIFIED), UNCLASSIFIED)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Return a class as text. QuPath writes {"name": …}, or for derived classes {"names": […]}, joined by ": "."""
     value = _unpacked(value)
     if isinstance(value, dict):
@@ -68,7 +68,7 @@ def _text(value: Any) -> str:
     return UNCLASSIFIED if value in (None, "") else str(value)
 
 
-def _unpacked(value: Any) -> Any:
+def _unpacked(value: object) -> object:
     """Parse an object that GDAL wrote as JSON text, or a Python program as Python text; return other values as is."""
     if not (isinstance(value, str) and value.strip().startswith("{")):
         return value

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import shapely
 import zarr
@@ -47,6 +48,16 @@ class LabelImage:
         return part.astype(np.uint8) if self.lookup is None else self.lookup[part]
 
 
+class _Classification(msgspec.Struct):
+    name: str
+
+
+class _Properties(msgspec.Struct):
+    """Properties of a region that `histomake.annotation.write` has written."""
+
+    classification: _Classification
+
+
 @dataclass(frozen=True)
 class Annotation:
     """The annotation of one slide: either regions in level-0 pixels or a label image.
@@ -71,7 +82,7 @@ class Annotation:
         path = Path(path)
         record = AnnotationRecord.read_usable(path)
         features = parse_features(path.with_suffix(".geojson").read_bytes())
-        names = ((feature.properties or {})["classification"]["name"] for feature in features)
+        names = (msgspec.convert(feature.properties, _Properties).classification.name for feature in features)
         regions = list(zip(names, geometries(feature.geometry for feature in features), strict=True))
         labels = None
         if record.label_image is not None:

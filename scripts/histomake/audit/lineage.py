@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +34,23 @@ SCHEMA = pa.schema(
         ("log", pa.string()),
     ]
 )
+
+
+class LineageRow(TypedDict):
+    """A row of `SCHEMA`."""
+
+    output: str
+    sha256: str
+    rule: str
+    slide_id: str | None
+    inputs: list[str]
+    params: str
+    commit: str | None
+    host: str | None
+    slurm_job: str | None
+    started: str
+    seconds: float
+    log: str | None
 
 
 def walk(
@@ -74,7 +91,7 @@ def of_other_slides(layout: Layout, slide: str) -> Callable[[str], bool]:
 def write_lineage(sidecars: Iterable[Sidecar], path: Path | str, *, batch: int = 10_000) -> None:
     """Write one row per output: its digest, its job and its inputs. Memory use is bounded."""
     with atomic_file(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
-        rows: list[dict[str, Any]] = []
+        rows: list[LineageRow] = []
         for sidecar in sidecars:
             rows += _rows(sidecar)
             if len(rows) >= batch:
@@ -83,23 +100,26 @@ def write_lineage(sidecars: Iterable[Sidecar], path: Path | str, *, batch: int =
         writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
-def _rows(sidecar: Sidecar) -> list[dict[str, Any]]:
-    shared = {
-        "rule": sidecar.rule,
-        "slide_id": sidecar.wildcards.get("slide"),
-        "inputs": sorted(sidecar.inputs),
-        "params": json.dumps(sidecar.params, sort_keys=True),
-        "commit": sidecar.git and sidecar.git.commit,
-        "host": sidecar.machine.host,
-        "slurm_job": sidecar.machine.slurm_job,
-        "started": sidecar.started,
-        "seconds": sidecar.seconds,
-        "log": next(iter(sidecar.log), None),
-    }
-    return [{"output": path, "sha256": digest, **shared} for path, digest in sidecar.outputs.items()]
+def _rows(sidecar: Sidecar) -> Iterator[LineageRow]:
+    inputs, params = sorted(sidecar.inputs), json.dumps(sidecar.params, sort_keys=True)
+    for path, digest in sidecar.outputs.items():
+        yield LineageRow(
+            output=path,
+            sha256=digest,
+            rule=sidecar.rule,
+            slide_id=sidecar.wildcards.get("slide"),
+            inputs=inputs,
+            params=params,
+            commit=sidecar.git.commit if sidecar.git else None,
+            host=sidecar.machine.host,
+            slurm_job=sidecar.machine.slurm_job,
+            started=sidecar.started,
+            seconds=sidecar.seconds,
+            log=next(iter(sidecar.log), None),
+        )
 
 
-def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tuple[Path, dict[str, Any]]:
+def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tuple[Path, Mapping[str, object]]:
     """The prediction of one patch, and its file; from the first fold that predicted the slide."""
     for path in existing(layout.prediction(task, "*", slide), under=layout.results):
         if rows := pq.read_table(path, filters=[("patch_id", "=", patch_id)]).to_pylist():
@@ -107,7 +127,7 @@ def prediction_row(layout: Layout, task: str, slide: str, patch_id: int) -> tupl
     raise HistomakeError(f"no prediction of task {task} for patch {patch_id} of slide {slide} under {layout.results}")
 
 
-def describe(path: Path, row: dict[str, Any], chain: list[Sidecar], *, slide: str) -> str:
+def describe(path: Path, row: Mapping[str, object], chain: list[Sidecar], *, slide: str) -> str:
     """Describe the chain, prediction first: outputs, inputs, code, settings, machine and time of each job."""
     lines = [f"{path}: " + ", ".join(f"{key} {value}" for key, value in row.items())]
     for sidecar in chain:

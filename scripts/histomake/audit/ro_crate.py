@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import pyarrow as pa
@@ -16,7 +16,7 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from histomake.audit import run_chain
-from histomake.audit.lineage import SCHEMA
+from histomake.audit.lineage import SCHEMA, LineageRow
 from histomake.audit.pseudonyms import Pseudonyms
 from histomake.base.errors import HistomakeError
 from histomake.base.files import write_json
@@ -37,7 +37,7 @@ class _Settings(msgspec.Struct):
         identifiers: bool = False
 
     export: Exported = msgspec.field(default_factory=Exported)
-    tasks: dict[str, Any] = msgspec.field(default_factory=dict)
+    tasks: dict[str, object] = msgspec.field(default_factory=dict)
 
 
 def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
@@ -60,7 +60,7 @@ def write_crate(layout: Layout, snakefile: Path, target: Path) -> Path:
         "Provenance of a histomake run: every output, what it was made from, by which code and settings."
     )
     crate.add_workflow(snakefile, "Snakefile", main=True, lang="snakemake")
-    rows = pq.read_table(layout.lineage).to_pylist()
+    rows: list[LineageRow] = pq.read_table(layout.lineage).to_pylist()
     metrics = [layout.metrics(task) for task in sorted(settings.tasks) if layout.metrics(task).is_file()]
     with tempfile.TemporaryDirectory() as folder:
         if settings.export.identifiers:
@@ -87,8 +87,8 @@ def _add_pseudonymous(
     folder: Path,
     runs: Sequence[Path],
     metrics: Sequence[Path],
-    rows: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
+    rows: list[LineageRow],
+) -> list[LineageRow]:
     """Add what names nobody, written into ``folder`` first; returns the rows of the lineage with pseudonyms."""
     slides, patients = _people(runs[0] / "slides.tsv")
     # Paths of a run start in the folder in which it was started.
@@ -124,7 +124,7 @@ def _people(sheet: Path) -> tuple[set[str], set[str]]:
     return cast("tuple[set[str], set[str]]", tuple(found))
 
 
-def _pseudonymous(row: dict[str, Any], names: Pseudonyms) -> dict[str, Any]:
+def _pseudonymous(row: LineageRow, names: Pseudonyms) -> LineageRow:
     """A row of the lineage without machine, log and settings; of the settings, it has a keyed digest."""
     params = json.loads(row["params"])
     return {
@@ -139,9 +139,9 @@ def _pseudonymous(row: dict[str, Any], names: Pseudonyms) -> dict[str, Any]:
     }
 
 
-def _add_actions(crate: ROCrate, rows: Iterable[dict[str, Any]], *, commit: str | None) -> None:
+def _add_actions(crate: ROCrate, rows: Iterable[LineageRow], *, commit: str | None) -> None:
     """One CreateAction per job, its results as File entities known by their digests."""
-    jobs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    jobs: dict[tuple[str, ...], list[LineageRow]] = {}
     for row in rows:
         jobs.setdefault((row["rule"], row["started"], row["log"] or "", *row["inputs"]), []).append(row)
     for number, ((rule, *_), outputs) in enumerate(sorted(jobs.items())):

@@ -7,7 +7,7 @@ numbers, so the result equals that of the whole slide at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -198,7 +198,9 @@ def write_no_objects(path: Path) -> None:
     write_objects(path, [], None, None, scale=1, mpp=Mpp(1))
 
 
-def _features(nuclei: list[Nucleus], labels: Any, probability: Any, scale: float, mpp: Mpp) -> Iterator[dict[str, Any]]:
+def _features(
+    nuclei: list[Nucleus], labels: Any, probability: Any, scale: float, mpp: Mpp
+) -> Iterator[Mapping[str, object]]:
     for nucleus in nuclei:
         here = nucleus.window.slices
         mask = np.asarray(labels[here]) == nucleus.number

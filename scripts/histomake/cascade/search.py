@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,7 @@ class SearchResult:
         front = {id(t) for t in pareto_front(self.trials)}
         rows = []
         for trial in self.trials:
-            row: dict[str, Any] = {"method": trial.method, "pixel_f": trial.pixel_f, "nucleus_f": trial.nucleus_f}
+            row: dict[str, object] = {"method": trial.method, "pixel_f": trial.pixel_f, "nucleus_f": trial.nucleus_f}
             row |= {"f": trial.f, "cost": trial.cost, "evaluated": trial.evaluated, "computed": trial.computed}
             row["multiply_adds"] = trial.multiply_adds
             row["cut"] = trial.thresholds.cut

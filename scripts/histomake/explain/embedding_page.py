@@ -6,8 +6,9 @@ import base64
 import html
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,14 @@ dt { color: #666 } dd { margin: 0 }
 """
 
 
-def _payload(embedding: Embedding) -> dict[str, Any]:
+class Category(TypedDict):
+    """A column of names: each once, in the order of their colours, and the number of each patch's or -1."""
+
+    names: list[str]
+    codes: list[int]
+
+
+def _payload(embedding: Embedding) -> Mapping[str, object]:
     table = embedding.table
     label, predicted = (table[name].to_pylist() for name in ("label", "predicted"))
     outcome = [None if a is None else "right" if a == b else "wrong" for a, b in zip(label, predicted, strict=True)]
@@ -112,7 +120,7 @@ def classes_of(table: pa.Table) -> list[str]:
     return [name.removeprefix("score_") for name in table.column_names if name.startswith("score_")]
 
 
-def _category(values: list[str | None], *, first: list[str]) -> dict[str, Any]:
+def _category(values: list[str | None], *, first: list[str]) -> Category:
     found = {value for value in values if value is not None}
     names = [*first, *sorted(found - set(first))] if found & set(first) else sorted(found)
     number = {name: i for i, name in enumerate(names)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -65,7 +64,7 @@ def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> 
     }
     if named:
         found["grid"] = card.grid.name
-    wanted: dict[str, Any] = {
+    wanted: dict[str, object] = {
         "kind": task.kind,
         "target.classes": outputs_of(task.kind, task.target),
         f"grids.{task.grid}.size": grid.size,
@@ -80,7 +79,7 @@ def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> 
     ]
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     return ", ".join(value) if isinstance(value, list) else json.dumps(value)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -40,7 +39,7 @@ def write_tiles(
 
 def _features(
     predictions: pa.Table, slide_id: str, classes: Sequence[str], slide_grid: SlideGrid | None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Mapping[str, object]]:
     if slide_grid is None:
         return
     colours = canvas.class_colours(classes)
@@ -51,7 +50,7 @@ def _features(
             right, bottom = min(left + span, width), min(top + span, height)
             ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
             names = [name for name in (row["predicted"] or "").split(JOINER) if name]
-            properties: dict[str, Any] = {"objectType": "tile", "isLocked": True}
+            properties: dict[str, object] = {"objectType": "tile", "isLocked": True}
             if names:
                 # QuPath writes several classes of one object as one name, separated by ": ".
                 properties["classification"] = {"name": ": ".join(names), "color": list(colours[names[0]])}

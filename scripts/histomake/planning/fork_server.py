@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 import multiprocessing
 import os
 import random
@@ -26,7 +25,8 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 MESSAGE_BYTES = 1 << 16
 LATE_IMPORTS = ("pandas", "pyarrow.pandas_compat", "snakemake.io", "snakemake.iocontainers", "snakemake.logging")
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
                 return
             with socket.socket(fileno=handles[0]) as answers:
                 # Starting a process also removes those that have ended.
-                context.Process(target=_run, args=(json.loads(message), answers)).start()
+                context.Process(target=_run, args=(msgspec.json.decode(message, type=Request), answers)).start()
 
 
 def imported_by(script: Path) -> set[str]:
@@ -64,17 +64,24 @@ def imported_by(script: Path) -> set[str]:
     return found
 
 
-def _run(request: dict[str, Any], answers: socket.socket) -> None:
+class Request(msgspec.Struct):
+    """A script to run, and variables that are added to the environment."""
+
+    script: str
+    environment: dict[str, str]
+
+
+def _run(request: Request, answers: socket.socket) -> None:
     """Run a script in this process, which was forked for it, as ``python SCRIPT`` would."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     answers.sendall(f"{os.getpid()}\n".encode())
-    os.environ.update(request["environment"])
+    os.environ.update(request.environment)
     tempfile.tempdir = None  # chosen again, from the environment
     random.seed()
-    sys.argv = [request["script"]]
-    status: Any = 1
+    sys.argv = [request.script]
+    status = 1
     try:
-        runpy.run_path(request["script"], run_name="__main__")
+        runpy.run_path(request.script, run_name="__main__")
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

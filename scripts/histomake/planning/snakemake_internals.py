@@ -192,7 +192,7 @@ def mark_failed_jobs(workflow: Any) -> None:
 class StatedParams(msgspec.Struct):
     """The part of a sidecar that has the params of the job."""
 
-    params: dict[str, Any]
+    params: dict[str, object]
 
 
 def compare_params_with_sidecars(ending: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import imagecodecs
+import msgspec
 import numpy as np
 import simplejpeg
 
@@ -30,6 +32,21 @@ class TileDecodeError(Exception):
     """The bytes of a tile cannot be decoded to a tile."""
 
 
+class ZarrCodec(msgspec.Struct):
+    """A codec in Zarr metadata."""
+
+    name: str
+    configuration: dict[str, object] = {}
+
+
+class _Options(msgspec.Struct):
+    """Configuration of the codecs that histomake writes."""
+
+    colorspace_jpeg: Colour = "YCBCR"
+    tables: str | None = None
+    level: int | None = None
+
+
 @dataclass(frozen=True)
 class TileCoding:
     """How the tiles of a level are encoded.
@@ -46,12 +63,12 @@ class TileCoding:
     tables: bytes | None = None
     quality: int | None = None
 
-    def to_zarr(self) -> list[dict[str, Any]]:
+    def to_zarr(self) -> list[Mapping[str, object]]:
         """Return the codec chain of one (c, y, x) chunk as Zarr v3 metadata."""
         if self.codec == "zstd":
             settings = {"level": ZSTD_LEVEL, "checksum": False}
             return [TRANSPOSE, {"name": "bytes"}, {"name": "zstd", "configuration": settings}]
-        options: dict[str, Any] = {} if self.quality is None else {"level": self.quality}
+        options: dict[str, object] = {} if self.quality is None else {"level": self.quality}
         if self.codec == "jpeg":
             options |= {"colorspace_data": "RGB", "colorspace_jpeg": self.colour}
             if self.tables:
@@ -59,19 +76,19 @@ class TileCoding:
         return [TRANSPOSE, {"name": f"imagecodecs_{self.codec}", "configuration": options}]
 
     @classmethod
-    def from_zarr(cls, codecs: list[dict[str, Any]]) -> TileCoding:
+    def from_zarr(cls, codecs: Sequence[ZarrCodec]) -> TileCoding:
         """Parse the output of ``to_zarr``. Raises ValueError for a codec chain that histomake does not write."""
-        names = [codec["name"] for codec in codecs]
+        names = [codec.name for codec in codecs]
         if names == ["transpose", "bytes", "zstd"]:
             return cls("zstd")
         if len(names) != 2 or names[0] != "transpose" or not names[1].startswith("imagecodecs_"):
             raise ValueError(f"codec chain {names} was not written by histomake")
-        options = codecs[1].get("configuration", {})
+        options = msgspec.convert(codecs[1].configuration, _Options)
         return cls(
-            names[1].removeprefix("imagecodecs_"),
-            colour=options.get("colorspace_jpeg", "YCBCR"),
-            tables=base64.b64decode(options["tables"]) if "tables" in options else None,
-            quality=options.get("level"),
+            msgspec.convert(names[1].removeprefix("imagecodecs_"), Codec),
+            colour=options.colorspace_jpeg,
+            tables=None if options.tables is None else base64.b64decode(options.tables),
+            quality=options.level,
         )
 
     @cached_property

@@ -48,7 +48,7 @@ class SlideReader:
             raise self._error(str(error), Reason.UNREADABLE) from error
         self.levels: list[StoreLevel] = self._store.levels
         self.width, self.height = self.levels[0].width, self.levels[0].height
-        self.mpp: Mpp = Mpp(self._store.attributes["mpp"])
+        self.mpp: Mpp = Mpp(self._store.attributes.mpp)
         self._plans: dict[float, _ReadPlan] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -10,19 +10,19 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import google_crc32c
+import msgspec
 import numpy as np
 
-from histomake.slide.codec import TileCoding
+from histomake.slide.codec import TileCoding, ZarrCodec
 
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
@@ -33,6 +33,61 @@ OPEN_SHARDS = 256
 
 class StoreError(Exception):
     """The store does not match its metadata, or is not a store of histomake."""
+
+
+class _ChunkShape(msgspec.Struct):
+    chunk_shape: tuple[int, int, int]
+
+
+class _ChunkGrid(msgspec.Struct):
+    configuration: _ChunkShape
+
+
+class _Sharding(msgspec.Struct):
+    chunk_shape: tuple[int, int, int]
+    codecs: list[ZarrCodec]
+
+
+class _ShardingCodec(msgspec.Struct):
+    configuration: _Sharding
+
+
+class _ArrayMetadata(msgspec.Struct):
+    """The part of the zarr.json of a level that readers need."""
+
+    shape: tuple[int, int, int]
+    chunk_grid: _ChunkGrid
+    codecs: list[_ShardingCodec]
+
+
+class StoreAttributes(msgspec.Struct):
+    """What histomake states in the zarr.json of a store: µm per pixel, and the downsample of each level."""
+
+    mpp: float
+    downsamples: list[float]
+
+
+class _Dataset(msgspec.Struct):
+    path: str
+
+
+class _Multiscale(msgspec.Struct):
+    datasets: list[_Dataset]
+
+
+class _Ome(msgspec.Struct):
+    multiscales: list[_Multiscale]
+
+
+class _GroupAttributes(msgspec.Struct):
+    histomake: StoreAttributes
+    ome: _Ome
+
+
+class _GroupMetadata(msgspec.Struct):
+    """The part of the zarr.json of a store that readers need."""
+
+    attributes: _GroupAttributes
 
 
 @dataclass(frozen=True)
@@ -69,7 +124,7 @@ class StoreLevel:
         """Path of a shard inside the store."""
         return f"{self.path}/c/0/{row}/{column}"
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> Mapping[str, object]:
         """Return the content of the level's zarr.json."""
         chunk = [3, self.tile_height, self.tile_width]
         shard = [3, self.tile_height * self.shard_rows, self.tile_width * self.shard_columns]
@@ -93,12 +148,12 @@ class StoreLevel:
         }
 
     @classmethod
-    def from_metadata(cls, path: str, metadata: dict[str, Any], downsample: float) -> StoreLevel:
+    def from_metadata(cls, path: str, metadata: _ArrayMetadata, downsample: float) -> StoreLevel:
         """Create a level from the content of its zarr.json."""
-        _, height, width = metadata["shape"]
-        _, shard_height, shard_width = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        sharding = metadata["codecs"][0]["configuration"]
-        _, tile_height, tile_width = sharding["chunk_shape"]
+        _, height, width = metadata.shape
+        _, shard_height, shard_width = metadata.chunk_grid.configuration.chunk_shape
+        (sharding,) = (codec.configuration for codec in metadata.codecs)
+        _, tile_height, tile_width = sharding.chunk_shape
         return cls(
             path=path,
             width=width,
@@ -108,7 +163,7 @@ class StoreLevel:
             shard_rows=shard_height // tile_height,
             shard_columns=shard_width // tile_width,
             downsample=downsample,
-            coding=TileCoding.from_zarr(sharding["codecs"]),
+            coding=TileCoding.from_zarr(sharding.codecs),
         )
 
 
@@ -200,8 +255,8 @@ class LevelWriter:
 
 
 def image_metadata(
-    levels: Sequence[StoreLevel], *, name: str, mpp: tuple[float, float], attributes: dict[str, Any]
-) -> dict[str, Any]:
+    levels: Sequence[StoreLevel], *, name: str, mpp: tuple[float, float], attributes: Mapping[str, object]
+) -> Mapping[str, object]:
     """Return the group's zarr.json: OME-Zarr 0.5 multiscales in micrometres, RGB channels, and ``attributes``.
 
     All levels share their top-left corner, but OME-Zarr places a pixel at its centre. The translations correct this.
@@ -225,12 +280,12 @@ def image_metadata(
 _CHANNELS = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
 
 
-def _channel(label: str, colour: str) -> dict[str, Any]:
+def _channel(label: str, colour: str) -> Mapping[str, object]:
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     return {"label": label, "color": colour, "active": True, "window": window}
 
 
-def dump_json(path: Path, content: dict[str, Any]) -> None:
+def dump_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a zarr.json of a store that is not yet at its final path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1))
@@ -293,27 +348,31 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._zip = _zip_entries(self.path) if self.path.is_file() else None
-        group = self._json("zarr.json")
+        group = self._metadata("zarr.json", _GroupMetadata).attributes
+        self.attributes = group.histomake
         try:
-            self.attributes: dict[str, Any] = group["attributes"]["histomake"]
-            datasets = group["attributes"]["ome"]["multiscales"][0]["datasets"]
+            (multiscale,) = group.ome.multiscales
+            paths = [dataset.path for dataset in multiscale.datasets]
             self.levels = [
-                StoreLevel.from_metadata(d["path"], self._json(f"{d['path']}/zarr.json"), float(downsample))
-                for d, downsample in zip(datasets, self.attributes["downsamples"], strict=True)
+                StoreLevel.from_metadata(path, self._metadata(f"{path}/zarr.json", _ArrayMetadata), downsample)
+                for path, downsample in zip(paths, self.attributes.downsamples, strict=True)
             ]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise StoreError(f"{self.path} is not a histomake store: {error!r}") from error
+        except (ValueError, ZeroDivisionError, msgspec.ValidationError) as error:
+            raise StoreError(f"{self.path} is not a histomake store: {error}") from error
 
-    def _json(self, key: str) -> dict[str, Any]:
+    def _metadata[M](self, key: str, kind: type[M]) -> M:
         try:
-            if self._zip is None:
-                return json.loads((self.path / key).read_bytes())
-            start, size = self._zip[key]
-            with self.path.open("rb") as stream:
-                stream.seek(start)
-                return json.loads(stream.read(size))
-        except (OSError, KeyError, ValueError) as error:
+            return msgspec.json.decode(self._read(key), type=kind)
+        except (OSError, KeyError, UnicodeDecodeError, msgspec.MsgspecError) as error:
             raise StoreError(f"cannot read {key} of {self.path}: {error}") from error
+
+    def _read(self, key: str) -> bytes:
+        if self._zip is None:
+            return (self.path / key).read_bytes()
+        start, size = self._zip[key]
+        with self.path.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(size)
 
     def tile(self, level: int, row: int, column: int) -> bytes | None:
         """Return the encoded bytes of one tile, or None if it is empty (white)."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +23,15 @@ from histomake.base.records.tissue import TissueRecord
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
-from histomake.pictures.kinds import overlays_of
+from histomake.pictures.kinds import Overlay, overlays_of
 from histomake.slide.reader import open_slide
 from histomake.slide.store import StoreLevel
 from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER
 from histomake.viewer import masks, neighbours, outlines
+
+OK, QUARANTINED = "ok", "quarantined"
+"""Values of ``status``, as in manifests."""
 
 
 def slide_ids(layout: Layout) -> list[str]:
@@ -43,58 +46,197 @@ def require(layout: Layout, slide: str) -> None:
         raise KeyError(slide)
 
 
-def slides(layout: Layout) -> list[dict[str, Any]]:
-    """One entry per slide: id, and either size and mpp or why it cannot be shown."""
-    rows = []
-    for slide in slide_ids(layout):
-        try:
-            manifest = Manifest.read(layout.manifest(slide)).dump()
-        except RecordError as error:
-            manifest = {"slide_id": slide, "status": "unreadable", "reason": "manifest", "detail": str(error)}
-        kept = ("slide_id", "status", "width", "height", "mpp", "reason", "detail")
-        rows.append({key: manifest[key] for key in kept if key in manifest})
-    return rows
+class ListedSlide(TypedDict):
+    """A slide in the list: its size and resolution, or why it cannot be shown."""
+
+    slide_id: str
+    status: str
+    width: NotRequired[int]
+    height: NotRequired[int]
+    mpp: NotRequired[float]
+    reason: NotRequired[str]
+    detail: NotRequired[str]
 
 
-def describe(layout: Layout, slide: str) -> dict[str, Any]:
+class LostSlide(TypedDict):
+    """Why a slide in quarantine cannot be shown."""
+
+    slide_id: str
+    status: str
+    reason: str
+    detail: str
+    remedy: str
+
+
+class WholeJpeg(TypedDict):
+    """How tiles become whole JPEG files: whether they are RGB, and their tables as base64."""
+
+    rgb: bool
+    tables: str | None
+
+
+class ShownLevel(TypedDict):
+    """Geometry of a level, in its own pixels; ``jpeg`` is null where a browser cannot decode its tiles."""
+
+    path: str
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    shard_rows: int
+    shard_columns: int
+    downsample: float
+    jpeg: WholeJpeg | None
+
+
+class TissueImage(TypedDict):
+    """Path of the mask, and level-0 pixels of one of its pixels along x and y."""
+
+    image: str
+    downsample: list[float]
+
+
+class Predicted(TypedDict):
+    """A task and a fold with predictions of a slide, and what is shown of them."""
+
+    task: str
+    fold: int
+    classes: list[str]
+
+
+class ShownSlide(TypedDict):
+    """Everything the page needs to show a slide."""
+
+    slide_id: str
+    status: str
+    width: int
+    height: int
+    mpp: float
+    sha256: str
+    store: str
+    levels: list[ShownLevel]
+    predictions: list[Predicted]
+    tissue: NotRequired[TissueImage]
+    encoders: list[str]
+    outlines: outlines.OutlineTiles | None
+    masks: list[masks.MaskTiles]
+    class_order: list[str]
+
+
+class Middle(TypedDict):
+    """The part of a patch that is coloured, see `SlideGrid.middle`."""
+
+    offset: float
+    span: float
+
+
+class PredictedPatches(TypedDict):
+    """Predictions of all patches of a slide, see `overlay`."""
+
+    overlays: list[Overlay]
+    range: list[float]
+    called: str
+    classes: list[str]
+    span: float
+    middle: Middle
+    count: int
+    patch_id: str
+    x: str
+    y: str
+    scores: str
+
+
+class ShownPatch(TypedDict):
+    """A patch: its rows in the patch table and in the predictions, and digests of what they were made of."""
+
+    table: Mapping[str, object]
+    prediction: Mapping[str, object]
+    lineage: Mapping[str, str | None]
+
+
+def slides(layout: Layout) -> list[ListedSlide]:
+    """One entry per slide."""
+    return [_listed(layout, slide) for slide in slide_ids(layout)]
+
+
+def _listed(layout: Layout, slide: str) -> ListedSlide:
+    try:
+        manifest = Manifest.read(layout.manifest(slide))
+    except RecordError as error:
+        return {"slide_id": slide, "status": "unreadable", "reason": "manifest", "detail": str(error)}
+    if isinstance(manifest, Quarantined):
+        return {"slide_id": slide, "status": QUARANTINED, "reason": manifest.reason, "detail": manifest.detail}
+    return {
+        "slide_id": slide,
+        "status": OK,
+        "width": manifest.width,
+        "height": manifest.height,
+        "mpp": manifest.mpp,
+    }
+
+
+def describe(layout: Layout, slide: str) -> ShownSlide | LostSlide:
     """Everything the page needs to show a slide. Raises KeyError for an unknown slide."""
     require(layout, slide)
     manifest = Manifest.read(layout.manifest(slide))
     if isinstance(manifest, Quarantined):
-        return {key: manifest.dump()[key] for key in ("slide_id", "status", "reason", "detail", "remedy")}
+        return {
+            "slide_id": slide,
+            "status": QUARANTINED,
+            "reason": manifest.reason,
+            "detail": manifest.detail,
+            "remedy": manifest.remedy,
+        }
     with open_slide(layout.manifest(slide)) as reader:
         zipped = reader.path.is_file()
         levels = [describe_level(level, zipped=zipped) for level in reader.levels]
-    found = {key: manifest.dump()[key] for key in ("slide_id", "status", "width", "height", "mpp", "sha256")}
-    found |= {"levels": levels, "store": f"files/slides/{manifest.store}", "predictions": predictions(layout, slide)}
+    found = ShownSlide(
+        slide_id=slide,
+        status=OK,
+        width=manifest.width,
+        height=manifest.height,
+        mpp=manifest.mpp,
+        sha256=manifest.sha256,
+        store=f"files/slides/{manifest.store}",
+        levels=levels,
+        predictions=predictions(layout, slide),
+        encoders=neighbours.encoders(layout, slide),
+        outlines=outlines.describe(layout, slide, manifest),
+        masks=masks.describe(layout, slide),
+        class_order=masks.class_order(layout, slide),
+    )
     tissue = TissueRecord.read(layout.tissue(slide)) if layout.tissue(slide).is_file() else None
     if isinstance(tissue, TissueRecord):
         scale = [tissue.downsample_x, tissue.downsample_y]
         found["tissue"] = {"image": f"files/tissue/{slide}.png", "downsample": scale}
-    found["encoders"] = neighbours.encoders(layout, slide)
-    found["outlines"] = outlines.describe(layout, slide, manifest)
-    found |= {"masks": masks.describe(layout, slide), "class_order": masks.class_order(layout, slide)}
     return found
 
 
-def describe_level(level: StoreLevel, *, zipped: bool) -> dict[str, Any]:
+def describe_level(level: StoreLevel, *, zipped: bool) -> ShownLevel:
     """A level's geometry; ``jpeg`` says how its tiles are made whole JPEG files, and is null where a browser cannot.
 
     The shards of a zipped store are no files of their own, so their tiles come from the server.
     """
-    sizes = ("path", "width", "height", "tile_width", "tile_height", "shard_rows", "shard_columns", "downsample")
-    found: dict[str, Any] = {name: getattr(level, name) for name in sizes}
     coding = level.coding
     tables = base64.b64encode(coding.tables).decode() if coding.tables else None
     direct = coding.codec == "jpeg" and not zipped
-    found["jpeg"] = {"rgb": coding.colour == "RGB", "tables": tables} if direct else None
-    return found
+    return {
+        "path": level.path,
+        "width": level.width,
+        "height": level.height,
+        "tile_width": level.tile_width,
+        "tile_height": level.tile_height,
+        "shard_rows": level.shard_rows,
+        "shard_columns": level.shard_columns,
+        "downsample": level.downsample,
+        "jpeg": {"rgb": coding.colour == "RGB", "tables": tables} if direct else None,
+    }
 
 
-def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
+def predictions(layout: Layout, slide: str) -> list[Predicted]:
     """Tasks and folds with predictions of a slide. Raises KeyError for an unknown slide."""
     require(layout, slide)
-    found = []
+    found: list[Predicted] = []
     for path in existing(layout.prediction("*", "*", slide), under=layout.results):
         names = pq.read_schema(path).names
         classes = list(shown_columns(names))
@@ -103,7 +245,7 @@ def predictions(layout: Layout, slide: str) -> list[dict[str, Any]]:
     return found
 
 
-def overlay(layout: Layout, slide: str, task: str, fold: int) -> dict[str, Any]:
+def overlay(layout: Layout, slide: str, task: str, fold: int) -> PredictedPatches:
     """Every predicted patch of a slide as base64 columns.
 
     x, y int32 level-0 pixels; scores float32 and called (whether the class is predicted) uint8, both (classes, n).
@@ -166,7 +308,7 @@ def _base64(values: np.ndarray, dtype: str) -> str:
 def prediction_path(layout: Layout, slide: str, task: str, fold: int) -> Path:
     """The predictions of a slide, or KeyError if the task's fold did not predict it."""
     path = layout.prediction(task, fold, slide)
-    if {"task": task, "fold": fold} not in [{"task": p["task"], "fold": p["fold"]} for p in predictions(layout, slide)]:
+    if (task, fold) not in [(found["task"], found["fold"]) for found in predictions(layout, slide)]:
         raise KeyError(f"{task} fold {fold} has no predictions of {slide}")
     return path
 
@@ -181,7 +323,7 @@ def card_of(layout: Layout, task: str, fold: int) -> ModelCard:
     return ModelCard.read(layout.description(task, fold))
 
 
-def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> dict[str, Any]:
+def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> ShownPatch:
     """The row of a patch in its table, its prediction, and the origin of both."""
     path = prediction_path(layout, slide, task, fold)
     grid = grid_of(layout, task, fold)
@@ -198,8 +340,8 @@ def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> di
     return {"table": _row(table, patch_id), "prediction": _row(pq.read_table(path), patch_id), "lineage": lineage}
 
 
-def _row(table: pa.Table, patch_id: int) -> dict[str, Any]:
-    rows = table.filter(pc.equal(table["patch_id"], patch_id)).to_pylist()
+def _row(table: pa.Table, patch_id: int) -> Mapping[str, object]:
+    rows: list[dict[str, object]] = table.filter(pc.equal(table["patch_id"], patch_id)).to_pylist()
     if not rows:
         raise KeyError(patch_id)
     return rows[0]

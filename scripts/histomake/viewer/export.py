@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def _link_store(store: Path, target: Path) -> None:
                 shutil.copyfile(file, place)
 
 
-def _write_group(folder: Path, ome: dict[str, Any]) -> None:
+def _write_group(folder: Path, ome: Mapping[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
     (folder / STORE_METADATA).write_text(json.dumps(content, indent=1))
@@ -118,7 +118,7 @@ def _write_level(
     return array
 
 
-def _dataset(level: int, pixel: float, manifest: Manifest) -> dict[str, Any]:
+def _dataset(level: int, pixel: float, manifest: Manifest) -> Mapping[str, object]:
     """Place a level with ``pixel`` level-0 pixels per label over the slide: their top left corners coincide."""
     spacing = manifest.mpp_y, manifest.mpp_x
     scale = [mpp * pixel for mpp in spacing]
@@ -127,7 +127,7 @@ def _dataset(level: int, pixel: float, manifest: Manifest) -> dict[str, Any]:
     return {"path": str(level), "coordinateTransformations": transforms}
 
 
-def _image_label(classes: list[str], datasets: list[dict[str, Any]], order: list[str]) -> dict[str, Any]:
+def _image_label(classes: list[str], datasets: list[Mapping[str, object]], order: list[str]) -> Mapping[str, object]:
     axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in ("y", "x")]
     palette = canvas.class_colours(order)
     properties = [{"label-value": i + 1, "class": name} for i, name in enumerate(classes)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -150,7 +150,24 @@ def _cascade_arrays(layout: Layout, slide: str) -> dict[str, str]:
     return found
 
 
-def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
+class MaskTiles(TypedDict):
+    """What the page needs to request the tiles of a mask.
+
+    width, height: pixels of the finest level; tile: edge of a tile; pixel: level-0 pixels of a pixel of that level;
+    title: null for the mask of the annotation or of a task.
+    """
+
+    task: str
+    fold: int
+    title: str | None
+    width: int
+    height: int
+    tile: int
+    levels: int
+    pixel: float
+
+
+def describe(layout: Layout, slide: str) -> list[MaskTiles]:
     """What the page needs to request the tiles of every mask of a slide."""
     titles = _cascade_arrays(layout, slide) | _cells(layout, slide)
     places = [(ANNOTATION, 0), *((name, 0) for name in titles)]
@@ -163,8 +180,18 @@ def describe(layout: Layout, slide: str) -> list[dict[str, Any]]:
         except (KeyError, SlideError):  # a slide in quarantine has neither
             continue
         height, width = mask.levels[0].shape
-        size = {"width": width, "height": height, "tile": TILE, "levels": mask.count, "pixel": mask.pixel}
-        found.append({"task": task, "fold": fold, "title": titles.get(task), **size})
+        found.append(
+            MaskTiles(
+                task=task,
+                fold=fold,
+                title=titles.get(task),
+                width=width,
+                height=height,
+                tile=TILE,
+                levels=mask.count,
+                pixel=mask.pixel,
+            )
+        )
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import cv2
 import numpy as np
@@ -35,15 +35,33 @@ def encoders(layout: Layout, slide: str) -> list[str]:
     return sorted(found)
 
 
+class ShownPatch(TypedDict):
+    """A patch: place and edge in level-0 pixels, and how similar it is to the one that was asked for."""
+
+    slide: str
+    patch_id: int
+    x: int
+    y: int
+    span: float
+    similarity: float
+
+
+class SimilarPatches(TypedDict):
+    """The patch at a place, and those most similar to it, most similar first."""
+
+    asked: ShownPatch
+    found: list[ShownPatch]
+
+
 class Neighbours:
     """Searches in the features of one results folder. What files there are is looked up again when folders change."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._cohorts: dict[str, tuple[Any, FeatureCohort]] = {}
+        self._cohorts: dict[str, tuple[tuple[tuple[str, int], ...], FeatureCohort]] = {}
         self._lock = threading.Lock()
 
-    def similar(self, slide: str, column: str, x: float, y: float) -> dict[str, Any]:
+    def similar(self, slide: str, column: str, x: float, y: float) -> SimilarPatches:
         """The patch at a place in level-0 pixels and those most similar to it. Raises KeyError if there is none."""
         from histomake.features.search import similar  # takes seconds; most sessions never search
 
@@ -99,7 +117,12 @@ class Neighbours:
         return int(features.patch_id[int(away.argmin())]), span
 
 
-def _shown(patch: FoundPatch, span: float) -> dict[str, Any]:
-    """What the page needs of a patch."""
-    found = {name: getattr(patch, name) for name in ("slide", "patch_id", "x", "y")}
-    return {**found, "span": span, "similarity": round(patch.similarity, 4)}
+def _shown(patch: FoundPatch, span: float) -> ShownPatch:
+    return {
+        "slide": patch.slide,
+        "patch_id": patch.patch_id,
+        "x": patch.x,
+        "y": patch.y,
+        "span": span,
+        "similarity": round(patch.similarity, 4),
+    }

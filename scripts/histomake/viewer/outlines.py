@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import cv2
 import numpy as np
@@ -87,7 +87,16 @@ def levels(width: int, height: int) -> int:
     return 1 + max(0, math.ceil(math.log2(max(width, height) * FINER / TILE)))
 
 
-def describe(layout: Layout, slide: str, manifest: Manifest) -> dict[str, Any] | None:
+class OutlineTiles(TypedDict):
+    """What the page needs to request tiles: pixels of the finest level, edge of a tile, and number of levels."""
+
+    width: int
+    height: int
+    tile: int
+    levels: int
+
+
+def describe(layout: Layout, slide: str, manifest: Manifest) -> OutlineTiles | None:
     """What the page needs to request tiles; None if the slide has no outlines."""
     annotation = annotation_of(layout, slide)
     if annotation is None or not any(annotation.regions.values()):
