@@ -34,6 +34,8 @@ LAYOUTS = (Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFil
 
 ALLOWED_MEMBERS = {
     "CascadeTrain.fitting": "selects the keys that are compared",
+    "Cells.maker": "a part of source, which is compared",
+    "Cells.origin": "a part of source, which is compared",
     "Config.class_names": "a param of tabulate and train",
     "Config.encoder_groups": "the members of a group are a param of features",
     "Config.max_lost": "a param of quarantine and score",

@@ -13,6 +13,7 @@ import zarr
 
 from histomake.annotation.formats import is_mask
 from histomake.annotation.model import Annotation
+from histomake.base.cell_origins import CellOrigin
 from histomake.base.files import STORE_METADATA, store_of, write_empty_store
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
@@ -25,7 +26,6 @@ from histomake.cells.source import CellSource
 from histomake.cells.table import PixelReader, empty_table, tabulate_cells, write_cells
 from histomake.cohort.quarantine import attempt
 from histomake.config import Cells
-from histomake.config.cells import CellOrigin
 from histomake.slide.reader import open_slide
 
 Open = Callable[[Path, Manifest, Cells], CellSource]

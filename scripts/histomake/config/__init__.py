@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from histomake.base.cell_origins import CellOrigin
 from histomake.base.errors import ConfigError
 from histomake.base.names import name_problems
 from histomake.base.units import Level0Pixels, Mpp
@@ -27,7 +28,7 @@ from histomake.config.cascades import (
     PatchCascade,
     Radhical,
 )
-from histomake.config.cells import CellOrigin, Cells
+from histomake.config.cells import Cells
 from histomake.config.encoders import Encoder
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, PositiveInt, field_validator
 
+from histomake.base.cell_origins import CellOrigin
 from histomake.base.units import Microns, Mpp
 from histomake.config.section import Name, Section
-
-CellOrigin = Literal["annotation", "radhical", "task"]
 
 FROM = r"^(annotation|(radhical|task):[A-Za-z0-9][A-Za-z0-9_]*)$"
 

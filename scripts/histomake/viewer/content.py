@@ -146,7 +146,7 @@ class PredictedPatches(TypedDict):
     scores: str
 
 
-class ShownPatch(TypedDict):
+class DescribedPatch(TypedDict):
     """A patch: its rows in the patch table and in the predictions, and digests of what they were made of."""
 
     table: Mapping[str, object]
@@ -323,7 +323,7 @@ def card_of(layout: Layout, task: str, fold: int) -> ModelCard:
     return ModelCard.read(layout.description(task, fold))
 
 
-def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> ShownPatch:
+def patch(layout: Layout, slide: str, task: str, fold: int, patch_id: int) -> DescribedPatch:
     """The row of a patch in its table, its prediction, and the origin of both."""
     path = prediction_path(layout, slide, task, fold)
     grid = grid_of(layout, task, fold)

@@ -20,7 +20,7 @@ Way = Literal["dense", "cascade", "otsu"]
 """The network of level 1 everywhere, the cascade, or Otsu's threshold on haematoxylin; all with the same parting."""
 
 
-class NucleusScores(Part, frozen=True, kw_only=True):
+class NucleusScores(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Scores of segmented nuclei, 0 to 1. Of a group: means over patients of the means over their annotated slides."""
 
     f: float
