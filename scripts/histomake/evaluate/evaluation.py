@@ -100,23 +100,19 @@ def evaluate(
         raise HistomakeError("no test patch, slide or patient has a label: there is nothing to evaluate against")
     rows = measuring.rows(by_level, len(patients))
     levels = {name: level_metrics(name, items, classes, rows) for name, items in by_level.items()}
-    if evaluated.risk_groups is not None:
-        some = {name: items for name, items in by_level.items() if len(items)}
-        levels |= {n: replace(levels[n], risk_groups=evaluated.risk_groups(items)) for n, items in some.items()}
-    if statistics.operating_points.model_dump(exclude_none=True) or statistics.prevalences:
-        chosen = _operating_points(predictions, validation, by_level, measuring, statistics)
-        levels |= {name: replace(levels[name], operating_points=points) for name, points in chosen.items()}
-    if horizon is not None:
-        levels |= {
-            n: replace(levels[n], at_horizon=horizon.record(items)) for n, items in by_level.items() if len(items)
-        }
-
     measured = [name for name, items in by_level.items() if len(items)]
+    points: dict[str, dict[str, list[OperatingPoint]]] = {}
+    if statistics.operating_points.model_dump(exclude_none=True) or statistics.prevalences:
+        points = _operating_points(predictions, validation, by_level, measuring, statistics)
     tables = {column: subgroup_tables(predictions, of, measuring, measured) for column, of in subgroups.items()}
-    levels |= {
-        name: replace(levels[name], subgroups={column: by_name[name] for column, by_name in tables.items()})
-        for name in measured
-    }
+    for name in measured:
+        levels[name] = replace(
+            levels[name],
+            risk_groups=evaluated.risk_groups(by_level[name]) if evaluated.risk_groups else None,
+            operating_points=points.get(name, {}),
+            at_horizon=horizon.record(by_level[name]) if horizon else None,
+            subgroups={column: found[name] for column, found in tables.items()},
+        )
 
     def beside(predicted: Sequence[SlidePrediction]) -> dict[str, LevelMetrics]:
         return {name: found for name, (_, found) in measuring.levels(predicted, measured, calibrated=False).items()}

@@ -15,11 +15,9 @@ from histomake.evaluate.items import Items, SlidePrediction
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.result import MetricRow
 from histomake.evaluate.sampling import patient_weights, summarise
+from histomake.evaluate.slide_rates import EVERY_CLASS
 from histomake.evaluate.statistics import confusion_counts
 from histomake.target.outputs import outputs_of
-
-ALL = "all"
-"""Key of the metrics over all classes."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def level_metrics(level: str, items: Items, classes: list[str], rows: Sequence[M
     metrics: dict[str, dict[str, MetricValue]] = {}
     for row in rows:
         if row.level == level:
-            metrics.setdefault(row.class_name or ALL, {})[row.metric] = row.found
+            metrics.setdefault(row.class_name or EVERY_CLASS, {})[row.metric] = row.found
     counts = confusion = None
     if items.target.ndim == 1 and items.predicted.ndim == 1 and len(items.predicted):
         one = np.ones((1, items.patient.max() + 1))

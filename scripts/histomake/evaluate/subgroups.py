@@ -9,7 +9,8 @@ from scipy.stats import chi2
 
 from histomake.base.records.metrics import Heterogeneity, Subgroup, SubgroupTable
 from histomake.evaluate.items import SlidePrediction
-from histomake.evaluate.measuring import ALL, Measuring
+from histomake.evaluate.measuring import Measuring
+from histomake.evaluate.slide_rates import EVERY_CLASS
 
 LEAST_PATIENTS = 10
 """Patients below which the standard error of a group is not reliable enough for a test."""
@@ -40,7 +41,9 @@ def subgroup_tables(
                 groups[name], patients[name] = Subgroup(count=0, patients=0, metrics={}), set()
                 continue
             items, found = measured[name][level]
-            groups[name] = Subgroup(count=found.count, patients=found.patients, metrics=found.metrics.get(ALL, {}))
+            groups[name] = Subgroup(
+                count=found.count, patients=found.patients, metrics=found.metrics.get(EVERY_CLASS, {})
+            )
             patients[name] = {owners[name][number] for number in np.unique(items.patient)}
         of_all = dict.fromkeys(metric for group in groups.values() for metric in group.metrics)
         tests = {

@@ -367,11 +367,8 @@ class Plan:
     @cached_property
     def _cell_files(self) -> dict[str, dict[str, list[Path]]]:
         """Files with the cells of each slide that has some, by name under ``cells`` and id."""
-        found: dict[str, dict[str, list[Path]]] = {}
-        for name, cells in self.config.cells.items():
-            files = {"annotation": self._drawn, "radhical": self._found_by_cascade, "task": self._found_by_task}
-            found[name] = dict(sorted(files[cells.origin](cells).items()))
-        return found
+        files = {"annotation": self._drawn, "radhical": self._found_by_cascade, "task": self._found_by_task}
+        return {name: dict(sorted(files[c.origin](c).items())) for name, c in self.config.cells.items()}
 
     def cell_slides(self, name: str) -> list[str]:
         """Ids of the slides whose cells are tabulated, sorted."""
