@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -123,6 +125,17 @@ def _open_cells(layout: Layout, slide: str, name: str) -> Mask:
     store, table = store_of(layout.cell_labels(name, slide)), layout.cells(name, slide)
     if not (store / "0").is_dir() or not table.is_file():
         raise KeyError(f"{slide} has no cells of {name}")
+    stat = table.stat()
+    classes, scale, numbers = _classes_of_cells(table, (stat.st_ino, stat.st_mtime_ns))
+    return Mask([zarr.open_array(store / "0", mode="r")], scale, classes, numbers)
+
+
+@lru_cache(maxsize=4)
+def _classes_of_cells(table: Path, _written: tuple[int, int]) -> tuple[list[str], float, NDArray[np.uint8]]:
+    """Classes, level-0 pixels per pixel, and the class number by number of a cell.
+
+    Kept, because every tile needs them and a slide has a million cells; a table that is written anew is read anew.
+    """
     record = usable(read_record(table))
     classes = list(record.class_names) or [CELL]
     column = pq.read_table(table, columns=["class"])["class"].combine_chunks()
@@ -130,7 +143,7 @@ def _open_cells(layout: Layout, slide: str, name: str) -> Mask:
     order = np.array([*(classes.index(name) for name in column.dictionary.to_pylist()), 0])
     numbers = np.zeros(record.cells + 1, np.uint8)
     numbers[1:] = order[column.indices.fill_null(order.size - 1).to_numpy()] + 1
-    return Mask([zarr.open_array(store / "0", mode="r")], record.scale, classes, numbers)
+    return classes, record.scale, numbers
 
 
 def _cells(layout: Layout, slide: str) -> dict[str, str]:
