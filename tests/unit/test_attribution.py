@@ -14,6 +14,7 @@ from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.config import Grid
 from histomake.explain import attribution_checks, chosen, shapley
 from histomake.patch.table import METADATA_KEY
+from histomake.patch.tabulate import empty_table, write_patch_table
 from torch import nn
 
 from tests import sample_records
@@ -235,6 +236,14 @@ def test_a_requested_patch_is_the_one_that_contains_the_point(tested):
     assert (found.slide, found.row, found.reason) == (1, 1, "asked for")
     with pytest.raises(HistomakeError, match=r"\(400, 200\)"):
         chosen.asked_for([("S", 400, 200)], [], tested)
+
+
+def test_points_and_regions_on_a_slide_in_quarantine_are_skipped(tested, tmp_path):
+    lost = tmp_path / "lost.parquet"
+    write_patch_table(empty_table(sample_records.lost("lost"), ["a"]), lost)
+    slides = [*tested, (SimpleNamespace(slide_id="lost", table=lost), tested[0][1].slice(0, 0))]
+    points, regions = [("lost", 0, 0), ("S", 0, 0)], [("lost", 0, 0, 100, 100)]
+    assert [(c.slide, c.row) for c in chosen.asked_for(points, regions, slides)] == [(1, 0)]
 
 
 def test_of_a_region_some_patches_are_taken_evenly(tested):

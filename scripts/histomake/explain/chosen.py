@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
+from histomake.base.records.record import quarantined
 from histomake.base.tables import lost_slide
 from histomake.base.units import Level0Pixels
 from histomake.explain.kinds import EXPLAINED
@@ -51,19 +52,21 @@ class Chosen:
 def asked_for(points: Iterable[Point], regions: Iterable[Region], tested: Tested) -> list[Chosen]:
     """The predicted patches that hold the points, and some of those whose centre lies in the regions.
 
-    Points and regions on slides that this fold does not test, or that are damaged, are skipped.
+    Points and regions on slides that this fold does not test, or that are damaged or in quarantine, are skipped.
     Raises HistomakeError for a point that no predicted patch holds.
     """
     number = {entry.slide_id: i for i, (entry, _) in enumerate(tested)}
     chosen: list[Chosen] = []
     for slide_id, x, y, *size in (*points, *regions):
-        if slide_id in number and lost_slide(tested[number[slide_id]][1]):
-            continue
         if slide_id not in number:
             log.warning("explain: %s is not a test slide of this fold; nothing is explained on it", slide_id)
             continue
         entry, table = tested[number[slide_id]]
-        span = SlideGrid.of_table(read_table(entry.table)[1]).span
+        record = read_table(entry.table)[1]
+        if lost := lost_slide(table) or quarantined(record):
+            log.warning("explain: nothing is explained on %s: %s", slide_id, lost.detail)
+            continue
+        span = SlideGrid.of_table(record).span
         left, top = table["x"].to_numpy(), table["y"].to_numpy()
         if size:
             across, down = left + span / 2 - x, top + span / 2 - y
