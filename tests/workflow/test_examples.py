@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 
-import duckdb
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import tifffile
 import yaml
 
 from tests.workshop import ROOT, Workshop
@@ -101,21 +98,3 @@ def test_the_end_to_end_example_learns_from_pixels_and_runs_whole(workshop: Work
     (path, *_) = sorted((workshop.results / f"predictions/{name}/fold0").glob("*.parquet"))
     assert abs(pq.read_table(path)["attention"].to_numpy().sum() - 1) < 1e-4
     assert "end to end" in (workshop.results / "report/index.html").read_text()
-
-
-def test_the_cells_example_runs_whole(workshop: Workshop) -> None:
-    """Shortened to four images of nuclei; every numbered nucleus is a row of the catalog."""
-    example = yaml.safe_load((ROOT / "config/examples/cells.yaml").read_text()) | {"results": "results/cells"}
-    images = sorted((ROOT / "tests/data/nuclei").glob("*.png"))[:4]
-    header = ("slide_id", "path", "patient_id", "annotation", "mpp")
-    rows = [(p.stem, str(p), p.stem, str(p.with_name(f"{p.stem}_labels.tif")), "0.5") for p in images]
-    sheet = workshop.folder / "demo" / "nuclei" / "slides.tsv"
-    sheet.parent.mkdir()
-    sheet.write_text("".join("\t".join(row) + "\n" for row in (header, *rows)))
-    workshop.config.write_text(yaml.safe_dump(example))
-    workshop.snakemake()
-    nuclei = {p.stem: len(np.unique(tifffile.imread(p.with_name(f"{p.stem}_labels.tif")))) - 1 for p in images}
-    with duckdb.connect(workshop.folder / "results/cells/catalog.duckdb", read_only=True) as catalog:
-        counted = catalog.execute("SELECT slide_id::VARCHAR, count(*) FROM cells_nuclei GROUP BY 1").fetchall()
-    assert dict(counted) == {slide: count for slide, count in nuclei.items() if count}
-    assert "Cells" in (workshop.folder / "results/cells/report/index.html").read_text()
