@@ -172,7 +172,7 @@ rule radhical_segment:
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].fitting(),
-        use=lambda wildcards: CONFIG.radhical[wildcards.cascade].dump("block_px", "neck_um"),
+        use=lambda wildcards: CONFIG.radhical[wildcards.cascade].dump("block_px"),
         code=code("radhical_segment.py"),
     script:
         "../scripts/radhical_segment.py"

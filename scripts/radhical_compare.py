@@ -45,7 +45,7 @@ def main(snakemake):
                     complete=config.train.complete,
                     config=config.baselines,
                     seed=snakemake.params.seed,
-                    neck_um=config.neck_um,
+                    neck_um=found.parting.neck_um,
                     patient_id=patients[field.slide_id],
                     site=sites[field.slide_id],
                 )

@@ -3,6 +3,7 @@
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file
 from histomake.cascade.fields import open_fields
+from histomake.cascade.necks import choose_parting
 from histomake.cascade.plots import draw_front
 from histomake.cascade.search import check_disjoint, find_thresholds, open_cases, search_record
 from histomake.config import Annotations, Radhical
@@ -21,7 +22,8 @@ def main(snakemake):
         with atomic_file(snakemake.output.trials) as aside:
             table.to_parquet(aside)
         draw_front(table, result.dense.f, config.search.cost, snakemake.output.front)
-        search_record(result).write(snakemake.output.thresholds)
+        parting = choose_parting(cases, result.chosen.thresholds, config)
+        search_record(result, parting).write(snakemake.output.thresholds)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ def main(snakemake):
         levels, answers = open_answers(
             snakemake.input.manifest, snakemake.input.weights, config, threads=snakemake.threads
         )
-        chosen = ThresholdsRecord.read(snakemake.input.thresholds).thresholds
-        thresholds = CascadeThresholds.model_validate(chosen, from_attributes=True)
+        chosen = ThresholdsRecord.read(snakemake.input.thresholds)
+        thresholds = CascadeThresholds.model_validate(chosen.thresholds, from_attributes=True)
         places = {"store": store, "geojson": geojson}
-        found = segment_slide(answers.reader, levels, answers, thresholds, neck_um=config.neck_um, **places)
+        found = segment_slide(answers.reader, levels, answers, thresholds, neck_um=chosen.parting.neck_um, **places)
         write_picture(level_maps(answers.reader, store, found), Path(snakemake.output.levels))
         return found
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
 from cascade_slide import discs, levels, truth_of
 from histomake.base.errors import ConfigError, HistomakeError
+from histomake.base.records.cascade_thresholds import Parting
 from histomake.cascade.answers import StoredAnswers
 from histomake.cascade.fields import Field
+from histomake.cascade.necks import NECKS_UM, choose_parting
 from histomake.cascade.search import (
     Case,
     Trial,
@@ -28,6 +32,16 @@ SOME = CascadeThresholds(cut=0.5, lower=[0.1] * 3, upper=[0.9] * 3)
 
 def trial(f, cost, work=0.5):
     return Trial(f, f, cost, cost, work, cost, SOME, "joint")
+
+
+CUT = CascadeThresholds(cut=0.5, lower=[], upper=[])
+
+
+def discs_in_pairs(*, distance):
+    """Return numbers (96, 96) of two discs of 18 pixels, which touch at a distance of 16."""
+    y, x = np.mgrid[:96, :96]
+    first, second = ((y - 48) ** 2 + (x - 24 - dx) ** 2 <= 81 for dx in (0, distance))
+    return np.where(first, 1, np.where(second, 2, 0)).astype(np.int32)
 
 
 def searching(*, block_px=32, **values):
@@ -109,7 +123,7 @@ def test_fields_full_of_nuclei_are_left_to_the_dense_network():
     labels[::8], labels[:, ::8] = 0, 0
     result = search_thresholds([case_of(labels)], searching(max_f_loss=0.0, candidates=6, joint=10), seed=0)
     assert (result.chosen, result.rule) == (result.dense, "dense")
-    record = search_record(result)
+    record = search_record(result, Parting())
     assert (record.thresholds.lower, record.thresholds.upper) == ([], [])
     assert "dense network is used" in record.remark
     assert result.table().chosen.sum() == 1
@@ -124,7 +138,7 @@ def test_the_search_saves_most_pixels_at_a_small_loss():
     table = result.table()
     assert table.chosen.sum() == 1
     assert table.on_front.any()
-    assert msgspec.to_builtins(search_record(result).thresholds) == result.chosen.thresholds.dump()
+    assert msgspec.to_builtins(search_record(result, Parting()).thresholds) == result.chosen.thresholds.dump()
 
 
 def test_the_search_is_repeatable_and_the_joint_search_only_adds_trials(cases):
@@ -141,6 +155,29 @@ def test_thresholds_can_be_chosen_by_the_number_of_skipped_blocks(cases):
     assert by_blocks.chosen.cost == (by_blocks.chosen.computed + by_blocks.chosen.evaluated) / 2
     assert by_pixels.chosen.cost == by_pixels.chosen.evaluated
     assert by_blocks.chosen.computed <= by_pixels.chosen.computed
+
+
+def test_the_neck_with_the_best_objects_on_validation_patients_is_chosen():
+    single, touching = discs_in_pairs(distance=40), discs_in_pairs(distance=16)
+    apart, parted = (choose_parting([case_of(labels)], CUT, Radhical(scales=[1])) for labels in (single, touching))
+    assert [trial.neck_um for trial in parted.tried] == list(NECKS_UM)
+    assert parted.neck_um is not None
+    assert parted.tried[0].object_f1 < max(trial.object_f1 for trial in parted.tried) == 1
+    assert apart.neck_um is None, "of equal values the one that parts least"
+
+
+def test_the_neck_is_chosen_by_means_over_patients_not_slides():
+    """One patient's many slides with necks do not outvote two patients whose nuclei are irregular."""
+    necked, whole = discs_in_pairs(distance=16), (discs_in_pairs(distance=16) > 0).astype(np.int32)
+    cases = [replace(case_of(necked), patient_id="many") for _ in range(5)]
+    cases += [replace(case_of(whole), patient_id=name) for name in ("a", "b")]
+    assert choose_parting(cases, CUT, Radhical(scales=[1])).neck_um is None
+
+
+@pytest.mark.parametrize("neck_um", [0.75, None])
+def test_a_neck_in_the_configuration_is_scored_and_used(neck_um):
+    parting = choose_parting([case_of(discs_in_pairs(distance=16))], CUT, Radhical(scales=[1], neck_um=neck_um))
+    assert (parting.neck_um, [trial.neck_um for trial in parting.tried]) == (neck_um, [neck_um])
 
 
 def test_given_thresholds_are_scored_and_used(cases):

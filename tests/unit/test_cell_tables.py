@@ -132,12 +132,13 @@ def test_classes_of_a_mask_become_classes_of_cells_by_majority():
     assert Counter(table["class"]) == {"immune": 50}
 
 
-def test_the_nuclei_of_a_cascade_are_parted(tmp_path):
+@pytest.mark.parametrize(("neck_um", "cells"), [(0.5, 100), (None, 1)])
+def test_the_nuclei_of_a_cascade_are_those_that_it_parted(tmp_path, neck_um, cells):
     group = zarr.open_group(tmp_path / "s1.zarr", mode="w")
-    group.attrs.update({"mpp": MPP, "level0_pixels_per_pixel": 1.0})
+    group.attrs.update({"mpp": MPP, "level0_pixels_per_pixel": 1.0, "neck_um": neck_um})
     group.create_array("labels", data=(numbered_discs(radius=8) > 0).astype(np.uint32))
     source = from_cascade(tmp_path / "s1.zarr", slide(), Cells(source="radhical:n"))
-    assert tabulated(source).num_rows == 100
+    assert tabulated(source).num_rows == cells
 
 
 def test_cells_of_a_task_have_its_classes_and_resolution(tmp_path):

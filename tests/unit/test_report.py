@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.base.layout import Layout
-from histomake.base.records.cascade_metrics import Bar, CascadeMetrics, CascadeSeconds
-from histomake.base.records.cascade_thresholds import ThresholdsRecord
+from histomake.base.records.cascade_metrics import Bar, CascadeMetrics, CascadeSeconds, NucleusScores
+from histomake.base.records.cascade_thresholds import Parting, ScoredNeck, ThresholdsRecord
 from histomake.base.records.cell_table import CellTableRecord
 from histomake.base.records.metrics import LevelMetrics
 from histomake.base.records.record import Quarantined
@@ -261,9 +261,36 @@ def cascades(tmp_path):
 def test_savings_of_cascades_are_listed_in_tables(cascades):
     page = cascades_section.cascades_section(*cascades)
     assert cells(page)[:7] == ["whole slides", "3", "92.8%", "64.0%", "800", "6", "2"]
-    assert cells(page)[7:] == ["saved vs naive", "0.928", "&gt;= 0.85", "yes"]
+    assert cells(page)[-4:] == ["saved vs naive", "0.928", "&gt;= 0.85", "yes"]
     assert page.count("<img") == 2
     assert "dense network is used" not in page
+
+
+def test_objects_of_a_cascade_are_scored_beside_those_of_otsu_with_what_parted_them(cascades):
+    config, layout = cascades
+    files = layout.cascade("nuclei")
+    tried = [
+        ScoredNeck(neck_um=neck, object_f1=score, pq=0.4, f=0.6, count_error=0.2)
+        for neck, score in ((None, 0.25), (0.75, 0.625))
+    ]
+    replace(ThresholdsRecord.read(files.thresholds), parting=Parting(neck_um=0.75, tried=tried)).write(files.thresholds)
+    metrics = CascadeMetrics.read(files.metrics)
+    values = dict.fromkeys(("f", "tpr", "ppv", "detected", "pixel_f", "nuclei", "found"), 0.5)
+    scores = {
+        way: NucleusScores(**values, aji=aji, pq=0.375, object_f1=0.875, count_error=0.125)
+        for way, aji in (("cascade", 0.75), ("otsu", 0.25))
+    }
+    group = replace(metrics.groups["whole slides"], patients=2, scores=scores)
+    replace(metrics, groups={"whole slides": group}).write(files.metrics)
+    page = cascades_section.cascades_section(config, layout)
+    found = cells(page)
+    start = found.index("cascade") - 1
+    assert found[start : start + 3] == ["whole slides", "cascade", "2"]
+    assert found[start + 8 : start + 12] == ["0.875", "0.75", "0.375", "0.125"]
+    otsu = found[found.index("Otsu + watershed") :]
+    assert otsu[8] == "0.25"
+    assert "Touching nuclei are parted with neck_um 0.75." in page
+    assert otsu[11:16] == ["–", "0.25", "0.4", "0.6", "0.2"]
 
 
 def test_cells_are_listed_by_class_and_slide_with_what_is_missing(tmp_path):

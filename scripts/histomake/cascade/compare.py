@@ -73,7 +73,7 @@ def compare_slide(
         complete: Whether all nuclei are annotated.
         config: The ``baselines`` section of the cascade's configuration.
         seed: Seed of the pixels on which the naive way is timed.
-        neck_um: Parting of touching nuclei, as in the configuration; of all ways alike, and not timed.
+        neck_um: Parting of touching nuclei, as in the record of thresholds; of all ways alike, and not timed.
         patient_id: Patient of the slide.
         site: Site of the slide.
     """

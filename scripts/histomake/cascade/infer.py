@@ -126,7 +126,7 @@ def segment_slide(
 ) -> NucleiRecord:
     """Run the cascade on a slide of any size; write ``store`` (a Zarr group) and ``geojson``; return the record.
 
-    Touching nuclei are parted, see `histomake.cells.parting`; ``neck_um``: as in the configuration.
+    Touching nuclei are parted, see `histomake.cells.parting`; ``neck_um``: as in the record of thresholds.
 
     The group contains ``labels`` (uint32, nucleus numbers), ``probability`` (uint8, 255 is 1; rejected pixels are 0,
     accepted ones 255) and ``state1``, ``state2`` … (uint8: 0 rejected, 1 computed, 2 accepted), all (y, x) of their
@@ -147,6 +147,7 @@ def segment_slide(
         scale = levels[0].mpp / reader.mpp
         with atomic_directory(store) as aside:
             group = _write_maps(aside, maps, scale)
+            group.attrs["neck_um"] = neck_um
             found = _write_nuclei(group["labels"], mask, depth_px(neck_um, levels[0].mpp))
             write_objects(geojson, found, group["labels"], group["probability"], scale=scale, mpp=levels[0].mpp)
         shares = costs(maps)

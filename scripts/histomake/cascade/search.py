@@ -18,6 +18,7 @@ import pandas as pd
 from histomake.base.errors import ConfigError, HistomakeError
 from histomake.base.records.cascade_thresholds import (
     DenseScores,
+    Parting,
     Rule,
     ScoredThresholds,
     SearchMethod,
@@ -340,8 +341,8 @@ def _flat(thresholds: CascadeThresholds) -> list[float]:
     return [thresholds.cut, *(value for pair in pairs for value in pair)]
 
 
-def search_record(result: SearchResult) -> ThresholdsRecord:
-    """Return the result as a record."""
+def search_record(result: SearchResult, parting: Parting) -> ThresholdsRecord:
+    """Return the chosen thresholds and parting as a record."""
     dense = result.dense
     validation = ThresholdSearch(
         dense=DenseScores(pixel_f=dense.pixel_f, nucleus_f=dense.nucleus_f),
@@ -354,6 +355,7 @@ def search_record(result: SearchResult) -> ThresholdsRecord:
         dense_cut=dense.thresholds.cut,
         rule=result.rule,
         validation=validation,
+        parting=parting,
     )
 
 

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 
 def from_cascade(store: Path, _manifest: Manifest, config: Cells) -> CellSource:
-    """Return the nuclei of a slide that a RADHicaL cascade segmented; ``store``: its label image."""
+    """Return the nuclei of a slide as a RADHicaL cascade parted them; ``store``: its label image."""
     group = zarr.open_group(store, mode="r")
     scale, mpp = float(group.attrs["level0_pixels_per_pixel"]), Mpp(float(group.attrs["mpp"]))  # type: ignore[arg-type]
-    return part_classes(group["labels"], [], scale=scale, mpp=mpp, config=config)
+    parted_so = config.model_copy(update={"neck_um": group.attrs["neck_um"]})
+    return part_classes(group["labels"], [], scale=scale, mpp=mpp, config=parted_so)
 
 
 def from_task(store: Path, manifest: Manifest, config: Cells) -> CellSource:

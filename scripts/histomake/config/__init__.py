@@ -19,6 +19,7 @@ from histomake.base.names import name_problems
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config.bags import Bag, BagPooling
 from histomake.config.cascades import (
+    SEARCHED,
     CascadeBaselines,
     CascadeNetwork,
     CascadeSearch,
@@ -39,6 +40,7 @@ from histomake.config.tasks import Predict, Split, Target, Task
 from histomake.config.training import Augment, Model, Train
 
 __all__ = [
+    "SEARCHED",
     "Annotations",
     "Augment",
     "Bag",

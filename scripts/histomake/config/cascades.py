@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -11,6 +11,9 @@ from histomake.base.units import Microns, Mpp
 from histomake.config.section import Name, Section, Share
 from histomake.config.tasks import Split
 from histomake.config.training import RUNNING
+
+SEARCHED: Final = "search"
+"""A value that is chosen on validation patients."""
 
 
 class CascadeNetwork(Section):
@@ -175,11 +178,11 @@ class Radhical(Section):
         description="Edge in pixels of the blocks that are computed or skipped. Smaller blocks skip more pixels, but "
         "cost more per pixel.",
     )
-    neck_um: Microns | None = Field(
-        Microns(0.5),
-        gt=0,
+    neck_um: Annotated[Microns, Field(gt=0)] | Literal["search"] | None = Field(
+        SEARCHED,
         description="Touching nuclei are parted at necks whose half width, in µm, is at least this much smaller than "
-        "that of the nuclei on both sides; null: never.",
+        "that of the nuclei on both sides; null: never; search: the value with the best F of objects on validation "
+        "patients.",
     )
     baselines: CascadeBaselines = Field(default_factory=CascadeBaselines, description="Baselines.")
 

@@ -33,8 +33,8 @@ class Cells(Section):
         Microns(0.5),
         gt=0,
         description="Touching cells are parted at necks whose half width, in µm, is at least this much smaller than "
-        "that of the cells on both sides. Small values part more; null: never. Outlines, and masks that number cells, "
-        "are taken as they are.",
+        "that of the cells on both sides. Small values part more; null: never. Outlines, masks that number cells, and "
+        "nuclei of cascades (see radhical.NAME.neck_um) are taken as they are.",
     )
     min_area_um2: float = Field(10.0, ge=0, description="Smaller objects of a segmentation are left out, in µm².")
     mpp: Mpp = Field(

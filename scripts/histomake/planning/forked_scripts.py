@@ -20,6 +20,7 @@ PER_SLIDE = (
     "quality.py",
     "tabulate_patches.py",
     "features.py",
+    "cells.py",
     "overview.py",
     "views.py",
     "export_qupath.py",

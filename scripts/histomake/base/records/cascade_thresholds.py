@@ -77,6 +77,30 @@ class ThresholdSearch(Part, frozen=True, kw_only=True):
     """Pareto front of cost and F, cheapest first."""
 
 
+class ScoredNeck(Part, frozen=True, kw_only=True):
+    """A way to part touching nuclei, with means over the validation patients."""
+
+    neck_um: float | None
+    """How much narrower than the nuclei, in half width, the necks are at which they are parted; null: not parted."""
+    object_f1: float
+    """F of objects that match at IoU 0.5."""
+    pq: float
+    """Panoptic quality."""
+    f: float
+    """F of nuclei, as RADHicaL defines it."""
+    count_error: float
+    """Difference of the numbers of found and annotated nuclei, as a share of the latter."""
+
+
+class Parting(Part, frozen=True, kw_only=True):
+    """How touching nuclei are parted."""
+
+    neck_um: float | None = None
+    """See `ScoredNeck`."""
+    tried: tuple[ScoredNeck, ...] = ()
+    """What was tried on validation patients; one entry if the configuration says it."""
+
+
 class ThresholdsRecord(Record, frozen=True, kw_only=True):
     """Thresholds of a nucleus cascade, and how they were chosen on validation patients."""
 
@@ -91,6 +115,8 @@ class ThresholdsRecord(Record, frozen=True, kw_only=True):
 cheapest, because none saves that; those of the dense network, because none costs less; or given ones."""
     validation: ThresholdSearch
     """Scores on the validation slides."""
+    parting: Parting = Parting()
+    """How touching nuclei are parted. Version 0.1 did not part them."""
 
     @property
     def remark(self) -> str | None:
