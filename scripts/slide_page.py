@@ -42,6 +42,7 @@ def main(snakemake):
             PatchTableRecord.decode(record_text(given.table), given.table),
         )
         patient, site = params.patient
+        cells = {name: layout.cells(name, slide) for name in params.cells}
         levels = {name: layout.cascade(name).levels_view(slide) for name in params.cascades}
         content = slide_page(
             slide_id=slide,
@@ -51,6 +52,7 @@ def main(snakemake):
             tissue=Path(snakemake.input.overview),
             tasks=tasks,
             cascades=levels,
+            cells=cells,
         )
         with atomic_file(snakemake.output.page) as aside:
             aside.write_text(content)

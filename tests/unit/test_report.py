@@ -20,7 +20,7 @@ from histomake.base.records.cell_table import CellTableRecord
 from histomake.base.records.metrics import LevelMetrics
 from histomake.base.records.record import Quarantined
 from histomake.cells.table import MEASURED, METADATA_KEY, empty_table, schema, write_cells
-from histomake.config import Config, Task
+from histomake.config import Cells, Config, Task
 from histomake.explain.rankings import right_and_wrong
 from histomake.report import cascades_section, front_page, page, task_section
 from histomake.report.cells_section import cells_section
@@ -63,7 +63,10 @@ def page_of(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "tissue.jpg")
 
     def make(
-        *tasks: SlideTask, records: SlideRecords | Quarantined = RECORDS, cascades: dict[str, Path] | None = None
+        *tasks: SlideTask,
+        records: SlideRecords | Quarantined = RECORDS,
+        cascades: dict[str, Path] | None = None,
+        cells=None,
     ) -> str:
         return slide_page(
             slide_id="S-1.a",
@@ -73,6 +76,7 @@ def page_of(tmp_path):
             tissue=tmp_path / "tissue.jpg",
             tasks=list(tasks),
             cascades=cascades or {},
+            cells=cells or {},
         )
 
     return make
@@ -107,6 +111,31 @@ def test_a_slide_page_says_that_the_model_was_validated_on_the_slide(tmp_path, p
     one = task(tmp_path, columns, kind="segmentation", classes=["a"])
     assert "no independent test" not in page_of(one)
     assert "no independent test" in page_of(dataclasses.replace(one, validated=True))
+
+
+def test_a_slide_page_counts_cells_in_the_tissue_by_class(tmp_path, page_of):
+    page = page_of(cells={"n": typed_cells(tmp_path / "cells.parquet")})
+    assert cells(page)[-12:] == ["all", "3", "1.2", "2", "immune", "1", "0.4", "2", "tumor", "2", "0.8", "2"]
+    assert "2 cells are left out: covered." in page
+
+
+def test_a_slide_page_says_why_a_slide_has_no_cells(tmp_path, page_of):
+    lost = sample_records.lost("s1", stage="cells", detail="no tile")
+    write_cells(empty_table(lost, Cells(source="annotation")), tmp_path / "cells.parquet")
+    assert "The slide has no cells: no tile" in page_of(cells={"n": tmp_path / "cells.parquet"})
+
+
+def typed_cells(path):
+    """Write a table of a tumor cell, another one and an immune cell, of 2 µm² each; return its path."""
+    columns = {name: np.full(3, 2, np.float32) for name in MEASURED} | {"class": ["tumor", "tumor", "immune"]}
+    columns |= {"cell_id": [1, 2, 3], "neighbours_25um": [0] * 3, "neighbours_50um": [0] * 3}
+    table = pa.table(columns, schema=schema((25, 50)))
+    record = CellTableRecord(
+        **{"slide_id": "s1", "sha256": "ab", "source": "annotation", "class_names": ("immune", "tumor"), "cells": 3},
+        **{"mpp": 0.5, "scale": 1.0, "neighbours_um": (25, 50), "warnings": ("2 cells are left out: covered.",)},
+    )
+    write_cells(table.replace_schema_metadata({METADATA_KEY: record.encode("t")}), path)
+    return path
 
 
 def test_a_slide_page_without_a_predicted_patch_says_so(tmp_path, page_of):
@@ -295,14 +324,7 @@ def test_objects_of_a_cascade_are_scored_beside_those_of_otsu_with_what_parted_t
 
 def test_cells_are_listed_by_class_and_slide_with_what_is_missing(tmp_path):
     layout, config = Layout(tmp_path), Config.model_validate({"cells": {"n": {"source": "annotation"}}})
-    columns = {name: np.full(3, 2, np.float32) for name in MEASURED} | {"class": ["tumor", "tumor", "immune"]}
-    columns |= {"cell_id": [1, 2, 3], "neighbours_25um": [0] * 3, "neighbours_50um": [0] * 3}
-    table = pa.table(columns, schema=schema((25, 50)))
-    record = CellTableRecord(
-        **{"slide_id": "s1", "sha256": "ab", "source": "annotation", "class_names": ("immune", "tumor"), "cells": 3},
-        **{"mpp": 0.5, "scale": 1.0, "neighbours_um": (25, 50), "warnings": ("2 cells are left out: covered.",)},
-    )
-    write_cells(table.replace_schema_metadata({METADATA_KEY: record.encode("t")}), layout.cells("n", "s1"))
+    typed_cells(layout.cells("n", "s1"))
     lost = sample_records.lost("s2", stage="cells", detail="no tile")
     write_cells(empty_table(lost, config.cells["n"]), layout.cells("n", "s2"))
     with duckdb.connect() as catalog:

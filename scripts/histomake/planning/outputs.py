@@ -59,6 +59,15 @@ class Outputs:
         return dict(found)
 
     @cached_property
+    def tabulated_slides(self) -> dict[str, list[str]]:
+        """Names under ``cells`` that a slide has cells of, by its id."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.plan.config.cells:
+            for slide in self.plan.cell_slides(name):
+                found[slide].append(name)
+        return dict(found)
+
+    @cached_property
     def paged_slides(self) -> list[str]:
         """Ids of the slides that have a page, sorted."""
         return sorted({*self.segmented_slides, *self.drawn_slides})
@@ -103,7 +112,7 @@ class Outputs:
         return [self.plan.layout.feature_map(encoder) for encoder in self.plan.config.explain.maps]
 
     def shown_on_page(self, slide: str) -> dict[str, list[Path]]:
-        """Files that the page of a slide shows: those of its predictions and of the cascades that segment it."""
+        """Files that the page of a slide shows: of its predictions, the cascades that segment it, and its cells."""
         layout, drawn = self.plan.layout, self.drawn_slides.get(slide, [])
         boxes = self.regions(slide)
         return {
@@ -111,6 +120,7 @@ class Outputs:
             "descriptions": [layout.description(name, fold) for name, fold, *_ in drawn],
             "views": [layout.view(name, fold, slide, view) for name, fold, _, views in drawn for view in views],
             "levels": [layout.cascade(name).levels_view(slide) for name in self.segmented_slides.get(slide, [])],
+            "cells": [layout.cells(name, slide) for name in self.tabulated_slides.get(slide, [])],
             "regions": [layout.region(name, fold, slide, box) for name, fold, *_ in drawn for box in boxes],
         }
 

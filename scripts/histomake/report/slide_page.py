@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histomake.base.records.annotation import AnnotationRecord
@@ -18,6 +19,7 @@ from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import TissueRecord
 from histomake.base.tables import lost_slide
+from histomake.cells.table import read_cells
 from histomake.explain.kinds import EXPLAINED
 from histomake.explain.summaries import bag_table
 from histomake.report import page
@@ -73,11 +75,12 @@ def slide_page(
     tissue: Path,
     tasks: list[SlideTask],
     cascades: Mapping[str, Path],
+    cells: Mapping[str, Path],
 ) -> str:
     """The page as HTML.
 
     For a quarantined slide it shows the reason, for others the warnings of all records. ``tissue``: picture of tissue
-    and quality; ``cascades``: picture of the levels of each nucleus cascade.
+    and quality; ``cascades``: picture of the levels of each nucleus cascade; ``cells``: cell tables by name.
     """
     head = [
         page.tag("nav", page.link("← report", "../index.html")),
@@ -92,6 +95,7 @@ def slide_page(
         page.section(f"Cascade {name}", page.picture(path, "Detected nuclei, and the regions that each level computed"))
         for name, path in cascades.items()
     ]
+    parts += [_cells(name, path, records.tissue.area_mm2) for name, path in cells.items()]
     warnings = [page.tag("p", text, class_="warn") for record in records for text in record.warnings]
     return page.document(slide_id, [*head, *warnings, _facts(records), *parts])
 
@@ -123,6 +127,29 @@ def _annotated(annotation: AnnotationRecord, *, mm2_per_px: float) -> str:
     found += [f"{what} {name} ({n})" for what, names in counts.items() for name, n in sorted(names.items())]
     found += [f"{annotation.repaired} outlines cross themselves"] if annotation.repaired else []
     return ": ".join(filter(None, [annotation.annotation_format, ", ".join(found)]))
+
+
+def _cells(name: str, path: Path, tissue_mm2: float) -> Html:
+    """Number of cells, their density in the tissue and their sizes: of all, and of each class."""
+    table, record = read_cells(path)
+    if isinstance(record, Quarantined):
+        text = f"The slide has no cells: {record.detail}. {record.remedy}"
+        return page.section(f"Cells {name}", page.tag("p", text, class_="warn"))
+    groups = {"all": table}
+    if record.class_names:
+        groups |= {kind: table.filter(pc.equal(table["class"].cast(pa.string()), kind)) for kind in record.class_names}
+    rows = [
+        [
+            kind,
+            cells.num_rows,
+            cells.num_rows / tissue_mm2 if tissue_mm2 else None,
+            pc.quantile(cells["area_um2"], 0.5)[0].as_py(),
+        ]
+        for kind, cells in groups.items()
+    ]
+    header = ["class", "cells", "per mm² of tissue", "median area, µm²"]
+    warnings = [page.tag("p", text, class_="warn") for text in record.warnings]
+    return page.section(f"Cells {name}", *warnings, page.table(header, rows))
 
 
 def _task(task: SlideTask) -> Html:
