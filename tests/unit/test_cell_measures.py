@@ -84,3 +84,17 @@ def test_stains_are_means_over_the_pixels_of_each_cell():
 def test_black_pixels_have_a_finite_density():
     found = stains(np.ones((2, 2), np.int32), 1, np.zeros((2, 2, 3), np.uint8))
     assert all(np.isfinite(values).all() for values in found.values())
+
+
+def test_the_hull_of_pieces_with_gaps_and_notches_is_that_of_all_their_pixels():
+    """Pieces of a numbered mask need not be connected."""
+    rng = np.random.default_rng(1)
+    labels = np.zeros((60, 60), np.int32)
+    for number, (top, left) in enumerate(((0, 0), (0, 30), (30, 0), (30, 30)), start=1):
+        labels[top : top + 30, left : left + 30] = number * (rng.random((30, 30)) < 0.05 * number)
+    found = shapes(labels, 4, 0.5)
+    for number in range(1, 5):
+        row, column = np.nonzero(labels == number)
+        squares = shapely.box(column, row, column + 1, row + 1)
+        hull = shapely.convex_hull(shapely.union_all(squares))
+        assert found["solidity"][number - 1] == pytest.approx(row.size / hull.area)

@@ -53,7 +53,7 @@ def shapes(labels: Labels, count: int, mpp: float) -> dict[str, Floats]:
         "area": pixels * mpp**2,
         "perimeter": _perimeters(border, count) * mpp,
         "eccentricity": np.sqrt(1 - roundness),
-        "solidity": pixels / _hull_areas(border, count),
+        "solidity": pixels / _hull_areas(labels, count),
         "orientation": np.degrees(np.arctan2(2 * xy, xx - yy) / 2) % 180,
     }
 
@@ -85,21 +85,48 @@ def _perimeters(border: Labels, count: int) -> Floats:
     return np.bincount(number - 1, STEP_LENGTHS[steps], count)
 
 
-def _hull_areas(border: Labels, count: int) -> Floats:
+def _hull_areas(labels: Labels, count: int) -> Floats:
     """Return the areas in pixels of the convex hulls of the squares of each object's pixels, (count,)."""
-    places = np.flatnonzero(border)
-    number = border.ravel()[places] - 1
-    row, column = np.divmod(places, border.shape[1])
-    # Only the first and the last pixel of an object in a row can be on its hull.
-    line = number.astype(np.int64) * border.shape[0] + row
-    order = np.argsort(line, kind="stable")
-    starts = np.flatnonzero(np.diff(line[order], prepend=-1))
-    first, last = order[starts], order[np.append(starts[1:], order.size) - 1]
-    x = np.stack([column[first], column[last] + 1, column[last] + 1, column[first]], axis=1)
-    y = np.stack([row[first], row[first], row[first] + 1, row[first] + 1], axis=1)
-    corners = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float64)
-    outlines = shapely.linestrings(corners, indices=np.repeat(number[first], 4))
+    key, number, left, right = _row_ends(labels)
+    # On the line between two rows, only the outermost corner of both can be on the hull.
+    joined = np.diff(key) == 1
+    ends = np.flatnonzero(np.append(~joined, True))
+    place = np.insert(key, ends + 1, key[ends] + 1)
+    number = np.insert(number, ends + 1, number[ends])
+    sides = []
+    for edge, outer in ((left, np.minimum), (right, np.maximum)):
+        corner = edge.copy()
+        corner[1:][joined] = outer(edge[1:], edge[:-1])[joined]
+        sides.append(np.insert(corner, ends + 1, edge[ends]))
+    # A corner on or behind the line between those above and below it is not on the hull either.
+    kept = np.ones((place.size, 2), bool)
+    inside = (np.diff(place[:-1]) == 1) & (np.diff(place[1:]) == 1)
+    for side, (x, sign) in enumerate(zip(sides, (1, -1), strict=True)):
+        kept[1:-1, side] = ~inside | (sign * (2 * x[1:-1] - x[:-2] - x[2:]) < 0)
+    row = place - number * (labels.shape[0] + 2)
+    corners = np.stack([np.stack(sides, axis=1), np.stack([row, row], axis=1)], axis=2)[kept].astype(np.float64)
+    outlines = shapely.linestrings(corners, indices=np.repeat(number, kept.sum(1)))
     return np.asarray(shapely.area(shapely.convex_hull(outlines)), np.float64)
+
+
+def _row_ends(labels: Labels) -> tuple[NDArray[np.int64], ...]:
+    """Return, for each object and row, a key, the object's index, and the columns of its first edge and last edge.
+
+    Sorted by object and row. Keys of subsequent rows of an object differ by 1, those of different objects by more.
+    """
+    height, width = labels.shape
+    flat = np.pad(labels, ((0, 0), (0, 1))).ravel()  # so that no run of equal values continues in the next row
+    start = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+    stop = np.append(start[1:], flat.size)
+    found = flat[start] > 0
+    start, stop = start[found], stop[found]
+    row, number = start // (width + 1), flat[start].astype(np.int64) - 1
+    key = number * (height + 2) + row
+    order = np.argsort(key, kind="stable")  # runs of a row stay in the order of their columns
+    key = key[order]
+    new = np.flatnonzero(np.diff(key, prepend=-1))
+    first, last = order[new], order[np.append(new[1:], order.size) - 1]
+    return key[new], number[first], start[first] - row[first] * (width + 1), stop[last] - row[last] * (width + 1)
 
 
 def stains(labels: Labels, count: int, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
@@ -119,7 +146,7 @@ def stains(labels: Labels, count: int, pixels: NDArray[np.uint8]) -> dict[str, F
     """
     places = np.flatnonzero(labels)
     number = labels.ravel()[places] - 1
-    colours = pixels.reshape(-1, 3)[places]
+    colours = pixels.reshape(-1, 3).take(places, axis=0)  # three times as fast as an index
     amount = np.bincount(number, minlength=count)
     haematoxylin, eosin = (
         sum((DENSITY * share).astype(np.float32)[colours[:, c]] for c, share in enumerate(hed_from_rgb[:, stain]))
