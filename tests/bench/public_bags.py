@@ -23,7 +23,7 @@ FOLDS, STEPS, BATCH = 10, 300, 16
 BARS = {
     "musk1": ("accuracy", 0.88, "gated attention of Ilse et al. 2018: 0.900"),
     "musk2": ("accuracy", 0.84, "gated attention of Ilse et al. 2018: 0.863"),
-    "ucsb_breast_cancer": ("AUC", 0.85, ""),
+    "ucsb_breast_cancer": ("AUC", 0.85, "AUC in Ramsauer et al. 2021: MILES 0.833, Hopfield pooling 0.895"),
 }
 
 
