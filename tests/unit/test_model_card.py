@@ -57,7 +57,16 @@ def answers(page: str) -> dict[str, str]:
     cells = [
         [re.sub(r"<[^>]+>", " ", cell).strip() for cell in re.findall(r"<td[^>]*>(.*?)</td>", r, re.S)] for r in rows
     ]
-    return {row[0]: row[3] for row in cells}
+    return {row[0]: row[4] for row in cells}
+
+
+def test_the_items_are_the_27_of_tripod_ai_with_their_52_parts():
+    parts = {3: 3, 5: 2, 6: 3, 8: 3, 9: 3, 12: 7, 18: 6, 20: 3, 23: 2, 27: 3}
+    expected: list[str] = []
+    for number in range(1, 28):
+        expected += [f"{number}{part}" for part in "abcdefg"[: parts[number]]] if number in parts else [str(number)]
+    assert list(ITEMS) == expected
+    assert len(ITEMS) == 52
 
 
 def test_every_item_has_an_answer_and_what_nobody_knows_is_said_to_be_unknown():

@@ -1,23 +1,29 @@
 """Items of the TRIPOD+AI checklist for studies that develop or evaluate a prediction model.
 
-Collins et al. 2024, BMJ 385:e078378. Topics are in words of our own: the published text says what each item asks for.
+Collins et al. 2024, BMJ 385:e078378: 27 items, of which some have parts, 52 in all. Numbers, sections and what an item
+is for are those of the statement. Topics are in words of our own: the published text says what each item asks for.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+DEVELOPMENT, EVALUATION, BOTH = "development", "evaluation", "both"
+
 
 class Item(NamedTuple):
-    """The section of a publication, and what an item is about."""
+    """The section of a publication, what an item is about, and for which studies it is."""
 
     section: str
     topic: str
+    studies: str
 
 
 _SECTIONS: dict[str, dict[str, str]] = {
-    "Title and abstract": {
-        "1": "title: development or evaluation, target population, outcome",
+    "Title": {
+        "1": "development or evaluation, target population, outcome",
+    },
+    "Abstract": {
         "2": "abstract by TRIPOD+AI for Abstracts",
     },
     "Introduction": {
@@ -61,6 +67,8 @@ _SECTIONS: dict[str, dict[str, str]] = {
         "18d": "registration",
         "18e": "availability of the data",
         "18f": "availability of the code",
+    },
+    "Patient and public involvement": {
         "19": "involvement of patients and the public",
     },
     "Results": {
@@ -82,8 +90,16 @@ _SECTIONS: dict[str, dict[str, str]] = {
     },
 }
 
+_STUDIES: dict[str, tuple[str, ...]] = {
+    DEVELOPMENT: ("9a", "12a", "12b", "12c", "15", "22", "27a", "27b"),
+    EVALUATION: ("12f", "12g", "20c", "24"),
+}
+_STUDIES_OF = {number: studies for studies, numbers in _STUDIES.items() for number in numbers}
+
 ITEMS: dict[str, Item] = {
-    number: Item(section, topic) for section, topics in _SECTIONS.items() for number, topic in topics.items()
+    number: Item(section, topic, _STUDIES_OF.get(number, BOTH))
+    for section, topics in _SECTIONS.items()
+    for number, topic in topics.items()
 }
 """Items by number, in their order."""
 

@@ -89,10 +89,10 @@ def _checklist(found: DescribedTask) -> list[Html]:
     for number, item in ITEMS.items():
         parts = [page.tag("div", text) for text in (stated.get(number), known.get(number)) if text]
         answer = page.join(parts) if parts else page.tag("i", NOT_KNOWN)
-        rows.append([number, item.section, item.topic, answer])
+        rows.append([number, item.section, item.topic, item.studies, answer])
     unknown = sum(number not in stated and number not in known for number in ITEMS)
     text = (
         f"Items of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378). {unknown} of {len(ITEMS)} are not "
         f"known. Texts for them are keys of tasks.{found.name}.card. Topics are abridged."
     )
-    return [page.tag("p", text), page.table(["item", "section", "topic", "answer"], rows)]
+    return [page.tag("p", text), page.table(["item", "section", "topic", "of studies of", "answer"], rows)]
