@@ -7,6 +7,7 @@ rule lineage:
         metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
         cascades=lambda wildcards: OUTPUTS.of_cascades(),
         cells=lambda wildcards: OUTPUTS.of_cells(),
+        graphs=lambda wildcards: OUTPUTS.of_graphs(),
     output:
         lineage=LAYOUT.lineage,
     log:

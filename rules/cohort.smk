@@ -99,6 +99,7 @@ rule catalog:
         damage=[LAYOUT.damage(name) for name in sorted(CONFIG.tasks)],
         metrics=[LAYOUT.metrics(name) for name in sorted(PLAN.measured)],
         cells=lambda wildcards: [path for name in sorted(CONFIG.cells) for path in OUTPUTS.cell_tables(name)],
+        graphs=lambda wildcards: [path for name in sorted(CONFIG.graphs) for path in OUTPUTS.graph_tables(name)],
     output:
         catalog=LAYOUT.catalog,
     log:
@@ -119,6 +120,7 @@ rule catalog:
         grids=sorted(CONFIG.grids),
         predictions=lambda wildcards: {name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)},
         cells=lambda wildcards: {name: list(map(str, OUTPUTS.cell_tables(name))) for name in sorted(CONFIG.cells)},
+        graphs=lambda wildcards: {name: list(map(str, OUTPUTS.graph_tables(name))) for name in sorted(CONFIG.graphs)},
         code=code("catalog.py"),
     script:
         "../scripts/catalog.py"

@@ -104,4 +104,5 @@ wildcard_constraints:
     cascade=only(CONFIG.radhical),
     patch_cascade=only(CONFIG.patch_cascades),
     cells=only(CONFIG.cells),
+    graph=only(CONFIG.graphs),
     level=r"\d+",

@@ -25,6 +25,7 @@ def main(snakemake):
             damage={task: layout.damage(task) for task in params.predictions},
             metrics={task: layout.metrics(task) for task in params.measured},
             cells=params.cells,
+            graphs=params.graphs,
             sheet=params.sheet,
             cache=cache,
             previous=layout.file_cache("catalog").with_suffix(".duckdb"),

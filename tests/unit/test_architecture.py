@@ -30,6 +30,7 @@ LAYERS = (
     ("learn",),
     ("features",),
     ("bags",),
+    ("graphs",),
     ("cascade",),
     ("pictures",),
     ("evaluate", "explain"),

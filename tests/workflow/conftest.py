@@ -39,7 +39,7 @@ CASCADE = {
     "baselines": {"naive_pixels": 2, "repeats": 1},
 }
 TARGETS = (
-    *("radhical", "predict", "all_cells", "results/metrics/map.json", "results/metrics/probe.json"),
+    *("radhical", "predict", "all_cells", "all_graphs", "results/metrics/map.json", "results/metrics/probe.json"),
     "results/comparisons/fine/coarse.json",
     *("results/metrics/pixel_bags.json", "results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
     "results/embeddings/probe/fold0/map.html",
@@ -128,6 +128,11 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
         "nuclei": {"source": "radhical:nuclei"},
         "drawn": {"source": "annotation", "classes": ["nuclei"], "outlines": False},
         "mapped": {"source": "task:map", "classes": ["nuclei"], "outlines": False},
+    }
+    content["graphs"] = {
+        "patches": {"nodes": "patch", "encoder": "small", "features": ["encoder", "position"]},
+        "nuclei": {"nodes": "cell", "cells": "drawn", "edges": "delaunay", "features": ["shape", "class"]},
+        "regions": {"nodes": "region", "task": "map", "edges": "adjacency", "features": ["class", "shape"]},
     }
     workshop.config.write_text(yaml.safe_dump(content))
     workshop.snakemake("--", *TARGETS)

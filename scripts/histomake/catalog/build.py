@@ -77,6 +77,7 @@ def build_catalog(
     damage: Mapping[str, Path | str] | None = None,
     metrics: Mapping[str, Path | str] | None = None,
     cells: Mapping[str, Sequence[Path | str]] | None = None,
+    graphs: Mapping[str, Sequence[Path | str]] | None = None,
     sheet: Iterable[SheetRow] = (),
     cache: FileCache | None = None,
     previous: Path | None = None,
@@ -99,6 +100,7 @@ def build_catalog(
         damage: List of the slides whose damage was met by a task only, by task.
         metrics: Metrics record by task, of tasks with test slides.
         cells: Cell tables ``{slide}.parquet`` by name.
+        graphs: Statistics of graphs ``{slide}.parquet`` by name.
         sheet: slide_id, patient_id, site, and labels and subgroups by column of every slide.
         cache: Cache of the records read by the previous build.
         previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
@@ -133,7 +135,9 @@ def build_catalog(
             for task, files in predictions.items():
                 _add_predictions(build, task, files)
             for name, files in (cells or {}).items():
-                _add_cells(build, name, files)
+                _add_rows_of_slides(build, f"cells_{name}", files)
+            for name, files in (graphs or {}).items():
+                _add_rows_of_slides(build, f"graph_{name}", files)
             build.detach_previous()
             base.execute("CHECKPOINT")
     build.keep(Path(path))
@@ -266,10 +270,10 @@ def _add_predictions(build: IncrementalBuild, task: str, files: Sequence[Path | 
         _add_bags(build.base, task)
 
 
-def _add_cells(build: IncrementalBuild, name: str, files: Sequence[Path | str]) -> None:
-    """Create ``cells_<name>``, a row per cell."""
+def _add_rows_of_slides(build: IncrementalBuild, table: str, files: Sequence[Path | str]) -> None:
+    """Create a table of the rows of all files, with the slide from each file's name."""
     if files:
-        build.fill(f"cells_{name}", files, f"{SLIDE}, * EXCLUDE (filename)")
+        build.fill(table, files, f"{SLIDE}, * EXCLUDE (filename)")
 
 
 def _add_bags(base: duckdb.DuckDBPyConnection, task: str) -> None:

@@ -31,6 +31,7 @@ from histomake.config.cascades import (
 )
 from histomake.config.cells import Cells
 from histomake.config.encoders import Encoder
+from histomake.config.graphs import Graph, class_names, graph_problems
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe
 from histomake.config.section import NO_BOOLEAN, Name, Section, Share
@@ -57,6 +58,7 @@ __all__ = [
     "Convert",
     "Encoder",
     "Explain",
+    "Graph",
     "Grid",
     "Model",
     "PatchCascade",
@@ -185,6 +187,11 @@ class Config(Section):
         default_factory=dict,
         description="Cells as objects, by name: a table per slide, joined in the catalog as cells_<name>.",
     )
+    graphs: dict[Name, Graph] = Field(
+        default_factory=dict,
+        description="Graphs of patches, cells or regions, by name: one of each slide that has nodes; their statistics "
+        "are in the catalog as graph_<name>.",
+    )
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
     compare: list[tuple[Name, Name]] = Field(
         default_factory=list,
@@ -232,6 +239,9 @@ class Config(Section):
                 if c not in known
             ]
         problems += [*self._comparison_problems(), *self._cell_problems()]
+        problems += graph_problems(
+            self.graphs, grids=self.grids, encoders=self.encoders, cells=self.cells, tasks=self.tasks
+        )
         for name, cascade in self.patch_cascades.items():
             problems += [
                 f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches by pixels and "
@@ -333,6 +343,7 @@ class Config(Section):
             *name_problems("radhical", self.radhical),
             *name_problems("patch_cascades", self.patch_cascades),
             *name_problems("cells", self.cells),
+            *name_problems("graphs", self.graphs),
             *name_problems("classes", classes),
         ]
         if problems:
@@ -356,6 +367,10 @@ class Config(Section):
     def class_names(self) -> list[str]:
         """Annotation classes in the order of the ``area_<class>`` columns."""
         return sorted(set(self.annotations.classes.values()))
+
+    def graph_classes(self, name: str) -> list[str]:
+        """Classes of the nodes of a graph, in the order of the feature."""
+        return class_names(self.graphs[name], cells=self.cells, tasks=self.tasks, drawn=self.class_names)
 
     @property
     def roi_classes(self) -> list[str]:

@@ -230,6 +230,16 @@ class Outputs:
                     found += [layout.cell_outlines(name, slide)] if cells.outlines else []
         return found
 
+    def graph_tables(self, name: str) -> list[Path]:
+        """Statistics of the graphs of all slides, of unchanged ones too."""
+        return [self.plan.layout.graph_statistics(name, slide) for slide in self.plan.graph_slides(name)]
+
+    def of_graphs(self) -> list[Path]:
+        """Graphs and their statistics."""
+        plan, layout = self.plan, self.plan.layout
+        places = [(n, s) for n in plan.config.graphs for s in plan.graph_slides(n) if s not in self.unchanged]
+        return [path(*place) for place in places for path in (layout.graph, layout.graph_statistics)]
+
     def all(self) -> list[Path]:
         """Everything that `snakemake` makes without a target."""
         plan, layout = self.plan, self.plan.layout
@@ -247,4 +257,5 @@ class Outputs:
             *self.of_slides(),
             *self.of_cascades(),
             *self.of_cells(),
+            *self.of_graphs(),
         ]

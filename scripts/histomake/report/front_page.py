@@ -24,6 +24,7 @@ from histomake.report import page
 from histomake.report.cascades_section import cascades_section
 from histomake.report.cells_section import cells_section
 from histomake.report.comparison_section import comparison_section
+from histomake.report.graphs_section import graphs_section
 from histomake.report.metrics_section import headline
 from histomake.report.page import Html
 from histomake.report.task_section import map_of_patches, task_section
@@ -76,6 +77,7 @@ def front_page(
         _feature_maps(config, layout),
         cascades_section(config, layout),
         cells_section(config, layout, catalog),
+        graphs_section(config, layout, catalog),
         _compute(layout, cache or FileCache()),
         _provenance(config, rows),
     ]

@@ -251,6 +251,16 @@ class Layout:
         """What each stage of a patch cascade did on a slide."""
         return self.results / "cascades" / name / f"fold{fold}" / f"{slide}.json"
 
+    # --- graphs -----------------------------------------------------------------------------------------------------
+
+    def graph(self, name: str, slide: str) -> Path:
+        """Graph of a slide: nodes with features, and edges."""
+        return self.results / "graphs" / name / f"{slide}.arrow"
+
+    def graph_statistics(self, name: str, slide: str) -> Path:
+        """Statistics of the graph of a slide, a table of one row."""
+        return self.results / "graphs" / name / f"{slide}.parquet"
+
     # --- cells ------------------------------------------------------------------------------------------------------
 
     def cells(self, name: str, slide: str) -> Path:

@@ -23,6 +23,7 @@ from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.comparison import ComparisonRecord
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureRecord
+from histomake.base.records.graph import GraphRecord
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.metrics import MetricsRecord
@@ -62,6 +63,7 @@ PLACES: dict[type[Versioned], str] = {
     NucleiRecord: "`radhical/{cascade}/slides/{slide}.json`",
     CascadeMetrics: "`radhical/{cascade}/metrics.json`",
     CellTableRecord: "in the Parquet metadata of `cells/{name}/{slide}.parquet`, key `histomake`",
+    GraphRecord: "in the Arrow metadata of `graphs/{name}/{slide}.arrow`, key `histomake`",
     PatchCascadeRecord: "`cascades/{cascade}/fold{k}/{slide}.json`",
     Sidecar: "`{output}.meta.json`",
     RunRecord: "`audit/runs/{time}/run.json`",

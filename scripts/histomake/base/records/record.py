@@ -141,9 +141,9 @@ class Quarantined(Record, frozen=True, kw_only=True, tag_field="status", tag="qu
     slide_id: str
     """Slide."""
     stage: str
-    """Stage that found the problem: ``convert``, ``annotate``, ``presegment``, ``quality``, ``radhical`` or \
-``cells``; or, if the damage showed only when patches were decoded, ``features``, ``train``, ``predict``, ``embed``, \
-``attribute``, ``draw_map``, ``overview`` or ``views``."""
+    """Stage that found the problem: ``convert``, ``annotate``, ``presegment``, ``quality``, ``radhical``, \
+``cells`` or ``graph``; or, if the damage showed only when patches were decoded, ``features``, ``train``, \
+``predict``, ``embed``, ``attribute``, ``draw_map``, ``overview`` or ``views``."""
     reason: Reason
     """Kind of problem. Values are never renamed."""
     path: str

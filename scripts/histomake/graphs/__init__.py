@@ -1,0 +1,1 @@
+"""Slides as graphs: nodes with features, and edges between them."""
