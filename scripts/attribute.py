@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
-from histomake.base.records.cohort import CohortSlide
 from histomake.base.tables import write_table
 from histomake.explain.attribution import attribute, nothing_attributed
 from histomake.explain.attribution_page import panels, text_figure
 from histomake.explain.patch_pixels import NothingToExplainError
+from histomake.learn.data.cohort import read_cohort
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.inference.predict import load_model
 
@@ -25,17 +25,13 @@ def main(snakemake):
             (SlideEntry.at(layout, grid, *entry), pq.read_table(path))
             for entry, path in zip(params.slides, snakemake.input.predictions, strict=True)
         ]
-        training = [
-            SlideEntry.at(layout, grid, slide.slide_id, slide.patient_id, slide.labels)
-            for slide in CohortSlide.read_list(snakemake.input.cohort)
-            if slide.role == "train"
-        ]
+        cohort = read_cohort(layout, snakemake.input.cohort, grid=grid)
         patch = predictor.card.grid
         try:
             found = attribute(
                 predictor=predictor,
                 tested=tested,
-                training=training,
+                training=cohort.train,
                 patches=params.cfg["shap_patches"],
                 points=params.cfg["shap_at"],
                 regions=params.cfg["regions"],

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from histomake.audit.sidecar import job
 from histomake.base.layout import Layout
-from histomake.base.records.cohort import CohortSlide
 from histomake.config import parse_config
-from histomake.learn.data.patch_index import SlideEntry
+from histomake.learn.data.cohort import read_cohort
 from histomake.learn.engine.checkpoint import digest
 from histomake.learn.train import train, with_weights
 
@@ -23,19 +22,15 @@ def main(snakemake):
     config = parse_config(snakemake.config)
     task = config.tasks[snakemake.wildcards.task]
     task = with_weights(task, [*snakemake.input.pretrained, *snakemake.input.pretrained_here])
-    slides = {"train": [], "val": []}
     with job(snakemake) as done:
-        cohort = CohortSlide.read_list(snakemake.input.cohort)
-        for slide in cohort:
-            entry = SlideEntry.at(layout, task.grid, slide.slide_id, slide.patient_id, slide.labels)
-            slides[slide.role].append(entry)
+        cohort = read_cohort(layout, snakemake.input.cohort, grid=task.grid)
         done.lost += train(
             task,
-            train=slides["train"],
-            val=slides["val"],
+            train=cohort.train,
+            val=cohort.val,
             class_names=snakemake.params.classes,
             output=Path(snakemake.output.weights).parent,
-            state=checkpoints(snakemake, layout, cohort),
+            state=checkpoints(snakemake, layout, cohort.slides),
             seed=snakemake.params.seed,
             threads=snakemake.threads,
             max_lost=config.max_lost,

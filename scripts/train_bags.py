@@ -5,9 +5,9 @@ from pathlib import Path
 from histomake.audit.sidecar import job
 from histomake.bags.training import train_bags
 from histomake.base.layout import Layout
-from histomake.base.records.cohort import CohortSlide
 from histomake.config import parse_config
 from histomake.features.cohort import feature_cohort
+from histomake.learn.data.cohort import read_cohort
 from histomake.learn.engine.checkpoint import digest
 
 
@@ -15,11 +15,11 @@ def main(snakemake):
     layout, params = Layout(Path(snakemake.config["results"])), snakemake.params
     task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
     with job(snakemake):
-        cohort = CohortSlide.read_list(snakemake.input.cohort)
-        identity = digest({**dict(params.items()), "cohort": [slide.dump() for slide in cohort]})
+        cohort = read_cohort(layout, snakemake.input.cohort, grid=task.grid)
+        identity = digest({**dict(params.items()), "cohort": [slide.dump() for slide in cohort.slides]})
         train_bags(
             task,
-            **feature_cohort(layout, cohort, grid=task.grid, group=params.group),
+            **feature_cohort(layout, cohort, group=params.group),
             column=params.column,
             output=Path(snakemake.output.weights).parent,
             state=layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16]),

@@ -1,11 +1,12 @@
 """Rule training_cohort: the slides of a fold's training and validation sets, with digests of their files."""
 
 from histomake.audit.sidecar import job
-from histomake.base.files import sha256_file
+from histomake.base.files import sha256_files
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined, write_list
 from histomake.cohort.leakage import Assignment, leaks, refuse_leaks
+from histomake.patch.table import kept_patches
 
 
 def main(snakemake):
@@ -22,10 +23,16 @@ def main(snakemake):
             [*records, *more]
             for *records, more in zip(given.manifests, given.tables, given.annotations, features, strict=True)
         ]
-        digests = [[sha256_file(path) for path in of_slide] for of_slide in files]
         cohort = [
-            CohortSlide(role=role, slide_id=slide, patient_id=patient, labels=labels, digests=of_slide)
-            for (role, (slide, patient, labels)), of_slide in zip(slides, digests, strict=True)
+            CohortSlide(
+                role=role,
+                slide_id=slide,
+                patient_id=patient,
+                labels=labels,
+                digests=sha256_files(of_slide),
+                patches=kept_patches(table),
+            )
+            for (role, (slide, patient, labels)), of_slide, table in zip(slides, files, given.tables, strict=True)
         ]
         write_list(snakemake.output.cohort, cohort)
 

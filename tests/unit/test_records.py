@@ -181,13 +181,17 @@ def test_metrics_of_several_labels_get_their_kind():
     }
 
 
+ADDED = {"cohort": {"patches": 0}}
+"""Fields that entries of format 0 lack, with their defaults."""
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_of_format_0_are_upgraded(name, tmp_path):
     entries = LISTS[name].read_list(FORMAT_0 / f"{name}.json")
     write_list(tmp_path / "new.json", entries)
     assert LISTS[name].read_list(tmp_path / "new.json") == entries
     before, after = (json.loads(path.read_text()) for path in (FORMAT_0 / f"{name}.json", tmp_path / "new.json"))
-    assert after == [entry | {"format": 1} for entry in before]
+    assert after == [entry | {"format": 1} | ADDED.get(name, {}) for entry in before]
 
 
 def test_a_stage_reads_as_its_record_or_as_a_quarantine_entry(tmp_path):

@@ -19,7 +19,7 @@ from histomake.audit import environment
 from histomake.audit.code import require_library
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
-from histomake.base.files import sha256_file, sha256_tree, size_of, store_of
+from histomake.base.files import sha256_file, sha256_files, sha256_tree, size_of, store_of
 from histomake.base.records.record import Quarantined
 from histomake.base.records.sidecar import Sidecar
 
@@ -131,7 +131,11 @@ def _stated(paths: list[str], cache: FileCache) -> dict[str, str]:
 
 
 def _small_digest(path: Path) -> str | None:
-    return sha256_file(path) if path.is_file() and path.stat().st_size < HASHED_BYTES else None
+    return sha256_file(path) if _is_small(path) else None
+
+
+def _is_small(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size < HASHED_BYTES
 
 
 def require_unaltered(paths: list[str], cache: FileCache) -> None:
@@ -149,8 +153,9 @@ def _tell_damage(paths: list[str], cache: FileCache) -> None:
 
 def _altered(paths: list[str], cache: FileCache) -> list[str]:
     stated = _stated(paths, cache)
+    small = [path for path in paths if path in stated and _is_small(Path(path))]
     return [
         f"{path}: not the bytes that its job wrote; have it made again: rm {quote(path)}"
-        for path in paths
-        if path in stated and _small_digest(Path(path)) not in (None, stated[path])
+        for path, digest in zip(small, sha256_files(small), strict=True)
+        if digest != stated[path]
     ]

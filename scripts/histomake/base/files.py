@@ -9,14 +9,14 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
 
 HASH_BLOCK = 1 << 22
+HASH_THREADS = 4
 SYNC_THREADS = 8
 RENAME_ATTEMPTS = 5
 LOCK_NAME = ".lock"
@@ -202,6 +202,18 @@ def sha256_file(path: Path | str) -> str:
     return digest.hexdigest()
 
 
+def sha256_files(paths: Sequence[Path | str]) -> list[str]:
+    """Hex sha256 of several files, of which some are read at once: hashing waits for the disk or the file server."""
+    chunk = max(1, len(paths) // (4 * HASH_THREADS))  # a task per small file would cost more than its hash
+    blocks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        return [
+            digest
+            for block in pool.map(lambda block: [sha256_file(path) for path in block], blocks)
+            for digest in block
+        ]
+
+
 def sha256_tree(path: Path | str) -> str:
     """Hex sha256 of a directory, see `tree_digest`, or of a single file. Snakemake's timestamp file is left out."""
     root = Path(path)
@@ -236,7 +248,7 @@ def store_of(path: Path | str) -> Path:
     return path.parent if path.name == STORE_METADATA else path
 
 
-def write_empty_store(store: Path, outcome: dict[str, Any]) -> None:
+def write_empty_store(store: Path, outcome: Mapping[str, object]) -> None:
     """Write a Zarr group without arrays in place of a quarantined slide's store; its attributes hold ``outcome``."""
     with atomic_directory(store) as aside:
         content = {"zarr_format": 3, "node_type": "group", "attributes": {"histomake": outcome}}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from histomake.base.layout import Layout
-from histomake.base.records.cohort import CohortSlide
+from histomake.learn.data.cohort import TrainingCohort
 from histomake.learn.data.patch_index import SlideEntry
 
 
@@ -19,12 +18,7 @@ class TrainingFeatures(TypedDict):
     files: dict[str, Path]
 
 
-def feature_cohort(layout: Layout, cohort: Sequence[CohortSlide], *, grid: str, group: str) -> TrainingFeatures:
-    """The slides of a cohort, on a grid, with the features of a group of encoders."""
-    entries = [SlideEntry.at(layout, grid, slide.slide_id, slide.patient_id, slide.labels) for slide in cohort]
-    by_role = {
-        role: [entry for entry, slide in zip(entries, cohort, strict=True) if slide.role == role]
-        for role in ("train", "val")
-    }
-    files = {slide.slide_id: layout.features(group, slide.slide_id) for slide in cohort}
-    return TrainingFeatures(train=by_role["train"], val=by_role["val"], files=files)
+def feature_cohort(layout: Layout, cohort: TrainingCohort, *, group: str) -> TrainingFeatures:
+    """The slides of a cohort with the features of a group of encoders."""
+    files = {slide.slide_id: layout.features(group, slide.slide_id) for slide in cohort.slides}
+    return TrainingFeatures(train=cohort.train, val=cohort.val, files=files)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histomake.base.records.patch_table import PatchTableRecord
@@ -29,6 +30,12 @@ def read_table(path: Path | str) -> tuple[pa.Table, PatchTableRecord | Quarantin
     """
     table = pq.read_table(path)
     return table, PatchTableRecord.decode(_record(table.schema), path)
+
+
+def kept_patches(path: Path | str) -> int:
+    """Number of patches that are not excluded."""
+    excluded = pq.read_table(path, columns=["excluded"])["excluded"].cast(pa.string())
+    return int(pc.sum(pc.equal(excluded, KEPT)).as_py() or 0)
 
 
 def record_text(path: Path | str) -> str:

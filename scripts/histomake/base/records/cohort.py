@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from histomake.base.records.record import Record
+from histomake.base.records.record import Count, Record
 
 
 class CohortSlide(Record, frozen=True, kw_only=True):
@@ -20,6 +20,8 @@ class CohortSlide(Record, frozen=True, kw_only=True):
     """``train``, or ``val`` for validation."""
     labels: dict[str, str]
     """Labels of the slide in the slide sheet, by column."""
+    patches: Count = 0
+    """Number of usable patches of the slide, by which jobs that learn from them request memory."""
     digests: list[str]
     """sha256 of the slide's manifest, patch table and annotation record, and of its features if the task learns from \
 them: what the model is trained on."""
