@@ -1,6 +1,8 @@
 # Slides and patients as bags of patches: models that learn from the features or the pixels of a whole bag, and their
 # predictions.
 
+from histomake.planning.network_memory import bag_training_mb, cohort_patches, pixel_bag_training_mb
+
 
 # The digests of the features are in the cohort file, as those of all other files of the slides.
 rule train_bags:
@@ -21,7 +23,9 @@ rule train_bags:
         "../envs/learning.yaml"
     threads: 2
     resources:
-        mem_mb=memory(16000),
+        mem_mb=memory(
+            4000, more=lambda wildcards, input: bag_training_mb(task(wildcards), cohort_patches(input.cohort))
+        ),
         runtime=12 * 60,
     params:
         cfg=lambda wildcards: task(wildcards).fitting(),
@@ -95,7 +99,15 @@ rule train_pixel_bags:
     threads: processes
     resources:
         gpu=1,
-        mem_mb=memory(16000),
+        mem_mb=memory(
+            4000,
+            more=lambda wildcards, input: pixel_bag_training_mb(
+                task(wildcards),
+                CONFIG.grids[task(wildcards).grid],
+                cohort_patches(input.cohort),
+                weights_mb=input.size_mb,
+            ),
+        ),
         runtime=24 * 60,
     params:
         cfg=lambda wildcards: task(wildcards).fitting(),

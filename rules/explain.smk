@@ -1,5 +1,6 @@
 # Explanations of models on their test slides: embeddings of patches, and attributions to pixels.
 from histomake.base.files import sha256_file
+from histomake.planning.network_memory import attribution_mb, cohort_patches, embedding_mb
 
 EMBEDDING, ATTRIBUTION = LAYOUT.embedding("{task}", "{fold}"), LAYOUT.attribution("{task}", "{fold}")
 
@@ -48,7 +49,11 @@ rule embed:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=memory(8000),
+        mem_mb=memory(
+            3000,
+            per_gb=3000,
+            more=lambda wildcards, input: embedding_mb(CONFIG.explain, CONFIG.grids[task(wildcards).grid]),
+        ),
         runtime=minutes(60),
     params:
         cfg=CONFIG.explain.dump("embed_patches", "umap_neighbors"),
@@ -87,7 +92,17 @@ rule attribute:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=memory(8000),
+        mem_mb=memory(
+            3000,
+            per_gb=3000,
+            more=lambda wildcards, input: attribution_mb(
+                CONFIG.explain,
+                CONFIG.grids[task(wildcards).grid],
+                outputs=1 + len(task(wildcards).target.classes),
+                views=1 + len(task(wildcards).model.context),
+                cohort=cohort_patches(input.cohort),
+            ),
+        ),
         runtime=minutes(60),
     params:
         cfg=CONFIG.explain.dump("shap_patches", "shap_at", "shap_background", "shap_method", "regions"),

@@ -1,4 +1,5 @@
 # Features of every kept patch, by encoders whose weights are not trained.
+from histomake.planning.network_memory import cohort_patches, head_training_mb
 
 
 # One job per slide and group of encoders, so that patches are decoded once for all encoders of the group. A job also
@@ -67,7 +68,9 @@ rule train_head:
         "../envs/learning.yaml"
     threads: 2
     resources:
-        mem_mb=memory(8000),
+        mem_mb=memory(
+            3000, more=lambda wildcards, input: head_training_mb(task(wildcards), cohort_patches(input.cohort))
+        ),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: task(wildcards).fitting(),

@@ -26,7 +26,14 @@ rule patch_cascade:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=memory(8000),
+        mem_mb=memory(
+            4000,
+            per_gb=3000,
+            batch=lambda wildcards: max(
+                batch_pixels(CONFIG.tasks[name].predict.batch, CONFIG.grids[CONFIG.tasks[name].grid].size)
+                for name in PLAN.stage_tasks(wildcards.patch_cascade)
+            ),
+        ),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: CONFIG.patch_cascades[wildcards.patch_cascade].dump(),

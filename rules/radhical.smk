@@ -1,5 +1,6 @@
 # RADHicaL: one network per magnification, thresholds from validation patients. Coarse levels limit what finer ones see.
 from histomake.cohort.leakage import JUDGED
+from histomake.planning.network_memory import level_training_mb
 from histomake.planning.plan import role_table
 
 CASCADE = LAYOUT.cascade("{cascade}")
@@ -62,7 +63,12 @@ rule radhical_train:
     threads: lambda wildcards: PLAN.level_cores(wildcards.cascade)
     resources:
         gpu=lambda wildcards: CONFIG.radhical[wildcards.cascade].train.gpus,
-        mem_mb=memory(8000),
+        mem_mb=memory(
+            4000,
+            more=lambda wildcards, input: level_training_mb(
+                CONFIG.radhical[wildcards.cascade], slides=len(input.manifests)
+            ),
+        ),
         runtime=240,
     params:
         cfg=lambda wildcards: CONFIG.radhical[wildcards.cascade].fitting(),

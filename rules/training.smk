@@ -1,5 +1,6 @@
 # Models, one per task and fold: trained on patches that are read while training runs, or copied from another folder.
 from histomake.model.reuse import DESCRIPTION, WEIGHTS
+from histomake.planning.network_memory import cohort_patches, patch_training_mb
 
 
 # One small file represents the thousands of slides of a model, so that later jobs remain cheap to plan. The slides are
@@ -58,7 +59,15 @@ rule train:
     threads: lambda wildcards: processes(wildcards) * task(wildcards).train.gpus
     resources:
         gpu=lambda wildcards: task(wildcards).train.gpus,
-        mem_mb=memory(16000),
+        mem_mb=memory(
+            4000,
+            more=lambda wildcards, input: patch_training_mb(
+                task(wildcards),
+                CONFIG.grids[task(wildcards).grid],
+                cohort_patches(input.cohort),
+                weights_mb=input.size_mb,
+            ),
+        ),
         runtime=24 * 60,
     params:
         cfg=lambda wildcards: task(wildcards).fitting(),

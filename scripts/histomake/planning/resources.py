@@ -47,6 +47,11 @@ def batch_pixels(batch: int, size: PatchPixels) -> int:
     return batch * size * size
 
 
+def batch_mb(pixels: float) -> float:
+    """Memory in MB of a network without gradients for a batch of ``pixels`` pixels, unless it is meant for a GPU."""
+    return min(BATCH_BYTES * pixels / 1e6, MOST_BATCH_MB)
+
+
 def memory(
     base_mb: float,
     *,
@@ -55,6 +60,7 @@ def memory(
     mpp: Mpp | Callable[[Any], Mpp] | None = None,
     enlarged: bool = False,
     batch: Callable[[Any], int] | None = None,
+    more: Callable[[Any, Any], float] | None = None,
 ) -> Callable[..., int]:
     """Memory in MB, doubled with every attempt.
 
@@ -66,16 +72,18 @@ def memory(
             those of several slides, which it holds one after the other.
         enlarged: As in `slide_pixels`.
         batch: Pixels of a batch that passes a network at once, by the wildcards.
+        more: Further MB, by wildcards and input (`histomake.planning.network_memory`).
     """
 
     def fixed(wildcards: Any) -> float:
-        return base_mb + (min(BATCH_BYTES * batch(wildcards) / 1e6, MOST_BATCH_MB) if batch is not None else 0)
+        return base_mb + (batch_mb(batch(wildcards)) if batch is not None else 0)
 
-    if mpp is None and not per_gb:
+    if mpp is None and not per_gb and more is None:
         return lambda wildcards, attempt: int(fixed(wildcards) * 2 ** (attempt - 1))
 
     def needed(wildcards: Any, input: Any, attempt: int) -> int:  # noqa: A002 (Snakemake's name)
         total = fixed(wildcards) + (per_gb * input.size_mb / 1000 if per_gb else 0)
+        total += more(wildcards, input) if more is not None else 0
         if mpp is not None:
             resolution = mpp(wildcards) if callable(mpp) else mpp
             given = input.manifests if hasattr(input, "manifests") else [input.manifest]

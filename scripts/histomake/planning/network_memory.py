@@ -1,0 +1,208 @@
+"""Memory of jobs that train or explain networks, in MB, by their settings and the patches that they learn from.
+
+Everything counts as if it were computed on a CPU: planning does not know the machine. A network's own size is not known
+before it is built either, so the largest usual one is assumed (`NETWORK_MB`), or one of the size of its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from histomake.config import Explain, Grid, Radhical, Task
+from histomake.planning.resources import MOST_BATCH_MB, batch_mb, batch_pixels
+
+GRADIENT_BYTES = {"auto": 3500, "fp32": 3500, "bf16": 2500, "fp16": 2500}
+"""Bytes of a training step for a pixel of its batch, by precision: what all layers return is kept for the gradients.
+
+Measured with float32 on a CPU: DenseNet-121 2900, ConvNeXt-T 2300, ResNet-50 and EfficientNet-B0 2000, ViT-S/16 1600,
+U-Net 1400, ResNet-18 700. bf16 takes half of float32 on a GPU (docs/benchmarks.md); on a CPU it was not measured.
+"""
+
+PROCESS_MB = 2500
+"""A further process of a training on several GPUs."""
+
+NETWORK_MB = 2500
+"""100 million weights in float32, with gradients, both moments of AdamW, and copies of the best ones and for saving."""
+
+FILE_COPIES = 6
+"""The same for the file of weights that a training starts from, by its size."""
+
+LOADER_MB = 250
+"""What a loader process does not share with the process that it was forked from."""
+
+LOADERS = 7
+"""Loader processes where ``train.workers`` is not set."""
+
+READY, MOST_READY, HELD = 4, 32, 3
+"""Batches that loaders keep ready, see `histomake.learn.data.loader`."""
+
+ROW_BYTES = 200
+"""An indexed patch: place, target, weight, bag, while the tables of all slides are joined."""
+
+WIDEST = 2560
+"""Length of the longest vectors that published encoders give a patch. Those of a job are known only to its files."""
+
+VALUE_BYTES = 4
+
+HEAD_COPIES = 9
+"""Copies of its vectors that a head makes at once, in units of float32: scaled in float64, and fitted."""
+
+SCALED_BY = 20_000
+"""Vectors from which a network of bags or a head takes mean and deviation."""
+
+BAG_PART = 8192
+"""Patches of a bag whose vectors are read at once in validation."""
+
+POOLED_COPIES = 16
+"""Values that a pooling keeps of an embedded patch for the gradients, in units of the width of its embedding."""
+
+EXPLAINED_AT_ONCE = 32
+"""Patches whose gradients SHAP computes at once."""
+
+READ_AT_ONCE = 128
+"""Patches that are read at once for an embedding."""
+
+SAMPLES = 50
+"""Images between a patch and the background that SHAP makes of each patch."""
+
+SHAP_PER_REGION = 4
+"""Patches of a region that are explained."""
+
+UMAP_MB = 1000
+"""Libraries of an embedding, compiled functions, and distances between its patches."""
+
+EMBEDDED_BYTES = 30_000
+"""An embedded patch besides its vector: thumbnail, its copies in the page and in the mosaic, and neighbours."""
+
+POINTS_MB = 1200
+"""Candidates for points of a cascade in the frames of a slide."""
+
+LEVEL_MB = 3
+"""A level of a slide that is kept in memory, of at most LEVELS."""
+
+LEVELS = 512
+
+
+class CohortPatches(msgspec.Struct):
+    """The part of a training cohort that says how much is learned from."""
+
+    slide_id: str = ""
+    patient_id: str = ""
+    patches: int = 0
+
+
+def cohort_patches(path: Path | str) -> list[CohortPatches]:
+    """Slides of a training cohort with their numbers of patches.
+
+    Raises FileNotFoundError if the cohort is not written yet; Snakemake then asks again when it is.
+    """
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=list[CohortPatches])
+    except msgspec.MsgspecError:
+        return []  # the job itself tells what is wrong with the cohort
+
+
+def patches_mb(cohort: Sequence[CohortPatches]) -> float:
+    """The index of all patches of a cohort."""
+    return ROW_BYTES * sum(slide.patches for slide in cohort) / 1e6
+
+
+def gradients_mb(pixels: float, precision: str) -> float:
+    """A training step on ``pixels`` pixels, as far as they are not meant for the memory of a GPU."""
+    return min(GRADIENT_BYTES[precision] * pixels / 1e6, MOST_BATCH_MB)
+
+
+def loaders_mb(workers: int | None, batch_bytes: float) -> float:
+    """Loader processes, and the batches that they keep ready."""
+    count = LOADERS if workers is None else workers
+    ready = max(2, min(READY, MOST_READY // count)) * count + HELD if count else 1
+    return LOADER_MB * count + ready * batch_bytes / 1e6
+
+
+def network_mb(weights_mb: float) -> float:
+    """A network while it is trained; ``weights_mb``: size of the files that it starts from."""
+    return max(NETWORK_MB, FILE_COPIES * weights_mb)
+
+
+def patch_training_mb(task: Task, grid: Grid, cohort: Sequence[CohortPatches], *, weights_mb: float) -> float:
+    """Training on patches."""
+    train, pixels = task.train, batch_pixels(task.train.batch, grid.size)
+    values = 3 * (1 + len(task.model.context)) + 2  # with the mask of a segmentation
+    each = network_mb(weights_mb) + gradients_mb(pixels, train.precision) + loaders_mb(train.workers, pixels * values)
+    return train.gpus * (each + patches_mb(cohort)) + (train.gpus - 1) * PROCESS_MB
+
+
+def head_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:
+    """Training of a head on vectors."""
+    patches = sum(slide.patches for slide in cohort)
+    drawn = min(patches, max(task.probe.patches, SCALED_BY)) + min(patches, task.train.validate_patches)
+    step = task.train.batch * (WIDEST + sum(task.probe.hidden)) * VALUE_BYTES * HEAD_COPIES
+    return patches_mb(cohort) + (drawn * WIDEST * VALUE_BYTES * HEAD_COPIES + step) / 1e6
+
+
+def bag_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:
+    """Training on bags of vectors, and validation on whole bags."""
+    patches = sum(slide.patches for slide in cohort)
+    scaled = min(patches, SCALED_BY) * WIDEST * VALUE_BYTES * HEAD_COPIES
+    drawn = task.train.batch * min(task.bag.size, largest_bag(task, cohort))
+    read = drawn * WIDEST * VALUE_BYTES
+    loaded = loaders_mb(1 if task.train.workers is None else task.train.workers, read)  # the rule has two threads
+    return patches_mb(cohort) + loaded + (scaled + 3 * read) / 1e6 + pooling_mb(task, cohort)
+
+
+def pooling_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:
+    """Pooling of the bags of a step, and of the largest bag as a whole."""
+    largest = largest_bag(task, cohort)
+    width = (task.pooling.embed or WIDEST) + sum(task.pooling.hidden) * task.pooling.heads
+    trained = task.train.batch * min(task.bag.size, largest) * width * POOLED_COPIES
+    whole = largest * width * POOLED_COPIES / 2 + min(largest, BAG_PART) * WIDEST * 3
+    return VALUE_BYTES * (trained + whole) / 1e6
+
+
+def largest_bag(task: Task, cohort: Sequence[CohortPatches]) -> int:
+    """Patches of the largest bag: a slide, or all slides of a patient."""
+    bags: dict[str, int] = {}
+    for slide in cohort:
+        name = slide.slide_id if task.level == "slide" else slide.patient_id
+        bags[name] = bags.get(name, 0) + slide.patches
+    return max(bags.values(), default=0)
+
+
+def pixel_bag_training_mb(task: Task, grid: Grid, cohort: Sequence[CohortPatches], *, weights_mb: float) -> float:
+    """Training on bags of pixels: a network that computes some patches at once, and its pooling."""
+    views, drawn = 1 + len(task.model.context), task.train.batch * min(task.bag.size, largest_bag(task, cohort))
+    edge = task.bag.crop or grid.size
+    loaded = loaders_mb(task.train.workers, drawn * edge * edge * 3 * views)
+    read = drawn * grid.size**2 * 3 * views / 1e6
+    step = gradients_mb(min(task.bag.chunk, drawn) * edge * edge, task.train.precision)
+    return network_mb(weights_mb) + loaded + read + step + patches_mb(cohort) + pooling_mb(task, cohort)
+
+
+def embedding_mb(explain: Explain, grid: Grid) -> float:
+    """Embedding of patches, without the network, which is among the inputs of the job."""
+    vectors = explain.embed_patches * (WIDEST * VALUE_BYTES * 6 + EMBEDDED_BYTES) / 1e6
+    return UMAP_MB + vectors + batch_mb(batch_pixels(READ_AT_ONCE, grid.size))
+
+
+def attribution_mb(explain: Explain, grid: Grid, *, outputs: int, views: int, cohort: Sequence[CohortPatches]) -> float:
+    """Attributions to pixels, without the network, which is among the inputs of the job.
+
+    ``outputs``: outputs of the network; ``views``: images that it takes of a patch.
+    """
+    patches = explain.shap_patches + len(explain.shap_at) + SHAP_PER_REGION * len(explain.regions)
+    image = grid.size**2 * 3 * views * VALUE_BYTES / 1e6
+    held = (2 * (patches + explain.shap_background) + 2 * SAMPLES + 6 * patches * outputs) * image
+    scored = batch_mb(batch_pixels(max(patches, explain.shap_background), grid.size))
+    return held + scored + gradients_mb(batch_pixels(EXPLAINED_AT_ONCE, grid.size), "fp32") + patches_mb(cohort)
+
+
+def level_training_mb(radhical: Radhical, *, slides: int) -> float:
+    """Training of a level of a cascade on ``slides`` slides."""
+    train = radhical.train
+    pixels = train.batch * (32 + 8 * train.lattice) ** 2
+    workers = 1 if train.workers is None else train.workers
+    each = NETWORK_MB / 2 + gradients_mb(pixels, train.precision) + loaders_mb(workers, pixels * 4)
+    return train.gpus * (each + POINTS_MB + LEVEL_MB * min(slides, LEVELS)) + (train.gpus - 1) * PROCESS_MB
