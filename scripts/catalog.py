@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from histomake.audit.caches import discard_unrecorded, open_cache
 from histomake.audit.sidecar import job
-from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.catalog.build import build_catalog
 
@@ -11,8 +11,9 @@ from histomake.catalog.build import build_catalog
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
     layout, slides = Layout(Path(snakemake.config["results"])), [slide for slide, *_ in params.sheet]
-    cache = FileCache(layout.file_cache("catalog"))
-    with job(snakemake, cache):
+    cache, previous = open_cache(layout, "catalog"), layout.file_cache("catalog").with_suffix(".duckdb")
+    discard_unrecorded(layout, previous)
+    with job(snakemake, cache, compare=[*given.splits, *given.damage, *given.metrics]) as done:
         build_catalog(
             snakemake.output.catalog,
             manifests=map(layout.manifest, slides),
@@ -28,11 +29,12 @@ def main(snakemake):
             graphs=params.graphs,
             sheet=params.sheet,
             cache=cache,
-            previous=layout.file_cache("catalog").with_suffix(".duckdb"),
+            previous=previous,
             code=params.code,
             memory_mb=snakemake.resources.mem_mb // 2,
             threads=snakemake.threads,
         )
+        done.caches.append(previous)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from histomake.audit.caches import open_cache
 from histomake.audit.sidecar import job
-from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
@@ -14,8 +14,8 @@ from histomake.cohort.leakage import Assignment, leaks, refuse_leaks, seen_befor
 
 def main(snakemake):
     layout = Layout(Path(snakemake.config["results"]))
-    cache = FileCache(layout.file_cache("-".join([snakemake.rule, *snakemake.wildcards])))
-    with job(snakemake, cache):
+    cache = open_cache(layout, "-".join([snakemake.rule, *snakemake.wildcards]))
+    with job(snakemake, cache, compare=snakemake.input.models):
         roles = [Assignment(*row) for row in snakemake.params.roles]
         manifests = cache.read_records(snakemake.input.manifests, Manifest.decode)
         digests = {m.slide_id: m.sha256 for m in manifests if not quarantined(m)}

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from histomake.audit.caches import open_cache
 from histomake.audit.lineage import walk, write_lineage
 from histomake.audit.sidecar import job
-from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 
 
 def main(snakemake):
-    cache = FileCache(Layout(Path(snakemake.config["results"])).file_cache("lineage"))
+    cache = open_cache(Layout(Path(snakemake.config["results"])), "lineage")
     with job(snakemake, cache):
         write_lineage(walk(snakemake.input, cache), snakemake.output.lineage)
 

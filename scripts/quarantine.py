@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from histomake.audit.caches import open_cache
 from histomake.audit.sidecar import job, log
-from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
@@ -20,7 +20,7 @@ from histomake.patch.table import record_text
 
 def main(snakemake):
     layout, slides = Layout(Path(snakemake.config["results"])), snakemake.params.slides
-    cache = FileCache(layout.file_cache("quarantine"))
+    cache = open_cache(layout, "quarantine")
     with job(snakemake, cache):
         stages = (
             (layout.manifest, Manifest),

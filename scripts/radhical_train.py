@@ -14,14 +14,14 @@ def main(snakemake):
     # params.cfg is what the level depends on. How the job is run is read here, so that it can change freely.
     cascade, level = snakemake.wildcards.cascade, snakemake.wildcards.level
     config = parse_config(snakemake.config).radhical[cascade]
-    with job(snakemake):
+    with job(snakemake) as done:
         train_slides(
             list(zip(snakemake.input.manifests, snakemake.input.annotations, strict=True)),
             int(level),
             annotations=Annotations.model_validate(snakemake.params.annotations),
             config=config,
             output=Path(snakemake.output.weights).parent,
-            state=layout.level_state(cascade, level, digest(dict(snakemake.params.items()))[:16]),
+            state=done.continue_from(layout.level_state(cascade, level, digest(dict(snakemake.params.items()))[:16])),
             seed=snakemake.params.seed,
             threads=snakemake.threads,
         )

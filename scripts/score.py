@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pyarrow.parquet as pq
-from histomake.audit.sidecar import job, require_unaltered
-from histomake.base.file_cache import FileCache
+from histomake.audit.caches import open_cache
+from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
 from histomake.base.records.model_card import ModelCard
@@ -18,14 +18,12 @@ from histomake.model.reuse import fold_of
 def main(snakemake):
     given, params = snakemake.input, snakemake.params
     layout = Layout(Path(snakemake.config["results"]))
-    place = layout.file_cache(f"score-{snakemake.wildcards.task}")
-    cache = FileCache(place, version=f"{params.aggregate} {params.code}")
-    with job(snakemake, cache):
+    cache = open_cache(layout, f"score-{snakemake.wildcards.task}", version=f"{params.aggregate} {params.code}")
+    with job(snakemake, cache, compare=given.descriptions):
         cards = {fold_of(path): ModelCard.read(path) for path in given.descriptions}
         names = next(iter(cards.values())).class_names
 
         def pooled_text(path):
-            require_unaltered([path], FileCache())
             return msgspec.json.encode(pool(pq.read_table(path), names, params.aggregate)).decode()
 
         pooled = cache.read_texts(given.predictions, pooled_text)

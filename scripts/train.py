@@ -30,7 +30,7 @@ def main(snakemake):
             val=cohort.val,
             class_names=snakemake.params.classes,
             output=Path(snakemake.output.weights).parent,
-            state=checkpoints(snakemake, layout, cohort.slides),
+            state=done.continue_from(checkpoints(snakemake, layout, cohort.slides)),
             seed=snakemake.params.seed,
             threads=snakemake.threads,
             max_lost=config.max_lost,

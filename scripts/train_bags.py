@@ -14,15 +14,16 @@ from histomake.learn.engine.checkpoint import digest
 def main(snakemake):
     layout, params = Layout(Path(snakemake.config["results"])), snakemake.params
     task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
-    with job(snakemake):
+    with job(snakemake) as done:
         cohort = read_cohort(layout, snakemake.input.cohort, grid=task.grid)
         identity = digest({**dict(params.items()), "cohort": [slide.dump() for slide in cohort.slides]})
+        state = layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16])
         train_bags(
             task,
             **feature_cohort(layout, cohort, group=params.group),
             column=params.column,
             output=Path(snakemake.output.weights).parent,
-            state=layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16]),
+            state=done.continue_from(state),
             seed=params.seed,
             threads=snakemake.threads,
         )

@@ -18,12 +18,13 @@ def main(snakemake):
     with job(snakemake) as done:
         cohort = read_cohort(layout, given.cohort, grid=task.grid)
         identity = digest({**dict(params.items()), "cohort": [slide.dump() for slide in cohort.slides]})
+        state = layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16])
         done.lost += train_pixel_bags(
             task,
             train=cohort.train,
             val=cohort.val,
             output=Path(snakemake.output.weights).parent,
-            state=layout.training_state(snakemake.wildcards.task, snakemake.wildcards.fold, identity[:16]),
+            state=done.continue_from(state),
             seed=params.seed,
             threads=snakemake.threads,
             max_lost=config.max_lost,

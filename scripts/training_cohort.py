@@ -1,7 +1,7 @@
 """Rule training_cohort: the slides of a fold's training and validation sets, with digests of their files."""
 
 from histomake.audit.sidecar import job
-from histomake.base.files import sha256_files
+from histomake.base.files import HASH_THREADS, in_threads, sha256_file
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined, write_list
@@ -23,16 +23,17 @@ def main(snakemake):
             [*records, *more]
             for *records, more in zip(given.manifests, given.tables, given.annotations, features, strict=True)
         ]
+        digests = in_threads(lambda paths: list(map(sha256_file, paths)), files, HASH_THREADS)
         cohort = [
             CohortSlide(
                 role=role,
                 slide_id=slide,
                 patient_id=patient,
                 labels=labels,
-                digests=sha256_files(of_slide),
+                digests=of_slide,
                 patches=kept_patches(table),
             )
-            for (role, (slide, patient, labels)), of_slide, table in zip(slides, files, given.tables, strict=True)
+            for (role, (slide, patient, labels)), of_slide, table in zip(slides, digests, given.tables, strict=True)
         ]
         write_list(snakemake.output.cohort, cohort)
 

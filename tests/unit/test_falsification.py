@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.audit import register, run_chain
+from histomake.audit.caches import open_cache
 from histomake.audit.run_chain import RECORD
 from histomake.audit.runs import Jobs, Run
 from histomake.audit.sidecar import SIDECAR, job
@@ -61,8 +62,16 @@ class Results:
     def collect(self) -> Path:
         return self.step("embed", self.catalog, [self.prediction, self.scores], "")
 
-    def step(self, rule: str, output: Path, inputs: list[Path], text: str, wildcards: dict | None = None) -> Path:
-        """A job whose output is its text and that of its inputs."""
+    def step(
+        self,
+        rule: str,
+        output: Path,
+        inputs: list[Path],
+        text: str,
+        wildcards: dict | None = None,
+        state: Path | None = None,
+    ) -> Path:
+        """A job whose output is its text and that of its inputs; with ``state``, a training with checkpoints there."""
         snakemake = SimpleNamespace(
             rule=rule,
             scriptdir=str(SCRIPTS),
@@ -74,7 +83,9 @@ class Results:
             threads=1,
         )
         output.parent.mkdir(parents=True, exist_ok=True)
-        with job(snakemake):
+        with job(snakemake) as done:
+            if state is not None:
+                done.continue_from(state)
             output.write_text(text + "".join(path.read_text() for path in inputs))
         return output
 
@@ -255,6 +266,99 @@ def test_an_input_that_was_forged_for_one_run_and_restored_is_named(results):
     prediction.write_bytes(kept[0])
     sidecar.write_bytes(kept[1])
     assert f"{results.scores}: made from other bytes of {prediction}" in verify(results.layout).problems
+
+
+def collects(results: Results) -> None:
+    """A rule that keeps what it has read of the prediction, as `score` and `catalog` do."""
+    cache = open_cache(results.layout, "collected")
+    output = results.layout.results / "collected.json"
+    snakemake = SimpleNamespace(
+        rule="collect",
+        scriptdir=str(SCRIPTS),
+        wildcards={},
+        input=Named(prediction=str(results.prediction)),
+        output=Named(o=str(output)),
+        log=[],
+        params={},
+        threads=1,
+    )
+    with job(snakemake, cache):
+        (text,) = cache.read_texts([results.prediction])
+        output.write_text(text)
+
+
+def collected(results: Results) -> Path:
+    collects(results)
+    return results.layout.results / "collected.json"
+
+
+def test_a_cache_that_the_last_run_left_is_used(results):
+    results.run(lambda: collected(results))
+    cache = open_cache(results.layout, "collected")
+    assert cache.read_texts([results.prediction]) == ["skin 0.9"]
+    assert cache.files_read == 0
+
+
+def test_a_cache_that_is_not_what_the_last_run_left_is_not_used(results):
+    results.run(lambda: collected(results))
+    place = results.layout.file_cache("collected")
+    table = pq.read_table(place)
+    at = table.schema.get_field_index("text")
+    forged = [text.replace("skin", "tumo") for text in table["text"].to_pylist()]
+    pq.write_table(table.set_column(at, table.schema.field(at), pa.array(forged, pa.large_string())), place)
+    results.run(lambda: collected(results))
+    assert (results.layout.results / "collected.json").read_text() == "skin 0.9"
+
+
+def test_a_cache_of_a_killed_run_is_not_used(results):
+    results.run(lambda: collected(results), ends=False)
+    assert results.layout.file_cache("collected").is_file()
+    open_cache(results.layout, "collected")
+    assert not results.layout.file_cache("collected").is_file()
+
+
+def test_a_rule_with_a_cache_refuses_a_file_that_is_not_what_its_job_wrote(results, capfd):
+    results.forge(results.prediction)
+    with pytest.raises(SystemExit):
+        collects(results)
+    assert f"{results.prediction}: not the bytes that its job wrote" in capfd.readouterr().err
+
+
+def test_caches_of_a_run_that_found_altered_sidecars_are_not_used(results):
+    kept, sidecar = results.prediction.read_bytes(), Path(f"{results.prediction}{SIDECAR}")
+    stated, before = sidecar.read_bytes(), results.prediction.stat()
+    results.forge(results.prediction)
+    results.forge_sidecar(results.prediction)
+    results.run(lambda: collected(results))
+    results.prediction.write_bytes(kept)  # with the size and the date by which the cache knows the forged one
+    os.utime(results.prediction, ns=(before.st_atime_ns, before.st_mtime_ns))
+    sidecar.write_bytes(stated)
+    results.run(lambda: collected(results))
+    assert (results.layout.results / "collected.json").read_text() == "skin 0.9"
+
+
+def test_features_that_wait_for_their_job_are_removed_when_a_run_starts(results):
+    left = results.layout.shared_features / "a" / "s" / "0.arrow"
+    left.parent.mkdir(parents=True)
+    left.write_text("forged")
+    results.run()
+    assert not left.exists()
+
+
+def test_a_training_that_continued_from_a_checkpoint_stays_marked(results):
+    state = results.layout.training_state("t", 0, "1")
+    state.mkdir(parents=True)
+    (state / "state.safetensors").write_text("forged")
+
+    def trains() -> Path:
+        return results.step("train", results.layout.model("t", 0) / "weights", [], "", state=state)
+
+    results.run(trains)
+    (remark,) = [text for text in verify(results.layout).remarks if "checkpoint" in text]
+    assert str(state) in remark
+    (state / "state.safetensors").unlink()
+    results.run(trains)
+    assert not any("checkpoint" in text for text in verify(results.layout).remarks)
 
 
 def test_without_an_anchor_nothing_proves_that_all_records_are_the_first_ones(unanchored):

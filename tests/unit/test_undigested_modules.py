@@ -16,12 +16,13 @@ from histomake.base.layout import AttributionFiles, CascadeFiles, EmbeddingFiles
 from histomake.config import Section
 
 ALLOWED_NAMES = {
+    "histomake.audit.caches.discard_unrecorded": "removes caches, and changes no result",
+    "histomake.audit.caches.open_cache": "returns what was read before, or nothing",
     "histomake.audit.environment.git_state": "the report shows it",
     "histomake.audit.environment.package_versions": "the report shows it",
     "histomake.audit.sidecar.SIDECAR": "a part of a file's name",
     "histomake.audit.sidecar.job": "logs the work and describes it afterwards",
     "histomake.audit.sidecar.log": "a logger",
-    "histomake.audit.sidecar.require_unaltered": "refuses altered files, and changes no result",
     "histomake.base.layout.DESCRIPTION": "the name of a file",
     "histomake.base.layout.EmbeddingFiles": "paths only, see the test of its members",
     "histomake.base.layout.Layout": "paths only, see the test of its members",

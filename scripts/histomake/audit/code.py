@@ -28,10 +28,17 @@ log = logging.getLogger(__name__)
 LIBRARY = Path(__file__).resolve().parents[1]
 SCRIPTS = LIBRARY.parent
 UNTRACKED_MODULES = frozenset(
-    {"histomake.config", "histomake.audit.sidecar", "histomake.audit.environment", "histomake.base.layout"}
+    {
+        "histomake.config",
+        "histomake.audit.sidecar",
+        "histomake.audit.caches",
+        "histomake.audit.environment",
+        "histomake.base.layout",
+    }
 )
 """Modules that code digests leave out because they compute no result: config validates values, which are compared as
-params; layout names files, which Snakemake compares itself; sidecar and environment describe the job that ran."""
+params; layout names files, which Snakemake compares itself; sidecar and environment describe the job that ran; caches
+decides what is read again."""
 
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 """Fields of a statement that hold other statements. Imports and docstrings occur only there, and expressions are most

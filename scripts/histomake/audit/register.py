@@ -122,6 +122,9 @@ class Update:
     """The register after the changes."""
     met: Sequence[Quarantined]
     """Slides whose damage was met by jobs whose sidecars are new."""
+    caches: Mapping[str, str]
+    """Digests of the caches that jobs of this run left, by name; none if a sidecar was altered, because caches could \
+hold what was made of altered files."""
 
     def count(self) -> SidecarCounts:
         """The number of changes of each kind."""
@@ -167,6 +170,7 @@ def compare(
     now = {name: digest for name, digest in zip(names, digests, strict=True) if digest is not None}
     changes: dict[str, tuple[Entry, Change]] = {}
     met: list[Quarantined] = []
+    caches: dict[str, str] = {}
     for name, digest in now.items():
         if name in before and before[name].sha256 == digest:
             continue
@@ -174,10 +178,13 @@ def compare(
         sidecar = _read(layout.results / name)
         changes[name] = Entry(sidecar.wildcards.get("slide") if sidecar else None, digest), change
         met += sidecar.quarantined if sidecar else []
+        caches |= sidecar.caches if sidecar and change == "made" else {}
     for name in before.keys() - now.keys():
         changes[name] = before[name], "missing" if is_output(name, before[name]) else "retired"
     state = before | {name: entry for name, (entry, change) in changes.items() if change in REGISTERED}
-    return Update(changes, {name: e for name, e in state.items() if changes.get(name, (e, None))[1] != "retired"}, met)
+    kept = {name: entry for name, entry in state.items() if changes.get(name, (entry, None))[1] != "retired"}
+    altered = any(change == "altered" for _, change in changes.values())
+    return Update(changes, kept, met, {} if altered else caches)
 
 
 def _read(sidecar: Path) -> Sidecar | None:

@@ -149,6 +149,12 @@ def read_links(layout: Layout) -> list[Link]:
     return _read_records(layout)[0]
 
 
+def recorded_caches(links: Iterable[Link]) -> Mapping[str, str]:
+    """Digests of the caches that jobs may use, by name: those in the record of the last run that ended."""
+    ended = [link.record for link in links if link.record.event == "finished"]
+    return ended[-1].caches if ended else {}
+
+
 def _read_records(layout: Layout) -> tuple[list[Link], list[str]]:
     """The readable records in the order of their links, and what is wrong with the others."""
     found: list[Link] = []

@@ -97,6 +97,8 @@ class Run:
         """
         run_lock.acquire(self.layout.run_lock)
         self.name = run_chain.append(self.layout, self.anchor, self._write_settings, self._record("started"))
+        # A job of this run would take them for those of another one, and no record would show whose they were.
+        shutil.rmtree(self.layout.shared_features, ignore_errors=True)
 
     def finish(self, jobs: Jobs, *, snakemake_logs: Sequence[str], succeeded: bool) -> None:
         """Record the end, with Snakemake's logs and the register of sidecars; unlock; say what is missing."""
@@ -110,7 +112,11 @@ class Run:
             update.write(folder / register.REGISTER, whole=whole)
 
         build = self._record(
-            "finished", succeeded=succeeded, register="whole" if whole else "changes", sidecars=update.count()
+            "finished",
+            succeeded=succeeded,
+            register="whole" if whole else "changes",
+            sidecars=update.count(),
+            caches=run_chain.recorded_caches(links) | update.caches,
         )
         run_chain.append(self.layout, self.anchor, write_files, build)
         run_lock.release(self.layout.run_lock)
@@ -141,6 +147,7 @@ class Run:
         succeeded: bool | None = None,
         register: Literal["whole", "changes"] | None = None,
         sidecars: SidecarCounts | None = None,
+        caches: Mapping[str, str] | None = None,
     ) -> Callable[..., RunRecord]:
         def build(*, name: str, time: str, files: dict[str, str], previous: PreviousRecord | None) -> RunRecord:
             return RunRecord(
@@ -156,6 +163,7 @@ class Run:
                 succeeded=succeeded,
                 register=register,
                 sidecars=sidecars,
+                caches=dict(caches or {}),
             )
 
         return build

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from histomake.audit import environment
 from histomake.audit.code import require_library
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
-from histomake.base.files import sha256_file, sha256_files, sha256_tree, size_of, store_of
+from histomake.base.files import HASH_THREADS, in_threads, sha256_file, sha256_tree, size_of, store_of
 from histomake.base.records.record import Quarantined
 from histomake.base.records.sidecar import Sidecar
 
@@ -36,15 +38,27 @@ class _OutputDigests(msgspec.Struct):
 
 
 class Done(dict[str, str]):
-    """What the work of a job knows: digests of outputs, by path, and the slides whose damage it has met."""
+    """What the work of a job knows.
+
+    Digests of outputs, by path; the slides whose damage it has met (``lost``); what it leaves for the next job of its
+    rule (``caches``); and what it continues from (``continued``).
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.lost: list[Quarantined] = []
+        self.caches: list[Path] = []
+        self.continued: list[Path] = []
+
+    def continue_from(self, state: Path) -> Path:
+        """Note that a training will continue from the checkpoints in a folder, if there are any; returns the folder."""
+        if state.is_dir() and any(state.iterdir()):
+            self.continued.append(state)
+        return state
 
 
 @contextmanager
-def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[Done]:
+def job(snakemake: Any, cache: FileCache | None = None, *, compare: Iterable[str] = ()) -> Iterator[Done]:
     """Run a rule's work: log to its log file and to stderr, and leave a sidecar next to its first output.
 
     Yields an object for digests of outputs that the work knows already, which are not computed again, and for the
@@ -53,9 +67,14 @@ def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[Done]:
     An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
     is an error if the library is not the one next to the rule's script, and, before the work begins, if a small input
     does not have the digest that its own job stated. Otherwise an input could be altered for one job and restored
-    afterwards, and no digest would show it. A rule with a cache would have to read all its files again for that.
-    ``cache``: small files that the previous job of the rule read, for a rule with inputs of every slide; saved for the
-    next job when the work is done.
+    afterwards, and no digest would show it.
+
+    Args:
+        snakemake: Snakemake's description of the job.
+        cache: Small files that the previous job of the rule read, for a rule with files of every slide; saved for the
+            next job when the work is done. What is read through it is compared when it is read, and of the inputs,
+            only those in ``compare`` before the work.
+        compare: See ``cache``.
     """
     cache = cache or FileCache()
     _log_to(snakemake.log[0] if snakemake.log else None)
@@ -66,6 +85,9 @@ def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[Done]:
         require_library(Path(snakemake.scriptdir))
         if cache.path is None:
             require_unaltered(inputs, cache)
+        else:
+            cache.check = _require_unaltered_when_read
+            require_unaltered(list(map(str, compare)), FileCache())
         yield known
     except HistomakeError as error:
         log.error("%s", error)
@@ -76,8 +98,11 @@ def job(snakemake: Any, cache: FileCache | None = None) -> Iterator[Done]:
         _tell_damage(inputs, cache)
         sys.exit(1)
     seconds = time.monotonic() - clock
-    _sidecar(snakemake, started, seconds, cache, known).write(f"{snakemake.output[0]}{SIDECAR}")
+    sidecar = _sidecar(snakemake, started, seconds, cache, known)
     cache.save()
+    left = [path for path in (cache.path, *known.caches) if path is not None and path.is_file()]
+    sidecar = msgspec.structs.replace(sidecar, caches={path.name: sha256_file(path) for path in left})
+    sidecar.write(f"{snakemake.output[0]}{SIDECAR}")
     log.info("done in %.1f s", seconds)
 
 
@@ -104,6 +129,7 @@ def _sidecar(snakemake: Any, started: datetime, seconds: float, cache: FileCache
         outputs={str(path): known[str(path)] if str(path) in known else sha256_tree(path) for path in outputs},
         sizes={str(path): size_of(path) for path in outputs},
         quarantined=known.lost,
+        continued=list(map(str, known.continued)),
         log=list(map(str, snakemake.log)),
         started=started.isoformat(timespec="milliseconds"),
         seconds=round(seconds, 3),
@@ -118,7 +144,7 @@ def _digests(paths: list[str], cache: FileCache) -> dict[str, str | None]:
     """Every input's sha256: as a sidecar states it, else hashed when small; slides are hashed by `convert`."""
     stated = _stated(paths, cache)
     given = [str(store_of(path)) for path in paths]
-    return {path: stated[path] if path in stated else _small_digest(Path(path)) for path in given}
+    return {path: stated[path] if path in stated else _small_digest(path) for path in given}
 
 
 def _stated(paths: list[str], cache: FileCache) -> dict[str, str]:
@@ -130,12 +156,13 @@ def _stated(paths: list[str], cache: FileCache) -> dict[str, str]:
     return found
 
 
-def _small_digest(path: Path) -> str | None:
-    return sha256_file(path) if _is_small(path) else None
-
-
-def _is_small(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size < HASHED_BYTES
+def _small_digest(path: str) -> str | None:
+    """The sha256 of a small file; None for larger ones, for folders, and for what does not exist."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return sha256_file(path) if stat.S_ISREG(found.st_mode) and found.st_size < HASHED_BYTES else None
 
 
 def require_unaltered(paths: list[str], cache: FileCache) -> None:
@@ -143,6 +170,11 @@ def require_unaltered(paths: list[str], cache: FileCache) -> None:
     altered = _altered(paths, cache)
     if altered:
         raise HistomakeError("\n".join(altered))
+
+
+def _require_unaltered_when_read(paths: Sequence[str]) -> None:
+    """As `require_unaltered`, for files that are read through a cache. Sidecars are compared by `verify` only."""
+    require_unaltered([path for path in paths if not path.endswith(SIDECAR)], FileCache())
 
 
 def _tell_damage(paths: list[str], cache: FileCache) -> None:
@@ -153,9 +185,9 @@ def _tell_damage(paths: list[str], cache: FileCache) -> None:
 
 def _altered(paths: list[str], cache: FileCache) -> list[str]:
     stated = _stated(paths, cache)
-    small = [path for path in paths if path in stated and _is_small(Path(path))]
+    known = [path for path in paths if path in stated]
     return [
         f"{path}: not the bytes that its job wrote; have it made again: rm {quote(path)}"
-        for path, digest in zip(small, sha256_files(small), strict=True)
-        if digest != stated[path]
+        for path, digest in zip(known, in_threads(_small_digest, known, HASH_THREADS), strict=True)
+        if digest not in (None, stated[path])
     ]

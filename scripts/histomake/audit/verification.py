@@ -171,7 +171,7 @@ def _compare_outputs(
     with ThreadPoolExecutor(THREADS) as pool:
         for each, problems in zip(placed, pool.map(compare, placed), strict=True):
             found.problems += problems
-            found.remarks += _rests_on_store(each)
+            found.remarks += _rests_on_store(each) + _continued(each)
             found.outputs += len(each.sidecar.outputs)
             progress(found.outputs, total)
     found.problems += other_inputs(placed)
@@ -206,6 +206,14 @@ def _rests_on_store(placed: Placed) -> list[str]:
     if source is None or source.exists():
         return []
     return [f"slide {placed.sidecar.wildcards.get('slide')} is used from its store: {_shown(source)} is missing"]
+
+
+def _continued(placed: Placed) -> list[str]:
+    """A remark if a training continued from checkpoints of an earlier attempt, which nothing proves to be its own."""
+    name = _shown(placed.file(next(iter(placed.sidecar.outputs))))
+    return [
+        f"{name}: continued from checkpoints that no record covers, in {state}" for state in placed.sidecar.continued
+    ]
 
 
 def _altered(placed: Placed, path: str) -> list[str]:

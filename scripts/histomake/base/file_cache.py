@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from histomake.base.files import in_threads
 from histomake.base.tables import write_table
 
 THREADS = 16
@@ -31,10 +31,7 @@ log = logging.getLogger(__name__)
 
 def stamps(paths: Sequence[str]) -> list[Stamp | None]:
     """Return size and modification time (ns) of every file; None for a file that does not exist."""
-    chunk = max(1, len(paths) // (4 * THREADS))
-    blocks = [paths[i : i + chunk] for i in range(0, len(paths), chunk)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        return [stamp for block in pool.map(lambda block: [_stamp(path) for path in block], blocks) for stamp in block]
+    return in_threads(_stamp, paths, THREADS)
 
 
 def _stamp(path: str) -> Stamp | None:
@@ -46,8 +43,9 @@ def _stamp(path: str) -> Stamp | None:
 
 
 def read_text(path: str) -> str:
-    """The text of a small file."""
-    return Path(path).read_text()
+    """The text of a small file (UTF-8)."""
+    with open(path, "rb", buffering=0) as stream:
+        return stream.read().decode()
 
 
 class FileCache:
@@ -63,6 +61,8 @@ class FileCache:
 
     def __init__(self, path: Path | None = None, version: str = "") -> None:
         self.path, self.version = path, version
+        self.check: Callable[[Sequence[str]], object] = lambda paths: None
+        """Called with the files that will be read, before they are: a job compares them with their digests."""
         self.files_read = 0
         """Number of requested files that were not in the cache."""
         self._requested: dict[str, tuple[Stamp, str]] = {}
@@ -98,9 +98,10 @@ class FileCache:
             else:
                 missing.append((name, stamp))
         # The stamp is taken before the text is read, so a file that changes in between is read again the next time.
-        with ThreadPoolExecutor(THREADS) as pool:
-            for (name, stamp), text in zip(missing, pool.map(read, (name for name, _ in missing)), strict=True):
-                self._requested[name] = stamp, text
+        files = [name for name, _ in missing]
+        self.check(files)
+        for (name, stamp), text in zip(missing, in_threads(read, files, THREADS), strict=True):
+            self._requested[name] = stamp, text
         self.files_read += len(missing)
         return [self._requested[name][1] if name in self._requested else None for name in names]
 

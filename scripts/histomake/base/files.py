@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, takewhile
@@ -204,14 +204,15 @@ def sha256_file(path: Path | str) -> str:
 
 def sha256_files(paths: Sequence[Path | str]) -> list[str]:
     """Hex sha256 of several files, of which some are read at once: hashing waits for the disk or the file server."""
-    chunk = max(1, len(paths) // (4 * HASH_THREADS))  # a task per small file would cost more than its hash
-    blocks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        return [
-            digest
-            for block in pool.map(lambda block: [sha256_file(path) for path in block], blocks)
-            for digest in block
-        ]
+    return in_threads(sha256_file, paths, HASH_THREADS)
+
+
+def in_threads[T, R](work: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """What ``work`` returns for each item, in order; for work on files, which waits for the disk or the file server."""
+    chunk = max(1, len(items) // (4 * threads))  # a task per small file would cost more than reading the file
+    blocks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [found for block in pool.map(lambda block: list(map(work, block)), blocks) for found in block]
 
 
 def sha256_tree(path: Path | str) -> str:

@@ -123,7 +123,7 @@ def build_catalog(
             base.execute("SET enable_progress_bar = false")
             base.execute(f"CREATE TYPE slide AS ENUM ({literals(sorted(records.manifests))})")
             base.execute(f"CREATE TYPE exclusion AS ENUM ({literals(REASONS)})")
-            build = IncrementalBuild(base, previous, code)
+            build = IncrementalBuild(base, previous, code, check=cache.check)
             _add(base, "slides", _slides(records, sheet))
             _add(base, "annotations", _annotations(records.annotations.values()))
             _add(base, "quarantine", _quarantine(records, damage or {}))

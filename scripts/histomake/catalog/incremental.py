@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import duckdb
@@ -49,10 +49,18 @@ class IncrementalBuild:
         base: The catalog being built.
         previous: Where the last build kept its catalog; None to read every file and keep nothing.
         code: Digest of the current code.
+        check: Called with the files of a table that will be read, before they are.
     """
 
-    def __init__(self, base: duckdb.DuckDBPyConnection, previous: Path | None, code: str) -> None:
-        self.base, self.previous, self.code = base, previous, code
+    def __init__(
+        self,
+        base: duckdb.DuckDBPyConnection,
+        previous: Path | None,
+        code: str,
+        *,
+        check: Callable[[Sequence[str]], object] = lambda paths: None,
+    ) -> None:
+        self.base, self.previous, self.code, self.check = base, previous, code, check
         base.execute(BUILD)
         base.execute("INSERT INTO build.code VALUES (?)", [code])
         self._attached = self._attach()
@@ -90,6 +98,7 @@ class IncrementalBuild:
         kept = self._copy_unchanged(table, retyped, by_fold=by_fold) if self._attached else set()
         changed = [name for name in names if name not in kept]
         if changed:
+            self.check(changed)
             start = f"INSERT INTO {table} BY NAME" if kept else f"CREATE TABLE {table} AS"
             source = f"read_parquet([{literals(changed)}], filename = true)"
             self.base.execute(f"{start} SELECT {columns} FROM {source}")  # noqa: S608

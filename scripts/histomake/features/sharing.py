@@ -1,8 +1,8 @@
 """Several small slides in one job: the job of a slide also encodes the next ones, and their jobs reuse the results.
 
 Loading an encoder takes longer than encoding a small slide. A job that has loaded one continues with further slides of
-the sheet that need features, as long as all of them together have few patches. Their features are stored beside the
-checkpoints, under a digest of everything they were made of. The job of such a slide starts like any other; if there are
+the sheet that need features, as long as all of them together have few patches. Their features are stored among
+the caches, under a digest of everything they were made of. The job of such a slide starts like any other; if there are
 features with the digest of its own inputs, it moves the file to its place. So every slide has a job, params and sidecar
 of its own, and a slide that changes runs alone.
 
@@ -71,7 +71,7 @@ class Work:
         return self._place(slide) / f"{made_of}.arrow"
 
     def _place(self, slide: str) -> Path:
-        return self.layout.checkpoints / "features" / self.group / slide
+        return self.layout.shared_features / self.group / slide
 
     def output(self, slide: str) -> Path:
         """Features of a slide."""

@@ -340,6 +340,11 @@ class Layout:
         """Cache of the digests of the library's files."""
         return self.caches / "code.json"
 
+    @property
+    def shared_features(self) -> Path:
+        """Folder of features that wait for the jobs of their slides. A run removes them when it starts."""
+        return self.caches / "features"
+
     def file_cache(self, name: str) -> Path:
         """Cache of the small files that an aggregate rule reads (`FileCache`)."""
         return self.caches / f"{name}.parquet"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import msgspec
+
 from histomake.base.records.environment import GitState, Machine, without_empty_git
 from histomake.base.records.record import Count, Json, Part, Record, Upgrade
 
@@ -72,3 +74,6 @@ class RunRecord(Record, frozen=True, kw_only=True):
     """What ``sidecars.parquet`` lists: changes, or changes and then every registered sidecar; null without one."""
     sidecars: SidecarCounts | None = None
     """Changes of sidecars; null at the start of a run."""
+    caches: dict[str, str] = msgspec.field(default_factory=dict)
+    """sha256 of the caches in ``memory/`` that later jobs may use, by name: those that jobs of this or an earlier run \
+left. Empty at the start of a run."""

@@ -34,6 +34,10 @@ class Sidecar(Record, frozen=True, kw_only=True):
     """Bytes of every output, by path; empty in sidecars of histomake 0.1."""
     quarantined: list[Quarantined] = msgspec.field(default_factory=list)
     """Slides whose damage the job met, later than their conversion: its outputs lack them."""
+    caches: dict[str, str] = msgspec.field(default_factory=dict)
+    """sha256 of the caches that the job left for the next one of its rule, by name in ``memory/``."""
+    continued: list[str] = msgspec.field(default_factory=list)
+    """Folders with checkpoints of an earlier attempt, from which the job continued. No record covers them."""
     log: list[str]
     """Log files of the job."""
     started: str

@@ -1,0 +1,34 @@
+"""Caches of earlier runs, used only if they are those that the record of the last run states.
+
+Rules with files of every slide keep what they have read in ``memory/``. Whoever can write into the results could
+otherwise alter what is kept, and the next job would take it over without any digest that shows it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from histomake.audit.run_chain import read_links, recorded_caches
+from histomake.base.file_cache import FileCache
+from histomake.base.files import sha256_file
+from histomake.base.layout import Layout
+
+log = logging.getLogger(__name__)
+
+
+def open_cache(layout: Layout, name: str, version: str = "") -> FileCache:
+    """The cache of a rule, which is empty unless the record of the last run states its digest. See `FileCache`."""
+    place = layout.file_cache(name)
+    discard_unrecorded(layout, place)
+    return FileCache(place, version)
+
+
+def discard_unrecorded(layout: Layout, *places: Path) -> None:
+    """Remove caches that the record of the last run does not state. This costs time, and changes no result."""
+    found = [place for place in places if place.is_file()]
+    recorded = recorded_caches(read_links(layout)) if found else {}
+    for place in found:
+        if recorded.get(place.name) != sha256_file(place):
+            log.warning("%s is not what the last run left; everything is read again", place)
+            place.unlink(missing_ok=True)
