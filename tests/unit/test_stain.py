@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+from histomake.base.errors import HistomakeError
 from histomake.config import Model, Task
 from histomake.learn.data.reading import PatchReader
 from histomake.learn.data.stains import fit_normaliser, learn_slide
 from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.train import known_patches, train
-from histomake.patch.stain import StainNormaliser, choose_reference, learn_colours
+from histomake.patch.stain import StainNormaliser, choose_reference, learn_colours, read_reference
 from PIL import Image
 from small_cohort import CLASSES, GRID_NAME, build_cohort
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
@@ -195,3 +196,46 @@ def test_processes_share_the_tables_of_many_slides(method: str, tissue: np.ndarr
     stain._shared.pop("a")
     computed = stain.apply(other, "a").astype(int)
     assert np.abs(computed - alone).mean() < 1
+
+
+def test_colours_of_a_reference_are_read_as_they_were_written():
+    for method, colours in REFERENCES_OF_CARDS.items():
+        assert read_reference(method, colours) == colours
+
+
+REFERENCES_OF_CARDS = {
+    "macenko": {"stains": [[0.5, 0.2], [0.7, 0.9], [0.4, 0.3]], "strong": [1.9, 1.0]},
+    "reinhard": {"mean": [60.0, 20.0, -10.0], "std": [9.0, 4.0, 3.0]},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "content"),
+    [
+        ("macenko", REFERENCES_OF_CARDS["reinhard"]),
+        ("reinhard", {}),
+        ("reinhard", {"mean": [60.0, 20.0, -10.0], "std": [9.0, 4.0, 0.0]}),
+        ("reinhard", {"mean": [60.0, 20.0], "std": [9.0, 4.0, 3.0]}),
+        ("reinhard", {"mean": ["a", "b", "c"], "std": [9.0, 4.0, 3.0]}),
+        ("macenko", {"stains": [[0.5, 0.2], [0.7, 0.9]], "strong": [1.9, 1.0]}),
+        ("macenko", {"stains": REFERENCES_OF_CARDS["macenko"]["stains"], "strong": [-1.9, 1.0]}),
+        ("macenko", "purple"),
+    ],
+)
+def test_colours_that_the_method_does_not_have_are_refused(method, content):
+    with pytest.raises(ValueError, match=r"Object|Expected"):
+        read_reference(method, content)
+
+
+@both
+def test_a_card_with_other_colours_than_its_method_has_is_refused(cohort, tmp_path: Path, method: str) -> None:
+    model = {"name": "test_resnet", "stain": method}
+    task = Task(grid=GRID_NAME, target={"classes": CLASSES}, model=model, train={"steps": 1, "batch": 8, "workers": 0})
+    places = {"output": tmp_path / "model", "state": tmp_path / "state"}
+    train(task, train=cohort[:2], val=cohort[2:3], class_names=CLASSES, **places, seed=3, threads=1)
+    place = tmp_path / "model/model.json"
+    card = json.loads(place.read_text())
+    for damaged in ({}, {"mean": [1.0]}, {key: [] for key in card["stain"]}):
+        place.write_text(json.dumps(card | {"stain": damaged}))
+        with pytest.raises(HistomakeError, match=r"model\.json describes no network that can be built"):
+            load_model(tmp_path / "model")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -53,8 +52,8 @@ def train_one_of_several(
     *,
     slides: list[tuple[str, str]],
     number: int,
-    annotations: Mapping[str, Any],
-    config: Mapping[str, Any],
+    annotations: Mapping[str, Json],
+    config: Mapping[str, Json],
     output: str,
     state: str,
     seed: int,

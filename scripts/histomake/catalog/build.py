@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -22,7 +22,7 @@ from histomake.catalog.metrics import metric_tables
 from histomake.cohort.quarantine import collect
 from histomake.patch.table import REASONS
 
-Row = dict[str, Any]
+Row = dict[str, object]
 DuckdbSettings = dict[str, str | bool | int | float | list[str]]
 SheetRow = tuple[str, str, str | None, Mapping[str, str]]
 

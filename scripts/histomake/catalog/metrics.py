@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from histomake.base.records.metrics import MetricsRecord, MetricValue
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 VALUE = [(name, pa.float64()) for name in ("value", "low", "high", "se")] + [("samples", pa.int64())]
 

@@ -46,7 +46,7 @@ def label_image(store: Path, source: CellSource) -> Iterator[Sink]:
     with atomic_directory(store) as aside:
         group = zarr.open_group(aside, mode="w", zarr_format=3)
         scale = {"type": "scale", "scale": [float(source.mpp)] * 2}
-        metadata: dict[str, Any] = {
+        metadata: dict[str, object] = {
             "version": "0.5",
             "multiscales": [
                 {
@@ -101,13 +101,13 @@ def write_no_outlines(path: Path) -> None:
 
 def _features(
     tile: Tile, before: int, measures: dict[str, NDArray[np.float64]], source: CellSource
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     classes: Sequence[int] = [0] * tile.count if tile.classes is None else tile.classes.tolist()
     for i, box in enumerate(ndimage.find_objects(tile.labels, tile.count)):
         here = Window(box[0].start, box[1].start, box[0].stop - box[0].start, box[1].stop - box[1].start)
         corner = (tile.window.y + here.y, tile.window.x + here.x)
         area = shapely.set_precision(outline(tile.labels[box] == i + 1, corner, source.scale), 0.01)
-        properties: dict[str, Any] = {
+        properties: dict[str, object] = {
             "objectType": "cell",
             "measurements": {name: round(float(measures[key][i]), 4) for name, key in MEASUREMENTS.items()},
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -94,7 +93,7 @@ def score_table(slides: Iterable[PredictedSlide], card: ModelCard, *, aggregate:
     by_slide += _over_folds(by_slide)
     rows = [("slide", pooled) for pooled in by_slide] + [("patient", p) for p in _by_patient(by_slide)]
     rows.sort(key=lambda row: (row[1].patient_id, row[0], row[1].slide_id, str(row[1].fold)))
-    columns: dict[str, Any] = {
+    columns: dict[str, list[str] | pa.Array] = {
         "level": [level for level, _ in rows],
         **{key: [getattr(p, key) for _, p in rows] for key in ("slide_id", "patient_id")},
         "fold": [str(p.fold) for _, p in rows],

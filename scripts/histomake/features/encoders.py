@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -175,7 +174,12 @@ def _column(
     # The paths of the weights and of a card do not affect the features.
     settings = {k: v for k, v in encoder.shaping().items() if k in ("pool", "stain", "views", "precision", "dtype")}
     facts = {k: v for k, v in card.dump().items() if k not in ("name", "licence", "source", "sha256", "mpp", "format")}
-    shaping: dict[str, Any] = {"settings": settings, "card": facts, "grid": [grid.size, grid.mpp], "weights": weights}
+    shaping: dict[str, object] = {
+        "settings": settings,
+        "card": facts,
+        "grid": [grid.size, grid.mpp],
+        "weights": weights,
+    }
     return FeatureColumn(
         encoder=name,
         fold=fold,

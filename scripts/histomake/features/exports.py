@@ -64,7 +64,7 @@ def annotated_features(layout: Layout, cohort: FeatureCohort, slide: str) -> tup
     table, _ = read_table(layout.table(_grid_name(features), slide))
     kept = table.take(features.table["patch_id"])
     names = [name for name in kept.column_names if name == "tissue" or name.startswith("area_")]
-    columns: dict[str, Any] = {"slide_id": slide, "patch_id": features.patch_id}
+    columns: dict[str, object] = {"slide_id": slide, "patch_id": features.patch_id}
     columns |= {name: kept[name].to_numpy() for name in names}
     obs = pd.DataFrame(columns, index=[f"{slide}:{patch}" for patch in features.patch_id])
     for task, fold, predictions in _predictions(layout, slide):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -121,7 +121,7 @@ def write_trident(
         name: Of the slide.
         vectors: (n, d).
     """
-    attributes: Mapping[str, Any] = {
+    attributes: Mapping[str, object] = {
         "patch_size": int(grid.grid.size),
         "patch_size_level0": round(grid.span),
         "level0_magnification": round(MAGNIFIED / grid.mpp),

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -52,7 +51,7 @@ class Work:
     layout: Layout
     group: str
     grid: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     models: Sequence[Path] = ()
 
     def made_of(self, slide: str) -> str | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from msgspec import structs
 
@@ -16,7 +15,7 @@ from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined, write_list
 from histomake.cohort.quarantine import check_loss
 from histomake.config import Task
-from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, without_patches
+from histomake.learn.data.patch_index import EntryContent, PatchIndex, SlideEntry, index_patches, without_patches
 from histomake.learn.data.staging import staged
 from histomake.learn.engine import distributed
 from histomake.learn.engine.launch import launch
@@ -148,9 +147,9 @@ def _train_once(
 
 def fit_one_of_several(
     *,
-    task: dict[str, Any],
-    train: list[Mapping[str, Any]],
-    val: list[Mapping[str, Any]],
+    task: dict[str, Json],
+    train: list[EntryContent],
+    val: list[EntryContent],
     output: str,
     state: str,
     seed: int,

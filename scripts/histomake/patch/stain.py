@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import cv2
+import msgspec
 import numpy as np
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
+
+from histomake.base.records.record import Positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +24,25 @@ Method = Literal["macenko", "reinhard"]
 Colours = dict[str, list[float] | list[list[float]]]
 """Colours of one slide as plain numbers. macenko: ``stains`` (3, 2), optical densities of haematoxylin and eosin in
 R, G, B, and ``strong`` (2,), their 99th percentiles; reinhard: ``mean`` (3,) and ``std`` (3,) in CIELAB."""
+
+TWO, THREE = msgspec.Meta(min_length=2, max_length=2), msgspec.Meta(min_length=3, max_length=3)
+
+
+class Macenko(msgspec.Struct):
+    """`Colours` of the method of Macenko."""
+
+    stains: Annotated[list[Annotated[list[float], TWO]], THREE]
+    strong: Annotated[list[Positive], TWO]
+
+
+class Reinhard(msgspec.Struct):
+    """`Colours` of the method of Reinhard."""
+
+    mean: Annotated[list[float], THREE]
+    std: Annotated[list[Positive], THREE]
+
+
+REFERENCES: Mapping[Method, type[Macenko | Reinhard]] = {"macenko": Macenko, "reinhard": Reinhard}
 
 GLASS = 200
 """Pixels whose darkest channel is at least this are glass and are not used to estimate colours."""
@@ -65,6 +87,12 @@ def learn_colours(method: Method, pixels: NDArray[np.uint8]) -> Colours | None:
 
 def _keys(method: Method) -> tuple[str, str]:
     return ("stains", "strong") if method == "macenko" else ("mean", "std")
+
+
+def read_reference(method: Method, content: object) -> Colours:
+    """The colours of a reference slide as a model's card states them. Raises ValueError if the method has others."""
+    found = msgspec.to_builtins(msgspec.convert(content, REFERENCES[method]))
+    return {key: found[key] for key in _keys(method)}
 
 
 def choose_reference(method: Method, slides: Mapping[str, Colours | None]) -> str | None:

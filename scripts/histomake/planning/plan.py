@@ -285,7 +285,7 @@ class Plan:
         """Grid of the encoders of a group."""
         return self.config.encoders[self.config.encoder_groups[group][0]].grid
 
-    def encoder_settings(self, group: str) -> dict[str, Any]:
+    def encoder_settings(self, group: str) -> dict[str, object]:
         """Settings that shape the features of a group, and the group's grid: a param."""
         members = self.config.encoder_groups[group]
         grid = self.config.grids[self.group_grid(group)].dump("size", "mpp")

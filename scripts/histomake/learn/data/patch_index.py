@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,17 @@ from histomake.target.kinds import LEARNED, patch_targets
 from histomake.target.targets import UNLABELLED
 
 log = logging.getLogger(__name__)
+
+
+class EntryContent(TypedDict):
+    """A `SlideEntry` as JSON."""
+
+    slide_id: str
+    patient_id: str
+    manifest: str
+    table: str
+    annotation: str | None
+    labels: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,15 +62,29 @@ class SlideEntry:
             labels=dict(labels),
         )
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> EntryContent:
         """The entry as JSON."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        return EntryContent(
+            slide_id=self.slide_id,
+            patient_id=self.patient_id,
+            manifest=str(self.manifest),
+            table=str(self.table),
+            annotation=None if self.annotation is None else str(self.annotation),
+            labels=self.labels,
+        )
 
     @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> SlideEntry:
+    def parse(cls, content: EntryContent) -> SlideEntry:
         """The inverse of `dump`."""
-        paths = {key: content[key] and Path(content[key]) for key in ("manifest", "table", "annotation")}
-        return cls(**{**content, **paths})
+        annotation = content["annotation"]
+        return cls(
+            slide_id=content["slide_id"],
+            patient_id=content["patient_id"],
+            manifest=Path(content["manifest"]),
+            table=Path(content["table"]),
+            annotation=None if annotation is None else Path(annotation),
+            labels=content["labels"],
+        )
 
     def is_annotated(self) -> bool:
         """Whether the slide is annotated, even if the annotation contains no region."""

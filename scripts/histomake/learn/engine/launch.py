@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -27,7 +26,7 @@ class Call(msgspec.Struct):
 
     module: str
     function: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
 
 
 def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, folder: Path, processes: int) -> None:

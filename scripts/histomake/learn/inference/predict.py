@@ -29,7 +29,7 @@ from histomake.learn.data.stains import learn_slide
 from histomake.learn.engine.runtime import Runtime, advise_on_memory, choose_runtime
 from histomake.learn.kinds import TRAINED
 from histomake.model import build, transfer
-from histomake.patch.stain import StainNormaliser
+from histomake.patch.stain import StainNormaliser, read_reference
 from histomake.target.kinds import LEARNED
 from histomake.target.outputs import outputs_of
 from histomake.target.targets import JOINER, UNLABELLED, is_known
@@ -126,11 +126,12 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
         architecture = Model(**{**card.architecture, "pretrained": False})
         outputs = len(card.class_names)
         network = build.build_model(architecture, kind=card.kind, outputs=outputs, size=card.grid.size)
+        method = architecture.stain
+        normalised = card.stain is not None and method != "none"
+        stain = StainNormaliser(method, reference=read_reference(method, card.stain)) if normalised else None
     transfer.load_weights_file(network, model_dir / WEIGHTS, sha256=card.weights_sha256)
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
-    method = architecture.stain
-    stain = StainNormaliser(method, reference=card.stain) if card.stain and method != "none" else None
     return Predictor(network, card, runtime, stain)
 
 
@@ -261,7 +262,7 @@ def place_columns(patches: PatchIndex) -> dict[str, np.ndarray]:
 def prediction_table(predictor: Predictor, patches: PatchIndex, scores: np.ndarray) -> pa.Table:
     """Prediction table of patches with scores float32 (n, outputs); columns as of `predict_slide`."""
     names = predictor.class_names
-    columns: dict[str, Any] = place_columns(patches)
+    columns: dict[str, np.ndarray | pa.Array] = {**place_columns(patches)}
     columns |= {f"score_{name}": scores[:, i] for i, name in enumerate(names)}
     if LEARNED[predictor.task.kind].numbers:
         columns["predicted"] = columns["label"] = pa.nulls(len(patches), DICTIONARY)

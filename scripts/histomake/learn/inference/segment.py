@@ -341,7 +341,7 @@ def _compare(predictor: Predictor, patches: PatchIndex, lattice: Lattice, labels
             truth = truth[: found.shape[0], : found.shape[1]]
             truth_shares[i] = _shares(truth, len(names))
             counts[i] = pixel_counts(found, truth, len(names))
-    columns: dict[str, Any] = place_columns(patches)
+    columns: dict[str, np.ndarray | pa.Array] = {**place_columns(patches)}
     columns |= {f"score_{name}": shares[:, c] for c, name in enumerate(names)}
     columns["predicted"] = dictionary(shares.argmax(1), names)
     known = truth_shares.any(axis=1)
