@@ -93,6 +93,16 @@ def test_missing_and_foreign_files_are_named(small, tmp_path):
     assert foreign.endswith("other.json was not written by the conversion")
 
 
+def test_a_folder_of_a_store_that_leads_elsewhere_is_named(small, tmp_path):
+    convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()).write(tmp_path / "a.json")
+    level = tmp_path / "a.zarr" / "0"
+    level.rename(tmp_path / "elsewhere")
+    level.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "c" / "further").write_bytes(b"a tile that the slide lacks")
+    (problem,) = verify_slide(tmp_path / "a.json")
+    assert problem == f"slide a: {level} is a link; a conversion writes none"
+
+
 def test_a_missing_store_is_a_problem(small, tmp_path):
     convert(small, tmp_path / "a.zarr", slide_id="a", config=Convert()).write(tmp_path / "a.json")
     (tmp_path / "a.zarr").rename(tmp_path / "moved.zarr")
