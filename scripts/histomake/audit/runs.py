@@ -116,7 +116,7 @@ class Run:
             succeeded=succeeded,
             register="whole" if whole else "changes",
             sidecars=update.count(),
-            caches=run_chain.recorded_caches(links) | update.caches,
+            caches={**run_chain.recorded_caches(links), **update.caches},
         )
         run_chain.append(self.layout, self.anchor, write_files, build)
         run_lock.release(self.layout.run_lock)

@@ -46,7 +46,7 @@ def label_image(store: Path, source: CellSource) -> Iterator[Sink]:
     with atomic_directory(store) as aside:
         group = zarr.open_group(aside, mode="w", zarr_format=3)
         scale = {"type": "scale", "scale": [float(source.mpp)] * 2}
-        metadata: dict[str, object] = {
+        metadata: dict[str, Any] = {
             "version": "0.5",
             "multiscales": [
                 {

@@ -131,7 +131,7 @@ def _train_once(
     with staged(entries) if task.train.stage else nullcontext(entries) as here:
         roles = {"train": here[: len(train)], "val": here[len(train) :]}
         if task.train.gpus > 1:
-            job: dict[str, Json] = {role: [entry.dump() for entry in found] for role, found in roles.items()}
+            job: dict[str, object] = {role: [entry.dump() for entry in found] for role, found in roles.items()}
             job |= {"task": task.dump(), "output": str(output), "state": str(state), "seed": seed}
             job |= {"threads": max(1, threads // task.train.gpus)}
             (state / MET).unlink(missing_ok=True)

@@ -16,7 +16,6 @@ import histomake
 from histomake.base.errors import HistomakeError
 from histomake.base.files import write_json
 from histomake.learn.engine import distributed
-from histomake.learn.engine.objective import Json
 
 CALL = "launch.json"
 
@@ -29,7 +28,7 @@ class Call(msgspec.Struct):
     arguments: dict[str, object]
 
 
-def launch(function: Callable[..., None], arguments: Mapping[str, Json], *, folder: Path, processes: int) -> None:
+def launch(function: Callable[..., None], arguments: Mapping[str, object], *, folder: Path, processes: int) -> None:
     """Call ``function(**arguments)`` in ``processes`` processes that form one run and wait for them.
 
     Each process imports ``function``, which is defined at the top level of a module. ``arguments`` are JSON, passed in

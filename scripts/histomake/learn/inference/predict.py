@@ -127,8 +127,9 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
         outputs = len(card.class_names)
         network = build.build_model(architecture, kind=card.kind, outputs=outputs, size=card.grid.size)
         method = architecture.stain
-        normalised = card.stain is not None and method != "none"
-        stain = StainNormaliser(method, reference=read_reference(method, card.stain)) if normalised else None
+        stain = None
+        if card.stain is not None and method != "none":
+            stain = StainNormaliser(method, reference=read_reference(method, card.stain))
     transfer.load_weights_file(network, model_dir / WEIGHTS, sha256=card.weights_sha256)
     runtime = choose_runtime(precision, threads=threads)
     network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
