@@ -28,6 +28,7 @@ ALLOWED_NAMES = {
     "histomake.base.layout.Layout": "paths only, see the test of its members",
     "histomake.base.layout.ONNX": "the name of a file",
     "histomake.base.layout.WEIGHTS": "the name of a file",
+    "histomake.config.SEARCHED": "a value of thresholds.neck_um, which is compared",
     "histomake.config.parse_config": "returns a model",
 }
 
@@ -39,6 +40,7 @@ ALLOWED_MEMBERS = {
     "Cells.origin": "a part of source, which is compared",
     "Config.class_names": "a param of tabulate and train",
     "Config.encoder_groups": "the members of a group are a param of features",
+    "Config.graph_classes": "a param of the graphs",
     "Config.max_lost": "a param of quarantine and score",
     "Encoder.shaping": "selects the keys that are compared",
     "Encoder.source": "a part of name, which is compared",
