@@ -28,7 +28,7 @@ def nearest(places: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     count = len(places)
     if count < 2:
         return np.zeros((0, 2), np.int64)
-    tree, wanted, asked = KDTree(places), min(k + 1, count), min(k + 9, count)
+    tree, wanted, asked = KDTree(places), min(k + 1, count), min(k + 3, count)
     rows = np.arange(count)
     pairs: list[NDArray[np.int64]] = []
     while len(rows):
