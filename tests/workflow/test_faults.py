@@ -104,6 +104,7 @@ def test_a_truncated_output_is_named_and_made_again_after_it_is_removed(finished
     table.unlink()
     workshop.snakemake()
     assert finished.products(*SLIDES) == before
+    assert "patches_x10: read 1 of 5 files" in (workshop.results / "logs" / "catalog.log").read_text()
     assert workshop.planned() == set()
 
 

@@ -43,7 +43,9 @@ class IncrementalBuild:
     """The catalog being built and, if its rows can be reused, the previous one.
 
     Rows of a file are reused if its size and modification time are unchanged and the code is the same. The previous
-    catalog is a hard link to the file that users see; if that file has been modified since, it is not used.
+    catalog is a hard link to the file that users see, and may be modified with it: the caller removes one whose digest
+    is not that of the last run (`histomake.audit.caches`). Its own modification time says nothing, because Snakemake
+    sets that of every output after the job.
 
     Args:
         base: The catalog being built.
@@ -67,10 +69,6 @@ class IncrementalBuild:
 
     def _attach(self) -> bool:
         if self.previous is None or not self.previous.is_file():
-            return False
-        stamp = _stamp_file(self.previous)
-        if not stamp.is_file() or stamp.read_text() != _stamp(self.previous):
-            log.warning("%s was modified after it was built; reading all files", self.previous)
             return False
         try:
             self.base.execute(f"ATTACH {literals([self.previous])} AS previous (READ_ONLY)")
@@ -135,19 +133,8 @@ class IncrementalBuild:
         if self.previous is None:
             return
         self.previous.parent.mkdir(parents=True, exist_ok=True)
-        _stamp_file(self.previous).unlink(missing_ok=True)
         self.previous.unlink(missing_ok=True)
         try:
             os.link(path, self.previous)
         except OSError:
             shutil.copyfile(path, self.previous)
-        _stamp_file(self.previous).write_text(_stamp(self.previous))
-
-
-def _stamp_file(catalog: Path) -> Path:
-    return catalog.with_suffix(".stamp")
-
-
-def _stamp(catalog: Path) -> str:
-    """Size and time of the catalog's file: they change if it is modified."""
-    return repr(stamps([str(catalog)])[0])
