@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 from dataclasses import replace
 
@@ -29,7 +31,9 @@ from histomake.learn.data.reading import PatchReader
 from histomake.learn.engine.runtime import PreemptedError
 from histomake.learn.inference.predict import load_model
 from histomake.patch.augment import draw_parameters
+from histomake.report.task_section import training
 from msgspec import structs
+from sklearn.linear_model import LogisticRegression
 from small_cohort import GRID_NAME, MPP, build_cohort, build_quarantined, changed_task
 
 GRID = Grid(size=64, mpp=MPP)
@@ -74,7 +78,7 @@ def made(slides, tmp_path_factory):
 
 def test_a_network_is_trained_through_the_pooling_and_predicts_slides(made, slides):
     folder, card = made
-    assert (card.features, card.bag.level, card.bag.penalty) == (None, "slide", None)
+    assert (card.features, card.bag.level) == (None, "slide")
     assert card.architecture["name"] == "resnet10t"
     predictor = load_pixel_bag_model(folder / "model")
     assert not any(name.startswith("featurizer.network.fc.") for name in predictor.network.state_dict())
@@ -86,14 +90,37 @@ def test_a_network_is_trained_through_the_pooling_and_predicts_slides(made, slid
     assert tables[0]["attention"].to_numpy().sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_without_features_there_is_the_baseline_that_knows_none(made, slides):
+def test_the_linear_baseline_is_a_logistic_regression_of_the_means_of_the_trained_vectors(made, slides):
+    folder, card = made
+    predictor = load_pixel_bag_model(folder / "model")
+    bags = pixel_bags(task(), slides)
+    bags.reader.featurizer = predictor.network.featurizer
+    means = np.stack([bags.reader.read(members).mean(axis=0) for members in bags.members])
+    grades = [slide.labels["grade"] == "high" for slide in slides]
+    spread = means[:4].std(axis=0)
+    spread[spread < 1e-6] = 1
+    fitted = LogisticRegression(C=1 / (card.bag.penalty * 4), max_iter=1000).fit(means[:4] / spread, grades[:4])
+    expected = fitted.predict_proba(means / spread)[:, 1]
+    tables = [predict_pixel_bag(predictor, slide, []) for slide in slides]
+    assert [table["linear_high"][0].as_py() for table in tables] == pytest.approx(expected, abs=0.01)
+
+
+def test_both_baselines_are_measured_and_listed_beside_the_bag(made, slides):
     folder, card = made
     table = predict_pixel_bag(load_pixel_bag_model(folder / "model"), slides[0], [])
     given = [SlidePrediction(slides[0].slide_id, slides[0].patient_id, 0, table, labels=slides[0].labels)]
-    assert set(baselines(given, card.class_names, {0: card.bag.usual})) == {"usual_target"}
+    assert set(baselines(given, card.class_names, {0: card.bag.usual})) == {"mean_features", "usual_target"}
     header, rows = bag_table(table, card.class_names)
-    assert header == ["output", "score", "truth"]
-    assert {row[2] for row in rows} == {"yes", ""}
+    assert header == ["output", "score", "mean features, linear", "truth"]
+    assert {row[3] for row in rows} == {"yes", ""}
+
+
+def test_the_report_gives_the_penalty_of_the_baseline_in_a_column_of_its_own(made, tmp_path):
+    layout = Layout(tmp_path)
+    shutil.copytree(made[0] / "model", layout.description("grade", 0).parent)
+    shown = str(training("grade", task(), layout, [0]))
+    assert "penalty of the baseline" in shown
+    assert len(re.findall("<th[ >]", shown)) == len(re.findall("<td[ >]", shown)) == 4
 
 
 def test_models_of_pixels_of_features_and_of_patches_are_not_taken_for_each_other(made):
@@ -229,6 +256,7 @@ def test_a_slide_without_patches_has_no_rows_and_all_columns_from_pixels(root, m
         ({"model": {"stain": "macenko"}}, "has neither"),
         ({"model": {"layer_decay": 0.5}}, "has neither"),
         ({"train": {"positions": "random"}}, "does not use it"),
+        ({"train": {"gpus": 2}}, "does not use it"),
     ],
 )
 def test_settings_that_bags_of_pixels_cannot_have_are_refused(changes, message):

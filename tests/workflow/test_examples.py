@@ -92,7 +92,7 @@ def test_the_end_to_end_example_learns_from_pixels_and_runs_whole(workshop: Work
     workshop.snakemake("--resources", "gpu=1")
     record = json.loads((workshop.results / f"metrics/{name}.json").read_text())
     assert set(record["levels"]) == {"slide", "patient"}
-    assert set(record["baselines"]) == {"usual_target"}
+    assert set(record["baselines"]) == {"mean_features", "usual_target"}
     card = json.loads((workshop.results / f"models/{name}/fold0/model.json").read_text())
     assert (card["architecture"]["name"], card["features"]) == ("shufflenet_v2", None)
     (path, *_) = sorted((workshop.results / f"predictions/{name}/fold0").glob("*.parquet"))

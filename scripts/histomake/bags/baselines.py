@@ -27,14 +27,42 @@ def fit_baselines(network: BagNetwork, task: Task, bags: BagIndex, held_out: Bag
     The linear one is a logistic or ridge regression, as the kind of task has it, of the mean of a bag's features.
     """
     fit_usual(network, task, bags)
-    how, target = on_features(task), bags.first.target
     means, held = _means(network, bags), _means(network, held_out)
+    return fit_linear(
+        network, task, bags, held_out, means=means, held=held, spread=torch.ones(means.shape[1]), loss=loss
+    )
+
+
+@torch.no_grad()
+def fit_linear(
+    network: BagNetwork,
+    task: Task,
+    bags: BagIndex,
+    held_out: BagIndex,
+    *,
+    means: torch.Tensor,
+    held: torch.Tensor,
+    spread: torch.Tensor,
+    loss: Loss,
+) -> float:
+    """Fit the linear baseline of ``network``; return the penalty that is best on the bags ``held_out``.
+
+    Args:
+        network: Its `linear` gets the weights.
+        task: The task.
+        bags: Bags to fit to; ``means``: of their vectors, float32 (bags, d), on the CPU.
+        held_out: Bags to choose with; ``held``: their means.
+        spread: Positive float32 (d,) by which means are divided for the penalty, so that it is the same for all.
+        loss: Loss of the task, on the CPU.
+    """
+    how, target = on_features(task), bags.first.target
+    scaled = (means / spread).numpy()
     found: list[tuple[float, float]] = []
     for penalty in PENALTIES:
-        weights, biases = how.linear(means.numpy(), target, np.ones(len(bags)), penalty)
-        network.linear_weight.copy_(torch.from_numpy(weights))
+        weights, biases = how.linear(scaled, target, np.ones(len(bags)), penalty)
+        network.linear_weight.copy_(torch.from_numpy(weights) / spread)
         network.linear_bias.copy_(torch.from_numpy(biases))
-        score = measure(task, network.linear(held), held_out.first, loss).score
+        score = measure(task, network.linear(held.to(network.mean.device)).cpu(), held_out.first, loss).score
         if not found or score > found[0][0]:
             found = [(score, penalty)]
             best = network.linear_weight.clone(), network.linear_bias.clone()

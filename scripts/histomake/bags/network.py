@@ -88,7 +88,7 @@ class BagNetwork(Scaled):
     def predict_bag(self, bags: BagIndex, bag: int, device: torch.device) -> tuple[PooledBags, Tensor]:
         """Pool all patches of one bag, reading its features in parts.
 
-        Returns what pooling found, and the logits (1, outputs) of the linear baseline.
+        Returns what pooling found, and the mean (1, d) of the scaled features, of which `linear` makes logits.
         """
         parts, places, total = [], [], torch.zeros_like(self.mean)
         for part in _parts(bags, bag):
@@ -98,7 +98,7 @@ class BagNetwork(Scaled):
             places.append(part.places)
         embedded = torch.cat(parts)
         pooled = self.pooling(Bags(embedded, [len(embedded)], torch.cat(places).to(device)))
-        return pooled, self.linear((total / len(embedded))[None])
+        return pooled, (total / len(embedded))[None]
 
     def mean_of(self, bags: BagIndex, bag: int) -> Tensor:
         """Mean (d,) of the scaled features of one bag, on the CPU."""

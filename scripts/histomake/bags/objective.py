@@ -136,6 +136,7 @@ class BagObjective(Objective[BagBatch]):
         hazards = IntervalHazards.of(bags.first.target, task.train.intervals) if task.train.loss == HAZARDS else None
         self.loss_on_cpu = hazards or task_loss(task, bags.first, device=torch.device("cpu"))
         self.penalty: float | None = None
+        self._of_trained: tuple[Tensor, Tensor] | None = None
         self.network = self.build_network(hazards).to(runtime.device)
         self.networks = {NETWORK: self.network}
         self.optimisers = {NETWORK: optimisation_of(task, self.network)}
@@ -205,12 +206,25 @@ class BagObjective(Objective[BagBatch]):
 
     def validate(self, step: int) -> Validation:
         """See Objective."""
-        return measure(self.task, self._logits_of(self.held_out), self.held_out.first, self.loss_on_cpu)
+        return measure(self.task, self.predicted(self.held_out)[0], self.held_out.first, self.loss_on_cpu)
 
-    def _logits_of(self, bags: BagIndex) -> Tensor:
-        """Logits (bags, outputs) of whole bags, on the CPU."""
-        device = self.runtime.device
-        return torch.cat([self.network.predict_bag(bags, bag, device)[0].logits for bag in range(len(bags))]).cpu()
+    def predicted(self, bags: BagIndex) -> tuple[Tensor, Tensor]:
+        """Logits (bags, outputs) of whole bags, and means (bags, d) of their scaled features, on the CPU."""
+        logits, means = [], []
+        for bag in range(len(bags)):
+            # Nothing that has a row per patch is kept.
+            pooled, mean = self.network.predict_bag(bags, bag, self.runtime.device)
+            logits.append(pooled.logits.cpu())
+            means.append(mean.cpu())
+        return torch.cat(logits), torch.cat(means)
+
+    def of_trained(self, result: Result) -> tuple[Tensor, Tensor]:
+        """`predicted` of the training bags with the weights of the result, which the network then has."""
+        if self._of_trained is None:
+            self.network.load_state_dict(dict(result.weights[NETWORK]))
+            self.network.eval()
+            self._of_trained = self.predicted(self.bags)
+        return self._of_trained
 
     def state(self) -> State:
         """See Objective."""
@@ -244,7 +258,5 @@ class BagObjective(Objective[BagBatch]):
         """What risks of the trained network mean, if the task is about survival."""
         if self.task.target.event is None:
             return None
-        self.network.load_state_dict(dict(result.weights[NETWORK]))
-        self.network.eval()
-        risks = self._logits_of(self.bags)[:, 0].numpy()
+        risks = self.of_trained(result)[0][:, 0].numpy()
         return survival_card(self.network.hazards, risks, self.bags.first.target)

@@ -8,21 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histomake.bags.baselines import fit_usual
+from histomake.bags.baselines import fit_linear, fit_usual
 from histomake.bags.hazards import IntervalHazards
 from histomake.bags.index import BagIndex
 from histomake.bags.network import BagNetwork
-from histomake.bags.objective import BagBatches, BagObjective
+from histomake.bags.objective import NETWORK, BagBatches, BagObjective
 from histomake.bags.pixels import FeaturizedPatches, Featurizer, PixelBagNetwork, read_pixels
 from histomake.bags.sampling import BagPatches, BagSampler
 from histomake.base.files import sha256_file
 from histomake.base.records.model_card import ModelCard, ModelGrid
 from histomake.base.rng import AUGMENT, PLACE, counter_rng
 from histomake.config import Task
+from histomake.features.heads import SMALLEST_DEVIATION
 from histomake.features.objective import digests
 from histomake.learn.data.reading import PatchReader
 from histomake.learn.data.source import Room, needed
-from histomake.learn.engine.objective import Json
+from histomake.learn.engine.objective import Json, Result
 from histomake.learn.objectives.patches import made_with
 from histomake.model.transfer import encoder_normalisation, train_mode, weights_file
 from histomake.patch.augment import Parameters, draw_parameters
@@ -92,6 +93,28 @@ class PixelBagObjective(BagObjective):
     def begin(self, step: int) -> None:
         """See Objective: layers whose weights are all frozen stay in eval mode."""
         train_mode(self.network)
+
+    def complete(self, result: Result) -> Result:
+        """See Objective: the linear baseline is fitted to the vectors of the trained network.
+
+        These are the vectors that the pooling gets, as with stored features, and prediction computes them anyway.
+        """
+        _, means = self.of_trained(result)
+        _, held = self.predicted(self.held_out)
+        spread = means.std(0, correction=0)
+        spread[spread < SMALLEST_DEVIATION] = 1
+        self.penalty = fit_linear(
+            self.network,
+            self.task,
+            self.bags,
+            self.held_out,
+            means=means,
+            held=held,
+            spread=spread,
+            loss=self.loss_on_cpu,
+        )
+        fitted = {name: getattr(self.network, name).cpu() for name in ("linear_weight", "linear_bias")}
+        return replace(result, weights={NETWORK: {**result.weights[NETWORK], **fitted}})
 
     def card(self) -> ModelCard:
         """See BagObjective."""

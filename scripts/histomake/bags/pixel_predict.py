@@ -47,7 +47,7 @@ def load_pixel_bag_model(folder: Path, *, threads: int = 1, precision: str = "au
 def predict_pixel_bag(predictor: Predictor, entry: SlideEntry, others: Sequence[SlideEntry]) -> pa.Table:
     """Predictions of the patches of a slide as part of its bag, as `predict_bag` gives them from features.
 
-    There is no linear baseline. A slide whose damage is met has no rows, and the patient's other slides are predicted
+    A slide whose damage is met has no rows, and the patient's other slides are predicted
     without it.
     """
     card = predictor.card

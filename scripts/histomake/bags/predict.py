@@ -110,7 +110,7 @@ def bag_table(predictor: Predictor, bags: BagIndex, entry: SlideEntry, entries: 
     assert card.bag is not None
     assert isinstance(network, BagNetwork)
     number = bags.names.index(bag_name(entry, card.bag.level))
-    pooled, linear = network.predict_bag(bags, number, predictor.runtime.device)
+    pooled, mean = network.predict_bag(bags, number, predictor.runtime.device)
     mine = bags.patches.slide[bags.members[number]] == entries.index(entry)
     own = bags.patches.take(bags.members[number][mine])
     activate = TRAINED[card.kind].activate
@@ -123,7 +123,7 @@ def bag_table(predictor: Predictor, bags: BagIndex, entry: SlideEntry, entries: 
         of_outputs = pooled.contributions.cpu().numpy()[mine].T
         columns |= {f"contribution_{n}": c for n, c in zip(card.class_names, of_outputs, strict=True)}
     if card.bag.penalty is not None:
-        baseline = activate(linear)[0].tolist()
+        baseline = activate(network.linear(mean))[0].tolist()
         columns |= {f"linear_{n}": np.full(len(own), s) for n, s in zip(card.class_names, baseline, strict=True)}
     table = prediction_table(predictor, own, scores)
     for name, values in columns.items():

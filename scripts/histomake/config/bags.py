@@ -120,7 +120,10 @@ def bag_problems(
 
 def _pixel_problems(bag: Bag) -> Iterator[str]:
     if bag.sampler == "cluster":
-        yield "bag.sampler: cluster needs features; use random or spread"
+        yield (
+            "bag.sampler: cluster needs features: vectors of a network in training change with every step, and so "
+            "would their clusters; use random or spread, or features"
+        )
 
 
 def _vector_problems(bag: Bag) -> Iterator[str]:

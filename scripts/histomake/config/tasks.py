@@ -304,7 +304,10 @@ def _level_problems(task: Task) -> Iterator[str]:
         yield f"target.source: the targets of {task.level}s are in the sheet; set source: sheet and column"
     pixels = task.features is None
     if pixels and (task.model.stain, task.model.layer_decay) != (Model().stain, Model().layer_decay):
-        yield f"model.stain and model.layer_decay: a task with level: {task.level} has neither; remove them"
+        yield (
+            f"model.stain and model.layer_decay: a task with level: {task.level} has neither; use augment.hed, or an "
+            "encoder with stain and features; for layers that keep their weights, model.frozen_stages"
+        )
     if task.head != "linear":
         yield f"head: a task with level: {task.level} has pooling instead; remove head"
     if task.predict.aggregate != "mean" or task.predict.flips:

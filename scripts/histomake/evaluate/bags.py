@@ -43,8 +43,9 @@ PATCH_METRICS = {"auroc": roc_auc_score, "auprc": average_precision_score}
 def baselines(
     predictions: Sequence[SlidePrediction], names: Sequence[str], usual: Mapping[int, Sequence[float]]
 ) -> dict[str, list[SlidePrediction]]:
-    """The same slides as the baselines predict them, by the name of the baseline; from pixels, there is no linear one.
+    """The same slides as the baselines predict them, by the name of the baseline.
 
+    There is no linear one of models on bags of pixels that earlier versions have made.
     ``names``: outputs; ``usual``: scores of the baseline that knows no features, by fold.
     """
     found: dict[str, list[SlidePrediction]] = {}

@@ -212,6 +212,7 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
     axis = figure.subplots()
     columns = {"threshold (validation)": "threshold"} if LEARNED[task.kind].thresholds else {}
     columns["seed"] = "seed"
+    picks = task.features is not None or task.on_bags
     chosen = []
     for fold in folds:
         history = pyarrow.csv.read_csv(layout.history(name, fold)).to_pydict()
@@ -223,11 +224,12 @@ def training(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> Htm
         picked = [", ".join(f"{k} {v:g}" for k, v in card.head["chosen"].items())] if card.head else []
         penalty = card.bag.penalty if card.bag else None
         picked += [f"penalty of the baseline {penalty:g}"] if penalty is not None else []
-        chosen.append([fold, *(getattr(card, key) for key in columns.values()), *picked])
+        cells = [", ".join(picked)] if picks else []
+        chosen.append([fold, *(getattr(card, key) for key in columns.values()), *cells])
     fitted = task.features and not task.on_bags and task.head != "mlp"
     axis.set(xlabel="candidate, from smooth to fine" if fitted else "step", ylabel="loss")
     axis.legend(frameon=False, fontsize=8)
-    table = page.table(["fold", *columns, *(["chosen on validation patients"] if task.features else [])], chosen)
+    table = page.table(["fold", *columns, *(["chosen on validation patients"] if picks else [])], chosen)
     return page.tag("div", page.plot(figure), table, class_="row")
 
 

@@ -62,7 +62,8 @@ class BagCard(Part, frozen=True, kw_only=True):
     pooling: dict[str, Any]
     """The task's section ``pooling`` of the configuration."""
     penalty: float | None = None
-    """L2 penalty of the linear baseline on mean features, chosen on validation bags; null without features."""
+    """L2 penalty of the linear baseline on mean features, chosen on validation bags; of bags of pixels of the vectors
+    of the trained network. Null in older models of bags of pixels."""
     usual: list[float]
     """Scores of the baseline that knows no features: shares of the classes among the training bags, or their mean."""
     intervals: Count = 0

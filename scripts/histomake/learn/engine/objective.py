@@ -164,6 +164,13 @@ class Objective[B](ABC):
     def resume(self, step: int, state: State | None) -> None:  # noqa: B027
         """Continue from ``step`` with what `state` returned; None at a fresh start."""
 
+    def complete(self, result: Result) -> Result:
+        """Complete the result with what can only be computed once the weights are final. Default: as it is.
+
+        Called in the first process only, before anything is written.
+        """
+        return result
+
     def write_files(self, output: Path, details: Path) -> None:  # noqa: B027
         """Write further files into the model's folder ``output``, and files of optional settings into ``details``.
 

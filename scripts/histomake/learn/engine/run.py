@@ -43,6 +43,7 @@ def export[B](objective: Objective[B], result: Result, *, state: Path, output: P
 
     With one network the names in model.safetensors are its own, with several ``<network>.<name>``.
     """
+    result = objective.complete(result)
     details = output / DETAILS
     shutil.rmtree(details, ignore_errors=True)
     details.mkdir()
