@@ -26,6 +26,7 @@ from tests.bench.public_bags import public_sets
 POOLINGS = ("mean", "max", "topk", "attention", "gated", "dsmil", "clam", "transmil", "additive")
 NEEDLE_BAGS, NEEDLE_PATCHES, NEEDLE_WIDTH = 160, 200, 32
 STEPS, BATCH = 300, 16
+SHUFFLES = 5
 LARGE, WIDE = 20_000, 1024
 HUGE = 100_000
 
@@ -132,6 +133,35 @@ def find_needles() -> list[Figure]:
     return [*figures, Figure("needle: mean pooling is lower by", gap, ">= 0.15", gap >= 0.15)]
 
 
+def without_signal() -> list[Figure]:
+    """How many 95 % intervals of the AUROC of bags that were not trained on cover 0.5 where labels are shuffled."""
+    train, labels, _ = needles(1)
+    test, truth, _ = needles(2)
+    given = Bags(torch.cat(test), [NEEDLE_PATCHES] * len(test), torch.zeros(len(test) * NEEDLE_PATCHES, 3).long())
+    covered, areas = 0, []
+    for seed in range(SHUFFLES):
+        rng = np.random.default_rng(seed)
+        with torch.inference_mode():
+            logits = fitted_and_pooled("gated", rng.permutation(labels), train, given).logits
+        known, scores = rng.permutation(truth), (logits[:, 1] - logits[:, 0]).numpy()
+        drawn = [rng.integers(0, len(known), len(known)) for _ in range(1000)]
+        low, high = np.percentile([roc_auc_score(known[index], scores[index]) for index in drawn], (2.5, 97.5))
+        covered += bool(low <= 0.5 <= high)
+        areas.append(roc_auc_score(known, scores))
+    note = f"AUROC {min(areas):.2f} to {max(areas):.2f}"
+    least = SHUFFLES - 1
+    return [
+        Figure(
+            f"shuffled labels: intervals of {SHUFFLES} that cover .5",
+            covered,
+            f">= {least}",
+            covered >= least,
+            "",
+            note,
+        )
+    ]
+
+
 def fitted_and_pooled(name: str, labels: np.ndarray, train: list[torch.Tensor], given: Bags) -> PooledBags:
     """What a network trained on some bags makes of others."""
     with torch.inference_mode(mode=False):
@@ -203,4 +233,4 @@ def memory() -> list[Figure]:
 def run(work: Path) -> list[Figure]:
     """All figures of bags."""
     torch.set_num_threads(1)
-    return [*invariances(), *find_needles(), *public_sets(), *speed(work), *memory()]
+    return [*invariances(), *find_needles(), *without_signal(), *public_sets(), *speed(work), *memory()]
