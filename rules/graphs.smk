@@ -9,12 +9,8 @@ rule all_graphs:
 
 rule build_graph:
     input:
+        unpack(lambda wildcards: OUTPUTS.graphs.files(wildcards.graph, wildcards.slide)),
         manifest=LAYOUT.manifest("{slide}"),
-        table=lambda wildcards: PLAN.graph_files(wildcards.graph, wildcards.slide)["table"],
-        features=lambda wildcards: PLAN.graph_files(wildcards.graph, wildcards.slide)["features"],
-        scores=lambda wildcards: PLAN.graph_files(wildcards.graph, wildcards.slide)["scores"],
-        cells=lambda wildcards: PLAN.graph_files(wildcards.graph, wildcards.slide)["cells"],
-        labels=lambda wildcards: PLAN.graph_files(wildcards.graph, wildcards.slide)["labels"],
     output:
         graph=LAYOUT.graph("{graph}", "{slide}"),
         statistics=LAYOUT.graph_statistics("{graph}", "{slide}"),
@@ -26,7 +22,7 @@ rule build_graph:
         "../envs/slides.yaml"
     threads: 1
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(4000, pixel_bytes=50, mpp=lambda wildcards: OUTPUTS.graphs.held_mpp(wildcards.graph)),
         runtime=minutes(30),
     params:
         cfg=lambda wildcards: CONFIG.graphs[wildcards.graph].dump(),

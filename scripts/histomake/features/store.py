@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import atomic_file
 from histomake.base.records.features import FeatureColumn, FeatureRecord, column_name
 from histomake.base.records.record import Quarantined
+from histomake.base.vector_files import first_columns, map_table, vectors_in, write_vectors
 from histomake.patch.table import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -63,12 +63,7 @@ class Features:
         if column not in self.table.column_names:
             names = ", ".join(self.table.column_names[len(PLACES) :])
             raise HistomakeError(f"the file of features has no column {column}, only {names}; run the workflow again")
-        chunks = self.table[column]
-        # combine_chunks() copies even a single one, and files have a single one.
-        found = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
-        length = found.type.list_size
-        values: NDArray[np.floating] = found.values.to_numpy(zero_copy_only=True)
-        return values.reshape(-1, length)[found.offset : found.offset + len(found)]
+        return vectors_in(self.table[column])
 
     def column(self, name: str) -> FeatureColumn | None:
         """What the file says of a column; None for a slide in quarantine."""
@@ -113,27 +108,13 @@ def write_features(
         places: patch_id, x and y, each (n,).
         vectors: Vectors (n, d) float16 or float32 by name of the column.
     """
-    fields = [*PLACES, *((name, pa.list_(pa.from_numpy_dtype(v.dtype), v.shape[1])) for name, v in vectors.items())]
-    schema = pa.schema(fields, metadata={METADATA_KEY: record.encode(path)})
-    columns = [pa.array(places[name], kind) for name, kind in PLACES]
-    columns += [
-        pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(v).ravel()), v.shape[1])
-        for v in vectors.values()
-    ]
-    batch = pa.record_batch(columns, schema=schema)
-    with atomic_file(path) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(batch)
+    columns = first_columns(PLACES, [places[name] for name, _ in PLACES])
+    write_vectors(path, columns, vectors, {METADATA_KEY: record.encode(path)})
 
 
 def read_features(path: Path | str) -> Features:
     """Map the features of a slide into memory. Raises HistomakeError if the file is damaged."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid as error:
-        raise HistomakeError(
-            f"{path} is not a file of features ({error}); delete it and run the workflow again"
-        ) from error
+    table = map_table(path, "a file of features")
     return Features(FeatureRecord.decode((table.schema.metadata or {}).get(METADATA_KEY, b"{}"), path), table)
 
 

@@ -13,6 +13,7 @@ from histomake.base.errors import ConfigError
 from histomake.base.layout import FeatureMapFiles
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.pictures.kinds import views_of
+from histomake.planning.graph_plan import GraphPlan
 from histomake.planning.plan import Plan
 
 Drawn = list[Any]
@@ -230,14 +231,19 @@ class Outputs:
                     found += [layout.cell_outlines(name, slide)] if cells.outlines else []
         return found
 
+    @cached_property
+    def graphs(self) -> GraphPlan:
+        """Which slides have which graphs, and their files."""
+        return GraphPlan(self.plan)
+
     def graph_tables(self, name: str) -> list[Path]:
         """Statistics of the graphs of all slides, of unchanged ones too."""
-        return [self.plan.layout.graph_statistics(name, slide) for slide in self.plan.graph_slides(name)]
+        return [self.plan.layout.graph_statistics(name, slide) for slide in self.graphs.slides(name)]
 
     def of_graphs(self) -> list[Path]:
         """Graphs and their statistics."""
         plan, layout = self.plan, self.plan.layout
-        places = [(n, s) for n in plan.config.graphs for s in plan.graph_slides(n) if s not in self.unchanged]
+        places = [(n, s) for n in plan.config.graphs for s in self.graphs.slides(n) if s not in self.unchanged]
         return [path(*place) for place in places for path in (layout.graph, layout.graph_statistics)]
 
     def all(self) -> list[Path]:

@@ -399,42 +399,6 @@ class Plan:
         places = reversed(self.predicted(cells.maker))
         return {slide: [self.layout.segmentation(cells.maker, fold, slide)] for fold, slide in places}
 
-    # --- graphs -----------------------------------------------------------------------------------------------------
-
-    def graph_grid(self, name: str) -> str | None:
-        """Grid of the nodes of a graph, if they are patches."""
-        graph = self.config.graphs[name]
-        return graph.grid or (self.config.encoders[graph.encoder].grid if graph.encoder else None)
-
-    @cached_property
-    def _graph_scores(self) -> dict[str, dict[str, int]]:
-        """Fold whose model predicts a slide for the nodes of a graph, the first of several, by graph and id."""
-        tasks = {name: graph.task for name, graph in self.config.graphs.items() if graph.task is not None}
-        return {n: {s: fold for fold, s in reversed(self.predicted(task))} for n, task in tasks.items()}
-
-    def graph_slides(self, name: str) -> list[str]:
-        """Ids of the slides that have a graph, sorted: those whose nodes and features are known."""
-        graph = self.config.graphs[name]
-        if graph.cells is not None:
-            return self.cell_slides(graph.cells)
-        return sorted(self.slides if graph.task is None else self._graph_scores[name])
-
-    def graph_files(self, name: str, slide: str) -> dict[str, list[Path]]:
-        """Files with the nodes and features of the graph of a slide."""
-        graph, layout, found = self.config.graphs[name], self.layout, dict[str, list[Path]]()
-        grid, fold = self.graph_grid(name), self._graph_scores.get(name, {}).get(slide)
-        if grid is not None:
-            found["table"] = [layout.table(grid, slide)]
-        if graph.encoder is not None:
-            found["features"] = [layout.features(self.config.encoders[graph.encoder].group or graph.encoder, slide)]
-        if graph.cells is not None:
-            found["cells"] = [layout.cells(graph.cells, slide)]
-        if graph.task is not None and fold is not None:
-            segments = ACCEPTED[self.config.tasks[graph.task].kind].label_image
-            place = layout.segmentation if segments else layout.prediction
-            found["labels" if segments else "scores"] = [place(graph.task, fold, slide)]
-        return {key: found.get(key, []) for key in ("table", "features", "scores", "cells", "labels")}
-
 
 def _network_file(folder: Path) -> Path:
     """File with the network in a folder with a card: an ONNX file if there is one, or else weights."""
