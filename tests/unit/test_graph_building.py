@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.base.errors import HistomakeError
+from histomake.base.files import write_empty_store
 from histomake.base.records.cell_table import CellTableRecord
 from histomake.base.records.graph import GraphRecord
 from histomake.base.records.record import Quarantined
@@ -234,9 +235,20 @@ def test_cells_without_classes_are_refused_where_classes_are_asked_for(tmp_path)
 
 def test_the_graph_of_a_slide_in_quarantine_has_no_nodes_and_its_reason(tmp_path):
     sample_records.lost("s1").write(tmp_path / "s1.json")
-    found, _ = built(tmp_path, NodeFiles())
-    assert isinstance(found.record, Quarantined)
-    assert found.record.reason == sample_records.lost("s1").reason
+    lost = []
+    found, _ = built(tmp_path, NodeFiles(), lost=lost)
+    assert found.record == sample_records.lost("s1")
+    assert lost == []  # its damage was met before, and was told then
+
+
+def test_a_slide_that_a_segmentation_lost_has_no_graph_of_regions(tmp_path):
+    entry = sample_records.lost("s1")
+    write_empty_store(tmp_path / "labels.zarr", entry.dump())
+    lost = []
+    regions = {"nodes": "region", "cells": None, "task": "t", "features": ["class"], "edges": "adjacency"}
+    found, _ = built(tmp_path, NodeFiles(labels=tmp_path / "labels.zarr"), lost=lost, **regions)
+    assert found.record == entry
+    assert lost == []
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import pyarrow as pa
-import zarr
 
 from histomake.annotation.formats import is_mask
 from histomake.annotation.model import Annotation
@@ -24,7 +22,7 @@ from histomake.cells.files import label_image, outlines, write_no_outlines
 from histomake.cells.segmented import from_cascade, from_task, part_classes
 from histomake.cells.source import CellSource
 from histomake.cells.table import PixelReader, empty_table, tabulate_cells, write_cells
-from histomake.cohort.quarantine import attempt
+from histomake.cohort.quarantine import attempt, lost_store
 from histomake.config import Cells
 from histomake.slide.reader import open_slide
 
@@ -79,8 +77,7 @@ def _write(source: CellSource, reader: PixelReader, manifest: Manifest, config: 
 def _lost_before(given: Path) -> Quarantined | None:
     """Return the quarantine entry that a file with cells has in their place."""
     if given.name == STORE_METADATA:
-        entry = zarr.open_group(store_of(given), mode="r").attrs.get("histomake")
-        return None if entry is None else Quarantined.decode(msgspec.json.encode(entry), given)
+        return lost_store(store_of(given))
     return None if is_mask(given) else quarantined(AnnotationRecord.read(given))
 
 

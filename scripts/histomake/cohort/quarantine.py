@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from histomake.base.errors import HistomakeError, Reason, SlideError
+from histomake.base.files import STORE_METADATA
 from histomake.base.records.record import Quarantined, StageRecord
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,13 @@ def attempt[R](stage: str, work: Callable[[], R], *, lost: list[Quarantined] | N
         if lost is not None:
             lost.append(entry)
         return entry
+
+
+def lost_store(store: Path) -> Quarantined | None:
+    """Return the quarantine entry in a store that `histomake.base.files.write_empty_store` has written; else None."""
+    path = store / STORE_METADATA
+    entry = json.loads(path.read_bytes()).get("attributes", {}).get("histomake")
+    return None if entry is None else Quarantined.decode(json.dumps(entry), path)
 
 
 def collect(records: Iterable[StageRecord | Quarantined]) -> list[Quarantined]:

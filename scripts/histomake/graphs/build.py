@@ -16,12 +16,12 @@ from scipy.sparse.csgraph import connected_components
 from histomake.base.errors import Reason, SlideError
 from histomake.base.records.graph import FeatureGroup, GraphRecord
 from histomake.base.records.manifest import Manifest
-from histomake.base.records.record import Quarantined
+from histomake.base.records.record import Quarantined, quarantined
 from histomake.base.tables import write_table
 from histomake.cohort.quarantine import attempt
 from histomake.config import Graph
 from histomake.graphs.edges import lengths, nearest, once, triangulated, within
-from histomake.graphs.nodes import NodeFiles, Nodes, centred, of_cells, of_patches, structure
+from histomake.graphs.nodes import NodeFiles, Nodes, centred, lost_before, of_cells, of_patches, structure
 from histomake.graphs.regions import of_regions
 from histomake.graphs.store import write_graph
 from histomake.patch.sampler import choose
@@ -65,9 +65,13 @@ def build_graph(
         seed: Of the sample, if there are more than ``max_nodes``.
         output: The graph.
         table: The statistics.
-        lost: Takes the quarantine entry of a slide that cannot have a graph.
+        lost: Takes the quarantine entry of a slide that cannot have a graph, unless its damage was met before.
     """
-    found = attempt("graph", lambda: _build(manifest, files, graph, class_names, seed, output), lost=lost)
+
+    def work() -> dict[str, float | None]:
+        return _build(manifest, files, graph, class_names, seed, output)
+
+    found = quarantined(Manifest.read(manifest)) or lost_before(files) or attempt("graph", work, lost=lost)
     if isinstance(found, Quarantined):
         none = (np.zeros(0, np.uint32), np.zeros(0), np.zeros(0))
         write_graph(output, found, none, (NO_EDGES, np.zeros(0, np.float32)), {})

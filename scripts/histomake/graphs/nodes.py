@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histomake.base.errors import HistomakeError, Reason, SlideError
-from histomake.base.records.features import FeatureColumn, FeatureRecord
+from histomake.base.records.features import FeatureColumn
 from histomake.base.records.manifest import Manifest
-from histomake.base.records.record import usable
+from histomake.base.records.patch_table import PatchTableRecord
+from histomake.base.records.record import Quarantined, quarantined, usable
 from histomake.base.tables import lost_slide
-from histomake.cells.table import read_cells
+from histomake.cells.table import read_cells, read_record
+from histomake.cohort.quarantine import lost_store
 from histomake.config import Graph
 from histomake.features.store import read_features, rows_of
 from histomake.patch.grid import SlideGrid
-from histomake.patch.table import read_table
+from histomake.patch.table import read_table, record_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,6 +84,22 @@ class NodeFiles:
     labels: Path | None = None
 
 
+def lost_before(files: NodeFiles) -> Quarantined | None:
+    """The quarantine entry that a file has in place of the nodes: of a slide whose damage was met before."""
+    given = ((ENTRIES[field.name], getattr(files, field.name)) for field in fields(files))
+    return next((entry for read, path in given if path is not None if (entry := read(path)) is not None), None)
+
+
+ENTRIES: dict[str, Callable[[Path], Quarantined | None]] = {
+    "table": lambda path: quarantined(PatchTableRecord.decode(record_text(path), path)),
+    "features": lambda path: quarantined(read_features(path).record),
+    "scores": lambda path: lost_slide(pq.read_schema(path).empty_table()),
+    "cells": lambda path: quarantined(read_record(path)),
+    "labels": lost_store,
+}
+"""How the quarantine entry in each of the `NodeFiles` is read."""
+
+
 def one_hot(codes: NDArray[np.integer], count: int) -> NDArray[np.float32]:
     """1 in the column of each code, float32 (n, count); 0 everywhere for a negative code."""
     return (codes[:, None] == np.arange(count)).astype(np.float32)
@@ -100,8 +118,6 @@ def of_patches(files: NodeFiles, graph: Graph, class_names: Sequence[str]) -> No
     if files.features is not None:
         column = str(graph.encoder)
         found = read_features(files.features)
-        if not isinstance(found.record, FeatureRecord):
-            raise found.record.error()
         encoder = found.column(column)
         values["encoder"] = found.vectors(column)[rows_of(found, ids, path=files.features)]
         names["encoder"] = [f"encoder_{i}" for i in range(values["encoder"].shape[1])]
@@ -114,8 +130,6 @@ def of_patches(files: NodeFiles, graph: Graph, class_names: Sequence[str]) -> No
 
 def _scores(path: Path, ids: NDArray[np.uint32], class_names: Sequence[str]) -> NDArray[np.float32]:
     table = pq.read_table(path)
-    if (lost := lost_slide(table)) is not None:
-        raise lost.error()
     known = table["patch_id"].to_numpy()
     rows = np.searchsorted(known, ids)
     if len(ids) and (not len(known) or (known[np.minimum(rows, len(known) - 1)] != ids).any()):
