@@ -71,7 +71,8 @@ def build_graph(
     def work() -> dict[str, float | None]:
         return _build(manifest, files, graph, class_names, seed, output)
 
-    found = quarantined(Manifest.read(manifest)) or lost_before(files) or attempt("graph", work, lost=lost)
+    before = quarantined(Manifest.read(manifest)) or lost_before(files)
+    found = attempt("graph", work, lost=lost) if before is None else before
     if isinstance(found, Quarantined):
         none = (np.zeros(0, np.uint32), np.zeros(0), np.zeros(0))
         write_graph(output, found, none, (NO_EDGES, np.zeros(0, np.float32)), {})
