@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from histomake.base.errors import Reason, SlideError
 from histomake.base.files import sha256_file, sha256_tree
 from histomake.base.records.manifest import Manifest
 from histomake.config import Convert
+from histomake.slide.codec import TileCoding
 from histomake.slide.convert import convert
 from histomake.slide.encode import halve
 from histomake.slide.reader import SlideReader
@@ -120,9 +122,34 @@ def test_every_codec_gives_the_same_pixels_in_zarr_and_the_reader(codec, data, t
     with SlideReader(tmp_path / "a.zarr") as reader:
         for index, level in enumerate(manifest.levels):
             shown = reader.read_level(index, 0, 0, level.width, level.height)
-            assert np.array_equal(np.moveaxis(zarr.open(tmp_path / "a.zarr", mode="r")[str(index)][...], 0, -1), shown)
+            by_zarr = np.moveaxis(zarr.open(tmp_path / "a.zarr", mode="r")[str(index)][...], 0, -1)
+            assert np.array_equal(by_zarr, shown)
+            assert np.array_equal(by_zarr, _as_stated(Store(tmp_path / "a.zarr"), index))
         difference = np.abs(reader.read_level(0, 0, 0, 1100, 700).astype(int) - truth).mean()
     assert difference == 0 if codec == "zstd" else 0 < difference < 2
+
+
+def _as_stated(store: Store, index: int) -> np.ndarray:
+    """Decode the tiles of a level with nothing but the settings of its codec."""
+    level = store.levels[index]
+    rows = [
+        np.hstack(
+            [
+                level.coding.decode_as_stated(tile, level.tile_shape)
+                for tile in store.tiles(index, row, 0, level.grid[1])
+            ]
+        )
+        for row in range(level.grid[0])
+    ]
+    return np.vstack(rows)[: level.height, : level.width]
+
+
+def test_tiles_that_zarr_python_decodes_to_other_colours_are_refused(svs, tmp_path, monkeypatch):
+    decode = TileCoding.decode_as_stated
+    monkeypatch.setattr(TileCoding, "decode_as_stated", lambda *given: decode(*given)[:, :, ::-1])
+    with pytest.raises(SlideError, match="can be read in two ways: at row") as caught:
+        convert(svs, tmp_path / "a.zarr", slide_id="a", config=Convert())
+    assert caught.value.reason is Reason.UNSUPPORTED
 
 
 def test_a_pyramid_is_made_for_a_source_without_one(data, tmp_path):

@@ -121,6 +121,26 @@ class TileCoding:
         except (RuntimeError, ValueError, IndexError, struct.error) as error:
             raise TileDecodeError(str(error)) from error
 
+    def decode_as_stated(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """Decode one tile with nothing but the settings in ``to_zarr``, as the codecs of zarr-python do.
+
+        For comparison: unlike ``decode``, the size of the output is that of the stream.
+
+        Raises TileDecodeError if the bytes cannot be decoded to a tile of ``shape``.
+        """
+        try:
+            if self.codec == "jpeg":
+                tile = imagecodecs.jpeg8_decode(data, tables=self.tables, colorspace=self.colour, outcolorspace="RGB")
+            elif self.codec == "jpeg2k":
+                tile = imagecodecs.jpeg2k_decode(data)
+            elif self.codec == "jpegxl":
+                tile = imagecodecs.jpegxl_decode(data)
+            else:
+                tile = np.frombuffer(imagecodecs.zstd_decode(data), np.uint8)
+            return np.asarray(tile).reshape(shape)
+        except (RuntimeError, ValueError) as error:
+            raise TileDecodeError(str(error)) from error
+
     def _decode_jpeg(self, data: bytes, shape: tuple[int, int, int], rows: int | None) -> np.ndarray:
         height, width, _ = shape
         if rows is not None and rows < height * MAX_PARTIAL_SHARE:

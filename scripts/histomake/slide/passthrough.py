@@ -109,13 +109,13 @@ def _copy_shard(store: Path, copy: Copy, place: tuple[int, int], check: _StreamC
     made = [] if copy.gaps is None else np.argwhere(copy.gaps[box]).tolist()
     if not pieces and not made:
         return
-    buffer = memoryview(bytearray(max((int(sizes[piece].sum()) for piece in pieces), default=0)))
+    buffer = bytearray(max((int(sizes[piece].sum()) for piece in pieces), default=0))
     path = store / level.shard_key(*place)
     with FileBytes(tiles.path) as file, ShardWriter(path, level.shard_rows, level.shard_columns) as writer:
         for piece in pieces:
-            data = buffer[: int(sizes[piece].sum())]
+            data = memoryview(buffer)[: int(sizes[piece].sum())]
             _read_tiles(file, offsets[piece], sizes[piece], data)
-            texts = check.add(top + rows[piece], left + columns[piece], sizes[piece], data)
+            texts = check.add(top + rows[piece], left + columns[piece], sizes[piece], buffer)
             kept_sizes, kept = _without_texts(sizes[piece], data, texts) if texts else (sizes[piece], data)
             writer.append(rows[piece], columns[piece], kept_sizes, kept)
         for row, column in made:
@@ -148,16 +148,6 @@ def _read_tiles(file: FileBytes, offsets: np.ndarray, sizes: np.ndarray, out: me
         length = int(sizes[first:end].sum())
         file.read_into(int(offsets[first]), out[position : position + length])
         position += length
-
-
-def _begin_with(head: bytes, view: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Whether each part of ``view``, uint8 (n,), begins with the bytes of ``head``: bool, by part."""
-    found = ends - starts >= len(head)
-    if found.any():
-        # Rows of windows are copied whole, which is faster than an index per byte.
-        begins = np.lib.stride_tricks.sliding_window_view(view, len(head))[starts[found]]
-        found[found] = (begins == np.frombuffer(head, np.uint8)).all(axis=1)
-    return np.asarray(found)
 
 
 class TileHead(NamedTuple):
@@ -193,10 +183,10 @@ class _StreamCheck:
         self._colours: dict[int, Colour | None] = {}
         """Colour space that the first tile states which begins with a marker, by the marker."""
 
-    def add(self, rows: np.ndarray, columns: np.ndarray, sizes: np.ndarray, data: memoryview) -> dict[int, TileHead]:
-        """Check tiles whose bytes are concatenated in ``data``; return the heads of those with texts, by number."""
-        view = np.frombuffer(data, np.uint8)
+    def add(self, rows: np.ndarray, columns: np.ndarray, sizes: np.ndarray, data: bytearray) -> dict[int, TileHead]:
+        """Check tiles whose bytes ``data`` begins with, one after another; return heads with texts, by tile number."""
         ends = np.cumsum(sizes)
+        view = np.frombuffer(data, np.uint8, int(ends[-1]))
         starts = ends - sizes
         head = view[starts].astype(np.uint16) << 8 | view[np.minimum(starts + 1, len(view) - 1)]
         bad = (head != 0xFFD8) if self._codec == "jpeg" else (head != 0xFF4F) & (head != 0x0000)
@@ -211,27 +201,23 @@ class _StreamCheck:
         return texts
 
     def _check_heads(
-        self, rows: np.ndarray, columns: np.ndarray, starts: np.ndarray, ends: np.ndarray, data: memoryview
+        self, rows: np.ndarray, columns: np.ndarray, starts: np.ndarray, ends: np.ndarray, data: bytearray
     ) -> dict[int, TileHead]:
         """Compare the sizes in the headers and find texts. Nearly all tiles of a level begin alike: few are parsed."""
         texts: dict[int, TileHead] = {}
-        view, left = np.frombuffer(data, np.uint8), np.ones(len(starts), bool)
-        known = iter(list(self._heads))
-        while left.any():
-            head = next(known, None)
+        for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            head = self._known(data, start, end) or self._parse(bytes(data[start:end]))
             if head is None:
-                i = int(left.argmax())
-                head = self._parse(bytes(data[int(starts[i]) : int(ends[i])]))
-            if head is None:
-                left[i] = False
                 self._bad.append((int(rows[i]), int(columns[i])))
-                continue
-            alike = np.flatnonzero(left)
-            alike = alike[_begin_with(head.given, view, starts[alike], ends[alike])]
-            left[alike] = False
-            if len(head.given) > len(head.without_texts):
-                texts.update(dict.fromkeys(alike.tolist(), head))
+            elif len(head.given) > len(head.without_texts):
+                texts[i] = head
         return texts
+
+    def _known(self, data: bytearray, start: int, end: int) -> TileHead | None:
+        for head in self._heads:
+            if data.startswith(head.given, start, end):
+                return head
+        return None
 
     def _parse(self, tile: bytes) -> TileHead | None:
         """Return the head of a tile, and remember it; None if the tile has not the size of the level's tiles."""
