@@ -25,7 +25,7 @@ from histomake.explain.rankings import right_and_wrong
 from histomake.report import cascades_section, front_page, page, task_section
 from histomake.report.cells_section import cells_section
 from histomake.report.front_page import GPU_RULES
-from histomake.report.metric_texts import with_interval
+from histomake.report.metric_texts import levels_in_order, with_interval
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 from msgspec.structs import replace
 from PIL import Image
@@ -383,3 +383,7 @@ def test_a_page_inside_the_one_file_report_has_no_broken_links(tmp_path):
             browser.wait("document.readyState === 'complete' && document.links.length > 0")
             assert browser.value("[...document.links].map((a) => a.innerText)") == expected
             assert "P-1.a" in browser.value("document.body.innerText")
+
+
+def test_levels_have_the_order_of_figures_and_not_that_of_a_file():
+    assert list(levels_in_order({"patient": 3, "patch": 1, "slide": 2})) == ["patch", "slide", "patient"]

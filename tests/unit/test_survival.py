@@ -369,7 +369,8 @@ def test_a_task_learns_a_higher_risk_for_an_earlier_event_and_is_evaluated(slide
     assert record.baselines["mean_features"]["slide"].metrics["all"]["c_index"].value > 0.5
     groups = record.levels["patient"].risk_groups
     assert groups.low.count + groups.high.count == 10
-    assert "median time" in risk_table(record)
+    assert "median time" in risk_table(record, "months")
+    assert risk_table(record, "months").count("log-rank p") == len(record.levels)
 
 
 def test_a_task_learns_hazards_by_intervals_and_is_evaluated_at_a_time(slides, files, tmp_path):
@@ -396,7 +397,7 @@ def test_a_task_learns_hazards_by_intervals_and_is_evaluated_at_a_time(slides, f
     assert found.record.baselines["usual_target"]["slide"].metrics["all"]["auc_at_horizon"].value == 0.5
     drawn = draw_figures(found, kind=card.kind, out=tmp_path / "figures")
     assert "survival_calibration" in {path.stem for path in drawn}
-    assert "AUC and calibration are those at time" in risk_table(found.record)
+    assert "AUC and calibration are those at time" in risk_table(found.record, "months")
 
 
 def test_slides_of_unknown_survival_are_predicted_and_not_trained_on(slides, files, tmp_path):

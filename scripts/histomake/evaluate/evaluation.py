@@ -140,7 +140,7 @@ def evaluate(
         removal=dict(removal or {}),
         attention=attention or {},
     )
-    return Evaluation(record, rows, by_level, classes, slides.rows)
+    return Evaluation(record, rows, by_level, classes, slides.rows, time=target.time)
 
 
 def _operating_points(

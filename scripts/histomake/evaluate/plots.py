@@ -125,10 +125,10 @@ def _decision_curve(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, le
         axes.plot(curve.threshold, curve.net_benefit, color=colour, label=name)
         axes.plot(curve.threshold, curve.treat_all, color=colour, lw=0.8, ls="--")
         highest = max(highest, curve.net_benefit.max(), curve.treat_all.max())
-    axes.axhline(0, color="0.4", lw=0.8, ls=":")
+    axes.plot([], [], color="0.4", lw=0.8, ls="--", label="act on all")
+    axes.axhline(0, color="0.4", lw=0.8, ls=":", label="act on none")
     axes.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-0.25 * highest, 1.1 * highest))
-    axes.text(0.97, 0.03, "dashed: act on all; dotted: on none", ha="right", fontsize=7, transform=axes.transAxes)
-    _legend(axes, "upper right")
+    _legend(axes, "best")
 
 
 def _confusion(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
@@ -195,7 +195,12 @@ def _kaplan_meier(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, leve
     assert groups is not None
     told = f"log-rank p = {groups.log_rank_p:.2g}" if groups.log_rank_p is not None else f"no test: {groups.undefined}"
     axes.set_xticks(ticks)
-    axes.set(xlabel="time; below, numbers at risk", ylabel="share without the event", ylim=(0, 1.02), xlim=(0, None))
+    axes.set(
+        xlabel=f"{evaluation.time}; below, numbers at risk",
+        ylabel="share without the event",
+        ylim=(0, 1.02),
+        xlim=(0, None),
+    )
     _legend(axes, "best", title=fill(told, 34))
 
 
@@ -207,7 +212,7 @@ def _survival_calibration(axes: Axes, points: pd.DataFrame, evaluation: Evaluati
     known = points.dropna(subset=["low", "high"])
     axes.vlines(known.predicted, known.low, known.high, color="C0", lw=1)
     axes.plot(points.predicted, points.observed, "o", color="C0", ms=4, clip_on=False)
-    told = found.no_calibration or f"at time {found.time:g}"
+    told = found.no_calibration or f"at {found.time:g} ({evaluation.time})"
     axes.text(0.03, 0.9, fill(told, 34), transform=axes.transAxes, fontsize=7)
     axes.set(xlabel="predicted share without the event", ylabel="observed share", xlim=(0, 1.02), ylim=(0, 1.02))
 

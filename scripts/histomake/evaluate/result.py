@@ -36,13 +36,18 @@ class MetricRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """record: all results; rows: the same, one metric each; items: by level, for figures; slides: metrics of slides."""
+    """Everything that is measured.
+
+    record: all results; rows: the same, one metric each; items: by level, for figures; slides: metrics of slides; time:
+    column of the sheet that times of survival are from.
+    """
 
     record: MetricsRecord
     rows: list[MetricRow]
     items: dict[str, Items]
     classes: list[str]
     slides: pa.Table
+    time: str | None = None
 
     def table(self) -> pa.Table:
         """The rows: level, class, metric, value, low, high, se, samples."""

@@ -61,23 +61,38 @@ def pixel_rankings(table: pa.Table, outputs: Sequence[str]) -> list[Ranking]:
     ]
 
 
-def attention_rankings(table: pa.Table, outputs: Sequence[str]) -> list[Ranking]:
-    """Rank patches of bags: highest and lowest attention for the size of the slide, and contribution to each output."""
-    _, inverse, counts = np.unique(_names(table, "slide_id"), return_inverse=True, return_counts=True)
+def attention_rankings(
+    table: pa.Table, outputs: Sequence[str], *, bag: str = "slide_id", exclusive: bool = False
+) -> list[Ranking]:
+    """Rank patches of bags: highest and lowest attention for the size of the bag, and contribution to each output.
+
+    ``bag``: column that names the bag of each patch. ``exclusive``: whether a bag has exactly one of the outputs.
+    """
+    _, inverse, counts = np.unique(_names(table, bag), return_inverse=True, return_counts=True)
     # An attention of 1 / n would be that of a patch among n equal ones.
     value = table["attention"].to_numpy() * counts[inverse]
     found = [
         Ranking("highest attention", _largest_first(value)),
         Ranking("lowest attention", _smallest_first(value)),
     ]
-    for name in outputs:
-        if f"contribution_{name}" in table.column_names:
-            given = table[f"contribution_{name}"].to_numpy() * counts[inverse]
-            found += [
-                Ranking(f"highest contribution to {name}", _largest_first(given)),
-                Ranking(f"lowest contribution to {name}", _smallest_first(given)),
-            ]
+    for name, given in _contributions(table, outputs, exclusive=exclusive).items():
+        found += [
+            Ranking(f"highest contribution to {name}", _largest_first(given * counts[inverse])),
+            Ranking(f"lowest contribution to {name}", _smallest_first(given * counts[inverse])),
+        ]
     return found
+
+
+def _contributions(table: pa.Table, outputs: Sequence[str], *, exclusive: bool) -> dict[str, NDArray[np.floating]]:
+    """Contributions of patches by output, if there are any; of two exclusive outputs, the difference to the first."""
+    if f"contribution_{outputs[0]}" not in table.column_names:
+        return {}
+    given = {name: table[f"contribution_{name}"].to_numpy() for name in outputs}
+    if exclusive and len(outputs) == 2:
+        # Only the difference of two logits matters to the score.
+        first, second = outputs
+        return {second: given[second] - given[first]}
+    return given
 
 
 def right_and_wrong(table: pa.Table, outputs: Sequence[str]) -> list[Ranking]:

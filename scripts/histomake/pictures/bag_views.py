@@ -53,7 +53,7 @@ def _contributions(findings: SlideFindings, thumb: canvas.Thumbnail, name: str) 
         findings,
         thumb,
         np.clip(value / (2 * largest) + 0.5, 0, 1),
-        f"Contribution to {name}: sum {value.sum():+.2f}",
+        f"Contribution to {name}: {value.sum():+.2f} over the slide",
         (f"lowers it, −{largest:.2g}", f"raises it, +{largest:.2g}"),
         colour_map=canvas.DIFFERENCE_MAP,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from histomake.base.records.comparison import ComparisonRecord, MetricDifference
 from histomake.report import page
-from histomake.report.metric_texts import LEVELS, metric_name
+from histomake.report.metric_texts import LEVELS, levels_in_order, metric_name
 from histomake.report.page import Html
 
 
@@ -26,7 +26,7 @@ def comparison_section(path: Path) -> Html:
         parts.append(page.tag("p", f"Left out: {', '.join(found.left_out)}.", class_="warn"))
     if found.patients < 10:
         parts.append(page.tag("p", f"Only {found.patients} patients: the intervals are unreliable.", class_="warn"))
-    for level, compared in found.levels.items():
+    for level, compared in levels_in_order(found.levels).items():
         rows = [
             [metric_name(name), *_cells(difference)]
             for name, difference in compared.metrics.get("all", {}).items()

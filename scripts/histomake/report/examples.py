@@ -15,7 +15,7 @@ from histomake.base.layout import Layout
 from histomake.base.units import Level0Pixels
 from histomake.config import Task
 from histomake.explain.kinds import EXPLAINED
-from histomake.explain.rankings import attention_rankings
+from histomake.explain.rankings import Ranking, attention_rankings
 from histomake.explain.summaries import bag_text
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
@@ -30,8 +30,13 @@ from histomake.target.outputs import outputs_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EXAMPLES = 7
+EXAMPLES = 6
+"""Patches of a row: as many as fit side by side on a page."""
 EXAMPLE_PX = 132
+ORDER_IN_BAGS = (
+    "Attention and contributions are multiplied by the number of patches of the bag before they are compared, because "
+    "each patch of a large bag has a small part of the whole."
+)
 
 
 def examples(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> list[Html]:
@@ -39,22 +44,29 @@ def examples(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> lis
     table = tested_patches(name, layout, folds)
     if not table.num_rows:
         return [page.tag("p", "The test slides have no predicted patch.", class_="warn")]
-    parts: list[Html] = []
-    rank = attention_rankings if task.on_bags else EXPLAINED[task.kind].examples
-    for ranking in rank(table, outputs_of(task.kind, task.target)):
+    parts = [page.tag("p", ORDER_IN_BAGS)] if task.on_bags else []
+    for ranking in _rankings(table, task):
         parts.append(page.tag("h4", f"{ranking.reason[0].upper()}{ranking.reason[1:]}"))
         shown = [_example(name, task, layout, row) for row in table.take(ranking.rows[:EXAMPLES]).to_pylist()]
         parts.append(page.tag("div", *shown, class_="row") if shown else page.tag("p", "None."))
     return parts
 
 
+def _rankings(table: pa.Table, task: Task) -> list[Ranking]:
+    outputs = outputs_of(task.kind, task.target)
+    if not task.on_bags:
+        return EXPLAINED[task.kind].examples(table, outputs)
+    bag = "patient_id" if task.level == "patient" else "slide_id"
+    return attention_rankings(table, outputs, bag=bag, exclusive=LEARNED[task.kind].exclusive)
+
+
 def tested_patches(name: str, layout: Layout, folds: Sequence[int]) -> pa.Table:
-    """The predictions of all test slides, with slide_id and fold."""
+    """The predictions of all test slides, with slide_id, patient_id and fold."""
     parts = []
     for row in pq.read_table(layout.split(name)).to_pylist():
         if row["role"] == "test" and row["fold"] in folds:
             table = pq.read_table(layout.prediction(name, row["fold"], row["slide_id"]))
-            for column in ("slide_id", "fold"):
+            for column in ("slide_id", "patient_id", "fold"):
                 table = table.append_column(column, pa.array([row[column]] * table.num_rows))
             parts.append(table)
     return pa.concat_tables(parts, promote_options="permissive")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from histomake.base.records.metrics import MetricValue
+from histomake.base.records.metrics import LevelMetrics, MetricValue
 
 LEVELS = {"pixel": "Pixels", "patch": "Patches", "slide": "Slides", "patient": "Patients"}
+"""Titles of levels, in the order of tables and figures."""
 
 SHOWN_METRICS = (
     "c_index",
@@ -38,6 +39,7 @@ METRIC_NAMES = {
     "iou": "IoU",
     "r2": "R²",
     "mae": "mean absolute error",
+    "rmse": "root mean squared error",
     "auroc": "AUROC",
     "auprc": "AUPRC",
     "f1": "F1",
@@ -46,6 +48,17 @@ METRIC_NAMES = {
     "calibration_in_the_large": "calibration in the large (0: calibrated)",
     "calibration_slope": "calibration slope (1: calibrated)",
 }
+
+
+def levels_in_order[T](levels: Mapping[str, T]) -> dict[str, T]:
+    """Metrics by level, in the order of tables, which the keys of a file do not have."""
+    return {level: levels[level] for level in LEVELS if level in levels}
+
+
+def highest_level(levels: Mapping[str, LevelMetrics]) -> str:
+    """The highest level of which there are metrics: patients, unless they are not evaluated."""
+    ordered = levels_in_order(levels)
+    return [level for level, found in ordered.items() if found.metrics][-1]
 
 
 def in_order(names: Iterable[str]) -> list[str]:

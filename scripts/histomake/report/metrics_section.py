@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from histomake.base.records.metrics import LevelMetrics, MetricsRecord, MetricValue
 from histomake.report import page
-from histomake.report.metric_texts import LEVELS, in_order, metric_name, with_interval
+from histomake.report.metric_texts import LEVELS, in_order, levels_in_order, metric_name, with_interval
 from histomake.report.page import Html
 
 HEADLINES = (
@@ -48,17 +48,20 @@ def metrics_table(metrics: MetricsRecord, *, named: bool = True) -> Html:
     if refused:
         patients = f" They are: {', '.join(metrics.patients_of_several_classes)}." if named else ""
         parts.insert(0, page.tag("p", f"Patients are not evaluated: {refused}.{patients}", class_="warn"))
-    return page.join([*parts, page.folded("by class", _metrics_of(metrics, whole=False))])
+    if any(set(found.metrics) - {"all"} for found in metrics.levels.values()):
+        parts.append(page.folded("by class", _metrics_of(metrics, whole=False)))
+    return page.join(parts)
 
 
 def _metrics_of(metrics: MetricsRecord, *, whole: bool) -> Html:
     cells: dict[str, dict[str, str]] = {}
-    for level, found in metrics.levels.items():
+    levels = levels_in_order(metrics.levels)
+    for level, found in levels.items():
         groups = {name: values for name, values in found.metrics.items() if (name == "all") == whole}
         for name, shown in shown_metrics(groups):
             cells.setdefault(name, {})[level] = shown
-    rows = [[name, *(row.get(level) for level in metrics.levels)] for name, row in cells.items()]
-    return page.table(["metric", *(f"{LEVELS[level]} ({r.count:,})" for level, r in metrics.levels.items())], rows)
+    rows = [[name, *(row.get(level) for level in levels)] for name, row in cells.items()]
+    return page.table(["metric", *(f"{LEVELS[level]} ({r.count:,})" for level, r in levels.items())], rows)
 
 
 def shown_metrics(groups: Mapping[str, Mapping[str, MetricValue]]) -> list[tuple[str, str]]:

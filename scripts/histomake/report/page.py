@@ -152,11 +152,17 @@ def folded(summary: str, *parts: object) -> Html:
     return tag("details", tag("summary", summary), *parts)
 
 
-def picture(source: NDArray[np.uint8] | Path, caption: object = "", *, width: int | None = None) -> Html:
-    """Embed pixels (h, w, 3) or an image file as JPEG."""
+def picture(
+    source: NDArray[np.uint8] | Path, caption: object = "", *, width: int | None = None, at_most: int | None = None
+) -> Html:
+    """Embed pixels (h, w, 3) or an image file as JPEG.
+
+    ``width``: on the page, in px. ``at_most``: width of pictures that are wider; others keep theirs.
+    """
     image = Image.open(source).convert("RGB") if isinstance(source, Path) else Image.fromarray(source)
     if image.width > MAX_WIDTH_PX:
         image = image.resize((MAX_WIDTH_PX, round(image.height * MAX_WIDTH_PX / image.width)), Image.Resampling.LANCZOS)
+    width = min(at_most, image.width) if at_most else width
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
     return _figure("image/jpeg", buffer.getvalue(), caption, width)

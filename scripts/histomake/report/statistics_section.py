@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from histomake.base.records.metrics import MetricsRecord, OperatingPoint
 from histomake.report import page
-from histomake.report.metric_texts import LEVELS, with_interval
+from histomake.report.metric_texts import LEVELS, levels_in_order, with_interval
 from histomake.report.page import Html
 from histomake.report.subgroups_section import subgroups_section
 
@@ -47,7 +47,7 @@ def _operating_points(metrics: MetricsRecord) -> list[Html]:
 
 
 def _points(metrics: MetricsRecord) -> Iterator[tuple[str, str, OperatingPoint]]:
-    for level, found in metrics.levels.items():
+    for level, found in levels_in_order(metrics.levels).items():
         for name, points in found.operating_points.items():
             yield from ((LEVELS[level], name, point) for point in points)
 

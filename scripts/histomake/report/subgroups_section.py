@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from histomake.base.records.metrics import Heterogeneity, MetricsRecord, SubgroupTable
 from histomake.report import page
-from histomake.report.metric_texts import LEVELS, in_order, metric_name, with_interval
+from histomake.report.metric_texts import LEVELS, in_order, levels_in_order, metric_name, with_interval
 from histomake.report.page import Html
 
 MAIN = 4
@@ -23,7 +23,7 @@ def subgroups_section(metrics: MetricsRecord) -> list[Html]:
         "share of the variation beyond chance."
     )
     parts = [page.tag("p", text)]
-    for level, found in metrics.levels.items():
+    for level, found in levels_in_order(metrics.levels).items():
         for column, table in found.subgroups.items():
             # Metrics that no value has are of no use in a table.
             known = {n for g in table.groups.values() for n, one in g.metrics.items() if one.value is not None}

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 
+from histomake.base.kinds import Kind
 from histomake.base.layout import EmbeddingFiles, Layout
 from histomake.base.records.attribution_checks import AttributionChecks
 from histomake.base.records.metrics import LevelMetrics, MetricsRecord
@@ -21,7 +22,7 @@ from histomake.config import Task
 from histomake.pictures import canvas
 from histomake.report import page
 from histomake.report.examples import examples
-from histomake.report.metric_texts import LEVELS, with_interval
+from histomake.report.metric_texts import LEVELS, highest_level, levels_in_order, with_interval
 from histomake.report.metrics_section import metrics_table, shown_metrics
 from histomake.report.page import Html
 from histomake.report.slide_rates_section import slide_rates_section
@@ -32,8 +33,8 @@ FIGURES = {
     "roc": "ROC, by level",
     "precision_recall": "Precision and recall, by level",
     "reliability": "Calibration: accuracy against confidence; larger dots are more predictions",
-    "decision_curve": "Decision curve: net benefit of acting from a threshold probability on, against acting on all "
-    "(dashed) or none (dotted)",
+    "decision_curve": "Decision curve: net benefit of acting from a threshold probability on, against acting on all or "
+    "none",
     "confusion": "Confusion, by level",
     "scatter": "Predicted against true values, by level",
     "overlap": "Dice per class, with intervals",
@@ -76,7 +77,7 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     if metrics.baselines:
         parts.append(page.section("Baselines", baselines_table(metrics), level=3, anchor=f"{name}-baselines"))
     if any(level.risk_groups for level in metrics.levels.values()):
-        parts.append(page.section("Risk groups", risk_table(metrics), level=3, anchor=f"{name}-risk"))
+        parts.append(page.section("Risk groups", risk_table(metrics, task.target.time), level=3, anchor=f"{name}-risk"))
     if metrics.bag_sizes:
         parts.append(page.section("Bag size", bag_sizes_table(metrics), level=3, anchor=f"{name}-bag-size"))
     if metrics.removal:
@@ -88,7 +89,7 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
         found = slide_rates_section(metrics, layout.slide_metrics(name), layout.front_page.parent)
         parts.append(page.section("Slides", *found, level=3, anchor=f"{name}-slides"))
     drawn = sorted(layout.metrics_figures(name).glob("*.png"))
-    parts += [page.picture(path, FIGURES.get(path.stem, path.stem), width=920) for path in drawn]
+    parts += [page.picture(path, FIGURES.get(path.stem, path.stem), at_most=920) for path in drawn]
     parts.append(page.section("Examples", *examples(name, task, layout, folds), level=3, anchor=f"{name}-examples"))
     return parts
 
@@ -130,16 +131,18 @@ BASELINES = {"mean_features": "mean features, linear", "usual_target": "usual ta
 
 def baselines_table(metrics: MetricsRecord) -> Html:
     """Metrics of the task and of its baselines on the same slides or patients, one column each."""
-    level = list(metrics.levels)[-1]
+    level = highest_level(metrics.levels)
     columns = {"this task": metrics.levels[level]}
     columns |= {BASELINES[name]: found[level] for name, found in metrics.baselines.items() if level in found}
-    text = f"{LEVELS[level]}. The baselines use the same features and patients; their thresholds are 0.5."
+    text = f"{LEVELS[level]}. The baselines use the same features and patients."
+    if not LEARNED[Kind(metrics.kind)].numbers:
+        text += " Their thresholds are 0.5."
     return page.join([page.tag("p", text), _beside(columns)])
 
 
 def bag_sizes_table(metrics: MetricsRecord) -> Html:
     """Metrics by number of patches per bag, one column each, and of all patches."""
-    level = list(metrics.levels)[-1]
+    level = highest_level(metrics.levels)
     sizes = sorted(metrics.bag_sizes.items(), key=lambda item: int(item[0]))
     columns = {f"{size} patches": found[level] for size, found in sizes if level in found}
     columns["all patches"] = metrics.levels[level]
@@ -172,22 +175,32 @@ def _beside(columns: Mapping[str, LevelMetrics]) -> Html:
     return page.table(["metric", *columns], rows)
 
 
-def risk_table(metrics: MetricsRecord) -> Html:
-    """Survival of the groups of low and of high risk, with the log-rank test between them or why there is none."""
+def risk_table(metrics: MetricsRecord, time: str | None) -> Html:
+    """Survival of the groups of low and of high risk, with the log-rank test between them or why there is none.
+
+    ``time``: column of the sheet that times are from.
+    """
     rows: list[list[object]] = []
-    for level, found in metrics.levels.items():
+    tests: list[Html] = []
+    for level, found in levels_in_order(metrics.levels).items():
         if (groups := found.risk_groups) is not None:
-            p = f"{groups.log_rank_p:.2g}" if groups.log_rank_p is not None else groups.undefined
             for name, group in (("low", groups.low), ("high", groups.high)):
-                rows.append([LEVELS[level], name, group.count, group.events, group.median_time, p])
-    text = "Divided at the median risk of the validation set. The median time is empty where half never had the event."
-    header = ["level", "risk", "number", "events", "median time", "log-rank p"]
-    return page.join([page.tag("p", text), page.table(header, rows), *horizon_notes(metrics)])
+                rows.append([LEVELS[level], name, group.count, group.events, group.median_time])
+            p = groups.log_rank_p
+            told = f"log-rank p = {p:.2g}" if p is not None else f"no log-rank test, since {groups.undefined}"
+            tests.append(page.tag("p", f"{LEVELS[level]}: {told}."))
+    text = (
+        f"Divided at the median risk of the validation set. Times are those of column {time}. The median time is empty "
+        "where half never had the event."
+    )
+    header = ["level", "risk", "number", "events", "median time"]
+    return page.join([page.tag("p", text), page.table(header, rows), *tests, *horizon_notes(metrics)])
 
 
 def horizon_notes(metrics: MetricsRecord) -> list[Html]:
     """At which time predictions of survival were measured, and why a measure is missing."""
-    found = {level: one.at_horizon for level, one in metrics.levels.items() if one.at_horizon is not None}
+    levels = levels_in_order(metrics.levels).items()
+    found = {level: one.at_horizon for level, one in levels if one.at_horizon is not None}
     notes = [f"AUC and calibration are those at time {one.time:g}." for one in list(found.values())[:1]]
     for level, one in found.items():
         notes += [f"{LEVELS[level]}: no AUC, since {one.no_auc}."] if one.no_auc else []
