@@ -129,6 +129,22 @@ def test_every_kind_is_learned_from_labels_of_slides(kind, name, slides, files, 
         assert len(np.unique(high[f"{column}_{last}"].to_numpy())) == 1
 
 
+def test_several_columns_are_learned_at_once_and_a_slide_may_lack_some(slides, files, tmp_path):
+    given = [
+        replace(slide, labels=slide.labels | {"other": "" if number == 0 else str(1 - float(slide.labels["share"]))})
+        for number, slide in enumerate(balanced(slides))
+    ]
+    several = {"column": None, "columns": ["share", "other"]}
+    settings = task("regression", target=several, pooling={"name": "additive"}, train={"steps": 120})
+    card = trained(settings, given, files, tmp_path)
+    assert card.class_names == ["share", "other"]
+    low, high = (predicted(tmp_path, slide, files) for slide in given[:2])
+    assert high["score_share"][0].as_py() > low["score_share"][0].as_py()
+    assert high["score_other"][0].as_py() < low["score_other"][0].as_py()
+    assert low["target_other"][0].as_py() is None
+    assert low["target_share"][0].as_py() == pytest.approx(float(given[0].labels["share"]))
+
+
 @pytest.mark.parametrize("name", ["mean", "max", "topk", "attention", "dsmil", "clam", "transmil"])
 def test_every_other_pooling_is_trained_and_predicts(name, slides, files, tmp_path):
     trained(task(pooling={"name": name}, train={"steps": 4, "validate_every": 2}), slides, files, tmp_path)
@@ -365,6 +381,20 @@ def test_settings_that_a_task_of_slides_ignores_or_cannot_have_are_refused(chang
         task(**changes)
 
 
+@pytest.mark.parametrize(
+    ("kind", "target", "message"),
+    [
+        ("regression", {"columns": ["a", "b"]}, "exclude each other"),
+        ("regression", {"column": None, "columns": ["a", "a"]}, "listed twice"),
+        ("regression", {"column": None}, "required with source: sheet"),
+        ("classification", {"column": None, "columns": ["a", "b"]}, "does not learn several columns; use column"),
+    ],
+)
+def test_columns_that_cannot_be_learned_at_once_are_refused(kind, target, message):
+    with pytest.raises(ValueError, match=message):
+        task(kind, target=target)
+
+
 def test_pixels_cannot_be_predicted_for_slides():
     with pytest.raises(ValueError, match="predicts pixels"):
         Task.model_validate({"kind": "segmentation", "grid": "g", "level": "slide", "target": {"source": "mask"}})
@@ -433,6 +463,34 @@ def test_the_report_names_the_patches_of_highest_attention_and_the_result_of_the
     assert [row[0] for row in rows] == ["low", "high"]
     assert {row[3] for row in rows} == {"yes", ""}
     assert bag_text(table.slice(0, 1).to_pylist()[0], ["low", "high"]).startswith("attention: percentile")
+
+
+def test_of_two_exclusive_classes_the_contributions_to_their_difference_are_ranked():
+    table = pa.table(
+        {
+            "slide_id": ["a", "a"],
+            "attention": pa.array([0.4, 0.6], pa.float32()),
+            "contribution_low": pa.array([1.0, 3.0], pa.float32()),
+            "contribution_high": pa.array([2.0, 2.5], pa.float32()),
+        }
+    )
+    found = {
+        ranking.reason: ranking.rows.tolist() for ranking in attention_rankings(table, ["low", "high"], exclusive=True)
+    }
+    assert "highest contribution to low" not in found
+    assert found["highest contribution to high"] == [0, 1]
+
+
+def test_patches_of_all_slides_of_a_patient_are_compared_as_one_bag():
+    table = pa.table(
+        {
+            "slide_id": ["a", "b", "b", "c"],
+            "patient_id": ["p", "p", "p", "q"],
+            "attention": pa.array([0.5, 0.3, 0.2, 1.0], pa.float32()),
+        }
+    )
+    highest, _ = attention_rankings(table, ["low", "high"], bag="patient_id")
+    assert highest.rows.tolist() == [0, 3, 1, 2]
 
 
 def test_qupath_tiles_have_attention_and_contributions(finished, slides, tmp_path):

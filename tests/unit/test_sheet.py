@@ -395,3 +395,26 @@ def test_mappings_that_make_no_sense_are_refused(target, message):
     config = {"annotations": {"classes": {"a": "low", "b": "high"}}}
     with pytest.raises(ConfigError, match=message):
         parse_config(config | {"tasks": {"t": {"grid": "x20", "target": TARGET | target}}})
+
+
+NUMBERS = {"grid": "x20", "kind": "regression", "level": "patient", "features": "a"}
+NUMBERS |= {"target": {"source": "sheet", "columns": ["CXCL13", "CCL19"]}}
+ENCODER = {"a": {"grid": "x20", "name": "resnet10t", "weights": False}}
+
+
+def test_each_cell_of_several_columns_is_checked_and_empty_ones_are_allowed(tmp_path):
+    config = parse_config({"encoders": ENCODER, "tasks": {"t": NUMBERS}})
+    path = write(tmp_path, "slide_id path patient_id CXCL13 CCL19\na a p 1 x\nb b q y 2\nc c r 3 \n")
+    with pytest.raises(ConfigError) as caught:
+        read_sheet(path, config, check_files=False)
+    message = str(caught.value)
+    assert "(a): CCL19 is" in message
+    assert "(b): CXCL13 is" in message
+    assert "(c)" not in message
+
+
+def test_a_patient_with_slides_of_different_numbers_in_several_columns_is_refused(tmp_path):
+    config = parse_config({"encoders": ENCODER, "tasks": {"t": NUMBERS}})
+    path = write(tmp_path, "slide_id path patient_id CXCL13 CCL19\na a p 1 2\nb b p 1 \nc c q 1 2\nd d q  \n")
+    with pytest.raises(ConfigError, match=r"patient p has slides of different CXCL13, CCL19 \(1, 2: a; 1, empty: b\)"):
+        read_sheet(path, config, check_files=False)

@@ -48,7 +48,7 @@ ALLOWED_MEMBERS = {
     "Config.roi_classes": "a param of annotate",
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
-    "Target.columns": "parts of target, which is compared",
+    "Target.sheet_columns": "parts of target, which is compared",
     "Task.described": "selects the keys that are compared",
     "Task.fitting": "selects the keys that are compared",
     "Task.on_bags": "a part of level, which is compared",

@@ -138,7 +138,8 @@ def _refuse_several_targets(patches: PatchIndex, names: Sequence[str], members: 
     several = []
     for name, mine in zip(names, members, strict=True):
         target = patches.target[mine]
-        if len(np.unique(target[is_known(target)], axis=0)) > 1:
+        # Unknown numbers beside known ones are equal; as NaN, they would differ from themselves.
+        if len(np.unique(np.nan_to_num(target[is_known(target)], nan=-np.inf), axis=0)) > 1:
             slides = sorted({patches.entries[slide].slide_id for slide in patches.slide[mine]})
             several.append(f"{name} ({', '.join(slides)})")
     if several:

@@ -103,7 +103,7 @@ def known_bags(task: Task, bags: BagIndex) -> BagIndex:
     """The bags of known target. Raises HistomakeError if there is none."""
     bags = without_unknown(bags)
     if not len(bags):
-        raise HistomakeError(f"no {task.level} has a value in column {' and '.join(task.target.columns)}")
+        raise HistomakeError(f"no {task.level} has a value in column {' and '.join(task.target.sheet_columns)}")
     sizes = [len(members) for members in bags.members]
     log.info("%d bags of %d to %d patches", len(bags), min(sizes), max(sizes))
     return bags

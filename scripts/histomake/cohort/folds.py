@@ -49,7 +49,8 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
 def _of_task(slides: Iterable[Slide], task: Task) -> tuple[list[Slide], Split, Classes | None]:
     """Slides, split and classes by which a task is divided. There are no classes if the sheet does not give them."""
     column, event = task.target.column, task.target.event
-    rows = [replace(s, split="predict") if any(s.value(c) is None for c in task.target.columns) else s for s in slides]
+    needed = task.target.sheet_columns
+    rows = [replace(s, split="predict") if needed and not any(map(s.value, needed)) else s for s in slides]
     if event is not None:
         # A role without an event can neither be learned from nor be measured.
         others = [c for c in task.split.stratify if c != event]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -78,7 +78,7 @@ def named_columns(config: Config, *, fitted: bool = False) -> set[str]:
     splits: list[Split] = [*(task.split for task in tasks), *(cascade.split for cascade in config.radhical.values())]
     for split in splits:
         columns.update(split.stratify)
-    return columns | {column for task in tasks for column in task.target.columns}
+    return columns | {column for task in tasks for column in task.target.sheet_columns}
 
 
 def group_columns(config: Config) -> set[str]:
@@ -237,16 +237,17 @@ def _id_problems(slides: list[Slide]) -> Iterator[str]:
 def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Config) -> Iterator[str]:
     """Every label that a task cannot learn or test, and tasks with a single class."""
     for name, task in config.tasks.items():
-        if not task.target.columns:
+        if not task.target.sheet_columns:
             continue
-        column = task.target.columns[0]
+        column = task.target.sheet_columns[0]
         for slide in slides:
-            for fault in _label_faults(slide, task):
-                yield f"line {lines[slide.slide_id]} ({slide.slide_id}): {column} is {fault} (task {name})"
+            for faulty, fault in _label_faults(slide, task):
+                yield f"line {lines[slide.slide_id]} ({slide.slide_id}): {faulty} is {fault} (task {name})"
         # A patient has one survival, whatever is predicted.
         if task.level == "patient" or task.target.event is not None:
-            for one in task.target.columns:
-                yield from _several_values(slides, name, one)
+            one_by_one = [[one] for one in task.target.sheet_columns]
+            for together in [task.target.columns] if task.target.columns else one_by_one:
+                yield from _several_values(slides, name, together)
         learned = [s for s in slides if s.split != "predict"]
         if task.target.event is not None and learned and not task.trained:
             yield from _no_event(learned, name, task.target.event)
@@ -258,19 +259,21 @@ def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Confi
             yield f"task {name}: column {column!r} has a single class ({values}); at least two are needed"
 
 
-def _several_values(slides: list[Slide], task: str, column: str) -> Iterator[str]:
-    """Patients whose slides have different values, where a patient is learned as one bag."""
+def _several_values(slides: list[Slide], task: str, columns: Sequence[str]) -> Iterator[str]:
+    """Patients whose slides have different values in columns, where a patient is learned as one bag."""
     found: dict[str, dict[str, list[str]]] = {}
     for slide in slides:
-        if (value := slide.value(column)) is not None:
+        cells = [slide.value(column) for column in columns]
+        if any(cells):
+            value = ", ".join(cell or "empty" for cell in cells)
             found.setdefault(slide.patient_id, {}).setdefault(value, []).append(slide.slide_id)
     for patient, values in sorted(found.items()):
         if len(values) > 1:
             listed = "; ".join(f"{value}: {', '.join(ids)}" for value, ids in sorted(values.items()))
             yield (
-                f"task {task}: patient {patient} has slides of different {column} ({listed}); with level: patient, and "
-                "with kind: survival, they must be the same. Correct the sheet, or set level: slide for a kind other "
-                "than survival"
+                f"task {task}: patient {patient} has slides of different {', '.join(columns)} ({listed}); with level: "
+                "patient, and with kind: survival, they must be the same. Correct the sheet, or set level: slide for a "
+                "kind other than survival"
             )
 
 
@@ -290,32 +293,35 @@ def _is_one(cell: str | None) -> bool:
         return False
 
 
-def _label_faults(slide: Slide, task: Task) -> Iterator[str]:
-    """Why the slide's label cannot be learned. An empty cell can: the slide is only predicted then."""
+def _label_faults(slide: Slide, task: Task) -> Iterator[tuple[str, str]]:
+    """Column of a label that cannot be learned, and why. Empty cells can be: the slide is only predicted then."""
     target = task.target
     if target.time is not None and target.event is not None:
         try:
             survival(slide.value(target.time), slide.value(target.event))
         except ValueError as error:
-            yield f"{error}; correct {target.time} and {target.event}, or empty both if they are unknown"
-        return
-    value = slide.value(target.column or "")
-    if value is None:
+            yield target.time, f"{error}; correct {target.time} and {target.event}, or empty both if they are unknown"
         return
     if ACCEPTED[task.kind].least_classes is None:
-        try:
-            number(value)
-        except ValueError as error:
-            yield f"{error}; correct the cell, or empty it if the value is unknown"
+        for column in target.sheet_columns:
+            try:
+                number(slide.value(column) or "0")
+            except ValueError as error:
+                yield column, f"{error}; correct the cell, or empty it if the value is unknown"
+        return
+    column = target.column or ""
+    value = slide.value(column)
+    if value is None:
         return
     names = ", ".join(task.target.classes)
     for label in dict.fromkeys(classes_of(slide, task)):
         if not label:
-            yield f"{value!r}, with an empty item; remove the comma"
+            yield column, f"{value!r}, with an empty item; remove the comma"
         elif task.target.classes and label not in task.target.classes:
             yield (
+                column,
                 f"{label!r}, not one of target.classes ({names}); correct the cell, map it under target.labels, or "
-                "empty it if unknown"
+                "empty it if unknown",
             )
 
 

@@ -20,6 +20,7 @@ class Accepted:
     example: smallest settings of a task besides its grid, for the documentation and the tests of all kinds.
     sources: values of ``target.source``.
     columns: keys of ``target`` that name columns of the sheet, if it is the source.
+    several_columns: whether ``target.columns`` may name several in place of ``target.column``.
     least_classes: smallest number of classes. None: the outputs are numbers, not classes.
     several: whether a patch or slide may have several classes; cells of the sheet separate them with commas.
     background: whether ``target.unlabelled: background`` is possible.
@@ -42,6 +43,7 @@ class Accepted:
     example: dict[str, Any]
     sources: tuple[str, ...]
     columns: tuple[str, ...]
+    several_columns: bool
     least_classes: int | None
     several: bool
     background: bool
@@ -68,6 +70,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         example={"target": {"classes": ["stroma", "tumour"]}},
         sources=("annotation", "sheet"),
         columns=COLUMNS,
+        several_columns=False,
         least_classes=2,
         several=False,
         background=False,
@@ -89,6 +92,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         example={"target": {"classes": ["necrosis", "tumour"]}},
         sources=("annotation", "sheet"),
         columns=COLUMNS,
+        several_columns=False,
         least_classes=1,
         several=True,
         background=False,
@@ -110,6 +114,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         example={"target": {"classes": ["tumour"]}},
         sources=("annotation", "sheet"),
         columns=COLUMNS,
+        several_columns=True,
         least_classes=None,
         several=False,
         background=False,
@@ -131,6 +136,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         example={"target": {"source": "mask", "classes": ["stroma", "tumour"]}, "model": {"name": "fast_scnn"}},
         sources=("mask",),
         columns=COLUMNS,
+        several_columns=False,
         least_classes=2,
         several=False,
         background=True,
@@ -156,6 +162,7 @@ ACCEPTED: dict[Kind, Accepted] = {
         },
         sources=("sheet",),
         columns=("time", "event"),
+        several_columns=False,
         least_classes=None,
         several=False,
         background=False,

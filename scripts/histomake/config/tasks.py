@@ -76,6 +76,11 @@ class Target(Section):
         description="Label column of the sheet if source is sheet. For multi_label, several classes in a cell are "
         "separated by commas.",
     )
+    columns: list[Name] = Field(
+        default_factory=list,
+        description="Several columns of the sheet with numbers, such as [CXCL13, CCL19], which a regression predicts "
+        "at once. A slide with some of its cells empty is trained on with the others.",
+    )
     time: str | None = Field(
         None,
         description="Column of the sheet with the time to the event or to the end of observation, for survival. Any "
@@ -115,7 +120,7 @@ class Target(Section):
 
     @model_validator(mode="after")
     def _column_with_sheet(self) -> Target:
-        if (self.source == "sheet") != bool(self.columns):
+        if (self.source == "sheet") != bool(self.sheet_columns):
             raise ValueError(
                 "target.column (of survival target.time and target.event) is required with source: sheet, and not "
                 "allowed with other sources"
@@ -123,9 +128,17 @@ class Target(Section):
         return self
 
     @property
-    def columns(self) -> list[str]:
+    def sheet_columns(self) -> list[str]:
         """Columns of the sheet that the target is read from."""
-        return [name for name in (self.column, self.time, self.event) if name is not None]
+        return [name for name in (self.column, *self.columns, self.time, self.event) if name is not None]
+
+    @model_validator(mode="after")
+    def _different_columns(self) -> Target:
+        if self.column is not None and self.columns:
+            raise ValueError("target.column and target.columns exclude each other; list all columns in target.columns")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("target.columns: a column is listed twice")
+        return self
 
     @model_validator(mode="after")
     def _labels_are_classes(self) -> Target:
@@ -205,8 +218,10 @@ def _target_problems(kind: Kind, target: Target) -> Iterator[str]:
     accepted = ACCEPTED[kind]
     if target.source not in accepted.sources:
         yield f"target.source: {target.source} does not fit {kind}; use one of {', '.join(accepted.sources)}"
-    for key in ("column", "time", "event") if target.columns else ():
-        given = getattr(target, key) is not None
+    if target.columns and not accepted.several_columns:
+        yield f"target.columns: {kind} does not learn several columns; use {', '.join(accepted.columns)}"
+    for key in ("column", "time", "event") if target.sheet_columns else ():
+        given = getattr(target, key) is not None or (key == "column" and bool(target.columns))
         if given and key not in accepted.columns:
             yield f"target.{key}: {kind} has no such column; use {', '.join(accepted.columns)}"
         elif not given and key in accepted.columns:
@@ -220,7 +235,7 @@ def _target_problems(kind: Kind, target: Target) -> Iterator[str]:
             if target.classes:
                 yield f"target.classes: {kind} has no classes; remove them"
         elif bool(target.classes) == (target.source == "sheet"):
-            yield f"{kind} predicts either the area shares of target.classes, or a number in target.column"
+            yield f"{kind} predicts the area shares of target.classes, or numbers in target.column or target.columns"
     elif len(_class_names(target)) < accepted.least_classes:
         yield f"target.classes: {kind} needs at least {accepted.least_classes} class(es)"
     if len(set(target.classes)) < len(target.classes) or BACKGROUND in target.classes:

@@ -78,7 +78,7 @@ def outcome(task: Task, card: ModelCard) -> str:
     if target.time is not None:
         return f"The risk of an event: columns {target.time} (time) and {target.event} (1: event) of the sheet."
     if target.source == "sheet":
-        return f"{names}: column {target.column} of the sheet, one value per slide."
+        return f"{names}: column {' and '.join(target.sheet_columns)} of the sheet, one value per slide."
     if LEARNED[task.kind].per_pixel:
         return f"{names}: the class of each pixel, from annotations of the slides."
     if LEARNED[task.kind].min_area:

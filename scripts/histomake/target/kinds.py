@@ -78,7 +78,8 @@ def patch_targets(
 def sheet_target(kind: Kind, target: Target, labels: Mapping[str, str], *, slide_id: str) -> NDArray[Any]:
     """Target that the sheet gives to a slide and to each of its patches; unknown where its cell is empty.
 
-    Classification: int64 (); several labels: float32 (classes,); regression: float32 (1,); survival: float64 (2,).
+    Classification: int64 (); several labels: float32 (classes,); regression: float32 (columns,); survival: float64
+    (2,).
     Raises ConfigError for a cell that is not a class or not a number.
     """
     return LEARNED[kind].of_row(labels, target, slide_id)
@@ -105,8 +106,8 @@ def _classes(target: Target) -> list[str]:
     return list(target.classes)
 
 
-def _classes_or_column(target: Target) -> list[str]:
-    return list(target.classes) or [target.column or ""]
+def _classes_or_columns(target: Target) -> list[str]:
+    return list(target.classes) or list(target.columns) or [target.column or ""]
 
 
 def _classes_and_background(target: Target) -> list[str]:
@@ -160,11 +161,16 @@ def _class_index(value: str, target: Target, slide_id: str) -> int:
     return target.classes.index(value)
 
 
-def _number(value: str, target: Target, slide_id: str) -> NDArray[np.float32]:
-    try:
-        return np.array([number(value) if value else math.nan], np.float32)
-    except ValueError as error:
-        raise ConfigError(f"slide {slide_id}: {target.column} is {error}; correct the sheet") from None
+def _numbers(labels: Mapping[str, str], target: Target, slide_id: str) -> NDArray[np.float32]:
+    """The numbers in the columns of the target; NaN where a cell is empty."""
+    found = []
+    for column in target.sheet_columns:
+        value = labels.get(column)
+        try:
+            found.append(number(value) if value else math.nan)
+        except ValueError as error:
+            raise ConfigError(f"slide {slide_id}: {column} is {error}; correct the sheet") from None
+    return np.array(found, np.float32)
 
 
 def _time_and_event(labels: Mapping[str, str], target: Target, slide_id: str) -> NDArray[np.float64]:
@@ -232,10 +238,10 @@ LEARNED: dict[Kind, Learned] = {
         exclusive=False,
     ),
     Kind.REGRESSION: Learned(
-        outputs=_classes_or_column,
-        truth=_classes_or_column,
+        outputs=_classes_or_columns,
+        truth=_classes_or_columns,
         of_areas=_area_shares,
-        of_row=_cell(_number),
+        of_row=_numbers,
         of_slide=_mean,
         decide=None,
         group=None,

@@ -14,7 +14,7 @@ from histomake.target.kinds import LEARNED
 def outputs_of(kind: Kind, target: Target) -> list[str]:
     """Names of a network's outputs, in order.
 
-    These are the classes, preceded by `BACKGROUND` where a segmentation learns it. A regression without classes has one
-    output, named after the sheet's column.
+    These are the classes, preceded by `BACKGROUND` where a segmentation learns it. A regression without classes has an
+    output for each of its columns of the sheet, named after it.
     """
     return LEARNED[kind].outputs(target)
