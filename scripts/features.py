@@ -1,6 +1,8 @@
 """Rule features: vectors of every kept patch of a slide, of all encoders of a group."""
 
 import logging
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from histomake.audit.sidecar import job
@@ -15,8 +17,9 @@ from histomake.features.store import STAGE
 def encode(snakemake, config, work, made_of, lost):
     """Encode the job's slide, and further ones that have few patches; a damaged one is added to ``lost``."""
     # Imported here, because torch takes seconds, and a job whose features are there ends without it.
+    from histomake.features.ahead import Ahead
     from histomake.features.encoders import load_group
-    from histomake.features.extract import extract, write_no_features
+    from histomake.features.extract import extract_open, open_patches, write_no_features
     from histomake.learn.data.patch_index import SlideEntry
 
     slide, params = snakemake.wildcards.slide, snakemake.params
@@ -32,19 +35,26 @@ def encode(snakemake, config, work, made_of, lost):
     ready = load_group(encoders, config.grids[work.grid], models=models, threads=snakemake.threads)
     options = {"batch": min(encoder.batch for encoder in encoders.values()), "threads": snakemake.threads}
 
-    def extract_slide(one, output, digest):
-        entry = SlideEntry.at(work.layout, work.grid, one, "", {})
-        extract(ready, entry, output, code=params.code, made_of=digest, **options)
+    def open_slide(one):
+        return open_patches(ready, SlideEntry.at(work.layout, work.grid, one[0], "", {}), **options)
+
+    def write(opening, output, digest):
+        with opening as opened:
+            extract_open(ready, opened, output, code=params.code, made_of=digest, nearly_read=slides.begin)
 
     output = Path(snakemake.output.features)
-    found = attempt(STAGE, lambda: extract_slide(slide, output, made_of), lost=lost)
-    if found is not None:
-        write_no_features(ready, found, output)
-    for other, digest in work.further(slide, slides_of(config.sheet)):
-        try:
-            extract_slide(other, work.waiting(other, digest), digest)
-        except (HistomakeError, OSError) as error:
-            logging.warning("%s is left to its own job: %s", other, error)
+    further = work.further(slide, slides_of(config.sheet))
+    with Ahead(chain([(slide, made_of)], further), open_slide) as slides:
+        for (one, digest), opening in slides:
+            if one == slide:
+                found = attempt(STAGE, partial(write, opening, output, digest), lost=lost)
+                if found is not None:
+                    write_no_features(ready, found, output)
+                continue
+            try:
+                write(opening, work.waiting(one, digest), digest)
+            except (HistomakeError, OSError) as error:
+                logging.warning("%s is left to its own job: %s", one, error)
 
 
 def main(snakemake):

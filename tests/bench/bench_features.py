@@ -23,7 +23,7 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.units import Mpp
 from histomake.config import Convert, Encoder, Grid
 from histomake.features.encoders import ReadyEncoder, load_group
-from histomake.features.extract import encode_patches
+from histomake.features.extract import encode_pixels, read_pixels
 from histomake.features.store import read_features, write_features
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.slide.convert import convert
@@ -149,7 +149,8 @@ def _one_pass(work: Path) -> list[Figure]:
 
     def encode(count: int) -> None:
         vectors = {cheap.name: np.zeros((len(x), 3), np.float16)}
-        encode_patches([cheap] * count, entry, grid, places, vectors, batch=64, threads=1)
+        with read_pixels([cheap] * count, entry, grid, places, batch=64, threads=1) as pixels:
+            encode_pixels([cheap] * count, entry, pixels, vectors)
 
     together, apart = side_by_side(lambda: encode(2), lambda: (encode(1), encode(1)))
     share = ratio(together, apart)
@@ -203,9 +204,8 @@ def _waiting(work: Path, demo: Path) -> list[Figure]:
     (encoder,) = load_group({"a": settings}, grid, models={}, threads=2)
     vectors = {encoder.name: np.zeros((len(x), encoder.column.dimensions), np.float16)}
     entry = SlideEntry("big", "p", store, Path("none"))
-    took = encode_patches(
-        [encoder], entry, grid, {"patch_id": np.arange(len(x)), "x": x, "y": y}, vectors, batch=64, threads=2
-    )
+    with read_pixels([encoder], entry, grid, {"x": x, "y": y}, batch=64, threads=2) as pixels:
+        took = encode_pixels([encoder], entry, pixels, vectors)
     share = 100 * took.waited / took.whole
     return [
         Figure("features: waiting for pixels, 1,000 patches", share, "<= 3", share <= 3, "%", f"{took.whole:.0f} s")

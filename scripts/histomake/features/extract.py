@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,13 +17,14 @@ from torch import Tensor
 from histomake.base.errors import HistomakeError, SlideError
 from histomake.base.records.features import FeatureRecord
 from histomake.base.records.manifest import Manifest
+from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Grid
 from histomake.features.encoders import CPU_ROWS, ReadyEncoder
 from histomake.features.store import PLACES, write_features
 from histomake.learn.data.images import to_unit
-from histomake.learn.data.loader import load_batches
+from histomake.learn.data.loader import PREFETCH, load_batches
 from histomake.learn.data.patch_index import SlideEntry, usable_patches
 from histomake.learn.data.source import NEW, BatchSource, Room, needed
 from histomake.learn.data.stains import learn_slide
@@ -105,6 +107,45 @@ class SlidePixels(BatchSource[PixelBatch]):
         return kept[0] if len(kept) == 1 else np.concatenate(kept, axis=2)
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """Pixels of n patches that are being read: their places (n, 2), level-0 px, and the batches, of ``size`` each."""
+
+    where: NDArray[np.int64]
+    batches: Iterator[PixelBatch]
+    size: int
+
+    @property
+    def last_ahead(self) -> int:
+        """First row from which on what is left has been read, or nearly so."""
+        return len(self.where) - PREFETCH * self.size
+
+
+@dataclass(frozen=True)
+class OpenSlide:
+    """A slide to encode: record of its patch table, columns of its kept patches, and their pixels if there are any."""
+
+    entry: SlideEntry
+    record: PatchTableRecord | Quarantined
+    places: Mapping[str, NDArray[Any]]
+    pixels: Pixels | None
+
+
+@contextmanager
+def open_patches(
+    encoders: Sequence[ReadyEncoder], entry: SlideEntry, *, batch: int, threads: int
+) -> Iterator[OpenSlide]:
+    """Begin to read the kept patches of a slide; see `extract`."""
+    table, record = usable_patches(entry)
+    if isinstance(record, Quarantined) or not table.num_rows:
+        yield OpenSlide(entry, record, {name: np.zeros(0, np.int32) for name, _ in PLACES}, None)
+        return
+    places = {name: table[name].to_numpy() for name, _ in PLACES}
+    grid = SlideGrid.of_table(record).grid
+    with read_pixels(encoders, entry, grid, places, batch=batch, threads=threads) as pixels:
+        yield OpenSlide(entry, record, places, pixels)
+
+
 def extract(
     encoders: Sequence[ReadyEncoder],
     entry: SlideEntry,
@@ -130,27 +171,39 @@ def extract(
         SlideError: a patch is damaged.
         HistomakeError: a patch cannot be read, or its features are not numbers.
     """
-    table, record = usable_patches(entry)
+    with open_patches(encoders, entry, batch=batch, threads=threads) as slide:
+        extract_open(encoders, slide, output, code=code, made_of=made_of)
+
+
+def extract_open(
+    encoders: Sequence[ReadyEncoder],
+    slide: OpenSlide,
+    output: Path,
+    *,
+    code: str,
+    made_of: str,
+    nearly_read: Callable[[], None] = lambda: None,
+) -> None:
+    """`extract` of a slide that is open. ``nearly_read`` is called once or more when little is left to read."""
+    entry, record = slide.entry, slide.record
     if isinstance(record, Quarantined):
         log.info("slide %s is in quarantine: no features", entry.slide_id)
         write_no_features(encoders, record, output)
         return
-    vectors = _rows_for(encoders, table.num_rows)
-    places = {name: table[name].to_numpy() for name, _ in PLACES}
-    grid = SlideGrid.of_table(record).grid
-    if table.num_rows:
-        encode_patches(encoders, entry, grid, places, vectors, batch=batch, threads=threads)
+    vectors = _rows_for(encoders, len(slide.places["x"]))
+    if slide.pixels is not None:
+        encode_pixels(encoders, entry, slide.pixels, vectors, nearly_read=nearly_read)
     described = FeatureRecord(
         slide_id=entry.slide_id,
         sha256=Manifest.read_usable(entry.manifest).sha256,
         grid_name=record.grid_name,
         grid=record.grid,
-        mpp=grid.mpp,
+        mpp=SlideGrid.of_table(record).grid.mpp,
         code=code,
         made_of=made_of,
         columns=[encoder.column for encoder in encoders],
     )
-    write_features(output, described, places, vectors)
+    write_features(output, described, slide.places, vectors)
 
 
 def _rows_for(encoders: Sequence[ReadyEncoder], count: int) -> dict[str, NDArray[Any]]:
@@ -162,38 +215,56 @@ def write_no_features(encoders: Sequence[ReadyEncoder], entry: Quarantined, outp
     write_features(output, entry, {name: np.zeros(0, np.int32) for name, _ in PLACES}, _rows_for(encoders, 0))
 
 
-def encode_patches(
+@contextmanager
+def read_pixels(
     encoders: Sequence[ReadyEncoder],
     entry: SlideEntry,
     grid: Grid,
     places: Mapping[str, NDArray[Any]],
-    vectors: Mapping[str, NDArray[np.floating]],
     *,
     batch: int,
     threads: int,
-) -> Took:
-    """Fill ``vectors`` (n, d) by column of all encoders, batch by batch, at the places ``x`` and ``y`` (level-0 px).
+) -> Iterator[Pixels]:
+    """Begin to read the patches at the places ``x`` and ``y`` (level-0 px), in the colours that the encoders need.
 
     On a CPU, batches are small enough that the memory of one is used again for the next.
     """
-    stains = list(dict.fromkeys(encoder.stain for encoder in encoders))
+    stains = _stains(encoders)
     for stain in stains:
         if stain is not None:
             # Before processes start, so that they do not estimate the colours again.
             learn_slide(stain, entry)
     where = np.stack([places["x"], places["y"]], axis=1).astype(np.int64)
-    device = encoders[0].runtime.device
-    if device.type == "cpu":
+    if encoders[0].runtime.device.type == "cpu":
         batch = min(batch, CPU_ROWS)
     source = SlidePixels(
         entry.slide_id, entry.manifest, where, size=grid.size, mpp=grid.mpp, batch=batch, stains=stains
     )
+    with load_batches(source, range(len(source)), workers=max(0, threads - 1)) as batches:
+        yield Pixels(where, batches, batch)
+
+
+def _stains(encoders: Sequence[ReadyEncoder]) -> list[StainNormaliser | None]:
+    return list(dict.fromkeys(encoder.stain for encoder in encoders))
+
+
+def encode_pixels(
+    encoders: Sequence[ReadyEncoder],
+    entry: SlideEntry,
+    pixels: Pixels,
+    vectors: Mapping[str, NDArray[np.floating]],
+    *,
+    nearly_read: Callable[[], None] = lambda: None,
+) -> Took:
+    """Fill ``vectors`` (n, d) by column of all encoders, batch by batch; ``nearly_read``: see `extract_open`."""
+    stains, where, device = _stains(encoders), pixels.where, encoders[0].runtime.device
     waited, started = 0.0, time.perf_counter()
-    loading = load_batches(source, range(len(source)), workers=max(0, threads - 1))
-    with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
+    with advise_on_memory(SHORT_OF_MEMORY.format(batch=pixels.size)):
         while True:
             asked = time.perf_counter()
-            loaded = next(batches, None)
+            loaded = next(pixels.batches, None)
+            if loaded is not None and loaded.first >= pixels.last_ahead:
+                nearly_read()
             waited += time.perf_counter() - asked
             if loaded is None:
                 break

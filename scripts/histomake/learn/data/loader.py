@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -118,22 +118,15 @@ class _Prepared(Dataset[Any]):
 
 @contextmanager
 def load_batches[B](source: BatchSource[B], numbers: range, *, workers: int) -> Iterator[Iterator[B]]:
-    """Batches ``numbers`` of ``source`` in order, prepared by ``workers`` processes that end with the context.
+    """Batches ``numbers`` of ``source`` in order, prepared by ``workers`` processes that live as long as the context.
 
-    The tensors of a batch are valid until HELD further batches have been asked for, then they are empty: copy what is
-    to be kept. Copies to a GPU that were asked for by then are waited for.
+    They begin at once, before the first batch is asked for. The tensors of a batch are valid until HELD further batches
+    have been asked for, then they are empty: copy what is to be kept. Copies to a GPU that were asked for by then are
+    waited for.
     """
     if not workers:
         yield map(source.prepare, numbers)
         return
-    batches = _load(source, numbers, workers)
-    try:
-        yield batches
-    finally:
-        batches.close()
-
-
-def _load[B](source: BatchSource[B], numbers: range, workers: int) -> Generator[B]:
     ready = max(2, min(PREFETCH, MOST_READY // workers))
     slots = Slots(source, min(len(numbers), workers * ready + HELD))
     loader = DataLoader(
@@ -150,7 +143,7 @@ def _load[B](source: BatchSource[B], numbers: range, workers: int) -> Generator[
     try:
         # Locked after the fork: the processes' own view of the memory stays ordinary.
         with slots.locked():
-            yield from _attached(arriving, slots)
+            yield _attached(arriving, slots)
     finally:
         # Not left to the garbage collector: a propagating exception holds the iterator, and its processes ignore the
         # signal with which Python ends remaining processes at exit. The job would hang.
