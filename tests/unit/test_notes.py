@@ -105,3 +105,10 @@ def test_a_folder_without_weights_is_noted_with_the_command_that_writes_them(not
     for name in ("model.json", "model.safetensors"):
         (folder / name).touch()
     assert noted(graded(), model=model) == []
+
+
+def test_slides_without_a_label_are_noted_unless_the_sheet_says_that_they_are_predicted(noted):
+    slides = graded()
+    unlabelled = [Slide("x1", "x", "q1"), Slide("x2", "x", "q2", split="predict")]
+    (note,) = noted([*slides, *unlabelled])
+    assert note == "task t: 1 slide(s) without a value of grade are predicted, and neither trained on nor tested: x1"

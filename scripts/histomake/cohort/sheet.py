@@ -256,7 +256,10 @@ def _label_problems(slides: list[Slide], lines: Mapping[str, int], config: Confi
             yield from name_problems(f"task {name}: classes in column {column!r}", found)
         if ACCEPTED[task.kind].least_classes is not None and learned and not task.trained and len(found) < 2:
             values = ", ".join(sorted(map(str, found))) or "no value"
-            yield f"task {name}: column {column!r} has a single class ({values}); at least two are needed"
+            yield (
+                f"task {name}: column {column!r} has a single class ({values}); at least two are needed. Add slides of "
+                "another class, or remove the task"
+            )
 
 
 def _several_values(slides: list[Slide], task: str, columns: Sequence[str]) -> Iterator[str]:
@@ -282,7 +285,7 @@ def _no_event(slides: list[Slide], task: str, column: str) -> Iterator[str]:
     if not any(_is_one(slide.value(column)) for slide in slides):
         yield (
             f"task {task}: no slide has 1 in column {column!r}, so that every patient is censored; a risk is learned "
-            "from events"
+            "from events. Check that 1 stands for the event, add patients who had it, or remove the task"
         )
 
 

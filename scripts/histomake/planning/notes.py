@@ -32,6 +32,7 @@ def notes(plan: Plan) -> list[str]:
         *_random_starts(plan),
         *_similar_names(plan),
         *_small_strata(plan),
+        *_without_target(plan),
         *_patients_of_several_classes(plan),
     ]
 
@@ -88,6 +89,19 @@ def _merged(what: str, found: dict[Stratum, int], split: Split) -> Iterator[str]
             f"{what}: strata of fewer than {max(LEAST, split.folds)} patients are too small to balance, and are "
             f"balanced together: {listed(names)}"
         )
+
+
+def _without_target(plan: Plan) -> Iterator[str]:
+    """Slides that could be trained on or tested if the sheet had their target."""
+    for name in plan.trained:
+        columns = plan.config.tasks[name].target.sheet_columns
+        others = (s for s in plan.slides.values() if columns and s.split != "predict")
+        empty = [s.slide_id for s in others if not any(map(s.value, columns))]
+        if empty:
+            yield (
+                f"task {name}: {len(empty)} slide(s) without a value of {' and '.join(columns)} are predicted, and "
+                f"neither trained on nor tested: {listed(empty)}"
+            )
 
 
 def _patients_of_several_classes(plan: Plan) -> Iterator[str]:
