@@ -8,7 +8,14 @@ from histomake.base.layout import Layout
 from histomake.base.tables import write_table
 from histomake.config import Target
 from histomake.config.evaluation import Evaluate
-from histomake.evaluate.bags import AnnotatedSlide, attention_agreement, baselines, by_bag_size, removal
+from histomake.evaluate.bags import (
+    AnnotatedSlide,
+    attention_agreement,
+    baselines,
+    by_bag_size,
+    removal,
+    removal_by_share,
+)
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.plots import draw_figures
@@ -33,6 +40,7 @@ def bag_evaluation(predictions, cards, layout, params):
     return {
         "bag_sizes": by_bag_size(predictions, names),
         "removal": removal(predictions, params.level, seed=params.seed, bootstraps=BOOTSTRAPS),
+        "removal_by_share": removal_by_share(predictions, params.level, seed=params.seed, bootstraps=BOOTSTRAPS),
         "baselines": baselines(predictions, names, {fold: found.bag.usual for fold, found in cards.items()}),
         "attention": attention_agreement(slides, names, exclusive=exclusive, seed=params.seed, bootstraps=BOOTSTRAPS),
     }

@@ -10,12 +10,12 @@ from histomake.bags.batch import Bags
 from histomake.bags.network import build_pooling
 from histomake.bags.pooling import PooledBags, Pooling
 from histomake.bags.probes import DRAWS, SIZES, probe
-from histomake.base.records.bag_probe import BagProbe, Removal, probe_of, with_probe
+from histomake.base.records.bag_probe import SHARES, BagProbe, Removal, probe_of, with_probe
 from histomake.config import BagPooling, Target
-from histomake.evaluate.bags import by_bag_size, removal
+from histomake.evaluate.bags import by_bag_size, removal, removal_by_share
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.items import SlidePrediction
-from histomake.report.task_section import bag_sizes_table, removal_table
+from histomake.report.task_section import bag_sizes_table, removal_curves, removal_table
 
 
 class Weighted(Pooling):
@@ -57,6 +57,8 @@ def test_removal_is_the_mean_change_of_the_scores_by_hand():
     counts = (1, 1, 1, 2, 5)
     assert found.attention.deletion == pytest.approx(np.mean([4.5 - values[: 10 - n].mean() for n in counts]))
     assert found.attention.insertion == pytest.approx(np.mean([values[10 - n :].mean() - 4.5 for n in counts]))
+    assert found.attention.deletions == pytest.approx([4.5 - values[: 10 - n].mean() for n in counts])
+    assert found.attention.insertions == pytest.approx([values[10 - n :].mean() - 4.5 for n in counts])
 
 
 def test_a_bag_that_is_not_larger_than_a_size_is_used_whole_and_a_larger_one_is_sampled():
@@ -131,6 +133,25 @@ def test_removal_is_a_mean_over_bags_and_the_slides_of_a_patient_are_one():
     assert found["insertion"].value == pytest.approx(0.25)
     assert found["deletion_better"].value == found["insertion_better"].value == 0.5
     assert removal(given, "slide", seed=1, bootstraps=20)["deletion_better"].value == pytest.approx(2 / 3)
+
+
+def test_removal_by_share_is_a_mean_over_bags_and_is_drawn():
+    shares = [0.1 * number for number in range(len(SHARES))]
+    steep, flat = Removal(0.2, 0.2, shares, shares), Removal(0.0, 0.0, [0.0] * len(SHARES), [0.0] * len(SHARES))
+    given = [prediction(0, 0.2, {}, (steep, flat)), prediction(1, 0.8, {}, (flat, flat))]
+    found = removal_by_share(given, "slide", seed=1, bootstraps=20)
+    assert list(found) == ["0.01", "0.05", "0.1", "0.2", "0.5"]
+    assert [found[share]["deletion"].value for share in found] == pytest.approx([value / 2 for value in shares])
+    assert {one["random_insertion"].value for one in found.values()} == {0.0}
+    target = Target(source="sheet", column="grade", classes=["low", "high"])
+    settings = {"kind": "classification", "target": target, "aggregate": "mean", "seed": 1, "bootstraps": 20}
+    record = evaluate(given, **settings, level="slide", removal_by_share=found).record
+    assert "<figure" in removal_curves(record)
+
+
+def test_removal_of_earlier_predictions_has_no_curves():
+    given = [prediction(0, 0.2, {}), prediction(1, 0.8, {})]
+    assert removal_by_share(given, "slide", seed=1, bootstraps=20) == {}
 
 
 def test_slides_without_patches_are_left_out():

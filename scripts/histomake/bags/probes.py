@@ -11,7 +11,7 @@ from torch import Tensor
 
 from histomake.bags.batch import Bags
 from histomake.bags.pooling import PooledBags, Pooling
-from histomake.base.records.bag_probe import BagProbe, Removal
+from histomake.base.records.bag_probe import SHARES, BagProbe, Removal
 from histomake.base.rng import ORDER, counter_rng
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ SIZES = (12, 64, 512)
 """Numbers of patches with which a bag is predicted besides all of them."""
 DRAWS = 5
 """Bags of each size that are drawn."""
-SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
-"""Shares of the patches that are taken away, or kept alone."""
 ORDERS = 2
 """Random orders that attention is compared with."""
 
@@ -62,18 +60,23 @@ def probe(
     random = [_removal(scores, whole, rng.permutation(count)) for _ in range(ORDERS)]
     return BagProbe(
         sizes=sizes,
-        attention=Removal(*_removal(scores, whole, by_attention)),
-        random=Removal(*np.mean(random, axis=0).tolist()),
+        attention=_as_record(_removal(scores, whole, by_attention)),
+        random=_as_record(np.mean(random, axis=0)),
     )
+
+
+def _as_record(changes: NDArray[np.float64]) -> Removal:
+    """Changes (2, shares) with their means."""
+    return Removal(*changes.mean(1).tolist(), *changes.tolist())
 
 
 def _removal(
     scores: Callable[[NDArray[np.int64]], NDArray[np.float64]],
     whole: NDArray[np.float64],
     order: NDArray[np.int64],
-) -> tuple[float, float]:
-    """Mean change of the scores without the first patches of an order, and with these alone; see `Removal`."""
+) -> NDArray[np.float64]:
+    """Changes of the scores without the first patches of an order, and with these alone: (2, shares); see `Removal`."""
     counts = [min(max(round(share * len(order)), 1), len(order) - 1) for share in SHARES]
     deleted = [np.abs(scores(order[count:]) - whole).mean() for count in counts]
     inserted = [np.abs(scores(order[:count]) - whole).mean() for count in counts]
-    return float(np.mean(deleted)), float(np.mean(inserted))
+    return np.array([deleted, inserted])

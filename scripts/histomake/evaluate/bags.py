@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from histomake.base.records.bag_probe import probe_of
+from histomake.base.records.bag_probe import SHARES, Removal, probe_of
 from histomake.base.records.metrics import MetricValue
 from histomake.evaluate import statistics
 from histomake.evaluate.items import SlidePrediction
@@ -93,22 +93,57 @@ def removal(
 
     Means over bags, slides or patients as ``level`` says, with intervals by patient; see `Removal`.
     """
-    patients = sorted({prediction.patient_id for prediction in predictions})
-    each: dict[tuple[str, int], list[float]] = {}
-    for prediction in predictions:
-        probe = probe_of(prediction.table)
-        if probe is not None and probe.attention is not None and probe.random is not None:
-            bag = prediction.patient_id if level == "patient" else prediction.slide_id
-            orders = (probe.attention, probe.random)
-            values = [value for order in orders for value in (order.deletion, order.insertion)]
-            better = [values[0] > values[2], values[1] < values[3]]
-            each[bag, prediction.fold] = [patients.index(prediction.patient_id), *values, *map(float, better)]
-    if not each:
+    probed = _Probed.of(predictions, level)
+    each = []
+    for orders in probed.orders:
+        values = [value for order in orders for value in (order.deletion, order.insertion)]
+        each.append([*values, float(values[0] > values[2]), float(values[1] < values[3])])
+    return dict(zip(REMOVALS, probed.means(each, seed=seed, bootstraps=bootstraps), strict=False))
+
+
+def removal_by_share(
+    predictions: Sequence[SlidePrediction], level: str, *, seed: int, bootstraps: int
+) -> dict[str, dict[str, MetricValue]]:
+    """`removal` for each share of the patches, by the share; none of predictions that do not have it."""
+    probed = _Probed.of(predictions, level)
+    if not all(order.deletions for orders in probed.orders for order in orders):
         return {}
-    columns = np.array(list(each.values()))
-    owner = columns[:, 0].astype(np.int64)
-    means = _means(columns[:, 1:], owner, len(patients), seed=seed, bootstraps=bootstraps)
-    return dict(zip(REMOVALS, map(summarise, means), strict=True))
+    found = {}
+    for number, share in enumerate(SHARES):
+        each = [
+            [v[number] for order in orders for v in (order.deletions, order.insertions)] for orders in probed.orders
+        ]
+        means = probed.means(each, seed=seed, bootstraps=bootstraps)
+        found[f"{share:g}"] = dict(zip(REMOVALS, means, strict=False))
+    return found if probed.orders else {}
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """Removals of b bags by attention and at random, the number of each one's patient, and the number of patients."""
+
+    orders: list[tuple[Removal, Removal]]
+    owner: NDArray[np.int64]
+    patients: int
+
+    @classmethod
+    def of(cls, predictions: Sequence[SlidePrediction], level: str) -> _Probed:
+        """Those of predictions; all slides of a patient have one if ``level`` is "patient"."""
+        patients = sorted({prediction.patient_id for prediction in predictions})
+        each: dict[tuple[str, int], tuple[int, Removal, Removal]] = {}
+        for prediction in predictions:
+            probe = probe_of(prediction.table)
+            if probe is not None and probe.attention is not None and probe.random is not None:
+                bag = prediction.patient_id if level == "patient" else prediction.slide_id
+                each[bag, prediction.fold] = patients.index(prediction.patient_id), probe.attention, probe.random
+        owner = np.array([number for number, _, _ in each.values()], np.int64)
+        return cls([(attention, random) for _, attention, random in each.values()], owner, len(patients))
+
+    def means(self, each: Sequence[Sequence[float]], *, seed: int, bootstraps: int) -> list[MetricValue]:
+        """Means of values (b, n) over bags; none without bags."""
+        if not each:
+            return []
+        return list(map(summarise, _means(np.array(each), self.owner, self.patients, seed=seed, bootstraps=bootstraps)))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def evaluate(
     baselines: Mapping[str, Sequence[SlidePrediction]] | None = None,
     bag_sizes: Mapping[str, Sequence[SlidePrediction]] | None = None,
     removal: Mapping[str, MetricValue] | None = None,
+    removal_by_share: Mapping[str, dict[str, MetricValue]] | None = None,
     attention: Agreement | None = None,
     statistics: Evaluate = NOTHING_FURTHER,
     validation: Sequence[SlidePrediction] = (),
@@ -68,9 +69,10 @@ def evaluate(
     ``patient_truth`` is the rule by which the truth of a patient follows from that of the slides. Where it is to refuse
     and a patient has slides of several classes, the patient level has no items, and its record says why.
     ``level``: what the task predicts; slides and patients that are bags have no metrics of their patches. ``baselines``
-    and ``bag_sizes`` are predictions of the same slides to measure beside; ``removal`` and ``attention`` are recorded.
-    ``statistics`` are measured in addition, ``validation`` are the predictions of validation slides that operating
-    points are chosen on, and ``subgroups`` the values of the predicted slides by column.
+    and ``bag_sizes`` are predictions of the same slides to measure beside; ``removal``, ``removal_by_share`` and
+    ``attention`` are recorded. ``statistics`` are measured in addition, ``validation`` are the predictions of
+    validation slides that operating points are chosen on, and ``subgroups`` the values of the predicted slides by
+    column.
     ``horizon``: the time at which predictions of survival are measured.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
     is null. Raises HistomakeError when no truth is known, unless damaged slides may be why.
@@ -138,6 +140,7 @@ def evaluate(
         baselines={name: beside(predicted) for name, predicted in (baselines or {}).items()},
         bag_sizes={size: beside(predicted) for size, predicted in (bag_sizes or {}).items()},
         removal=dict(removal or {}),
+        removal_by_share=dict(removal_by_share or {}),
         attention=attention or {},
     )
     return Evaluation(record, rows, by_level, classes, slides.rows, time=target.time)

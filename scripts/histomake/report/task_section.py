@@ -81,7 +81,8 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     if metrics.bag_sizes:
         parts.append(page.section("Bag size", bag_sizes_table(metrics), level=3, anchor=f"{name}-bag-size"))
     if metrics.removal:
-        parts.append(page.section("Removal of patches", removal_table(metrics), level=3, anchor=f"{name}-removal"))
+        shown = removal_table(metrics), removal_curves(metrics)
+        parts.append(page.section("Removal of patches", *shown, level=3, anchor=f"{name}-removal"))
     if metrics.attention:
         parts.append(page.section("Attention", agreement_table(metrics), level=3, anchor=f"{name}-attention"))
     parts += statistics_sections(name, metrics)
@@ -163,6 +164,28 @@ def removal_table(metrics: MetricsRecord) -> Html:
     )
     header = ["change of scores", "highest attention", "random", "better"]
     return page.join([page.tag("p", text), page.table(header, rows)])
+
+
+def removal_curves(metrics: MetricsRecord) -> Html:
+    """Changes of scores by share of the patches that are taken away, and kept alone; nothing of older metrics."""
+    curves = metrics.removal_by_share
+    if not curves:
+        return Html("")
+    figure = page.blank(7.4, 2.7)
+    shares = sorted(curves, key=float)
+    panels = {"deletion": "without the patches", "insertion": "with the patches alone"}
+    for axis, (measure, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for key, label, colour in ((measure, "highest attention", COLOURS[0]), (f"random_{measure}", "random", "0.45")):
+            found = [curves[share][key] for share in shares]
+            x, middle = list(map(float, shares)), np.array([one.value for one in found], float)
+            ends = [np.array([getattr(one, end) for one in found], float) for end in ("low", "high")]
+            axis.plot(x, middle, "o-", color=colour, ms=3, lw=1.5, label=label)
+            axis.fill_between(x, *ends, color=colour, alpha=0.15, lw=0)
+        axis.set(xlabel="share of the patches", ylabel="change of scores", title=title, xscale="log", ylim=(0, None))
+        axis.set_xticks(x, [f"{share:.0%}" for share in x])
+        axis.minorticks_off()
+        axis.legend(frameon=False, fontsize=8)
+    return page.plot(figure, "Mean change of the scores over the test bags, with intervals by patient")
 
 
 def _beside(columns: Mapping[str, LevelMetrics]) -> Html:

@@ -8,16 +8,22 @@ import pyarrow as pa
 KEY = b"bag_probe"
 """Key of the metadata."""
 
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
+"""Shares of the patches that are taken away, or kept alone."""
+
 
 class Removal(msgspec.Struct, frozen=True):
     """Changes of the scores of a bag when the first patches of an order are taken away, or kept alone.
 
     Mean absolute changes over the outputs, and over several shares of the patches (comprehensiveness and sufficiency of
-    DeYoung et al. 2020). deletion: without the patches. insertion: with these alone.
+    DeYoung et al. 2020). deletion: without the patches. insertion: with these alone. deletions, insertions: the same
+    for each of SHARES.
     """
 
     deletion: float
     insertion: float
+    deletions: list[float] = msgspec.field(default_factory=list)
+    insertions: list[float] = msgspec.field(default_factory=list)
 
 
 class BagProbe(msgspec.Struct, frozen=True):

@@ -238,6 +238,8 @@ linear model of the mean of the features, and ``usual_target``, which knows no f
     """How far the scores of bags change without the patches of highest attention (``deletion``, larger is better) and \
 with these alone (``insertion``, smaller is better), the same of random patches, and shares of the bags in which \
 attention is better: means over the test bags."""
+    removal_by_share: dict[str, dict[str, MetricValue]] = msgspec.field(default_factory=dict)
+    """The same for each share of the patches that is taken away or kept alone, by the share."""
     attention: Agreement = msgspec.field(default_factory=dict)
     """AUROC and AUPRC with which attention and contributions tell annotated patches from others: mean over the test \
 slides with annotation, by value, annotated class and metric."""
