@@ -36,6 +36,8 @@ STYLE: dict[RcKeyType, Any] = {
 }
 PANEL_INCHES = 3.2
 DPI = 150
+MANY_DOTS = 500
+"""Dots from which on they are drawn smaller."""
 
 
 def figure_points(evaluation: Evaluation, *, kind: Kind) -> dict[str, pd.DataFrame]:
@@ -146,8 +148,9 @@ def _confusion(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: 
 
 
 def _scatter(axes: Axes, points: pd.DataFrame, evaluation: Evaluation, level: str) -> None:
+    area = 4 if len(points) > MANY_DOTS else 18
     for name, dots in points.groupby("class", sort=False):
-        axes.scatter(dots.true, dots.predicted, 4, alpha=0.5, label=name + _interval(evaluation, level, name, "r2"))
+        axes.scatter(dots.true, dots.predicted, area, alpha=0.5, label=name + _interval(evaluation, level, name, "r2"))
     low, high = (pick(pick(axes.get_xlim()), pick(axes.get_ylim())) for pick in (min, max))
     axes.plot([low, high], [low, high], color="0.7", lw=0.8, ls=":")
     axes.set(xlabel="true", ylabel="predicted")
