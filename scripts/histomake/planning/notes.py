@@ -93,14 +93,16 @@ def _merged(what: str, found: dict[Stratum, int], split: Split) -> Iterator[str]
 
 def _without_target(plan: Plan) -> Iterator[str]:
     """Slides that could be trained on or tested if the sheet had their target."""
+    tasks: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in plan.trained:
-        columns = plan.config.tasks[name].target.sheet_columns
+        tasks[tuple(plan.config.tasks[name].target.sheet_columns)].append(name)
+    for columns, names in tasks.items():
         others = (s for s in plan.slides.values() if columns and s.split != "predict")
         empty = [s.slide_id for s in others if not any(map(s.value, columns))]
         if empty:
             yield (
-                f"task {name}: {len(empty)} slide(s) without a value of {' and '.join(columns)} are predicted, and "
-                f"neither trained on nor tested: {listed(empty)}"
+                f"task {', '.join(names)}: {len(empty)} slide(s) without a value of {' and '.join(columns)} are "
+                f"predicted, and neither trained on nor tested: {listed(empty)}"
             )
 
 
