@@ -199,6 +199,13 @@ def test_each_metric_has_one_row_with_a_column_per_level():
     assert "Only 3 test patients" in task_section.metrics_table(metrics)
 
 
+@pytest.mark.parametrize(("high", "noted"), [(1.0, True), (0.9, False)])
+def test_an_interval_without_width_is_explained(high, noted):
+    level = LevelMetrics(count=12, patients=12, metrics={"all": {"auroc": sample_records.metric(1.0, 1.0, high)}})
+    shown = task_section.metrics_table(sample_records.metrics({"slide": level}))
+    assert ("without width" in shown) == noted
+
+
 def test_an_interval_with_a_negative_end_has_no_dash():
     assert with_interval(sample_records.metric(-1.4, -1.7, -0.1)) == "-1.400 (-1.700 to -0.100)"
     assert with_interval(sample_records.metric(0.9, 0.8, 1.0)) == "0.900 (0.800–1.000)"

@@ -40,6 +40,11 @@ def metrics_table(metrics: MetricsRecord, *, named: bool = True) -> Html:
     """
     low, high = metrics.interval_percent
     note = f"In brackets: {low:g}–{high:g} percentiles of {metrics.bootstraps:,} bootstrap samples of patients."
+    if any(one.low is not None and one.low == one.high for one in _overall(metrics)):
+        note += (
+            " An interval without width is no certainty: all samples have the same value, as with perfect scores and "
+            "few patients."
+        )
     parts = [_metrics_of(metrics, whole=True), page.tag("p", note)]
     if metrics.patients < FEW_PATIENTS:
         text = f"Only {metrics.patients} test patients: the intervals are unreliable."
@@ -51,6 +56,11 @@ def metrics_table(metrics: MetricsRecord, *, named: bool = True) -> Html:
     if any(set(found.metrics) - {"all"} for found in metrics.levels.values()):
         parts.append(page.folded("by class", _metrics_of(metrics, whole=False)))
     return page.join(parts)
+
+
+def _overall(metrics: MetricsRecord) -> list[MetricValue]:
+    """Metrics over all classes, of every level."""
+    return [one for level in metrics.levels.values() for one in level.metrics.get("all", {}).values()]
 
 
 def _metrics_of(metrics: MetricsRecord, *, whole: bool) -> Html:

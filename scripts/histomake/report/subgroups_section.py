@@ -63,10 +63,11 @@ def _notes(table: SubgroupTable, metrics: list[str]) -> list[Html]:
             reasons[f"{_title(value)} is not compared: {reason}"].append(metric_name(name))
         if test.undefined is not None:
             reasons[f"No test: {test.undefined}"].append(metric_name(name))
-    return [
-        page.tag("p", f"{reason}{'' if len(names) == len(metrics) else f' ({", ".join(names)})'}.", class_="warn")
+    told = [
+        f"{reason}{'' if len(names) == len(metrics) else f' ({", ".join(names)})'}."
         for reason, names in reasons.items()
     ]
+    return [page.tag("p", " ".join(told), class_="warn")] if told else []
 
 
 def _title(value: str) -> str:
