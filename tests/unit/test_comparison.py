@@ -160,7 +160,7 @@ def test_the_report_shows_both_tasks_their_difference_and_what_was_left_out(tmp_
     first, second = pair()
     compared(first[:-1], second).write(tmp_path / "c.json")
     text = str(comparison_section(tmp_path / "c.json"))
-    for part in ("a against b", "AUROC", "p (DeLong)", "Left out: s39"):
+    for part in ("a against b", "AUROC", "p (DeLong)", "predictions of them: s39"):
         assert part in text
     assert str(comparison_section(tmp_path / "missing.json")) == ""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from histomake.base.records.comparison import ComparisonRecord, MetricDifference
 from histomake.report import page
-from histomake.report.metric_texts import LEVELS, levels_in_order, metric_name
+from histomake.report.metric_texts import LEVELS, in_order, levels_in_order, metric_name
 from histomake.report.page import Html
 
 
@@ -23,14 +23,16 @@ def comparison_section(path: Path) -> Html:
     )
     parts: list[object] = [page.tag("p", text)]
     if found.left_out:
-        parts.append(page.tag("p", f"Left out: {', '.join(found.left_out)}.", class_="warn"))
+        text = f"Left out, because not both tasks have predictions of them: {', '.join(found.left_out)}."
+        parts.append(page.tag("p", text, class_="warn"))
     if found.patients < 10:
         parts.append(page.tag("p", f"Only {found.patients} patients: the intervals are unreliable.", class_="warn"))
     for level, compared in levels_in_order(found.levels).items():
+        metrics = compared.metrics.get("all", {})
         rows = [
-            [metric_name(name), *_cells(difference)]
-            for name, difference in compared.metrics.get("all", {}).items()
-            if difference.difference.value is not None
+            [metric_name(name), *_cells(metrics[name])]
+            for name in in_order(metrics)
+            if metrics[name].difference.value is not None
         ]
         header = [f"{LEVELS[level]} ({compared.count:,})", found.first, found.second, "difference", "p", "p (DeLong)"]
         parts.append(page.table(header, rows))
