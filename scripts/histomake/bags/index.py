@@ -128,7 +128,8 @@ def _of_tissue(patches: PatchIndex, owners: Sequence[str], min_tissue: float) ->
     left = {owners[slide] for slide in kept.slide}
     for name in dict.fromkeys(owners):
         if name not in left:
-            log.warning("%s has no patch with a tissue share of %g or more, and is no bag", name, min_tissue)
+            needed = f" with a tissue share of {min_tissue:g} or more" if min_tissue else ""
+            log.warning("%s has no patch%s, and is no bag", name, needed)
     if not len(kept):
         raise HistomakeError(f"no patch has a tissue share of {min_tissue:g} or more; lower bag.min_tissue")
     return kept
