@@ -24,6 +24,7 @@ LEARNING = frozenset(
         "tensorboard",
         "timm",
         "torch",
+        "torch-geometric",
         "torchstain",
         "torchvision",
         "umap-learn",
