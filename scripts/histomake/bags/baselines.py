@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from histomake.bags.index import BagIndex
-from histomake.bags.network import BagNetwork
+from histomake.bags.network import Baselined
 from histomake.config import Task
 from histomake.features.heads import on_features
 from histomake.features.objective import measure
@@ -21,7 +21,7 @@ PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
 
 
 @torch.no_grad()
-def fit_baselines(network: BagNetwork, task: Task, bags: BagIndex, held_out: BagIndex, loss: Loss) -> float:
+def fit_baselines(network: Baselined, task: Task, bags: BagIndex, held_out: BagIndex, loss: Loss) -> float:
     """Fit the baselines of ``network``; return the penalty that is best on the bags ``held_out``.
 
     The linear one is a logistic or ridge regression, as the kind of task has it, of the mean of a bag's features.
@@ -35,7 +35,7 @@ def fit_baselines(network: BagNetwork, task: Task, bags: BagIndex, held_out: Bag
 
 @torch.no_grad()
 def fit_linear(
-    network: BagNetwork,
+    network: Baselined,
     task: Task,
     bags: BagIndex,
     held_out: BagIndex,
@@ -73,13 +73,13 @@ def fit_linear(
 
 
 @torch.no_grad()
-def fit_usual(network: BagNetwork, task: Task, bags: BagIndex) -> None:
+def fit_usual(network: Baselined, task: Task, bags: BagIndex) -> None:
     """Fit the baseline of ``network`` that knows no features."""
     how = on_features(task)
     values = torch.from_numpy(how.values(bags.first.target, len(network.usual)))
     network.usual.copy_(how.as_logits(values.nanmean(0, keepdim=True))[0])
 
 
-def _means(network: BagNetwork, bags: BagIndex) -> torch.Tensor:
+def _means(network: Baselined, bags: BagIndex) -> torch.Tensor:
     """Means (bags, d) of the scaled features of each bag."""
     return torch.stack([network.mean_of(bags, bag) for bag in range(len(bags))])

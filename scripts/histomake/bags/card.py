@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from histomake.bags.network import BagNetwork
+from histomake.bags.network import Baselined
 from histomake.base.records.model_card import BagCard
 from histomake.config import Task
 from histomake.learn.kinds import TRAINED
 
 
-def bag_card(task: Task, network: BagNetwork, *, penalty: float | None) -> BagCard:
+def bag_card(task: Task, network: Baselined, *, penalty: float | None) -> BagCard:
     """The part of the card that concerns bags."""
     usual = TRAINED[task.kind].activate(network.usual[None].cpu())[0]
     return BagCard(

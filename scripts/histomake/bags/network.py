@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 import torch
@@ -53,52 +54,39 @@ def build_pooling(settings: BagPooling, *, width: int, outputs: int) -> Pooling:
     return builders[settings.name]()
 
 
-class BagNetwork(Scaled):
-    """Scales features to mean 0 and deviation 1 of the training patches, embeds every patch, and pools.
+def build_embedding(settings: BagPooling, *, inputs: int) -> nn.Module:
+    """From features of patches to what is pooled, with random weights."""
+    if settings.embed is None:
+        return nn.Identity()
+    width = settings.embed
+    return nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(settings.dropout))
 
-    Its buffers hold two baselines that are fitted and not trained: a linear model of the mean of a bag's scaled
-    features, and the most frequent target of the training bags, both as logits. ``hazards`` is what the loss hazards
-    learns besides risks.
+
+class Baselined(Scaled, ABC):
+    """A network that predicts bags, with scaling of features and baselines, which are fitted and not trained.
+
+    Features are scaled to mean 0 and deviation 1 of the training patches. The baselines are a linear model of the mean
+    of a bag's scaled features, and the most frequent target of the training bags, both as logits. ``hazards`` is what
+    the loss hazards learns besides risks.
     """
 
     linear_weight: Tensor
     linear_bias: Tensor
     usual: Tensor
 
-    def __init__(
-        self, settings: BagPooling, *, inputs: int, outputs: int, hazards: IntervalHazards | None = None
-    ) -> None:
+    def __init__(self, *, inputs: int, outputs: int, hazards: IntervalHazards | None = None) -> None:
         super().__init__(inputs)
         self.hazards = hazards
         self.register_buffer("linear_weight", torch.zeros(outputs, inputs))
         self.register_buffer("linear_bias", torch.zeros(outputs))
         self.register_buffer("usual", torch.zeros(outputs))
-        self.embed: nn.Module = nn.Identity()
-        if settings.embed is not None:
-            width = settings.embed
-            drop = nn.Dropout(settings.dropout)
-            self.embed = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU(), drop)
-        self.pooling = build_pooling(settings, width=settings.embed or inputs, outputs=outputs)
 
-    def forward(self, bags: Bags) -> PooledBags:
-        """Pool bags of features float32 (n, d)."""
-        return self.pooling(Bags(self.embed(self.scale(bags.features)), bags.sizes, bags.places))
-
-    @torch.inference_mode()
+    @abstractmethod
     def predict_bag(self, bags: BagIndex, bag: int, device: torch.device) -> tuple[PooledBags, Tensor]:
-        """Pool all patches of one bag, reading its features in parts.
+        """Predict one bag as a whole.
 
-        Returns what pooling found, and the mean (1, d) of the scaled features, of which `linear` makes logits.
+        Returns what was found, and the mean (1, d) of the scaled features, of which `linear` makes logits.
         """
-        parts, places, total = [], [], torch.zeros_like(self.mean)
-        for part in _parts(bags, bag):
-            scaled = self.scale(part.features.to(device))
-            total += scaled.sum(0)
-            parts.append(self.embed(scaled))
-            places.append(part.places)
-        embedded = torch.cat(parts)
-        pooled = self.pooling(Bags(embedded, [len(embedded)], torch.cat(places).to(device)))
-        return pooled, (total / len(embedded))[None]
 
     def mean_of(self, bags: BagIndex, bag: int) -> Tensor:
         """Mean (d,) of the scaled features of one bag, on the CPU."""
@@ -108,3 +96,31 @@ class BagNetwork(Scaled):
     def linear(self, means: Tensor) -> Tensor:
         """Logits (b, outputs) of the linear baseline, from means (b, d) of scaled features."""
         return means @ self.linear_weight.T + self.linear_bias
+
+
+class BagNetwork(Baselined):
+    """Embeds every patch, and pools."""
+
+    def __init__(
+        self, settings: BagPooling, *, inputs: int, outputs: int, hazards: IntervalHazards | None = None
+    ) -> None:
+        super().__init__(inputs=inputs, outputs=outputs, hazards=hazards)
+        self.embed = build_embedding(settings, inputs=inputs)
+        self.pooling = build_pooling(settings, width=settings.embed or inputs, outputs=outputs)
+
+    def forward(self, bags: Bags) -> PooledBags:
+        """Pool bags of features float32 (n, d)."""
+        return self.pooling(Bags(self.embed(self.scale(bags.features)), bags.sizes, bags.places))
+
+    @torch.inference_mode()
+    def predict_bag(self, bags: BagIndex, bag: int, device: torch.device) -> tuple[PooledBags, Tensor]:
+        """See Baselined: all patches are pooled, and their features read in parts."""
+        parts, places, total = [], [], torch.zeros_like(self.mean)
+        for part in _parts(bags, bag):
+            scaled = self.scale(part.features.to(device))
+            total += scaled.sum(0)
+            parts.append(self.embed(scaled))
+            places.append(part.places)
+        embedded = torch.cat(parts)
+        pooled = self.pooling(Bags(embedded, [len(embedded)], torch.cat(places).to(device)))
+        return pooled, (total / len(embedded))[None]

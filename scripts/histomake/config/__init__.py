@@ -31,6 +31,7 @@ from histomake.config.cascades import (
 )
 from histomake.config.cells import Cells
 from histomake.config.encoders import Encoder
+from histomake.config.gnn import Gnn
 from histomake.config.graphs import Graph, class_names, graph_problems
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe
@@ -58,6 +59,7 @@ __all__ = [
     "Convert",
     "Encoder",
     "Explain",
+    "Gnn",
     "Graph",
     "Grid",
     "Model",
