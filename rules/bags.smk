@@ -18,7 +18,7 @@ rule train_bags:
     benchmark:
         LAYOUT.benchmark("train_bags", "{task}", "fold{fold}")
     wildcard_constraints:
-        task=only([name for name in PLAN.trained if name in PLAN.on_bags and name in PLAN.on_features]),
+        task=only([name for name in PLAN.trained if name in PLAN.on_feature_bags]),
     conda:
         "../envs/learning.yaml"
     threads: 2
@@ -60,7 +60,7 @@ rule predict_bag:
     benchmark:
         LAYOUT.benchmark("predict_bag", "{task}", "fold{fold}", "{slide}")
     wildcard_constraints:
-        task=only([name for name in PLAN.on_bags if name in PLAN.on_features]),
+        task=only(PLAN.on_feature_bags),
     conda:
         "../envs/learning.yaml"
     threads: 1

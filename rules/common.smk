@@ -30,6 +30,7 @@ from histomake.base.errors import HistomakeError
 from histomake.cohort.sheet import read_sheet
 from histomake.config import parse_config
 from histomake.model import reuse
+from histomake.planning.graph_plan import GraphPlan
 from histomake.planning.plan import make_plan
 from histomake.planning.resources import batch_pixels, memory, minutes
 
@@ -40,7 +41,7 @@ try:
     MAIN = workflow.is_main_process
     SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=MAIN, compare=MAIN)
     PLAN = make_plan(CONFIG, SLIDES)
-    misfits = reuse.problems(PLAN.untrained_models(), CONFIG) if workflow.is_main_process else []
+    misfits = [*reuse.problems(PLAN.untrained_models(), CONFIG), *GraphPlan(PLAN).misfits()] if MAIN else []
 except HistomakeError as error:
     raise WorkflowError(str(error)) from None
 if misfits:

@@ -14,7 +14,7 @@ rule training_cohort:
             LAYOUT.table(task(wildcards).grid, s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)
         ],
         annotations=lambda wildcards: [LAYOUT.annotation(s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)],
-        features=lambda wildcards: PLAN.fitted_features(wildcards.task, wildcards.fold),
+        vectors=lambda wildcards: PLAN.fitted_vectors(wildcards.task, wildcards.fold),
     output:
         cohort=LAYOUT.training_cohort("{task}", "{fold}"),
     log:

@@ -18,10 +18,10 @@ def main(snakemake):
         contents = {m.slide_id: m.sha256 for m in manifests if not quarantined(m)}
         found = leaks([Assignment(fold, slide, patient, role) for role, (slide, patient, _) in slides], contents)
         refuse_leaks(found, snakemake.wildcards.task)
-        features = [[path] for path in given.features] or [[] for _ in slides]
+        vectors = [[path] for path in given.vectors] or [[] for _ in slides]
         files = [
             [*records, *more]
-            for *records, more in zip(given.manifests, given.tables, given.annotations, features, strict=True)
+            for *records, more in zip(given.manifests, given.tables, given.annotations, vectors, strict=True)
         ]
         digests = in_threads(lambda paths: list(map(sha256_file, paths)), files, HASH_THREADS)
         cohort = [

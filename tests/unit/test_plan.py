@@ -360,8 +360,8 @@ def test_a_task_on_features_is_learned_from_the_files_of_its_encoder_s_group(pro
     plan = project({"t": task(features="a"), "u": task()}, encoders=encoders)
     assert plan.on_features == ["t"]
     assert plan.feature_column("t", 0) == "a"
-    assert [path.name for path in plan.fitted_features("t", 0)] == ["A.arrow", "B.arrow"]
-    assert plan.fitted_features("u", 0) == []
+    assert [path.name for path in plan.fitted_vectors("t", 0)] == ["A.arrow", "B.arrow"]
+    assert plan.fitted_vectors("u", 0) == []
     assert Outputs(plan).attributed_models() == [("u", 0)]
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from histomake.bags.baselines import fit_linear, fit_usual
 from histomake.bags.hazards import IntervalHazards
 from histomake.bags.index import BagIndex
+from histomake.bags.learning import NETWORK
 from histomake.bags.network import BagNetwork
-from histomake.bags.objective import NETWORK, BagBatches, BagObjective
+from histomake.bags.objective import BagBatches, BagObjective
 from histomake.bags.pixels import FeaturizedPatches, Featurizer, PixelBagNetwork, read_pixels
 from histomake.bags.sampling import BagPatches, BagSampler
 from histomake.base.files import sha256_file

@@ -25,7 +25,7 @@ from histomake.model.transfer import describing, load_weights_file
 def load_pixel_bag_model(folder: Path, *, threads: int = 1, precision: str = "auto") -> Predictor:
     """Load the model of a task on bags of pixels in eval mode. Raises HistomakeError for any other model."""
     card = ModelCard.read(folder / DESCRIPTION)
-    if card.features is not None or card.bag is None:
+    if card.features is not None or card.bag is None or card.bag.graph is not None:
         raise HistomakeError(f"{folder} does not predict slides or patients from pixels; train the task again")
     require_consistent(card, folder / DESCRIPTION)
     runtime = choose_runtime(precision, threads=threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from histomake.base.tables import without_rows
 from histomake.config import BagPooling
 from histomake.features.predict import require_same_features
 from histomake.features.store import read_features
-from histomake.learn.data.patch_index import SlideEntry, index_patches, usable_patches
+from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
 from histomake.learn.engine.runtime import Runtime
 from histomake.learn.inference.predict import (
     Predictor,
@@ -35,6 +36,12 @@ from histomake.learn.inference.predict import (
 from histomake.learn.kinds import TRAINED
 from histomake.model.transfer import describing, load_weights_file
 from histomake.target.targets import is_known
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LINEAR = "linear"
+"""Beginning of the columns of the linear baseline."""
 
 ATTENTION = (("attention", pa.float32()), ("percentile", pa.float32()))
 
@@ -113,22 +120,12 @@ def bag_table(predictor: Predictor, bags: BagIndex, entry: SlideEntry, entries: 
     pooled, mean = network.predict_bag(bags, number, predictor.runtime.device)
     mine = bags.patches.slide[bags.members[number]] == entries.index(entry)
     own = bags.patches.take(bags.members[number][mine])
+    parts = None if pooled.contributions is None else pooled.contributions.cpu().numpy()[mine]
+    others = {} if card.bag.penalty is None else {LINEAR: network.linear(mean)}
+    table = explained_table(
+        predictor, own, pooled.logits, attention=pooled.attention.cpu().numpy()[mine], parts=parts, others=others
+    )
     activate = TRAINED[card.kind].activate
-    scores = np.repeat(activate(pooled.logits).cpu().numpy(), len(own), axis=0)
-    attention = pooled.attention.cpu().numpy()[mine]
-    require_finite(np.concatenate([scores, attention[:, None]], axis=1), own, np.arange(len(own)))
-    not_higher = np.searchsorted(np.sort(attention), attention, side="right")
-    columns = {"attention": attention, "percentile": not_higher / len(attention)}
-    if pooled.contributions is not None:
-        of_outputs = pooled.contributions.cpu().numpy()[mine].T
-        columns |= {f"contribution_{n}": c for n, c in zip(card.class_names, of_outputs, strict=True)}
-    if card.bag.penalty is not None:
-        baseline = activate(network.linear(mean))[0].tolist()
-        columns |= {f"linear_{n}": np.full(len(own), s) for n, s in zip(card.class_names, baseline, strict=True)}
-    table = prediction_table(predictor, own, scores)
-    for name, values in columns.items():
-        table = table.append_column(name, pa.array(values, pa.float32()))
-    table = table.cast(bag_schema(predictor))
     if not is_known(bags.first.target)[number]:
         # Only the evaluation reads probes, and they cost as much as tens of predictions.
         return table
@@ -136,15 +133,50 @@ def bag_table(predictor: Predictor, bags: BagIndex, entry: SlideEntry, entries: 
     return with_probe(table, probe(network.pooling, pooled, places, activate=activate, seed=card.seed))
 
 
+def explained_table(
+    predictor: Predictor,
+    own: PatchIndex,
+    logits: torch.Tensor,
+    *,
+    attention: NDArray[np.floating],
+    parts: NDArray[np.floating] | None,
+    others: Mapping[str, torch.Tensor],
+) -> pa.Table:
+    """The table of `predict_bag`, without a probe.
+
+    Args:
+        predictor: The model.
+        own: The n patches of a slide.
+        logits: Of its bag, (1, outputs).
+        attention: Of each patch, (n,).
+        parts: Contributions of each patch (n, outputs), if they are known.
+        others: Logits (1, outputs) of baselines, by the beginning of their columns.
+    """
+    names, activate = predictor.card.class_names, TRAINED[predictor.card.kind].activate
+    scores = np.repeat(activate(logits).cpu().numpy(), len(own), axis=0)
+    require_finite(np.concatenate([scores, attention[:, None]], axis=1), own, np.arange(len(own)))
+    not_higher = np.searchsorted(np.sort(attention), attention, side="right")
+    columns = {"attention": attention, "percentile": not_higher / len(attention)}
+    if parts is not None:
+        columns |= {f"contribution_{name}": values for name, values in zip(names, parts.T, strict=True)}
+    for baseline, found in others.items():
+        of_outputs = zip(names, activate(found)[0].tolist(), strict=True)
+        columns |= {f"{baseline}_{name}": np.full(len(own), score) for name, score in of_outputs}
+    table = prediction_table(predictor, own, scores)
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, pa.float32()))
+    return table.cast(bag_schema(predictor))
+
+
 def bag_schema(predictor: Predictor) -> pa.Schema:
     """Columns of a table of predictions."""
     names, bag = predictor.class_names, predictor.card.bag
     assert bag is not None
     found = [*prediction_schema(predictor), *(pa.field(name, kind) for name, kind in ATTENTION)]
-    if bag.pooling["name"] in ADDITIVE:
-        found += [pa.field(f"contribution_{name}", pa.float32()) for name in names]
-    if bag.penalty is not None:
-        found += [pa.field(f"linear_{name}", pa.float32()) for name in names]
+    of_outputs = ["contribution"] if bag.graph is not None or bag.pooling["name"] in ADDITIVE else []
+    of_outputs += [LINEAR] if bag.penalty is not None else []
+    of_outputs += bag.graph.ablations if bag.graph is not None else []
+    found += [pa.field(f"{of}_{name}", pa.float32()) for of in of_outputs for name in names]
     return pa.schema(found)
 
 

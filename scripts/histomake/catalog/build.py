@@ -13,6 +13,7 @@ import pyarrow as pa
 from histomake.base.file_cache import FileCache
 from histomake.base.files import atomic_file
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.graph import EDGE_ABLATIONS
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined, StageRecord
@@ -284,7 +285,8 @@ def _add_bags(base: duckdb.DuckDBPyConnection, task: str) -> None:
     columns = [c for (c, *_) in base.execute(f'DESCRIBE "predictions_{task}"').fetchall()]
     if "attention" not in columns:
         return
-    same = [c for c in columns if c.startswith(("score_", "linear_", "target_")) or c in ("predicted", "label")]
+    starts = tuple(f"{name}_" for name in ("score", "linear", "target", *EDGE_ABLATIONS))
+    same = [c for c in columns if c.startswith(starts) or c in ("predicted", "label")]
     base.execute(
         f'CREATE VIEW "bags_{task}" AS SELECT fold, slide_id, any_value(patient_id) AS patient_id, '  # noqa: S608
         "count(*) AS patches, sum(attention) AS attention, "

@@ -158,6 +158,24 @@ def graph_problems(
             if value is not None and value not in known
         ]
         yield from unknown or (f"graphs.{name}.{problem}" for problem in _misfits(graph, encoders, cells, tasks))
+    for name, task in tasks.items():
+        if task.graph is not None:
+            yield from (f"tasks.{name}.{problem}" for problem in _task_problems(task, graphs, encoders))
+
+
+def _task_problems(task: Task, graphs: Mapping[str, Graph], encoders: Mapping[str, Encoder]) -> Iterator[str]:
+    """Yield why a task cannot have its graph."""
+    graph = graphs.get(str(task.graph))
+    if graph is None:
+        yield f"graph: {task.graph!r} is not under graphs ({', '.join(graphs) or 'none'})"
+    elif graph.nodes == "patch" and (grid := _grid_of(graph, encoders)) != task.grid:
+        yield f"grid: {task.grid} is not the grid of the patches of graph {task.graph} ({grid})"
+
+
+def _grid_of(graph: Graph, encoders: Mapping[str, Encoder]) -> str | None:
+    """Grid of the patches that are nodes."""
+    encoder = encoders.get(str(graph.encoder))
+    return graph.grid or (encoder.grid if encoder is not None else None)
 
 
 def _misfits(
@@ -178,6 +196,6 @@ def _misfits(
     if graph.nodes == "patch":
         if not ACCEPTED[task.kind].operating_points or task.level != PATCH:
             yield f"task: {graph.task} does not classify patches"
-        grid = graph.grid or (encoder.grid if encoder is not None else None)
+        grid = _grid_of(graph, encoders)
         if task.grid != grid:
             yield f"task: {graph.task} has grid {task.grid}, the graph {grid}"

@@ -11,6 +11,7 @@ from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.bags import Bag, BagPooling, bag_problems
 from histomake.config.card import Card
 from histomake.config.evaluation import Evaluate
+from histomake.config.gnn import NOTHING, Gnn, gnn_problems
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe, head_problems
 from histomake.config.section import Name, Section, Share
@@ -312,23 +313,30 @@ def _level_problems(task: Task) -> Iterator[str]:
             yield f"level: {task.kind} is learned for slides or patients; set level: patient"
         if (task.bag, task.pooling) != (Bag(), BagPooling()):
             yield "bag and pooling need level: slide or patient"
+        if task.graph is not None:
+            yield "graph: a graph is of a whole slide; set level: slide or patient"
         return
     if not ACCEPTED[task.kind].bags:
         yield f"level: {task.kind} predicts pixels; remove level"
     if task.target.source != "sheet":
         yield f"target.source: the targets of {task.level}s are in the sheet; set source: sheet and column"
-    pixels = task.features is None
-    if pixels and (task.model.stain, task.model.layer_decay) != (Model().stain, Model().layer_decay):
-        yield (
-            f"model.stain and model.layer_decay: a task with level: {task.level} has neither; use augment.hed, or an "
-            "encoder with stain and features; for layers that keep their weights, model.frozen_stages"
-        )
     if task.head != "linear":
         yield f"head: a task with level: {task.level} has pooling instead; remove head"
     if task.predict.aggregate != "mean" or task.predict.flips:
         yield f"predict: a task with level: {task.level} pools patches itself; remove aggregate and flips"
     if task.level == "patient" and task.predict.patient_truth != "refuse":
         yield "predict.patient_truth: with level: patient, all slides of a patient must have the same class; remove it"
+    yield from _graph_problems(task) if task.graph is not None else _bag_problems(task)
+
+
+def _bag_problems(task: Task) -> Iterator[str]:
+    """Yield settings that a task on bags of patches ignores or cannot have."""
+    pixels = task.features is None
+    if pixels and (task.model.stain, task.model.layer_decay) != (Model().stain, Model().layer_decay):
+        yield (
+            f"model.stain and model.layer_decay: a task with level: {task.level} has neither; use augment.hed, or an "
+            "encoder with stain and features; for layers that keep their weights, model.frozen_stages"
+        )
     yield from bag_problems(
         task.bag,
         task.pooling,
@@ -336,6 +344,20 @@ def _level_problems(task: Task) -> Iterator[str]:
         unused={"probe": task.probe} | ({} if pixels else {"model": task.model, "augment": task.augment}),
         pixels=pixels,
         classes_exclude=not ACCEPTED[task.kind].several and ACCEPTED[task.kind].least_classes is not None,
+    )
+
+
+def _graph_problems(task: Task) -> Iterator[str]:
+    """Yield settings that a task on graphs ignores or cannot have."""
+    if task.features is not None:
+        yield "features: a task on graphs has the features of their nodes; remove features"
+    yield from gnn_problems(
+        task.gnn,
+        fuse=task.fuse,
+        bag=task.bag,
+        pooling=task.pooling,
+        train=task.train,
+        unused={"probe": task.probe, "model": task.model, "augment": task.augment},
     )
 
 
@@ -387,6 +409,18 @@ class Task(Section):
         "nearest training patches.",
     )
     probe: Probe = Field(default_factory=Probe, description="Settings of the head.")
+    graph: Name | None = Field(
+        None,
+        description="Graphs whose nodes the task learns from, if level is slide or patient; a name under graphs. Then "
+        "gnn takes the place of bag and pooling, and grid is that of the patches that the attention of nodes is summed "
+        "over.",
+    )
+    gnn: Gnn = Field(default_factory=Gnn, description="The network of a task on graphs.")
+    fuse: Literal["none", "mil"] = Field(
+        NOTHING,
+        description="mil: a task on graphs also pools the nodes as a bag, without edges, by pooling attention or "
+        "gated, and puts both representations side by side.",
+    )
     bag: Bag = Field(default_factory=Bag, description="Patches of a bag, if level is slide or patient.")
     pooling: BagPooling = Field(
         default_factory=BagPooling,
@@ -406,6 +440,8 @@ class Task(Section):
         problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
         problems += [*_model_problems(self.kind, self.model), *_prediction_problems(self.kind, self.predict)]
         problems += [*_feature_problems(self), *_level_problems(self)]
+        if self.graph is None and (self.gnn, self.fuse) != (Gnn(), NOTHING):
+            problems.append("gnn and fuse need graph: a name under graphs")
         problems += _evaluation_problems(self)
         if problems:
             raise ValueError("; ".join(problems))

@@ -11,6 +11,7 @@ import pyarrow as pa
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from histomake.base.records.bag_probe import SHARES, Removal, probe_of
+from histomake.base.records.graph import EDGE_ABLATIONS
 from histomake.base.records.metrics import MetricValue
 from histomake.evaluate import statistics
 from histomake.evaluate.items import SlidePrediction
@@ -37,26 +38,32 @@ REMOVALS = (
 )
 """Names of what removal of patches measures; the last two are shares of the bags."""
 
+FITTED_BASELINES = {"mean_features": "linear"} | {name: name for name in EDGE_ABLATIONS}
+"""Beginnings of the columns with the scores of baselines, by their names; a task has those whose columns are there."""
+
 PATCH_METRICS = {"auroc": roc_auc_score, "auprc": average_precision_score}
 
 
 def baselines(
     predictions: Sequence[SlidePrediction], names: Sequence[str], usual: Mapping[int, Sequence[float]]
 ) -> dict[str, list[SlidePrediction]]:
-    """The same slides as the baselines predict them, by the name of the baseline.
+    """The same slides as the baselines and ablations predict them, by their names.
 
-    There is no linear one of models on bags of pixels that earlier versions have made.
+    There is no linear one of models on bags of pixels that earlier versions have made, and ablations are of graphs.
     ``names``: outputs; ``usual``: scores of the baseline that knows no features, by fold.
     """
     found: dict[str, list[SlidePrediction]] = {}
     for prediction in predictions:
         table = prediction.table
-        linear = {name: table[f"linear_{name}"] for name in names if f"linear_{name}" in table.column_names}
+        fitted = {
+            baseline: {name: table[f"{column}_{name}"] for name in names if f"{column}_{name}" in table.column_names}
+            for baseline, column in FITTED_BASELINES.items()
+        }
         constant = {
             name: pa.array(np.full(table.num_rows, value), pa.float32())
             for name, value in zip(names, usual[prediction.fold], strict=True)
         }
-        for kind_of_baseline, scores in (("mean_features", linear), ("usual_target", constant)):
+        for kind_of_baseline, scores in (*fitted.items(), ("usual_target", constant)):
             if scores:
                 other = _with_scores(table, scores)
                 found.setdefault(kind_of_baseline, []).append(

@@ -10,7 +10,7 @@ import torch
 
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import DESCRIPTION, WEIGHTS
-from histomake.base.records.features import column_name
+from histomake.base.records.features import FeatureColumn, column_name
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
 from histomake.config import Probe, Target, Task
@@ -88,9 +88,13 @@ def require_same_features(card: ModelCard, reader: FeatureReader, entry: SlideEn
             f"slide {entry.slide_id}: {path} has features of other weights or settings of encoder "
             f"{card.features.encoder} than the model was trained on; train it again on these"
         )
-    digest = Manifest.read_usable(entry.manifest).sha256[:KNOWN_DIGITS]
-    if digest in reader.column.made_with:
+    require_unseen(reader.column, entry)
+
+
+def require_unseen(encoder: FeatureColumn, entry: SlideEntry) -> None:
+    """Raise HistomakeError if an encoder was trained on a slide that is to be predicted from its features."""
+    if Manifest.read_usable(entry.manifest).sha256[:KNOWN_DIGITS] in encoder.made_with:
         raise HistomakeError(
-            f"slide {entry.slide_id} leaks: encoder {card.features.encoder} was trained on it, and now it is to be "
+            f"slide {entry.slide_id} leaks: encoder {encoder.encoder} was trained on it, and now it is to be "
             "tested. Give both tasks the same roles with the column split of the sheet, or the same folds"
         )

@@ -61,6 +61,7 @@ def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> 
         f"grids.{task.grid}.size": card.grid.size,
         f"grids.{task.grid}.mpp": card.grid.mpp,
         "features": card.features.encoder if card.features else None,
+        "graph": card.bag.graph.name if card.bag and card.bag.graph else None,
     }
     if named:
         found["grid"] = card.grid.name
@@ -70,6 +71,7 @@ def mismatches(folder: Path, task: Task, grid: Grid, *, named: bool = False) -> 
         f"grids.{task.grid}.size": grid.size,
         f"grids.{task.grid}.mpp": grid.mpp,
         "features": task.features,
+        "graph": task.graph,
         "grid": task.grid,
     }
     return [

@@ -32,6 +32,9 @@ features that another job has made need none."""
 PER_PREDICTION = ("predict_slide.py", "predict_features.py", "predict_bag.py", "predict_pixel_bag.py")
 """Scripts that take longer to import torch than to predict a small slide. They have a server of their own."""
 
+PER_GRAPH = ("predict_graph.py",)
+"""The same with the library of networks on graphs, whose import takes as long again."""
+
 LIBRARIES_OF_PICTURES = (
     *("imagecodecs._deflate", "imagecodecs._jpeg8", "imagecodecs._zlib", "imagecodecs.zarr"),
     *("PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "PIL.PpmImagePlugin"),
@@ -102,8 +105,10 @@ class ScriptForks:
 
 def script_forks(folder: Path) -> list[tuple[list[Path], ScriptForks]]:
     """The scripts that are forked, each list with what runs them; ``folder`` is that of the scripts."""
-    per_slide, per_prediction = ([folder / name for name in names] for names in (PER_SLIDE, PER_PREDICTION))
+    groups = (PER_SLIDE, PER_PREDICTION, PER_GRAPH)
+    per_slide, per_prediction, per_graph = ([folder / name for name in names] for names in groups)
     return [
         (per_slide, ScriptForks(per_slide, modules=LIBRARIES_OF_PICTURES, alone=4)),
         (per_prediction, ScriptForks(per_prediction, modules=LIBRARIES_OF_NETWORKS, alone=1)),
+        (per_graph, ScriptForks(per_graph, alone=1)),
     ]

@@ -7,8 +7,16 @@ from functools import cached_property
 from pathlib import Path
 
 from histomake.base.units import Mpp
+from histomake.config.graphs import NodeKind
 from histomake.config.kinds import ACCEPTED
 from histomake.planning.plan import Plan
+
+MADE_FROM: dict[NodeKind, str] = {
+    "patch": "scores of a task are known of all slides with cross-validation or a trained model",
+    "cell": "give these slides cells, or leave them out of the sheet",
+    "region": "segmentations of all slides are known with cross-validation or a trained model",
+}
+"""What a slide needs for a graph, by the kind of nodes."""
 
 
 class GraphPlan:
@@ -29,6 +37,19 @@ class GraphPlan:
         if graph.cells is not None:
             return self.plan.cell_slides(graph.cells)
         return sorted(self.plan.slides if graph.task is None else self._scores[name])
+
+    def misfits(self) -> list[str]:
+        """Reasons why tasks cannot learn from or predict slides as graphs: slides that have none."""
+        found = []
+        for task in self.plan.on_graphs:
+            name = str(self.plan.config.tasks[task].graph)
+            wanted = {s for fold in self.plan.folds(task) for s in self.plan.fitted_slides(task, fold)}
+            wanted |= {slide for _, slide in self.plan.predicted(task)}
+            if missing := sorted(wanted - set(self.slides(name))):
+                found.append(
+                    f"task {task}: {', '.join(missing)} without a graph {name}; {MADE_FROM[self.graphs[name].nodes]}"
+                )
+        return found
 
     def files(self, name: str, slide: str) -> dict[str, list[Path]]:
         """Files with the nodes and features of the graph of a slide, by input of rule build_graph."""

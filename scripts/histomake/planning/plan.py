@@ -188,7 +188,7 @@ class Plan:
     def starting_weights(self, task: str) -> Path | None:
         """Weights that a training starts from, if they are a file; not those of a model hub."""
         path = self.config.tasks[task].model.pretrained
-        if isinstance(path, bool) or self.config.tasks[task].features:
+        if isinstance(path, bool) or task in (*self.on_features, *self.on_graphs):
             return None
         if path in self.config.encoders:
             return self.files_of_encoder(path)[-1]
@@ -204,7 +204,7 @@ class Plan:
     @property
     def trained_on_pixels(self) -> list[str]:
         """Tasks that train a whole network here."""
-        return [name for name in self.trained if name not in self.on_features]
+        return [name for name in self.trained if name not in (*self.on_features, *self.on_graphs)]
 
     def foreign_weights(self) -> list[Path]:
         """Cards and weights that encoders and trainings take from elsewhere."""
@@ -242,13 +242,23 @@ class Plan:
 
     @cached_property
     def on_bags(self) -> list[str]:
-        """Tasks that predict slides or patients as bags of patches."""
+        """Tasks that predict slides or patients as bags of patches, or as graphs."""
         return [name for name, task in self.config.tasks.items() if task.on_bags]
+
+    @cached_property
+    def on_graphs(self) -> list[str]:
+        """Tasks that predict slides or patients as graphs."""
+        return [name for name, task in self.config.tasks.items() if task.graph is not None]
+
+    @cached_property
+    def on_feature_bags(self) -> list[str]:
+        """Tasks that predict slides or patients from features of their patches."""
+        return [name for name in self.on_bags if name in self.on_features]
 
     @cached_property
     def on_pixel_bags(self) -> list[str]:
         """Tasks that predict slides or patients from the pixels of their patches."""
-        return [name for name in self.on_bags if name not in self.on_features]
+        return [name for name in self.on_bags if name not in (*self.on_features, *self.on_graphs)]
 
     @cached_property
     def on_patch_features(self) -> list[str]:
@@ -274,8 +284,13 @@ class Plan:
         encoder = str(self.config.tasks[task].features)
         return column_name(encoder, int(fold) if self._encoding_task(encoder) else None)
 
-    def fitted_features(self, task: str, fold: int | str) -> list[Path]:
-        """Features of the slides that a model is trained and validated on, in the order of `fitted_slides`."""
+    def fitted_vectors(self, task: str, fold: int | str) -> list[Path]:
+        """Features or graphs of the slides that a model is trained and validated on, in the order of `fitted_slides`.
+
+        None for a task on pixels.
+        """
+        if (graph := self.config.tasks[task].graph) is not None:
+            return [self.layout.graph(graph, slide) for slide in self.fitted_slides(task, fold)]
         if task not in self.on_features:
             return []
         group = self.feature_group(task)

@@ -9,6 +9,11 @@ import msgspec
 from histomake.base.records.features import FeatureColumn
 from histomake.base.records.record import Count, Part, PositiveMpp, StageRecord
 
+WITHOUT_EDGES = "without_edges"
+REWIRED = "rewired_edges"
+EDGE_ABLATIONS = (WITHOUT_EDGES, REWIRED)
+"""Networks that are trained beside that of a task on graphs, by the edges of their graphs: none, or random ones."""
+
 
 class FeatureGroup(Part, frozen=True, kw_only=True):
     """A group of features, a column of vectors in the file."""

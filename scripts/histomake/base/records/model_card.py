@@ -52,6 +52,25 @@ class Normalisation(Part, frozen=True, kw_only=True):
     """Standard deviation of R, G and B."""
 
 
+class GraphCard(Part, frozen=True, kw_only=True):
+    """The graphs that a model takes, and its network."""
+
+    name: str
+    """Name under ``graphs`` of the configuration."""
+    identity: str
+    """Identity of the graphs, as their records have it. Only graphs of this identity are predicted."""
+    groups: dict[str, Count]
+    """Groups of features of a node, in order, with the number of values of each."""
+    encoder: FeatureColumn | None = None
+    """The encoder of the group ``encoder``; null without one."""
+    gnn: dict[str, Any]
+    """The task's section ``gnn`` of the configuration."""
+    fuse: str
+    """``mil``: the nodes as a bag are a part of the representation; ``none``: they are not."""
+    ablations: list[str]
+    """Networks in the same file that were trained on the same nodes with other edges."""
+
+
 class BagCard(Part, frozen=True, kw_only=True):
     """What a model takes as one bag, and its baselines."""
 
@@ -66,6 +85,8 @@ class BagCard(Part, frozen=True, kw_only=True):
     of the trained network. Null in older models of bags of pixels."""
     usual: list[float]
     """Scores of the baseline that knows no features: shares of the classes among the training bags, or their mean."""
+    graph: GraphCard | None = None
+    """The graphs whose nodes are the bags; null if patches are."""
     intervals: Count = 0
     """Number of intervals of time whose hazards were learned (loss ``hazards``); 0 with any other loss."""
 

@@ -1,0 +1,71 @@
+# Slides and patients as graphs: models that learn from their nodes and edges, and their predictions.
+
+
+# The digests of the graphs are in the cohort file, as those of all other files of the slides.
+rule train_graphs:
+    input:
+        cohort=LAYOUT.training_cohort("{task}", "{fold}"),
+    output:
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+        history=LAYOUT.history("{task}", "{fold}"),
+        details=directory(LAYOUT.training_details("{task}", "{fold}")),
+    log:
+        LAYOUT.log("train_graphs", "{task}", "fold{fold}"),
+    benchmark:
+        LAYOUT.benchmark("train_graphs", "{task}", "fold{fold}")
+    wildcard_constraints:
+        task=only([name for name in PLAN.trained if name in PLAN.on_graphs]),
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(8000),
+        runtime=12 * 60,
+    params:
+        cfg=lambda wildcards: task(wildcards).fitting(),
+        graph=lambda wildcards: task(wildcards).graph,
+        seed=CONFIG.seed,
+        code=code("train_graphs.py"),
+    script:
+        "../scripts/train_graphs.py"
+
+
+# A slide of a patient-level task is predicted together with the patient's other slides, the job's slide first.
+rule predict_graph:
+    input:
+        manifests=lambda wildcards: [
+            LAYOUT.manifest(s) for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        tables=lambda wildcards: [
+            LAYOUT.table(task(wildcards).grid, s)
+            for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        graphs=lambda wildcards: [
+            LAYOUT.graph(task(wildcards).graph, s)
+            for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+    output:
+        predictions=LAYOUT.prediction("{task}", "{fold}", "{slide}"),
+    log:
+        LAYOUT.log("predict_graph", "{task}", "fold{fold}", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("predict_graph", "{task}", "fold{fold}", "{slide}")
+    wildcard_constraints:
+        task=only(PLAN.on_graphs),
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(15),
+    params:
+        grid=lambda wildcards: task(wildcards).grid,
+        entries=lambda wildcards: [
+            PLAN.entry(s) for s in PLAN.bag_slides(wildcards.task, wildcards.fold, wildcards.slide)
+        ],
+        code=code("predict_graph.py"),
+    script:
+        "../scripts/predict_graph.py"
