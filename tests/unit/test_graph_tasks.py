@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+import train_graphs_killed
 from arranged_graphs import write_arranged
+from histomake.base.errors import HistomakeError
 from histomake.base.records.graph import EDGE_ABLATIONS
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.record import Quarantined
+from histomake.base.tables import lost_slide
 from histomake.evaluate.bags import baselines
 from histomake.evaluate.items import SlidePrediction
+from histomake.graphs.ablation import rewire, rewired
+from histomake.graphs.build import NO_EDGES
+from histomake.graphs.edges import nearest
+from histomake.graphs.index import index_graphs
 from histomake.graphs.predict import load_graph_model, predict_graph
+from histomake.graphs.store import read_graph, write_graph
 from histomake.graphs.training import train_graphs
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_cohort import GRID_NAME, SIDE, build_cohort, changed_task
+
+from tests import sample_records
 
 TARGETS = {
     "classification": {"source": "sheet", "column": "grade", "classes": ["low", "high"]},
@@ -164,3 +178,130 @@ def test_the_same_seed_gives_the_same_weights(learned, slides, files, tmp_path):
     first, second = (load_file(folder / "model/model.safetensors") for folder in (learned, tmp_path))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_model_killed_ten_times_ends_with_the_weights_of_an_uninterrupted_run(slides, files, tmp_path):
+    settings = task(train={"steps": 150, "validate_every": 50, "checkpoint_minutes": 1e-4})
+    train_graphs_killed.main(settings.dump(), slides[:6], files, tmp_path / "whole")
+    reached = train_graphs_killed.kill_repeatedly(settings, slides[:6], files, tmp_path / "killed", kills=10)
+    assert sorted(set(reached)) == reached
+    assert not (tmp_path / "killed/model/model.safetensors").exists()
+    train_graphs_killed.main(settings.dump(), slides[:6], files, tmp_path / "killed")
+    whole, stopped = (tmp_path / name / "model/model.safetensors" for name in ("whole", "killed"))
+    assert whole.read_bytes() == stopped.read_bytes()
+
+
+def test_the_nodes_as_a_bag_can_be_a_part_of_the_network(slides, files, tmp_path):
+    changes = {"fuse": "mil", "pooling": {"embed": 8, "hidden": [8], "dropout": 0.0}}
+    card = trained(task(train={"steps": 2, "validate_every": 2}, **changes), slides, files, tmp_path)
+    assert card.bag.graph.fuse == "mil"
+    assert any(name.startswith("layers.bag.") for name in load_file(tmp_path / "model/model.safetensors"))
+    assert predicted(tmp_path, slides[10], files).num_rows
+
+
+def with_other_record(path, to, **changes):
+    graph = read_graph(path)
+    links, x, y = graph.edges(), *graph.places().T
+    ids = graph.table["node_id"].to_numpy()
+    write_graph(to, msgspec.structs.replace(graph.record, **changes), (ids, x, y), links, {"class": graph.features()})
+    return to
+
+
+def test_graphs_of_other_settings_are_neither_trained_on_nor_predicted(learned, slides, files, tmp_path):
+    name = slides[10].slide_id
+    other = files | {name: with_other_record(files[name], tmp_path / "other.arrow", identity="other")}
+    with pytest.raises(HistomakeError, match=f"slide {name}: its graph nuclei has other settings"):
+        predicted(learned, slides[10], other)
+    with pytest.raises(HistomakeError, match="other settings or another encoder"):
+        trained(task(), [slides[10], *slides[:9]], other, tmp_path)
+
+
+def lost_graph(slide_id, path):
+    write_graph(
+        path,
+        sample_records.lost(slide_id, stage="graph"),
+        (np.zeros(0, np.uint32), np.zeros(0), np.zeros(0)),
+        (NO_EDGES, np.zeros(0, np.float32)),
+        {},
+    )
+    return path
+
+
+def test_a_slide_that_was_lost_when_its_graph_was_made_is_left_out_and_named(slides, files, tmp_path):
+    name = slides[0].slide_id
+    lost = files | {name: lost_graph(name, tmp_path / "lost.arrow")}
+    card = trained(task(train={"steps": 2, "validate_every": 2}), slides, lost, tmp_path)
+    assert [entry.slide_id for entry in card.left_out] == [name]
+    table = predicted(tmp_path, slides[0], lost)
+    assert table.num_rows == 0
+    assert isinstance(lost_slide(table), Quarantined)
+
+
+@pytest.mark.parametrize("nodes", [0, 1, 2])
+def test_slides_with_hardly_any_node(nodes, learned, slides, files, tmp_path):
+    entry = slides[10]
+    table = predicted(learned, entry, files | {entry.slide_id: graph_of(entry, tmp_path, 1, nodes=nodes)})
+    assert bool(table.num_rows) == bool(nodes)
+    assert np.isfinite(table["score_high"].to_numpy()).all()
+
+
+def test_a_slide_without_nodes_takes_no_part_in_training(slides, files, tmp_path, caplog):
+    name = slides[0].slide_id
+    empty = files | {name: graph_of(slides[0], tmp_path, 1, nodes=0)}
+    trained(task(train={"steps": 2, "validate_every": 2}), slides, empty, tmp_path)
+    assert f"slide {name} has a graph without nodes" in caplog.text
+
+
+def test_training_without_any_node_is_refused(slides, tmp_path):
+    none = {slide.slide_id: graph_of(slide, tmp_path, 1, nodes=0) for slide in slides}
+    with pytest.raises(HistomakeError, match="no slide has a graph with nodes"):
+        trained(task(), slides, none, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"level": "patch"}, "graph: a graph is of a whole slide"),
+        ({"features": "a"}, "features: a task on graphs has the features of their nodes"),
+        ({"bag": {"size": 4}}, "bag: a task on graphs learns from all nodes"),
+        ({"pooling": {"embed": 4}}, "pooling: only with fuse: mil"),
+        ({"fuse": "mil", "pooling": {"name": "clam"}}, "pooling.name: fuse: mil needs attention or gated"),
+        ({"gnn": {"name": "gcn", "ratio": 0.3}}, "gcn drops no nodes"),
+        ({"gnn": {"ratio": 0.3, "min_score": 0.1}}, "min_score takes its place"),
+        ({"model": {"name": "resnet10t"}}, "model: a task on graphs has no model"),
+        ({"train": {"audit": True}}, "audit"),
+        ({"graph": None}, "gnn and fuse need graph"),
+    ],
+)
+def test_settings_that_a_task_on_graphs_cannot_have_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        task(**changes)
+
+
+PAIRS = st.sets(st.tuples(st.integers(0, 15), st.integers(0, 15)).filter(lambda pair: pair[0] < pair[1]), max_size=60)
+
+
+@given(PAIRS, st.integers(0, 2**32))
+def test_rewired_edges_are_of_different_nodes_once_and_every_node_keeps_its_number(pairs, seed):
+    before = np.array(sorted(pairs), np.int64).reshape(-1, 2)
+    after = rewire(before, np.random.default_rng(seed))
+    assert (after[:, 0] < after[:, 1]).all()
+    assert len({tuple(pair) for pair in after}) == len(before)
+    assert (np.bincount(after.ravel(), minlength=16) == np.bincount(before.ravel(), minlength=16)).all()
+
+
+def test_rewiring_leaves_hardly_any_edge_where_it_was():
+    rng = np.random.default_rng(1)
+    before = nearest(rng.random((500, 2)), 6)
+    after = rewire(before, rng)
+    assert len({tuple(p) for p in before} & {tuple(p) for p in after}) < 0.05 * len(before)
+
+
+def test_rewired_edges_are_the_same_in_training_and_prediction(slides, files):
+    settings = task()
+    both, alone = (
+        rewired(index_graphs(some, files, kind=settings.kind, target=settings.target, level="slide"), seed=1)
+        for some in (slides[:3], slides[:1])
+    )
+    name = slides[0].slide_id
+    assert (both.links[name] == alone.links[name]).all()

@@ -24,6 +24,10 @@ BAGS = {
     "train": {"steps": 2, "batch": 2, "validate_every": 2, "workers": 0},
 }
 PIXEL_BAGS = {key: value for key, value in BAGS.items() if key != "features"} | {"model": MODEL, "bag": {"size": 4}}
+GRAPHS = {key: value for key, value in BAGS.items() if key not in ("features", "bag", "pooling")} | {
+    **{"graph": "patches", "gnn": {"layers": 3, "hidden": 8}},
+    "train": {"steps": 2, "batch": 2, "validate_every": 2},
+}
 POINTS = {
     "predict": {"roles": ["val", "test", "predict"]},
     "evaluate": {"operating_points": {"sensitivity": 0.9}, "prevalences": [0.1], "subgroups": ["site"]},
@@ -42,6 +46,7 @@ TARGETS = (
     *("radhical", "predict", "all_cells", "all_graphs", "results/metrics/map.json", "results/metrics/probe.json"),
     "results/comparisons/fine/coarse.json",
     *("results/metrics/pixel_bags.json", "results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
+    *("results/metrics/graph.json", "results/views/graph/fold0/P04-A/attention.jpg"),
     "results/embeddings/probe/fold0/map.html",
     "results/maps/small/map.html",
     *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
@@ -117,6 +122,7 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
         "probe": {"grid": "x10", "features": "small", "target": TARGET} | POINTS,
         "bags": BAGS,
         "pixel_bags": PIXEL_BAGS,
+        "graph": GRAPHS,
         "map": patches | {"kind": "segmentation", "target": pixels, "model": {"name": "fast_scnn"}},
     }
     content["compare"] = [["fine", "coarse"]]

@@ -1,4 +1,4 @@
-"""Report section of graphs: numbers of nodes and edges on each slide, and what is missing."""
+"""Report sections of graphs: nodes and edges on each slide, what is missing, and what edges add to a task."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import duckdb
 
 from histomake.base.files import existing
 from histomake.base.layout import Layout
+from histomake.base.records.graph import EDGE_ABLATIONS, REWIRED, WITHOUT_EDGES
+from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.record import Quarantined
-from histomake.config import Config
+from histomake.config import Config, Task
+from histomake.config.gnn import NOTHING
 from histomake.graphs.store import read_graph
 from histomake.report import page
+from histomake.report.metric_texts import metric_name
 from histomake.report.page import Html
 
 SLIDES = """
@@ -18,6 +22,10 @@ SELECT slide_id::VARCHAR, nodes::BIGINT, edges::BIGINT, isolated::BIGINT, mean_d
 FROM {table} WHERE nodes IS NOT NULL ORDER BY 1
 """
 HEADER = ["slide", "nodes", "edges", "isolated", "mean degree", "median edge, µm", "components", "largest, share"]
+
+ABLATION_TEXTS = {WITHOUT_EDGES: "same nodes without edges", REWIRED: "same nodes, edges at random"}
+COMPARED = ("auroc", "c_index", "r2")
+"""Metrics by which a network on graphs is compared with its ablations, the first that is there; larger is better."""
 
 
 def graphs_section(config: Config, layout: Layout, catalog: duckdb.DuckDBPyConnection) -> Html:
@@ -42,3 +50,33 @@ def _graph(name: str, nodes: str, edges: str, layout: Layout, catalog: duckdb.Du
         page.folded("by slide", page.table(HEADER, slides)),
         level=3,
     )
+
+
+def what_edges_add(metrics: MetricsRecord) -> Html:
+    """Whether a network on graphs is better than the same one without edges and with random ones; empty of others."""
+    level = list(metrics.levels)[-1]
+    own = metrics.levels[level].metrics.get("all", {})
+    name = next((name for name in COMPARED if name in own and own[name].value is not None), None)
+    others = {
+        ablation: found.metrics["all"][name].value
+        for ablation in EDGE_ABLATIONS
+        if name is not None and (found := metrics.baselines.get(ablation, {}).get(level)) is not None
+    }
+    known = {ablation: value for ablation, value in others.items() if value is not None}
+    if name is None or not known:
+        return Html("")
+    best = max(known, key=lambda ablation: known[ablation])
+    value, low = own[name].value, own[name].low
+    figures = f"{metric_name(name)} {value:.3f}, {ABLATION_TEXTS[best]} {known[best]:.3f}"
+    if value is None or value <= known[best]:
+        return page.tag("p", f"The edges add nothing: {figures}.", class_="warn")
+    if low is None or low <= known[best]:
+        text = f"These slides do not show that the edges add anything: {figures}, which is within the interval."
+        return page.tag("p", text, class_="warn")
+    return page.tag("p", f"The edges add to what is known of the nodes alone: {figures}.")
+
+
+def network_text(task: Task) -> str:
+    """The network of a task on graphs."""
+    beside = "" if task.fuse == NOTHING else f", beside {task.pooling.name} pooling of the nodes"
+    return f"network {task.gnn.name} with {task.gnn.layers} layers{beside}"

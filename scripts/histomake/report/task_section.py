@@ -22,6 +22,7 @@ from histomake.config import Task
 from histomake.pictures import canvas
 from histomake.report import page
 from histomake.report.examples import examples
+from histomake.report.graphs_section import ABLATION_TEXTS, network_text, what_edges_add
 from histomake.report.metric_texts import LEVELS, highest_level, levels_in_order, with_interval
 from histomake.report.metrics_section import metrics_table, shown_metrics
 from histomake.report.page import Html
@@ -50,7 +51,9 @@ def task_section(
 ) -> Html:
     """Build the section of a task."""
     made = f"{task.model.name}, {task.train.steps} steps"
-    if task.on_bags:
+    if task.graph:
+        made = f"{task.level}s as graphs ({task.graph}), {network_text(task)}"
+    elif task.on_bags:
         patches = f"features of encoder {task.features}" if task.features else f"patches, {task.model.name} end to end"
         made = f"{task.level}s as bags of {patches}, {task.pooling.name} pooling"
     elif task.features:
@@ -127,7 +130,11 @@ def cohort_rows(name: str, task: Task, catalog: duckdb.DuckDBPyConnection) -> li
     return [[*row[:4], *(int(n or 0) for n in row[4:])] for row in catalog.execute(query, [name]).fetchall()]
 
 
-BASELINES = {"mean_features": "mean features, linear", "usual_target": "usual target, no features"}
+BASELINES = {
+    "mean_features": "mean features, linear",
+    **ABLATION_TEXTS,
+    "usual_target": "usual target, no features",
+}
 
 
 def baselines_table(metrics: MetricsRecord) -> Html:
@@ -138,7 +145,7 @@ def baselines_table(metrics: MetricsRecord) -> Html:
     text = f"{LEVELS[level]}. The baselines use the same features and patients."
     if not LEARNED[Kind(metrics.kind)].numbers:
         text += " Their thresholds are 0.5."
-    return page.join([page.tag("p", text), _beside(columns)])
+    return page.join([page.tag("p", text), _beside(columns), what_edges_add(metrics)])
 
 
 def bag_sizes_table(metrics: MetricsRecord) -> Html:

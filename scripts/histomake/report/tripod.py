@@ -112,11 +112,12 @@ def _data(found: DescribedTask) -> Iterator[tuple[str, list[str]]]:
     horizon = next((one.at_horizon for one in (found.metrics.levels.values() if found.metrics else ())), None)
     when = [f"Time horizon of AUC and calibration: {horizon.time:g}, in the unit of the sheet."] if horizon else []
     yield "8a", [outcome(found.task, found.card), *when]
-    features = found.task.features
+    features, graph = found.task.features, found.task.graph
+    used = f"Features of encoder {features} of every patch." if features else "The RGB pixels of every patch."
     yield (
         "9b",
         [
-            f"Features of encoder {features} of every patch." if features else "The RGB pixels of every patch.",
+            f"Features and edges of the nodes of graph {graph}." if graph else used,
             "Nothing else of the patient is used.",
         ],
     )
@@ -195,6 +196,9 @@ def split_text(found: DescribedTask) -> str:
 def _inputs(found: DescribedTask) -> list[str]:
     """How predictors are transformed."""
     card = found.card
+    if card.bag is not None and card.bag.graph is not None:
+        groups = ", ".join(card.bag.graph.groups)
+        return [f"Features of nodes ({groups}) as the graphs have them; their scaling is part of the model."]
     if card.features is not None:
         return ["Features as the encoder gives them; their scaling is part of the model."]
     norm = card.normalisation
@@ -211,7 +215,10 @@ def _three(values: tuple[float, float, float]) -> str:
 def _building(found: DescribedTask) -> str:
     """Type of model, and how it was made."""
     task, card = found.task, found.card
-    if card.bag is not None:
+    if card.bag is not None and card.bag.graph is not None:
+        gnn = card.bag.graph.gnn
+        kind = f"network {gnn.get('name')} with {gnn.get('layers')} layers on graphs of a {card.bag.level}"
+    elif card.bag is not None:
         kind = f"{card.bag.pooling.get('name')} pooling of the patches of a {card.bag.level}"
     elif card.head is not None:
         kind = f"{card.head.get('name')} head on features"

@@ -231,7 +231,8 @@ class MetricsRecord(Record, frozen=True, kw_only=True):
 are in ``metrics/{task}.slides.csv``. Only of tasks that predict classes of patches or pixels."""
     baselines: dict[str, dict[str, LevelMetrics]] = msgspec.field(default_factory=dict)
     """Metrics by level of baselines on the same slides, if slides or patients are predicted: ``mean_features``, a \
-linear model of the mean of the features, and ``usual_target``, which knows no features."""
+linear model of the mean of the features, and ``usual_target``, which knows no features; of graphs also networks for \
+the same nodes ``without_edges`` and with ``rewired_edges``, exchanged at random."""
     bag_sizes: dict[str, dict[str, LevelMetrics]] = msgspec.field(default_factory=dict)
     """Metrics by level of predictions from random bags of some patches, by their number: mean scores of several."""
     removal: dict[str, MetricValue] = msgspec.field(default_factory=dict)
