@@ -1,6 +1,6 @@
 """Drawn slides that differ in the arrangement of their cells alone: small dark round ones in clusters, or dispersed.
 
-``python -m tests.demo.arrangement FOLDER`` writes slides, masks that number their cells, and ``slides.tsv`` into FOLDER,
+``python -m tests.demo.arrangement FOLDER`` writes slides, masks that number their cells, and ``slides.tsv`` there,
 with the same bytes every time. Every slide has as many round cells as long pale ones, so that no mean over its cells
 tells the two arrangements apart, and every slide is that of one patient.
 """

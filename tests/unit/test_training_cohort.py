@@ -35,7 +35,7 @@ def layout(tmp_path_factory):
         manifests=[layout.manifest(slide) for slide in ROLES],
         tables=[layout.table(GRID_NAME, slide) for slide in ROLES],
         annotations=[layout.annotation(slide) for slide in ROLES],
-        features=[],
+        vectors=[],
     )
     return layout
 

@@ -17,9 +17,6 @@ GRAPH_TRAIN_KEYS = (*LOOP, "select", "balance", "loss", "intervals", "accumulate
 FUSED = ("attention", "gated")
 """Poolings whose bag representation can be put beside that of a graph."""
 
-NOTHING: Literal["none"] = "none"
-"""The value of fuse with which a network has the graph alone."""
-
 
 class Gnn(Section):
     """The network of a task on graphs."""
@@ -49,7 +46,7 @@ class Gnn(Section):
 
 
 def gnn_problems(
-    gnn: Gnn, *, fuse: str, bag: Bag, pooling: BagPooling, train: Section, unused: Mapping[str, Section]
+    gnn: Gnn, *, fuse: str | None, bag: Bag, pooling: BagPooling, train: Section, unused: Mapping[str, Section]
 ) -> Iterator[str]:
     """Yield settings of a task on graphs that it ignores or cannot have.
 
@@ -61,11 +58,11 @@ def gnn_problems(
     yield from ignored_train_keys(train, GRAPH_TRAIN_KEYS, "a task on graphs")
     if bag != Bag():
         yield "bag: a task on graphs learns from all nodes; remove bag"
-    if fuse == NOTHING and pooling != BagPooling():
+    if fuse is None and pooling != BagPooling():
         yield "pooling: only with fuse: mil; remove pooling"
-    if fuse != NOTHING and pooling.name not in FUSED:
+    if fuse is not None and pooling.name not in FUSED:
         yield f"pooling.name: fuse: {fuse} needs {' or '.join(FUSED)}"
-    if fuse != NOTHING and pooling.classifier:
+    if fuse is not None and pooling.classifier:
         yield f"pooling.classifier: with fuse: {fuse} the layers of gnn classify; remove the key"
     usual = Gnn()
     if gnn.name != "sagpool" and (gnn.ratio, gnn.min_score) != (usual.ratio, usual.min_score):

@@ -11,7 +11,7 @@ from histomake.base.kinds import BACKGROUND, Kind
 from histomake.config.bags import Bag, BagPooling, bag_problems
 from histomake.config.card import Card
 from histomake.config.evaluation import Evaluate
-from histomake.config.gnn import NOTHING, Gnn, gnn_problems
+from histomake.config.gnn import Gnn, gnn_problems
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe, head_problems
 from histomake.config.section import Name, Section, Share
@@ -416,8 +416,8 @@ class Task(Section):
         "over.",
     )
     gnn: Gnn = Field(default_factory=Gnn, description="The network of a task on graphs.")
-    fuse: Literal["none", "mil"] = Field(
-        NOTHING,
+    fuse: Literal["mil"] | None = Field(
+        None,
         description="mil: a task on graphs also pools the nodes as a bag, without edges, by pooling attention or "
         "gated, and puts both representations side by side.",
     )
@@ -440,7 +440,7 @@ class Task(Section):
         problems = [*_target_problems(self.kind, self.target), *_training_problems(self)]
         problems += [*_model_problems(self.kind, self.model), *_prediction_problems(self.kind, self.predict)]
         problems += [*_feature_problems(self), *_level_problems(self)]
-        if self.graph is None and (self.gnn, self.fuse) != (Gnn(), NOTHING):
+        if self.graph is None and (self.gnn, self.fuse) != (Gnn(), None):
             problems.append("gnn and fuse need graph: a name under graphs")
         problems += _evaluation_problems(self)
         if problems:

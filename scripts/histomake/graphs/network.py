@@ -12,7 +12,6 @@ from histomake.bags.index import BagIndex
 from histomake.bags.network import Baselined
 from histomake.bags.pooling import PooledBags
 from histomake.config import BagPooling, Gnn
-from histomake.config.gnn import NOTHING
 from histomake.graphs.ablation import ABLATIONS
 from histomake.graphs.batch import GraphBatch
 from histomake.graphs.index import GraphIndex
@@ -32,7 +31,7 @@ class GraphNetwork(Baselined):
         self,
         settings: Gnn,
         *,
-        fuse: str,
+        fuse: str | None,
         pooling: BagPooling,
         inputs: int,
         outputs: int,
@@ -40,7 +39,7 @@ class GraphNetwork(Baselined):
         ablations: Sequence[str] = (),
     ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, hazards=hazards)
-        fused = None if fuse == NOTHING else pooling
+        fused = None if fuse is None else pooling
 
         def layers() -> GraphLayers:
             return GraphLayers(settings, inputs=inputs, outputs=outputs, fused=fused)

@@ -10,7 +10,6 @@ from histomake.base.records.graph import EDGE_ABLATIONS, REWIRED, WITHOUT_EDGES
 from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.record import Quarantined
 from histomake.config import Config, Task
-from histomake.config.gnn import NOTHING
 from histomake.graphs.store import read_graph
 from histomake.report import page
 from histomake.report.metric_texts import metric_name
@@ -78,5 +77,5 @@ def what_edges_add(metrics: MetricsRecord) -> Html:
 
 def network_text(task: Task) -> str:
     """The network of a task on graphs."""
-    beside = "" if task.fuse == NOTHING else f", beside {task.pooling.name} pooling of the nodes"
+    beside = "" if task.fuse is None else f", beside {task.pooling.name} pooling of the nodes"
     return f"network {task.gnn.name} with {task.gnn.layers} layers{beside}"

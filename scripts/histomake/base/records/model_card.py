@@ -65,8 +65,8 @@ class GraphCard(Part, frozen=True, kw_only=True):
     """The encoder of the group ``encoder``; null without one."""
     gnn: dict[str, Any]
     """The task's section ``gnn`` of the configuration."""
-    fuse: str
-    """``mil``: the nodes as a bag are a part of the representation; ``none``: they are not."""
+    fuse: str | None = None
+    """``mil``: the nodes as a bag are a part of the representation; null: they are not."""
     ablations: list[str]
     """Networks in the same file that were trained on the same nodes with other edges."""
 
