@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import train_graphs_killed
-from arranged_graphs import write_arranged
 from histomake.base.errors import HistomakeError
 from histomake.base.records.graph import EDGE_ABLATIONS
 from histomake.base.records.manifest import Manifest
@@ -31,6 +30,7 @@ from safetensors.torch import load_file
 from small_cohort import GRID_NAME, SIDE, build_cohort, changed_task
 
 from tests import sample_records
+from tests.arranged_graphs import write_arranged
 
 TARGETS = {
     "classification": {"source": "sheet", "column": "grade", "classes": ["low", "high"]},
