@@ -106,4 +106,5 @@ wildcard_constraints:
     patch_cascade=only(CONFIG.patch_cascades),
     cells=only(CONFIG.cells),
     graph=only(CONFIG.graphs),
+    transfer=only(CONFIG.stain_transfers),
     level=r"\d+",

@@ -31,7 +31,7 @@ LAYERS = (
     ("features",),
     ("bags",),
     ("graphs",),
-    ("cascade",),
+    ("cascade", "generate"),
     ("pictures",),
     ("evaluate", "explain"),
     ("catalog", "audit"),

@@ -50,6 +50,7 @@ from histomake.base.records.separation import SeparationRecord
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
+from histomake.base.records.transfer_card import TransferCard
 from histomake.base.records.warning import SlideWarning
 from hypothesis import HealthCheck, given, settings
 from record_strategies import records as made
@@ -117,7 +118,10 @@ def classes(base: type) -> list[type]:
 
 
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord, WeightsCard)]
-NEW = {CellTableRecord, GraphRecord, ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning}
+NEW = {
+    *(CellTableRecord, GraphRecord, ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning),
+    TransferCard,
+}
 """Records that histomake 0.1 did not have."""
 
 

@@ -12,7 +12,7 @@ from typing import get_type_hints
 
 import pytest
 from histomake.audit.code import SCRIPTS, UNTRACKED_MODULES, imported_files
-from histomake.base.layout import AttributionFiles, CascadeFiles, EmbeddingFiles, FeatureMapFiles, Layout
+from histomake.base.layout import AttributionFiles, CascadeFiles, EmbeddingFiles, FeatureMapFiles, Layout, TransferFiles
 from histomake.config import Section
 
 ALLOWED_NAMES = {
@@ -32,7 +32,7 @@ ALLOWED_NAMES = {
     "histomake.config.parse_config": "returns a model",
 }
 
-LAYOUTS = (Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles)
+LAYOUTS = (Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles, TransferFiles)
 
 ALLOWED_MEMBERS = {
     "CascadeTrain.fitting": "selects the keys that are compared",
@@ -48,11 +48,14 @@ ALLOWED_MEMBERS = {
     "Config.roi_classes": "a param of annotate",
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
+    "StainTransfer.fitting": "selects the keys that are compared",
+    "StainTransfer.sides": "parts of from and to, which are compared",
     "Target.sheet_columns": "parts of target, which is compared",
     "Task.described": "selects the keys that are compared",
     "Task.fitting": "selects the keys that are compared",
     "Task.on_bags": "a part of level, which is compared",
     "Task.predicting": "selects the keys that are compared",
+    "TransferTrain.fitting": "selects the keys that are compared",
 }
 """Public members of the configuration's models. A further one belongs into a module that is digested, as
 `histomake.target.outputs` is, unless its result is a param."""

@@ -32,7 +32,7 @@ POINTS = {
     "predict": {"roles": ["val", "test", "predict"]},
     "evaluate": {"operating_points": {"sensitivity": 0.9}, "prevalences": [0.1], "subgroups": ["site"]},
 }
-SPLITS = {"P01-A": "train", "P02-A": "train", "P03.B": "val", "P04-A": "test", "P04-B": "predict"}
+SPLITS = {"P01-A": "train", "P02-A": "test", "P03.B": "val", "P04-A": "test", "P04-B": "predict"}
 CASCADE = {
     "mpp": 4.0,
     "scales": [1.0, 0.25],
@@ -42,8 +42,17 @@ CASCADE = {
     "search": {"candidates": 2, "joint": 1},
     "baselines": {"naive_pixels": 2, "repeats": 1},
 }
+TRANSFER = {
+    "from": {"column": "site", "value": "north"},
+    "to": {"column": "site", "value": "south"},
+    "grid": "x5",
+    "generator": {"blocks": 1, "filters": 4},
+    "discriminator": {"layers": 1, "filters": 4},
+    "train": {"steps": 2, "record_every": 2, "workers": 0},
+}
 TARGETS = (
-    *("radhical", "predict", "all_cells", "all_graphs", "results/metrics/map.json", "results/metrics/probe.json"),
+    *("radhical", "predict", "all_cells", "all_graphs", "all_transfers"),
+    *("results/metrics/map.json", "results/metrics/probe.json"),
     "results/comparisons/fine/coarse.json",
     *("results/metrics/pixel_bags.json", "results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
     *("results/metrics/graph.json", "results/views/graph/fold0/P04-A/attention.jpg"),
@@ -140,6 +149,7 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
         "nuclei": {"nodes": "cell", "cells": "drawn", "edges": "delaunay", "features": ["shape", "class"]},
         "regions": {"nodes": "region", "task": "map", "edges": "adjacency", "features": ["class", "shape"]},
     }
+    content["stain_transfers"] = {"north_south": TRANSFER}
     workshop.config.write_text(yaml.safe_dump(content))
     workshop.snakemake("--", *TARGETS)
 

@@ -86,6 +86,11 @@ def group_columns(config: Config) -> set[str]:
     return {column for task in config.tasks.values() for column in task.evaluate.subgroups}
 
 
+def transfer_columns(config: Config) -> set[str]:
+    """Return the columns that name the stains of transfers."""
+    return {side.column for transfer in config.stain_transfers.values() for side in transfer.sides}
+
+
 def label_columns(config: Config) -> set[str]:
     """Return the columns that are read as labels of slides."""
     return named_columns(config) - {*REQUIRED, *OPTIONAL}
@@ -110,7 +115,7 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool, compare: 
     if of_header:
         raise _sheet_error(path, of_header + problems)
     slides, lines, labels = [], dict[str, int](), label_columns(config)
-    groups = group_columns(config) - {*labels, *REQUIRED, *OPTIONAL}
+    groups = (group_columns(config) | transfer_columns(config)) - {*labels, *REQUIRED, *OPTIONAL}
     for row in sheet.rows:
         slide, faults = _parse_row(row, labels, groups)
         problems += [f"line {row.line} ({row.cells['slide_id'] or 'no slide_id'}): {fault}" for fault in faults]
@@ -137,18 +142,20 @@ def _sheet_error(path: Path | str, problems: list[str]) -> ConfigError:
 
 def _header_problems(header: list[str], config: Config, *, fitting: bool) -> Iterator[str]:
     """Problems of the columns. Unused columns are allowed, unless their name resembles that of a used one."""
-    named = named_columns(config) | group_columns(config)
-    needed = named_columns(config, fitted=True) | group_columns(config) if fitting else set()
+    others = group_columns(config) | transfer_columns(config)
+    named = named_columns(config) | others
+    needed = named_columns(config, fitted=True) | others if fitting else set()
     yield from (f"column {c!r} is missing" for c in REQUIRED if c not in header)
     yield from (
-        f"column {c!r} is missing, but is used by a task, its split or its subgroups"
+        f"column {c!r} is missing, but is used by a task, its split or its subgroups, or by a stain transfer"
         for c in sorted(needed)
         if c not in header
     )
     reserved = {*REQUIRED, *OPTIONAL} - {"site"}
     yield from name_problems("columns of labels", named)
     yield from (
-        f"column {c!r} has a meaning of its own: it is no label, stratum or subgroup" for c in sorted(named & reserved)
+        f"column {c!r} has a meaning of its own: it is no label, stratum, subgroup or stain"
+        for c in sorted(named & reserved)
     )
     known = {*REQUIRED, *OPTIONAL, *named}
     yield from (f"column {c!r} appears {n} times" for c, n in Counter(header).items() if n > 1 and c in known)

@@ -40,6 +40,7 @@ from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
 from histomake.config.source import ConfigFile
 from histomake.config.tasks import Predict, Split, Target, Task
 from histomake.config.training import Augment, Model, Train
+from histomake.config.transfers import StainTransfer, transfer_problems
 
 __all__ = [
     "SEARCHED",
@@ -70,6 +71,7 @@ __all__ = [
     "Radhical",
     "Section",
     "Split",
+    "StainTransfer",
     "Target",
     "Task",
     "Tissue",
@@ -194,6 +196,9 @@ class Config(Section):
         description="Graphs of patches, cells or regions, by name: one of each slide that has nodes; their statistics "
         "are in the catalog as graph_<name>.",
     )
+    stain_transfers: dict[Name, StainTransfer] = Field(
+        default_factory=dict, description="Stain transfers (CycleGAN) by name; what they make is marked as in silico."
+    )
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
     compare: list[tuple[Name, Name]] = Field(
         default_factory=list,
@@ -244,6 +249,7 @@ class Config(Section):
         problems += graph_problems(
             self.graphs, grids=self.grids, encoders=self.encoders, cells=self.cells, tasks=self.tasks
         )
+        problems += transfer_problems(self.stain_transfers, grids=self.grids)
         for name, cascade in self.patch_cascades.items():
             problems += [
                 f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches by pixels and "
@@ -346,6 +352,7 @@ class Config(Section):
             *name_problems("patch_cascades", self.patch_cascades),
             *name_problems("cells", self.cells),
             *name_problems("graphs", self.graphs),
+            *name_problems("stain_transfers", self.stain_transfers),
             *name_problems("classes", classes),
         ]
         if problems:

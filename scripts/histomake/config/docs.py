@@ -48,7 +48,8 @@ def key_tables() -> str:
         if section is not Config:
             lines += [(section.__doc__ or "").strip(), ""]
         lines += ["| key | values | default | description |", "|---|---|---|---|"]
-        for name, field in section.model_fields.items():
+        for attribute, field in section.model_fields.items():
+            name = field.alias or attribute
             inner = _section_of(field.annotation)
             if inner is not None:
                 mapping = typing.get_origin(field.annotation) is dict

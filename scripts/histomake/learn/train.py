@@ -83,21 +83,36 @@ def train_without_damaged(
 
     Raises HistomakeError if more than ``max_lost`` of the slides are damaged.
     """
+    return name_left_out(output, without_damaged(once, train, val, state=state, max_lost=max_lost))
+
+
+def without_damaged(
+    once: Callable[[Sequence[SlideEntry], Sequence[SlideEntry]], None],
+    first: Sequence[SlideEntry],
+    second: Sequence[SlideEntry],
+    *,
+    state: Path,
+    max_lost: float,
+) -> list[Quarantined]:
+    """Call ``once`` with two lists of slides, again without each slide that it meets damaged; return these slides.
+
+    Raises HistomakeError if more than ``max_lost`` of the slides are damaged.
+    """
     left_out = Quarantined.read_list(state / LEFT_OUT) if (state / LEFT_OUT).is_file() else []
     while True:
         lost = {entry.slide_id for entry in left_out}
         try:
-            once(*([entry for entry in found if entry.slide_id not in lost] for found in (train, val)))
+            once(*([entry for entry in found if entry.slide_id not in lost] for found in (first, second)))
             break
         except SlideError as error:
             if error.reason != Reason.DAMAGED_TILES:
                 raise
             log.error("QUARANTINE: %s. The training begins again without the slide", error)
             left_out.append(Quarantined.of(error, "train"))
-            check_loss(left_out, slides=len(train) + len(val), max_share=max_lost)
+            check_loss(left_out, slides=len(first) + len(second), max_share=max_lost)
             write_list(state / LEFT_OUT, left_out)
     (state / LEFT_OUT).unlink(missing_ok=True)
-    return name_left_out(output, left_out)
+    return left_out
 
 
 def with_weights(task: Task, files: Sequence[str]) -> Task:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from histomake.config import Explain, Grid, Radhical, Task
+from histomake.config import Explain, Grid, Radhical, StainTransfer, Task
 from histomake.planning.resources import MOST_BATCH_MB, batch_mb, batch_pixels
 
 GRADIENT_BYTES = {"auto": 3500, "fp32": 3500, "bf16": 2500, "fp16": 2500}
@@ -85,6 +85,16 @@ LEVEL_MB = 3
 
 LEVELS = 512
 
+TRANSFER_BYTES = 50_000
+"""Bytes of a step of a stain transfer for a pixel of a patch of one side: 6 passes of generators with 64 filters and 9
+blocks, whose layers are kept for the gradients."""
+
+TRANSFER_FILTERS = 64
+"""Filters to which TRANSFER_BYTES refers."""
+
+TRANSFER_MB = 1500
+"""Generators and critics in float32, with gradients, moments, averages and copies, and the images of the pools."""
+
 
 class CohortPatches(msgspec.Struct):
     """The part of a training cohort that says how much is learned from."""
@@ -133,6 +143,13 @@ def patch_training_mb(task: Task, grid: Grid, cohort: Sequence[CohortPatches], *
     values = 3 * (1 + len(task.model.context)) + 2  # with the mask of a segmentation
     each = network_mb(weights_mb) + gradients_mb(pixels, train.precision) + loaders_mb(train.workers, pixels * values)
     return train.gpus * (each + patches_mb(cohort)) + (train.gpus - 1) * PROCESS_MB
+
+
+def transfer_training_mb(transfer: StainTransfer, grid: Grid, cohort: Sequence[CohortPatches]) -> float:
+    """Training of a stain transfer."""
+    pixels, filters = batch_pixels(transfer.train.batch, grid.size), transfer.generator.filters
+    step = min(TRANSFER_BYTES * filters / TRANSFER_FILTERS * pixels / 1e6, MOST_BATCH_MB)
+    return TRANSFER_MB + step + loaders_mb(transfer.train.workers, 6 * pixels) + patches_mb(cohort)
 
 
 def head_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:

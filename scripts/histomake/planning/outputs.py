@@ -15,6 +15,7 @@ from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.pictures.kinds import views_of
 from histomake.planning.graph_plan import GraphPlan
 from histomake.planning.plan import Plan
+from histomake.planning.transfer_plan import TransferPlan
 
 Drawn = list[Any]
 """A prediction of a slide that is drawn: task, fold, aggregation, names of the views. Plain values: it is a param."""
@@ -246,6 +247,15 @@ class Outputs:
         places = [(n, s) for n in plan.config.graphs for s in self.graphs.slides(n) if s not in self.unchanged]
         return [path(*place) for place in places for path in (layout.graph, layout.graph_statistics)]
 
+    @cached_property
+    def transfers(self) -> TransferPlan:
+        """Which slides belong to which stain transfers, and their files."""
+        return TransferPlan(self.plan)
+
+    def of_transfers(self) -> list[Path]:
+        """The generators of all stain transfers. Raises ConfigError for slides that none can be learned from."""
+        return self.transfers.models()
+
     def all(self) -> list[Path]:
         """Everything that `snakemake` makes without a target."""
         plan, layout = self.plan, self.plan.layout
@@ -264,4 +274,5 @@ class Outputs:
             *self.of_cascades(),
             *self.of_cells(),
             *self.of_graphs(),
+            *self.of_transfers(),
         ]

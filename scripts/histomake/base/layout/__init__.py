@@ -20,6 +20,7 @@ from histomake.base.layout.groups import (
     EmbeddingFiles,
     FeatureMapFiles,
     Number,
+    TransferFiles,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "EmbeddingFiles",
     "FeatureMapFiles",
     "Layout",
+    "TransferFiles",
 ]
 
 
@@ -250,6 +252,16 @@ class Layout:
     def patch_cascade_record(self, name: str, fold: Number, slide: str) -> Path:
         """What each stage of a patch cascade did on a slide."""
         return self.results / "cascades" / name / f"fold{fold}" / f"{slide}.json"
+
+    # --- stain transfers --------------------------------------------------------------------------------------------
+
+    def transfer(self, name: str) -> TransferFiles:
+        """Files of a stain transfer."""
+        return TransferFiles(self.results / "transfers" / name)
+
+    def transfer_state(self, name: str, identity: str) -> Path:
+        """Folder of the checkpoints of a stain transfer."""
+        return self.checkpoints / "transfers" / name / identity
 
     # --- graphs -----------------------------------------------------------------------------------------------------
 

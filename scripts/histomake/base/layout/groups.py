@@ -1,4 +1,4 @@
-"""Paths of files that lie in one folder and belong together: of an embedding, of attributions, of a nucleus cascade."""
+"""Paths of files that lie in one folder and belong together: of an embedding, attributions, a cascade, a transfer."""
 
 from __future__ import annotations
 
@@ -180,3 +180,40 @@ class CascadeFiles:
     def bars(self) -> Path:
         """Metrics beside the bars, as a page."""
         return self.folder / "bars.html"
+
+
+@dataclass(frozen=True)
+class TransferFiles:
+    """Files of a stain transfer. Those of its model lie in a folder of their own, so that no slide has their names."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """Folder of the generators."""
+        return self.folder / "model"
+
+    @property
+    def cohort(self) -> Path:
+        """Slides that the transfer is learned from, with the digests of their files."""
+        return self.model / "cohort.json"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the generators."""
+        return self.model / WEIGHTS
+
+    @property
+    def description(self) -> Path:
+        """Description of the generators."""
+        return self.model / DESCRIPTION
+
+    @property
+    def history(self) -> Path:
+        """Losses during the training."""
+        return self.model / "history.csv"
+
+    @property
+    def training_details(self) -> Path:
+        """Folder of TensorBoard events."""
+        return self.model / "training"

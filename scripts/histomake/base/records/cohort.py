@@ -8,7 +8,7 @@ from histomake.base.records.record import Count, Record
 
 
 class CohortSlide(Record, frozen=True, kw_only=True):
-    """A slide that a fold's model is trained with. The file is a list of them."""
+    """A slide that a model is trained with. The file is a list of them."""
 
     NAME: ClassVar[str] = "training cohort"
 
@@ -17,7 +17,7 @@ class CohortSlide(Record, frozen=True, kw_only=True):
     patient_id: str
     """Patient of the slide."""
     role: str
-    """``train``, or ``val`` for validation."""
+    """``train``, or ``val`` for validation; of a stain transfer the side, ``from`` or ``to``."""
     labels: dict[str, str]
     """Labels of the slide in the slide sheet, by column."""
     patches: Count = 0

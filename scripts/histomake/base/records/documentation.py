@@ -39,6 +39,7 @@ from histomake.base.records.separation import SeparationRecord
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
+from histomake.base.records.transfer_card import TransferCard
 from histomake.base.records.warning import SlideWarning
 
 PLACES: dict[type[Versioned], str] = {
@@ -52,7 +53,7 @@ PLACES: dict[type[Versioned], str] = {
     FeatureRecord: "in the Arrow metadata of `features/{group}/{slide}.arrow`, key `histomake`",
     ModelCard: "`models/{task}/fold{k}/model.json`",
     StainRecord: "`models/{task}/fold{k}/training/stains.json`",
-    CohortSlide: "`models/{task}/fold{k}.cohort.json` (a list)",
+    CohortSlide: "`models/{task}/fold{k}.cohort.json`, `transfers/{name}/model/cohort.json` (lists)",
     LeakageRecord: "`splits/{task}.leakage.json`",
     MetricsRecord: "`metrics/{task}.json`",
     ComparisonRecord: "`comparisons/{first}/{second}.json`",
@@ -64,6 +65,7 @@ PLACES: dict[type[Versioned], str] = {
     CascadeMetrics: "`radhical/{cascade}/metrics.json`",
     CellTableRecord: "in the Parquet metadata of `cells/{name}/{slide}.parquet`, key `histomake`",
     GraphRecord: "in the Arrow metadata of `graphs/{name}/{slide}.arrow`, key `histomake`",
+    TransferCard: "`transfers/{name}/model/model.json`",
     PatchCascadeRecord: "`cascades/{cascade}/fold{k}/{slide}.json`",
     Sidecar: "`{output}.meta.json`",
     RunRecord: "`audit/runs/{time}/run.json`",

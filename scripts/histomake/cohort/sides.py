@@ -1,0 +1,122 @@
+"""The two sides of a stain transfer: which slides have which stain, and which patients are held out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from histomake.base.errors import ConfigError
+from histomake.cohort.sheet import Slide
+from histomake.cohort.side_contents import SIDES
+from histomake.config import StainTransfer
+
+SEPARATORS = re.compile(r"[,;+/|&]")
+"""What separates several stains in a cell."""
+
+LEAST = 2
+"""Patients of each side: one to learn from, and one that is held out."""
+
+
+@dataclass(frozen=True)
+class SideMember:
+    """A slide of a stain transfer. side: 0 for ``from``, 1 for ``to``; role: train, test or predict."""
+
+    slide_id: str
+    patient_id: str
+    side: int
+    role: str
+
+
+def assign_sides(slides: Iterable[Slide], transfer: StainTransfer, *, seed: int, name: str) -> list[SideMember]:
+    """The slides of both sides with their roles, sorted by id.
+
+    A patient has one role on both sides. Roles of the sheet are kept, val as train; the patients to hold out are taken
+    by a keyed hash from those with slides of one side, of the other and of both. Raises ConfigError if a row has both
+    stains, or a side has no slide to learn from or no patient to hold out.
+    """
+    members = _members(slides, transfer, name)
+    patients: dict[str, set[int]] = defaultdict(set)
+    for slide, side in members:
+        if slide.split != "predict":
+            patients[slide.patient_id].add(side)
+    roles = _fixed_roles([slide for slide, _ in members], name)
+    sides_tested = {side for patient, role in roles.items() if role == "test" for side in patients[patient]}
+    if len(sides_tested) < len(transfer.sides):
+        free = {p: tuple(sorted(sides)) for p, sides in patients.items() if p not in roles}
+        roles |= dict.fromkeys(_held_out(free, share=transfer.test, key=f"{seed}\0stain_transfers.{name}"), "test")
+    found = [
+        SideMember(
+            slide.slide_id,
+            slide.patient_id,
+            side,
+            "predict" if slide.split == "predict" else roles.get(slide.patient_id, "train"),
+        )
+        for slide, side in members
+    ]
+    _require_both(found, transfer, name)
+    return sorted(found, key=lambda member: member.slide_id)
+
+
+def _members(slides: Iterable[Slide], transfer: StainTransfer, name: str) -> list[tuple[Slide, int]]:
+    """The slides of the sides, with the number of the side. Raises ConfigError for slides of both."""
+    found: list[tuple[Slide, int]] = []
+    mixed = []
+    for slide in slides:
+        cells = [slide.value(side.column) or "" for side in transfer.sides]
+        items = [{item.strip() for item in SEPARATORS.split(cell)} for cell in cells]
+        sides = [side for side, (own, cell) in enumerate(zip(transfer.sides, cells, strict=True)) if cell == own.value]
+        named = [own.value for own, has in zip(transfer.sides, items, strict=True) if own.value in has]
+        if len(sides) > 1 or (not sides and named):
+            mixed.append(f"  {slide.slide_id}: {' and '.join(dict.fromkeys(cells))}")
+        found += [(slide, side) for side in sides[:1]]
+    if mixed:
+        raise ConfigError(
+            f"stain_transfers.{name}: slides with several stains in one row:\n"
+            + "\n".join(mixed)
+            + "\nA slide has one stain; correct the cell, or leave the slide out by another value"
+        )
+    return found
+
+
+def _fixed_roles(slides: Iterable[Slide], name: str) -> dict[str, str]:
+    """Roles of patients that the sheet gives: train or test. Raises ConfigError for a patient with both."""
+    given: dict[str, set[str]] = defaultdict(set)
+    for slide in slides:
+        if slide.split in ("train", "val", "test"):
+            given[slide.patient_id].add("test" if slide.split == "test" else "train")
+    both = sorted(patient for patient, roles in given.items() if len(roles) > 1)
+    if both:
+        raise ConfigError(f"stain_transfers.{name}: patients with two roles in the split column: {', '.join(both)}")
+    return {patient: roles.pop() for patient, roles in given.items()}
+
+
+def _held_out(patients: Mapping[str, tuple[int, ...]], *, share: float, key: str) -> set[str]:
+    """Patients to hold out, a share of those with slides of the same sides; at least one of two or more."""
+    strata: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for patient in sorted(patients, key=lambda p: hashlib.blake2b(f"{key}\0{p}".encode(), digest_size=16).digest()):
+        strata[patients[patient]].append(patient)
+    counts = {s: min(max(1, round(share * len(members))), len(members) - 1) for s, members in strata.items()}
+    return {patient for stratum, members in strata.items() for patient in members[: counts[stratum]]}
+
+
+def _require_both(members: Iterable[SideMember], transfer: StainTransfer, name: str) -> None:
+    """Raise ConfigError if a side has no slide, one patient, or no slide with one of the roles."""
+    listed, problems = list(members), []
+    for number, (key, side) in enumerate(zip(SIDES, transfer.sides, strict=True)):
+        own = [member for member in listed if member.side == number]
+        place = f"{key}: {side.value!r} in column {side.column!r}"
+        patients = {member.patient_id for member in own if member.role != "predict"}
+        missing = [role for role in ("train", "test") if role not in {member.role for member in own}]
+        if not own:
+            problems.append(f"  {place}: no slide has this value")
+        elif len(patients) < LEAST:
+            problems.append(f"  {place}: slides of {len(patients)} patient(s); {LEAST} are needed, one to hold out")
+        elif missing:
+            problems.append(f"  {place}: no slide to {' and to '.join(missing)}; assign roles in the split column")
+    if problems:
+        raise ConfigError(
+            f"stain_transfers.{name}: stains cannot be learned from these slides:\n" + "\n".join(problems)
+        )

@@ -1,0 +1,1 @@
+"""Generative networks: stain transfer between two sides of unpaired slides."""

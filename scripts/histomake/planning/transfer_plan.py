@@ -1,0 +1,42 @@
+"""Which slides a stain transfer is learned from, measured on and applied to."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from histomake.cohort.side_contents import SIDES
+from histomake.cohort.sides import SideMember, assign_sides
+from histomake.planning.network_memory import LOADERS
+from histomake.planning.plan import Plan
+
+
+class TransferPlan:
+    """The transfers under ``stain_transfers`` in the configuration. Raises ConfigError for sides that do not fit."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.transfers = plan, plan.config.stain_transfers
+
+    @cached_property
+    def members(self) -> dict[str, list[SideMember]]:
+        """The slides of both sides, by transfer."""
+        rows, seed = self.plan.slides.values(), self.plan.config.seed
+        return {n: assign_sides(rows, transfer, seed=seed, name=n) for n, transfer in self.transfers.items()}
+
+    def slides(self, name: str, *roles: str) -> list[str]:
+        """Ids of the slides of both sides with one of the roles, sorted."""
+        return [member.slide_id for member in self.members[name] if member.role in roles]
+
+    def cohort(self, name: str) -> list[list[Any]]:
+        """Id, patient and side of each slide to learn from: a param."""
+        return [[m.slide_id, m.patient_id, SIDES[m.side]] for m in self.members[name] if m.role == "train"]
+
+    def cores(self, name: str) -> int:
+        """CPU cores for a training: one, and one for each loader."""
+        workers = self.transfers[name].train.workers
+        return 1 + (LOADERS if workers is None else workers)
+
+    def models(self) -> list[Path]:
+        """Weights of all transfers."""
+        return [self.plan.layout.transfer(name).weights for name in self.transfers if self.members[name]]
