@@ -1,4 +1,4 @@
-# Stain transfer: generators are learned from the slides of two stains, which are not paired.
+# Stain transfer: generators are learned from the slides of two stains, which are not paired, and make virtual slides.
 from histomake.planning.network_memory import cohort_patches, transfer_training_mb
 
 TRANSFER = LAYOUT.transfer("{transfer}")
@@ -70,3 +70,40 @@ rule train_transfer:
         code=code("train_transfer.py"),
     script:
         "../scripts/train_transfer.py"
+
+
+rule transfer_slide:
+    input:
+        manifest=LAYOUT.manifest("{slide}"),
+        store=LAYOUT.store("{slide}", packed=PACKED),
+        tissue=LAYOUT.tissue("{slide}"),
+        mask=LAYOUT.tissue_mask("{slide}"),
+        weights=TRANSFER.weights,
+        description=TRANSFER.description,
+    output:
+        manifest=TRANSFER.manifest("{slide}"),
+        store=TRANSFER.store("{slide}"),
+        view=identifying(
+            TRANSFER.view("{slide}"),
+            caption="report/transfer_slide.rst",
+            category="Stain transfer",
+            subcategory="{transfer}",
+            labels={"slide": "{slide}", "view": "in silico"},
+        ),
+    log:
+        LAYOUT.log("transfer_slide", "{transfer}", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("transfer_slide", "{transfer}", "{slide}")
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=memory(8000),
+        runtime=minutes(240),
+    params:
+        cfg=CONFIG.convert.dump("codec", "quality", "tile_px", "shard_px"),
+        side=lambda wildcards: OUTPUTS.transfers.side(wildcards.transfer, wildcards.slide),
+        code=code("transfer_slide.py"),
+    script:
+        "../scripts/transfer_slide.py"

@@ -55,6 +55,7 @@ ALLOWED_MEMBERS = {
     "Task.fitting": "selects the keys that are compared",
     "Task.on_bags": "a part of level, which is compared",
     "Task.predicting": "selects the keys that are compared",
+    "TransferApply.sides": "parts of direction; a job has the side of its slide as a param",
     "TransferTrain.fitting": "selects the keys that are compared",
 }
 """Public members of the configuration's models. A further one belongs into a module that is digested, as

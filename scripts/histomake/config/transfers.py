@@ -81,6 +81,23 @@ class TransferTrain(Section):
         return {key: value for key, value in self.dump().items() if key not in RUNNING}
 
 
+class TransferApply(Section):
+    """The slides that are made in the other stain, as virtual slides."""
+
+    direction: Literal["forward", "backward", "both"] = Field(
+        "both", description="forward: slides of from; backward: slides of to."
+    )
+    roles: list[TransferredRole] = Field(
+        default=["test", "predict"],
+        description="Roles of these slides; those in train are slides that the generators have learned from.",
+    )
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The sides: 0 for ``from``, 1 for ``to``."""
+        return {"forward": (0,), "backward": (1,), "both": (0, 1)}[self.direction]
+
+
 class StainTransfer(Section):
     """A stain transfer by CycleGAN (Zhu et al. 2017), learned from slides that are not paired."""
 
@@ -100,6 +117,7 @@ class StainTransfer(Section):
         "sides. In the column split of the sheet, val counts as train.",
     )
     train: TransferTrain = Field(default_factory=TransferTrain, description="Training.")
+    apply: TransferApply = Field(default_factory=TransferApply, description="Which slides are made in the other stain.")
 
     @model_validator(mode="after")
     def _two_sides(self) -> StainTransfer:

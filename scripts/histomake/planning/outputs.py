@@ -253,8 +253,11 @@ class Outputs:
         return TransferPlan(self.plan)
 
     def of_transfers(self) -> list[Path]:
-        """The generators of all stain transfers. Raises ConfigError for slides that none can be learned from."""
-        return self.transfers.models()
+        """The generators and virtual slides of all stain transfers.
+
+        Raises ConfigError for slides that none can be learned from.
+        """
+        return self.transfers.outputs(self.unchanged)
 
     def all(self) -> list[Path]:
         """Everything that `snakemake` makes without a target."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,24 @@ class TransferPlan:
         workers = self.transfers[name].train.workers
         return 1 + (LOADERS if workers is None else workers)
 
-    def models(self) -> list[Path]:
-        """Weights of all transfers."""
-        return [self.plan.layout.transfer(name).weights for name in self.transfers if self.members[name]]
+    def side(self, name: str, slide: str) -> int:
+        """Side of a slide: 0 for ``from``, 1 for ``to``."""
+        return self._sides[name][slide]
+
+    @cached_property
+    def _sides(self) -> dict[str, dict[str, int]]:
+        return {name: {member.slide_id: member.side for member in members} for name, members in self.members.items()}
+
+    def applied(self, name: str) -> list[str]:
+        """Ids of the slides that are made in the other stain, sorted."""
+        apply = self.transfers[name].apply
+        return [m.slide_id for m in self.members[name] if m.role in apply.roles and m.side in apply.sides]
+
+    def outputs(self, unchanged: Collection[str]) -> list[Path]:
+        """Weights of all transfers, and all virtual slides but those of ``unchanged`` slides."""
+        found = list[Path]()
+        for name in self.transfers:
+            files = self.plan.layout.transfer(name)
+            slides = [slide for slide in self.applied(name) if slide not in unchanged]
+            found += [files.weights, *map(files.manifest, slides), *map(files.store, slides)]
+        return found

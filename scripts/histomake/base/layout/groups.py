@@ -217,3 +217,15 @@ class TransferFiles:
     def training_details(self) -> Path:
         """Folder of TensorBoard events."""
         return self.model / "training"
+
+    def manifest(self, slide: str) -> Path:
+        """Manifest of a virtual slide."""
+        return self.folder / f"{slide}.json"
+
+    def store(self, slide: str) -> Path:
+        """Store of a virtual slide, OME-Zarr."""
+        return self.folder / f"{slide}.zarr" / STORE_METADATA
+
+    def view(self, slide: str) -> Path:
+        """Picture of a virtual slide beside the scanned one."""
+        return self.folder / f"{slide}.jpg"

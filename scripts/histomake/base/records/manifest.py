@@ -66,6 +66,22 @@ class Bounds(Part, frozen=True, kw_only=True):
         return cls(x=x, y=y, width=width, height=height)
 
 
+class VirtualStain(Part, frozen=True, kw_only=True):
+    """What a virtual slide was computed by."""
+
+    transfer: str
+    """Name of the stain transfer."""
+    stains: tuple[str, str]
+    """Stain of the slide, and the stain that it was given."""
+    weights_sha256: str | None
+    """sha256 of the weights of the generators."""
+
+    @property
+    def label(self) -> str:
+        """The mark of all its pictures."""
+        return f"in silico: {self.stains[0]} to {self.stains[1]} by {self.transfer}"
+
+
 class Manifest(StageRecord, frozen=True, kw_only=True):
     """A converted slide: its OME-Zarr store, its resolution, and the file it was made from."""
 
@@ -111,3 +127,5 @@ class Manifest(StageRecord, frozen=True, kw_only=True):
     """Metadata of the slide that cannot identify a person, under the vendor's names."""
     seconds: dict[str, float]
     """Duration of the conversion and of its parts ``open``, ``tiles`` and ``commit``, in seconds."""
+    virtual: VirtualStain | None = None
+    """What computed the stain of a virtual slide, whose ``sha256`` is that of the scanned slide; else null."""
