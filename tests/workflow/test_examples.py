@@ -100,3 +100,18 @@ def test_the_end_to_end_example_learns_from_pixels_and_runs_whole(workshop: Work
     (path, *_) = sorted((workshop.results / f"predictions/{name}/fold0").glob("*.parquet"))
     assert abs(pq.read_table(path)["attention"].to_numpy().sum() - 1) < 1e-4
     assert "end to end" in (workshop.results / "report/index.html").read_text()
+
+
+def test_the_stain_transfer_example_makes_marked_virtual_slides(workshop: Workshop) -> None:
+    example = yaml.safe_load((ROOT / "config/examples/stain_transfer.yaml").read_text())
+    (name,) = example["stain_transfers"]
+    example["stain_transfers"][name]["train"] |= {"steps": 4, "record_every": 2}
+    workshop.write_config(stain_transfers=example["stain_transfers"], grids=example["grids"])
+    workshop.snakemake("--resources", "gpu=1", "--", "all_transfers")
+    folder = workshop.results / "transfers" / name
+    manifests = [json.loads(path.read_text()) for path in folder.glob("*.json") if not path.match("*.meta.json")]
+    made = [manifest for manifest in manifests if manifest["status"] == "ok"]
+    assert {tuple(manifest["virtual"]["stains"]) for manifest in made} == {("north", "south"), ("south", "north")}
+    for manifest in made:
+        assert (folder / f"{manifest['slide_id']}.jpg").is_file()
+        assert "in silico" in manifest["warnings"][0]
