@@ -19,11 +19,15 @@ EDGE_PX = 760
 
 
 def virtual_view(scanned: Path, virtual: Path, mark: VirtualStain) -> NDArray[np.uint8]:
-    """Draw the slide as scanned and in the other stain, marked as in silico; paths are of manifests."""
-    pictures = []
-    for manifest, title in ((scanned, f"{mark.stains[0]}, as scanned"), (virtual, mark.label.upper())):
+    """Draw the slide as scanned and in the other stain, marked as in silico; paths are of manifests.
+
+    Both have the resolution at which the virtual slide, the coarser one, fits.
+    """
+    mpp: Mpp | None = None
+    pictures: list[NDArray[np.uint8]] = []
+    for manifest, title in ((virtual, mark.label.upper()), (scanned, f"{mark.stains[0]}, as scanned")):
         with open_slide(manifest) as reader:
-            mpp = Mpp(reader.mpp * max(1.0, max(reader.width, reader.height) / EDGE_PX))
+            mpp = mpp or Mpp(reader.mpp * max(1.0, max(reader.width, reader.height) / EDGE_PX))
             thumb = canvas.thumbnail(reader, mpp)
-        pictures.append(canvas.with_legend(canvas.with_scale_bar(thumb.pixels, thumb.mpp), title, {}))
+        pictures.insert(0, canvas.with_legend(canvas.with_scale_bar(thumb.pixels, thumb.mpp), title, {}))
     return canvas.headed(canvas.beside(pictures), f"{Manifest.read_usable(scanned).slide_id}, {mark.label}")
