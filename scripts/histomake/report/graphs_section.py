@@ -12,7 +12,7 @@ from histomake.base.records.record import Quarantined
 from histomake.config import Config, Task
 from histomake.graphs.store import read_graph
 from histomake.report import page
-from histomake.report.metric_texts import metric_name
+from histomake.report.metric_texts import highest_level, metric_name
 from histomake.report.page import Html
 
 SLIDES = """
@@ -53,7 +53,7 @@ def _graph(name: str, nodes: str, edges: str, layout: Layout, catalog: duckdb.Du
 
 def what_edges_add(metrics: MetricsRecord) -> Html:
     """Whether a network on graphs is better than the same one without edges and with random ones; empty of others."""
-    level = list(metrics.levels)[-1]
+    level = highest_level(metrics.levels)
     own = metrics.levels[level].metrics.get("all", {})
     name = next((name for name in COMPARED if name in own and own[name].value is not None), None)
     others = {
