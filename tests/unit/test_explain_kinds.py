@@ -124,7 +124,7 @@ def test_its_slide_is_drawn_and_so_is_a_part_of_it(finished, tmp_path: Path):
 
 def test_its_examples_are_in_the_report(finished):
     layout, task, _, entries, _ = finished
-    role = {"fold": [0], "role": ["test"], "slide_id": [entries[2].slide_id]}
+    role = {"fold": [0], "role": ["test"], "slide_id": [entries[2].slide_id], "patient_id": ["P"]}
     layout.split("t").parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(role), layout.split("t"))
     text = "".join(examples("t", task, layout, [0]))

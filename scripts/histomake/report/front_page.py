@@ -40,6 +40,8 @@ GPU_RULES = frozenset(
         "embed",
         "attribute",
         "patch_cascade",
+        "train_transfer",
+        "transfer_slide",
     }
     | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
 )
