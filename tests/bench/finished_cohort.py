@@ -71,14 +71,15 @@ def write_sheet(workshop: Workshop, slides: int) -> None:
     """Write a sheet of ``slides``, 10 to 20 % for training and the others to predict, and their files."""
     folder = workshop.folder / "demo"
     (folder / "slides").mkdir(parents=True, exist_ok=True)
-    rows = ["slide_id\tpath\tpatient_id\tsite\tsplit"]
+    rows = ["slide_id\tpath\tpatient_id\tsite\tsplit\tnuclei_rich"]
     for number in range(slides):
         path = folder / "slides" / f"S{number:05d}.svs"
         if not path.exists():
             path.write_bytes(f"slide {number}".encode() * 20)
         split = "" if number < min(FITTED, slides // 5) else "predict"
         place = f"demo/slides/{path.name}"
-        rows.append(f"S{number:05d}\t{place}\tpatient-{number // 2:05d}\tsite-{number % 3}\t{split}")
+        rich = ("no", "yes")[number // 2 % 2]
+        rows.append(f"S{number:05d}\t{place}\tpatient-{number // 2:05d}\tsite-{number % 3}\t{split}\t{rich}")
     workshop.write_rows(rows)
 
 
