@@ -1,4 +1,4 @@
-"""Conda environment files: each is a part of the lock with its digests, so conda users run the tested files.
+"""Conda environments: each installs a part of the lock with its digests, so conda users run the tested files.
 
 `python envs/generate.py` writes them; a test fails when they differ from the lock.
 """
@@ -64,27 +64,41 @@ def closure(roots: set[str], parents: dict[str, set[str]]) -> list[str]:
     return sorted(wanted)
 
 
-def entry(package: str, version: str, digests: list[str]) -> str:
-    """An entry of `pip:`. YAML joins its lines with spaces, so pip reads one requirement with all its digests."""
-    return "".join([f"      - {package}=={version}\n", *(f"        --hash=sha256:{digest}\n" for digest in digests)])
-
-
-def environment(name: str, packages: list[str], pins: dict[str, tuple[str, list[str]]]) -> str:
-    """A conda environment file. As one entry has a digest, pip requires digests of all files that it installs."""
-    lines = "".join(entry(package, *pins[package]) for package in packages)
+def environment(name: str) -> str:
+    """A conda environment file. Snakemake copies it into its record of every output, so the packages are not in it."""
     return (
-        f"{HEADER}name: histomake-{name}\nchannels:\n  - conda-forge\n  - nodefaults\n"
-        f"dependencies:\n  - python=3.12\n  - pip\n  - pip:\n{lines}"
+        f"{HEADER}# Packages are in {name}.post-deploy.sh, which Snakemake runs in the new environment.\n"
+        f"name: histomake-{name}\nchannels:\n  - conda-forge\n  - nodefaults\n"
+        "dependencies:\n  - python=3.12\n  - pip\n"
+    )
+
+
+def requirement(package: str, version: str, digests: list[str]) -> str:
+    """A line of the lock, with the digests of all its files."""
+    return " \\\n".join([f"{package}=={version}", *(f"    --hash=sha256:{digest}" for digest in digests)])
+
+
+def post_deploy(packages: list[str], pins: dict[str, tuple[str, list[str]]]) -> str:
+    """A script that installs the packages into the active environment; pip compares each file with its digests."""
+    lines = "\n".join(requirement(package, *pins[package]) for package in packages)
+    return (
+        f"#!/bin/sh\n{HEADER}set -e\n"
+        "list=$(mktemp)\ntrap 'rm -f \"$list\"' EXIT\n"
+        f"cat > \"$list\" <<'END'\n{lines}\nEND\n"
+        'python -m pip install --no-deps --no-input --require-hashes -r "$list"\n'
     )
 
 
 def environments() -> dict[str, str]:
-    """Content of every environment file, by file name."""
+    """Content of every environment file and of its script, by file name."""
     text = LOCK.read_text()
     pins, parents = locked(text), parents_of(text)
     direct = direct_dependencies() - WORKFLOW
-    rooms = {"slides": direct - LEARNING, "learning": direct}
-    return {f"{name}.yaml": environment(name, closure(roots, parents), pins) for name, roots in rooms.items()}
+    files = {}
+    for name, roots in {"slides": direct - LEARNING, "learning": direct}.items():
+        files[f"{name}.yaml"] = environment(name)
+        files[f"{name}.post-deploy.sh"] = post_deploy(closure(roots, parents), pins)
+    return files
 
 
 if __name__ == "__main__":

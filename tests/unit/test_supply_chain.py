@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ensurepip
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -56,23 +57,38 @@ print(json.dumps({r.name: [str(r.specifier), r.is_pinned, r.hash_options["sha256
 """Reads a file of requirements as `pip install -r` does, from the wheel that Python brings."""
 
 
-@pytest.mark.parametrize("name", ["learning.yaml", "slides.yaml"])
-def test_pip_reads_every_entry_of_a_conda_environment_as_a_pin_with_the_digests_of_the_lock(sbom, name, tmp_path):
-    content = yaml.safe_load((ROOT / "envs" / name).read_text())
-    assert content["dependencies"][:2] == ["python=3.12", "pip"]
-    (entries,) = (each["pip"] for each in content["dependencies"] if isinstance(each, dict))
-    # conda writes the entries into a file of requirements, one a line.
-    (tmp_path / "requirements.txt").write_text("\n".join(entries))
+@pytest.mark.parametrize("name", ["learning", "slides"])
+def test_a_conda_environment_installs_pins_with_the_digests_of_the_lock_and_nothing_else(sbom, name, tmp_path):
+    """The script of the environment runs with another `python`, which keeps what pip is given."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/arguments"\ncp "$8" "{tmp_path}/list"\n')
+    python.chmod(0o755)
+    subprocess.run(
+        ["sh", str(ROOT / "envs" / f"{name}.post-deploy.sh")],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=True,
+    )
+    *arguments, given = (tmp_path / "arguments").read_text().split()
+    assert arguments == ["-m", "pip", "install", "--no-deps", "--no-input", "--require-hashes", "-r"]
+    assert not Path(given).exists()
+
     wheel = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
-    command = [sys.executable, "-c", PIP_READS, str(wheel), str(tmp_path / "requirements.txt")]
+    command = [sys.executable, "-c", PIP_READS, str(wheel), str(tmp_path / "list")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     locked = sbom["locked"](LOCK)
     read = json.loads(done.stdout)
-    assert len(read) == len(entries) > 50
+    assert len(read) > 50
     assert read == {
         name: [f"=={version}", True, digests] for name, (version, digests) in locked.items() if name in read
     }
+
+
+@pytest.mark.parametrize("name", ["learning", "slides"])
+def test_an_environment_file_is_small_because_snakemake_keeps_a_copy_for_every_output(name):
+    file = ROOT / "envs" / f"{name}.yaml"
+    assert file.stat().st_size < 1_000
+    assert yaml.safe_load(file.read_text())["dependencies"] == ["python=3.12", "pip"]
 
 
 def test_the_installer_is_pinned_by_its_digests():
