@@ -243,6 +243,8 @@ def pretend(config: Path, targets: Iterable[str] = ()) -> int:
             else:
                 jobs.append(job)
                 maker.make(job)
+        # The cache says that outputs do not exist, and records would not hold their modification times.
+        dag.workflow.iocache.deactivate()
         asyncio.run(_remember(dag.workflow.persistence, jobs))
     return len(jobs)
 
