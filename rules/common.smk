@@ -29,8 +29,7 @@ from histomake.audit.fingerprints import Fingerprints
 from histomake.base.errors import HistomakeError
 from histomake.cohort.sheet import read_sheet
 from histomake.config import parse_config
-from histomake.model import reuse
-from histomake.planning.graph_plan import GraphPlan
+from histomake.planning.misfits import misfits
 from histomake.planning.plan import make_plan
 from histomake.planning.resources import batch_pixels, memory, minutes
 
@@ -41,11 +40,11 @@ try:
     MAIN = workflow.is_main_process
     SLIDES = read_sheet(CONFIG.sheet, CONFIG, check_files=MAIN, compare=MAIN)
     PLAN = make_plan(CONFIG, SLIDES)
-    misfits = [*reuse.problems(PLAN.untrained_models(), CONFIG), *GraphPlan(PLAN).misfits()] if MAIN else []
+    found = misfits(PLAN) if MAIN else []
 except HistomakeError as error:
     raise WorkflowError(str(error)) from None
-if misfits:
-    raise WorkflowError("\n".join(["models and tasks do not fit together:", *(f"  {line}" for line in misfits)]))
+if found:
+    raise WorkflowError("\n".join(["models and tasks do not fit together:", *(f"  {line}" for line in found)]))
 
 LAYOUT = PLAN.layout
 use_memory(LAYOUT.code_digests, save=workflow.is_main_process)

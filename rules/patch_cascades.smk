@@ -6,13 +6,13 @@ rule patch_cascade:
         manifest=LAYOUT.manifest("{slide}"),
         tables=lambda wildcards: [
             LAYOUT.table(CONFIG.tasks[name].grid, wildcards.slide)
-            for name in PLAN.stage_tasks(wildcards.patch_cascade)
+            for name in OUTPUTS.cascades.stages(wildcards.patch_cascade)
         ],
         weights=lambda wildcards: [
-            LAYOUT.weights(name, wildcards.fold) for name in PLAN.stage_tasks(wildcards.patch_cascade)
+            LAYOUT.weights(name, wildcards.fold) for name in OUTPUTS.cascades.stages(wildcards.patch_cascade)
         ],
         descriptions=lambda wildcards: [
-            LAYOUT.description(name, wildcards.fold) for name in PLAN.stage_tasks(wildcards.patch_cascade)
+            LAYOUT.description(name, wildcards.fold) for name in OUTPUTS.cascades.stages(wildcards.patch_cascade)
         ],
     output:
         predictions=LAYOUT.patch_cascade("{patch_cascade}", "{fold}", "{slide}"),
@@ -31,13 +31,13 @@ rule patch_cascade:
             per_gb=3000,
             batch=lambda wildcards: max(
                 batch_pixels(CONFIG.tasks[name].predict.batch, CONFIG.grids[CONFIG.tasks[name].grid].size)
-                for name in PLAN.stage_tasks(wildcards.patch_cascade)
+                for name in OUTPUTS.cascades.stages(wildcards.patch_cascade)
             ),
         ),
         runtime=minutes(60),
     params:
         cfg=lambda wildcards: CONFIG.patch_cascades[wildcards.patch_cascade].dump(),
-        batch=lambda wildcards: CONFIG.tasks[PLAN.stage_tasks(wildcards.patch_cascade)[-1]].predict.batch,
+        batch=lambda wildcards: CONFIG.tasks[OUTPUTS.cascades.stages(wildcards.patch_cascade)[-1]].predict.batch,
         entry=lambda wildcards: PLAN.entry(wildcards.slide),
         code=code("patch_cascade.py"),
     script:

@@ -194,3 +194,33 @@ def test_the_conda_environments_are_generated_from_the_lock():
 def test_the_lock_contains_no_package_index():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert not [line for line in lines if "://" in line or line.startswith("-")]
+
+
+def split_like(**splits):
+    task = {"grid": "x20", "target": {"classes": ["a"]}, "kind": "multi_label"}
+    tasks = {name: {**task, **more} for name, more in splits.items()}
+    return parse_config({"annotations": {"classes": {"a": "a"}}, "tasks": tasks}).tasks
+
+
+def test_a_task_with_the_roles_of_another_one_has_its_folds():
+    found = split_like(second={"split": {"like": "first"}}, first={"split": {"folds": 5, "stratify": ["site"]}})
+    assert (found["second"].split.folds, found["second"].split.stratify) == (5, ["site"])
+    assert (found["second"].split.like, found["first"].split.like) == ("first", None)
+
+
+@pytest.mark.parametrize(
+    ("splits", "problem"),
+    [
+        ({"second": {"split": {"like": "third"}}}, r"tasks\.second\.split\.like: third is not another task \(first\)"),
+        ({"second": {"split": {"like": "second"}}}, "second is not another task"),
+        (
+            {"second": {"split": {"like": "first"}}, "third": {"split": {"like": "second"}}},
+            "second has the roles of first; name first",
+        ),
+        ({"second": {"split": {"like": "first", "folds": 3}}}, "folds of split would be those of first; remove them"),
+        ({"second": {"split": {"like": "first"}, "trained": "model"}}, "trained earlier divides no patients"),
+    ],
+)
+def test_a_split_like_that_cannot_be_shared_is_refused(splits, problem):
+    with pytest.raises(ConfigError, match=problem):
+        split_like(first={}, **splits)

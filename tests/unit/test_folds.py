@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from histomake.base.errors import ConfigError
-from histomake.cohort.folds import assign, assign_task, merged_strata_of_task
+from histomake.cohort.folds import assign, assign_like, assign_task, merged_strata_of_task
 from histomake.cohort.leakage import leaks
 from histomake.cohort.sheet import Slide
 from histomake.config import Split, Task
@@ -223,3 +223,42 @@ def test_several_classes_in_any_order_are_one_stratum():
         found = assign_task(slides, task, seed=seed, name="t")
         both = {s.slide_id for s in slides if "," in s.labels["grade"]}
         assert sum(a.slide_id in both for a in found if a.role == "test") == 4
+
+
+def like(**target):
+    return Task(grid="g", target=target or {"classes": ["a", "b"]}, split={"like": "first"})
+
+
+def test_patients_have_the_roles_of_the_task_that_split_like_names():
+    slides = cohort([2] * 12, ["low", "high"] * 6)
+    first = assign_task(slides, grading(folds=3), seed=0, name="first")
+    assert assign_like(slides, like(), first, name="second") == first
+
+
+def test_a_slide_without_a_target_of_its_own_is_predicted_and_others_of_its_patient_keep_their_role():
+    slides = cohort([2] * 12, ["low", "high"] * 6)
+    first = assign_task(slides, grading(), seed=0, name="first")
+    stage = {"source": "sheet", "column": "stage", "classes": ["early", "late"]}
+    staged = [
+        replace(s, labels={"stage": ("early", "late")[i % 4 // 2]} if i % 2 else {}) for i, s in enumerate(slides)
+    ]
+    roles = {a.slide_id: a.role for a in first}
+    for a in assign_like(staged, like(**stage), first, name="second"):
+        assert a.role == ("predict" if a.slide_id.endswith("s0") else roles[a.slide_id])
+
+
+def test_a_patient_without_a_role_in_the_other_task_is_predicted():
+    slides = cohort([1] * 12, ["low", "high"] * 6)
+    first = assign_task(slides[:10], grading(), seed=0, name="first")
+    found = {a.slide_id: a.role for a in assign_like(slides, like(), first, name="second")}
+    assert (found["p10s0"], found["p11s0"]) == ("predict", "predict")
+
+
+def test_roles_of_another_task_that_leave_no_patient_to_validate_with_are_refused():
+    slides = cohort([1] * 12, ["low", "high"] * 6)
+    first = assign_task(slides, grading(), seed=0, name="first")
+    validated = {a.slide_id for a in first if a.role == "val"}
+    stage = {"source": "sheet", "column": "grade", "classes": ["low", "high"]}
+    others = [replace(s, labels={}) if s.slide_id in validated else s for s in slides]
+    with pytest.raises(ConfigError, match=r"with the roles of task first, no patient with a target is left for val"):
+        assign_like(others, like(**stage), first, name="second")

@@ -147,14 +147,6 @@ def test_tasks_are_selected_by_the_views_of_their_predictions(project):
     assert plan.tasks_with_views(WITHOUT_CONFIDENCE) == ["m"]
 
 
-def test_a_patch_cascade_runs_on_slides_that_no_stage_was_made_with(project):
-    stages = [{"task": "coarse"}, {"task": "fine"}]
-    grids = {"x5": {"mpp": 2.0, "size": 128}, "x10": {"mpp": 1.0, "size": 128}}
-    cascades = {"both": {"class_name": "tumour", "stages": stages}}
-    plan = project({"coarse": task(grid="x5"), "fine": task()}, grids=grids, patch_cascades=cascades)
-    assert plan.patch_cascade_slides("both") == [(0, "C"), (0, "D"), (0, "E")]
-
-
 def test_a_patient_in_two_roles_is_refused(project):
     with pytest.raises(ConfigError, match="patient"):
         plan = project({"t": task()})

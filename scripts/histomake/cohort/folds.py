@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from histomake.base.errors import ConfigError
-from histomake.cohort.leakage import Assignment
+from histomake.cohort.leakage import JUDGED, Assignment
 from histomake.cohort.sheet import Slide, classes_of
 from histomake.cohort.strata import MERGED, Rotation, Stratum, merge_small
 from histomake.config import Split, Task
@@ -33,8 +33,16 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
     """
     rows, split, learned = _of_task(slides, task)
     assignments = assign(rows, split, seed=seed, task=name, learned=learned)
+    _require_learnable(assignments, rows, learned, task, name=name)
+    return assignments
+
+
+def _require_learnable(
+    assignments: list[Assignment], rows: list[Slide], learned: Classes | None, task: Task, *, name: str
+) -> None:
+    """Raise ConfigError if a fold has no training patient of a class that the sheet gives."""
     if learned is None:
-        return assignments
+        return
     missing = _unlearnable(assignments, {s.slide_id: learned(s) for s in rows}, task.target.classes)
     if missing:
         raise ConfigError(
@@ -43,7 +51,39 @@ def assign_task(slides: Iterable[Slide], task: Task, *, seed: int, name: str) ->
             + "\nAdd patients of the class, remove it from target.classes, lower split.folds, or assign roles in the "
             "split column of the sheet"
         )
-    return assignments
+
+
+def assign_like(slides: Iterable[Slide], task: Task, roles: Iterable[Assignment], *, name: str) -> list[Assignment]:
+    """Assign the roles that patients have in another task, whose assignments are ``roles``.
+
+    Slides without a target of this task, and of patients without a role in the other one, can only be predicted.
+    Raises ConfigError if a fold has no patient of a role, or no training patient of a class.
+    """
+    rows, _, learned = _of_task(slides, task)
+    folds: dict[int, dict[str, str]] = defaultdict(dict)
+    for a in roles:
+        # A patient may have slides to predict besides those with a role.
+        if a.role in JUDGED:
+            folds[a.fold][a.patient_id] = a.role
+    found = [
+        Assignment(fold, s.slide_id, s.patient_id, _role_like(s, by_patient))
+        for fold, by_patient in sorted(folds.items())
+        for s in sorted(rows, key=lambda s: s.slide_id)
+    ]
+    if not found:
+        return [Assignment(fold, s.slide_id, s.patient_id, "predict") for fold in range(task.split.folds) for s in rows]
+    for fold in sorted(folds):
+        if missing := set(JUDGED) - {a.role for a in found if a.fold == fold}:
+            raise ConfigError(
+                f"task {name}, fold {fold}: with the roles of task {task.split.like}, no patient with a target is left "
+                f"for {', '.join(sorted(missing))}; add patients, or remove tasks.{name}.split.like"
+            )
+    _require_learnable(found, rows, learned, task, name=name)
+    return found
+
+
+def _role_like(slide: Slide, by_patient: Mapping[str, str]) -> str:
+    return "predict" if slide.split == "predict" else by_patient.get(slide.patient_id, "predict")
 
 
 def _of_task(slides: Iterable[Slide], task: Task) -> tuple[list[Slide], Split, Classes | None]:

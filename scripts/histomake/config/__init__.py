@@ -38,7 +38,8 @@ from histomake.config.probes import Probe
 from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
 from histomake.config.source import ConfigFile
-from histomake.config.tasks import Predict, Split, Target, Task
+from histomake.config.splits import Split
+from histomake.config.tasks import Predict, Target, Task, like_problems
 from histomake.config.training import Augment, Model, Train
 from histomake.config.transfers import StainTransfer, transfer_problems
 
@@ -216,6 +217,17 @@ class Config(Section):
         if not grids:
             raise ValueError("define at least one grid")
         return grids
+
+    @model_validator(mode="after")
+    def _share_splits(self) -> Config:
+        """Give tasks with ``split.like`` the split of the task that it names."""
+        if problems := list(like_problems(self.tasks)):
+            raise ValueError("; ".join(problems))
+        for name, task in self.tasks.items():
+            if task.split.like is not None:
+                split = Split(**{**self.tasks[task.split.like].split.dump(), "like": task.split.like})
+                self.tasks[name] = task.model_copy(update={"split": split})
+        return self
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from histomake.base.units import Microns, Mpp
 from histomake.config.section import Name, Section, Share
-from histomake.config.tasks import Split
+from histomake.config.splits import Split
 from histomake.config.training import RUNNING
 
 SEARCHED: Final = "search"
@@ -199,6 +199,8 @@ class Radhical(Section):
             raise ValueError(
                 "split.folds: a cascade has a single split; set test and val shares, or roles in the sheet"
             )
+        if self.split.like is not None:
+            raise ValueError("split.like: slides without an annotation have no role in a nucleus cascade; remove like")
         coarse = len(self.scales) - 1
         if self.thresholds and {len(self.thresholds.lower), len(self.thresholds.upper)} != {coarse}:
             raise ValueError(f"thresholds.lower and thresholds.upper need {coarse} values: levels 2 to {coarse + 1}")

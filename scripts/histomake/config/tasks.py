@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +15,7 @@ from histomake.config.gnn import Gnn, gnn_problems
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe, head_problems
 from histomake.config.section import Name, Section, Share
+from histomake.config.splits import Split
 from histomake.config.training import RUNNING, Augment, Model, Train
 
 PATCH: Literal["patch"] = "patch"
@@ -36,28 +37,6 @@ NONE = "none"
 
 SUM_TOLERANCE = 1e-3
 """Shares such as 0.333 may miss a sum of 1 by this."""
-
-
-class Split(Section):
-    """Patient-level folds. A patient has a single role in each fold."""
-
-    folds: int = Field(
-        1,
-        ge=1,
-        le=20,
-        description="1: one train/val/test split; more: cross-validation in which each patient is tested once. From 3 "
-        "folds on, every patient trains in at least one fold and is validated about equally often.",
-    )
-    test: Share = Field(0.25, description="Share of patients held out for testing if folds is 1.")
-    val: Share = Field(
-        0.2, description="Share of the remaining patients used for validation: choice of checkpoints and thresholds."
-    )
-    stratify: list[str] = Field(
-        default_factory=list,
-        description="Columns of the sheet to balance over the roles, such as the site, the most important first. The "
-        "class column of a task is always balanced before them. Strata of fewer than 3 patients, or than folds, are "
-        "balanced together, and a run says which.",
-    )
 
 
 class Target(Section):
@@ -465,3 +444,22 @@ class Task(Section):
         """Return the settings that affect a slide's predictions besides the model."""
         windows = {"overlap": self.predict.overlap} if ACCEPTED[self.kind].overlap else {}
         return {"grid": self.grid, "flips": self.predict.flips} | windows
+
+
+def like_problems(tasks: Mapping[str, Task]) -> Iterator[str]:
+    """Yield tasks that cannot have the roles of the task that ``split.like`` names."""
+    for name, task in tasks.items():
+        like = task.split.like
+        if like is None:
+            continue
+        what, other = f"tasks.{name}.split.like: {like}", tasks.get(like)
+        if other is None or like == name:
+            yield f"{what} is not another task ({', '.join(sorted(set(tasks) - {name})) or 'none'})"
+        elif other.split.like is not None:
+            yield f"{what} has the roles of {other.split.like}; name {other.split.like}"
+        elif task.trained or other.trained:
+            yield f"{what}: a model that was trained earlier divides no patients; remove like"
+        else:
+            given = task.split.model_dump(include=task.split.model_fields_set - {"like"})
+            if differing := sorted(key for key, value in given.items() if value != getattr(other.split, key)):
+                yield f"{what}: {', '.join(differing)} of split would be those of {like}; remove them"

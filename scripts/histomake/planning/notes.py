@@ -76,7 +76,8 @@ def _small_strata(plan: Plan) -> Iterator[str]:
     slides = plan.slides.values()
     for name in plan.trained:
         task = plan.config.tasks[name]
-        yield from _merged(f"task {name}", merged_strata_of_task(slides, task), task.split)
+        if task.split.like is None:
+            yield from _merged(f"task {name}", merged_strata_of_task(slides, task), task.split)
     for name, cascade in plan.config.radhical.items():
         annotated = [slide for slide in slides if slide.annotation]
         yield from _merged(f"radhical {name}", merged_strata(annotated, cascade.split), cascade.split)

@@ -13,6 +13,7 @@ from histomake.base.errors import ConfigError
 from histomake.base.layout import FeatureMapFiles
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.pictures.kinds import views_of
+from histomake.planning.cascade_plan import CascadePlan
 from histomake.planning.graph_plan import GraphPlan
 from histomake.planning.plan import Plan
 from histomake.planning.transfer_plan import TransferPlan
@@ -216,7 +217,7 @@ class Outputs:
                 ]
         place = plan.layout.patch_cascade
         patch_cascades = plan.config.patch_cascades
-        return found + [place(name, *where) for name in patch_cascades for where in plan.patch_cascade_slides(name)]
+        return found + [place(name, *where) for name in patch_cascades for where in self.cascades.predicted(name)]
 
     def cell_tables(self, name: str) -> list[Path]:
         """Cell tables of all slides, of unchanged ones too."""
@@ -231,6 +232,11 @@ class Outputs:
                     found += [layout.cells(name, slide), layout.cell_labels(name, slide)]
                     found += [layout.cell_outlines(name, slide)] if cells.outlines else []
         return found
+
+    @cached_property
+    def cascades(self) -> CascadePlan:
+        """Which slides cascades of patch classifiers predict."""
+        return CascadePlan(self.plan)
 
     @cached_property
     def graphs(self) -> GraphPlan:

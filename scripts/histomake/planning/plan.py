@@ -16,7 +16,7 @@ from typing import Any
 from histomake.annotation.formats import is_mask
 from histomake.base.layout import ONNX, Layout
 from histomake.base.records.features import column_name
-from histomake.cohort.folds import assign, assign_task, assign_unfitted
+from histomake.cohort.folds import assign, assign_like, assign_task, assign_unfitted
 from histomake.cohort.leakage import FITTED, JUDGED, Assignment
 from histomake.cohort.sheet import Slide
 from histomake.config import Cells, Config
@@ -366,17 +366,6 @@ class Plan:
         train = self.config.radhical[cascade].train
         return (1 + (train.workers or 0)) * train.gpus
 
-    def stage_tasks(self, cascade: str) -> list[str]:
-        """Tasks of the stages of a patch cascade, coarsest first."""
-        return [stage.task for stage in self.config.patch_cascades[cascade].stages]
-
-    def patch_cascade_slides(self, cascade: str) -> list[tuple[int, str]]:
-        """(fold, id) of every slide that no stage of a patch cascade was trained or validated on, sorted."""
-        tasks = self.stage_tasks(cascade)
-        shared = range(min(self.config.tasks[task].split.folds for task in tasks))
-        unseen = [(f, set.intersection(*(set(self.slides_in(t, f, *PREDICTED)) for t in tasks))) for f in shared]
-        return [(fold, slide) for fold, slides in unseen for slide in sorted(slides)]
-
     # --- cells ------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -423,12 +412,16 @@ def _network_file(folder: Path) -> Path:
 def make_plan(config: Config, slides: Mapping[str, Slide]) -> Plan:
     """Assign a role in every task and cascade to every slide. Raises ConfigError if that is not possible."""
     rows = slides.values()
-    roles = {
+    found = {
         name: assign_unfitted(rows, folds=len(reuse.folds(task)))
         if task.trained
         else assign_task(rows, task, seed=config.seed, name=name)
         for name, task in config.tasks.items()
+        if task.split.like is None
     }
+    likes = {name: (task, task.split.like) for name, task in config.tasks.items() if task.split.like is not None}
+    found |= {name: assign_like(rows, task, found[like], name=name) for name, (task, like) in likes.items()}
+    roles = {name: found[name] for name in config.tasks}
     # A slide without annotation can neither be learned from nor be tested: it is only segmented.
     annotated = [s if s.annotation else replace(s, split="predict") for s in rows] if config.radhical else []
     cascade_roles = {

@@ -177,6 +177,8 @@ def split_text(found: DescribedTask) -> str:
     given, slides = (sum(getattr(planned, key) for planned in found.planned) for key in ("given", "slides"))
     if task.trained:
         way = "The model was trained earlier, on other slides; the slides with split: test are evaluated."
+    elif split.like is not None:
+        way = f"Patients have the roles that they have in task {split.like}."
     elif given == slides:
         way = "Roles are those of the column split of the sheet."
     elif split.folds > 1:

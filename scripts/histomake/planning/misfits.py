@@ -1,0 +1,14 @@
+"""What does not fit together in a plan, found before any job runs."""
+
+from __future__ import annotations
+
+from histomake.model import reuse
+from histomake.planning.cascade_plan import CascadePlan
+from histomake.planning.graph_plan import GraphPlan
+from histomake.planning.plan import Plan
+
+
+def misfits(plan: Plan) -> list[str]:
+    """Reasons why models, tasks, graphs and cascades do not fit together; none if they do."""
+    models = reuse.problems(plan.untrained_models(), plan.config)
+    return [*models, *GraphPlan(plan).misfits(), *CascadePlan(plan).misfits()]
