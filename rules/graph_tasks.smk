@@ -49,6 +49,7 @@ rule predict_graph:
         description=LAYOUT.description("{task}", "{fold}"),
     output:
         predictions=LAYOUT.prediction("{task}", "{fold}", "{slide}"),
+        nodes=LAYOUT.predicted_nodes("{task}", "{fold}", "{slide}"),
     log:
         LAYOUT.log("predict_graph", "{task}", "fold{fold}", "{slide}"),
     benchmark:

@@ -1,5 +1,5 @@
 # Pictures of slides: tissue and artefacts, patches, predictions, regions at higher resolution, and tiles for QuPath.
-from histomake.pictures.kinds import WITH_ATTENTION, WITH_CONFIDENCE, WITHOUT_CONFIDENCE
+from histomake.pictures.kinds import WITH_ATTENTION, WITH_CONFIDENCE, WITH_GRAPH, WITHOUT_CONFIDENCE
 
 CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)
 
@@ -12,7 +12,7 @@ VIEWS = {
         subcategory="{task}",
         labels={"slide": "{slide}", "view": view},
     )
-    for view in (*WITH_CONFIDENCE, *WITH_ATTENTION)
+    for view in (*WITH_CONFIDENCE, *WITH_GRAPH)
 }
 
 
@@ -77,6 +77,14 @@ rule views:
             for name in [wildcards.task]
             if name in PLAN.segmented
         ],
+        graph=lambda wildcards: [
+            LAYOUT.graph(task(wildcards).graph, wildcards.slide) for name in [wildcards.task] if name in PLAN.on_graphs
+        ],
+        nodes=lambda wildcards: [
+            LAYOUT.predicted_nodes(name, wildcards.fold, wildcards.slide)
+            for name in [wildcards.task]
+            if name in PLAN.on_graphs
+        ],
     output:
         **{view: VIEWS[view] for view in WITHOUT_CONFIDENCE},
     log:
@@ -110,6 +118,13 @@ use rule views as views_with_attention with:
         **{view: VIEWS[view] for view in WITH_ATTENTION},
     wildcard_constraints:
         task=only(PLAN.tasks_with_views(WITH_ATTENTION)),
+
+
+use rule views as views_with_graph with:
+    output:
+        **{view: VIEWS[view] for view in WITH_GRAPH},
+    wildcard_constraints:
+        task=only(PLAN.tasks_with_views(WITH_GRAPH)),
 
 
 use rule views as region with:

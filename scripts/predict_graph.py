@@ -1,4 +1,4 @@
-"""Rule predict_graph: scores of a slide or patient, and the attention of the nodes in every patch of the slide."""
+"""Rule predict_graph: scores of a slide or patient, and the attention of the nodes of the slide."""
 
 from pathlib import Path
 
@@ -14,8 +14,9 @@ def main(snakemake):
     with job(snakemake):
         entry, *others = (SlideEntry.at(layout, params.grid, *values) for values in params.entries)
         files = {one.slide_id: Path(path) for one, path in zip((entry, *others), snakemake.input.graphs, strict=True)}
-        table = predict_graph(load_graph_model(Path(snakemake.input.weights).parent), entry, others, files)
-        write_table(table, snakemake.output.predictions)
+        found = predict_graph(load_graph_model(Path(snakemake.input.weights).parent), entry, others, files)
+        write_table(found.patches, snakemake.output.predictions)
+        write_table(found.nodes, snakemake.output.nodes)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
 from histomake.base.tables import lost_slide
 from histomake.cohort.quarantine import attempt, in_memory
+from histomake.graphs.store import read_graph
 from histomake.patch.table import read_table
 from histomake.pictures.findings import SlideFindings
 from histomake.pictures.views import draw_quarantine, draw_region, draw_views
@@ -29,6 +30,8 @@ def draw(given, params, predictions, out):
             predictions=predictions,
             annotation=Annotation.load(given.annotation),
             label_store=next(map(store_of, given.labels), None),
+            graph=next(map(read_graph, given.graph), None),
+            nodes=next(map(pq.read_table, given.nodes), None),
         )
         if "region" in out:
             draw_region(findings, params.box, out["region"])

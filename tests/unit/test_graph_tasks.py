@@ -91,6 +91,10 @@ def trained(settings, slides, files, folder):
 
 
 def predicted(folder, entry, files, *others):
+    return predicted_with_nodes(folder, entry, files, *others).patches
+
+
+def predicted_with_nodes(folder, entry, files, *others):
     return predict_graph(load_graph_model(folder / "model"), entry, others, files)
 
 
@@ -137,11 +141,18 @@ def test_the_card_states_graph_network_and_ablations(learned):
 
 
 def test_contributions_of_patches_sum_to_the_logits(learned, slides, files):
-    predictor = load_graph_model(learned / "model")
-    table = predict_graph(predictor, slides[10], (), files)
+    table = predicted(learned, slides[10], files)
     sums = [table[f"contribution_{name}"].to_numpy().sum() for name in ("low", "high")]
     scores = torch.tensor(sums).softmax(0).tolist()
     assert scores == pytest.approx([table[f"score_{name}"][0].as_py() for name in ("low", "high")], abs=1e-4)
+
+
+def test_nodes_have_their_part_of_what_patches_have(learned, slides, files):
+    patches, nodes = predicted_with_nodes(learned, slides[10], files)
+    assert nodes["node_id"].to_pylist() == read_graph(files[slides[10].slide_id]).table["node_id"].to_pylist()
+    for column in ("attention", "contribution_low", "contribution_high"):
+        sums = [table[column].to_numpy().sum() for table in (patches, nodes)]
+        assert sums[0] == pytest.approx(sums[1], abs=1e-4)
 
 
 def test_attention_of_a_patch_is_that_of_the_nodes_in_it(learned, slides, files, tmp_path):
@@ -165,7 +176,7 @@ def test_slides_of_a_patient_have_the_same_scores_and_share_attention(slides, fi
 def test_ablations_are_measured_on_the_same_slides(learned, slides, files):
     predictor = load_graph_model(learned / "model")
     predictions = [
-        SlidePrediction(slide.slide_id, slide.patient_id, 0, predict_graph(predictor, slide, (), files), 0.5, {})
+        SlidePrediction(slide.slide_id, slide.patient_id, 0, predicted(learned, slide, files), 0.5, {})
         for slide in slides
     ]
     usual = {0: predictor.card.bag.usual}
@@ -232,9 +243,9 @@ def test_a_slide_that_was_lost_when_its_graph_was_made_is_left_out_and_named(sli
     lost = files | {name: lost_graph(name, tmp_path / "lost.arrow")}
     card = trained(task(train={"steps": 2, "validate_every": 2}), slides, lost, tmp_path)
     assert [entry.slide_id for entry in card.left_out] == [name]
-    table = predicted(tmp_path, slides[0], lost)
-    assert table.num_rows == 0
-    assert isinstance(lost_slide(table), Quarantined)
+    for table in predicted_with_nodes(tmp_path, slides[0], lost):
+        assert table.num_rows == 0
+        assert isinstance(lost_slide(table), Quarantined)
 
 
 @pytest.mark.parametrize("nodes", [0, 1, 2])

@@ -11,7 +11,7 @@ import tokenize
 from pathlib import Path
 
 import pytest
-from histomake.pictures.kinds import PICTURED, WITH_ATTENTION
+from histomake.pictures.kinds import PICTURED, WITH_GRAPH
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "rules").glob("*.smk"))
@@ -70,7 +70,7 @@ def test_every_caption_of_the_report_exists_and_is_used():
     files = {str(file.relative_to(ROOT / "rules")) for file in (ROOT / "rules" / "report").glob("*.rst")}
     texts = "".join(file.read_text() for file in FILES)
     named = set(re.findall(r'caption="([^"{]+)"', texts))
-    views = {*WITH_ATTENTION, *(view for pictured in PICTURED.values() for view in pictured.views)}
+    views = {*WITH_GRAPH, *(view for pictured in PICTURED.values() for view in pictured.views)}
     named |= {pattern.format(view=view) for pattern in re.findall(r'caption=f"([^"]+)"', texts) for view in views}
     assert named == files
 

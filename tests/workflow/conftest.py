@@ -55,7 +55,7 @@ TARGETS = (
     *("results/metrics/map.json", "results/metrics/probe.json"),
     "results/comparisons/fine/coarse.json",
     *("results/metrics/pixel_bags.json", "results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
-    *("results/metrics/graph.json", "results/views/graph/fold0/P04-A/attention.jpg"),
+    *("results/metrics/graph.json", "results/views/graph/fold0/P04-A/graph.jpg"),
     "results/embeddings/probe/fold0/map.html",
     "results/maps/small/map.html",
     *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),

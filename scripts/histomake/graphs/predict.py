@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class GraphPrediction(NamedTuple):
+    """Predictions of a slide: a row per patch, and a row per node of its graph in the graph's order."""
+
+    patches: pa.Table
+    nodes: pa.Table
+
+
 def load_graph_model(folder: Path) -> Predictor:
     """Load the model of a task on graphs in eval mode, on the CPU. Raises HistomakeError for any other model."""
     card = ModelCard.read(folder / DESCRIPTION)
@@ -55,8 +62,8 @@ def load_graph_model(folder: Path) -> Predictor:
 
 def predict_graph(
     predictor: Predictor, entry: SlideEntry, others: Sequence[SlideEntry], files: Mapping[str, Path]
-) -> pa.Table:
-    """Predictions of the patches of a slide, as part of the graph of the slide or its patient.
+) -> GraphPrediction:
+    """Predictions of the patches and nodes of a slide, as part of the graph of the slide or its patient.
 
     Args:
         predictor: The model.
@@ -64,9 +71,10 @@ def predict_graph(
         others: The other slides of the patient, if its slides are predicted together.
         files: Graph of each of the slides, by id.
 
-    Columns: those of `histomake.bags.predict.predict_bag`. Attention and contributions of a patch are sums over the
-    nodes that lie in it; those of a node outside of all patches belong to the nearest patch. Besides, columns
-    without_edges_<output> and rewired_edges_<output> have the scores of the ablations.
+    Columns of patches: those of `histomake.bags.predict.predict_bag`. Attention and contributions of a patch are sums
+    over the nodes that lie in it; those of a node outside of all patches belong to the nearest patch. Besides, columns
+    without_edges_<output> and rewired_edges_<output> have the scores of the ablations. Columns of
+    nodes: node_id, attention, and contribution_<output>.
 
     A slide without a node or without a usable patch has no rows. Raises HistomakeError for graphs of other settings
     than those that the model was trained on, and for a slide that their encoder was trained on.
@@ -79,16 +87,23 @@ def predict_graph(
     usable = [one for one in together if usable_patches(one)[0].num_rows]
     graphs = {one.slide_id: read_graph(files[one.slide_id]) for one in usable}
     own = graphs.get(entry.slide_id)
+    schemas = bag_schema(predictor), node_schema(predictor.class_names)
     if own is not None and isinstance(own.record, Quarantined):
-        return without_rows(bag_schema(predictor), own.record)
+        return GraphPrediction(*(without_rows(schema, own.record) for schema in schemas))
     if own is None or not len(own):
-        return bag_schema(predictor).empty_table()
+        return GraphPrediction(*(schema.empty_table() for schema in schemas))
     entries = [one for one in usable if len(graphs[one.slide_id])]
     bags = index_graphs(entries, files, kind=card.kind, target=predictor.task.target, level=card.bag.level)
     check_grid(predictor, bags.patches)
     for one in entries:
         _require_same_graphs(card.bag.graph, bags, one)
-    return _table(predictor, bags, entry)
+    return _predicted(predictor, bags, entry)
+
+
+def node_schema(outputs: Sequence[str]) -> pa.Schema:
+    """Columns of a table of nodes."""
+    parts = [(f"contribution_{name}", pa.float32()) for name in outputs]
+    return pa.schema([("node_id", pa.uint32()), ("attention", pa.float32()), *parts])
 
 
 def _require_same_graphs(graph: GraphCard, bags: GraphIndex, entry: SlideEntry) -> None:
@@ -101,7 +116,7 @@ def _require_same_graphs(graph: GraphCard, bags: GraphIndex, entry: SlideEntry) 
         require_unseen(graph.encoder, entry)
 
 
-def _table(predictor: Predictor, bags: GraphIndex, entry: SlideEntry) -> pa.Table:
+def _predicted(predictor: Predictor, bags: GraphIndex, entry: SlideEntry) -> GraphPrediction:
     card, network, device = predictor.card, predictor.network, predictor.runtime.device
     assert card.bag is not None
     assert isinstance(network, GraphNetwork)
@@ -115,7 +130,10 @@ def _table(predictor: Predictor, bags: GraphIndex, entry: SlideEntry) -> pa.Tabl
     summed = _by_patch(own, nodes, values)
     others = {} if card.bag.penalty is None else {LINEAR: network.linear(mean)}
     others |= network.ablation_logits(bags, number, device, seed=card.seed)
-    return explained_table(predictor, own, pooled.logits, attention=summed[:, 0], parts=summed[:, 1:], others=others)
+    table = explained_table(predictor, own, pooled.logits, attention=summed[:, 0], parts=summed[:, 1:], others=others)
+    schema = node_schema(card.class_names)
+    columns = [nodes.patch_id, *values.T]
+    return GraphPrediction(table, pa.table(columns, names=schema.names).cast(schema))
 
 
 def _by_patch(own: PatchIndex, nodes: PatchIndex, values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from histomake.pictures import canvas, panel
 from histomake.pictures.findings import SlideFindings
@@ -23,8 +24,7 @@ def attention(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray[
     panels = [
         panel.valued_patches(findings, thumb, percentile, f"Attention: {_result(findings)}", ("lowest", "highest"))
     ]
-    for name in _shown(findings):
-        panels.append(_contributions(findings, thumb, name))
+    panels += [_contributions(findings, thumb, name) for name in shown_outputs(findings)]
     return [*panels, panel.annotated_classes(findings, thumb)]
 
 
@@ -36,7 +36,7 @@ def _result(findings: SlideFindings) -> str:
     return ", ".join(f"{name} {score:.2f}" for name, score in zip(findings.classes, scores, strict=True))
 
 
-def _shown(findings: SlideFindings) -> list[str]:
+def shown_outputs(findings: SlideFindings) -> list[str]:
     """Outputs whose contributions are drawn: of two classes that exclude each other only the second."""
     if f"contribution_{findings.classes[0]}" not in findings.predictions.column_names:
         return []
@@ -44,19 +44,24 @@ def _shown(findings: SlideFindings) -> list[str]:
 
 
 def _contributions(findings: SlideFindings, thumb: canvas.Thumbnail, name: str) -> NDArray[np.uint8]:
-    value = findings.columns("contribution")[:, findings.classes.index(name)]
+    shares, ends, total = contrast(findings, findings.predictions, name)
+    title = f"Contribution to {name}: {total:+.2f} over the slide"
+    return panel.valued_patches(findings, thumb, shares, title, ends, colour_map=canvas.DIFFERENCE_MAP)
+
+
+def contrast(findings: SlideFindings, table: pa.Table, name: str) -> tuple[NDArray[np.float64], tuple[str, str], float]:
+    """Contributions to an output in the n rows of a table.
+
+    Returns float64 (n,) from 0 (lowers it most) over 0.5 (none) to 1 (raises it most), texts of the two ends, and the
+    sum. Of two classes that exclude each other, it is the difference to the contributions to the first.
+    """
+    value = table[f"contribution_{name}"].to_numpy().astype(np.float64)
     if findings.is_binary:
         # Only the difference of two logits matters to the score.
-        value = value - findings.columns("contribution")[:, 0]
+        value = value - table[f"contribution_{findings.classes[0]}"].to_numpy()
     largest = max(float(np.quantile(np.abs(value), SHOWN_QUANTILE)), 1e-12) if len(value) else 1.0
-    return panel.valued_patches(
-        findings,
-        thumb,
-        np.clip(value / (2 * largest) + 0.5, 0, 1),
-        f"Contribution to {name}: {value.sum():+.2f} over the slide",
-        (f"lowers it, −{largest:.2g}", f"raises it, +{largest:.2g}"),
-        colour_map=canvas.DIFFERENCE_MAP,
-    )
+    ends = f"lowers it, −{largest:.2g}", f"raises it, +{largest:.2g}"
+    return np.clip(value / (2 * largest) + 0.5, 0, 1), ends, float(value.sum())
 
 
 PAINTERS = {"attention": attention}

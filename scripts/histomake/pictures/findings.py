@@ -15,6 +15,7 @@ from histomake.annotation.raster import rasterise
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.patch_table import PatchTableRecord
+from histomake.graphs.store import StoredGraph
 from histomake.patch.grid import SlideGrid
 from histomake.pictures import canvas
 from histomake.target.kinds import LEARNED
@@ -36,6 +37,8 @@ class SlideFindings:
         predictions: Predictions as returned by predict_slide or segment_slide.
         annotation: Annotation of the slide.
         label_store: OME-Zarr labels of a segmentation.
+        graph: Graph of the slide, of a task on graphs.
+        nodes: Predictions of its nodes.
     """
 
     reader: SlideReader
@@ -44,6 +47,8 @@ class SlideFindings:
     predictions: pa.Table
     annotation: Annotation
     label_store: Path | None = None
+    graph: StoredGraph | None = None
+    nodes: pa.Table | None = None
 
     @property
     def classes(self) -> list[str]:

@@ -28,6 +28,8 @@ WITH_CONFIDENCE = ("prediction", "confidence", "truth")
 WITHOUT_CONFIDENCE = ("prediction", "truth")
 WITH_ATTENTION = ("attention",)
 """Views of what is predicted from a bag of patches, whatever the kind."""
+WITH_GRAPH = (*WITH_ATTENTION, "graph")
+"""Views of what is predicted from a graph."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Pictured:
     overlays: Callable[[Sequence[str]], list[Overlay]]
 
 
-def views_of(kind: Kind, *, bags: bool) -> tuple[str, ...]:
-    """Names of the views of a slide; ``bags``: predicted as part of a bag of patches."""
+def views_of(kind: Kind, *, bags: bool, graphs: bool) -> tuple[str, ...]:
+    """Names of the views of a slide; ``bags``: predicted as part of a bag of patches; ``graphs``: of a graph."""
+    if graphs:
+        return WITH_GRAPH
     return WITH_ATTENTION if bags else PICTURED[kind].views
 
 
@@ -55,8 +59,10 @@ def overlays_of(kind: Kind, names: Sequence[str], *, bags: bool) -> list[Overlay
     return _scores(names, "patches:") if bags else PICTURED[kind].overlays(names)
 
 
-def painters_of(kind: Kind, *, bags: bool) -> Mapping[str, Painter]:
+def painters_of(kind: Kind, *, bags: bool, graphs: bool) -> Mapping[str, Painter]:
     """The functions that draw the views, by name."""
+    if graphs:
+        return _graph_painters()
     return _bag_painters() if bags else PICTURED[kind].painters()
 
 
@@ -88,6 +94,12 @@ def _bag_painters() -> Mapping[str, Painter]:
     from histomake.pictures import bag_views
 
     return bag_views.PAINTERS
+
+
+def _graph_painters() -> Mapping[str, Painter]:
+    from histomake.pictures import graph_views
+
+    return graph_views.PAINTERS
 
 
 def _scores(names: Sequence[str], title: str) -> list[Overlay]:

@@ -12,7 +12,6 @@ from typing import Any
 from histomake.base.errors import ConfigError
 from histomake.base.layout import FeatureMapFiles
 from histomake.config.tasks import PREDICTED, VALIDATION
-from histomake.pictures.kinds import views_of
 from histomake.planning.cascade_plan import CascadePlan
 from histomake.planning.graph_plan import GraphPlan
 from histomake.planning.plan import Plan
@@ -38,7 +37,7 @@ class Outputs:
         found: dict[str, list[Drawn]] = defaultdict(list)
         for name, task in plan.config.tasks.items():
             for fold, slide in plan.predicted(name):
-                found[slide].append([name, fold, task.predict.aggregate, views_of(task.kind, bags=task.on_bags)])
+                found[slide].append([name, fold, task.predict.aggregate, plan.views(name)])
         return dict(sorted(found.items()))
 
     def validated_with(self, slide: str) -> list[list[Any]]:

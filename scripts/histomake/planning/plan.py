@@ -226,7 +226,12 @@ class Plan:
 
     def tasks_with_views(self, views: tuple[str, ...]) -> list[str]:
         """Tasks whose predictions are drawn as exactly these views."""
-        return [name for name, task in self.config.tasks.items() if views_of(task.kind, bags=task.on_bags) == views]
+        return [name for name in self.config.tasks if self.views(name) == views]
+
+    def views(self, task: str) -> tuple[str, ...]:
+        """Names of the views of a slide of a task."""
+        cfg = self.config.tasks[task]
+        return views_of(cfg.kind, bags=cfg.on_bags, graphs=cfg.graph is not None)
 
     # --- encoders ---------------------------------------------------------------------------------------------------
 

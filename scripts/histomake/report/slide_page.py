@@ -30,6 +30,7 @@ VIEW_TITLES = {
     "confidence": "Confidence",
     "truth": "Annotation, prediction, and differences",
     "attention": "Attention, contributions, and annotation",
+    "graph": "The graph on its tissue: nodes by class and by contribution, and edges",
 }
 
 

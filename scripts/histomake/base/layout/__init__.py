@@ -171,6 +171,10 @@ class Layout:
         """Scores of the patches of a slide."""
         return self.predictions(task, fold) / f"{slide}.parquet"
 
+    def predicted_nodes(self, task: str, fold: Number, slide: str) -> Path:
+        """Attention and contributions of the nodes of the graph of a slide."""
+        return self.results / "nodes" / task / f"fold{fold}" / f"{slide}.parquet"
+
     def segmentation(self, task: str, fold: Number, slide: str) -> Path:
         """Label image of a segmented slide, OME-Zarr."""
         return self.predictions(task, fold) / f"{slide}.labels.zarr" / STORE_METADATA
