@@ -70,3 +70,39 @@ rule predict_graph:
         code=code("predict_graph.py"),
     script:
         "../scripts/predict_graph.py"
+
+
+# What a trained network makes of its test slides without one group of the features of their nodes.
+rule permute_features:
+    input:
+        manifests=lambda wildcards: [LAYOUT.manifest(s) for s in PLAN.slides_in(wildcards.task, wildcards.fold, "test")],
+        tables=lambda wildcards: [
+            LAYOUT.table(task(wildcards).grid, s) for s in PLAN.slides_in(wildcards.task, wildcards.fold, "test")
+        ],
+        graphs=lambda wildcards: [
+            LAYOUT.graph(task(wildcards).graph, s) for s in PLAN.slides_in(wildcards.task, wildcards.fold, "test")
+        ],
+        weights=LAYOUT.weights("{task}", "{fold}"),
+        description=LAYOUT.description("{task}", "{fold}"),
+    output:
+        scores=LAYOUT.permuted_scores("{task}", "{fold}"),
+    log:
+        LAYOUT.log("permute_features", "{task}", "fold{fold}"),
+    benchmark:
+        LAYOUT.benchmark("permute_features", "{task}", "fold{fold}")
+    wildcard_constraints:
+        task=only(PLAN.on_graphs),
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=4 * 60,
+    params:
+        grid=lambda wildcards: task(wildcards).grid,
+        entries=lambda wildcards: [PLAN.entry(s) for s in PLAN.slides_in(wildcards.task, wildcards.fold, "test")],
+        repeats=lambda wildcards: task(wildcards).evaluate.permutations,
+        seed=CONFIG.seed,
+        code=code("permute_features.py"),
+    script:
+        "../scripts/permute_features.py"

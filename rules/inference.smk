@@ -81,6 +81,7 @@ rule evaluate:
     input:
         predictions=lambda wildcards: OUTPUTS.predictions(wildcards.task, "test"),
         validation=lambda wildcards: OUTPUTS.chosen_on(wildcards.task),
+        permuted=lambda wildcards: OUTPUTS.permuted(wildcards.task),
         descriptions=lambda wildcards: [LAYOUT.description(wildcards.task, f) for f in PLAN.folds(wildcards.task)],
         leakage=LAYOUT.leakage("{task}"),
     output:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from histomake.audit.sidecar import job, log
 from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
@@ -18,15 +19,17 @@ from histomake.evaluate.bags import (
 )
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.horizon import Horizon
+from histomake.evaluate.importance import permuted_predictions
 from histomake.evaluate.plots import draw_figures
 from histomake.evaluate.predictions import read_cards, read_predictions
 from histomake.evaluate.sampling import BOOTSTRAPS
 from histomake.evaluate.slide_table import write_slide_table
 from histomake.learn.data.patch_index import SlideEntry, annotated_areas
+from histomake.model.reuse import fold_of
 from histomake.target.kinds import LEARNED
 
 
-def bag_evaluation(predictions, cards, layout, params):
+def bag_evaluation(predictions, cards, layout, given, params):
     """What is measured of tasks of slides or patients besides: baselines, sizes of bags, and attention."""
     card = next(iter(cards.values()))
     names = card.class_names
@@ -38,6 +41,9 @@ def bag_evaluation(predictions, cards, layout, params):
     ]
     exclusive = LEARNED[card.kind].exclusive
     return {
+        "permuted": permuted_predictions(
+            predictions, {fold_of(path): pq.read_table(path) for path in given.permuted}, names, level=params.level
+        ),
         "bag_sizes": by_bag_size(predictions, names),
         "removal": removal(predictions, params.level, seed=params.seed, bootstraps=BOOTSTRAPS),
         "removal_by_share": removal_by_share(predictions, params.level, seed=params.seed, bootstraps=BOOTSTRAPS),
@@ -53,7 +59,7 @@ def main(snakemake):
         cards = read_cards(given.descriptions)
         predictions = read_predictions(given.predictions, params.slides, cards)
         kind, target = Kind(params.kind), Target.model_validate(params.target)
-        bags = bag_evaluation(predictions, cards, layout, params) if params.level != "patch" else {}
+        bags = bag_evaluation(predictions, cards, layout, given, params) if params.level != "patch" else {}
         found = evaluate(
             predictions,
             kind=kind,

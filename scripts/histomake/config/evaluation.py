@@ -47,6 +47,14 @@ class Evaluate(Section):
         "with a test whether they differ (Cochran's Q). Values are texts: enter ages as groups.",
     )
 
+    permutations: int = Field(
+        5,
+        ge=0,
+        le=100,
+        description="Tasks on graphs: how often each group of features is exchanged between nodes of the test slides, "
+        "to measure how much metrics lose without it. 0: not at all.",
+    )
+
     @model_validator(mode="after")
     def _no_repetition(self) -> Evaluate:
         if len(set(self.prevalences)) < len(self.prevalences):

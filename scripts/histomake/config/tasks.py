@@ -227,6 +227,8 @@ def _evaluation_problems(task: Task) -> Iterator[str]:
     wanted, validated = task.evaluate.operating_points.model_dump(exclude_none=True), VALIDATION in task.predict.roles
     if task.trained and validated:
         yield "predict.roles: a model that was trained earlier has no validation slides here; remove val"
+    if task.graph is None and task.evaluate.permutations != Evaluate().permutations:
+        yield "evaluate.permutations: only tasks on graphs have them; remove the key"
     if (wanted or task.evaluate.prevalences) and not ACCEPTED[task.kind].operating_points:
         yield f"evaluate: {task.kind} has no scores of classes; remove operating_points and prevalences"
     elif wanted and not validated:

@@ -65,14 +65,15 @@ def baselines(
         }
         for kind_of_baseline, scores in (*fitted.items(), ("usual_target", constant)):
             if scores:
-                other = _with_scores(table, scores)
+                other = with_scores(table, scores)
                 found.setdefault(kind_of_baseline, []).append(
                     replace(prediction, table=other, threshold=0.5, slide_thresholds={})
                 )
     return found
 
 
-def _with_scores(table: pa.Table, scores: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+def with_scores(table: pa.Table, scores: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """A table of predictions with other scores, by output."""
     for name, column in scores.items():
         table = table.set_column(table.schema.get_field_index(f"score_{name}"), f"score_{name}", column)
     return table
@@ -89,7 +90,7 @@ def by_bag_size(predictions: Sequence[SlidePrediction], names: Sequence[str]) ->
         for size, values in probe.sizes.items() if probe is not None else ():
             rows = prediction.table.num_rows
             scores = {n: pa.array(np.full(rows, value), pa.float32()) for n, value in zip(names, values, strict=True)}
-            found.setdefault(size, []).append(replace(prediction, table=_with_scores(prediction.table, scores)))
+            found.setdefault(size, []).append(replace(prediction, table=with_scores(prediction.table, scores)))
     return found
 
 

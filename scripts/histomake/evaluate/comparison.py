@@ -8,8 +8,8 @@ import numpy as np
 
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
-from histomake.base.records.comparison import ComparedLevel, ComparisonRecord, MetricDifference
-from histomake.base.records.metrics import PatientTruth
+from histomake.base.records.comparison import ComparisonRecord
+from histomake.base.records.metrics import ComparedLevel, MetricDifference, PatientTruth
 from histomake.config import Target
 from histomake.evaluate.delong import compare_areas
 from histomake.evaluate.items import Items, SlidePrediction

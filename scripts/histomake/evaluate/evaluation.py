@@ -10,6 +10,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
 from histomake.base.records.metrics import (
     Agreement,
+    ComparedLevel,
     LevelMetrics,
     MetricsRecord,
     MetricValue,
@@ -20,7 +21,9 @@ from histomake.base.tables import lost_slide
 from histomake.config import Target
 from histomake.config.evaluation import Evaluate
 from histomake.evaluate.bags import LEVELS, PATCH
+from histomake.evaluate.comparison import compare
 from histomake.evaluate.horizon import Horizon
+from histomake.evaluate.importance import Permuted, importance
 from histomake.evaluate.items import Items, SlidePrediction, differing
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.measuring import Measuring, level_metrics
@@ -59,6 +62,7 @@ def evaluate(
     removal: Mapping[str, MetricValue] | None = None,
     removal_by_share: Mapping[str, dict[str, MetricValue]] | None = None,
     attention: Agreement | None = None,
+    permuted: Permuted | None = None,
     statistics: Evaluate = NOTHING_FURTHER,
     validation: Sequence[SlidePrediction] = (),
     horizon: Horizon | None = None,
@@ -70,9 +74,9 @@ def evaluate(
     and a patient has slides of several classes, the patient level has no items, and its record says why.
     ``level``: what the task predicts; slides and patients that are bags have no metrics of their patches. ``baselines``
     and ``bag_sizes`` are predictions of the same slides to measure beside; ``removal``, ``removal_by_share`` and
-    ``attention`` are recorded. ``statistics`` are measured in addition, ``validation`` are the predictions of
-    validation slides that operating points are chosen on, and ``subgroups`` the values of the predicted slides by
-    column.
+    ``attention`` are recorded. ``permuted`` are predictions after features of nodes were exchanged. ``statistics`` are
+    measured in addition, ``validation`` are the predictions of validation slides that operating points are chosen on,
+    and ``subgroups`` the values of the predicted slides by column.
     ``horizon``: the time at which predictions of survival are measured.
     Intervals are percentiles of ``bootstraps`` resamples of patients. A metric that is not defined (one class only)
     is null. Raises HistomakeError when no truth is known, unless damaged slides may be why.
@@ -119,6 +123,15 @@ def evaluate(
     def beside(predicted: Sequence[SlidePrediction]) -> dict[str, LevelMetrics]:
         return {name: found for name, (_, found) in measuring.levels(predicted, measured, calibrated=False).items()}
 
+    def against(name: str, predicted: Sequence[SlidePrediction]) -> dict[str, ComparedLevel]:
+        if not measured:
+            return {}
+        own, other = ("task", predictions, aggregate), (name, predicted, aggregate)
+        found = compare(
+            own, other, kind=kind, target=target, seed=seed, patient_truth=patient_truth, bootstraps=bootstraps
+        )
+        return {level: differences for level, differences in found.levels.items() if level in measured}
+
     # The patches of a bag have no truth of their own.
     slides = slide_table(predictions if level == PATCH else (), measuring)
     if refused:
@@ -138,10 +151,12 @@ def evaluate(
         level=level,
         slide_means=slides.means,
         baselines={name: beside(predicted) for name, predicted in (baselines or {}).items()},
+        baseline_differences={name: against(name, predicted) for name, predicted in (baselines or {}).items()},
         bag_sizes={size: beside(predicted) for size, predicted in (bag_sizes or {}).items()},
         removal=dict(removal or {}),
         removal_by_share=dict(removal_by_share or {}),
         attention=attention or {},
+        importance=importance(permuted or {}, levels, measuring),
     )
     return Evaluation(record, rows, by_level, classes, slides.rows, time=target.time)
 

@@ -96,7 +96,7 @@ def predict_graph(
     bags = index_graphs(entries, files, kind=card.kind, target=predictor.task.target, level=card.bag.level)
     check_grid(predictor, bags.patches)
     for one in entries:
-        _require_same_graphs(card.bag.graph, bags, one)
+        require_same_graphs(card.bag.graph, bags, one)
     return _predicted(predictor, bags, entry)
 
 
@@ -106,7 +106,8 @@ def node_schema(outputs: Sequence[str]) -> pa.Schema:
     return pa.schema([("node_id", pa.uint32()), ("attention", pa.float32()), *parts])
 
 
-def _require_same_graphs(graph: GraphCard, bags: GraphIndex, entry: SlideEntry) -> None:
+def require_same_graphs(graph: GraphCard, bags: GraphIndex, entry: SlideEntry) -> None:
+    """Raise HistomakeError for graphs that a model cannot predict, or a slide that their encoder was trained on."""
     if bags.nodes.record.identity != graph.identity:
         raise HistomakeError(
             f"slide {entry.slide_id}: its graph {graph.name} has other settings or another encoder than those that the "

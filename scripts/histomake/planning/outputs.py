@@ -148,6 +148,13 @@ class Outputs:
         """Predictions of the slides that operating points of a task are chosen on, in the order of `Plan.chosen_on`."""
         return self.predictions(task, VALIDATION) if self.plan.chosen_on(task) else []
 
+    def permuted(self, task: str) -> list[Path]:
+        """Scores of the test slides of a task on graphs without single groups of features, by fold."""
+        plan = self.plan
+        wanted = task in plan.on_graphs and plan.config.tasks[task].evaluate.permutations
+        folds = sorted({fold for fold, _ in plan.slides_by_fold(task, "test")}) if wanted else []
+        return [plan.layout.permuted_scores(task, fold) for fold in folds]
+
     def segmentations(self, *roles: str) -> list[Path]:
         """Label images and outlines of all segmentations; ``roles``: as for `predictions`."""
         plan, layout = self.plan, self.plan.layout

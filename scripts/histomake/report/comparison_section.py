@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histomake.base.records.comparison import ComparisonRecord, MetricDifference
+from histomake.base.records.comparison import ComparisonRecord
+from histomake.base.records.metrics import MetricDifference
 from histomake.report import page
 from histomake.report.metric_texts import LEVELS, in_order, levels_in_order, metric_name
 from histomake.report.page import Html

@@ -6,13 +6,20 @@ import duckdb
 
 from histomake.base.files import existing
 from histomake.base.layout import Layout
-from histomake.base.records.graph import EDGE_ABLATIONS, REWIRED, WITHOUT_EDGES
-from histomake.base.records.metrics import MetricsRecord
+from histomake.base.records.graph import (
+    AMONG_SLIDES,
+    EDGE_ABLATIONS,
+    EVERY_GROUP,
+    REWIRED,
+    WITHIN_SLIDES,
+    WITHOUT_EDGES,
+)
+from histomake.base.records.metrics import FeatureImportance, MetricDifference, MetricsRecord
 from histomake.base.records.record import Quarantined
 from histomake.config import Config, Task
 from histomake.graphs.store import read_graph
 from histomake.report import page
-from histomake.report.metric_texts import highest_level, metric_name
+from histomake.report.metric_texts import LEVELS, highest_level, metric_name
 from histomake.report.page import Html
 
 SLIDES = """
@@ -52,27 +59,70 @@ def _graph(name: str, nodes: str, edges: str, layout: Layout, catalog: duckdb.Du
 
 
 def what_edges_add(metrics: MetricsRecord) -> Html:
-    """Whether a network on graphs is better than the same one without edges and with random ones; empty of others."""
+    """Whether a network on graphs is better than the same one without edges and with random ones; empty of others.
+
+    It is if the interval of the difference, by paired resampling of patients, lies above 0 for both.
+    """
     level = highest_level(metrics.levels)
     own = metrics.levels[level].metrics.get("all", {})
     name = next((name for name in COMPARED if name in own and own[name].value is not None), None)
-    others = {
-        ablation: found.metrics["all"][name].value
+    found = {
+        ablation: differences.metrics["all"][name]
         for ablation in EDGE_ABLATIONS
-        if name is not None and (found := metrics.baselines.get(ablation, {}).get(level)) is not None
+        if name is not None
+        and (differences := metrics.baseline_differences.get(ablation, {}).get(level)) is not None
+        and differences.metrics["all"][name].difference.value is not None
     }
-    known = {ablation: value for ablation, value in others.items() if value is not None}
-    if name is None or not known:
+    if name is None or not found:
         return Html("")
-    best = max(known, key=lambda ablation: known[ablation])
-    value, low = own[name].value, own[name].low
-    figures = f"{metric_name(name)} {value:.3f}, {ABLATION_TEXTS[best]} {known[best]:.3f}"
-    if value is None or value <= known[best]:
+    least = min(found, key=lambda ablation: _lower_end(found[ablation]))
+    gap = found[least].difference
+    interval = "" if gap.low is None else f" ({gap.low:+.3f} to {gap.high:+.3f})"
+    figures = (
+        f"{metric_name(name)} {found[least].first:.3f}, {ABLATION_TEXTS[least]} {found[least].second:.3f}, "
+        f"difference {gap.value:+.3f}{interval}"
+    )
+    if gap.value is None or gap.value <= 0:
         return page.tag("p", f"The edges add nothing: {figures}.", class_="warn")
-    if low is None or low <= known[best]:
-        text = f"These slides do not show that the edges add anything: {figures}, which is within the interval."
+    if _lower_end(found[least]) <= 0:
+        text = f"These slides do not show that the edges add anything: {figures}, which includes no difference."
         return page.tag("p", text, class_="warn")
     return page.tag("p", f"The edges add to what is known of the nodes alone: {figures}.")
+
+
+def _lower_end(found: MetricDifference) -> float:
+    """Lower end of the interval of a difference, or, without one, nothing that is above 0."""
+    gap = found.difference
+    return min(gap.value or 0.0, 0.0) if gap.low is None else gap.low
+
+
+def feature_groups(metrics: MetricsRecord) -> list[Html]:
+    """What each group of features is worth to a network on graphs: a text and a table."""
+    level = highest_level(metrics.levels)
+    own = metrics.levels[level].metrics.get("all", {})
+    name = next((name for name in COMPARED if name in own and own[name].value is not None), None)
+    if name is None:
+        return []
+    rows = []
+    for group, scopes in sorted(metrics.importance.items(), key=lambda item: item[0] == EVERY_GROUP):
+        cells = [_worth(scopes.get(scope, {}).get(level, {}).get(name)) for scope in (AMONG_SLIDES, WITHIN_SLIDES)]
+        rows.append(["all groups, so that edges alone are left" if group == EVERY_GROUP else group, *cells])
+    title = metric_name(name)
+    text = (
+        f"{LEVELS[level]}: {title} {own[name].value:.3f}. Features of a group are exchanged between nodes at random, "
+        "among all test slides, so that they say nothing about a slide, or within each slide, so that only where they "
+        "lie is lost. ± is the standard deviation over the permutations; the test slides are the same in all. A "
+        "group can lose nothing because another one tells the same."
+    )
+    header = ["features exchanged", f"{title}, among slides", "loss", f"{title}, within slides", "loss"]
+    return [page.tag("p", text), page.table(header, [[row[0], *row[1], *row[2]] for row in rows])]
+
+
+def _worth(found: FeatureImportance | None) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    spread = "" if found.spread is None else f" ± {found.spread:.3f}"
+    return f"{found.permuted:.3f}", f"{found.loss:+.3f}{spread}"
 
 
 def network_text(task: Task) -> str:

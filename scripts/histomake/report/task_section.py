@@ -22,7 +22,7 @@ from histomake.config import Task
 from histomake.pictures import canvas
 from histomake.report import page
 from histomake.report.examples import examples
-from histomake.report.graphs_section import ABLATION_TEXTS, network_text, what_edges_add
+from histomake.report.graphs_section import ABLATION_TEXTS, feature_groups, network_text, what_edges_add
 from histomake.report.metric_texts import LEVELS, highest_level, levels_in_order, with_interval
 from histomake.report.metrics_section import metrics_table, shown_metrics
 from histomake.report.page import Html
@@ -79,6 +79,8 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     parts: list[object] = [page.section("Metrics", metrics_table(metrics), level=3, anchor=f"{name}-metrics")]
     if metrics.baselines:
         parts.append(page.section("Baselines", baselines_table(metrics), level=3, anchor=f"{name}-baselines"))
+    if metrics.importance:
+        parts.append(page.section("Groups of features", *feature_groups(metrics), level=3, anchor=f"{name}-importance"))
     if any(level.risk_groups for level in metrics.levels.values()):
         parts.append(page.section("Risk groups", risk_table(metrics, task.target.time), level=3, anchor=f"{name}-risk"))
     if metrics.bag_sizes:

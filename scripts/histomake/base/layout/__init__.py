@@ -175,6 +175,10 @@ class Layout:
         """Attention and contributions of the nodes of the graph of a slide."""
         return self.results / "nodes" / task / f"fold{fold}" / f"{slide}.parquet"
 
+    def permuted_scores(self, task: str, fold: Number) -> Path:
+        """Scores of test slides after groups of features of their nodes were exchanged."""
+        return self.results / "permutations" / task / f"fold{fold}" / "scores.parquet"
+
     def segmentation(self, task: str, fold: Number, slide: str) -> Path:
         """Label image of a segmented slide, OME-Zarr."""
         return self.predictions(task, fold) / f"{slide}.labels.zarr" / STORE_METADATA

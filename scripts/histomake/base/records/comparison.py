@@ -5,32 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from histomake.base.kinds import Kind
-from histomake.base.records.metrics import MetricValue
-from histomake.base.records.record import Count, Part, Record
-
-
-class MetricDifference(Part, frozen=True, kw_only=True):
-    """A metric of two tasks on the same items, and their difference: first minus second."""
-
-    first: float | None
-    """Value of the first task; null where undefined."""
-    second: float | None
-    """Value of the second task; null where undefined."""
-    difference: MetricValue
-    """First minus second, with its interval by paired resampling of patients."""
-    p_bootstrap: float | None
-    """Two-sided p of the hypothesis of no difference, from the bootstrap samples."""
-    p_delong: float | None = None
-    """The same from DeLong's test; only of AUROC at the level ``patient``, whose items are independent."""
-
-
-class ComparedLevel(Part, frozen=True, kw_only=True):
-    """A comparison at one level."""
-
-    count: Count
-    """Number of items that both tasks have predicted and whose truth is known."""
-    metrics: dict[str, dict[str, MetricDifference]]
-    """Differences by metric, for every class and, under ``all``, over all classes."""
+from histomake.base.records.metrics import ComparedLevel
+from histomake.base.records.record import Count, Record
 
 
 class ComparisonRecord(Record, frozen=True, kw_only=True):

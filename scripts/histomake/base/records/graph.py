@@ -14,6 +14,12 @@ REWIRED = "rewired_edges"
 EDGE_ABLATIONS = (WITHOUT_EDGES, REWIRED)
 """Networks that are trained beside that of a task on graphs, by the edges of their graphs: none, or random ones."""
 
+AMONG_SLIDES = "among_slides"
+WITHIN_SLIDES = "within_slides"
+"""Scopes in which features of nodes are exchanged to measure what they tell."""
+EVERY_GROUP = "all"
+"""All groups of features together."""
+
 
 class FeatureGroup(Part, frozen=True, kw_only=True):
     """A group of features, a column of vectors in the file."""

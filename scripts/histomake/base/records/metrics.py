@@ -192,6 +192,47 @@ class LevelMetrics(Part, frozen=True, kw_only=True, omit_defaults=True):
     """Metrics by column and value of ``evaluate.subgroups``."""
 
 
+class MetricDifference(Part, frozen=True, kw_only=True):
+    """A metric of two predictions of the same items, and their difference: first minus second."""
+
+    first: float | None
+    """Value of the first; null where undefined."""
+    second: float | None
+    """Value of the second; null where undefined."""
+    difference: MetricValue
+    """First minus second, with its interval by paired resampling of patients."""
+    p_bootstrap: float | None
+    """Two-sided p of the hypothesis of no difference, from the bootstrap samples."""
+    p_delong: float | None = None
+    """The same from DeLong's test; only of AUROC at the level ``patient``, whose items are independent."""
+
+
+class ComparedLevel(Part, frozen=True, kw_only=True):
+    """A comparison at one level."""
+
+    count: Count
+    """Number of items that both have predicted and whose truth is known."""
+    metrics: dict[str, dict[str, MetricDifference]]
+    """Differences by metric, for every class and, under ``all``, over all classes."""
+
+
+class FeatureImportance(Part, frozen=True, kw_only=True):
+    """What a metric loses when a group of features is exchanged between nodes."""
+
+    permuted: float
+    """Mean of the metric over the permutations."""
+    loss: float
+    """Mean over the permutations of the metric as it is, less the metric with the features exchanged."""
+    spread: float | None
+    """Standard deviation over the permutations; null of a single one. The test slides are the same in all."""
+    repeats: Count
+    """Number of permutations in which the metric is defined."""
+
+
+Importance = dict[str, dict[str, dict[str, dict[str, FeatureImportance]]]]
+"""What groups of features are worth: by group, scope of the exchange, level and metric over all classes."""
+
+
 Agreement = dict[str, dict[str, dict[str, MetricValue]]]
 """How well values of patches tell annotated patches from others: by value, annotated class and metric."""
 
@@ -233,6 +274,8 @@ are in ``metrics/{task}.slides.csv``. Only of tasks that predict classes of patc
     """Metrics by level of baselines on the same slides, if slides or patients are predicted: ``mean_features``, a \
 linear model of the mean of the features, and ``usual_target``, which knows no features; of graphs also networks for \
 the same nodes ``without_edges`` and with ``rewired_edges``, exchanged at random."""
+    baseline_differences: dict[str, dict[str, ComparedLevel]] = msgspec.field(default_factory=dict)
+    """The task compared with each of its baselines on the same resamples of patients, by baseline and level."""
     bag_sizes: dict[str, dict[str, LevelMetrics]] = msgspec.field(default_factory=dict)
     """Metrics by level of predictions from random bags of some patches, by their number: mean scores of several."""
     removal: dict[str, MetricValue] = msgspec.field(default_factory=dict)
@@ -244,3 +287,6 @@ attention is better: means over the test bags."""
     attention: Agreement = msgspec.field(default_factory=dict)
     """AUROC and AUPRC with which attention and contributions tell annotated patches from others: mean over the test \
 slides with annotation, by value, annotated class and metric."""
+    importance: Importance = msgspec.field(default_factory=dict)
+    """Of graphs: what metrics lose when features of nodes are exchanged ``among_slides`` or ``within_slides``, by \
+group (``all``: all groups together), scope, level and metric."""
