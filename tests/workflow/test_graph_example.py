@@ -29,4 +29,7 @@ def test_the_graph_example_runs_whole(tmp_path: Path) -> None:
     others = {name: found["slide"]["metrics"]["all"]["auroc"]["value"] for name, found in metrics["baselines"].items()}
     assert area >= 0.95
     assert max(others["without_edges"], others["rewired_edges"]) < area
+    without_features = metrics["importance"]["all"]["among_slides"]["slide"]["auroc"]
+    assert without_features["permuted"] < 0.75
+    assert len(list((results / "views/arrangement").glob("fold*/*/graph.jpg"))) == 24
     assert "The edges add to what is known of the nodes alone" in (results / "report/index.html").read_text()

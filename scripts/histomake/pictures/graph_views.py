@@ -31,8 +31,11 @@ UNKNOWN = "of no class"
 SUBPIXEL_BITS = 4
 """Fractional bits of positions that OpenCV draws at."""
 
-NODE_PX = (1.0, 7.0)
+NODE_PX = (1.0, 5.0)
 """Smallest and largest radius of a node."""
+
+NODE_SHARE = 0.16
+"""Radius of a node in median edges, so that cells below can be seen."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,10 @@ def closest_box(drawn: DrawnGraph, attention: NDArray[np.floating], *, width: in
 def _by_class(findings: SlideFindings, thumb: canvas.Thumbnail, drawn: DrawnGraph) -> NDArray[np.uint8]:
     names: Mapping[int, str] = {-1: UNKNOWN, **dict(enumerate(drawn.class_names))}
     known = canvas.class_colours(drawn.class_names)
-    colours = np.array([known.get(names[code], canvas.GREY) for code in drawn.classes.tolist()], np.uint8)
+    unknown = canvas.GREY if known else canvas.PALETTE[0]
+    colours = np.array([known.get(names[code], unknown) for code in drawn.classes.tolist()], np.uint8)
     legend = {
-        f"{name}: {(drawn.classes == code).sum():,}": known.get(name, canvas.GREY)
+        f"{name}: {(drawn.classes == code).sum():,}": known.get(name, unknown)
         for code, name in names.items()
         if known and (code >= 0 or (drawn.classes < 0).any())
     }
@@ -125,7 +129,7 @@ def painted(thumb: canvas.Thumbnail, drawn: DrawnGraph, colours: NDArray[np.uint
     height, width = thumb.pixels.shape[:2]
     # Pixel centres are at whole numbers in OpenCV.
     at = (drawn.places - [thumb.left, thumb.top]) / thumb.scale - 0.5
-    radius = float(np.clip(0.25 * (drawn.edge_px or 0) / thumb.scale, *NODE_PX))
+    radius = float(np.clip(NODE_SHARE * (drawn.edge_px or 0) / thumb.scale, *NODE_PX))
     seen = ((at > -radius - 1) & (at < np.array([width, height]) + radius + 1)).all(1)
     fixed = np.rint(at * 2**SUBPIXEL_BITS).astype(np.int32)
     lines = thumb.pixels.copy()
