@@ -26,6 +26,7 @@ COMMANDS = {
     "prototypes": "group the patches of a cohort by their features",
     "import-features": "check features of TRIDENT, CLAM or STAMP against the slides",
     "export-features": "export features as HDF5 or AnnData",
+    "export-graph": "export graphs for PyTorch Geometric and QuPath",
     "verify": "hash slides, stores and run records again and compare",
     "export-crate": "export the last run's provenance as an RO-Crate",
     "export-ome-zarr": "export a slide with its masks as one OME-Zarr image for viewers",

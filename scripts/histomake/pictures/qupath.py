@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,11 +27,15 @@ def write_tiles(
 
     Scores, true values if they are known, attention and contributions become measurements. Squares are clipped at the
     border of the slide. A quarantined slide has no grid (None) and no predictions, and gives an empty collection.
-    Features are written one by one, so that memory does not grow with their number.
     """
+    write_objects(path, _features(predictions, slide_id, classes, slide_grid))
+
+
+def write_objects(path: Path | str, features: Iterable[Mapping[str, object]]) -> None:
+    """Write a GeoJSON collection atomically, one feature after the other, so that memory does not grow with them."""
     with atomic_file(path) as aside, aside.open("w") as stream:
         stream.write('{"type":"FeatureCollection","features":[')
-        for i, feature in enumerate(_features(predictions, slide_id, classes, slide_grid)):
+        for i, feature in enumerate(features):
             stream.write(",\n" if i else "\n")
             json.dump(feature, stream, separators=(",", ":"))
         stream.write("\n]}\n")
