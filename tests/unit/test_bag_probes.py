@@ -15,7 +15,8 @@ from histomake.config import BagPooling, Target
 from histomake.evaluate.bags import by_bag_size, removal, removal_by_share
 from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.items import SlidePrediction
-from histomake.report.task_section import bag_sizes_table, removal_curves, removal_table
+from histomake.report.removal_section import removal_curves, removal_table
+from histomake.report.task_section import bag_sizes_table
 
 
 class Weighted(Pooling):
@@ -122,7 +123,7 @@ def test_metrics_are_given_by_size_of_the_bag_beside_all_patches():
     shown = bag_sizes_table(record)
     places = [shown.index(title) for title in ("12 patches", "64 patches", "512 patches", "all patches")]
     assert places == sorted(places)
-    assert "without the patches" in removal_table(record)
+    assert "without the patches" in removal_table(record, "patches")
 
 
 def test_removal_is_a_mean_over_bags_and_the_slides_of_a_patient_are_one():
@@ -146,7 +147,7 @@ def test_removal_by_share_is_a_mean_over_bags_and_is_drawn():
     target = Target(source="sheet", column="grade", classes=["low", "high"])
     settings = {"kind": "classification", "target": target, "aggregate": "mean", "seed": 1, "bootstraps": 20}
     record = evaluate(given, **settings, level="slide", removal_by_share=found).record
-    assert "<figure" in removal_curves(record)
+    assert "<figure" in removal_curves(record, "patches")
 
 
 def test_removal_of_earlier_predictions_has_no_curves():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import train_graphs_killed
 from histomake.base.errors import HistomakeError
+from histomake.base.records.bag_probe import probe_of
 from histomake.base.records.graph import EDGE_ABLATIONS
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
@@ -18,6 +19,7 @@ from histomake.base.tables import lost_slide
 from histomake.evaluate.bags import baselines
 from histomake.evaluate.items import SlidePrediction
 from histomake.graphs.ablation import rewire, rewired
+from histomake.graphs.batch import GraphBatch
 from histomake.graphs.build import NO_EDGES
 from histomake.graphs.edges import nearest
 from histomake.graphs.index import index_graphs
@@ -153,6 +155,35 @@ def test_nodes_have_their_part_of_what_patches_have(learned, slides, files):
     for column in ("attention", "contribution_low", "contribution_high"):
         sums = [table[column].to_numpy().sum() for table in (patches, nodes)]
         assert sums[0] == pytest.approx(sums[1], abs=1e-4)
+
+
+def test_without_the_nodes_of_highest_attention_scores_change_more_than_without_random_ones(learned, slides, files):
+    found = [probe_of(predicted(learned, slide, files)) for slide in slides]
+    assert np.mean([p.attention.insertion - p.random.insertion for p in found]) < 0.1
+    assert np.mean([p.attention.deletion for p in found]) > np.mean([p.random.deletion for p in found])
+
+
+def test_a_part_of_a_graph_has_the_edges_between_its_nodes():
+    features = torch.arange(8.0).reshape(4, 2)
+    graph = GraphBatch.of([features], [torch.tensor([[0, 1], [1, 3], [2, 3]])])
+    part = graph.part(torch.tensor([1, 2, 3]))
+    assert part.sizes == [3]
+    assert part.features.tolist() == [[2, 3], [4, 5], [6, 7]]
+    assert part.edges.tolist() == [[0, 1, 2, 2], [2, 2, 0, 1]]
+
+
+def test_several_columns_are_learned_at_once_and_a_slide_may_lack_some(slides, files, tmp_path):
+    given = [
+        replace(slide, labels=slide.labels | {"other": "" if number == 0 else str(1 - float(slide.labels["share"]))})
+        for number, slide in enumerate(slides)
+    ]
+    several = {"column": None, "columns": ["share", "other"]}
+    card = trained(task("regression", target=several), given, files, tmp_path)
+    low, high = (predicted(tmp_path, slide, files) for slide in given[10:])
+    assert card.class_names == ["share", "other"]
+    assert high["score_share"][0].as_py() > low["score_share"][0].as_py()
+    assert high["score_other"][0].as_py() < low["score_other"][0].as_py()
+    assert predicted(tmp_path, given[0], files)["target_other"][0].as_py() is None
 
 
 def test_attention_of_a_patch_is_that_of_the_nodes_in_it(learned, slides, files, tmp_path):

@@ -17,6 +17,8 @@ from histomake.base.rng import ORDER, counter_rng
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Scores = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+
 SIZES = (12, 64, 512)
 """Numbers of patches with which a bag is predicted besides all of them."""
 DRAWS = 5
@@ -56,13 +58,20 @@ def probe(
     }
     if count == 1:
         return BagProbe(sizes=sizes)
-    by_attention = np.argsort(-pooled.attention.cpu().numpy(), kind="stable")
-    random = [_removal(scores, whole, rng.permutation(count)) for _ in range(ORDERS)]
-    return BagProbe(
-        sizes=sizes,
-        attention=_as_record(_removal(scores, whole, by_attention)),
-        random=_as_record(np.mean(random, axis=0)),
-    )
+    attention, random = removals(scores, whole, pooled.attention.cpu().numpy(), rng)
+    return BagProbe(sizes=sizes, attention=attention, random=random)
+
+
+def removals(
+    scores: Scores, whole: NDArray[np.float64], attention: NDArray[np.floating], rng: np.random.Generator
+) -> tuple[Removal, Removal]:
+    """What the removal of parts of highest attention (n,) changes, and that of random ones; n is at least 2.
+
+    ``scores``: of some of the parts; ``whole``: of all.
+    """
+    by_attention = np.argsort(-attention, kind="stable")
+    random = [_removal(scores, whole, rng.permutation(len(attention))) for _ in range(ORDERS)]
+    return _as_record(_removal(scores, whole, by_attention)), _as_record(np.mean(random, axis=0))
 
 
 def _as_record(changes: NDArray[np.float64]) -> Removal:
@@ -71,7 +80,7 @@ def _as_record(changes: NDArray[np.float64]) -> Removal:
 
 
 def _removal(
-    scores: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    scores: Scores,
     whole: NDArray[np.float64],
     order: NDArray[np.int64],
 ) -> NDArray[np.float64]:

@@ -35,6 +35,13 @@ class GraphBatch:
         """The same on a device."""
         return GraphBatch(self.features.to(device), self.edges.to(device), self.sizes)
 
+    def part(self, kept: Tensor) -> GraphBatch:
+        """Some nodes, int64 (m,) ascending, of a batch of one graph, with the edges between them."""
+        number = torch.full((len(self.features),), -1, dtype=torch.int64, device=self.features.device)
+        number[kept] = torch.arange(len(kept), device=number.device)
+        edges = number[self.edges]
+        return GraphBatch(self.features[kept], edges[:, (edges >= 0).all(0)], [len(kept)])
+
     @classmethod
     def of(cls, features: Sequence[Tensor], pairs: Sequence[Tensor]) -> GraphBatch:
         """A batch of graphs with features (n, d) and pairs int64 (e, 2) of connected nodes, each edge once."""

@@ -12,21 +12,28 @@ import torch
 from scipy.spatial import KDTree
 
 from histomake.bags.index import bag_name
+from histomake.bags.pooling import PooledBags
 from histomake.bags.predict import LINEAR, bag_schema, explained_table, hazards_of, pooling_of
+from histomake.bags.probes import removals
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import DESCRIPTION, WEIGHTS
+from histomake.base.records.bag_probe import BagProbe, with_probe
 from histomake.base.records.model_card import GraphCard, ModelCard
 from histomake.base.records.record import Quarantined
+from histomake.base.rng import ORDER, counter_rng
 from histomake.base.tables import without_rows
 from histomake.config import Gnn
 from histomake.features.predict import require_unseen
+from histomake.graphs.batch import GraphBatch
 from histomake.graphs.index import GraphIndex, index_graphs
 from histomake.graphs.network import GraphNetwork
 from histomake.graphs.store import read_graph
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
 from histomake.learn.engine.runtime import Runtime
 from histomake.learn.inference.predict import Predictor, check_grid, require_consistent
+from histomake.learn.kinds import TRAINED
 from histomake.model.transfer import describing, load_weights_file
+from histomake.target.targets import is_known
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,9 +139,32 @@ def _predicted(predictor: Predictor, bags: GraphIndex, entry: SlideEntry) -> Gra
     others = {} if card.bag.penalty is None else {LINEAR: network.linear(mean)}
     others |= network.ablation_logits(bags, number, device, seed=card.seed)
     table = explained_table(predictor, own, pooled.logits, attention=summed[:, 0], parts=summed[:, 1:], others=others)
+    if is_known(bags.first.target)[number]:
+        table = with_probe(table, node_removal(network, bags.batch([number]).to(device), pooled, card=card))
     schema = node_schema(card.class_names)
     columns = [nodes.patch_id, *values.T]
     return GraphPrediction(table, pa.table(columns, names=schema.names).cast(schema))
+
+
+def node_removal(network: GraphNetwork, graph: GraphBatch, pooled: PooledBags, *, card: ModelCard) -> BagProbe:
+    """Predict a graph again without the nodes of highest attention and with these alone, and the same of random ones.
+
+    Edges to nodes that are taken away are taken away too. ``graph``: with unscaled features; ``pooled``: what the
+    network made of all nodes.
+    """
+    activate = TRAINED[card.kind].activate
+
+    def scores(index: NDArray[np.int64]) -> NDArray[np.float64]:
+        kept = torch.from_numpy(np.sort(index)).to(graph.features.device)
+        with torch.inference_mode():
+            return activate(network(graph.part(kept)))[0].double().cpu().numpy()
+
+    if len(graph.features) == 1:
+        return BagProbe(sizes={})
+    whole = activate(pooled.logits)[0].double().cpu().numpy()
+    rng = counter_rng(card.seed, stream=ORDER)
+    attention, random = removals(scores, whole, pooled.attention.cpu().numpy(), rng)
+    return BagProbe(sizes={}, attention=attention, random=random)
 
 
 def _by_patch(own: PatchIndex, nodes: PatchIndex, values: NDArray[np.floating]) -> NDArray[np.float64]:

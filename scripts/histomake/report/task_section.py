@@ -23,9 +23,10 @@ from histomake.pictures import canvas
 from histomake.report import page
 from histomake.report.examples import examples
 from histomake.report.graphs_section import ABLATION_TEXTS, feature_groups, network_text, what_edges_add
-from histomake.report.metric_texts import LEVELS, highest_level, levels_in_order, with_interval
+from histomake.report.metric_texts import LEVELS, highest_level, levels_in_order
 from histomake.report.metrics_section import metrics_table, shown_metrics
 from histomake.report.page import Html
+from histomake.report.removal_section import removal_curves, removal_table
 from histomake.report.slide_rates_section import slide_rates_section
 from histomake.report.statistics_section import statistics_sections
 from histomake.target.kinds import LEARNED
@@ -86,8 +87,9 @@ def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> li
     if metrics.bag_sizes:
         parts.append(page.section("Bag size", bag_sizes_table(metrics), level=3, anchor=f"{name}-bag-size"))
     if metrics.removal:
-        shown = removal_table(metrics), removal_curves(metrics)
-        parts.append(page.section("Removal of patches", *shown, level=3, anchor=f"{name}-removal"))
+        removed = "nodes" if task.graph else "patches"
+        shown = removal_table(metrics, removed), removal_curves(metrics, removed)
+        parts.append(page.section(f"Removal of {removed}", *shown, level=3, anchor=f"{name}-removal"))
     if metrics.attention:
         parts.append(page.section("Attention", agreement_table(metrics), level=3, anchor=f"{name}-attention"))
     parts += statistics_sections(name, metrics)
@@ -158,43 +160,6 @@ def bag_sizes_table(metrics: MetricsRecord) -> Html:
     columns["all patches"] = metrics.levels[level]
     text = f"{LEVELS[level]}, predicted from random patches: mean scores of several bags. Smaller bags are used whole."
     return page.join([page.tag("p", text), _beside(columns)])
-
-
-def removal_table(metrics: MetricsRecord) -> Html:
-    """How far scores change without the patches of highest attention, and with these alone, beside random ones."""
-    found = {name: with_interval(value) or "" for name, value in metrics.removal.items()}
-    rows = [
-        ["without the patches", *(found[f"{order}deletion"] for order in ("", "random_")), found["deletion_better"]],
-        ["with these alone", *(found[f"{order}insertion"] for order in ("", "random_")), found["insertion_better"]],
-    ]
-    text = (
-        "Mean change of the scores without 1 to 50 % of the patches, which should be large for those of highest "
-        "attention, and with these alone, which should be small. Better: share of the bags in which attention wins."
-    )
-    header = ["change of scores", "highest attention", "random", "better"]
-    return page.join([page.tag("p", text), page.table(header, rows)])
-
-
-def removal_curves(metrics: MetricsRecord) -> Html:
-    """Changes of scores by share of the patches that are taken away, and kept alone; nothing of older metrics."""
-    curves = metrics.removal_by_share
-    if not curves:
-        return Html("")
-    figure = page.blank(7.4, 2.7)
-    shares = sorted(curves, key=float)
-    panels = {"deletion": "without the patches", "insertion": "with the patches alone"}
-    for axis, (measure, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for key, label, colour in ((measure, "highest attention", COLOURS[0]), (f"random_{measure}", "random", "0.45")):
-            found = [curves[share][key] for share in shares]
-            x, middle = list(map(float, shares)), np.array([one.value for one in found], float)
-            ends = [np.array([getattr(one, end) for one in found], float) for end in ("low", "high")]
-            axis.plot(x, middle, "o-", color=colour, ms=3, lw=1.5, label=label)
-            axis.fill_between(x, *ends, color=colour, alpha=0.15, lw=0)
-        axis.set(xlabel="share of the patches", ylabel="change of scores", title=title, xscale="log", ylim=(0, None))
-        axis.set_xticks(x, [f"{share:.0%}" for share in x])
-        axis.minorticks_off()
-        axis.legend(frameon=False, fontsize=8)
-    return page.plot(figure, "Mean change of the scores over the test bags, with intervals by patient")
 
 
 def _beside(columns: Mapping[str, LevelMetrics]) -> Html:
