@@ -100,6 +100,7 @@ rule catalog:
         metrics=[LAYOUT.metrics(name) for name in sorted(PLAN.measured)],
         cells=lambda wildcards: [path for name in sorted(CONFIG.cells) for path in OUTPUTS.cell_tables(name)],
         graphs=lambda wildcards: [path for name in sorted(CONFIG.graphs) for path in OUTPUTS.graph_tables(name)],
+        transfers=lambda wildcards: OUTPUTS.transfer_measures(),
     output:
         catalog=LAYOUT.catalog,
     log:

@@ -91,6 +91,7 @@ rule front_page:
         feature_maps=[files.mosaic for files in OUTPUTS.maps()],
         panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.attributed_models()],
         cascades=lambda wildcards: OUTPUTS.of_cascades(),
+        transfers=lambda wildcards: OUTPUTS.transfer_measures(),
     output:
         page=identifying(
             LAYOUT.front_page,

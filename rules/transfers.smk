@@ -107,3 +107,66 @@ rule transfer_slide:
         code=code("transfer_slide.py"),
     script:
         "../scripts/transfer_slide.py"
+
+
+# Measured are the virtual slides of held-out patients, which are made for this whatever `apply.roles` says.
+rule measure_transfer:
+    input:
+        cohort=TRANSFER.cohort,
+        weights=TRANSFER.weights,
+        description=TRANSFER.description,
+        virtual=lambda wildcards: [
+            LAYOUT.transfer(wildcards.transfer).manifest(s)
+            for s in OUTPUTS.transfers.measured(wildcards.transfer, wildcards.direction)
+        ],
+        stores=lambda wildcards: [
+            LAYOUT.transfer(wildcards.transfer).store(s)
+            for s in OUTPUTS.transfers.measured(wildcards.transfer, wildcards.direction)
+        ],
+        tissue=lambda wildcards: [
+            LAYOUT.tissue(s) for s in OUTPUTS.transfers.measured(wildcards.transfer, wildcards.direction)
+        ],
+        masks=lambda wildcards: [
+            LAYOUT.tissue_mask(s) for s in OUTPUTS.transfers.measured(wildcards.transfer, wildcards.direction)
+        ],
+        manifests=lambda wildcards: [
+            LAYOUT.manifest(s) for s in OUTPUTS.transfers.compared(wildcards.transfer, wildcards.direction)
+        ],
+        tables=lambda wildcards: [
+            LAYOUT.table(CONFIG.stain_transfers[wildcards.transfer].grid, s)
+            for s in OUTPUTS.transfers.compared(wildcards.transfer, wildcards.direction)
+        ],
+        encoder=ancient(lambda wildcards: OUTPUTS.transfers.encoder_files(wildcards.transfer)),
+    output:
+        measures=TRANSFER.measures("{direction}"),
+        invented=identifying(
+            TRANSFER.invented("{direction}"),
+            caption="report/measure_transfer.rst",
+            category="Stain transfer",
+            subcategory="{transfer}",
+            labels={"slide": "held-out slides", "view": "nuclei that they do not have, {direction}"},
+        ),
+    log:
+        LAYOUT.log("measure_transfer", "{transfer}", "{direction}"),
+    benchmark:
+        LAYOUT.benchmark("measure_transfer", "{transfer}", "{direction}")
+    wildcard_constraints:
+        direction="forward|backward",
+    conda:
+        "../envs/learning.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=memory(8000),
+        runtime=minutes(240),
+    params:
+        cfg=lambda wildcards: CONFIG.stain_transfers[wildcards.transfer].measure.dump(),
+        encoder=lambda wildcards: OUTPUTS.transfers.encoder_settings(wildcards.transfer),
+        encoder_files=lambda wildcards: [
+            FINGERPRINTS.of(str(p)) for p in OUTPUTS.transfers.encoder_files(wildcards.transfer)
+        ],
+        slides=lambda wildcards: OUTPUTS.transfers.held_out(wildcards.transfer, wildcards.direction),
+        seed=CONFIG.seed,
+        code=code("measure_transfer.py"),
+    script:
+        "../scripts/measure_transfer.py"

@@ -13,7 +13,7 @@ def main(snakemake):
     layout, slides = Layout(Path(snakemake.config["results"])), [slide for slide, *_ in params.sheet]
     cache, previous = open_cache(layout, "catalog"), layout.file_cache("catalog").with_suffix(".duckdb")
     discard_unrecorded(layout, previous)
-    with job(snakemake, cache, compare=[*given.splits, *given.damage, *given.metrics]) as done:
+    with job(snakemake, cache, compare=[*given.splits, *given.damage, *given.metrics, *given.transfers]) as done:
         build_catalog(
             snakemake.output.catalog,
             manifests=map(layout.manifest, slides),
@@ -27,6 +27,7 @@ def main(snakemake):
             metrics={task: layout.metrics(task) for task in params.measured},
             cells=params.cells,
             graphs=params.graphs,
+            transfers=given.transfers,
             sheet=params.sheet,
             cache=cache,
             previous=previous,

@@ -51,6 +51,7 @@ from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
 from histomake.base.records.transfer_card import TransferCard
+from histomake.base.records.transfer_measures import TransferMeasures
 from histomake.base.records.warning import SlideWarning
 from hypothesis import HealthCheck, given, settings
 from record_strategies import records as made
@@ -121,6 +122,7 @@ KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord
 NEW = {
     *(CellTableRecord, GraphRecord, ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning),
     TransferCard,
+    TransferMeasures,
 }
 """Records that histomake 0.1 did not have."""
 

@@ -106,7 +106,8 @@ def test_the_stain_transfer_example_makes_marked_virtual_slides(workshop: Worksh
     example = yaml.safe_load((ROOT / "config/examples/stain_transfer.yaml").read_text())
     (name,) = example["stain_transfers"]
     example["stain_transfers"][name]["train"] |= {"steps": 4, "record_every": 2}
-    workshop.write_config(stain_transfers=example["stain_transfers"], grids=example["grids"])
+    sections = {key: example[key] for key in ("stain_transfers", "grids", "encoders")}
+    workshop.write_config(**sections)
     workshop.snakemake("--resources", "gpu=1", "--", "all_transfers")
     folder = workshop.results / "transfers" / name
     manifests = [json.loads(path.read_text()) for path in folder.glob("*.json") if not path.match("*.meta.json")]
@@ -115,3 +116,7 @@ def test_the_stain_transfer_example_makes_marked_virtual_slides(workshop: Worksh
     for manifest in made:
         assert (folder / f"{manifest['slide_id']}.jpg").is_file()
         assert "in silico" in manifest["warnings"][0]
+    for direction in ("forward", "backward"):
+        measures = json.loads((folder / f"measures/{direction}.json").read_text())
+        assert set(measures["realism"]) == {"untouched", "reinhard", "macenko", "transfer", "real"}
+        assert (folder / f"measures/{direction}.jpg").is_file()

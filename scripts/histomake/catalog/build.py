@@ -20,6 +20,7 @@ from histomake.base.records.record import Quarantined, StageRecord
 from histomake.base.records.tissue import TissueRecord
 from histomake.catalog.incremental import FOLD, SLIDE, IncrementalBuild, literals
 from histomake.catalog.metrics import metric_tables
+from histomake.catalog.transfers import transfer_tables
 from histomake.cohort.quarantine import collect
 from histomake.patch.table import REASONS
 
@@ -79,6 +80,7 @@ def build_catalog(
     metrics: Mapping[str, Path | str] | None = None,
     cells: Mapping[str, Sequence[Path | str]] | None = None,
     graphs: Mapping[str, Sequence[Path | str]] | None = None,
+    transfers: Sequence[Path | str] = (),
     sheet: Iterable[SheetRow] = (),
     cache: FileCache | None = None,
     previous: Path | None = None,
@@ -102,6 +104,7 @@ def build_catalog(
         metrics: Metrics record by task, of tasks with test slides.
         cells: Cell tables ``{slide}.parquet`` by name.
         graphs: Statistics of graphs ``{slide}.parquet`` by name.
+        transfers: Measures of stain transfers.
         sheet: slide_id, patient_id, site, and labels and subgroups by column of every slide.
         cache: Cache of the records read by the previous build.
         previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
@@ -129,7 +132,7 @@ def build_catalog(
             _add(base, "annotations", _annotations(records.annotations.values()))
             _add(base, "quarantine", _quarantine(records, damage or {}))
             _add_splits(base, splits)
-            for name, rows in metric_tables(metrics or {}).items():
+            for name, rows in (metric_tables(metrics or {}) | transfer_tables(transfers)).items():
                 _add_rows(base, name, rows)
             for grid, files in tables.items():
                 _add_patches(build, grid, files)

@@ -261,7 +261,7 @@ class Config(Section):
         problems += graph_problems(
             self.graphs, grids=self.grids, encoders=self.encoders, cells=self.cells, tasks=self.tasks
         )
-        problems += transfer_problems(self.stain_transfers, grids=self.grids)
+        problems += transfer_problems(self.stain_transfers, grids=self.grids, encoders=self.encoders)
         for name, cascade in self.patch_cascades.items():
             problems += [
                 f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches by pixels and "

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from histomake.config.encoders import Encoder
 from histomake.config.section import Name, Section, Share
 from histomake.config.slides import Grid
 from histomake.config.training import RUNNING
@@ -16,6 +17,9 @@ EDGE_STEP = 4
 
 LEAST_EDGE = 64
 """Edge in pixels of the smallest patches that a generator learns from."""
+
+UNMEASURING = ("task", "h5")
+"""Sources of encoders that cannot measure realism: models of folds, and features of scanned slides."""
 
 TransferredRole = Literal["train", "test", "predict"]
 
@@ -98,6 +102,22 @@ class TransferApply(Section):
         return {"forward": (0,), "backward": (1,), "both": (0, 1)}[self.direction]
 
 
+class TransferMeasure(Section):
+    """The measures on held-out patients."""
+
+    encoder: Name | None = Field(
+        None,
+        description="Encoder by whose features realism (KID, FID) is measured: a network under encoders with the grid "
+        "of the transfer. null: realism is not measured.",
+    )
+    patches: int = Field(
+        500,
+        ge=16,
+        description="Most patches of each side whose realism is measured, and most patches of each slide whose "
+        "structures are compared, spread over the slide.",
+    )
+
+
 class StainTransfer(Section):
     """A stain transfer by CycleGAN (Zhu et al. 2017), learned from slides that are not paired."""
 
@@ -118,6 +138,7 @@ class StainTransfer(Section):
     )
     train: TransferTrain = Field(default_factory=TransferTrain, description="Training.")
     apply: TransferApply = Field(default_factory=TransferApply, description="Which slides are made in the other stain.")
+    measure: TransferMeasure = Field(default_factory=TransferMeasure, description="Measures on held-out patients.")
 
     @model_validator(mode="after")
     def _two_sides(self) -> StainTransfer:
@@ -138,8 +159,10 @@ class StainTransfer(Section):
         return kept | {"train": self.train.fitting()}
 
 
-def transfer_problems(transfers: Mapping[str, StainTransfer], *, grids: Mapping[str, Grid]) -> Iterator[str]:
-    """Names that do not exist, and grids that a generator cannot learn from."""
+def transfer_problems(
+    transfers: Mapping[str, StainTransfer], *, grids: Mapping[str, Grid], encoders: Mapping[str, Encoder]
+) -> Iterator[str]:
+    """Names that do not exist, grids that a generator cannot learn from, and encoders that cannot measure."""
     for name, transfer in transfers.items():
         if transfer.grid not in grids:
             yield f"stain_transfers.{name}.grid: {transfer.grid!r} is not under grids ({', '.join(grids)})"
@@ -150,3 +173,12 @@ def transfer_problems(transfers: Mapping[str, StainTransfer], *, grids: Mapping[
                 f"stain_transfers.{name}.grid: patches of {size} px; take a multiple of {EDGE_STEP} px that is "
                 f"at least {LEAST_EDGE}"
             )
+        if (encoder := transfer.measure.encoder) is None:
+            continue
+        place = f"stain_transfers.{name}.measure.encoder"
+        if encoder not in encoders:
+            yield f"{place}: {encoder!r} is not under encoders ({', '.join(encoders) or 'none'})"
+        elif encoders[encoder].source in UNMEASURING:
+            yield f"{place}: {encoders[encoder].name} cannot encode virtual slides; take a network from elsewhere"
+        elif encoders[encoder].grid != transfer.grid:
+            yield f"{place}: {encoder} has grid {encoders[encoder].grid}; take an encoder of grid {transfer.grid}"

@@ -54,6 +54,11 @@ def direction_of(side: int) -> str:
     return (FORWARD, BACKWARD)[side]
 
 
+def side_of(direction: str) -> int:
+    """The inverse of `direction_of`."""
+    return (FORWARD, BACKWARD).index(direction)
+
+
 class SlideTranslator:
     """Translates boxes of one slide by one generator, as parts of one image."""
 
@@ -69,7 +74,6 @@ class SlideTranslator:
         for norm in self.generator.norms():
             norm.joint = False
 
-    @torch.inference_mode()
     def translate(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Pixels uint8 (height, width, 3) of a box whose corner is a multiple of STEP."""
         if x % STEP or y % STEP:
@@ -77,6 +81,10 @@ class SlideTranslator:
         margin = self.generator.margin
         padded = [-(-length // STEP) * STEP + 2 * margin for length in (width, height)]
         pixels = self.read(x - margin, y - margin, *padded)
+        return self.apply(pixels[None])[0, margin : margin + height, margin : margin + width]
+
+    @torch.inference_mode()
+    def apply(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Translate images uint8 (n, h, w, 3) that end at their edges; h and w are multiples of STEP."""
         with self.runtime.autocast():
-            translated = self.generator(to_signed(torch.from_numpy(pixels[None]), self.runtime.device))
-        return from_signed(translated)[0, margin : margin + height, margin : margin + width]
+            return from_signed(self.generator(to_signed(torch.from_numpy(images), self.runtime.device)))

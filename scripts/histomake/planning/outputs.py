@@ -264,6 +264,10 @@ class Outputs:
         """Which slides belong to which stain transfers, and their files."""
         return TransferPlan(self.plan)
 
+    def transfer_measures(self) -> list[Path]:
+        """Measures of all stain transfers."""
+        return [path for name in self.plan.config.stain_transfers for path in self.transfers.measures(name)]
+
     def of_transfers(self) -> list[Path]:
         """The generators and virtual slides of all stain transfers.
 

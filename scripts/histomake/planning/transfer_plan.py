@@ -12,6 +12,9 @@ from histomake.cohort.sides import SideMember, assign_sides
 from histomake.planning.network_memory import LOADERS
 from histomake.planning.plan import Plan
 
+DIRECTIONS = ("forward", "backward")
+"""By the side whose stain is changed."""
+
 
 class TransferPlan:
     """The transfers under ``stain_transfers`` in the configuration. Raises ConfigError for sides that do not fit."""
@@ -51,11 +54,41 @@ class TransferPlan:
         apply = self.transfers[name].apply
         return [m.slide_id for m in self.members[name] if m.role in apply.roles and m.side in apply.sides]
 
+    def held_out(self, name: str, direction: str) -> tuple[list[list[str]], list[list[str]]]:
+        """Id and patient of the held-out slides whose stain a direction changes, and of those with the wanted stain."""
+        side = DIRECTIONS.index(direction)
+        tested = [m for m in self.members[name] if m.role == "test"]
+        own, others = ([[m.slide_id, m.patient_id] for m in tested if m.side == s] for s in (side, 1 - side))
+        return own, others
+
+    def measured(self, name: str, direction: str) -> list[str]:
+        """Ids of the held-out slides whose stain a direction changes."""
+        return [slide for slide, _ in self.held_out(name, direction)[0]]
+
+    def compared(self, name: str, direction: str) -> list[str]:
+        """Ids of all held-out slides, those whose stain a direction changes first."""
+        return [slide for slides in self.held_out(name, direction) for slide, _ in slides]
+
+    def measures(self, name: str) -> list[Path]:
+        """Measures of the directions in which a transfer is applied."""
+        files = self.plan.layout.transfer(name)
+        return [files.measures(DIRECTIONS[side]) for side in self.transfers[name].apply.sides]
+
+    def encoder_files(self, name: str) -> list[Path]:
+        """Files of the encoder by which the transfer is measured."""
+        encoder = self.transfers[name].measure.encoder
+        return [] if encoder is None else self.plan.files_of_encoder(encoder)
+
+    def encoder_settings(self, name: str) -> dict[str, Any] | None:
+        """Settings of the encoder by which the transfer is measured, that shape its features: a param."""
+        encoder = self.transfers[name].measure.encoder
+        return None if encoder is None else {encoder: self.plan.config.encoders[encoder].shaping()}
+
     def outputs(self, unchanged: Collection[str]) -> list[Path]:
-        """Weights of all transfers, and all virtual slides but those of ``unchanged`` slides."""
+        """Weights and measures of all transfers, and all virtual slides but those of ``unchanged`` slides."""
         found = list[Path]()
         for name in self.transfers:
             files = self.plan.layout.transfer(name)
             slides = [slide for slide in self.applied(name) if slide not in unchanged]
-            found += [files.weights, *map(files.manifest, slides), *map(files.store, slides)]
+            found += [files.weights, *self.measures(name), *map(files.manifest, slides), *map(files.store, slides)]
         return found

@@ -28,6 +28,7 @@ from histomake.report.graphs_section import graphs_section
 from histomake.report.metrics_section import headline
 from histomake.report.page import Html
 from histomake.report.task_section import map_of_patches, task_section
+from histomake.report.transfers_section import transfers_section
 from histomake.tissue.artefacts import NAMES
 
 GPU_RULES = frozenset(
@@ -42,6 +43,7 @@ GPU_RULES = frozenset(
         "patch_cascade",
         "train_transfer",
         "transfer_slide",
+        "measure_transfer",
     }
     | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
 )
@@ -80,6 +82,7 @@ def front_page(
         cascades_section(config, layout),
         cells_section(config, layout, catalog),
         graphs_section(config, layout, catalog),
+        transfers_section(config, layout),
         _compute(layout, cache or FileCache()),
         _provenance(config, rows),
     ]

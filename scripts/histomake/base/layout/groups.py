@@ -229,3 +229,11 @@ class TransferFiles:
     def view(self, slide: str) -> Path:
         """Picture of a virtual slide beside the scanned one."""
         return self.folder / f"{slide}.jpg"
+
+    def measures(self, direction: str) -> Path:
+        """Measures of one direction on held-out slides."""
+        return self.folder / "measures" / f"{direction}.json"
+
+    def invented(self, direction: str) -> Path:
+        """Map of the nuclei that the held-out slides do not have."""
+        return self.folder / "measures" / f"{direction}.jpg"

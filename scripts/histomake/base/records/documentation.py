@@ -40,6 +40,7 @@ from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.stains import StainRecord
 from histomake.base.records.tissue import TissueRecord
 from histomake.base.records.transfer_card import TransferCard
+from histomake.base.records.transfer_measures import TransferMeasures
 from histomake.base.records.warning import SlideWarning
 
 PLACES: dict[type[Versioned], str] = {
@@ -66,6 +67,7 @@ PLACES: dict[type[Versioned], str] = {
     CellTableRecord: "in the Parquet metadata of `cells/{name}/{slide}.parquet`, key `histomake`",
     GraphRecord: "in the Arrow metadata of `graphs/{name}/{slide}.arrow`, key `histomake`",
     TransferCard: "`transfers/{name}/model/model.json`",
+    TransferMeasures: "`transfers/{name}/measures/{direction}.json`",
     PatchCascadeRecord: "`cascades/{cascade}/fold{k}/{slide}.json`",
     Sidecar: "`{output}.meta.json`",
     RunRecord: "`audit/runs/{time}/run.json`",
