@@ -1,4 +1,5 @@
 # Slides and patients as graphs: models that learn from their nodes and edges, and their predictions.
+from histomake.planning.network_memory import cohort_patches, graph_prediction_mb, graph_training_mb
 
 
 # The digests of the graphs are in the cohort file, as those of all other files of the slides.
@@ -20,7 +21,9 @@ rule train_graphs:
         "../envs/learning.yaml"
     threads: 2
     resources:
-        mem_mb=memory(8000),
+        mem_mb=memory(
+            500, more=lambda wildcards, input: graph_training_mb(task(wildcards), cohort_patches(input.cohort))
+        ),
         runtime=12 * 60,
     params:
         cfg=lambda wildcards: task(wildcards).fitting(),
@@ -60,7 +63,7 @@ rule predict_graph:
         "../envs/learning.yaml"
     threads: 1
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(2500, per_gb=20_000),
         runtime=minutes(15),
     params:
         grid=lambda wildcards: task(wildcards).grid,
@@ -96,7 +99,7 @@ rule permute_features:
         "../envs/learning.yaml"
     threads: 1
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(2500, more=lambda wildcards, input: graph_prediction_mb(input.graphs)),
         runtime=4 * 60,
     params:
         grid=lambda wildcards: task(wildcards).grid,

@@ -2,6 +2,7 @@
 
 from histomake.audit.sidecar import job
 from histomake.base.files import HASH_THREADS, in_threads, sha256_file
+from histomake.base.graph_files import graph_size
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined, write_list
@@ -32,8 +33,11 @@ def main(snakemake):
                 labels=labels,
                 digests=of_slide,
                 patches=kept_patches(table),
+                graph=next(map(graph_size, more), None),
             )
-            for (role, (slide, patient, labels)), of_slide, table in zip(slides, digests, given.tables, strict=True)
+            for (role, (slide, patient, labels)), of_slide, table, more in zip(
+                slides, digests, given.tables, vectors, strict=True
+            )
         ]
         write_list(snakemake.output.cohort, cohort)
 

@@ -215,6 +215,19 @@ def test_too_many_nodes_are_sampled_by_the_seed_that_the_record_states(tmp_path)
     assert found.table.equals(again.table)
 
 
+def test_sampled_nodes_keep_their_features_and_are_connected_with_each_other(tmp_path):
+    files = cell_table(tmp_path, 60)
+    every, _ = built(tmp_path, files, features=["shape", "class"])
+    every_ids, every_features = every.table["node_id"].to_pylist(), every.features()
+    found, _ = built(tmp_path, files, max_nodes=20, edges="delaunay", features=["shape", "class"])
+    rows = [every_ids.index(node) for node in found.table["node_id"].to_pylist()]
+    assert (found.features() == every_features[rows]).all()
+    pairs, length = found.edges()
+    places = found.places().astype(float) * found.record.mpp
+    assert {tuple(pair) for pair in pairs} == {tuple(pair) for pair in once(triangulated(places))}
+    assert length == pytest.approx(np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], axis=1), rel=1e-5)
+
+
 def test_too_many_nodes_are_refused_by_choice(tmp_path):
     lost = []
     found, statistics = built(tmp_path, cell_table(tmp_path, 60), max_nodes=20, too_many="refuse", lost=lost)

@@ -93,6 +93,61 @@ def test_memory_of_a_training_on_bags_grows_with_bags_and_widths(larger, cohort)
     assert needed.bag_training_mb(bag_task(**larger), cohort) > needed.bag_training_mb(bag_task(), cohort)
 
 
+def graph_task(**values):
+    told = {"kind": "regression", "level": "slide", "grid": GRID_NAME, "graph": "cells"}
+    return changed_task(told | {"target": {"source": "sheet", "column": "y"}}, values)
+
+
+def of_graphs(*sizes, values=8):
+    """A cohort of slides with so many nodes and edges, the first two of one patient."""
+    return [
+        needed.CohortPatches(str(i), "one" if i < 2 else str(i), 10, needed.CohortGraph(nodes, edges, values))
+        for i, (nodes, edges) in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        {"train": {"batch": 3}},
+        {"gnn": {"hidden": 256}},
+        {"gnn": {"layers": 6}},
+        {"gnn": {"name": "gat"}},
+        {"level": "patient"},
+        {"fuse": "mil"},
+    ],
+)
+def test_memory_of_a_training_on_graphs_grows_with_batch_and_layers(larger):
+    slides = of_graphs(*[(50_000, 150_000)] * 4)
+    usual = {"train": {"batch": 1}}
+    more, asked = (needed.graph_training_mb(graph_task(**usual | told), slides) for told in (larger, {}))
+    assert more > asked
+
+
+def test_memory_of_a_training_on_graphs_grows_with_nodes_edges_and_values():
+    def asked(*sizes, values=8):
+        return needed.graph_training_mb(graph_task(), of_graphs(*sizes, values=values))
+
+    assert asked() == needed.GRAPH_MB
+    assert asked((1000, 0)) < asked((2000, 0)) < asked((2000, 6000)) < asked((2000, 6000), values=1024)
+
+
+def test_a_training_on_small_graphs_asks_for_little_and_one_on_large_ones_for_enough():
+    """50,000 nodes with 350,000 directed edges took 816 MB with 512 features, besides the libraries."""
+    small = needed.graph_training_mb(graph_task(), of_graphs(*[(300, 900)] * 20))
+    large = needed.graph_training_mb(graph_task(train={"batch": 1}), of_graphs((50_000, 176_670), values=512))
+    assert small < 2000
+    assert 816 < large - needed.GRAPH_MB < 3 * 816
+
+
+def test_memory_of_predictions_of_graphs_is_that_of_the_largest_file(tmp_path):
+    for name, size in (("a", 1000), ("b", 3_000_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert needed.graph_prediction_mb([tmp_path / "a", tmp_path / "b"]) == 3 * needed.GRAPH_FILE_COPIES
+    with pytest.raises(FileNotFoundError):
+        needed.graph_prediction_mb([tmp_path / "not yet"])
+
+
 def test_memory_of_a_head_grows_with_its_patches_up_to_what_it_may_draw(cohort):
     task = Task(grid=GRID_NAME, features="a", target={"classes": CLASSES})
     few, more, many = (needed.head_training_mb(task, slides) for slides in (cohort[:1], cohort, cohort * 9))

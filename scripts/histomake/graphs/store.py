@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from histomake.base.graph_files import LINKS
 from histomake.base.records.graph import GraphRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.vector_files import first_columns, map_table, vectors_in, whole, write_vectors
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PLACES = (("node_id", pa.uint32()), ("x", pa.float32()), ("y", pa.float32()))
-LINKS = ("neighbours", "lengths_um")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from histomake.base.records.record import Count, Record
+from histomake.base.records.record import Count, Part, Record
+
+
+class GraphSize(Part, frozen=True, kw_only=True):
+    """How large the graph of a slide is."""
+
+    nodes: Count
+    """Number of nodes."""
+    edges: Count
+    """Number of edges, each counted once."""
+    values: Count
+    """Numbers per node in all groups of features."""
 
 
 class CohortSlide(Record, frozen=True, kw_only=True):
@@ -22,6 +33,8 @@ class CohortSlide(Record, frozen=True, kw_only=True):
     """Labels of the slide in the slide sheet, by column."""
     patches: Count = 0
     """Number of usable patches of the slide, by which jobs that learn from them request memory."""
+    graph: GraphSize | None = None
+    """Size of the graph of the slide, by which jobs that learn from it request memory; null of other tasks."""
     digests: list[str]
     """sha256 of the slide's manifest, patch table and annotation record, and of its features if the task learns from \
 them: what the model is trained on."""
