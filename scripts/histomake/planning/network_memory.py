@@ -106,7 +106,7 @@ that is kept for the gradients. Measured on a CPU with 50,000 nodes, 350,000 dir
 networks: 15 to 72 % of what they amount to."""
 
 GRAPH_FILE_COPIES = 20
-"""Memory of a prediction of a graph in units of its file: vectors of float16, gathered in float32 for 7 edges a node."""
+"""Memory of a prediction of a graph in units of its file: float16 in the file, float32 for each of 7 edges a node."""
 
 EDGE_BYTES = 100
 """An edge of a graph in the indexes of a training: once as built, once exchanged, and while these are made."""
