@@ -42,6 +42,7 @@ if workflow.is_main_process:
     for note in notes(PLAN):
         print(f"plan: {note}", file=sys.stderr)
     internals.compare_params_with_sidecars(SIDECAR)
+    internals.decode_records_faster()
     if not CONFIG.export.identifiers:
         internals.leave_names_out_of_reports(workflow)
 UNCHANGED = find_unchanged()

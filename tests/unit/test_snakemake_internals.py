@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -279,3 +281,36 @@ def test_the_scheduler_does_not_wake_up_more_often_with_every_job_that_ended(tmp
     assert len(list(tmp_path.glob("*/*.txt"))) == 22
     # At most twice per job, and once a second while the second slow job waits for the first.
     assert done.stdout.count("woke up") < 2 * 22 + time.monotonic() - start
+
+
+RECORDS = """
+import json
+import sys
+sys.path.insert(0, sys.argv[1])
+from snakemake.persistence.file import FilePersistence
+from histomake.planning.snakemake_internals import decode_records_faster
+
+class Records(FilePersistence):
+    def __init__(self):
+        self._max_len = None
+
+def read():
+    return [Records()._io_read(sys.argv[2], key) for key in ("kept", "infinite", "damaged", "missing")]
+
+before = read()
+decode_records_faster()
+assert read() == before
+print(json.dumps(before))
+"""
+
+
+def test_records_decoded_faster_are_those_that_snakemake_decodes(tmp_path):
+    name = {key: b64encode(key.encode()).decode() for key in ("kept", "infinite", "damaged")}
+    (tmp_path / name["kept"]).write_text('{"rule": "train", "endtime": 1796226577.1983833, "params": ["\\u00e9"]}')
+    (tmp_path / name["infinite"]).write_text('{"rule": "train", "endtime": Infinity}')
+    (tmp_path / name["damaged"]).write_text('{"rule": "tr')
+    command = [sys.executable, "-c", RECORDS, str(SCRIPTS), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kept = {"rule": "train", "endtime": 1796226577.1983833, "params": ["\u00e9"]}
+    assert json.loads(done.stdout) == [kept, {"rule": "train", "endtime": float("inf")}, {}, {}]
+    assert done.stderr.count("Ignore corrupted") == 2
