@@ -30,6 +30,7 @@ from histomake.viewer.server import IDLE_SECONDS, OPENSEADRAGON, byte_range, saf
 from PIL import Image
 
 from tests import sample_records
+from tests.arranged_graphs import write_arranged
 from tests.browser import Browser
 from tests.marked_slide import (
     MARKED,
@@ -378,6 +379,24 @@ def test_cells_are_masks_in_the_colours_of_their_classes(fetch, results):
     assert pixels[0, 1, :3].tolist() == list(canvas.PALETTE[order.index("tumor")])
     assert pixels[1, 0, :3].tolist() == list(canvas.PALETTE[order.index("immune")])
     shutil.rmtree(results.results / "cells")
+
+
+def test_graphs_are_layers_with_a_title(fetch, results):
+    told = {"nodes": 50, "extent": 500.0, "clustered": True, "sha256": "ab" * 32}
+    results.graph("cells", SLIDE).parent.mkdir(parents=True)
+    write_arranged(results.graph("cells", SLIDE), SLIDE, np.random.default_rng(1), **told)
+    described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
+    (layer,) = [mask for mask in described["masks"] if mask["title"]]
+    assert (layer["task"], layer["title"]) == ("cells.graph", "graph: cells")
+    assert layer["classes"] == ["edge", "round", "long", "node"]
+    status, _, body = fetch(f"/label/{SLIDE}/cells.graph/0/{layer['levels'] - 1}/0/0")
+    pixels = np.asarray(Image.open(io.BytesIO(body)).convert("RGBA")).reshape(-1, 4)
+    colours = {tuple(pixel[:3].tolist()) for pixel in pixels if pixel[3]}
+    order = described["class_order"]
+    assert status == 200
+    assert colours == {canvas.PALETTE[order.index(name)] for name in ("edge", "round", "long")}
+    assert fetch(f"/label/{SLIDE}/other.graph/0/0/0/0")[0] == 404
+    shutil.rmtree(results.results / "graphs")
 
 
 @pytest.fixture(scope="module")

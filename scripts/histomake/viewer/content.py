@@ -28,7 +28,7 @@ from histomake.slide.reader import open_slide
 from histomake.slide.store import StoreLevel
 from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER
-from histomake.viewer import masks, neighbours, outlines
+from histomake.viewer import graph_layers, masks, neighbours, outlines
 
 OK, QUARANTINED = "ok", "quarantined"
 """Values of ``status``, as in manifests."""
@@ -202,8 +202,8 @@ def describe(layout: Layout, slide: str) -> ShownSlide | LostSlide:
         predictions=predictions(layout, slide),
         encoders=neighbours.encoders(layout, slide),
         outlines=outlines.describe(layout, slide, manifest),
-        masks=masks.describe(layout, slide),
-        class_order=masks.class_order(layout, slide),
+        masks=[*masks.describe(layout, slide), *graph_layers.describe(layout, slide)],
+        class_order=graph_layers.class_order(layout, slide),
     )
     tissue = TissueRecord.read(layout.tissue(slide)) if layout.tissue(slide).is_file() else None
     if isinstance(tissue, TissueRecord):

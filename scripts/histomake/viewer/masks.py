@@ -167,12 +167,13 @@ class MaskTiles(TypedDict):
     """What the page needs to request the tiles of a mask.
 
     width, height: pixels of the finest level; tile: edge of a tile; pixel: level-0 pixels of a pixel of that level;
-    title: null for the mask of the annotation or of a task.
+    title: null for the mask of the annotation or of a task; classes: what its pixels can be.
     """
 
     task: str
     fold: int
     title: str | None
+    classes: list[str]
     width: int
     height: int
     tile: int
@@ -198,6 +199,7 @@ def describe(layout: Layout, slide: str) -> list[MaskTiles]:
                 task=task,
                 fold=fold,
                 title=titles.get(task),
+                classes=mask.classes,
                 width=width,
                 height=height,
                 tile=TILE,

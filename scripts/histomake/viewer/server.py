@@ -26,7 +26,7 @@ from zarr.errors import BaseZarrError
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.slide.reader import SlideReader, open_slide
-from histomake.viewer import content, guard, masks, outlines
+from histomake.viewer import content, graph_layers, guard, masks, outlines
 from histomake.viewer.guard import Guard, RefusedError
 from histomake.viewer.neighbours import Neighbours
 
@@ -248,22 +248,25 @@ class Handler(BaseHTTPRequestHandler):
                 start += len(block)
 
     def _send_label(self, slide: str, task: str, fold: int, level: int, row: int, column: int) -> None:
-        """One tile of an annotated or predicted mask, coloured."""
+        """One tile of an annotated or predicted mask or of a graph, coloured."""
         layout = self.server.layout
         content.require(layout, slide)
-        if (task, fold) not in [(mask["task"], mask["fold"]) for mask in masks.describe(layout, slide)]:
+        of_graph = graph_layers.named(task)
+        known = graph_layers.describe(layout, slide) if of_graph else masks.describe(layout, slide)
+        if (task, fold) not in [(mask["task"], mask["fold"]) for mask in known]:
             raise KeyError(f"{slide} has no mask of {task} fold {fold}")
-        mask = masks.open_mask(layout, slide, task, fold)
-        labels = mask.tile(level, row, column)
-        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, mask.classes, masks.class_order(layout, slide)))
+        mask = (graph_layers.open_layer if of_graph else masks.open_mask)(layout, slide, task, fold)
+        self._send_classes(mask.tile(level, row, column), mask.classes, slide)
+
+    def _send_classes(self, labels: np.ndarray, classes: list[str], slide: str) -> None:
+        order = graph_layers.class_order(self.server.layout, slide)
+        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, classes, order))
 
     def _send_outline(self, slide: str, level: int, row: int, column: int) -> None:
         """One tile of the annotated outlines."""
-        layout = self.server.layout
-        content.require(layout, slide)
+        content.require(self.server.layout, slide)
         found = self.server.outlines(slide)
-        labels = found.tile(level, row, column)
-        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, found.classes, masks.class_order(layout, slide)))
+        self._send_classes(found.tile(level, row, column), found.classes, slide)
 
     def _send_tile(self, slide: str, level: int, row: int, column: int) -> None:
         """One decoded tile as JPEG, for codecs that browsers lack."""

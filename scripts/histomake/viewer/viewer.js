@@ -279,8 +279,10 @@ function drawLegend() {
   const { range: [low, high] } = state.overlay;
   const end = (i) => (low + (i / VIRIDIS.length) * (high - low)).toPrecision(3);
   const scored = /^\d+$/.test($("shown").value);
-  const entries = scored ? VIRIDIS.map((colour, i) => [colour, `${end(i)} to ${end(i + 1)}`])
-    : state.slide.class_order.map((name) => [colourOfClass(name), name]);
+  const layer = state.slide.masks.find((mask) => mask.title && maskKey(mask.task, mask.fold) === $("cascade").value);
+  const classes = scored ? layer?.classes ?? [] : state.slide.class_order;
+  const entries = scored ? VIRIDIS.map((colour, i) => [colour, `${end(i)} to ${end(i + 1)}`]) : [];
+  entries.push(...classes.map((name) => [colourOfClass(name), name]));
   legend(entries);
 }
 
