@@ -128,6 +128,23 @@ def test_slides_without_annotation_are_only_segmented_by_a_cascade(project):
     assert plan.cascade_slides("nuclei", "predict") == ["D", "E"]
 
 
+def test_each_fold_of_a_split_can_be_the_test_of_a_cascade(project):
+    slides = "ABCDEFGHI"
+    cascades = {f"n{fold}": {"split": {"folds": 3}, "fold": fold} for fold in range(3)}
+    roles, drawn = dict.fromkeys(slides), dict.fromkeys(slides, "a.png")
+    plan = project({}, roles=roles, annotations=drawn, radhical=cascades)
+    tested = [plan.cascade_slides(name, "test") for name in cascades]
+    assert sorted(slide for found in tested for slide in found) == list(slides)
+    assert [len(found) for found in tested] == [3, 3, 3]
+    for name in cascades:
+        assert len(plan.cascade_slides(name, "train", "val", "test")) == len(slides)
+
+
+def test_a_fold_that_the_split_does_not_have_is_refused(project):
+    with pytest.raises(ConfigError, match=r"fold: 3 is not among split\.folds"):
+        project({}, radhical={"nuclei": {"split": {"folds": 3}, "fold": 3}})
+
+
 def test_a_cascade_has_weights_for_every_level(project):
     plan = project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {"scales": [1.0, 0.5]}})
     levels = [path.parent.name for path in plan.cascade_weights("nuclei")]

@@ -165,7 +165,16 @@ class Radhical(Section):
         default_factory=list,
         description="Annotation classes that are nuclei. By default all regions, or all non-zero values of a mask.",
     )
-    split: Split = Field(default_factory=Split, description="Assignment of patients to roles.")
+    split: Split = Field(
+        default_factory=Split,
+        description="Assignment of patients to roles. Of several folds a cascade has one, see fold.",
+    )
+    fold: int = Field(
+        0,
+        ge=0,
+        description="The fold of split.folds whose patients are tested, counted from 0. For all folds, make "
+        "a cascade of each; with the same split they divide the patients alike.",
+    )
     network: CascadeNetwork = Field(default_factory=CascadeNetwork, description="The network.")
     train: CascadeTrain = Field(default_factory=CascadeTrain, description="Sampling and training.")
     search: CascadeSearch = Field(default_factory=CascadeSearch, description="Choice of thresholds.")
@@ -195,10 +204,8 @@ class Radhical(Section):
 
     @model_validator(mode="after")
     def _fit(self) -> Radhical:
-        if self.split.folds != 1:
-            raise ValueError(
-                "split.folds: a cascade has a single split; set test and val shares, or roles in the sheet"
-            )
+        if self.fold >= self.split.folds:
+            raise ValueError(f"fold: {self.fold} is not among split.folds ({self.split.folds}), counted from 0")
         if self.split.like is not None:
             raise ValueError("split.like: slides without an annotation have no role in a nucleus cascade; remove like")
         coarse = len(self.scales) - 1

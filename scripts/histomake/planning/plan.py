@@ -19,7 +19,7 @@ from histomake.base.records.features import column_name
 from histomake.cohort.folds import assign, assign_like, assign_task, assign_unfitted
 from histomake.cohort.leakage import FITTED, JUDGED, Assignment
 from histomake.cohort.sheet import Slide
-from histomake.config import Cells, Config
+from histomake.config import Cells, Config, Radhical
 from histomake.config.kinds import ACCEPTED
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.model import reuse
@@ -430,10 +430,15 @@ def make_plan(config: Config, slides: Mapping[str, Slide]) -> Plan:
     # A slide without annotation can neither be learned from nor be tested: it is only segmented.
     annotated = [s if s.annotation else replace(s, split="predict") for s in rows] if config.radhical else []
     cascade_roles = {
-        name: assign(annotated, cascade.split, seed=config.seed, task=f"radhical.{name}")
-        for name, cascade in config.radhical.items()
+        name: _of_cascade(annotated, name, cascade, seed=config.seed) for name, cascade in config.radhical.items()
     }
     return Plan(config, slides, Layout(Path(config.results)), roles, cascade_roles)
+
+
+def _of_cascade(slides: Sequence[Slide], name: str, cascade: Radhical, *, seed: int) -> list[Assignment]:
+    """Roles in the fold of a cascade. Several folds do not depend on its name, so that each can have a cascade."""
+    keyed = "radhical" if cascade.split.folds > 1 else f"radhical.{name}"
+    return [a for a in assign(slides, cascade.split, seed=seed, task=keyed) if a.fold == cascade.fold]
 
 
 def role_table(assignments: Iterable[Assignment], roles: Sequence[str] | None = None) -> list[list[Any]]:
