@@ -37,7 +37,8 @@ def write_objects(path: Path | str, features: Iterable[Mapping[str, object]]) ->
         stream.write('{"type":"FeatureCollection","features":[')
         for i, feature in enumerate(features):
             stream.write(",\n" if i else "\n")
-            json.dump(feature, stream, separators=(",", ":"))
+            # As a whole: to write piece by piece, the library encodes in Python, which takes five times as long.
+            stream.write(json.dumps(feature, separators=(",", ":")))
         stream.write("\n]}\n")
 
 
