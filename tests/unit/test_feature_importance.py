@@ -22,6 +22,7 @@ from histomake.graphs.predict import load_graph_model, predict_graph
 from histomake.graphs.store import read_graph, write_graph
 from histomake.graphs.training import train_graphs
 from histomake.report.graphs_section import feature_groups, what_edges_add
+from histomake.report.task_section import baselines_table
 from msgspec.structs import replace as changed
 from small_cohort import GRID_NAME, SIDE, build_cohort, changed_task
 
@@ -215,6 +216,13 @@ def test_edges_add_something_if_the_interval_of_no_difference_reaches_0(of_rando
     found = what_edges_add(measured({WITHOUT_EDGES: (0.3, 0.2, 0.4), REWIRED: of_random}))
     assert text in found
     assert "edges at random" in found or of_random[0] > 0.1
+
+
+def test_the_report_has_the_difference_to_each_baseline_with_its_interval():
+    shown = baselines_table(measured({WITHOUT_EDGES: (0.3, 0.2, 0.4), "mean_features": (0.1, -0.05, 0.25)}))
+    assert "+0.300 (+0.200 to +0.400)" in shown
+    assert shown.index("Differences of AUROC") < shown.index("+0.100 (-0.050 to +0.250)")
+    assert "Differences" not in baselines_table(measured({}))
 
 
 def test_without_ablations_nothing_is_said_of_edges():

@@ -31,7 +31,7 @@ def comparison_section(path: Path) -> Html:
     for level, compared in levels_in_order(found.levels).items():
         metrics = compared.metrics.get("all", {})
         rows = [
-            [metric_name(name), *_cells(metrics[name])]
+            [metric_name(name), *difference_cells(metrics[name])]
             for name in in_order(metrics)
             if metrics[name].difference.value is not None
         ]
@@ -42,7 +42,7 @@ def comparison_section(path: Path) -> Html:
     )
 
 
-def _cells(found: MetricDifference) -> list[str | None]:
+def difference_cells(found: MetricDifference) -> list[str | None]:
     """Both values, their difference with its interval, and p values."""
     gap = found.difference
     interval = "" if gap.low is None else f" ({gap.low:+.3f} to {gap.high:+.3f})"

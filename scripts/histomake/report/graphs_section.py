@@ -14,7 +14,7 @@ from histomake.base.records.graph import (
     WITHIN_SLIDES,
     WITHOUT_EDGES,
 )
-from histomake.base.records.metrics import FeatureImportance, MetricDifference, MetricsRecord
+from histomake.base.records.metrics import FeatureImportance, LevelMetrics, MetricDifference, MetricsRecord
 from histomake.base.records.record import Quarantined
 from histomake.config import Config, Task
 from histomake.graphs.store import read_graph
@@ -58,14 +58,19 @@ def _graph(name: str, nodes: str, edges: str, layout: Layout, catalog: duckdb.Du
     )
 
 
+def compared_by(level: LevelMetrics) -> str | None:
+    """The metric by which a task is compared with others; None where none is defined."""
+    own = level.metrics.get("all", {})
+    return next((name for name in COMPARED if name in own and own[name].value is not None), None)
+
+
 def what_edges_add(metrics: MetricsRecord) -> Html:
     """Whether a network on graphs is better than the same one without edges and with random ones; empty of others.
 
     It is if the interval of the difference, by paired resampling of patients, lies above 0 for both.
     """
     level = highest_level(metrics.levels)
-    own = metrics.levels[level].metrics.get("all", {})
-    name = next((name for name in COMPARED if name in own and own[name].value is not None), None)
+    name = compared_by(metrics.levels[level])
     found = {
         ablation: differences.metrics["all"][name]
         for ablation in EDGE_ABLATIONS
@@ -99,18 +104,17 @@ def _lower_end(found: MetricDifference) -> float:
 def feature_groups(metrics: MetricsRecord) -> list[Html]:
     """What each group of features is worth to a network on graphs: a text and a table."""
     level = highest_level(metrics.levels)
-    own = metrics.levels[level].metrics.get("all", {})
-    name = next((name for name in COMPARED if name in own and own[name].value is not None), None)
+    name = compared_by(metrics.levels[level])
     if name is None:
         return []
     rows = []
     for group, scopes in sorted(metrics.importance.items(), key=lambda item: item[0] == EVERY_GROUP):
         cells = [_worth(scopes.get(scope, {}).get(level, {}).get(name)) for scope in (AMONG_SLIDES, WITHIN_SLIDES)]
         rows.append(["all groups, so that edges alone are left" if group == EVERY_GROUP else group, *cells])
-    title = metric_name(name)
+    title, own = metric_name(name), metrics.levels[level].metrics["all"][name].value
     text = (
-        f"{LEVELS[level]}: {title} {own[name].value:.3f}. Features of a group are exchanged between nodes at random, "
-        "among all test slides, so that they say nothing about a slide, or within each slide, so that only where they "
+        f"{LEVELS[level]}: {title} {own:.3f}. Features of a group are exchanged between nodes at random, among "
+        "all test slides, so that they say nothing about a slide, or within each slide, so that only where they "
         "lie is lost. ± is the standard deviation over the permutations; the test slides are the same in all. A "
         "group can lose nothing because another one tells the same."
     )

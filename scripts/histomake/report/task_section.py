@@ -21,9 +21,10 @@ from histomake.base.records.separation import SeparationRecord
 from histomake.config import Task
 from histomake.pictures import canvas
 from histomake.report import page
+from histomake.report.comparison_section import difference_cells
 from histomake.report.examples import examples
-from histomake.report.graphs_section import ABLATION_TEXTS, feature_groups, network_text, what_edges_add
-from histomake.report.metric_texts import LEVELS, highest_level, levels_in_order
+from histomake.report.graphs_section import ABLATION_TEXTS, compared_by, feature_groups, network_text, what_edges_add
+from histomake.report.metric_texts import LEVELS, highest_level, levels_in_order, metric_name
 from histomake.report.metrics_section import metrics_table, shown_metrics
 from histomake.report.page import Html
 from histomake.report.removal_section import removal_curves, removal_table
@@ -149,7 +150,23 @@ def baselines_table(metrics: MetricsRecord) -> Html:
     text = f"{LEVELS[level]}. The baselines use the same features and patients."
     if not LEARNED[Kind(metrics.kind)].numbers:
         text += " Their thresholds are 0.5."
-    return page.join([page.tag("p", text), _beside(columns), what_edges_add(metrics)])
+    return page.join([page.tag("p", text), _beside(columns), _differences(metrics, level), what_edges_add(metrics)])
+
+
+def _differences(metrics: MetricsRecord, level: str) -> Html:
+    """Differences of the task to its baselines in the metric that they are compared by, with intervals."""
+    found = {name: of[level].metrics["all"] for name, of in metrics.baseline_differences.items() if level in of}
+    metric = compared_by(metrics.levels[level])
+    rows = [
+        [BASELINES[name], *difference_cells(differences[metric])]
+        for name, differences in found.items()
+        if metric is not None and differences[metric].difference.value is not None
+    ]
+    if metric is None or not rows:
+        return Html("")
+    text = f"Differences of {metric_name(metric)}, on the same resamples of patients for both."
+    header = ["baseline", "this task", "baseline", "difference", "p", "p (DeLong)"]
+    return page.join([page.tag("p", text), page.table(header, rows)])
 
 
 def bag_sizes_table(metrics: MetricsRecord) -> Html:
