@@ -177,6 +177,14 @@ def test_a_baseline_is_compared_on_the_same_resamples_of_patients():
     assert (gap.value, gap.low, gap.high) == (0.0, 0.0, 0.0)
 
 
+def test_slides_that_every_fold_tests_are_compared_in_each():
+    both = [*PREDICTIONS, *(replace(one, fold=1) for one in PREDICTIONS)]
+    told = {"kind": Kind.CLASSIFICATION, "target": Target(**TARGET), "aggregate": "mean", "seed": 1, "level": "slide"}
+    record = evaluate(both, bootstraps=5, baselines={WITHOUT_EDGES: both}, **told).record
+    compared = record.baseline_differences[WITHOUT_EDGES]["slide"]
+    assert compared.count == record.levels["slide"].count == 8
+
+
 # --- report -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
@@ -126,7 +127,7 @@ def evaluate(
     def against(name: str, predicted: Sequence[SlidePrediction]) -> dict[str, ComparedLevel]:
         if not measured:
             return {}
-        own, other = ("task", predictions, aggregate), (name, predicted, aggregate)
+        own, other = ("task", _of_folds(predictions), aggregate), (name, _of_folds(predicted), aggregate)
         found = compare(
             own, other, kind=kind, target=target, seed=seed, patient_truth=patient_truth, bootstraps=bootstraps
         )
@@ -159,6 +160,11 @@ def evaluate(
         importance=importance(permuted or {}, levels, measuring),
     )
     return Evaluation(record, rows, by_level, classes, slides.rows, time=target.time)
+
+
+def _of_folds(predictions: Sequence[SlidePrediction]) -> list[SlidePrediction]:
+    """Predictions named after slide and fold: where roles are in the sheet, each fold predicts the same slides."""
+    return [dataclasses.replace(one, slide_id=f"{one.slide_id}, fold {one.fold}") for one in predictions]
 
 
 def _operating_points(
