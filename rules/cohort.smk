@@ -101,6 +101,7 @@ rule catalog:
         cells=lambda wildcards: [path for name in sorted(CONFIG.cells) for path in OUTPUTS.cell_tables(name)],
         graphs=lambda wildcards: [path for name in sorted(CONFIG.graphs) for path in OUTPUTS.graph_tables(name)],
         transfers=lambda wildcards: OUTPUTS.transfer_measures(),
+        cascades=lambda wildcards: [path for name in sorted(CONFIG.cascades) for path in OUTPUTS.cascades.tabled(name)],
     output:
         catalog=LAYOUT.catalog,
     log:
@@ -122,6 +123,9 @@ rule catalog:
         predictions=lambda wildcards: {name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)},
         cells=lambda wildcards: {name: list(map(str, OUTPUTS.cell_tables(name))) for name in sorted(CONFIG.cells)},
         graphs=lambda wildcards: {name: list(map(str, OUTPUTS.graph_tables(name))) for name in sorted(CONFIG.graphs)},
+        cascades=lambda wildcards: {
+            name: list(map(str, OUTPUTS.cascades.tabled(name))) for name in sorted(CONFIG.cascades)
+        },
         code=code("catalog.py"),
     script:
         "../scripts/catalog.py"

@@ -102,7 +102,7 @@ wildcard_constraints:
     task=only(CONFIG.tasks),
     fold=r"\d+",
     cascade=only(CONFIG.radhical),
-    patch_cascade=only(CONFIG.patch_cascades),
+    patch_cascade=only(CONFIG.cascades),
     cells=only(CONFIG.cells),
     graph=only(CONFIG.graphs),
     transfer=only(CONFIG.stain_transfers),

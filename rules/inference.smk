@@ -5,6 +5,7 @@
 rule predict:
     input:
         predictions=lambda wildcards: [path for name in CONFIG.tasks for path in OUTPUTS.predictions(name, "predict")],
+        cascades=lambda wildcards: OUTPUTS.cascades.to_predict(),
         outlines=lambda wildcards: OUTPUTS.segmentations("predict"),
         scores=[LAYOUT.scores(name) for name in CONFIG.tasks],
 

@@ -32,6 +32,7 @@ rule slide_page:
         tasks=lambda wildcards: OUTPUTS.drawn_slides.get(wildcards.slide, []),
         validated=lambda wildcards: OUTPUTS.validated_with(wildcards.slide),
         cascades=lambda wildcards: OUTPUTS.segmented_slides.get(wildcards.slide, []),
+        stages=lambda wildcards: OUTPUTS.cascades.on_page(wildcards.slide),
         cells=lambda wildcards: OUTPUTS.tabulated_slides.get(wildcards.slide, []),
         regions=lambda wildcards: OUTPUTS.regions(wildcards.slide),
         patient=lambda wildcards: [

@@ -28,6 +28,7 @@ def main(snakemake):
             cells=params.cells,
             graphs=params.graphs,
             transfers=given.transfers,
+            cascades=params.cascades,
             sheet=params.sheet,
             cache=cache,
             previous=previous,

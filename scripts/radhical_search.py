@@ -4,7 +4,7 @@ from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file
 from histomake.cascade.fields import open_fields
 from histomake.cascade.necks import choose_parting
-from histomake.cascade.plots import draw_front
+from histomake.cascade.plots import NUCLEUS_COSTS, draw_front
 from histomake.cascade.search import check_disjoint, find_thresholds, open_cases, search_record
 from histomake.config import Annotations, Radhical
 
@@ -21,7 +21,8 @@ def main(snakemake):
         table = result.table()
         with atomic_file(snakemake.output.trials) as aside:
             table.to_parquet(aside)
-        draw_front(table, result.dense.f, config.search.cost, snakemake.output.front)
+        cost = NUCLEUS_COSTS[config.search.cost]
+        draw_front(table, result.dense.f, snakemake.output.front, cost=cost, quality="mean of pixel F and nucleus F")
         parting = choose_parting(cases, result.chosen.thresholds, config)
         search_record(result, parting).write(snakemake.output.thresholds)
 

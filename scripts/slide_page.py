@@ -44,6 +44,7 @@ def main(snakemake):
         patient, site = params.patient
         cells = {name: layout.cells(name, slide) for name in params.cells}
         levels = {name: layout.cascade(name).levels_view(slide) for name in params.cascades}
+        stages = {(name, fold): layout.patch_cascade(name).levels_view(fold, slide) for name, fold in params.stages}
         content = slide_page(
             slide_id=slide,
             patient_id=patient,
@@ -52,6 +53,7 @@ def main(snakemake):
             tissue=Path(snakemake.input.overview),
             tasks=tasks,
             cascades=levels,
+            stages=stages,
             cells=cells,
         )
         with atomic_file(snakemake.output.page) as aside:

@@ -10,7 +10,7 @@ from histomake.planning.plan import make_plan
 
 ROLES = {"A": "train", "B": "val", "C": "test", "D": "predict", "E": "predict"}
 GRIDS = {"x5": {"mpp": 2.0, "size": 128}, "x10": {"mpp": 1.0, "size": 128}}
-STAGES = [{"task": "coarse"}, {"task": "fine"}]
+STAGES = ["coarse", "fine"]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def cascades(tmp_path, monkeypatch):
                 "annotations": {"classes": {"tumour": "tumour", "stroma": "stroma"}},
                 "grids": GRIDS,
                 "tasks": tasks,
-                "patch_cascades": {"both": {"class_name": "tumour", "stages": STAGES}},
+                "cascades": {"both": {"class_name": "tumour", "stages": STAGES}},
             }
         )
         slides = {name: Slide(name, f"{name}.svs", f"patient-{name}", split=role) for name, role in roles.items()}

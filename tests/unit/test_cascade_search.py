@@ -76,22 +76,22 @@ def test_the_front_contains_the_trials_that_no_other_dominates():
 
 def test_the_cheapest_within_the_allowed_loss_is_chosen():
     trials = [trial(0.80, 0.1), trial(0.88, 0.2), trial(0.89, 0.4), trial(0.90, 0.9)]
-    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_f_loss=0.02))
-    assert (chosen.cost, rule) == (0.2, "max_f_loss")
+    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_loss=0.02))
+    assert (chosen.cost, rule) == (0.2, "max_loss")
 
 
 def test_the_loss_is_the_larger_one_of_both_f_values():
     merged = Trial(0.89, 0.70, 0.1, 0.1, 0.1, 0.1, SOME, "joint")
     assert merged.loss(trial(0.90, 1)) == pytest.approx(0.2)
-    chosen, _ = choose([merged, trial(0.89, 0.4)], trial(0.90, 1), CascadeSearch(max_f_loss=0.02))
+    chosen, _ = choose([merged, trial(0.89, 0.4)], trial(0.90, 1), CascadeSearch(max_loss=0.02))
     assert chosen.cost == 0.4
 
 
 def test_a_required_saving_has_priority_over_the_allowed_loss():
     trials = [trial(0.80, 0.1), trial(0.82, 0.12), trial(0.88, 0.2), trial(0.90, 0.9)]
-    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_f_loss=0.02, min_saving=0.85))
+    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_loss=0.02, min_saving=0.85))
     assert (chosen.cost, rule) == (0.12, "min_saving")
-    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_f_loss=0, min_saving=0.95))
+    chosen, rule = choose(trials, trial(0.90, 1), CascadeSearch(max_loss=0, min_saving=0.95))
     assert (chosen.cost, rule) == (0.1, "cheapest")
 
 
@@ -99,29 +99,29 @@ def test_a_required_saving_has_priority_over_the_allowed_loss():
 def test_the_dense_network_is_used_if_no_thresholds_need_fewer_multiply_adds(wanted):
     dense = trial(0.90, 1.0, work=1.0)
     trials = [trial(0.90, 0.3, work=1.9), trial(0.85, 0.2, work=1.0)]
-    assert choose(trials, dense, CascadeSearch(max_f_loss=0.02, **wanted)) == (dense, "dense")
+    assert choose(trials, dense, CascadeSearch(max_loss=0.02, **wanted)) == (dense, "dense")
 
 
 def test_the_dense_network_is_used_if_what_needs_fewer_multiply_adds_loses_too_much(caplog):
     dense = trial(0.90, 1.0, work=1.0)
     trials = [trial(0.90, 0.3, work=1.9), trial(0.70, 0.2, work=0.4)]
-    assert choose(trials, dense, CascadeSearch(max_f_loss=0.02)) == (dense, "dense")
+    assert choose(trials, dense, CascadeSearch(max_loss=0.02)) == (dense, "dense")
     assert "a cascade costs 1.90 times as much" in caplog.text
-    chosen, rule = choose(trials, dense, CascadeSearch(max_f_loss=0.02, min_saving=0.5))
+    chosen, rule = choose(trials, dense, CascadeSearch(max_loss=0.02, min_saving=0.5))
     assert (chosen.f, rule) == (0.70, "min_saving")
 
 
 def test_only_thresholds_that_need_fewer_multiply_adds_are_chosen():
     trials = [trial(0.90, 0.3, work=1.9), trial(0.89, 0.4, work=0.8)]
-    chosen, rule = choose(trials, trial(0.90, 1.0, work=1.0), CascadeSearch(max_f_loss=0.02))
-    assert (chosen.cost, rule) == (0.4, "max_f_loss")
+    chosen, rule = choose(trials, trial(0.90, 1.0, work=1.0), CascadeSearch(max_loss=0.02))
+    assert (chosen.cost, rule) == (0.4, "max_loss")
 
 
 def test_fields_full_of_nuclei_are_left_to_the_dense_network():
     """Every block has nuclei, so that a cascade computes all of level 1 and the coarse levels too."""
     labels = np.arange(1, 16 * 16 + 1, dtype=np.int32).reshape(16, 16).repeat(8, 0).repeat(8, 1)
     labels[::8], labels[:, ::8] = 0, 0
-    result = search_thresholds([case_of(labels)], searching(max_f_loss=0.0, candidates=6, joint=10), seed=0)
+    result = search_thresholds([case_of(labels)], searching(max_loss=0.0, candidates=6, joint=10), seed=0)
     assert (result.chosen, result.rule) == (result.dense, "dense")
     record = search_record(result, Parting())
     assert (record.thresholds.lower, record.thresholds.upper) == ([], [])
@@ -131,7 +131,7 @@ def test_fields_full_of_nuclei_are_left_to_the_dense_network():
 
 def test_the_search_saves_most_pixels_at_a_small_loss():
     sparse = case_of(discs(512, 512)[1])
-    result = search_thresholds([sparse], searching(block_px=128, max_f_loss=0.02, candidates=8, joint=10), seed=0)
+    result = search_thresholds([sparse], searching(block_px=128, max_loss=0.02, candidates=8, joint=10), seed=0)
     assert result.dense.pixel_f > 0.9
     assert result.chosen.loss(result.dense) <= 0.02
     assert result.chosen.cost < 0.6
@@ -150,8 +150,8 @@ def test_the_search_is_repeatable_and_the_joint_search_only_adds_trials(cases):
 
 
 def test_thresholds_can_be_chosen_by_the_number_of_skipped_blocks(cases):
-    by_blocks = search_thresholds(cases, searching(cost="blocks", max_f_loss=0.05, candidates=12, joint=30), seed=0)
-    by_pixels = search_thresholds(cases, searching(max_f_loss=0.05, candidates=12, joint=30), seed=0)
+    by_blocks = search_thresholds(cases, searching(cost="blocks", max_loss=0.05, candidates=12, joint=30), seed=0)
+    by_pixels = search_thresholds(cases, searching(max_loss=0.05, candidates=12, joint=30), seed=0)
     assert by_blocks.chosen.cost == (by_blocks.chosen.computed + by_blocks.chosen.evaluated) / 2
     assert by_pixels.chosen.cost == by_pixels.chosen.evaluated
     assert by_blocks.chosen.computed <= by_pixels.chosen.computed

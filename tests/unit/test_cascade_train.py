@@ -162,7 +162,7 @@ def test_the_pareto_figure_is_drawn(tmp_path):
     answers = NetworkAnswers(one.reader, random_networks(), 64, CPU)
     case = Case("s", "p", one.levels, StoredAnswers(whole_maps(answers, one.levels)), one.truth.whole())
     result = search_thresholds([case], Radhical(search=CascadeSearch(candidates=4, joint=5)), seed=0)
-    draw_front(result.table(), result.dense.f, "evaluations", tmp_path / "front.png")
+    draw_front(result.table(), result.dense.f, tmp_path / "front.png", cost="pixel evaluations", quality="F")
     with Image.open(tmp_path / "front.png") as picture:
         assert picture.size[0] > 800
 

@@ -107,16 +107,49 @@ def test_classes_to_contain_must_be_known():
         shares({"x": 0.2}, key="containing")
 
 
-def test_only_tasks_that_classify_patches_can_be_stages_of_a_cascade():
+CASCADE = {"class_name": "a", "stages": ["multi_label", "multi_label_fine"]}
+
+
+def cascade_tasks():
+    """A configuration with tasks of two kinds, each on a coarse and on a fine grid."""
     tasks = {
-        kind: {"grid": "x20", "kind": kind, "target": {"classes": ["a", "b"], "source": source}}
+        f"{kind}{end}": {"grid": grid, "kind": kind, "target": {"classes": ["a", "b"], "source": source}}
         for kind, source in (("multi_label", "annotation"), ("segmentation", "mask"))
+        for grid, end in (("coarse", ""), ("x20", "_fine"))
     }
-    raw = {"annotations": {"classes": {"a": "a", "b": "b"}}, "tasks": tasks}
+    grids = {"coarse": {"mpp": 2.0}, "x20": {"mpp": 0.5}}
+    return {"annotations": {"classes": {"a": "a", "b": "b"}}, "tasks": tasks, "grids": grids}
+
+
+def test_only_tasks_that_classify_patches_can_be_stages_of_a_cascade():
+    raw = cascade_tasks()
     for kind, fits in (("multi_label", True), ("segmentation", False)):
-        cascades = {"c": {"class_name": "a", "stages": [{"task": kind, "lower": 0.1, "upper": 0.9}, {"task": kind}]}}
+        cascades = {"c": {"class_name": "a", "stages": [kind, f"{kind}_fine"]}}
         with nullcontext() if fits else pytest.raises(ConfigError, match=f"'{kind}' is not a task that classifies"):
-            parse_config(raw | {"patch_cascades": cascades})
+            parse_config(raw | {"cascades": cascades})
+
+
+@pytest.mark.parametrize(
+    ("cascade", "problem"),
+    [
+        ({"stages": ["multi_label_fine", "multi_label"]}, "grid coarse has 2 µm/px after 0.5 of grid x20; list the co"),
+        ({"stages": ["multi_label", "multi_label"]}, "a task is listed twice"),
+        ({"class_name": "c"}, "has the class 'c'"),
+        ({"thresholds": {"lower": [0.9], "upper": [0.1]}}, r"thresholds cross: lower 0\.9 of stage multi_label"),
+        ({"thresholds": {"lower": [], "upper": []}}, r"need 1 value\(s\), none for the finest stage"),
+        ({"search": {"max_loss": 1.5}}, "less than or equal to 1"),
+    ],
+)
+def test_a_cascade_that_makes_no_sense_is_refused(cascade, problem):
+    with pytest.raises(ConfigError, match=problem):
+        parse_config(cascade_tasks() | {"cascades": {"c": {**CASCADE, **cascade}}})
+
+
+def test_keys_of_earlier_cascades_are_refused_with_the_new_name():
+    with pytest.raises(ConfigError, match="patch_cascades is now cascades"):
+        parse_config({"patch_cascades": {}})
+    with pytest.raises(ConfigError, match="max_f_loss is now max_loss"):
+        parse_config({"radhical": {"nuclei": {"search": {"max_f_loss": 0.1}}}})
 
 
 SEGMENTATION = {"grid": "x20", "kind": "segmentation", "target": {"classes": ["a", "c"], "source": "mask"}}

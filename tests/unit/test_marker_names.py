@@ -406,7 +406,7 @@ def test_no_path_of_an_output_keeps_the_slide_it_is_of(tmp_path):
         layout.region("t", 0, MARKER, (1, 2, 3, 4)),
         layout.contact_sheet("g", MARKER),
         layout.qupath_tiles("t", 0, MARKER),
-        layout.patch_cascade("c", 0, MARKER),
+        layout.patch_cascade("c").prediction(0, MARKER),
         layout.slide_page(MARKER),
         layout.cascade("c").store(MARKER),
         layout.cell_labels("c", MARKER),

@@ -31,7 +31,9 @@ from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.nuclei import NucleiRecord
 from histomake.base.records.patch_cascade import PatchCascadeRecord
+from histomake.base.records.patch_cascade_metrics import PatchCascadeMetrics
 from histomake.base.records.patch_table import PatchTableRecord
+from histomake.base.records.patch_thresholds import PatchThresholdsRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import (
     Part,
@@ -102,6 +104,8 @@ UPGRADED = {
     "multi_label_metrics": {"kind"},
     "run": {"finished"},
     "cascade_metrics": {"groups"},
+    "cascade_thresholds": {"rule"},
+    "patch_cascade": {"stages"},
 }
 """Fields that an upgrade changes or drops, or whose parts have new fields."""
 
@@ -121,8 +125,7 @@ def classes(base: type) -> list[type]:
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord, WeightsCard)]
 NEW = {
     *(CellTableRecord, GraphRecord, ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning),
-    TransferCard,
-    TransferMeasures,
+    *(PatchCascadeMetrics, PatchThresholdsRecord, TransferCard, TransferMeasures),
 }
 """Records that histomake 0.1 did not have."""
 

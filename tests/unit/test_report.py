@@ -66,6 +66,7 @@ def page_of(tmp_path):
         *tasks: SlideTask,
         records: SlideRecords | Quarantined = RECORDS,
         cascades: dict[str, Path] | None = None,
+        stages: dict[tuple[str, int], Path] | None = None,
         cells=None,
     ) -> str:
         return slide_page(
@@ -76,6 +77,7 @@ def page_of(tmp_path):
             tissue=tmp_path / "tissue.jpg",
             tasks=list(tasks),
             cascades=cascades or {},
+            stages=stages or {},
             cells=cells or {},
         )
 
@@ -148,6 +150,13 @@ def test_a_slide_page_shows_what_cascades_did(tmp_path, page_of):
     page = page_of(cascades={"nuclei": tmp_path / "levels.png"})
     assert "Cascade nuclei" in page
     assert page.count("<img") == 2
+
+
+def test_a_slide_page_shows_which_stage_of_a_patch_cascade_decided_what(tmp_path, page_of):
+    Image.new("RGB", (40, 30)).save(tmp_path / "stages.png")
+    page = page_of(stages={("tumour", 1): tmp_path / "stages.png"})
+    assert "Cascade tumour, fold 1" in page
+    assert "which stage decided which patch" in page
 
 
 def test_the_page_of_a_quarantined_slide_says_why_and_what_to_do(page_of):

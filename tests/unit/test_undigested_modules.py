@@ -12,7 +12,15 @@ from typing import get_type_hints
 
 import pytest
 from histomake.audit.code import SCRIPTS, UNTRACKED_MODULES, imported_files
-from histomake.base.layout import AttributionFiles, CascadeFiles, EmbeddingFiles, FeatureMapFiles, Layout, TransferFiles
+from histomake.base.layout import (
+    AttributionFiles,
+    CascadeFiles,
+    EmbeddingFiles,
+    FeatureMapFiles,
+    Layout,
+    PatchCascadeFiles,
+    TransferFiles,
+)
 from histomake.config import Section
 
 ALLOWED_NAMES = {
@@ -27,12 +35,13 @@ ALLOWED_NAMES = {
     "histomake.base.layout.EmbeddingFiles": "paths only, see the test of its members",
     "histomake.base.layout.Layout": "paths only, see the test of its members",
     "histomake.base.layout.ONNX": "the name of a file",
+    "histomake.base.layout.PatchCascadeFiles": "paths only, see the test of its members",
     "histomake.base.layout.WEIGHTS": "the name of a file",
     "histomake.config.SEARCHED": "a value of thresholds.neck_um, which is compared",
     "histomake.config.parse_config": "returns a model",
 }
 
-LAYOUTS = (Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles, TransferFiles)
+LAYOUTS = (Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles, PatchCascadeFiles, TransferFiles)
 
 ALLOWED_MEMBERS = {
     "CascadeTrain.fitting": "selects the keys that are compared",

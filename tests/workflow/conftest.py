@@ -138,7 +138,7 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
     content["encoders"] = {"small": {"grid": "x10", "name": "resnet10t", "weights": False, "size": 64}}
     content["explain"] = {**content["explain"], "maps": ["small"]}
     content["radhical"] = {"nuclei": CASCADE}
-    content["patch_cascades"] = {"both": {"class_name": "nuclei", "stages": [{"task": "coarse"}, {"task": "fine"}]}}
+    content["cascades"] = {"both": {"class_name": "nuclei", "stages": ["coarse", "fine"], "search": {"joint": 2}}}
     content["cells"] = {
         "nuclei": {"source": "radhical:nuclei"},
         "drawn": {"source": "annotation", "classes": ["nuclei"], "outlines": False},

@@ -1,132 +1,180 @@
 """Cascades over patches: classifiers on coarse grids decide which patches of finer grids are computed.
 
 The decision is that of the pixel cascade (`histomake.cascade.run.decide`) on one probability, that of the target class.
-Any classifier trained by `histomake.learn.train` can be a stage.
+There is a single implementation. The deployed cascade runs it with networks, the threshold search and the tests with
+stored scores, and the dense baseline is a cascade of the finest stage alone.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from histomake.base.errors import ConfigError
-from histomake.base.records.manifest import Manifest
-from histomake.base.records.patch_cascade import PatchCascadeRecord, StageCost
-from histomake.base.records.record import Quarantined, quarantined
-from histomake.base.units import rescale
+from histomake.base.records.patch_cascade import StageCost
+from histomake.base.units import Mpp, rescale
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED, decide
-from histomake.learn.data.patch_index import PatchIndex, SlideEntry
-from histomake.learn.data.reading import PatchReader
-from histomake.learn.inference.predict import Predictor, predict_batches, slide_patches
-from histomake.patch.table import read_table
+from histomake.config import StageThresholds
+from histomake.learn.data.patch_index import PatchIndex
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STATES = ("rejected", "computed", "accepted")
+"""Names of the states, by their number."""
+
+SCHEMA = pa.schema(
+    [
+        ("patch_id", pa.uint32()),
+        ("x", pa.int32()),
+        ("y", pa.int32()),
+        ("tissue", pa.float32()),
+        ("score", pa.float32()),
+        ("state", pa.dictionary(pa.int8(), pa.string())),
+        ("stage", pa.uint8()),
+    ]
+)
+"""Columns of what a cascade predicts."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One magnification: a trained classifier, the slide with the patch table of its grid, and thresholds.
+class StagePatches:
+    """The usable patches of a stage, None if there are none, and the index of the coarser patch around each centre.
 
-    ``lower`` and ``upper`` apply to this stage's score and decide on patches of the next finer stage. They are not used
-    at the finest stage.
+    ``parent`` int64 (n,) is -1 where no usable patch of the coarser stage contains the centre.
     """
 
-    predictor: Predictor
-    entry: SlideEntry
-    lower: float
-    upper: float
+    patches: PatchIndex | None
+    parent: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return 0 if self.patches is None else len(self.patches)
+
+
+class StageAnswers(Protocol):
+    """Source of scores."""
+
+    def of(self, stage: int, wanted: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the scores float32 (k,) of patches ``wanted`` (k,) of a stage, 0 the coarsest."""
+        ...
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """Patches of a stage: their score, their state, and the stage (0 coarsest) that computed the score."""
+class Decided:
+    """What a stage knows of its patches: score, state, and the stage (0 coarsest) that computed the score.
 
-    patches: PatchIndex
+    ``computed``: number of patches that it scored itself, in ``seconds``, with reading and deciding.
+    """
+
     score: NDArray[np.float32]
     state: NDArray[np.uint8]
     decided_by: NDArray[np.uint8]
+    computed: int
+    seconds: float
 
 
-def cascade_patches(
-    stages: Sequence[Stage], class_name: str, *, batch: int, threads: int
-) -> tuple[pa.Table, PatchCascadeRecord | Quarantined]:
-    """Predict a slide with a cascade of stages, coarsest first.
+def link_stages(indices: Sequence[PatchIndex | None], mpp: Mpp) -> list[StagePatches]:
+    """Connect the patches of all stages of a slide, coarsest first; ``mpp``: of the slide's level 0."""
+    linked: list[StagePatches] = []
+    coarse: PatchIndex | None = None
+    for patches in indices:
+        n = 0 if patches is None else len(patches)
+        parent = np.full(n, -1, np.int64) if coarse is None or patches is None else _parents(coarse, patches, mpp)
+        linked.append(StagePatches(patches, parent))
+        coarse = patches
+    return linked
+
+
+def run_stages(stages: Sequence[StagePatches], answers: StageAnswers, thresholds: StageThresholds) -> list[Decided]:
+    """Return what every used stage decided, coarsest first.
 
     The coarser patch that contains the centre of a patch decides on it. If there is none, because that area was
     excluded on the coarser grid, the patch is computed.
 
-    Returns:
-        The patches of the finest grid: patch_id uint32; x, y int32; score float32 of ``class_name``, from the stage
-        that decided; state (rejected, computed, accepted); stage uint8 (1 coarsest) that decided. And the record of
-        what each stage computed, or the quarantine entry of the slide.
-
-    Raises:
-        ConfigError: A stage does not have the class, or is not finer than the previous one.
+    Args:
+        stages: All stages of a slide, coarsest first.
+        answers: Source of scores.
+        thresholds: Of the used stages but the finest, coarsest first. With fewer than the stages have, the finest
+            stages alone are used: with none, the finest everywhere.
     """
-    _check(stages, class_name)
-    scored: _Scored | None = None
-    spent: list[StageCost] = []
-    for position, stage in enumerate(stages):
-        patches = slide_patches(stage.predictor, stage.entry)
-        if patches is None:
-            _, record = read_table(stage.entry.table)
-            lost = quarantined(record)
-            return _table(None), lost or PatchCascadeRecord(slide_id=record.slide_id, stages=[], saved=0.0)
-        start = _everything(patches) if scored is None else _inherit(scored, stages[position - 1], patches)
-        wanted = np.flatnonzero(start.state == COMPUTED)
-        start.decided_by[wanted] = position
-        start.score[wanted] = _scores(stage, patches.take(wanted), class_name, batch=batch, threads=threads)
-        scored = start
-        spent.append(StageCost(mpp=patches.mpp, patches=len(patches), computed=len(wanted), pixels=patches.size**2))
-    read = sum(stage.computed * stage.pixels for stage in spent)
-    alone = spent[-1].patches * spent[-1].pixels
-    return _table(scored), PatchCascadeRecord(slide_id=stages[0].entry.slide_id, stages=spent, saved=1 - read / alone)
+    first = len(stages) - len(thresholds.lower) - 1
+    found: list[Decided] = []
+    for position in range(first, len(stages)):
+        started, stage = time.perf_counter(), stages[position]
+        if found:
+            limits = (thresholds.lower[len(found) - 1], thresholds.upper[len(found) - 1])
+            score, state, decided_by = _inherit(found[-1], stage.parent, *limits)
+        else:
+            score, state = np.zeros(len(stage), np.float32), np.full(len(stage), COMPUTED, np.uint8)
+            decided_by = np.zeros(len(stage), np.uint8)
+        wanted = np.flatnonzero(state == COMPUTED)
+        decided_by[wanted] = position
+        if len(wanted):
+            score[wanted] = answers.of(position, wanted)
+        found.append(Decided(score, state, decided_by, len(wanted), time.perf_counter() - started))
+    return found
 
 
-def _check(stages: Sequence[Stage], class_name: str) -> None:
-    for stage in stages:
-        if class_name not in stage.predictor.class_names:
-            known = ", ".join(stage.predictor.class_names)
-            raise ConfigError(
-                f"cascade: the model on grid {stage.predictor.task.grid} has the classes {known}, but not {class_name}"
-            )
-    mpps = [stage.predictor.card.grid.mpp for stage in stages]
-    if any(fine >= coarse for coarse, fine in pairwise(mpps)):
-        raise ConfigError(
-            f"cascade: each stage must be finer than the previous one, but they have "
-            f"{', '.join(f'{m:g}' for m in mpps)} µm/px"
+def stage_costs(stages: Sequence[StagePatches], decided: Sequence[Decided]) -> list[StageCost]:
+    """What each used stage with usable patches computed, coarsest first."""
+    used = stages[len(stages) - len(decided) :]
+    return [
+        StageCost(
+            mpp=stage.patches.mpp,
+            patches=len(stage),
+            computed=done.computed,
+            pixels=stage.patches.size**2,
+            seconds=done.seconds,
         )
+        for stage, done in zip(used, decided, strict=True)
+        if stage.patches is not None
+    ]
 
 
-def _everything(patches: PatchIndex) -> _Scored:
-    n = len(patches)
-    return _Scored(patches, np.zeros(n, np.float32), np.full(n, COMPUTED, np.uint8), np.zeros(n, np.uint8))
+def pixels_read(stages: Sequence[StagePatches], decided: Sequence[Decided]) -> int:
+    """Number of pixels that all stages read."""
+    return sum(cost.computed * cost.pixels for cost in stage_costs(stages, decided))
 
 
-def _inherit(coarse: _Scored, stage: Stage, patches: PatchIndex) -> _Scored:
-    """Return scores and states of finer patches, from the coarser patches around their centres."""
-    parent = _parents(coarse.patches, patches, stage)
+def dense_pixels(stages: Sequence[StagePatches]) -> int:
+    """Number of pixels that the finest stage alone reads."""
+    finest = stages[-1].patches
+    return 0 if finest is None else len(finest) * finest.size**2
+
+
+def cascade_table(stages: Sequence[StagePatches], decided: Sequence[Decided]) -> pa.Table:
+    """The patches of the finest grid, with the score of the stage that decided; ``stage`` is 1 for the coarsest."""
+    patches, last = stages[-1].patches, decided[-1]
+    if patches is None:
+        return SCHEMA.empty_table()
+    state = pa.DictionaryArray.from_arrays(pa.array(last.state.astype(np.int8)), pa.array(STATES))
+    columns = [patches.patch_id, patches.x, patches.y, patches.tissue, last.score, state, last.decided_by + 1]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _inherit(
+    coarse: Decided, parent: NDArray[np.int64], lower: float, upper: float
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return scores, states and deciding stages of finer patches, from the coarser patches around their centres."""
     known = parent >= 0
+    if not len(coarse.score):
+        n = len(parent)
+        return np.zeros(n, np.float32), np.full(n, COMPUTED, np.uint8), np.zeros(n, np.uint8)
     score = np.where(known, coarse.score[parent], 0).astype(np.float32)
     inherited = known & (coarse.state[parent] == ACCEPTED)
-    state = decide(np.stack([np.zeros_like(score), score]), inherited, lower=stage.lower, upper=stage.upper)
+    state = decide(np.stack([np.zeros_like(score), score]), inherited, lower=lower, upper=upper)
     # Patches rejected at a coarser stage stay rejected, independent of their score.
     state[known & (coarse.state[parent] == REJECTED)] = REJECTED
     state[~known] = COMPUTED
-    return _Scored(patches, score, state, np.where(known, coarse.decided_by[parent], 0).astype(np.uint8))
+    return score, state, np.where(known, coarse.decided_by[parent], 0).astype(np.uint8)
 
 
-def _parents(coarse: PatchIndex, fine: PatchIndex, stage: Stage) -> NDArray[np.int64]:
+def _parents(coarse: PatchIndex, fine: PatchIndex, mpp: Mpp) -> NDArray[np.int64]:
     """Return the index of the coarse patch nearest to each fine patch's centre and containing it, or -1."""
-    mpp = Manifest.read_usable(stage.entry.manifest).mpp
     step, span = (rescale(length, coarse.mpp, mpp) for length in (coarse.stride, coarse.size))
     half = rescale(fine.size, fine.mpp, mpp) / 2
     cells = {
@@ -141,32 +189,3 @@ def _parents(coarse: PatchIndex, fine: PatchIndex, stage: Stage) -> NDArray[np.i
         offset = centre - start[found]
         inside &= (offset >= 0) & (offset < span)
     return np.where(inside, found, -1)
-
-
-def _scores(stage: Stage, patches: PatchIndex, class_name: str, *, batch: int, threads: int) -> NDArray[np.float32]:
-    """Return scores float32 (n,) of the target class."""
-    column = stage.predictor.class_names.index(class_name)
-    out = np.zeros(len(patches), np.float32)
-    if len(patches):
-        reader = PatchReader(patches, stage.predictor.task.model, stain=stage.predictor.stain)
-        for index, found in predict_batches(stage.predictor, reader, batch=batch, threads=threads, flips=False):
-            out[index] = found[:, column]
-    return out
-
-
-def _table(scored: _Scored | None) -> pa.Table:
-    schema = pa.schema(
-        [
-            ("patch_id", pa.uint32()),
-            ("x", pa.int32()),
-            ("y", pa.int32()),
-            ("score", pa.float32()),
-            ("state", pa.dictionary(pa.int8(), pa.string())),
-            ("stage", pa.uint8()),
-        ]
-    )
-    if scored is None:
-        return schema.empty_table()
-    p = scored.patches
-    state = pa.DictionaryArray.from_arrays(pa.array(scored.state.astype(np.int8)), pa.array(STATES))
-    return pa.table([p.patch_id, p.x, p.y, scored.score, state, scored.decided_by + 1], schema=schema)

@@ -26,7 +26,6 @@ from histomake.base.records.cascade_thresholds import (
     ThresholdSearch,
     ThresholdsRecord,
 )
-from histomake.base.rng import counter_rng
 from histomake.cascade.answers import StoredAnswers
 from histomake.cascade.fields import Field
 from histomake.cascade.infer import block_multiply_adds, dense_multiply_adds, whole_labels
@@ -34,7 +33,8 @@ from histomake.cascade.levels import Level
 from histomake.cascade.measures import score
 from histomake.cascade.net import build_network
 from histomake.cascade.run import block_pixels, costs, pixel_evaluations, run_cascade
-from histomake.config import CascadeSearch, CascadeThresholds, Radhical
+from histomake.cascade.threshold_search import choose, pareto_front, search
+from histomake.config import CascadeThresholds, Radhical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUB_SAMPLE = 50_000
-MUTATED = 3
-NEIGHBOURHOOD = 6
-LOWER_2_INDEX = 2
-"""Index of level 2's lower threshold in the order of `Simulator.trial`."""
-
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,16 @@ class Trial:
         """Mean of both F values."""
         return (self.pixel_f + self.nucleus_f) / 2
 
+    @property
+    def work(self) -> float:
+        """Multiply-adds, which include those of pixels that share a block with others."""
+        return self.multiply_adds
+
+    @property
+    def values(self) -> list[float]:
+        """The thresholds in the order of `Simulator.trial`: cut, upper 2, lower 2, upper 3, …"""
+        return _flat(self.thresholds)
+
     def loss(self, dense: Trial) -> float:
         """Return the larger loss of the two F values relative to the dense network."""
         return max(dense.pixel_f - self.pixel_f, dense.nucleus_f - self.nucleus_f)
@@ -116,15 +120,6 @@ class SearchResult:
                 row |= {f"lower{level}": lower, f"upper{level}": upper}
             rows.append(row | {"on_front": id(trial) in front, "chosen": trial is self.chosen})
         return pd.DataFrame(rows).sort_values(["cost", "f"], ignore_index=True)
-
-
-def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the trials for which no other is at least as cheap and better, cheapest first."""
-    front: list[Trial] = []
-    for trial in sorted(trials, key=lambda t: (t.cost, -t.f)):
-        if not front or trial.f > front[-1].f:
-            front.append(trial)
-    return front
 
 
 def check_disjoint(val: Iterable[str], test: Iterable[str]) -> None:
@@ -221,36 +216,10 @@ def search_thresholds(cases: Sequence[Case], config: Radhical, *, seed: int) -> 
     dense = _dense(simulator, candidates[0])
     if simulator.depth == 1:
         return SearchResult(dense, dense, "dense", [dense])
-    found = [_by_coordinate(simulator, candidates, dense, config.search, skip=skip) for skip in (False, True)]
-    found += _jointly(simulator, candidates, found, config.search, seed)
-    trials = list({id(t): t for t in found}.values())
+    trials = search(simulator, candidates, dense, config.search, seed=seed)
     chosen, rule = choose(trials, dense, config.search)
     log.info("dense F %.4f; chosen F %.4f at %.1f %% of the cost", dense.f, chosen.f, 100 * chosen.cost)
     return SearchResult(chosen, dense, rule, trials if chosen is not dense else [*trials, dense])
-
-
-def choose(trials: Sequence[Trial], dense: Trial, config: CascadeSearch) -> tuple[Trial, Rule]:
-    """Choose the cheapest trial within ``max_f_loss``; if it saves less than ``min_saving``, the best that saves it.
-
-    Only trials with fewer multiply-adds than the dense network can be chosen: where nuclei are dense, most blocks are
-    computed at several levels and a cascade costs more than it saves. Without such a trial the dense network is used.
-    """
-    near = [t for t in trials if t.loss(dense) <= config.max_f_loss + ROUNDING]
-    paying = [t for t in trials if t.multiply_adds < 1]
-    if cheap := [t for t in paying if t in near]:
-        cheapest = min(cheap, key=lambda t: (t.cost, -t.f))
-        if 1 - cheapest.cost >= config.min_saving:
-            return cheapest, "max_f_loss"
-    saving = [t for t in paying if 1 - t.cost >= config.min_saving]
-    if saving and config.min_saving:
-        return max(saving, key=lambda t: (t.f, -t.cost)), "min_saving"
-    if paying and config.min_saving:
-        log.warning("no thresholds save %.0f %%; using the cheapest", 100 * config.min_saving)
-        return min(paying, key=lambda t: (t.cost, -t.f)), "cheapest"
-    best = min((t.multiply_adds for t in near), default=None)
-    reason = "no thresholds are within max_f_loss" if best is None else f"a cascade costs {best:.2f} times as much"
-    log.warning("the dense network is used: %s (multiply-adds on the validation slides)", reason)
-    return dense, "dense"
 
 
 def _candidates(simulator: Simulator, number: int) -> list[NDArray[np.float64]]:
@@ -278,61 +247,6 @@ def _values(case: Case, level: int, which: Literal["p1", "p2", "sum"]) -> NDArra
 def _dense(simulator: Simulator, cuts: NDArray[np.float64]) -> Trial:
     """Return the dense network with its best threshold by pixel F."""
     return max((simulator.trial([c], levels=1, method="coordinate") for c in cuts), key=lambda t: t.pixel_f)
-
-
-def _by_coordinate(
-    simulator: Simulator, candidates: Sequence[NDArray[np.float64]], dense: Trial, config: CascadeSearch, *, skip: bool
-) -> Trial:
-    """Search in RADHicaL's order: cut, then upper and lower of level 2, of level 3 …, with open coarser levels.
-
-    The paper chose thresholds by eye; here each threshold may use an equal part of ``max_f_loss``. With ``skip``,
-    level 2 leaves no pixels to level 1. The stepwise search would not find this, because it leads over worse
-    thresholds.
-    """
-    values = [dense.thresholds.cut] + [1.0, 0.0] * (simulator.depth - 1)
-    positions = list(range(1, len(values)))
-    if skip and simulator.depth > 1:
-        values[LOWER_2_INDEX] = 1.0
-        positions.remove(LOWER_2_INDEX)
-    for position in positions:
-        depth = (position + 1) // 2 + 1
-        budget = config.max_f_loss * position / (len(values) - 1)
-
-        def with_value(value: float, position: int = position, depth: int = depth) -> Trial:
-            tried = [*values[:position], value, *values[position + 1 :]]
-            return simulator.trial(tried, levels=depth, method="coordinate")
-
-        tried = {float(v): with_value(v) for v in (*candidates[position], values[position])}
-        near = {v: t for v, t in tried.items() if t.loss(dense) <= budget + ROUNDING}
-        if near:
-            values[position] = min(near, key=lambda v: (near[v].cost, -near[v].f))
-        else:
-            values[position] = min(tried, key=lambda v: tried[v].loss(dense))
-    return simulator.trial(values, levels=simulator.depth, method="coordinate")
-
-
-def _jointly(
-    simulator: Simulator,
-    candidates: Sequence[NDArray[np.float64]],
-    start: Sequence[Trial],
-    config: CascadeSearch,
-    seed: int,
-) -> list[Trial]:
-    """Search all thresholds jointly: each step changes one to three thresholds of a random trial on the front."""
-    rng = counter_rng(seed, stream=1)
-    levels = simulator.depth
-    trials = list(start)
-    for _ in range(config.joint):
-        front = pareto_front(trials)
-        values = _flat(front[rng.integers(len(front))].thresholds)
-        for position in rng.choice(
-            len(values), size=min(len(values), int(rng.integers(1, MUTATED + 1))), replace=False
-        ):
-            grid = candidates[position]
-            here = int(np.searchsorted(grid, values[position])) + int(rng.integers(-NEIGHBOURHOOD, NEIGHBOURHOOD + 1))
-            values[position] = float(grid[np.clip(here, 0, len(grid) - 1)])
-        trials.append(simulator.trial(values, levels=levels, method="joint"))
-    return trials
 
 
 def _flat(thresholds: CascadeThresholds) -> list[float]:

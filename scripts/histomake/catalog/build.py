@@ -81,6 +81,7 @@ def build_catalog(
     cells: Mapping[str, Sequence[Path | str]] | None = None,
     graphs: Mapping[str, Sequence[Path | str]] | None = None,
     transfers: Sequence[Path | str] = (),
+    cascades: Mapping[str, Sequence[Path | str]] | None = None,
     sheet: Iterable[SheetRow] = (),
     cache: FileCache | None = None,
     previous: Path | None = None,
@@ -105,6 +106,7 @@ def build_catalog(
         cells: Cell tables ``{slide}.parquet`` by name.
         graphs: Statistics of graphs ``{slide}.parquet`` by name.
         transfers: Measures of stain transfers.
+        cascades: Predictions of patch cascades ``fold{k}/{slide}.parquet`` by name.
         sheet: slide_id, patient_id, site, and labels and subgroups by column of every slide.
         cache: Cache of the records read by the previous build.
         previous: Where the previous build kept its catalog, and where this build keeps its own for the next.
@@ -142,6 +144,8 @@ def build_catalog(
                 _add_rows_of_slides(build, f"cells_{name}", files)
             for name, files in (graphs or {}).items():
                 _add_rows_of_slides(build, f"graph_{name}", files)
+            for name, files in (cascades or {}).items():
+                _add_rows_of_folds(build, f"cascade_{name}", files)
             build.detach_previous()
             base.execute("CHECKPOINT")
     build.keep(Path(path))
@@ -263,15 +267,17 @@ def _add_patches(build: IncrementalBuild, grid: str, files: Sequence[Path | str]
 
 
 def _add_predictions(build: IncrementalBuild, task: str, files: Sequence[Path | str]) -> None:
-    """Create ``predictions_<task>``. Fold and slide come from each file's path, all other values from its columns."""
+    """Create ``predictions_<task>``."""
     if files:
-        build.fill(
-            f"predictions_{task}",
-            files,
-            f"{FOLD.format(path='filename')} AS fold, {SLIDE}, * EXCLUDE (filename)",
-            by_fold=True,
-        )
+        _add_rows_of_folds(build, f"predictions_{task}", files)
         _add_bags(build.base, task)
+
+
+def _add_rows_of_folds(build: IncrementalBuild, table: str, files: Sequence[Path | str]) -> None:
+    """Create a table of the rows of all files, with fold and slide from each file's path."""
+    if files:
+        columns = f"{FOLD.format(path='filename')} AS fold, {SLIDE}, * EXCLUDE (filename)"
+        build.fill(table, files, columns, by_fold=True)
 
 
 def _add_rows_of_slides(build: IncrementalBuild, table: str, files: Sequence[Path | str]) -> None:

@@ -23,17 +23,17 @@ from histomake.config.cascades import (
     CascadeBaselines,
     CascadeNetwork,
     CascadeSearch,
-    CascadeStage,
     CascadeThresholds,
     CascadeTrain,
-    PatchCascade,
     Radhical,
+    ThresholdChoice,
 )
 from histomake.config.cells import Cells
 from histomake.config.encoders import Encoder
 from histomake.config.gnn import Gnn
 from histomake.config.graphs import Graph, class_names, graph_problems
 from histomake.config.kinds import ACCEPTED
+from histomake.config.patch_cascades import Cascade, StageThresholds, cascade_problems
 from histomake.config.probes import Probe
 from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
@@ -49,10 +49,10 @@ __all__ = [
     "Augment",
     "Bag",
     "BagPooling",
+    "Cascade",
     "CascadeBaselines",
     "CascadeNetwork",
     "CascadeSearch",
-    "CascadeStage",
     "CascadeThresholds",
     "CascadeTrain",
     "Cells",
@@ -65,16 +65,17 @@ __all__ = [
     "Graph",
     "Grid",
     "Model",
-    "PatchCascade",
     "Predict",
     "Probe",
     "Quality",
     "Radhical",
     "Section",
     "Split",
+    "StageThresholds",
     "StainTransfer",
     "Target",
     "Task",
+    "ThresholdChoice",
     "Tissue",
     "Train",
     "load_config",
@@ -185,8 +186,10 @@ class Config(Section):
     )
     tasks: dict[Name, Task] = Field(default_factory=dict, description="Tasks by name.")
     radhical: dict[Name, Radhical] = Field(default_factory=dict, description="Nucleus cascades (RADHicaL) by name.")
-    patch_cascades: dict[Name, PatchCascade] = Field(
-        default_factory=dict, description="Cascades of classification tasks by name."
+    cascades: dict[Name, Cascade] = Field(
+        default_factory=dict,
+        description="Cascades of tasks that classify patches, by name: what they predict is in the catalog as "
+        "cascade_<name>.",
     )
     cells: dict[Name, Cells] = Field(
         default_factory=dict,
@@ -210,6 +213,16 @@ class Config(Section):
     )
     audit: Audit = Field(default_factory=Audit, description="Audit trail.")
     export: Export = Field(default_factory=Export, description="What leaves the site.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_patch_cascades(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "patch_cascades" in raw:
+            raise ValueError(
+                "patch_cascades is now cascades: rename it, and list the names of the tasks in stages; thresholds are "
+                "searched, or typed into thresholds.lower and thresholds.upper (docs/cascades.md)"
+            )
+        return raw
 
     @field_validator("grids")
     @classmethod
@@ -262,16 +275,7 @@ class Config(Section):
             self.graphs, grids=self.grids, encoders=self.encoders, cells=self.cells, tasks=self.tasks
         )
         problems += transfer_problems(self.stain_transfers, grids=self.grids, encoders=self.encoders)
-        for name, cascade in self.patch_cascades.items():
-            problems += [
-                f"patch_cascades.{name}.stages: {s.task!r} is not a task that classifies patches by pixels and "
-                f"has the class {cascade.class_name!r}"
-                for s in cascade.stages
-                if s.task not in self.tasks
-                or not ACCEPTED[self.tasks[s.task].kind].cascade_stage
-                or self.tasks[s.task].features
-                or cascade.class_name not in self.tasks[s.task].target.classes
-            ]
+        problems += cascade_problems(self.cascades, tasks=self.tasks, grids=self.grids)
         for name, grid in self.grids.items():
             problems += [
                 f"grids.{name}.roi: {c!r} is not a value of annotations.classes" for c in grid.roi if c not in known
@@ -361,7 +365,7 @@ class Config(Section):
             *name_problems("encoders.<name>.group", self.encoder_groups),
             *name_problems("tasks", self.tasks),
             *name_problems("radhical", self.radhical),
-            *name_problems("patch_cascades", self.patch_cascades),
+            *name_problems("cascades", self.cascades),
             *name_problems("cells", self.cells),
             *name_problems("graphs", self.graphs),
             *name_problems("stain_transfers", self.stain_transfers),

@@ -1,4 +1,4 @@
-"""Keys of cascades: RADHicaL for nuclei, and classifiers at several magnifications for patches."""
+"""Keys of RADHicaL cascades for nuclei, and of the search for thresholds, which patch cascades share."""
 
 from __future__ import annotations
 
@@ -87,10 +87,34 @@ class CascadeTrain(Section):
         return {key: value for key, value in self.dump().items() if key not in RUNNING}
 
 
-class CascadeSearch(Section):
-    """Choice of thresholds on validation patients."""
+class ThresholdChoice(Section):
+    """Choice of the thresholds of a cascade on validation patients."""
 
-    max_f_loss: Share = Field(
+    max_loss: Share = Field(
+        0.01,
+        description="The cheapest thresholds are chosen whose loss against the finest stage alone is at most this on "
+        "validation patients, and that read fewer pixels than it. If there are none, the finest stage alone is used.",
+    )
+    min_saving: Share = Field(
+        0.0,
+        description="Smallest share of the cost to save. If max_loss does not allow it, min_saving has priority; 0: "
+        "max_loss always has.",
+    )
+    candidates: int = Field(
+        32,
+        ge=2,
+        le=300,
+        description="Number of values tried per threshold, distributed over the scores of the networks (paper: 32).",
+    )
+    joint: int = Field(
+        192, ge=0, description="Number of threshold sets tried in the joint search; 0: coordinate-wise search only."
+    )
+
+
+class CascadeSearch(ThresholdChoice):
+    """Choice of the thresholds of a nucleus cascade on validation patients."""
+
+    max_loss: Share = Field(
         0.01,
         description="The cheapest thresholds are chosen for which neither the F of pixels nor the F of nuclei is more "
         "than this below that of the dense network on validation patients, and that need fewer multiply-adds than it. "
@@ -98,24 +122,21 @@ class CascadeSearch(Section):
     )
     min_saving: Share = Field(
         0.0,
-        description="Smallest share of pixel evaluations to save. If max_f_loss does not allow it, min_saving has "
-        "priority; 0: max_f_loss always has.",
+        description="Smallest share of pixel evaluations to save. If max_loss does not allow it, min_saving has "
+        "priority; 0: max_loss always has.",
     )
     cost: Literal["evaluations", "blocks"] = Field(
         "evaluations",
         description="Cost to minimise. evaluations: pixels that a network must evaluate, as in the paper; blocks: the "
         "mean of these and of the pixels of all blocks that contain them, which determines the time.",
     )
-    candidates: int = Field(
-        32,
-        ge=2,
-        le=300,
-        description="Number of values tried per threshold, distributed over the probabilities of the networks (paper: "
-        "32).",
-    )
-    joint: int = Field(
-        192, ge=0, description="Number of threshold sets tried in the joint search; 0: coordinate-wise search only."
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_max_f_loss(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "max_f_loss" in raw:
+            raise ValueError("max_f_loss is now max_loss, as in cascades; rename the key")
+        return raw
 
 
 class CascadeThresholds(Section):
@@ -224,24 +245,3 @@ class Radhical(Section):
         used = {"mpp", "max_upsampling", "scales", "objects", "network"}
         kept = {key: value for key, value in self.dump().items() if key in used}
         return kept | {"train": self.train.fitting()}
-
-
-class CascadeStage(Section):
-    """One magnification of a patch cascade: a task, and thresholds that decide on the next finer stage."""
-
-    task: Name = Field(description="A classification task under tasks; its grid is the magnification of the stage.")
-    lower: Share = Field(
-        0.05, description="Patches of the next finer stage are computed where the score of this stage is at least this."
-    )
-    upper: Share = Field(
-        1.0,
-        description="Patches are accepted without computing finer stages where the score of this stage is at least "
-        "this. With 1 this practically never happens.",
-    )
-
-
-class PatchCascade(Section):
-    """Prediction of slides by a cascade: coarse classifiers decide which finer patches are computed."""
-
-    class_name: Name = Field(description="The target class; the task of every stage must have it.")
-    stages: list[CascadeStage] = Field(min_length=2, description="Stages, coarsest grid first.")

@@ -144,8 +144,9 @@ class Predict(Section):
 
     roles: list[PredictedRole] = Field(
         default_factory=lambda: list(PREDICTED),
-        description="Roles of the slides that each model predicts. Those to test and to predict always are; add val to "
-        "also predict the validation slides: for operating points, or to look at them. They have pages and scores, "
+        description="Roles of the slides that each model predicts. Those to test always are, and those to predict "
+        "unless the task is a stage of a cascade, which predicts them instead: set [test] for that. Add val to also "
+        "predict the validation slides: for operating points, or to look at them. They have pages and scores, "
         "marked as val, and no part in metrics, because weights and thresholds were chosen with them.",
     )
     batch: int = Field(64, ge=1, description="Number of patches per forward pass. It does not change the result.")
@@ -179,8 +180,8 @@ class Predict(Section):
 
 
 def _prediction_problems(kind: Kind, predict: Predict) -> Iterator[str]:
-    if missing := [role for role in PREDICTED if role not in predict.roles]:
-        yield f"predict.roles: add {' and '.join(missing)}; slides to test and to predict are always predicted"
+    if "test" not in predict.roles:
+        yield "predict.roles: add test; slides to test are always predicted"
     if len(set(predict.roles)) < len(predict.roles):
         yield "predict.roles: a role is listed twice"
     if predict.patient_truth != "refuse" and not ACCEPTED[kind].patient_truth:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
 
 from histomake.cohort.leakage import FITTED, JUDGED
-from histomake.config.tasks import PREDICTED
+from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.planning.plan import Plan
+from histomake.planning.resources import batch_pixels
 
 NAMED = 5
 """Slides that a message names."""
@@ -16,11 +20,11 @@ class CascadePlan:
     """The cascades of patch classifiers in the configuration."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.cascades = plan, plan.config.patch_cascades
+        self.plan, self.cascades = plan, plan.config.cascades
 
     def stages(self, name: str) -> list[str]:
         """Tasks of the stages of a cascade, coarsest first."""
-        return [stage.task for stage in self.cascades[name].stages]
+        return self.cascades[name].stages
 
     def folds(self, name: str) -> range:
         """Folds of a cascade: those of its stages."""
@@ -31,6 +35,85 @@ class CascadePlan:
         roles = self._roles(name)
         unseen = [place for place, own in roles.items() if not set(FITTED) & set(own.values())]
         return sorted(place for place in unseen if set(roles[place].values()) <= set(PREDICTED))
+
+    def with_role(self, name: str, fold: int | str, role: str) -> list[str]:
+        """Ids of the slides that have a role in all stages in a fold, sorted."""
+        return [
+            s for (f, s), own in sorted(self._roles(name).items()) if f == int(fold) and set(own.values()) == {role}
+        ]
+
+    def tested(self, name: str) -> list[tuple[int, str]]:
+        """(fold, id) of the test slides of a cascade, sorted."""
+        return [(fold, slide) for fold in self.folds(name) for slide in self.with_role(name, fold, "test")]
+
+    def dense_predictions(self, name: str, places: Iterable[tuple[int, str]]) -> list[Path]:
+        """Predictions of all stages, coarsest first, of each slide of a fold."""
+        return [self.plan.layout.prediction(t, fold, slide) for fold, slide in places for t in self.stages(name)]
+
+    def validation_predictions(self, name: str, fold: int | str) -> list[Path]:
+        """Predictions of all stages, coarsest first, of each validation slide of a fold."""
+        return self.dense_predictions(name, [(int(fold), slide) for slide in self.with_role(name, fold, VALIDATION)])
+
+    def tables(self, name: str, slides: Iterable[str]) -> list[Path]:
+        """Patch tables of all stages of slides."""
+        grids = [self.plan.config.tasks[task].grid for task in self.stages(name)]
+        return [self.plan.layout.table(grid, slide) for slide in slides for grid in grids]
+
+    def models(self, name: str, fold: int | str) -> list[Path]:
+        """Weights of the stages in a fold, coarsest first."""
+        return [self.plan.layout.weights(task, fold) for task in self.stages(name)]
+
+    def descriptions(self, name: str, fold: int | str) -> list[Path]:
+        """Descriptions of the models of the stages in a fold, coarsest first."""
+        return [self.plan.layout.description(task, fold) for task in self.stages(name)]
+
+    def learned(self, name: str) -> list[dict[str, Any]]:
+        """What the tasks of the stages learn, coarsest first: a param."""
+        return [self.plan.config.tasks[task].dump("kind", "grid", "target") for task in self.stages(name)]
+
+    def use(self, name: str) -> list[dict[str, Any]]:
+        """How the stages predict, coarsest first: a param."""
+        return [self.plan.config.tasks[task].predicting() for task in self.stages(name)]
+
+    def batches(self, name: str) -> list[int]:
+        """Patches per forward pass of each stage, coarsest first."""
+        return [self.plan.config.tasks[task].predict.batch for task in self.stages(name)]
+
+    def pixels_at_once(self, name: str) -> int:
+        """Pixels of the largest batch of a stage."""
+        tasks = [self.plan.config.tasks[task] for task in self.stages(name)]
+        return max(batch_pixels(task.predict.batch, self.plan.config.grids[task.grid].size) for task in tasks)
+
+    def tabled(self, name: str) -> list[Path]:
+        """Predictions of a cascade, of unchanged slides too."""
+        return [self.plan.layout.patch_cascade(name).prediction(*place) for place in self.predicted(name)]
+
+    def to_predict(self) -> list[Path]:
+        """Predictions of all cascades on the slides that are only to be predicted."""
+        return [
+            self.plan.layout.patch_cascade(name).prediction(fold, slide)
+            for name in self.cascades
+            for fold in self.folds(name)
+            for slide in self.with_role(name, fold, "predict")
+        ]
+
+    def on_page(self, slide: str) -> list[list[Any]]:
+        """[cascade, fold] of the predictions of a slide, for its page: a param."""
+        return [[name, fold] for name in self.cascades for fold, s in self.predicted(name) if s == slide]
+
+    def measured(self) -> list[str]:
+        """Cascades with slides to test."""
+        return [name for name in self.cascades if self.tested(name)]
+
+    def outputs(self, unchanged: Collection[str]) -> list[Path]:
+        """Everything of all cascades; of single slides not for those that are ``unchanged``."""
+        found = []
+        for name in self.cascades:
+            files = self.plan.layout.patch_cascade(name)
+            for fold, slide in self.predicted(name):
+                if slide not in unchanged:
+                    found += [files.prediction(fold, slide), files.record(fold, slide), files.levels_view(fold, slide)]
+        return found + [self.plan.layout.patch_cascade(name).metrics for name in self.measured()]
 
     def misfits(self) -> list[str]:
         """Reasons why stages make no cascade: their folds differ, or a slide has different roles in their tasks."""
@@ -49,7 +132,16 @@ class CascadePlan:
                     f"that thresholds would be chosen or tested on slides that a stage has learned: "
                     f"{'; '.join(differing[:NAMED])}{more}; {_remedy(stages)}"
                 )
+            elif self.cascades[name].thresholds is None and (lacking := self._without_validation(name)):
+                found.append(
+                    f"cascade {name}: no validation slide in fold {', '.join(map(str, lacking))}, so that no "
+                    f"thresholds can be searched; set cascades.{name}.thresholds, or train the stages here"
+                )
         return found
+
+    def _without_validation(self, name: str) -> list[int]:
+        """Folds that have no slide to validate with."""
+        return [fold for fold in self.folds(name) if not self.with_role(name, fold, VALIDATION)]
 
     def _differing(self, name: str) -> list[str]:
         """Slides with different roles in the tasks of the stages, each once, and these roles."""

@@ -42,7 +42,7 @@ class LastRun:
         predicts all slides again. There are none with cascades either, because cascades are trained on slides.
         """
         config = self._plan.config
-        if config.radhical or config.patch_cascades:
+        if config.radhical or config.cascades:
             return frozenset()
         memory = self._plan.layout.last_run
         found = unchanged_slides(memory, shared=self._shared(), made_of=self._made_of)

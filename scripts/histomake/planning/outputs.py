@@ -122,6 +122,7 @@ class Outputs:
             "descriptions": [layout.description(name, fold) for name, fold, *_ in drawn],
             "views": [layout.view(name, fold, slide, view) for name, fold, _, views in drawn for view in views],
             "levels": [layout.cascade(name).levels_view(slide) for name in self.segmented_slides.get(slide, [])],
+            "stages": [layout.patch_cascade(n).levels_view(fold, slide) for n, fold in self.cascades.on_page(slide)],
             "cells": [layout.cells(name, slide) for name in self.tabulated_slides.get(slide, [])],
             "regions": [layout.region(name, fold, slide, box) for name, fold, *_ in drawn for box in boxes],
         }
@@ -142,7 +143,8 @@ class Outputs:
         return [place(task, fold, slide) for fold, slide in self._predicted(task, *roles)]
 
     def _predicted(self, task: str, *roles: str) -> list[tuple[int, str]]:
-        return self.plan.slides_by_fold(task, *roles) if roles else self.plan.predicted(task)
+        own = self.plan.config.tasks[task].predict.roles
+        return self.plan.slides_by_fold(task, *(role for role in roles or own if role in own))
 
     def chosen_on(self, task: str) -> list[Path]:
         """Predictions of the slides that operating points of a task are chosen on, in the order of `Plan.chosen_on`."""
@@ -221,9 +223,7 @@ class Outputs:
                     files.outlines(slide),
                     files.levels_view(slide),
                 ]
-        place = plan.layout.patch_cascade
-        patch_cascades = plan.config.patch_cascades
-        return found + [place(name, *where) for name in patch_cascades for where in self.cascades.predicted(name)]
+        return found + self.cascades.outputs(self.unchanged)
 
     def cell_tables(self, name: str) -> list[Path]:
         """Cell tables of all slides, of unchanged ones too."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from histomake.base.files import existing
-from histomake.base.layout import Layout
+from histomake.base.layout import Layout, PatchCascadeFiles
 from histomake.base.records.cascade_metrics import CascadeMetrics, ComparedGroup, Way
 from histomake.base.records.cascade_thresholds import Parting, ThresholdsRecord
-from histomake.base.records.patch_cascade import PatchCascadeRecord
-from histomake.base.records.record import Quarantined
+from histomake.base.records.metrics import MetricValue
+from histomake.base.records.patch_cascade_metrics import PatchCascadeMetrics
+from histomake.base.records.patch_thresholds import PatchThresholdsRecord
 from histomake.config import Config
 from histomake.report import page
 from histomake.report.page import Html
@@ -30,10 +31,10 @@ SCORES = {
 
 
 def cascades_section(config: Config, layout: Layout) -> Html:
-    """Nucleus cascades with their savings, bars and level maps; cascades of classifiers with their savings."""
+    """Nucleus cascades with savings, bars and level maps; cascades of patch classifiers with cost and loss."""
     parts = [_nuclei(layout, name) for name in config.radhical]
-    parts += [_patches(layout, name) for name in config.patch_cascades]
-    return page.section("RADHicaL", *parts) if parts else Html("")
+    parts += [_patches(layout, name) for name in config.cascades]
+    return page.section("Cascades", *parts) if parts else Html("")
 
 
 def _nuclei(layout: Layout, name: str) -> Html:
@@ -88,12 +89,62 @@ def _parting(parting: Parting) -> Html:
 
 
 def _patches(layout: Layout, name: str) -> Html:
-    rows = []
-    for path in existing(layout.patch_cascade_record(name, "*", "*"), under=layout.results):
-        if not path.name.endswith(".meta.json"):
-            record = PatchCascadeRecord.read(path)
-            saved = None if isinstance(record, Quarantined) else page.percent(record.saved)
-            rows.append([path.parent.name.removeprefix("fold"), record.slide_id, saved])
-    return page.section(
-        f"Patches: {name}", page.table(["fold", "slide", "pixels read, saved against the finest grid"], rows), level=3
+    """What a cascade of patch classifiers reads, takes and loses, and how its thresholds were chosen."""
+    files = layout.patch_cascade(name)
+    found = existing(files.thresholds("*"), under=layout.results)
+    chosen = {fold: PatchThresholdsRecord.read(path) for fold, path in enumerate(found)}
+    remarks = [record.remark for record in chosen.values() if record.remark]
+    parts = [page.tag("p", remark, class_="warn") for remark in dict.fromkeys(remarks)]
+    if files.metrics.exists():
+        parts += _compared_patches(PatchCascadeMetrics.read(files.metrics), files)
+    rows = [
+        [fold, task, *limits, record.rule]
+        for fold, record in chosen.items()
+        for task, *limits in zip(_undecided(record), record.chosen.lower, record.chosen.upper, strict=True)
+    ]
+    if rows:
+        parts.append(page.table(["fold", "stage", "computed from", "accepted from", "chosen by"], rows))
+    parts += [page.picture(files.pareto_front(fold), f"Thresholds of fold {fold}", width=620) for fold in chosen]
+    pictures = existing(files.levels_view("*", "*"), under=layout.results)
+    shown = [page.picture(path, path.stem, width=1000) for path in pictures]
+    return page.section(f"Patches: {name}", *parts, page.folded("stages by slide", *shown), level=3)
+
+
+def _undecided(record: PatchThresholdsRecord) -> list[str]:
+    """Stages that have thresholds."""
+    used = record.stages[len(record.stages) - len(record.chosen.lower) - 1 :]
+    return used[:-1]
+
+
+def _compared_patches(metrics: PatchCascadeMetrics, files: PatchCascadeFiles) -> list[Html]:
+    stages = [[s.task, s.mpp, s.patches, s.computed, s.pixels, s.seconds] for s in metrics.stages]
+    stages.append(["whole cascade", None, None, None, sum(s.pixels for s in metrics.stages), metrics.seconds_cascade])
+    stages.append(["finest stage alone", None, None, None, None, metrics.seconds_dense])
+    lost = [
+        [name.replace("_", " "), *map(_with_interval, (found.dense, found.cascade, found.lost))]
+        for name, found in metrics.metrics.items()
+    ]
+    slower = [slide for slide in metrics.slides if slide.seconds_cascade > slide.seconds_dense]
+    even = "" if metrics.break_even is None else f" It pays up to {page.percent(metrics.break_even)} finest patches."
+    same = "are identical" if metrics.simulated_identical else "differ on some slides, see slides.csv"
+    parts = [page.tag("p", metrics.remark, class_="warn")] if metrics.remark else []
+    parts.append(
+        page.tag(
+            "p",
+            f"{page.percent(metrics.saved)} of the pixels are not read, on {len(metrics.slides)} test slides of "
+            f"{metrics.patients} patients.{even} It is slower than its finest stage alone on {len(slower)} slide(s)"
+            + (f", of at most {max(slide.patches for slide in slower):,} finest patches." if slower else ".")
+            + f" Simulated and deployed decisions {same}.",
+        )
     )
+    parts.append(page.table(["stage", "µm/px", "patches", "computed", "pixels read", "seconds"], stages))
+    if lost:
+        parts.append(page.table(["metric of patches", "finest stage alone", "cascade", "lost"], lost))
+    return [*parts, page.picture(files.front, "Seconds against AUROC on the test slides", width=620)]
+
+
+def _with_interval(value: MetricValue) -> str:
+    if value.value is None:
+        return "not defined"
+    limits = "" if value.low is None or value.high is None else f" ({value.low:.3f} to {value.high:.3f})"
+    return f"{value.value:.3f}{limits}"

@@ -76,12 +76,14 @@ def slide_page(
     tissue: Path,
     tasks: list[SlideTask],
     cascades: Mapping[str, Path],
+    stages: Mapping[tuple[str, int], Path],
     cells: Mapping[str, Path],
 ) -> str:
     """The page as HTML.
 
     For a quarantined slide it shows the reason, for others the warnings of all records. ``tissue``: picture of tissue
-    and quality; ``cascades``: picture of the levels of each nucleus cascade; ``cells``: cell tables by name.
+    and quality; ``cascades``: picture of the levels of each nucleus cascade; ``stages``: picture of the stages of
+    each patch cascade, by name and fold; ``cells``: cell tables by name.
     """
     head = [
         page.tag("nav", page.link("← report", "../index.html")),
@@ -95,6 +97,10 @@ def slide_page(
     parts += [
         page.section(f"Cascade {name}", page.picture(path, "Detected nuclei, and the regions that each level computed"))
         for name, path in cascades.items()
+    ]
+    parts += [
+        page.section(f"Cascade {name}, fold {fold}", page.picture(path, "Scores, and which stage decided which patch"))
+        for (name, fold), path in stages.items()
     ]
     parts += [_cells(name, path, records.tissue.area_mm2) for name, path in cells.items()]
     warnings = [page.tag("p", text, class_="warn") for record in records for text in record.warnings]

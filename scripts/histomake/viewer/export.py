@@ -88,7 +88,7 @@ def _write_mask(folder: Path, mask: Mask, manifest: Manifest, order: list[str]) 
     It has as many levels as the slide, as NGFF recommends.
     """
     datasets = []
-    array = mask.levels[0]
+    array: zarr.Array | NDArray[np.uint8] = mask.levels[0]
     for level in range(len(manifest.levels)):
         stored = level < len(mask.levels)
         source, step = (mask.levels[level], 1) if stored else (array, 2)
@@ -98,7 +98,7 @@ def _write_mask(folder: Path, mask: Mask, manifest: Manifest, order: list[str]) 
 
 
 def _write_level(
-    path: Path, source: zarr.Array, step: int, as_classes: Callable[[NDArray[Any]], NDArray[Any]]
+    path: Path, source: zarr.Array | NDArray[np.uint8], step: int, as_classes: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> zarr.Array:
     height, width = (-(-length // step) for length in source.shape)
     array = zarr.create_array(

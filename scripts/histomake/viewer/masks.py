@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.cascade_card import CascadeCard
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
+from histomake.base.records.patch_thresholds import PatchThresholdsRecord
 from histomake.base.records.record import Quarantined, usable
 from histomake.base.units import rescale
 from histomake.cells.table import read_record
@@ -40,6 +42,8 @@ ANNOTATION = "-"
 NUCLEI, LEVEL = "labels", "state"
 CELLS, CELL = "cells", "cell"
 """Replaces the array in the address of cells; the class of those that have none."""
+STAGES = "stages"
+"""Replaces the array in the address of the stages of a patch cascade."""
 CASCADE_CLASSES = {NUCLEI: ["nucleus"], LEVEL: ["computed", "accepted"]}
 """Meaning of the values of a nucleus cascade's arrays, without 0: nucleus numbers, and states of a level's pixels."""
 CASCADE_ORDER = ["accepted", "computed", "nucleus"]
@@ -54,7 +58,7 @@ class Mask:
     With a single class every value but 0 is of it. ``lookup``: class number by value, where values are no classes.
     """
 
-    levels: list[zarr.Array]
+    levels: Sequence[zarr.Array | NDArray[np.uint8]]
     pixel: float
     classes: list[str]
     lookup: NDArray[np.uint8] | None = None
@@ -83,11 +87,13 @@ class Mask:
 def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
     """A mask of a slide; raises KeyError if there is none.
 
-    ``task``: ANNOTATION for the annotated one, a segmentation task, an array of a cascade, as ``name.array``, or
-    ``name.cells``.
+    ``task``: ANNOTATION for the annotated one, a segmentation task, an array of a nucleus cascade, as ``name.array``,
+    ``name.cells``, or ``name.stages`` for a patch cascade.
     """
     if "." in task:
         name, part = task.split(".", 1)
+        if part == STAGES:
+            return _open_stages(layout, slide, name, fold)
         return _open_cells(layout, slide, name) if part == CELLS else _open_cascade(layout, slide, name, part)
     if task == ANNOTATION:
         record = annotation_of(layout, slide)
@@ -119,6 +125,31 @@ def _open_cascade(layout: Layout, slide: str, cascade: str, array: str) -> Mask:
         raise KeyError(f"cascade {cascade} has no {array} of {slide}")
     pixel = rescale(1, CascadeCard.read(model).mpp, Manifest.read_usable(layout.manifest(slide)).mpp)
     return Mask([zarr.open_array(store / array, mode="r")], pixel, CASCADE_CLASSES[content])
+
+
+def _open_stages(layout: Layout, slide: str, cascade: str, fold: int) -> Mask:
+    """Which stage of a patch cascade decided each patch of the finest grid: one label per cell of the grid."""
+    files = layout.patch_cascade(cascade)
+    if not files.prediction(fold, slide).is_file() or not files.thresholds(fold).is_file():
+        raise KeyError(f"cascade {cascade} fold {fold} has no predictions of {slide}")
+    tasks = PatchThresholdsRecord.read(files.thresholds(fold)).stages
+    card = ModelCard.read(layout.description(tasks[-1], fold))
+    grid = SlideGrid.of_table(read_table(layout.table(card.grid.name, slide))[1])
+    table = pq.read_table(files.prediction(fold, slide), columns=["x", "y", "stage"])
+    rows, columns = (np.rint(table[name].to_numpy() / grid.step).astype(int) for name in ("y", "x"))
+    shape = [math.ceil(length / grid.step) for length in (grid.height, grid.width)]
+    labels = np.zeros(shape, np.uint8)
+    labels[rows, columns] = table["stage"].to_numpy()
+    return Mask([labels], grid.step, [f"decided by {task}" for task in tasks])
+
+
+def _stages(layout: Layout, slide: str) -> dict[tuple[str, int], str]:
+    """All patch cascades on a slide by address and fold, with their titles."""
+    found = {}
+    for path in existing(layout.patch_cascade("*").prediction("*", slide), under=layout.results):
+        cascade, fold = path.parent.parent.name, int(path.parent.name.removeprefix("fold"))
+        found[f"{cascade}.{STAGES}", fold] = f"{cascade}, fold {fold}: deciding stage"
+    return found
 
 
 def _open_cells(layout: Layout, slide: str, name: str) -> Mask:
@@ -183,8 +214,9 @@ class MaskTiles(TypedDict):
 
 def describe(layout: Layout, slide: str) -> list[MaskTiles]:
     """What the page needs to request the tiles of every mask of a slide."""
-    titles = _cascade_arrays(layout, slide) | _cells(layout, slide)
-    places = [(ANNOTATION, 0), *((name, 0) for name in titles)]
+    whole = _cascade_arrays(layout, slide) | _cells(layout, slide)
+    titles = {(name, 0): title for name, title in whole.items()} | _stages(layout, slide)
+    places = [(ANNOTATION, 0), *titles]
     for path in map(store_of, existing(layout.segmentation("*", "*", slide), under=layout.results)):
         places.append((path.parent.parent.name, int(path.parent.name.removeprefix("fold"))))
     found = []
@@ -198,7 +230,7 @@ def describe(layout: Layout, slide: str) -> list[MaskTiles]:
             MaskTiles(
                 task=task,
                 fold=fold,
-                title=titles.get(task),
+                title=titles.get((task, fold)),
                 classes=mask.classes,
                 width=width,
                 height=height,
@@ -222,6 +254,9 @@ def class_order(layout: Layout, slide: str) -> list[str]:
         names |= dict.fromkeys(annotation.class_names)
     if _cascade_arrays(layout, slide):
         names |= dict.fromkeys(CASCADE_ORDER)
+    for task, fold in _stages(layout, slide):
+        record_of = layout.patch_cascade(task.removesuffix(f".{STAGES}")).thresholds(fold)
+        names |= dict.fromkeys(f"decided by {stage}" for stage in PatchThresholdsRecord.read(record_of).stages)
     for task in _cells(layout, slide):
         record = read_record(layout.cells(task.removesuffix(f".{CELLS}"), slide))
         names |= dict.fromkeys(() if isinstance(record, Quarantined) else record.class_names or (CELL,))

@@ -20,6 +20,7 @@ from histomake.base.layout.groups import (
     EmbeddingFiles,
     FeatureMapFiles,
     Number,
+    PatchCascadeFiles,
     TransferFiles,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "EmbeddingFiles",
     "FeatureMapFiles",
     "Layout",
+    "PatchCascadeFiles",
     "TransferFiles",
 ]
 
@@ -253,13 +255,9 @@ class Layout:
         """Files of a nucleus cascade."""
         return CascadeFiles(self.results / "radhical" / name)
 
-    def patch_cascade(self, name: str, fold: Number, slide: str) -> Path:
-        """Predictions of a patch cascade on a slide."""
-        return self.results / "cascades" / name / f"fold{fold}" / f"{slide}.parquet"
-
-    def patch_cascade_record(self, name: str, fold: Number, slide: str) -> Path:
-        """What each stage of a patch cascade did on a slide."""
-        return self.results / "cascades" / name / f"fold{fold}" / f"{slide}.json"
+    def patch_cascade(self, name: str) -> PatchCascadeFiles:
+        """Files of a cascade of patch classifiers."""
+        return PatchCascadeFiles(self.results / "cascades" / name)
 
     # --- stain transfers --------------------------------------------------------------------------------------------
 

@@ -87,6 +87,52 @@ class AttributionFiles:
 
 
 @dataclass(frozen=True)
+class PatchCascadeFiles:
+    """Files of a cascade of patch classifiers."""
+
+    folder: Path
+
+    def thresholds(self, fold: Number) -> Path:
+        """Thresholds of a fold, and how they were chosen."""
+        return self.folder / f"fold{fold}.thresholds.json"
+
+    def trials(self, fold: Number) -> Path:
+        """Thresholds that were tried in a fold."""
+        return self.folder / f"fold{fold}.search.parquet"
+
+    def pareto_front(self, fold: Number) -> Path:
+        """Figure of cost against AUROC of all thresholds tried in a fold."""
+        return self.folder / f"fold{fold}.pareto.png"
+
+    def prediction(self, fold: Number, slide: str) -> Path:
+        """Predictions on a slide."""
+        return self.folder / f"fold{fold}" / f"{slide}.parquet"
+
+    def record(self, fold: Number, slide: str) -> Path:
+        """What each stage did on a slide."""
+        return self.folder / f"fold{fold}" / f"{slide}.json"
+
+    def levels_view(self, fold: Number, slide: str) -> Path:
+        """Picture of which stage decided which patch of a slide."""
+        return self.folder / f"fold{fold}" / f"{slide}.png"
+
+    @property
+    def metrics(self) -> Path:
+        """Comparison with the finest stage alone on the test slides of all folds."""
+        return self.folder / "metrics.json"
+
+    @property
+    def metrics_table(self) -> Path:
+        """The same, one slide per row, CSV."""
+        return self.folder / "slides.csv"
+
+    @property
+    def front(self) -> Path:
+        """Figure of seconds against AUROC on the test slides."""
+        return self.folder / "front.png"
+
+
+@dataclass(frozen=True)
 class CascadeFiles:
     """Files of a nucleus cascade."""
 

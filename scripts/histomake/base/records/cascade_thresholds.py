@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from histomake.base.records.record import Count, Part, Record
+from histomake.base.records.record import Count, Json, Part, Record, Upgrade, same
 
-Rule = Literal["max_f_loss", "min_saving", "cheapest", "dense", "given"]
+Rule = Literal["max_loss", "min_saving", "cheapest", "dense", "given"]
 """Why thresholds were chosen."""
 
 SearchMethod = Literal["coordinate", "joint", "given"]
@@ -14,10 +14,15 @@ SearchMethod = Literal["coordinate", "joint", "given"]
 
 
 DENSE = (
-    "The dense network is used and no cascade: on the validation slides, no thresholds within search.max_f_loss need "
+    "The dense network is used and no cascade: on the validation slides, no thresholds within search.max_loss need "
     "fewer multiply-adds."
 )
 """What the rule ``dense`` means for the results."""
+
+
+def rename_rule(content: Json) -> Json:
+    """The rule ``max_loss`` is named ``max_f_loss``, like the key of the configuration then."""
+    return content | {"rule": "max_loss"} if content.get("rule") == "max_f_loss" else content
 
 
 class Thresholds(Part, frozen=True, kw_only=True):
@@ -105,13 +110,14 @@ class ThresholdsRecord(Record, frozen=True, kw_only=True):
     """Thresholds of a nucleus cascade, and how they were chosen on validation patients."""
 
     NAME: ClassVar[str] = "thresholds of a cascade"
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (same, rename_rule)
 
     thresholds: Thresholds
     """The chosen thresholds."""
     dense_cut: float
     """Threshold on p1 of the network of level 1 alone."""
     rule: Rule
-    """Why these were chosen: they are the cheapest within ``max_f_loss``; the best that save ``min_saving``; the \
+    """Why these were chosen: they are the cheapest within ``max_loss``; the best that save ``min_saving``; the \
 cheapest, because none saves that; those of the dense network, because none costs less; or given ones."""
     validation: ThresholdSearch
     """Scores on the validation slides."""

@@ -30,7 +30,9 @@ from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.nuclei import NucleiRecord
 from histomake.base.records.patch_cascade import PatchCascadeRecord
+from histomake.base.records.patch_cascade_metrics import PatchCascadeMetrics
 from histomake.base.records.patch_table import PatchTableRecord
+from histomake.base.records.patch_thresholds import PatchThresholdsRecord
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Part, Quarantined, Versioned
 from histomake.base.records.run import RunRecord
@@ -68,7 +70,9 @@ PLACES: dict[type[Versioned], str] = {
     GraphRecord: "in the Arrow metadata of `graphs/{name}/{slide}.arrow`, key `histomake`",
     TransferCard: "`transfers/{name}/model/model.json`",
     TransferMeasures: "`transfers/{name}/measures/{direction}.json`",
+    PatchThresholdsRecord: "`cascades/{cascade}/fold{k}.thresholds.json`",
     PatchCascadeRecord: "`cascades/{cascade}/fold{k}/{slide}.json`",
+    PatchCascadeMetrics: "`cascades/{cascade}/metrics.json`",
     Sidecar: "`{output}.meta.json`",
     RunRecord: "`audit/runs/{time}/run.json`",
     Quarantined: "`quarantine.json` (a list), and in place of the record of a stage",
