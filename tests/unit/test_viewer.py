@@ -14,12 +14,14 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from histomake.base.errors import HistomakeError
 from histomake.base.files import store_of
 from histomake.base.layout import Layout
 from histomake.base.records.cell_table import CellTableRecord
+from histomake.base.records.patch_thresholds import PatchThresholdsRecord, TriedThresholds
 from histomake.cells.table import MEASURED, METADATA_KEY, schema, write_cells
 from histomake.config import Cells
 from histomake.pictures import canvas
@@ -348,6 +350,36 @@ def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
     assert states[0, 1, :3].tolist() == list(canvas.PALETTE[place["computed"]])
     assert states[0, 2, :3].tolist() == list(canvas.PALETTE[place["accepted"]])
     shutil.rmtree(folder)
+
+
+def test_the_deciding_stages_of_a_patch_cascade_are_a_mask_with_a_label_per_patch(fetch, results):
+    files = results.patch_cascade("tumour")
+    tried = TriedThresholds(lower=[0.1], upper=[0.9], method="joint", auroc=1.0, cost=0.5)
+    PatchThresholdsRecord(
+        class_name="tumor",
+        stages=["coarse", "kind"],
+        rule="max_loss",
+        dense_auroc=1.0,
+        chosen=tried,
+        trials=1,
+        front=[tried],
+        slides=["V"],
+        left_out=[],
+    ).write(files.thresholds(0))
+    x, y = np.array([SPAN, 0], np.int32), np.array([0, SPAN], np.int32)
+    files.prediction(0, SLIDE).parent.mkdir(parents=True)
+    pq.write_table(pa.table({"x": x, "y": y, "stage": np.array([1, 2], np.uint8)}), files.prediction(0, SLIDE))
+    described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
+    found = {mask["task"]: (mask["title"], mask["pixel"]) for mask in described["masks"] if mask["title"]}
+    assert found == {"tumour.stages": ("tumour, fold 0: deciding stage", SPAN)}
+    place = {name: described["class_order"].index(f"decided by {name}") for name in ("coarse", "kind")}
+    body = fetch(f"/label/{SLIDE}/tumour.stages/0/0/0/0")[2]
+    stages = np.asarray(Image.open(io.BytesIO(body)).convert("RGBA"))
+    assert (stages[:2, :2, 3] > 0).tolist() == [[False, True], [True, False]]
+    assert stages[0, 1, :3].tolist() == list(canvas.PALETTE[place["coarse"]])
+    assert stages[1, 0, :3].tolist() == list(canvas.PALETTE[place["kind"]])
+    assert fetch(f"/label/{SLIDE}/tumour.stages/1/0/0/0")[0] == 404
+    shutil.rmtree(files.folder)
 
 
 def test_cells_are_masks_in_the_colours_of_their_classes(fetch, results):
