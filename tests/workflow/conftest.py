@@ -32,6 +32,7 @@ POINTS = {
     "predict": {"roles": ["val", "test", "predict"]},
     "evaluate": {"operating_points": {"sensitivity": 0.9}, "prevalences": [0.1], "subgroups": ["site"]},
 }
+STAGES = {"lower": [0.5], "upper": [1.0]}
 SPLITS = {"P01-A": "train", "P02-A": "test", "P03.B": "val", "P04-A": "test", "P04-B": "predict"}
 CASCADE = {
     "mpp": 4.0,
@@ -138,7 +139,7 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
     content["encoders"] = {"small": {"grid": "x10", "name": "resnet10t", "weights": False, "size": 64}}
     content["explain"] = {**content["explain"], "maps": ["small"]}
     content["radhical"] = {"nuclei": CASCADE}
-    content["cascades"] = {"both": {"class_name": "nuclei", "stages": ["coarse", "fine"], "search": {"joint": 2}}}
+    content["cascades"] = {"both": {"class_name": "nuclei", "stages": ["coarse", "fine"], "thresholds": STAGES}}
     content["cells"] = {
         "nuclei": {"source": "radhical:nuclei"},
         "drawn": {"source": "annotation", "classes": ["nuclei"], "outlines": False},
