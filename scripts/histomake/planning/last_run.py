@@ -11,7 +11,7 @@ from histomake.audit.code import LIBRARY, SCRIPTS, code_digest, rules_digest
 from histomake.audit.fingerprints import Fingerprints
 from histomake.base.file_cache import stamps
 from histomake.base.files import sha256_file
-from histomake.cohort.leakage import FITTED
+from histomake.cohort.leakage import FITTED, Assignment
 from histomake.model.reuse import DESCRIPTION, WEIGHTS
 from histomake.planning.plan import Plan
 from histomake.planning.unchanged import digest, remember, unchanged_slides
@@ -39,11 +39,8 @@ class LastRun:
         """Ids of the slides that need not be planned.
 
         There are none if a slide that a model is trained on has changed, because the model is then trained again and
-        predicts all slides again. There are none with cascades either, because cascades are trained on slides.
+        predicts all slides again.
         """
-        config = self._plan.config
-        if config.radhical or config.cascades:
-            return frozenset()
         memory = self._plan.layout.last_run
         found = unchanged_slides(memory, shared=self._shared(), made_of=self._made_of)
         return found if {slide for _, _, slide, _ in fitted_roles(self._plan)} <= found else frozenset()
@@ -70,12 +67,26 @@ def model_files(plan: Plan, tissue_model: Sequence[str]) -> list[str]:
             found |= {layout.training_cohort(name, fold), layout.history(name, fold)}
             folders = (layout.model(name, fold), plan.model_in_use(name, fold))
             found |= {folder / file for folder in folders for file in (WEIGHTS, DESCRIPTION)}
+    for name, cascade in plan.config.radhical.items():
+        files = layout.cascade(name)
+        found |= {
+            place(level + 1) for level in range(len(cascade.scales)) for place in (files.weights, files.description)
+        }
+        found.add(files.thresholds)
+    for name, stages in plan.config.cascades.items():
+        found |= {layout.patch_cascade(name).thresholds(fold) for fold in plan.folds(stages.stages[0])}
     return sorted(map(str, found))
 
 
 def fitted_roles(plan: Plan) -> list[tuple[str, int, str, str]]:
-    """(task, fold, slide, role) of every slide that a model is trained or validated on."""
-    return sorted((n, a.fold, a.slide_id, a.role) for n in plan.trained for a in plan.roles[n] if a.role in FITTED)
+    """(task or nucleus cascade, fold, slide, role) of every slide that a model is trained or validated on."""
+    roles = {name: plan.roles[name] for name in plan.trained} | _cascade_roles(plan)
+    return sorted((n, a.fold, a.slide_id, a.role) for n, found in roles.items() for a in found if a.role in FITTED)
+
+
+def _cascade_roles(plan: Plan) -> dict[str, Sequence[Assignment]]:
+    """Assignments of each nucleus cascade, by a name that no task has."""
+    return {f"radhical:{name}": found for name, found in plan.cascade_roles.items()}
 
 
 def workflow_digest(plan: Plan, root: Path) -> str:
@@ -90,7 +101,7 @@ def workflow_digest(plan: Plan, root: Path) -> str:
 def slide_digests(plan: Plan, fingerprints: Fingerprints) -> dict[str, str]:
     """Digest of what the outputs of each slide depend on in addition: its row, its bytes and its roles, by id."""
     roles = defaultdict(list)
-    for name, assignments in plan.roles.items():
+    for name, assignments in {**plan.roles, **_cascade_roles(plan)}.items():
         for a in assignments:
             roles[a.slide_id].append([name, a.fold, a.role])
     found = {}

@@ -216,7 +216,7 @@ class Outputs:
                 )
             files = plan.layout.cascade(name)
             found += [files.split, files.metrics, files.pareto_front]
-            for slide in plan.cascade_slides(name, *PREDICTED):
+            for slide in (s for s in plan.cascade_slides(name, *PREDICTED) if s not in self.unchanged):
                 found += [
                     files.segmentation(slide),
                     files.store(slide),
