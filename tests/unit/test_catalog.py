@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.base.errors import Reason
+from histomake.cascade.patch_cascade import SCHEMA as CASCADE_SCHEMA
 from histomake.catalog.build import build_catalog
 from histomake.cells import table as cell_tables
 from histomake.config import Cells, Grid
@@ -89,6 +90,12 @@ def results(tmp_path):
         pq.write_table(pa.table(scores), predictions[-1])
     paths |= {"tables": {"x20": tables}, "splits": {"grade": split}, "predictions": {"grade": predictions}}
     paths["cells"] = {"nuclei": [tmp_path / "cells" / f"{slide}.parquet" for slide in ("s1", "s3")]}
+    decided = [tmp_path / "cascades" / "tumour" / f"fold{fold}" / "s1.parquet" for fold in range(2)]
+    for path, state in zip(decided, ("rejected", "computed"), strict=True):
+        row = {"patch_id": [0], "x": [0], "y": [0], "tissue": [1.0], "score": [0.5], "state": [state], "stage": [1]}
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pydict(row, schema=CASCADE_SCHEMA), path)
+    paths["cascades"] = {"tumour": decided}
     for path, table in zip(paths["cells"]["nuclei"], (two_cells(), cell_tables.empty_table(BAD, CELLS)), strict=True):
         cell_tables.write_cells(table, path)
     sheet = [("s1", "p1", "north", {"grade": "2"}), ("s2.b", "p2", None, {"grade": "3"}), ("s3", "p3", None, {})]
@@ -142,6 +149,12 @@ def test_class_balance_is_given_per_task_fold_and_role(base):
         (1, "test", "stroma", 1, 3, 0.75),
         (1, "train", "stroma", 1, 2, 0.5),
     ]
+
+
+def test_predictions_of_a_cascade_have_their_slide_and_fold(base):
+    wanted = "fold, slide_id, patient_id, state, stage"
+    rows = base.execute(f"SELECT {wanted} FROM cascade_tumour JOIN slides USING (slide_id) ORDER BY fold").fetchall()
+    assert rows == [(0, "s1", "p1", "rejected", 1), (1, "s1", "p1", "computed", 1)]
 
 
 def test_cells_have_their_slide_and_class_and_join_with_slides(base):

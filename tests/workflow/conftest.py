@@ -52,7 +52,7 @@ TRANSFER = {
     "train": {"steps": 2, "record_every": 2, "workers": 0},
 }
 TARGETS = (
-    *("radhical", "predict", "all_cells", "all_graphs", "all_transfers"),
+    *("radhical", "predict", "all_cascades", "all_cells", "all_graphs", "all_transfers"),
     *("results/metrics/map.json", "results/metrics/probe.json"),
     "results/comparisons/fine/coarse.json",
     *("results/metrics/pixel_bags.json", "results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),

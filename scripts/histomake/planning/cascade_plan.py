@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from histomake.cohort.leakage import FITTED, JUDGED
+from histomake.cohort.leakage import JUDGED
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.planning.plan import Plan
 from histomake.planning.resources import batch_pixels
@@ -32,15 +33,11 @@ class CascadePlan:
 
     def predicted(self, name: str) -> list[tuple[int, str]]:
         """(fold, id) of every slide that no stage of a cascade was trained or validated on, sorted."""
-        roles = self._roles(name)
-        unseen = [place for place, own in roles.items() if not set(FITTED) & set(own.values())]
-        return sorted(place for place in unseen if set(roles[place].values()) <= set(PREDICTED))
+        return self._predicted[name]
 
     def with_role(self, name: str, fold: int | str, role: str) -> list[str]:
         """Ids of the slides that have a role in all stages in a fold, sorted."""
-        return [
-            s for (f, s), own in sorted(self._roles(name).items()) if f == int(fold) and set(own.values()) == {role}
-        ]
+        return self._members[name].get((int(fold), role), [])
 
     def tested(self, name: str) -> list[tuple[int, str]]:
         """(fold, id) of the test slides of a cascade, sorted."""
@@ -97,9 +94,14 @@ class CascadePlan:
             for slide in self.with_role(name, fold, "predict")
         ]
 
+    @property
+    def slides(self) -> list[str]:
+        """Ids of the slides that some cascade predicts, sorted."""
+        return sorted(self._by_slide)
+
     def on_page(self, slide: str) -> list[list[Any]]:
         """[cascade, fold] of the predictions of a slide, for its page: a param."""
-        return [[name, fold] for name in self.cascades for fold, s in self.predicted(name) if s == slide]
+        return self._by_slide.get(slide, [])
 
     def measured(self) -> list[str]:
         """Cascades with slides to test."""
@@ -146,18 +148,51 @@ class CascadePlan:
     def _differing(self, name: str) -> list[str]:
         """Slides with different roles in the tasks of the stages, each once, and these roles."""
         found: dict[str, str] = {}
-        for (_, slide), own in sorted(self._roles(name).items()):
+        for (_, slide), own in self._roles[name].items():
             judged = {task: role for task, role in own.items() if role in JUDGED}
             if len(set(judged.values())) > 1:
                 found.setdefault(slide, f"{slide} ({', '.join(f'{t}: {role}' for t, role in judged.items())})")
         return list(found.values())
 
-    def _roles(self, name: str) -> dict[tuple[int, str], dict[str, str]]:
-        """Role of each slide in each fold, by task of a stage."""
-        found: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
-        for task in self.stages(name):
-            for a in self.plan.roles[task]:
-                found[a.fold, a.slide_id][task] = a.role
+    @cached_property
+    def _roles(self) -> dict[str, dict[tuple[int, str], dict[str, str]]]:
+        """Role of each slide in each fold, by cascade, place and task of a stage."""
+        found: dict[str, dict[tuple[int, str], dict[str, str]]] = {}
+        for name in self.cascades:
+            places: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+            for task in self.stages(name):
+                for a in self.plan.roles[task]:
+                    places[a.fold, a.slide_id][task] = a.role
+            found[name] = dict(sorted(places.items()))
+        return found
+
+    @cached_property
+    def _predicted(self) -> dict[str, list[tuple[int, str]]]:
+        """(fold, id) of the slides that no stage has learned, by cascade."""
+        allowed = set(PREDICTED)
+        return {
+            name: [p for p, own in r.items() if allowed.issuperset(own.values())] for name, r in self._roles.items()
+        }
+
+    @cached_property
+    def _members(self) -> dict[str, dict[tuple[int, str], list[str]]]:
+        """Ids with the same role in all stages, by cascade, fold and role."""
+        found: dict[str, dict[tuple[int, str], list[str]]] = {}
+        for name, roles in self._roles.items():
+            members: dict[tuple[int, str], list[str]] = defaultdict(list)
+            for (fold, slide), own in roles.items():
+                if len(shared := set(own.values())) == 1:
+                    members[fold, shared.pop()].append(slide)
+            found[name] = dict(members)
+        return found
+
+    @cached_property
+    def _by_slide(self) -> dict[str, list[list[Any]]]:
+        """[cascade, fold] of the predictions of each slide."""
+        found: dict[str, list[list[Any]]] = defaultdict(list)
+        for name, places in self._predicted.items():
+            for fold, slide in places:
+                found[slide].append([name, fold])
         return dict(found)
 
 

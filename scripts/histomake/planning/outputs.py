@@ -72,7 +72,7 @@ class Outputs:
     @cached_property
     def paged_slides(self) -> list[str]:
         """Ids of the slides that have a page, sorted."""
-        return sorted({*self.segmented_slides, *self.drawn_slides})
+        return sorted({*self.segmented_slides, *self.drawn_slides, *self.cascades.slides})
 
     def regions(self, slide: str) -> list[list[int]]:
         """Regions of a slide that are drawn at a higher resolution: x, y, width, height in level-0 pixels."""
