@@ -1,5 +1,6 @@
 """Rule cascade_compare: compare a patch cascade with its finest stage alone on the test slides of all folds."""
 
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from histomake.cascade.plots import draw_seconds
 from histomake.cascade.stage_scores import open_stages, read_dense_slides
 from histomake.config import Cascade, Task
 from histomake.evaluate.cascades import measure_cascade
+from histomake.learn.inference.predict import load_model
 
 
 def main(snakemake):
@@ -24,16 +26,21 @@ def main(snakemake):
     with job(snakemake):
         thresholds = dict(enumerate(map(PatchThresholdsRecord.read, given.thresholds)))
         read = read_dense_slides(layout, tasks, [row for _, row in params.slides], given.predictions, config.class_name)
-        compared = []
-        for (fold, row), dense, deployed in zip(params.slides, read, given.deployed, strict=True):
-            if dense is not None:
-                models = [layout.model(task, fold) for task in config.stages]
-                stages = open_stages(layout, models, row, params.use, params.batches, threads=threads)
+        compared, left_out = [], []
+        # Slides are in the order of folds, of which one has its models in memory.
+        for fold, places in groupby(
+            zip(params.slides, read, given.deployed, strict=True), key=lambda place: place[0][0]
+        ):
+            predictors = [load_model(layout.model(task, fold), threads=threads) for task in config.stages]
+            for (_, row), dense, deployed in places:
+                if dense is None:
+                    left_out.append(row[0])
+                    continue
+                stages = open_stages(layout, predictors, row, params.use, params.batches)
                 limits, options = chosen_thresholds(thresholds[fold]), {"fold": fold, "threads": threads}
                 compared.append(
                     compare_slide(stages, dense, pq.read_table(deployed), limits, config.class_name, **options)
                 )
-        left_out = [row[0] for (_, row), dense in zip(params.slides, read, strict=True) if dense is None]
         metrics = measure_cascade(compared, thresholds, left_out=left_out, seed=params.seed)
         with atomic_file(snakemake.output.slides) as aside:
             pd.DataFrame([msgspec.structs.asdict(slide) for slide in metrics.slides]).drop(

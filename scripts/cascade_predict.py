@@ -12,6 +12,7 @@ from histomake.cascade.patch_prediction import predict_cascade
 from histomake.cascade.patch_search import chosen_thresholds
 from histomake.cascade.stage_scores import open_stages
 from histomake.cohort.quarantine import attempt
+from histomake.learn.inference.predict import load_model
 from histomake.pictures.canvas import quarantine_card, write_picture
 from histomake.pictures.stage_maps import stage_maps
 from histomake.slide.reader import open_slide
@@ -22,8 +23,8 @@ def main(snakemake):
     layout, threads = Layout(Path(snakemake.config["results"])), snakemake.threads
     with job(snakemake) as done:
         chosen = PatchThresholdsRecord.read(given.thresholds)
-        models = [Path(weights).parent for weights in given.weights]
-        stages = open_stages(layout, models, params.entry, params.use, params.batches, threads=threads)
+        predictors = [load_model(Path(weights).parent, threads=threads) for weights in given.weights]
+        stages = open_stages(layout, predictors, params.entry, params.use, params.batches)
         found = attempt(
             "cascade",
             lambda: predict_cascade(stages, chosen.class_name, chosen_thresholds(chosen), threads=threads),

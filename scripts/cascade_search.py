@@ -23,7 +23,7 @@ def main(snakemake):
         table = result.table()
         with atomic_file(snakemake.output.trials) as aside:
             table.to_parquet(aside)
-        draw_front(table, result.dense.f, snakemake.output.front, cost="pixels to read", quality="AUROC of patches")
+        draw_front(table, result.dense.f, snakemake.output.front, cost="pixels", quality="AUROC of patches")
         record = thresholds_record(result, config, slides=[s.slide_id for s in slides], left_out=left_out)
         record.write(snakemake.output.thresholds)
 

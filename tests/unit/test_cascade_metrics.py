@@ -159,6 +159,8 @@ def test_the_report_shows_stages_losses_thresholds_and_pictures(tmp_path):
     texts = [part.split(">", 1)[1].split("</td>")[0] for part in shown.split("<td")[1:]]
     assert texts[texts.index("coarse") :][:6] == ["coarse", "4", "4", "4", "64", "2"]
     assert "1.000 (1.000 to 1.000)" in texts
+    assert texts[texts.index("100.0%") :][:6] == ["100.0%", "8", "1", "–", "–", ""]
+    assert "It pays while it computes less than 75.0% of the finest patches." in shown
     assert shown.count("<img") == 3
 
 

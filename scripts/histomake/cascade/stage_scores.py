@@ -19,7 +19,7 @@ from histomake.base.tables import lost_slide
 from histomake.cascade.patch_cascade import StagePatches, link_stages
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
 from histomake.learn.data.reading import PatchReader
-from histomake.learn.inference.predict import Predictor, load_model, predict_batches, slide_patches
+from histomake.learn.inference.predict import Predictor, predict_batches, slide_patches
 from histomake.target.targets import UNLABELLED
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def read_dense(
             return lost
         if isinstance(record, Quarantined):
             return record
-        if usable["patch_id"].to_pylist() != table["patch_id"].to_pylist():
+        if not np.array_equal(usable["patch_id"].to_numpy(), table["patch_id"].to_numpy()):
             raise HistomakeError(f"slide {entry.slide_id}: {path} is not of the patches of {entry.table}; delete it")
         indices.append(index_patches([entry], kind=task.kind, target=task.target) if usable.num_rows else None)
         scores.append(table[f"score_{class_name}"].to_numpy())
@@ -148,19 +148,16 @@ def read_dense_slides(
 
 def open_stages(
     layout: Layout,
-    models: Sequence[Path],
+    predictors: Sequence[Predictor],
     slide: SlideRow,
     use: Sequence[Mapping[str, Any]],
     batches: Sequence[int],
-    *,
-    threads: int,
 ) -> list[Stage]:
-    """Load the models of all stages, coarsest first, with a slide. ``use``: grid and flips of each stage."""
-    found = []
-    for model, how, batch in zip(models, use, batches, strict=True):
-        entry = SlideEntry.at(layout, how["grid"], *slide)
-        found.append(Stage(load_model(model, threads=threads), entry, batch, how["flips"]))
-    return found
+    """The models of all stages, coarsest first, with a slide. ``use``: grid and flips of each stage."""
+    return [
+        Stage(predictor, SlideEntry.at(layout, how["grid"], *slide), batch, how["flips"])
+        for predictor, how, batch in zip(predictors, use, batches, strict=True)
+    ]
 
 
 def _truth(patches: PatchIndex, output: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

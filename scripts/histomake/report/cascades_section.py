@@ -9,7 +9,7 @@ from histomake.base.layout import Layout, PatchCascadeFiles
 from histomake.base.records.cascade_metrics import CascadeMetrics, ComparedGroup, Way
 from histomake.base.records.cascade_thresholds import Parting, ThresholdsRecord
 from histomake.base.records.metrics import MetricValue
-from histomake.base.records.patch_cascade_metrics import PatchCascadeMetrics
+from histomake.base.records.patch_cascade_metrics import FrontPoint, PatchCascadeMetrics
 from histomake.base.records.patch_thresholds import PatchThresholdsRecord
 from histomake.config import Config
 from histomake.report import page
@@ -28,6 +28,9 @@ SCORES = {
     "count_error": "count error",
 }
 """Fields of the scores, and their columns."""
+
+METRICS = {"auroc": "AUROC", "average_precision": "average precision"}
+"""Metrics of patches, as texts."""
 
 
 def cascades_section(config: Config, layout: Layout) -> Html:
@@ -121,11 +124,11 @@ def _compared_patches(metrics: PatchCascadeMetrics, files: PatchCascadeFiles) ->
     stages.append(["whole cascade", None, None, None, sum(s.pixels for s in metrics.stages), metrics.seconds_cascade])
     stages.append(["finest stage alone", None, None, None, None, metrics.seconds_dense])
     lost = [
-        [name.replace("_", " "), *map(_with_interval, (found.dense, found.cascade, found.lost))]
+        [METRICS[name], *map(_with_interval, (found.dense, found.cascade, found.lost))]
         for name, found in metrics.metrics.items()
     ]
     slower = [slide for slide in metrics.slides if slide.seconds_cascade > slide.seconds_dense]
-    even = "" if metrics.break_even is None else f" It pays up to {page.percent(metrics.break_even)} finest patches."
+    even = "" if metrics.break_even is None else f" It pays while it computes less than {_share(metrics.break_even)}."
     same = "are identical" if metrics.simulated_identical else "differ on some slides, see slides.csv"
     parts = [page.tag("p", metrics.remark, class_="warn")] if metrics.remark else []
     parts.append(
@@ -140,7 +143,25 @@ def _compared_patches(metrics: PatchCascadeMetrics, files: PatchCascadeFiles) ->
     parts.append(page.table(["stage", "µm/px", "patches", "computed", "pixels read", "seconds"], stages))
     if lost:
         parts.append(page.table(["metric of patches", "finest stage alone", "cascade", "lost"], lost))
-    return [*parts, page.picture(files.front, "Seconds against AUROC on the test slides", width=620)]
+    front = [
+        [page.percent(point.cost), point.seconds, point.auroc, *_limits(point), "yes" if point.chosen else ""]
+        for point in metrics.front
+    ]
+    header = ["pixels read", "seconds", "AUROC", "computed from", "accepted from", "chosen"]
+    return [
+        *parts,
+        page.picture(files.front, "Seconds against AUROC on the test slides", width=620),
+        page.folded("front of thresholds on the test slides", page.table(header, front)),
+    ]
+
+
+def _share(share: float) -> str:
+    return f"{page.percent(share)} of the finest patches"
+
+
+def _limits(point: FrontPoint) -> list[str]:
+    """Thresholds of all stages, coarsest first; none for the finest stage alone."""
+    return [", ".join(f"{value:.3g}" for value in values) or "–" for values in (point.lower, point.upper)]
 
 
 def _with_interval(value: MetricValue) -> str:
