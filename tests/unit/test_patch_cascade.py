@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.base.errors import ConfigError, HistomakeError
@@ -17,6 +18,9 @@ from histomake.config import Cascade, Grid, StageThresholds, Task, ThresholdChoi
 from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.train import train
 from histomake.patch.table import METADATA_KEY
+from histomake.pictures import canvas
+from histomake.pictures.stage_maps import deciders, stage_maps
+from histomake.slide.reader import open_slide
 from hypothesis import given
 from hypothesis import strategies as st
 from small_cohort import CLASSES, GRID_NAME, MPP, build_slide
@@ -126,6 +130,24 @@ def test_a_slide_in_quarantine_has_a_quarantine_entry(stages, tmp_path):
 def test_an_unknown_class_is_refused(stages):
     with pytest.raises(ConfigError, match="not tumour"):
         predict_cascade(stages, "tumour", OPEN, threads=1)
+
+
+def test_colours_of_deciding_stages_mean_the_same_on_all_slides():
+    tasks = ["coarse", "middle", "fine"]
+    table = pa.table({"stage": np.array([2, 3, 1], np.uint8), "state": ["rejected", "computed", "accepted"]})
+    names, number = deciders(table, tasks)
+    assert [names[n] for n in number] == ["middle, rejected", "fine, computed", "coarse, accepted"]
+    assert deciders(table.slice(0, 0), tasks)[0] == names
+
+
+def test_the_picture_of_a_slide_shows_scores_and_deciding_stages_beside_each_other(stages):
+    found = deployed(stages, OPEN)
+    with open_slide(stages[1].entry.manifest) as reader:
+        picture = stage_maps(reader, found, TARGET, ["coarse", "fine"])
+    assert picture.dtype == np.uint8
+    assert picture.shape[1] > 1.9 * 512
+    in_legend = np.abs(picture.astype(int) - canvas.PALETTE[2]).sum(2) < 3
+    assert in_legend.any()
 
 
 # --- search -----------------------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from histomake.base.units import Mpp, rescale
-from histomake.cascade.patch_cascade import STATES
 from histomake.cascade.patch_prediction import CascadePrediction
 from histomake.pictures import canvas
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PANEL_PX = 760
 """Longest edge of a panel."""
-MOST_COLOURS = len(canvas.PALETTE)
 
 
 def stage_maps(
@@ -40,19 +39,28 @@ def stage_maps(
     panels = [
         canvas.with_legend(canvas.with_scale_bar(scores, thumb.mpp), f"Score of {class_name}", {}, scale=("0", "1"))
     ]
-    decided = table["stage"].to_numpy().astype(int) - 1
-    state = np.asarray(table["state"].to_pylist())
-    named = {
-        f"{task}, {name} ({((decided == number) & (state == name)).sum():,} patches)": (number, name)
-        for number, task in enumerate(tasks)
-        for name in STATES
-        if ((decided == number) & (state == name)).any()
+    names, number = deciders(table, tasks)
+    palette = np.array([canvas.PALETTE[i % len(canvas.PALETTE)] for i in range(len(names))], np.uint8)
+    legend = {
+        f"{name} ({(number == i).sum():,} patches)": canvas.PALETTE[i % len(canvas.PALETTE)]
+        for i, name in enumerate(names)
     }
-    colours = {text: canvas.PALETTE[i % MOST_COLOURS] for i, text in enumerate(named)}
-    painted = np.zeros((len(decided), 3), np.uint8)
-    for text, (number, name) in named.items():
-        painted[(decided == number) & (state == name)] = colours[text]
+    painted = palette[number]
     levels = canvas.paint_patches(thumb, thumb.pixels, patches, painted)
     title = "Which stage decided which patch"
-    panels.append(canvas.with_legend(canvas.with_scale_bar(levels, thumb.mpp), title, colours))
+    panels.append(canvas.with_legend(canvas.with_scale_bar(levels, thumb.mpp), title, legend))
     return canvas.headed(canvas.in_rows(panels, 2), heading)
+
+
+def deciders(table: pa.Table, tasks: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Name every way in which a patch can be decided, and return the number of that of each patch, int64 (n,).
+
+    The names are those of the cascade and not of the slide, so that colours mean the same on all slides.
+    """
+    ways = [(number, state) for number in range(len(tasks) - 1) for state in ("rejected", "accepted")]
+    ways.append((len(tasks) - 1, "computed"))
+    stage, state = table["stage"].to_numpy() - 1, np.asarray(table["state"].to_pylist(), object)
+    found = np.full(table.num_rows, len(ways) - 1, np.int64)
+    for position, (number, name) in enumerate(ways):
+        found[(stage == number) & (state == name)] = position
+    return [f"{tasks[number]}, {name}" for number, name in ways], found
