@@ -120,3 +120,23 @@ def test_images_are_the_same_after_both_conversions():
     signed = to_signed(torch.from_numpy(levels), torch.device("cpu"))
     assert (float(signed.min()), float(signed.max())) == (-1.0, 1.0)
     assert np.array_equal(from_signed(signed), levels)
+
+
+def test_a_residual_generator_begins_by_changing_nothing():
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    assert torch.equal(StainGenerator(blocks=1, filters=4, residual=True)(images), images)
+
+
+def test_a_residual_generator_has_as_many_weights():
+    one, other = (StainGenerator(blocks=2, filters=8, residual=residual) for residual in (False, True))
+    assert sum(p.numel() for p in one.parameters()) == sum(p.numel() for p in other.parameters())
+
+
+def test_a_flat_image_gets_no_checkerboard():
+    """With transposed convolutions, neighbouring pixels would get different numbers of terms."""
+    torch.manual_seed(0)
+    network = StainGenerator(blocks=1, filters=8).eval()
+    for norm in network.norms():
+        norm.statistics = torch.tensor([[0.0], [1.0]]).expand(2, 1)
+    flat = network(torch.full((1, 3, 96, 96), 0.3))[..., 32:64, 32:64]
+    assert (flat.amax((2, 3)) - flat.amin((2, 3))).max() < 1e-6

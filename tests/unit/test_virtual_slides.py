@@ -15,7 +15,7 @@ from histomake.generate.apply import transfer_slide
 from histomake.generate.lattice import SlideLattice, resampling
 from histomake.generate.networks import StainGenerator
 from histomake.generate.objective import from_signed, to_signed
-from histomake.generate.store import sampled_windows, stained, tissue_on
+from histomake.generate.store import sampled_windows, stain_share, stained, tissue_on
 from histomake.generate.training import train_transfer
 from histomake.generate.translate import SlideTranslator
 from histomake.learn.engine.runtime import choose_runtime
@@ -164,3 +164,9 @@ def test_a_virtual_slide_is_marked_in_store_and_manifest_and_can_be_read_as_a_sl
 def test_the_mark_says_that_a_slide_is_in_silico():
     mark = VirtualStain(transfer="t", stains=("HE", "PAS"), weights_sha256=None)
     assert mark.label == "in silico: HE to PAS by t"
+
+
+def test_glass_inside_the_tissue_stays_as_scanned_and_stained_pixels_do_not():
+    levels = np.array([255, 240, 235, 225, 215, 100], np.uint8)
+    pixels = np.repeat(levels[None, :, None], 3, axis=2)
+    np.testing.assert_allclose(stain_share(pixels)[0, :, 0], [0, 0, 0, 0.5, 1, 1])

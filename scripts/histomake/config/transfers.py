@@ -38,6 +38,11 @@ class TransferGenerator(Section):
         9, ge=1, le=20, description="Number of residual blocks (Zhu et al. 2017: 9 for patches of 256 px, 6 below)."
     )
     filters: int = Field(64, ge=4, le=256, description="Channels at full resolution, four times as many in the blocks.")
+    residual: bool = Field(
+        False,
+        description="true: the change of an image is learned, and added to it (de Bel et al. 2021). Learns with fewer "
+        "steps and moves structures less; false, as in CycleGAN, can change more.",
+    )
 
 
 class TransferCritic(Section):

@@ -70,24 +70,31 @@ class StainGenerator(nn.Module):
     Args:
         blocks: Number of residual blocks, at a quarter of the resolution.
         filters: Channels at full resolution; four times as many in the blocks.
+        residual: Add the input to the output, so that the change of an image is learned and training begins with none
+            (de Bel et al., Medical Image Analysis 2021).
     """
 
-    def __init__(self, *, blocks: int, filters: int) -> None:
+    def __init__(self, *, blocks: int, filters: int, residual: bool = False) -> None:
         super().__init__()
-        self.blocks = blocks
+        self.blocks, self.residual = blocks, residual
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, filters, 7), InstanceNorm(), nn.ReLU()]
         for channels in (filters, 2 * filters):
             layers += [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), InstanceNorm(), nn.ReLU()]
         layers += [_ResidualBlock(4 * filters) for _ in range(blocks)]
         for channels in (4 * filters, 2 * filters):
+            # In place of the paper's transposed convolution, whose uneven overlap draws a checkerboard (Odena et al.,
+            # Distill 2016); the number of weights is the same.
             layers += [
-                nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1),
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(channels, channels // 2, 3, padding=1),
                 InstanceNorm(),
                 nn.ReLU(),
             ]
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(filters, 3, 7), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+        last = nn.Conv2d(filters, 3, 7)
+        self.layers = nn.Sequential(*layers, nn.ReflectionPad2d(3), last, nn.Tanh())
         _initialise(self)
+        if residual:
+            nn.init.zeros_(last.weight)
 
     @property
     def margin(self) -> int:
@@ -103,9 +110,9 @@ class StainGenerator(nn.Module):
         return [module for module in self.modules() if isinstance(module, InstanceNorm)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Translate float (n, 3, h, w) in [-1, 1]; h and w are multiples of STEP."""
+        """Translate float (n, 3, h, w) in [-1, 1], which residual ones may leave; h and w are multiples of STEP."""
         translated: Tensor = self.layers(images)
-        return translated
+        return images + translated if self.residual else translated
 
 
 class PatchCritic(nn.Module):

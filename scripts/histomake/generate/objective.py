@@ -74,7 +74,7 @@ class TransferObjective(Objective[SidesBatch]):
         self.pools = [ImagePool(), ImagePool()]
 
     def _generator(self) -> StainGenerator:
-        network = StainGenerator(blocks=self.transfer.generator.blocks, filters=self.transfer.generator.filters)
+        network = StainGenerator(**self.transfer.generator.dump())
         return network.to(self.runtime.device)
 
     def _critic(self) -> PatchCritic:

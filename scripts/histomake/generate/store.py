@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 WINDOW = 512
 """Edge in pixels of the windows that are translated at once, without their margin."""
 
+CLEAR, STAINED = 235.0, 215.0
+"""Levels of a pixel's darkest channel above which it is glass, and below which it is stained."""
+
 Read = Callable[[int, int, int, int], "NDArray[np.uint8]"]
 
 
@@ -45,8 +48,18 @@ def tissue_on(mask: TissueMask, lattice: SlideLattice, box: tuple[int, int, int,
     return np.asarray(mask.mask[np.ix_(*places)])
 
 
+def stain_share(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How much of each pixel is taken from the generator, float32 (h, w, 1), of pixels uint8 (h, w, 3) as scanned.
+
+    0 for glass, where nothing is stained, and rising to 1 with the light that its darkest channel lacks. Glass inside
+    the tissue so stays as scanned, and no rim is seen where tissue ends.
+    """
+    lacking = CLEAR - pixels.min(axis=2, keepdims=True).astype(np.float32)
+    return np.asarray((lacking / (CLEAR - STAINED)).clip(0, 1), np.float32)
+
+
 def stained(translator: SlideTranslator, mask: TissueMask, lattice: SlideLattice) -> Read:
-    """A function that reads boxes in the other stain; where there is no tissue, the slide's own pixels."""
+    """A function that reads boxes in the other stain; where there is no tissue or stain, the slide's own pixels."""
 
     def read(x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         pixels = lattice.read(x, y, width, height).copy()
@@ -55,7 +68,9 @@ def stained(translator: SlideTranslator, mask: TissueMask, lattice: SlideLattice
             chosen = tissue[window.slices]
             if chosen.any():
                 found = translator.translate(x + window.x, y + window.y, window.width, window.height)
-                pixels[window.slices][chosen] = found[chosen]
+                share = stain_share(pixels[window.slices])
+                mixed = np.rint(share * found + (1 - share) * pixels[window.slices])
+                pixels[window.slices][chosen] = mixed[chosen].astype(np.uint8)
         return pixels
 
     return read
