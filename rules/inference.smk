@@ -13,7 +13,8 @@ rule predict:
 # With the priority, the predictions of a finished fold run before the trainings of other folds.
 rule predict_slide:
     input:
-        manifest=LAYOUT.manifest("{slide}"),
+        manifest=lambda wildcards: OUTPUTS.transfers.manifest(wildcards.task, wildcards.slide),
+        virtual=lambda wildcards: OUTPUTS.transfers.virtual_stores(wildcards.task, wildcards.slide),
         table=lambda wildcards: LAYOUT.table(task(wildcards).grid, wildcards.slide),
         annotation=LAYOUT.annotation("{slide}"),
         weights=LAYOUT.weights("{task}", "{fold}"),

@@ -1,5 +1,6 @@
 """Rules predict_slide and segment_slide: scores of every tissue patch of a slide; of a segmentation also its labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from histomake.audit.sidecar import job
@@ -23,6 +24,7 @@ def main(snakemake):
     with job(snakemake) as done:
         predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
         entry = SlideEntry.at(layout, task.grid, *snakemake.params.entry)
+        entry = replace(entry, manifest=Path(snakemake.input.manifest))  # as scanned, or in silico
         images = {"labels": store_of(out.labels), "polygons": Path(out.outlines)} if per_pixel else {}
 
         def work():

@@ -41,7 +41,7 @@ from histomake.config.source import ConfigFile
 from histomake.config.splits import Split
 from histomake.config.tasks import Predict, Target, Task, like_problems
 from histomake.config.training import Augment, Model, Train
-from histomake.config.transfers import StainTransfer, transfer_problems
+from histomake.config.transfers import StainTransfer, transfer_problems, transferred_task_problems
 
 __all__ = [
     "SEARCHED",
@@ -276,6 +276,7 @@ class Config(Section):
         )
         problems += transfer_problems(self.stain_transfers, grids=self.grids, encoders=self.encoders)
         problems += cascade_problems(self.cascades, tasks=self.tasks, grids=self.grids)
+        problems += transferred_task_problems(self.tasks, self.stain_transfers, self.grids)
         for name, grid in self.grids.items():
             problems += [
                 f"grids.{name}.roi: {c!r} is not a value of annotations.classes" for c in grid.roi if c not in known

@@ -177,6 +177,16 @@ class Predict(Section):
         le=0.75,
         description="Share of a segmentation window that overlaps the next one; overlaps are blended.",
     )
+    transfer: Name | None = Field(
+        None,
+        description="A stain transfer: slides of its side from are predicted in silico, in the stain of its side to. "
+        "The task never learns from them. For tasks that classify or segment the pixels of patches.",
+    )
+    allow_virtual: bool = Field(
+        False,
+        description="true: those with the role test in the column split of the sheet are tested, so metrics say how "
+        "well slides in silico are predicted. false: a run with such slides is refused.",
+    )
 
 
 def _prediction_problems(kind: Kind, predict: Predict) -> Iterator[str]:
@@ -446,7 +456,8 @@ class Task(Section):
     def predicting(self) -> dict[str, Any]:
         """Return the settings that affect a slide's predictions besides the model."""
         windows = {"overlap": self.predict.overlap} if ACCEPTED[self.kind].overlap else {}
-        return {"grid": self.grid, "flips": self.predict.flips} | windows
+        transfer = {"transfer": self.predict.transfer} if self.predict.transfer else {}
+        return {"grid": self.grid, "flips": self.predict.flips} | windows | transfer
 
 
 def like_problems(tasks: Mapping[str, Task]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from histomake.config.encoders import Encoder
 from histomake.config.section import Name, Section, Share
 from histomake.config.slides import Grid
+from histomake.config.tasks import Task
 from histomake.config.training import RUNNING
 
 EDGE_STEP = 4
@@ -187,3 +188,21 @@ def transfer_problems(
             yield f"{place}: {encoders[encoder].name} cannot encode virtual slides; take a network from elsewhere"
         elif encoders[encoder].grid != transfer.grid:
             yield f"{place}: {encoder} has grid {encoders[encoder].grid}; take an encoder of grid {transfer.grid}"
+
+
+def transferred_task_problems(
+    tasks: Mapping[str, Task], transfers: Mapping[str, StainTransfer], grids: Mapping[str, Grid]
+) -> Iterator[str]:
+    """Tasks that cannot predict the slides of a stain transfer."""
+    for name, task in tasks.items():
+        place, chosen = f"tasks.{name}.predict.transfer", task.predict.transfer
+        if chosen is None:
+            if task.predict.allow_virtual:
+                yield f"tasks.{name}.predict.allow_virtual: there are virtual slides with predict.transfer only"
+            continue
+        if chosen not in transfers:
+            yield f"{place}: {chosen!r} is not under stain_transfers ({', '.join(transfers) or 'none'})"
+        elif task.features or task.graph or task.on_bags:
+            yield f"{place}: only tasks on the pixels of single patches can predict virtual slides; remove it"
+        elif (own := grids.get(task.grid)) and (made := grids.get(transfers[chosen].grid)) and own.mpp < made.mpp:
+            yield f"{place}: grid {task.grid} has {own.mpp:g} µm/px, finer than the virtual slides ({made.mpp:g})"

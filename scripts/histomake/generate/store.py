@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 
 from histomake.base.files import atomic_directory, sha256_file
 from histomake.base.records.manifest import Manifest, ManifestLevel, VirtualStain
-from histomake.base.units import Level0Pixels, Mpp
+from histomake.base.units import Mpp
 from histomake.base.windows import tiled
 from histomake.config import Convert
 from histomake.generate.lattice import SlideLattice
@@ -90,7 +91,8 @@ def write_virtual_slide(
         virtual: What makes the slide virtual.
     """
     base = SourceLevel(lattice.width, lattice.height, config.tile_px, config.tile_px)
-    levels = plan_levels([base], config)
+    # Positions are level-0 pixels of the scanned slide, so that its patch tables and annotations fit.
+    levels = [replace(level, downsample=level.downsample * lattice.downsample) for level in plan_levels([base], config)]
     checksums: dict[str, str] = {}
     with atomic_directory(store) as aside:
 
@@ -100,7 +102,7 @@ def write_virtual_slide(
         def finish(count: int) -> None:
             for level in levels[:count]:
                 dump_json(aside / level.path / "zarr.json", level.metadata())
-            dump_json(aside / "zarr.json", _metadata(levels[:count], source, lattice.mpp, virtual))
+            dump_json(aside / "zarr.json", _metadata(levels[:count], source, virtual))
 
         encode = partial(encode_levels, aside, tile_px=config.tile_px, threads=1, on_closed=closed)
         empty = encode(levels, read, base, halved=0, holds=holding(None, 1, 1))
@@ -113,26 +115,25 @@ def write_virtual_slide(
             finish(len(empty))
         checksums |= {path.relative_to(aside).as_posix(): sha256_file(path) for path in aside.rglob("zarr.json")}
         size = sum((aside / name).stat().st_size for name in checksums)
-    return _manifest(source, levels, empty, lattice, store.name, dict(sorted(checksums.items())), size, virtual)
+    return _manifest(source, levels, empty, store.name, dict(sorted(checksums.items())), size, virtual)
 
 
-def _metadata(levels: list[StoreLevel], source: Manifest, mpp: Mpp, virtual: VirtualStain) -> dict[str, object]:
+def _metadata(levels: list[StoreLevel], source: Manifest, virtual: VirtualStain) -> dict[str, object]:
     attributes = {
         "slide_id": source.slide_id,
-        "mpp": mpp,
+        "mpp": source.mpp,
         "mpp_source": source.mpp_source,
         "downsamples": [level.downsample for level in levels],
         "virtual": virtual.label,
     }
     name = f"{source.slide_id} ({virtual.label})"
-    return dict(image_metadata(levels, name=name, mpp=(mpp, mpp), attributes=attributes))
+    return dict(image_metadata(levels, name=name, mpp=(source.mpp, source.mpp), attributes=attributes))
 
 
 def _manifest(
     source: Manifest,
     levels: list[StoreLevel],
     empty: list[int],
-    lattice: SlideLattice,
     store: str,
     checksums: dict[str, str],
     size: int,
@@ -144,7 +145,7 @@ def _manifest(
             width=level.width,
             height=level.height,
             downsample=level.downsample,
-            mpp=Mpp(lattice.mpp * level.downsample),
+            mpp=Mpp(source.mpp * level.downsample),
             codec=level.coding.codec,
             passthrough=False,
             empty_tiles=count,
@@ -155,11 +156,11 @@ def _manifest(
         slide_id=source.slide_id,
         warnings=(f"This slide is {virtual.label}: its stain was computed, and no laboratory has made it.",),
         store=store,
-        width=Level0Pixels(lattice.width),
-        height=Level0Pixels(lattice.height),
-        mpp=lattice.mpp,
-        mpp_x=lattice.mpp,
-        mpp_y=lattice.mpp,
+        width=source.width,
+        height=source.height,
+        mpp=source.mpp,
+        mpp_x=source.mpp_x,
+        mpp_y=source.mpp_y,
         mpp_source=source.mpp_source,
         levels=tuple(told),
         associated={},

@@ -58,10 +58,12 @@ def _row(
     """The scanned slide, the virtual one, and the map on it."""
     mpp = Mpp(virtual.mpp * max(1.0, max(virtual.width, virtual.height) / EDGE_PX))
     thumb, before = canvas.thumbnail(virtual, mpp), canvas.thumbnail(scanned, mpp)
-    size = boxes[0][2]
+    scale = virtual.levels[0].downsample
+    size = boxes[0][2] * scale
     density = np.array(counts) / (size * virtual.mpp) ** 2 * 1e6
     end = max(float(density.max()), LEAST_SCALE)
-    patches = canvas.Patches(np.array([b[0] for b in boxes]), np.array([b[1] for b in boxes]), size)
+    left, top = (scale * np.array([box[axis] for box in boxes]) for axis in (0, 1))
+    patches = canvas.Patches(left, top, size)
     painted = canvas.paint_patches(thumb, thumb.pixels, patches, canvas.score_colours(density / end))
     title = f"{structure.slide_id}: {_per_mm2(structure):,.0f} invented nuclei per mm² of tissue"
     return canvas.beside(

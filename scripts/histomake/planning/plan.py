@@ -7,7 +7,7 @@ light because every job on a cluster makes the plan, too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from histomake.base.records.features import column_name
 from histomake.cohort.folds import assign, assign_like, assign_task, assign_unfitted
 from histomake.cohort.leakage import FITTED, JUDGED, Assignment
 from histomake.cohort.sheet import Slide
-from histomake.config import Cells, Config, Radhical
+from histomake.config import Cells, Config, Radhical, Task
 from histomake.config.kinds import ACCEPTED
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.model import reuse
@@ -420,12 +420,15 @@ def make_plan(config: Config, slides: Mapping[str, Slide]) -> Plan:
     found = {
         name: assign_unfitted(rows, folds=len(reuse.folds(task)))
         if task.trained
-        else assign_task(rows, task, seed=config.seed, name=name)
+        else assign_task(_never_learned_in_silico(rows, task, config), task, seed=config.seed, name=name)
         for name, task in config.tasks.items()
         if task.split.like is None
     }
     likes = {name: (task, task.split.like) for name, task in config.tasks.items() if task.split.like is not None}
-    found |= {name: assign_like(rows, task, found[like], name=name) for name, (task, like) in likes.items()}
+    found |= {
+        name: assign_like(_never_learned_in_silico(rows, task, config), task, found[like], name=name)
+        for name, (task, like) in likes.items()
+    }
     roles = {name: found[name] for name in config.tasks}
     # A slide without annotation can neither be learned from nor be tested: it is only segmented.
     annotated = [s if s.annotation else replace(s, split="predict") for s in rows] if config.radhical else []
@@ -439,6 +442,17 @@ def _of_cascade(slides: Sequence[Slide], name: str, cascade: Radhical, *, seed: 
     """Roles in the fold of a cascade. Several folds do not depend on its name, so that each can have a cascade."""
     keyed = "radhical" if cascade.split.folds > 1 else f"radhical.{name}"
     return [a for a in assign(slides, cascade.split, seed=seed, task=keyed) if a.fold == cascade.fold]
+
+
+def _never_learned_in_silico(slides: Collection[Slide], task: Task, config: Config) -> Collection[Slide]:
+    """The slides, those that a task predicts in silico with no role but test or predict."""
+    if task.predict.transfer is None:
+        return slides
+    side = config.stain_transfers[task.predict.transfer].source
+    return [
+        replace(slide, split="predict") if slide.value(side.column) == side.value and slide.split != "test" else slide
+        for slide in slides
+    ]
 
 
 def role_table(assignments: Iterable[Assignment], roles: Sequence[str] | None = None) -> list[list[Any]]:

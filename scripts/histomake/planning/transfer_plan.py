@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from histomake.base.errors import ConfigError
 from histomake.cohort.side_contents import SIDES
 from histomake.cohort.sides import SideMember, assign_sides
 from histomake.planning.network_memory import LOADERS
@@ -15,12 +16,16 @@ from histomake.planning.plan import Plan
 DIRECTIONS = ("forward", "backward")
 """By the side whose stain is changed."""
 
+MOST_NAMED = 8
+"""Slides that a message names."""
+
 
 class TransferPlan:
     """The transfers under ``stain_transfers`` in the configuration. Raises ConfigError for sides that do not fit."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.transfers = plan, plan.config.stain_transfers
+        self._checked: dict[str, set[str]] = {}
 
     @cached_property
     def members(self) -> dict[str, list[SideMember]]:
@@ -92,3 +97,53 @@ class TransferPlan:
             slides = [slide for slide in self.applied(name) if slide not in unchanged]
             found += [files.weights, *self.measures(name), *map(files.manifest, slides), *map(files.store, slides)]
         return found
+
+    # --- tasks that predict virtual slides ----------------------------------------------------------------------------
+
+    def manifest(self, task: str, slide: str) -> Path:
+        """Manifest of the slide that a task predicts: as scanned, or in silico.
+
+        Raises ConfigError if the task may not predict virtual slides.
+        """
+        name = self._made_for(task, slide)
+        return self.plan.layout.manifest(slide) if name is None else self.plan.layout.transfer(name).manifest(slide)
+
+    def virtual_stores(self, task: str, slide: str) -> list[Path]:
+        """Store of the virtual slide that a task predicts, if it is one."""
+        name = self._made_for(task, slide)
+        return [] if name is None else [self.plan.layout.transfer(name).store(slide)]
+
+    def _made_for(self, task: str, slide: str) -> str | None:
+        """The transfer that changes the stain of a slide for a task."""
+        name = self.plan.config.tasks[task].predict.transfer
+        return name if name is not None and slide in self._changed(task, name) else None
+
+    def _changed(self, task: str, name: str) -> set[str]:
+        """The slides whose stain is changed for a task."""
+        if task not in self._checked:
+            changed = {m.slide_id: m.role for m in self.members[name] if m.side == 0}
+            self._refuse_truth(task, name, changed)
+            self._checked[task] = set(changed)
+        return self._checked[task]
+
+    def _refuse_truth(self, task: str, name: str, changed: Mapping[str, str]) -> None:
+        """Raise ConfigError if virtual slides may not be test slides, or taught the generators."""
+        tested = sorted({slide for _, slide in self.plan.slides_by_fold(task, "test")} & set(changed))
+        place = f"tasks.{task}.predict.transfer: {name} changes the stain of test slides"
+        if tested and not self.plan.config.tasks[task].predict.allow_virtual:
+            raise ConfigError(
+                f"{place}: {_listed(tested)}. A virtual slide is no truth to test with: give them the role predict in "
+                "the column split of the sheet, or set predict.allow_virtual: true to measure predictions in silico"
+            )
+        if taught := [slide for slide in tested if changed[slide] == "train"]:
+            raise ConfigError(
+                f"{place} that its generators learned from: {_listed(taught)}. Give their patients the role test in "
+                "the column split of the sheet"
+            )
+
+
+def _listed(slides: Sequence[str]) -> str:
+    """The first slides by name."""
+    return ", ".join(slides[:MOST_NAMED]) + (
+        f" and {len(slides) - MOST_NAMED} more" if len(slides) > MOST_NAMED else ""
+    )

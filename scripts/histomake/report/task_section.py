@@ -64,6 +64,7 @@ def task_section(
         made = f"trained model from {task.trained}"
     parts: list[object] = [
         page.tag("p", f"{task.kind} on grid {task.grid}: {made}, {len(folds)} fold(s)."),
+        *_in_silico(task),
         page.section("Cohort", cohort_table(name, task, catalog), level=3, anchor=f"{name}-split"),
     ]
     if layout.metrics(name).is_file():
@@ -73,6 +74,16 @@ def task_section(
     for fold in folds:
         parts += [_embedding(name, fold, layout), _attribution(name, fold, layout)]
     return page.section(f"Task {name}", *parts, anchor=f"task-{name}")
+
+
+def _in_silico(task: Task) -> list[Html]:
+    """A warning about slides that are predicted in another stain; empty for other tasks."""
+    if task.predict.transfer is None:
+        return []
+    text = f"Slides whose stain {task.predict.transfer} changes are predicted in silico, not as scanned."
+    if task.predict.allow_virtual:
+        text += " They may be test slides: metrics of these do not say how well scanned slides are predicted."
+    return [page.tag("p", text, class_="warn")]
 
 
 def _measured(name: str, task: Task, layout: Layout, folds: Sequence[int]) -> list[object]:

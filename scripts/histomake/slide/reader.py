@@ -47,7 +47,9 @@ class SlideReader:
         except StoreError as error:
             raise self._error(str(error), Reason.UNREADABLE) from error
         self.levels: list[StoreLevel] = self._store.levels
-        self.width, self.height = self.levels[0].width, self.levels[0].height
+        # The finest level of a virtual slide is coarser than level 0, in whose pixels positions are.
+        finest = self.levels[0]
+        self.width, self.height = (round(n * finest.downsample) for n in (finest.width, finest.height))
         self.mpp: Mpp = Mpp(self._store.attributes.mpp)
         self._plans: dict[float, _ReadPlan] = {}
 

@@ -1,0 +1,119 @@
+"""Tasks that predict virtual slides: their frame, what is predicted from what, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from histomake.base.errors import ConfigError
+from histomake.base.layout import Layout
+from histomake.base.records.manifest import Manifest, VirtualStain
+from histomake.base.units import Mpp
+from histomake.cohort.sheet import Slide
+from histomake.config import Convert, parse_config
+from histomake.generate.lattice import SlideLattice
+from histomake.generate.store import write_virtual_slide
+from histomake.planning.plan import make_plan
+from histomake.planning.transfer_plan import TransferPlan
+from histomake.slide.reader import open_slide
+from small_cohort import build_cohort
+
+SIDES = {"from": {"column": "stain", "value": "HE"}, "to": {"column": "stain", "value": "PAS"}, "grid": "x5"}
+TASK = {
+    "kind": "classification",
+    "grid": "x5",
+    "target": {"source": "annotation", "classes": ["skin", "nuclei"]},
+    "predict": {"transfer": "he_pas"},
+    "split": {"folds": 1},
+}
+ROLES = {"h1": "test", "h2": "predict", "h3": "train", "p1": "train", "p2": "train", "p3": "val", "p4": "test"}
+
+
+def transfers_of(tmp_path, roles=ROLES, **predict):
+    config = parse_config(
+        {
+            "results": str(tmp_path),
+            "annotations": {"classes": {"skin": "skin", "nuclei": "nuclei"}},
+            "grids": {"x5": {"mpp": 2.0, "size": 128}},
+            "stain_transfers": {"he_pas": SIDES},
+            "tasks": {"tissue": TASK | {"predict": TASK["predict"] | predict}},
+        }
+    )
+    rows = {
+        slide: Slide(slide, "a.svs", slide, split=role, groups={"stain": "HE" if slide[0] == "h" else "PAS"})
+        for slide, role in roles.items()
+    }
+    return TransferPlan(make_plan(config, rows))
+
+
+def test_a_position_on_a_virtual_slide_is_that_on_the_scanned_one(tmp_path):
+    """A virtual slide of 2 µm per pixel is read with the positions of one of 1 µm."""
+    entry = build_cohort(tmp_path, 1)[0]
+    files = Layout(tmp_path).transfer("he_pas")
+    with open_slide(entry.manifest) as scanned:
+        lattice = SlideLattice(scanned, Mpp(2.0))
+        manifest = write_virtual_slide(
+            lattice.read,
+            lattice,
+            Manifest.read_usable(entry.manifest),
+            files.store("s0").parent,
+            config=Convert(codec="zstd", shard_px=512),
+            virtual=VirtualStain(transfer="he_pas", stains=("HE", "PAS"), weights_sha256=None),
+        )
+        manifest.write(files.manifest("s0"))
+        with open_slide(files.manifest("s0")) as virtual:
+            assert (virtual.width, virtual.height, virtual.mpp) == (scanned.width, scanned.height, scanned.mpp)
+            for place in ((0, 0), (128, 64), (300, 200)):
+                expected = scanned.read(*place, 64, Mpp(2.0)).astype(int)
+                assert np.abs(virtual.read(*place, 64, Mpp(2.0)) - expected).max() <= 1
+                coarse = scanned.read(*place, 16, Mpp(4.0)).astype(int)
+                assert np.abs(virtual.read(*place, 16, Mpp(4.0)) - coarse).max() <= 1
+    assert Manifest.read_usable(files.manifest("s0")).levels[0].mpp == 2.0
+
+
+def test_slides_of_the_other_stain_are_predicted_in_silico_and_others_as_scanned(tmp_path):
+    transfers, layout = transfers_of(tmp_path, allow_virtual=True), Layout(tmp_path)
+    files = layout.transfer("he_pas")
+    for slide in ("h1", "h2", "h3"):
+        assert transfers.manifest("tissue", slide) == files.manifest(slide)
+        assert transfers.virtual_stores("tissue", slide) == [files.store(slide)]
+    assert transfers.manifest("tissue", "p4") == layout.manifest("p4")
+    assert transfers.virtual_stores("tissue", "p4") == []
+
+
+def test_a_task_learns_from_no_slide_that_it_predicts_in_silico(tmp_path):
+    plan = transfers_of(tmp_path, allow_virtual=True).plan
+    assert plan.slides_in("tissue", 0, "train", "val") == ["p1", "p2", "p3"]
+    assert plan.slides_in("tissue", 0, "predict") == ["h2", "h3"]
+
+
+def test_a_virtual_slide_as_test_truth_is_refused_unless_it_is_allowed(tmp_path):
+    with pytest.raises(ConfigError, match=r"predict.transfer: he_pas .* test slides: h1\. .*allow_virtual"):
+        transfers_of(tmp_path).manifest("tissue", "p4")
+
+
+def test_a_test_slide_that_taught_the_generators_is_refused(tmp_path):
+    transfers = transfers_of(tmp_path, allow_virtual=True)
+    changed = [replace(m, role="train") if m.slide_id == "h1" else m for m in transfers.members["he_pas"]]
+    transfers.members = {"he_pas": changed}
+    with pytest.raises(ConfigError, match="generators learned from: h1"):
+        transfers.manifest("tissue", "h1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"predict": {"transfer": "pas"}}, "'pas' is not under stain_transfers"),
+        ({"predict": {"allow_virtual": True}}, "there are virtual slides with predict.transfer only"),
+        ({"grid": "x10"}, "finer than the virtual slides"),
+    ],
+)
+def test_a_task_that_cannot_predict_virtual_slides_is_refused(changes, told):
+    raw = {"annotations": {"classes": {"skin": "skin", "nuclei": "nuclei"}}, "stain_transfers": {"he_pas": SIDES}}
+    raw |= {
+        "grids": {"x5": {"mpp": 2.0, "size": 128}, "x10": {"mpp": 1.0, "size": 128}},
+        "tasks": {"t": TASK | changes},
+    }
+    with pytest.raises(ConfigError, match=told):
+        parse_config(raw)
