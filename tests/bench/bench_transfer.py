@@ -120,13 +120,13 @@ def _against_truth(layout: Layout, tested: Tested, target: list[SlideEntry], mod
     own, untouched = _psnr(virtual, tested), _psnr(tested.scanned, tested)
     found = {name: _psnr(image, tested) for name, image in others.items()}
     white = tested.scanned.min(axis=2) >= 240
-    change = np.abs(virtual.astype(int) - tested.scanned)[white].max()
+    change = float(np.abs(virtual.astype(int) - tested.scanned)[white].max())
     note = f"{own:.1f} dB; untouched {untouched:.1f}, " + ", ".join(f"{n} {v:.1f}" for n, v in found.items())
     gains = own - untouched, own - found["reinhard"]
     return [
         Figure("PSNR to the known truth, above untouched", gains[0], ">= 1", gains[0] >= 1, "dB", note),
         Figure("PSNR to the known truth, above Reinhard", gains[1], ">= 1", gains[1] >= 1, "dB"),
-        Figure("largest change of white pixels", float(change), "<= 1", change <= 1, "levels"),
+        Figure("largest change of white pixels", change, "<= 1", change <= 1, "levels"),
     ]
 
 
