@@ -11,13 +11,15 @@ from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest, VirtualStain
 from histomake.base.units import Mpp
 from histomake.cohort.sheet import Slide
-from histomake.config import Convert, parse_config
+from histomake.config import Convert, Task, parse_config
 from histomake.generate.lattice import SlideLattice
 from histomake.generate.store import write_virtual_slide
+from histomake.learn.inference.predict import load_model, predict_slide
+from histomake.learn.train import train
 from histomake.planning.plan import make_plan
 from histomake.planning.transfer_plan import TransferPlan
 from histomake.slide.reader import open_slide
-from small_cohort import build_cohort
+from small_cohort import CLASSES, GRID_NAME, build_cohort
 
 SIDES = {"from": {"column": "stain", "value": "HE"}, "to": {"column": "stain", "value": "PAS"}, "grid": "x5"}
 TASK = {
@@ -47,29 +49,47 @@ def transfers_of(tmp_path, roles=ROLES, **predict):
     return TransferPlan(make_plan(config, rows))
 
 
-def test_a_position_on_a_virtual_slide_is_that_on_the_scanned_one(tmp_path):
-    """A virtual slide of 2 µm per pixel is read with the positions of one of 1 µm."""
-    entry = build_cohort(tmp_path, 1)[0]
-    files = Layout(tmp_path).transfer("he_pas")
+def unchanged_slide(entry, layout, mpp):
+    """The manifest of a virtual slide at ``mpp`` µm per pixel with the colours of the scanned one."""
+    files = layout.transfer("he_pas")
     with open_slide(entry.manifest) as scanned:
-        lattice = SlideLattice(scanned, Mpp(2.0))
+        lattice = SlideLattice(scanned, Mpp(mpp))
         manifest = write_virtual_slide(
             lattice.read,
             lattice,
             Manifest.read_usable(entry.manifest),
-            files.store("s0").parent,
+            files.store(entry.slide_id).parent,
             config=Convert(codec="zstd", shard_px=512),
             virtual=VirtualStain(transfer="he_pas", stains=("HE", "PAS"), weights_sha256=None),
         )
-        manifest.write(files.manifest("s0"))
-        with open_slide(files.manifest("s0")) as virtual:
-            assert (virtual.width, virtual.height, virtual.mpp) == (scanned.width, scanned.height, scanned.mpp)
-            for place in ((0, 0), (128, 64), (300, 200)):
-                expected = scanned.read(*place, 64, Mpp(2.0)).astype(int)
-                assert np.abs(virtual.read(*place, 64, Mpp(2.0)) - expected).max() <= 1
-                coarse = scanned.read(*place, 16, Mpp(4.0)).astype(int)
-                assert np.abs(virtual.read(*place, 16, Mpp(4.0)) - coarse).max() <= 1
-    assert Manifest.read_usable(files.manifest("s0")).levels[0].mpp == 2.0
+    manifest.write(files.manifest(entry.slide_id))
+    return files.manifest(entry.slide_id)
+
+
+def test_a_position_on_a_virtual_slide_is_that_on_the_scanned_one(tmp_path):
+    """A virtual slide of 2 µm per pixel is read with the positions of one of 1 µm."""
+    entry = build_cohort(tmp_path, 1)[0]
+    manifest = unchanged_slide(entry, Layout(tmp_path), 2.0)
+    with open_slide(entry.manifest) as scanned, open_slide(manifest) as virtual:
+        assert (virtual.width, virtual.height, virtual.mpp) == (scanned.width, scanned.height, scanned.mpp)
+        for place in ((0, 0), (128, 64), (300, 200)):
+            for size, mpp in ((64, 2.0), (16, 4.0)):
+                expected = scanned.read(*place, size, Mpp(mpp)).astype(int)
+                assert np.abs(virtual.read(*place, size, Mpp(mpp)) - expected).max() <= 1
+    assert Manifest.read_usable(manifest).levels[0].mpp == 2.0
+
+
+def test_a_virtual_slide_with_the_pixels_of_the_scanned_one_has_its_predictions(tmp_path):
+    entries = build_cohort(tmp_path, 3)
+    options = {"steps": 2, "batch": 4, "validate_every": 2, "workers": 0}
+    task = Task(grid=GRID_NAME, target={"classes": CLASSES}, model={"name": "test_resnet"}, train=options)
+    places = {"output": tmp_path / "model", "state": tmp_path / "state"}
+    train(task, train=entries[:1], val=entries[1:2], class_names=CLASSES, **places, seed=0, threads=1)
+    predictor, entry = load_model(tmp_path / "model"), entries[2]
+    virtual = replace(entry, manifest=unchanged_slide(entry, Layout(tmp_path), 1.0))
+    tables = [predict_slide(predictor, one, batch=16, threads=1) for one in (entry, virtual)]
+    assert tables[0].equals(tables[1])
+    assert tables[0].num_rows > 0
 
 
 def test_slides_of_the_other_stain_are_predicted_in_silico_and_others_as_scanned(tmp_path):
