@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from histomake.base.errors import ConfigError
+from histomake.base.errors import ConfigError, SlideError
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest, VirtualStain
 from histomake.base.units import Mpp
@@ -18,6 +18,7 @@ from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.train import train
 from histomake.planning.plan import make_plan
 from histomake.planning.transfer_plan import TransferPlan
+from histomake.slide.convert import convert
 from histomake.slide.reader import open_slide
 from small_cohort import CLASSES, GRID_NAME, build_cohort
 
@@ -137,3 +138,10 @@ def test_a_task_that_cannot_predict_virtual_slides_is_refused(changes, told):
     }
     with pytest.raises(ConfigError, match=told):
         parse_config(raw)
+
+
+def test_a_virtual_slide_in_the_sheet_is_refused(tmp_path):
+    manifest = unchanged_slide(build_cohort(tmp_path, 1)[0], Layout(tmp_path), 2.0)
+    store = manifest.with_name(Manifest.read_usable(manifest).store)
+    with pytest.raises(SlideError, match="is a Zarr store, not a slide; give the file that it was made from"):
+        convert(store, tmp_path / "again.zarr", slide_id="again", config=Convert())

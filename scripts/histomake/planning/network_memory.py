@@ -87,7 +87,7 @@ LEVELS = 512
 
 TRANSFER_BYTES = 50_000
 """Bytes of a step of a stain transfer for a pixel of a patch of one side: 6 passes of generators with 64 filters and 9
-blocks, whose layers are kept for the gradients."""
+blocks, whose layers are kept for the gradients. Measured: 43,700 at 192 px (CPU, float32, with identity loss)."""
 
 TRANSFER_FILTERS = 64
 """Filters to which TRANSFER_BYTES refers."""
