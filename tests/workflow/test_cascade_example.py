@@ -51,7 +51,7 @@ def test_the_example_of_a_patch_cascade_runs_whole(workshop: Workshop) -> None:
 def test_a_cascade_of_different_patients_is_refused_before_any_job(workshop: Workshop) -> None:
     content = example()
     *_, last = content["tasks"].values()
-    last["split"] = {"test": 0.3, "val": 0.4}
+    last["split"] = {"test": 0.5, "val": 0.3}  # more patients to test than the first stage has
     workshop.write_config(**content)
     done = workshop.snakemake("--dry-run", check=False)
     assert done.returncode
