@@ -24,6 +24,8 @@ from histomake.base.records.comparison import ComparisonRecord
 from histomake.base.records.documentation import PLACES, field_texts, page
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureRecord
+from histomake.base.records.generator_card import GeneratorCard
+from histomake.base.records.generator_measures import GeneratorMeasures
 from histomake.base.records.graph import GraphRecord
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
@@ -125,7 +127,7 @@ def classes(base: type) -> list[type]:
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord, WeightsCard)]
 NEW = {
     *(CellTableRecord, GraphRecord, ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning),
-    *(PatchCascadeMetrics, PatchThresholdsRecord, TransferCard, TransferMeasures),
+    *(GeneratorCard, GeneratorMeasures, PatchCascadeMetrics, PatchThresholdsRecord, TransferCard, TransferMeasures),
 }
 """Records that histomake 0.1 did not have."""
 

@@ -8,8 +8,8 @@ import torch
 from histomake.base.rng import counter_rng
 from histomake.generate.losses import critic_loss, cycle_loss, rate_factor, real_loss
 from histomake.generate.networks import InstanceNorm, PatchCritic, StainGenerator, patch_edge
-from histomake.generate.objective import from_signed, to_signed
 from histomake.generate.pool import ImagePool
+from histomake.generate.signed import from_signed, to_signed
 
 
 def count(network: torch.nn.Module) -> int:

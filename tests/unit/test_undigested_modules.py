@@ -17,6 +17,7 @@ from histomake.base.layout import (
     CascadeFiles,
     EmbeddingFiles,
     FeatureMapFiles,
+    GeneratorFiles,
     Layout,
     PatchCascadeFiles,
     TransferFiles,
@@ -41,7 +42,10 @@ ALLOWED_NAMES = {
     "histomake.config.parse_config": "returns a model",
 }
 
-LAYOUTS = (Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles, PatchCascadeFiles, TransferFiles)
+LAYOUTS = (
+    *(Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles, PatchCascadeFiles, TransferFiles),
+    GeneratorFiles,
+)
 
 ALLOWED_MEMBERS = {
     "CascadeTrain.fitting": "selects the keys that are compared",
@@ -55,6 +59,8 @@ ALLOWED_MEMBERS = {
     "Encoder.source": "a part of name, which is compared",
     "Encoder.target": "a part of name, which is compared",
     "Config.roi_classes": "a param of annotate",
+    "Generator.fitting": "selects the keys that are compared",
+    "GeneratorTrain.fitting": "selects the keys that are compared",
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
     "StainTransfer.fitting": "selects the keys that are compared",

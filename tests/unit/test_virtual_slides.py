@@ -14,7 +14,7 @@ from histomake.config import Convert, StainTransfer
 from histomake.generate.apply import transfer_slide
 from histomake.generate.lattice import SlideLattice, resampling
 from histomake.generate.networks import StainGenerator
-from histomake.generate.objective import from_signed, to_signed
+from histomake.generate.signed import from_signed, to_signed
 from histomake.generate.store import sampled_windows, stain_share, stained, tissue_on
 from histomake.generate.training import train_transfer
 from histomake.generate.translate import SlideTranslator

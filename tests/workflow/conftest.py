@@ -51,8 +51,19 @@ TRANSFER = {
     "discriminator": {"layers": 1, "filters": 4},
     "train": {"steps": 2, "record_every": 2, "workers": 0},
 }
+GENERATOR = {
+    "field_um": 128,
+    "sizes": [4, 8],
+    "latent": 8,
+    "images": 8,
+    "fade": 8,
+    "network": {"features": 1024, "most": 8},
+    "train": {"batch": 4, "record_every": 1, "workers": 0},
+    "measure": {"encoder": "small", "samples": 32},
+}
 TARGETS = (
-    *("radhical", "predict", "all_cascades", "all_cells", "all_graphs", "all_transfers"),
+    *("radhical", "predict", "all_cascades", "all_cells", "all_graphs", "all_transfers", "all_generators"),
+    "results/generators/tissue/samples/3_seed5",
     *("results/metrics/map.json", "results/metrics/probe.json"),
     "results/comparisons/fine/coarse.json",
     *("results/metrics/pixel_bags.json", "results/metrics/bags.json", "results/views/bags/fold0/P04-A/attention.jpg"),
@@ -151,6 +162,7 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
         "regions": {"nodes": "region", "task": "map", "edges": "adjacency", "features": ["class", "shape"]},
     }
     content["stain_transfers"] = {"north_south": TRANSFER}
+    content["generators"] = {"tissue": GENERATOR}
     workshop.config.write_text(yaml.safe_dump(content))
     workshop.snakemake("--", *TARGETS)
 

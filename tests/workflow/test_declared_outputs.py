@@ -16,15 +16,8 @@ from histomake.base.records.sidecar import Sidecar
 from tests.workshop import ROOT, Workshop, rules
 
 SIDECAR = ".meta.json"
-WITHOUT_OUTPUTS = {
-    "all",
-    "all_cascades",
-    "all_cells",
-    "all_graphs",
-    "all_transfers",
-    "preprocess",
-    "predict",
-    "radhical",
+WITHOUT_OUTPUTS = {f"all{name}" for name in ("", "_cascades", "_cells", "_generators", "_graphs", "_transfers")} | {
+    *("preprocess", "predict", "radhical"),
 }
 """Rules that only ask for outputs of others."""
 

@@ -86,9 +86,11 @@ def group_columns(config: Config) -> set[str]:
     return {column for task in config.tasks.values() for column in task.evaluate.subgroups}
 
 
-def transfer_columns(config: Config) -> set[str]:
-    """Return the columns that name the stains of transfers."""
-    return {side.column for transfer in config.stain_transfers.values() for side in transfer.sides}
+def generative_columns(config: Config) -> set[str]:
+    """Return the columns that name the slides of stain transfers and generators, and the labels of generators."""
+    chosen = [side for transfer in config.stain_transfers.values() for side in transfer.sides]
+    chosen += [g.slides for g in config.generators.values() if g.slides is not None]
+    return {side.column for side in chosen} | {g.label for g in config.generators.values() if g.label is not None}
 
 
 def label_columns(config: Config) -> set[str]:
@@ -115,7 +117,7 @@ def read_sheet(path: Path | str, config: Config, *, check_files: bool, compare: 
     if of_header:
         raise _sheet_error(path, of_header + problems)
     slides, lines, labels = [], dict[str, int](), label_columns(config)
-    groups = (group_columns(config) | transfer_columns(config)) - {*labels, *REQUIRED, *OPTIONAL}
+    groups = (group_columns(config) | generative_columns(config)) - {*labels, *REQUIRED, *OPTIONAL}
     for row in sheet.rows:
         slide, faults = _parse_row(row, labels, groups)
         problems += [f"line {row.line} ({row.cells['slide_id'] or 'no slide_id'}): {fault}" for fault in faults]
@@ -142,12 +144,12 @@ def _sheet_error(path: Path | str, problems: list[str]) -> ConfigError:
 
 def _header_problems(header: list[str], config: Config, *, fitting: bool) -> Iterator[str]:
     """Problems of the columns. Unused columns are allowed, unless their name resembles that of a used one."""
-    others = group_columns(config) | transfer_columns(config)
+    others = group_columns(config) | generative_columns(config)
     named = named_columns(config) | others
     needed = named_columns(config, fitted=True) | others if fitting else set()
     yield from (f"column {c!r} is missing" for c in REQUIRED if c not in header)
     yield from (
-        f"column {c!r} is missing, but is used by a task, its split or its subgroups, or by a stain transfer"
+        f"column {c!r} is missing, but is used by a task, its split or its subgroups, a stain transfer or a generator"
         for c in sorted(needed)
         if c not in header
     )

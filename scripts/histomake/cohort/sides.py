@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from histomake.base.errors import ConfigError
+from histomake.cohort.holding_out import LEAST, fixed_roles, held_out
 from histomake.cohort.sheet import Slide
 from histomake.cohort.side_contents import SIDES
 from histomake.config import StainTransfer
 
 SEPARATORS = re.compile(r"[,;+/|&]")
 """What separates several stains in a cell."""
-
-LEAST = 2
-"""Patients of each side: one to learn from, and one that is held out."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,12 @@ def assign_sides(slides: Iterable[Slide], transfer: StainTransfer, *, seed: int,
     for slide, side in members:
         if slide.split != "predict":
             patients[slide.patient_id].add(side)
-    roles = _fixed_roles([slide for slide, _ in members], name)
+    section = f"stain_transfers.{name}"
+    roles = fixed_roles([slide for slide, _ in members], section)
     sides_tested = {side for patient, role in roles.items() if role == "test" for side in patients[patient]}
     if len(sides_tested) < len(transfer.sides):
         free = {p: tuple(sorted(sides)) for p, sides in patients.items() if p not in roles}
-        roles |= dict.fromkeys(_held_out(free, share=transfer.test, key=f"{seed}\0stain_transfers.{name}"), "test")
+        roles |= dict.fromkeys(held_out(free, share=transfer.test, key=f"{seed}\0{section}"), "test")
     found = [
         SideMember(
             slide.slide_id,
@@ -79,27 +77,6 @@ def _members(slides: Iterable[Slide], transfer: StainTransfer, name: str) -> lis
             + "\nA slide has one stain; correct the cell, or leave the slide out by another value"
         )
     return found
-
-
-def _fixed_roles(slides: Iterable[Slide], name: str) -> dict[str, str]:
-    """Roles of patients that the sheet gives: train or test. Raises ConfigError for a patient with both."""
-    given: dict[str, set[str]] = defaultdict(set)
-    for slide in slides:
-        if slide.split in ("train", "val", "test"):
-            given[slide.patient_id].add("test" if slide.split == "test" else "train")
-    both = sorted(patient for patient, roles in given.items() if len(roles) > 1)
-    if both:
-        raise ConfigError(f"stain_transfers.{name}: patients with two roles in the split column: {', '.join(both)}")
-    return {patient: roles.pop() for patient, roles in given.items()}
-
-
-def _held_out(patients: Mapping[str, tuple[int, ...]], *, share: float, key: str) -> set[str]:
-    """Patients to hold out, a share of those with slides of the same sides; at least one of two or more."""
-    strata: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for patient in sorted(patients, key=lambda p: hashlib.blake2b(f"{key}\0{p}".encode(), digest_size=16).digest()):
-        strata[patients[patient]].append(patient)
-    counts = {s: min(max(1, round(share * len(members))), len(members) - 1) for s, members in strata.items()}
-    return {patient for stratum, members in strata.items() for patient in members[: counts[stratum]]}
 
 
 def _require_both(members: Iterable[SideMember], transfer: StainTransfer, name: str) -> None:

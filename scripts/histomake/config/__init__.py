@@ -30,6 +30,7 @@ from histomake.config.cascades import (
 )
 from histomake.config.cells import Cells
 from histomake.config.encoders import Encoder
+from histomake.config.generators import Generator, generator_problems
 from histomake.config.gnn import Gnn
 from histomake.config.graphs import Graph, class_names, graph_problems
 from histomake.config.kinds import ACCEPTED
@@ -61,6 +62,7 @@ __all__ = [
     "Convert",
     "Encoder",
     "Explain",
+    "Generator",
     "Gnn",
     "Graph",
     "Grid",
@@ -203,6 +205,9 @@ class Config(Section):
     stain_transfers: dict[Name, StainTransfer] = Field(
         default_factory=dict, description="Stain transfers (CycleGAN) by name; what they make is marked as in silico."
     )
+    generators: dict[Name, Generator] = Field(
+        default_factory=dict, description="Growing generators by name; what they make is marked as in silico."
+    )
     explain: Explain = Field(default_factory=Explain, description="Embedding, attribution, overlays.")
     compare: list[tuple[Name, Name]] = Field(
         default_factory=list,
@@ -277,6 +282,7 @@ class Config(Section):
         problems += transfer_problems(self.stain_transfers, grids=self.grids, encoders=self.encoders)
         problems += cascade_problems(self.cascades, tasks=self.tasks, grids=self.grids)
         problems += transferred_task_problems(self.tasks, self.stain_transfers, self.grids)
+        problems += generator_problems(self.generators, encoders=self.encoders)
         for name, grid in self.grids.items():
             problems += [
                 f"grids.{name}.roi: {c!r} is not a value of annotations.classes" for c in grid.roi if c not in known
@@ -370,6 +376,7 @@ class Config(Section):
             *name_problems("cells", self.cells),
             *name_problems("graphs", self.graphs),
             *name_problems("stain_transfers", self.stain_transfers),
+            *name_problems("generators", self.generators),
             *name_problems("classes", classes),
         ]
         if problems:

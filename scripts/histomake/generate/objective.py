@@ -23,6 +23,7 @@ from histomake.generate.losses import critic_loss, cycle_loss, rate_factor, real
 from histomake.generate.networks import PatchCritic, StainGenerator
 from histomake.generate.patches import SidesBatch, SidesBatches
 from histomake.generate.pool import ImagePool
+from histomake.generate.signed import to_signed
 from histomake.learn.data.loader import load_batches
 from histomake.learn.data.patch_index import PatchIndex
 from histomake.learn.engine.checkpoint import State
@@ -191,17 +192,6 @@ class TransferObjective(Objective[SidesBatch]):
             parameters=_count(self.forward),
             critic_parameters=_count(self.critics[0]),
         )
-
-
-def to_signed(images: Tensor, device: torch.device) -> Tensor:
-    """Images uint8 (n, h, w, 3) as float (n, 3, h, w) in [-1, 1]."""
-    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
-
-
-def from_signed(images: Tensor) -> NDArray[np.uint8]:
-    """The inverse of `to_signed`, rounded, on the CPU."""
-    levels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _losses(row: Mapping[str, float]) -> dict[str, float]:

@@ -81,11 +81,19 @@ def index_side(entries: Sequence[SlideEntry], side: str) -> PatchIndex:
 
     Raises HistomakeError if the side has no usable patch.
     """
+    return index_slides(entries, f"side {side!r} of the stain transfer")
+
+
+def index_slides(entries: Sequence[SlideEntry], what: str) -> PatchIndex:
+    """All patches of slides that are not excluded; ``what`` the slides are is named in messages.
+
+    Raises HistomakeError if there is no usable patch.
+    """
     found = [(position, *usable_patches(entry)) for position, entry in enumerate(entries)]
     used = [(position, table, record) for position, table, record in found if table.num_rows]
     if not used:
         reasons = "; ".join(without_patches(entries)) or "it has no slide"
-        raise HistomakeError(f"side {side!r} of the stain transfer has no usable patch: {reasons}")
+        raise HistomakeError(f"{what} has no usable patch: {reasons}")
     names = ("patch_id", "x", "y", "tissue")
     columns = {name: np.concatenate([table[name].to_numpy() for _, table, _ in used]) for name in names}
     slide = np.repeat([position for position, _, _ in used], [table.num_rows for _, table, _ in used]).astype(np.int32)

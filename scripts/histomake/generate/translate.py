@@ -19,7 +19,8 @@ from histomake.base.errors import HistomakeError
 from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.transfer_card import TransferCard
 from histomake.generate.networks import STEP, StainGenerator
-from histomake.generate.objective import BACKWARD, FORWARD, from_signed, to_signed
+from histomake.generate.objective import BACKWARD, FORWARD
+from histomake.generate.signed import from_signed, to_signed
 from histomake.learn.engine.runtime import Runtime
 from histomake.model.transfer import read_weights, require_digest
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from histomake.config import Explain, Grid, Radhical, StainTransfer, Task
+from histomake.base.units import PatchPixels
+from histomake.config import Explain, Generator, Grid, Radhical, StainTransfer, Task
+from histomake.generate.growing.schedule import batch_at
 from histomake.planning.resources import MOST_BATCH_MB, batch_mb, batch_pixels
 
 GRADIENT_BYTES = {"auto": 3500, "fp32": 3500, "bf16": 2500, "fp16": 2500}
@@ -94,6 +96,13 @@ TRANSFER_FILTERS = 64
 
 TRANSFER_MB = 1500
 """Generators and critics in float32, with gradients, moments, averages and copies, and the images of the pools."""
+
+GENERATOR_BYTES = 240
+"""Bytes of a step of a growing generator for a channel of a pixel of its batch: generator, critic on real, made and
+mixed images, and gradients of gradients."""
+
+GENERATOR_MB = 1500
+"""Generator and critic in float32, with gradients, moments, average and copies."""
 
 
 GRAPH_MB = 1500
@@ -178,6 +187,15 @@ def transfer_training_mb(transfer: StainTransfer, grid: Grid, cohort: Sequence[C
     pixels, filters = batch_pixels(transfer.train.batch, grid.size), transfer.generator.filters
     step = min(TRANSFER_BYTES * filters / TRANSFER_FILTERS * pixels / 1e6, MOST_BATCH_MB)
     return TRANSFER_MB + step + loaders_mb(transfer.train.workers, 6 * pixels) + patches_mb(cohort)
+
+
+def generator_training_mb(generator: Generator, cohort: Sequence[CohortPatches]) -> float:
+    """Training of a generator, in the phase that needs most."""
+    network, batches = generator.network, {size: batch_at(size, generator.train.batch) for size in generator.sizes}
+    pixels = {size: batch_pixels(batch, PatchPixels(size)) for size, batch in batches.items()}
+    step = max(pixels[s] * min(network.features / s, network.most) for s in pixels) * GENERATOR_BYTES / 1e6
+    loaders = loaders_mb(generator.train.workers, 3 * max(pixels.values()))
+    return GENERATOR_MB + min(step, MOST_BATCH_MB) + loaders + patches_mb(cohort)
 
 
 def head_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:

@@ -13,6 +13,7 @@ from histomake.base.errors import ConfigError
 from histomake.base.layout import FeatureMapFiles
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.planning.cascade_plan import CascadePlan
+from histomake.planning.generator_plan import GeneratorPlan
 from histomake.planning.graph_plan import GraphPlan
 from histomake.planning.plan import Plan
 from histomake.planning.transfer_plan import TransferPlan
@@ -275,6 +276,18 @@ class Outputs:
         """
         return self.transfers.outputs(self.unchanged)
 
+    @cached_property
+    def generators(self) -> GeneratorPlan:
+        """Which slides generators are learned from, and their files."""
+        return GeneratorPlan(self.plan)
+
+    def of_generators(self) -> list[Path]:
+        """Weights, samples and measures of all generators.
+
+        Raises ConfigError for slides that none can be learned from.
+        """
+        return self.generators.outputs()
+
     def all(self) -> list[Path]:
         """Everything that `snakemake` makes without a target."""
         plan, layout = self.plan, self.plan.layout
@@ -294,4 +307,5 @@ class Outputs:
             *self.of_cells(),
             *self.of_graphs(),
             *self.of_transfers(),
+            *self.of_generators(),
         ]

@@ -24,6 +24,7 @@ from histomake.report import page
 from histomake.report.cascades_section import cascades_section
 from histomake.report.cells_section import cells_section
 from histomake.report.comparison_section import comparison_section
+from histomake.report.generators_section import generators_section
 from histomake.report.graphs_section import graphs_section
 from histomake.report.metrics_section import headline
 from histomake.report.page import Html
@@ -45,6 +46,10 @@ GPU_RULES = frozenset(
         "train_transfer",
         "transfer_slide",
         "measure_transfer",
+        "train_generator",
+        "measure_generator",
+        "sample_generator",
+        "draw_samples",
     }
     | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
 )
@@ -84,6 +89,7 @@ def front_page(
         cells_section(config, layout, catalog),
         graphs_section(config, layout, catalog),
         transfers_section(config, layout),
+        generators_section(config, layout),
         _compute(layout, cache or FileCache()),
         _provenance(config, rows),
     ]

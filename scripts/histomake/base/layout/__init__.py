@@ -19,6 +19,7 @@ from histomake.base.layout.groups import (
     CascadeFiles,
     EmbeddingFiles,
     FeatureMapFiles,
+    GeneratorFiles,
     Number,
     PatchCascadeFiles,
     TransferFiles,
@@ -32,6 +33,7 @@ __all__ = [
     "CascadeFiles",
     "EmbeddingFiles",
     "FeatureMapFiles",
+    "GeneratorFiles",
     "Layout",
     "PatchCascadeFiles",
     "TransferFiles",
@@ -268,6 +270,16 @@ class Layout:
     def transfer_state(self, name: str, identity: str) -> Path:
         """Folder of the checkpoints of a stain transfer."""
         return self.checkpoints / "transfers" / name / identity
+
+    # --- generators -------------------------------------------------------------------------------------------------
+
+    def generator(self, name: str) -> GeneratorFiles:
+        """Files of a generator."""
+        return GeneratorFiles(self.results / "generators" / name)
+
+    def generator_state(self, name: str, identity: str) -> Path:
+        """Folder of the checkpoints of a generator."""
+        return self.checkpoints / "generators" / name / identity
 
     # --- graphs -----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Paths of files that lie in one folder and belong together: of an embedding, attributions, a cascade, a transfer."""
+"""Paths of files that lie in one folder and belong together: of an embedding, a cascade, a generator, …"""
 
 from __future__ import annotations
 
@@ -283,3 +283,64 @@ class TransferFiles:
     def invented(self, direction: str) -> Path:
         """Map of the nuclei that the held-out slides do not have."""
         return self.folder / "measures" / f"{direction}.jpg"
+
+
+@dataclass(frozen=True)
+class GeneratorFiles:
+    """Files of a generator."""
+
+    folder: Path
+
+    @property
+    def cohort(self) -> Path:
+        """Slides that the generator is learned from, with the digests of their files."""
+        return self.folder / "cohort.json"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the generator's network."""
+        return self.folder / "model"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the generator."""
+        return self.model / WEIGHTS
+
+    @property
+    def description(self) -> Path:
+        """Description of the generator."""
+        return self.model / DESCRIPTION
+
+    @property
+    def history(self) -> Path:
+        """Losses during the training."""
+        return self.model / "history.csv"
+
+    @property
+    def phases(self) -> Path:
+        """Picture of the same latents in each phase of the training."""
+        return self.model / "phases.png"
+
+    @property
+    def training_details(self) -> Path:
+        """Folder of TensorBoard events."""
+        return self.model / "training"
+
+    @property
+    def samples(self) -> Path:
+        """Picture of samples."""
+        return self.folder / "samples.png"
+
+    @property
+    def measures(self) -> Path:
+        """Measures on held-out patients."""
+        return self.folder / "measures.json"
+
+    @property
+    def nearest(self) -> Path:
+        """Picture of samples beside the nearest training fields."""
+        return self.folder / "nearest.png"
+
+    def drawn(self, count: Number, seed: Number) -> Path:
+        """Folder of samples as single images, made on request."""
+        return self.folder / "samples" / f"{count}_seed{seed}"

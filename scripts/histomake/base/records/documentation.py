@@ -23,6 +23,8 @@ from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.comparison import ComparisonRecord
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureRecord
+from histomake.base.records.generator_card import GeneratorCard
+from histomake.base.records.generator_measures import GeneratorMeasures
 from histomake.base.records.graph import GraphRecord
 from histomake.base.records.leakage import LeakageRecord
 from histomake.base.records.manifest import Manifest
@@ -56,7 +58,8 @@ PLACES: dict[type[Versioned], str] = {
     FeatureRecord: "in the Arrow metadata of `features/{group}/{slide}.arrow`, key `histomake`",
     ModelCard: "`models/{task}/fold{k}/model.json`",
     StainRecord: "`models/{task}/fold{k}/training/stains.json`",
-    CohortSlide: "`models/{task}/fold{k}.cohort.json`, `transfers/{name}/model/cohort.json` (lists)",
+    CohortSlide: "`models/{task}/fold{k}.cohort.json`, `transfers/{name}/model/cohort.json`, "
+    "`generators/{name}/cohort.json` (lists)",
     LeakageRecord: "`splits/{task}.leakage.json`",
     MetricsRecord: "`metrics/{task}.json`",
     ComparisonRecord: "`comparisons/{first}/{second}.json`",
@@ -68,6 +71,8 @@ PLACES: dict[type[Versioned], str] = {
     CascadeMetrics: "`radhical/{cascade}/metrics.json`",
     CellTableRecord: "in the Parquet metadata of `cells/{name}/{slide}.parquet`, key `histomake`",
     GraphRecord: "in the Arrow metadata of `graphs/{name}/{slide}.arrow`, key `histomake`",
+    GeneratorMeasures: "`generators/{name}/measures.json`",
+    GeneratorCard: "`generators/{name}/model/model.json`",
     TransferCard: "`transfers/{name}/model/model.json`",
     TransferMeasures: "`transfers/{name}/measures/{direction}.json`",
     PatchThresholdsRecord: "`cascades/{cascade}/fold{k}.thresholds.json`",

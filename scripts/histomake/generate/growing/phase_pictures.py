@@ -1,0 +1,59 @@
+"""Images of the same latents at the end of each phase of a training, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from histomake.base.files import atomic_file
+from histomake.generate.growing.schedule import Phase
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PHASES_PICTURE = "phases.png"
+
+PICTURES = 12
+"""Latents whose images are kept in each phase."""
+
+TILE_PX = 96
+"""Edge of an image in the pictures; smaller ones are enlarged by repeating pixels, larger ones reduced."""
+
+GAP_PX = 4
+
+IN_SILICO = "in silico: made by a generator, not scanned"
+
+type PhaseImages = dict[int, Tensor]
+"""Images uint8 (n, size, size, 3) by the number of the phase."""
+
+
+def write_phases(folder: Path, images: Mapping[int, Tensor], phases: Sequence[Phase]) -> None:
+    """Write the images of all phases as one PNG, a row for each phase."""
+    rows = [images[phase.number].numpy() for phase in phases if phase.number in images]
+    write_marked(tiled([image for row in rows for image in row], columns=PICTURES), folder / PHASES_PICTURE)
+
+
+def tiled(images: Sequence[NDArray[np.uint8]], *, columns: int, tile: int = TILE_PX) -> NDArray[np.uint8]:
+    """Images uint8 (h, w, 3) of any sizes, shown at one size in rows on white."""
+    rows = -(-len(images) // columns)
+    step = tile + GAP_PX
+    picture = np.full((rows * step - GAP_PX, columns * step - GAP_PX, 3), 255, np.uint8)
+    for number, image in enumerate(images):
+        method = Image.Resampling.NEAREST if len(image) <= tile else Image.Resampling.BOX
+        top, left = number // columns * step, number % columns * step
+        shown = np.asarray(Image.fromarray(image).resize((tile, tile), method))
+        picture[top : top + tile, left : left + tile] = shown
+    return picture
+
+
+def write_marked(image: NDArray[np.uint8], path: Path) -> None:
+    """Write an image as PNG whose text ``Description`` says that it is in silico."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Description", IN_SILICO)
+    with atomic_file(path) as aside:
+        Image.fromarray(image).save(aside, format="PNG", pnginfo=text)
