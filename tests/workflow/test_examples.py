@@ -7,6 +7,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from tests.workshop import ROOT, Workshop
 
@@ -100,6 +101,24 @@ def test_the_end_to_end_example_learns_from_pixels_and_runs_whole(workshop: Work
     (path, *_) = sorted((workshop.results / f"predictions/{name}/fold0").glob("*.parquet"))
     assert abs(pq.read_table(path)["attention"].to_numpy().sum() - 1) < 1e-4
     assert "end to end" in (workshop.results / "report/index.html").read_text()
+
+
+def test_the_generator_example_makes_marked_samples_and_measures_them(workshop: Workshop) -> None:
+    example = yaml.safe_load((ROOT / "config/examples/generator.yaml").read_text())
+    (name,) = example["generators"]
+    generator = example["generators"][name]
+    generator |= {"images": 64, "fade": 64}
+    generator["train"] |= {"record_every": 2}
+    workshop.write_config(generators=example["generators"], encoders=example["encoders"], grids=example["grids"])
+    folder = workshop.results / "generators" / name
+    workshop.snakemake("--resources", "gpu=1", "--", "all_generators", f"results/generators/{name}/samples/5_seed3")
+    with Image.open(folder / "samples.png") as picture:
+        assert "in silico" in picture.text["Description"]
+    assert len(list((folder / "samples/5_seed3").glob("*.png"))) == 5
+    record = json.loads((folder / "measures.json").read_text())
+    assert {scale["edge"] for scale in record["scales"]} == {16, 32}
+    assert 0 <= record["made"]["precision"] <= 1
+    assert record["memorisation"]["space"] == record["encoder"]
 
 
 def test_the_stain_transfer_example_makes_marked_virtual_slides(workshop: Workshop) -> None:

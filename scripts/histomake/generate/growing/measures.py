@@ -63,7 +63,7 @@ class RealFields:
 
 
 @dataclass
-class Measured:
+class MeasuredGenerator:
     """The record; and for its picture samples, the most copied first, beside their nearest training fields."""
 
     record: GeneratorMeasures
@@ -93,7 +93,7 @@ def measure_generator(
     encoder: ReadyEncoder | None,
     count: int,
     seed: int,
-) -> Measured:
+) -> MeasuredGenerator:
     """Compare samples with fields of both roles.
 
     Args:
@@ -143,7 +143,7 @@ def measure_generator(
     )
     first = np.argsort(near.ratio)[:SHOWN]
     shown = read_fields(training, places[near.nearest[first]], size=size, lost=lost)
-    return Measured(record, list(zip(made[first], shown.images, strict=False)))
+    return MeasuredGenerator(record, list(zip(made[first], shown.images, strict=False)))
 
 
 def _names(fields: RealFields) -> list[str]:
