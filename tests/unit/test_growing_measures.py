@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.config import Generator
@@ -147,6 +148,26 @@ def test_without_an_encoder_features_are_left_out(fields):
     assert (record.encoder, record.made, record.real) == (None, None, None)
     assert record.images[0] == 60
     assert record.slides == (["s0", "s1"], ["s2", "s3"])
+
+
+class MeanColours:
+    """An encoder: the mean colours of the quarters of an image, whatever its pose."""
+
+    name = "colours"
+    runtime = SimpleNamespace(device=torch.device("cpu"))
+
+    def encode(self, inputs):
+        return torch.nn.functional.avg_pool2d(inputs, 8).flatten(2).sort(2).values.flatten(1)
+
+
+def test_with_an_encoder_its_features_are_compared(fields):
+    near, far = (measured(fields, images, encoder=MeanColours()) for images in (read(fields[1]), noise(60, 16, 4)))
+    assert near.encoder == near.memorisation.space == "colours"
+    assert near.made.kid < far.made.kid
+    assert near.made.fid < far.made.fid
+    assert (far.made.precision, far.made.recall) == (0, 0)
+    assert near.made.precision > 0.5
+    assert near.made.kid_interval[0] <= near.made.kid <= near.made.kid_interval[1]
 
 
 def test_too_few_fields_are_refused(fields):
