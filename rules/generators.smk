@@ -138,13 +138,13 @@ rule draw_samples:
         weights=GENERATOR.weights,
         description=GENERATOR.description,
     output:
-        folder=directory(GENERATOR.drawn("{count}", "{seed}")),
+        folder=directory(GENERATOR.drawn("{images}", "{seed}")),
     log:
-        LAYOUT.log("draw_samples", "{generator}", "{count}_seed{seed}"),
+        LAYOUT.log("draw_samples", "{generator}", "{images}_seed{seed}"),
     benchmark:
-        LAYOUT.benchmark("draw_samples", "{generator}", "{count}_seed{seed}")
+        LAYOUT.benchmark("draw_samples", "{generator}", "{images}_seed{seed}")
     wildcard_constraints:
-        count=r"[1-9]\d{0,5}",
+        images=r"[1-9]\d{0,5}",
         seed=r"\d{1,9}",
     conda:
         "../envs/learning.yaml"

@@ -11,7 +11,7 @@ def main(snakemake):
     with job(snakemake):
         folder = Path(snakemake.input.weights).parent
         samples = GeneratedImages(folder, seed=int(wildcards.seed), threads=snakemake.threads)
-        write_samples(samples, Path(snakemake.output.folder), count=int(wildcards.count))
+        write_samples(samples, Path(snakemake.output.folder), count=int(wildcards.images))
 
 
 if __name__ == "__main__":

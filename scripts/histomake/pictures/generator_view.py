@@ -14,21 +14,17 @@ from histomake.pictures import canvas
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PAIRS = 16
+PAIRS = 20
 TILE_PX = 112
-COLUMNS = 4
+COLUMNS = 5
 
 
 def nearest_view(
     record: GeneratorMeasures, pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 ) -> NDArray[np.uint8]:
     """Draw the first pairs: a sample, marked as in silico, and the training field, both uint8 (s, s, 3)."""
-    drawn = [
-        canvas.with_legend(canvas.beside([_tile(made), _tile(real)], 4), "in silico | training field", {})
-        for made, real in pairs[:PAIRS]
-    ]
-    memorised = record.memorisation
-    title = f"{record.generator}: samples most like single training fields; copies {memorised.copies:.1%}"
+    drawn = [canvas.beside([_tile(made), _tile(real)], 4) for made, real in pairs[:PAIRS]]
+    title = f"{record.generator}: left samples (in silico), right the training fields most like them"
     return canvas.headed(canvas.in_rows(drawn, COLUMNS), title)
 
 
