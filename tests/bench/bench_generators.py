@@ -46,7 +46,7 @@ SIDE = 24_576
 SLIDES = 8
 DOWNSAMPLE = 32
 CHOPPED_QUALITY = 90
-STEPS, ROUNDS = 6, 11
+STEPS, ROUNDS = 5, 15
 
 PAPER = {"field_um": 512, "sizes": [4, 8, 16, 32, 64, 128, 256, 512], "tissue": 0.34}
 """histo-fetch's field, 2,048 px of level 0 at 0.25 µm per px, and its sizes."""

@@ -166,6 +166,8 @@ def test_with_an_encoder_its_features_are_compared(fields):
     assert near.made.kid < far.made.kid
     assert near.made.fid < far.made.fid
     assert (far.made.precision, far.made.recall) == (0, 0)
+    assert "must learn longer" in far.flags[0]
+    assert near.flags == []
     assert near.made.precision > 0.5
     assert near.made.kid_interval[0] <= near.made.kid <= near.made.kid_interval[1]
 

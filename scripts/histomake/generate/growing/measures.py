@@ -138,7 +138,7 @@ def measure_generator(
         made=of_made,
         real=of_real,
         memorisation=memorised,
-        flags=_flags(memorised),
+        flags=_flags(memorised, of_made),
         left_out=lost,
     )
     first = np.argsort(near.ratio)[:SHOWN]
@@ -222,10 +222,13 @@ def _encoded(encoder: ReadyEncoder, images: NDArray[np.uint8]) -> NDArray[np.flo
     return np.concatenate([encoder.encode(to_unit(part, device)).cpu().numpy() for part in parts])
 
 
-def _flags(memorised: Memorisation) -> list[str]:
-    if not memorised.flagged:
-        return []
-    return [
-        f"{memorised.copies:.0%} of the samples are copies of training fields (expected 1 %): they show tissue of "
-        "patients, and must not be shared as if they did not. Take more slides, or fewer images per phase."
-    ]
+def _flags(memorised: Memorisation, made: FeatureDistances | None) -> list[str]:
+    found = []
+    if memorised.flagged:
+        found.append(
+            f"{memorised.copies:.0%} of the samples are copies of training fields (expected 1 %): they show tissue of "
+            "patients, and must not be shared as if they did not. Take more slides, or fewer images per phase."
+        )
+    if made is not None and made.precision == 0:
+        found.append("No sample lies among fields of held-out patients (precision 0): the generator must learn longer.")
+    return found
