@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 UNTOUCHED, TRANSFER, REAL = "untouched", "transfer", "real"
 ROWS = (UNTOUCHED, *METHODS, TRANSFER, REAL)
+REFERENCES = {
+    UNTOUCHED: "the slides as scanned",
+    "reinhard": "those of Reinhard's normalisation",
+    "macenko": "those of Macenko's normalisation",
+}
+"""What virtual slides are compared with, in a sentence."""
 """All rows, in the order in which they are shown."""
 
 
@@ -100,8 +106,8 @@ def unrealistic(stains: tuple[str, str], rows: Mapping[str, Realism]) -> list[st
         return []
     name = min(nearer, key=lambda row: nearer[row])
     return [
-        f"Slides with {stains[0]} made {stains[1]} are no closer to real ones (KID {own.kid:.3g}) than those of row "
-        f"{name} ({nearer[name]:.3g}): the transfer has learned nothing that needs a network."
+        f"Slides with {stains[0]} made {stains[1]} are no closer to real ones (KID {own.kid:.3g}) than "
+        f"{REFERENCES[name]} ({nearer[name]:.3g}): the transfer has learned nothing that needs a network."
     ]
 
 
