@@ -1,6 +1,6 @@
 # Roles of the slides, leakage between roles, slides in quarantine, and the catalog of the cohort.
 from histomake.cohort.leakage import JUDGED
-from histomake.planning.plan import judged_slides, role_table
+from histomake.planning.roles import judged_slides, role_table
 
 FIRST_GRID = min(CONFIG.grids)
 

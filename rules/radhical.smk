@@ -1,7 +1,7 @@
 # RADHicaL: one network per magnification, thresholds from validation patients. Coarse levels limit what finer ones see.
 from histomake.cohort.leakage import JUDGED
 from histomake.planning.network_memory import level_training_mb
-from histomake.planning.plan import role_table
+from histomake.planning.roles import role_table
 
 CASCADE = LAYOUT.cascade("{cascade}")
 

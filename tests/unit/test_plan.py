@@ -11,7 +11,8 @@ from histomake.cohort.sheet import Slide
 from histomake.config import parse_config
 from histomake.pictures.kinds import WITH_CONFIDENCE, WITHOUT_CONFIDENCE
 from histomake.planning.outputs import Outputs
-from histomake.planning.plan import judged_slides, make_plan, role_table
+from histomake.planning.plan import make_plan
+from histomake.planning.roles import judged_slides, role_table
 
 CLASSES = {"tumour": "tumour", "stroma": "stroma"}
 TARGET = {"source": "annotation", "classes": ["tumour", "stroma"]}

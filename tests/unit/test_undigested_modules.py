@@ -17,6 +17,7 @@ from histomake.base.layout import (
     CascadeFiles,
     EmbeddingFiles,
     FeatureMapFiles,
+    GenerativeFiles,
     GeneratorFiles,
     Layout,
     PatchCascadeFiles,
@@ -44,7 +45,7 @@ ALLOWED_NAMES = {
 
 LAYOUTS = (
     *(Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles, PatchCascadeFiles, TransferFiles),
-    GeneratorFiles,
+    *(GenerativeFiles, GeneratorFiles),
 )
 
 ALLOWED_MEMBERS = {

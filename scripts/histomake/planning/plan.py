@@ -7,8 +7,8 @@ light because every job on a cluster makes the plan, too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 from histomake.annotation.formats import is_mask
 from histomake.base.layout import ONNX, Layout
 from histomake.base.records.features import column_name
-from histomake.cohort.folds import assign, assign_like, assign_task, assign_unfitted
 from histomake.cohort.leakage import FITTED, JUDGED, Assignment
 from histomake.cohort.sheet import Slide
-from histomake.config import Cells, Config, Radhical, Task
+from histomake.config import Cells, Config
 from histomake.config.kinds import ACCEPTED
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.model import reuse
 from histomake.pictures.kinds import views_of
+from histomake.planning.roles import roles_in_cascades, roles_in_tasks
 
 Entry = list[Any]
 """What a script must know of a slide besides its files: id, patient id, labels by column. A param: plain values."""
@@ -416,50 +416,6 @@ def _network_file(folder: Path) -> Path:
 
 def make_plan(config: Config, slides: Mapping[str, Slide]) -> Plan:
     """Assign a role in every task and cascade to every slide. Raises ConfigError if that is not possible."""
-    rows = slides.values()
-    found = {
-        name: assign_unfitted(rows, folds=len(reuse.folds(task)))
-        if task.trained
-        else assign_task(_never_learned_in_silico(rows, task, config), task, seed=config.seed, name=name)
-        for name, task in config.tasks.items()
-        if task.split.like is None
-    }
-    likes = {name: (task, task.split.like) for name, task in config.tasks.items() if task.split.like is not None}
-    found |= {
-        name: assign_like(_never_learned_in_silico(rows, task, config), task, found[like], name=name)
-        for name, (task, like) in likes.items()
-    }
-    roles = {name: found[name] for name in config.tasks}
-    # A slide without annotation can neither be learned from nor be tested: it is only segmented.
-    annotated = [s if s.annotation else replace(s, split="predict") for s in rows] if config.radhical else []
-    cascade_roles = {
-        name: _of_cascade(annotated, name, cascade, seed=config.seed) for name, cascade in config.radhical.items()
-    }
-    return Plan(config, slides, Layout(Path(config.results)), roles, cascade_roles)
-
-
-def _of_cascade(slides: Sequence[Slide], name: str, cascade: Radhical, *, seed: int) -> list[Assignment]:
-    """Roles in the fold of a cascade. Several folds do not depend on its name, so that each can have a cascade."""
-    keyed = "radhical" if cascade.split.folds > 1 else f"radhical.{name}"
-    return [a for a in assign(slides, cascade.split, seed=seed, task=keyed) if a.fold == cascade.fold]
-
-
-def _never_learned_in_silico(slides: Collection[Slide], task: Task, config: Config) -> Collection[Slide]:
-    """The slides, those that a task predicts in silico with no role but test or predict."""
-    if task.predict.transfer is None:
-        return slides
-    side = config.stain_transfers[task.predict.transfer].source
-    return [
-        replace(slide, split="predict") if slide.value(side.column) == side.value and slide.split != "test" else slide
-        for slide in slides
-    ]
-
-
-def role_table(assignments: Iterable[Assignment], roles: Sequence[str] | None = None) -> list[list[Any]]:
-    """Fold, slide, patient and role of assignments, as a param; ``roles``: of these roles only."""
-    return [[a.fold, a.slide_id, a.patient_id, a.role] for a in assignments if roles is None or a.role in roles]
-
-
-def judged_slides(assignments: Iterable[Assignment]) -> list[str]:
-    """Ids of the slides that may have no second role, each once."""
-    return list(dict.fromkeys(a.slide_id for a in assignments if a.role in JUDGED))
+    rows = list(slides.values())
+    layout = Layout(Path(config.results))
+    return Plan(config, slides, layout, roles_in_tasks(config, rows), roles_in_cascades(config, rows))

@@ -229,29 +229,24 @@ class CascadeFiles:
 
 
 @dataclass(frozen=True)
-class TransferFiles:
-    """Files of a stain transfer. Those of its model lie in a folder of their own, so that no slide has their names."""
+class GenerativeFiles:
+    """Files of the networks that make images. They lie in a folder of their own, so that no slide has their names."""
 
     folder: Path
 
     @property
     def model(self) -> Path:
-        """Folder of the generators."""
+        """Folder of the networks."""
         return self.folder / "model"
 
     @property
-    def cohort(self) -> Path:
-        """Slides that the transfer is learned from, with the digests of their files."""
-        return self.model / "cohort.json"
-
-    @property
     def weights(self) -> Path:
-        """Weights of the generators."""
+        """Weights of the networks."""
         return self.model / WEIGHTS
 
     @property
     def description(self) -> Path:
-        """Description of the generators."""
+        """Description of the networks."""
         return self.model / DESCRIPTION
 
     @property
@@ -263,6 +258,16 @@ class TransferFiles:
     def training_details(self) -> Path:
         """Folder of TensorBoard events."""
         return self.model / "training"
+
+
+@dataclass(frozen=True)
+class TransferFiles(GenerativeFiles):
+    """Files of a stain transfer."""
+
+    @property
+    def cohort(self) -> Path:
+        """Slides that the transfer is learned from, with the digests of their files."""
+        return self.model / "cohort.json"
 
     def manifest(self, slide: str) -> Path:
         """Manifest of a virtual slide."""
@@ -286,10 +291,8 @@ class TransferFiles:
 
 
 @dataclass(frozen=True)
-class GeneratorFiles:
+class GeneratorFiles(GenerativeFiles):
     """Files of a generator."""
-
-    folder: Path
 
     @property
     def cohort(self) -> Path:
@@ -297,34 +300,9 @@ class GeneratorFiles:
         return self.folder / "cohort.json"
 
     @property
-    def model(self) -> Path:
-        """Folder of the generator's network."""
-        return self.folder / "model"
-
-    @property
-    def weights(self) -> Path:
-        """Weights of the generator."""
-        return self.model / WEIGHTS
-
-    @property
-    def description(self) -> Path:
-        """Description of the generator."""
-        return self.model / DESCRIPTION
-
-    @property
-    def history(self) -> Path:
-        """Losses during the training."""
-        return self.model / "history.csv"
-
-    @property
     def phases(self) -> Path:
         """Picture of the same latents in each phase of the training."""
         return self.model / "phases.png"
-
-    @property
-    def training_details(self) -> Path:
-        """Folder of TensorBoard events."""
-        return self.model / "training"
 
     @property
     def samples(self) -> Path:
