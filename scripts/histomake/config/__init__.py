@@ -40,7 +40,8 @@ from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
 from histomake.config.source import ConfigFile
 from histomake.config.splits import Split
-from histomake.config.tasks import Predict, Target, Task, like_problems
+from histomake.config.targets import Target
+from histomake.config.tasks import Predict, Task, like_problems
 from histomake.config.training import Augment, Model, Train
 from histomake.config.transfers import StainTransfer, transfer_problems, transferred_task_problems
 
