@@ -98,6 +98,7 @@ def predict(layout, slide):
         {"predictions": layout.prediction("t", 0, slide)},
         params={"entry": [slide, f"patient-{slide}", {}]},
         wildcards={"task": "t", "fold": "0", "slide": slide},
+        manifest=layout.manifest(slide),
         **model_files(layout),
     )
 

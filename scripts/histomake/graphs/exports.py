@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from histomake.base.errors import HistomakeError
-from histomake.base.files import atomic_file
 from histomake.base.records.record import usable
+from histomake.base.tensors import write_tensors
 from histomake.graphs.store import StoredGraph
 
 if TYPE_CHECKING:
@@ -77,8 +76,7 @@ def export_graph(graph: StoredGraph, path: Path, *, nodes: pa.Table | None = Non
     }
     metadata = {"name": NAME, "format": FORMAT, "slide_id": record.slide_id, "sha256": record.sha256}
     metadata |= {"mpp": repr(float(record.mpp))} | {key: json.dumps(value) for key, value in told.items()}
-    with atomic_file(path) as aside:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, aside, metadata)
+    write_tensors(path, arrays, metadata)
 
 
 def load_data(path: Path | str) -> Data:
