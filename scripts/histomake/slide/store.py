@@ -7,7 +7,6 @@ A shard holds its tiles back to back, in any order, then an index of (offset, nb
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -288,7 +287,7 @@ def _channel(label: str, colour: str) -> Mapping[str, object]:
 def dump_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a zarr.json of a store that is not yet at its final path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
 
 
 class _Shard:
