@@ -259,6 +259,23 @@ def test_features_of_another_encoder_than_the_model_s_are_refused(slides, files,
         predicted(tmp_path, slides[0], {slides[0].slide_id: tmp_path / "other.arrow"})
 
 
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("bag", {"bag": {"min_tissue": {"x": 1}}}, "min_tissue"),
+        ("features", {"encoder": "patch_id"}, "no vectors patch_id, only a"),
+    ],
+)
+def test_a_damaged_card_is_refused(section, values, message, slides, files, tmp_path):
+    trained(task(train={"steps": 2}), slides, files, tmp_path)
+    path = tmp_path / "model" / "model.json"
+    card = json.loads(path.read_bytes())
+    card[section] |= values
+    path.write_text(json.dumps(card))
+    with pytest.raises(HistomakeError, match=message):
+        predicted(tmp_path, slides[0], files)
+
+
 def test_slides_without_a_label_are_not_trained_on(slides, files, tmp_path):
     blank = [replace(balanced(slides)[0], labels={}), *balanced(slides)[1:]]
     settings = task(train={"steps": 2, "audit": True})

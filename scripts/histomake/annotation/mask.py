@@ -17,6 +17,7 @@ from PIL import Image
 
 from histomake.annotation.drawn import AnnotationError
 from histomake.annotation.png_rows import PngRows
+from histomake.base.npy import map_npy
 from histomake.base.units import Level0Pixels
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _unreadable(error: Exception) -> AnnotationError:
 
 
 def _open_npy(path: Path, _in_order: bool) -> LabelMask:
-    return LabelMask(np.load(path, mmap_mode="r", allow_pickle=False))
+    return LabelMask(map_npy(path))
 
 
 def _open_png(path: Path, in_order: bool) -> LabelMask:

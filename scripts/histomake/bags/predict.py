@@ -20,7 +20,7 @@ from histomake.base.records.bag_probe import with_probe
 from histomake.base.records.features import column_name
 from histomake.base.records.model_card import BagCard, ModelCard
 from histomake.base.tables import without_rows
-from histomake.config import BagPooling
+from histomake.config import Bag, BagPooling
 from histomake.features.predict import require_same_features
 from histomake.features.store import read_features
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
@@ -182,7 +182,7 @@ def bag_schema(predictor: Predictor) -> pa.Schema:
 
 def least_tissue(bag: BagCard) -> float:
     """Smallest tissue share of a patch of a bag."""
-    return float(bag.bag["min_tissue"])
+    return Bag(**bag.bag).min_tissue
 
 
 def has_tissue(entry: SlideEntry, bag: BagCard) -> bool:

@@ -60,9 +60,11 @@ class Features:
 
     def vectors(self, column: str) -> NDArray[np.floating]:
         """Vectors (n, d) of a column, without a copy. Raises HistomakeError if there is no such column."""
-        if column not in self.table.column_names:
-            names = ", ".join(self.table.column_names[len(PLACES) :])
-            raise HistomakeError(f"the file of features has no column {column}, only {names}; run the workflow again")
+        names = self.table.column_names[len(PLACES) :]
+        if column not in names:
+            raise HistomakeError(
+                f"the file of features has no vectors {column}, only {', '.join(names)}; run the workflow again"
+            )
         return vectors_in(self.table[column])
 
     def column(self, name: str) -> FeatureColumn | None:

@@ -137,7 +137,7 @@ def load_model(model_dir: Path, *, threads: int = 1, precision: str = "auto") ->
 
 
 def _task_of(card: ModelCard) -> Task:
-    bags: dict[str, Any] = {"level": card.bag.level} if card.bag else {}
+    bags: dict[str, Any] = {"level": card.bag.level, "bag": card.bag.bag} if card.bag else {}
     bags |= {"features": card.features.encoder} if card.bag and card.features else {}
     bags |= {"graph": card.bag.graph.name} if card.bag and card.bag.graph else {}
     return Task(

@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from histomake.base.npy import map_npy
 from histomake.slide.jpeg import EOI, application_segments, read_frame
 from histomake.slide.sources.base import (
     PARSE_ERRORS,
@@ -50,7 +51,7 @@ class NpySource(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
-            self._array = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._array = map_npy(path)
         except ValueError as error:
             if "mmap length is greater than file size" in str(error):
                 raise TruncatedSlideError("the array is longer than the file") from error
