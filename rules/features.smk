@@ -1,5 +1,8 @@
-# Features of every kept patch, by encoders whose weights are not trained.
+# Features of every kept patch, or of chosen ones, by encoders whose weights are not trained.
+from histomake.planning.choice_plan import ChoicePlan
 from histomake.planning.network_memory import cohort_patches, head_training_mb
+
+CHOICES = ChoicePlan(PLAN)
 
 
 # One job per slide and group of encoders, so that patches are decoded once for all encoders of the group. A job also
@@ -11,6 +14,9 @@ rule features:
         weights=ancient(lambda wildcards: PLAN.encoder_files(wildcards.group)),
         models=lambda wildcards: PLAN.encoder_models(wildcards.group),
         imported=ancient(lambda wildcards: PLAN.imported_files(wildcards.group, wildcards.slide)),
+        coarse_table=lambda wildcards: CHOICES.tables(wildcards.group, wildcards.slide),
+        scores=lambda wildcards: CHOICES.predictions(wildcards.group, wildcards.slide),
+        choosers=lambda wildcards: CHOICES.descriptions(wildcards.group, wildcards.slide),
     output:
         features=LAYOUT.features("{group}", "{slide}"),
     log:
@@ -44,6 +50,7 @@ rule features:
         imported=lambda wildcards: [
             FINGERPRINTS.of(str(p)) for p in PLAN.imported_files(wildcards.group, wildcards.slide)
         ],
+        folds=lambda wildcards: CHOICES.folds(wildcards.group, wildcards.slide),
         code=code("features.py"),
     script:
         "../scripts/features.py"

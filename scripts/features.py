@@ -19,7 +19,6 @@ def encode(snakemake, config, work, made_of, lost):
     # Imported here, because torch takes seconds, and a job whose features are there ends without it.
     from histomake.features.ahead import Ahead
     from histomake.features.encoders import load_group
-    from histomake.features.extract import extract_open, open_patches, write_no_features
     from histomake.learn.data.patch_index import SlideEntry
 
     slide, params = snakemake.wildcards.slide, snakemake.params
@@ -34,35 +33,78 @@ def encode(snakemake, config, work, made_of, lost):
     models = {task: list(map(Path, folders)) for task, folders in params.models.items()}
     ready = load_group(encoders, config.grids[work.grid], models=models, threads=snakemake.threads)
     options = {"batch": min(encoder.batch for encoder in encoders.values()), "threads": snakemake.threads}
-
-    def open_slide(one):
-        return open_patches(ready, SlideEntry.at(work.layout, work.grid, one[0], "", {}), **options)
-
-    def write(opening, output, digest):
-        with opening as opened:
-            extract_open(ready, opened, output, code=params.code, made_of=digest, nearly_read=slides.begin)
-
+    open_slide, write, write_none = steps(snakemake, config, work, ready, options)
     output = Path(snakemake.output.features)
     further = work.further(slide, slides_of(config.sheet))
     with Ahead(chain([(slide, made_of)], further), open_slide) as slides:
+
+        def written(opening, output, digest):
+            with opening as opened:
+                write(opened, output, code=params.code, made_of=digest, nearly_read=slides.begin)
+
         for (one, digest), opening in slides:
             if one == slide:
-                found = attempt(STAGE, partial(write, opening, output, digest), lost=lost)
+                found = attempt(STAGE, partial(written, opening, output, digest), lost=lost)
                 if found is not None:
-                    write_no_features(ready, found, output)
+                    write_none(found, output)
                 continue
             try:
-                write(opening, work.waiting(one, digest), digest)
+                written(opening, work.waiting(one, digest), digest)
             except (HistomakeError, OSError) as error:
                 logging.warning("%s is left to its own job: %s", one, error)
 
 
+def steps(snakemake, config, work, ready, options):
+    """How slides are opened and their features written, of all patches or of chosen ones."""
+    from histomake.features.choice import Chooser
+    from histomake.features.extract import extract_open, open_patches, write_no_features
+    from histomake.features.extract_chosen import ScoredSlide, open_chosen, write_chosen, write_no_chosen
+    from histomake.learn.data.patch_index import SlideEntry
+
+    def entry(one):
+        return SlideEntry.at(work.layout, work.grid, one[0], "", {})
+
+    choice = config.encoders[config.encoder_groups[work.group][0]].choose
+    if choice is None:
+        return (
+            lambda one: open_patches(ready, entry(one), **options),
+            partial(extract_open, ready),
+            partial(write_no_features, ready),
+        )
+    (encoder,), folds = ready, snakemake.params.folds
+    chooser = Chooser.read(choice, dict(zip(folds, map(Path, snakemake.input.choosers), strict=True)))
+    grid = config.tasks[choice.task].grid
+
+    def scored(one):
+        slide, layout = one[0], work.layout
+        return ScoredSlide(entry(one), layout.table(grid, slide), work.scores(slide)[1:], work.known(slide))
+
+    return (
+        lambda one: open_chosen(encoder, scored(one), chooser, **options),
+        partial(write_chosen, encoder, chooser),
+        partial(write_no_chosen, encoder, chooser),
+    )
+
+
+def work_of(snakemake, config):
+    """What the job's group of encoders has to do."""
+    group, params = snakemake.wildcards.group, dict(snakemake.params.items())
+    encoder = config.encoders[config.encoder_groups[group][0]]
+    layout, choice = Layout(Path(snakemake.config["results"])), encoder.choose
+    models = [Path(path) for path in (*snakemake.input.models, *snakemake.input.choosers)]
+    if choice is None:
+        return Work(layout, group, encoder.grid, params, models)
+
+    def scores(slide):
+        table = layout.table(config.tasks[choice.task].grid, slide)
+        return [table, *(layout.prediction(choice.task, fold, slide) for fold in params["folds"])]
+
+    return Work(layout, group, encoder.grid, params, models, scores, choice.budget or 1.0)
+
+
 def main(snakemake):
     config, slide = parse_config(snakemake.config), snakemake.wildcards.slide
-    group = snakemake.wildcards.group
-    grid = config.encoders[config.encoder_groups[group][0]].grid
-    layout = Layout(Path(snakemake.config["results"]))
-    work = Work(layout, group, grid, dict(snakemake.params.items()), list(map(Path, snakemake.input.models)))
+    work = work_of(snakemake, config)
     with job(snakemake) as done, work.running(slide):
         made_of = work.made_of(slide)
         if work.take(slide, made_of):

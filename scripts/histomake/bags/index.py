@@ -15,6 +15,7 @@ import torch
 from histomake.bags.batch import Bags
 from histomake.base.errors import HistomakeError
 from histomake.features.index import FeatureReader
+from histomake.features.store import read_features
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
@@ -98,9 +99,23 @@ def index_bags(
         level: "slide": each slide is a bag; "patient": all slides of a patient are.
         min_tissue: Smallest tissue share of a patch of a bag.
 
-    Raises HistomakeError if no patch is left, or slides of a patient that is a bag have different targets.
+    If the features are of chosen patches, the others are not in the bags. Raises HistomakeError if no patch is left, or
+    slides of a patient that is a bag have different targets.
     """
+    patches = with_vectors(patches, files, column)
     return gather_bags(patches, lambda kept: FeatureReader(kept, files, column), level=level, min_tissue=min_tissue)
+
+
+def with_vectors(patches: PatchIndex, files: Mapping[str, Path], column: str) -> PatchIndex:
+    """The patches that a column of features has vectors of: all, unless patches were chosen."""
+    kept = np.ones(len(patches), bool)
+    for position in np.unique(patches.slide):
+        found = read_features(files[patches.entries[position].slide_id])
+        described = found.column(column)
+        if described is not None and described.chooser is not None:
+            mine = patches.slide == position
+            kept[mine] = np.isin(patches.patch_id[mine], found.patch_id[found.given(column)])
+    return patches if kept.all() else patches.take(kept)
 
 
 def gather_bags(

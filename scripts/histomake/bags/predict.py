@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from histomake.bags.hazards import IntervalHazards
-from histomake.bags.index import BagIndex, bag_name, index_bags
+from histomake.bags.index import BagIndex, bag_name, index_bags, with_vectors
 from histomake.bags.network import ADDITIVE, BagNetwork
 from histomake.bags.probes import probe
 from histomake.base.errors import HistomakeError
@@ -100,11 +100,14 @@ def predict_bag(
     if entry.slide_id in lost:
         return without_rows(bag_schema(predictor), lost[entry.slide_id])
     entries = [one for one in usable if one.slide_id not in lost]
-    if entry not in entries or not has_tissue(entry, card.bag):
+    if entry not in entries:
         return bag_schema(predictor).empty_table()
+    column = column_name(card.features.encoder, card.features.fold)
     patches = index_patches(entries, kind=card.kind, target=predictor.task.target)
     check_grid(predictor, patches)
-    column = column_name(card.features.encoder, card.features.fold)
+    patches = with_vectors(patches, files, column)
+    if not (patches.tissue[patches.slide == entries.index(entry)] >= least_tissue(card.bag)).any():
+        return bag_schema(predictor).empty_table()
     bags = index_bags(patches, files, column, level=card.bag.level, min_tissue=least_tissue(card.bag))
     for one in entries:
         require_same_features(card, bags.stored, one, files[one.slide_id])

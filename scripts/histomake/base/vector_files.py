@@ -15,16 +15,27 @@ from histomake.base.files import atomic_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+NONE_MISSING: Mapping[str, NDArray[np.bool_]] = {}
+"""For files in which every row has a vector in every column."""
+
 
 def write_vectors(
     path: Path,
     columns: Mapping[str, pa.Array],
     vectors: Mapping[str, NDArray[np.floating]],
     metadata: Mapping[bytes, bytes | str],
+    given: Mapping[str, NDArray[np.bool_]] = NONE_MISSING,
 ) -> None:
-    """Write a file atomically: ``columns``, then a column of vectors (n, d) float16 or float32 by name."""
+    """Write a file atomically: ``columns``, then a column of vectors (n, d) float16 or float32 by name.
+
+    ``given``: by column, which rows have a vector (n,); the others are null.
+    """
     lists = {
-        name: pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(v).ravel()), v.shape[1])
+        name: pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(v).ravel()),
+            v.shape[1],
+            mask=pa.array(~given[name]) if name in given else None,
+        )
         for name, v in vectors.items()
     }
     every = {**columns, **lists}
@@ -49,7 +60,7 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def vectors_in(column: pa.ChunkedArray) -> NDArray[np.floating]:
-    """Vectors (n, d) of a column, as a view of the mapped file."""
+    """Vectors (n, d) of a column, as a view of the mapped file. Those of rows without one have no meaning."""
     found = whole(column)
     values: NDArray[np.floating] = found.values.to_numpy(zero_copy_only=True)
     return values.reshape(-1, found.type.list_size)[found.offset : found.offset + len(found)]

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from histomake.base.records.patch_cascade import StageCost
-from histomake.base.units import Mpp, rescale
+from histomake.base.units import Mpp
 from histomake.cascade.run import ACCEPTED, COMPUTED, REJECTED, decide
 from histomake.config import StageThresholds
 from histomake.learn.data.patch_index import PatchIndex
+from histomake.patch.nesting import patches_around
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +84,7 @@ def link_stages(indices: Sequence[PatchIndex | None], mpp: Mpp) -> list[StagePat
     coarse: PatchIndex | None = None
     for patches in indices:
         n = 0 if patches is None else len(patches)
-        parent = np.full(n, -1, np.int64) if coarse is None or patches is None else _parents(coarse, patches, mpp)
+        parent = np.full(n, -1, np.int64) if coarse is None or patches is None else patches_around(coarse, patches, mpp)
         linked.append(StagePatches(patches, parent))
         coarse = patches
     return linked
@@ -171,21 +172,3 @@ def _inherit(
     state[known & (coarse.state[parent] == REJECTED)] = REJECTED
     state[~known] = COMPUTED
     return score, state, np.where(known, coarse.decided_by[parent], 0).astype(np.uint8)
-
-
-def _parents(coarse: PatchIndex, fine: PatchIndex, mpp: Mpp) -> NDArray[np.int64]:
-    """Return the index of the coarse patch nearest to each fine patch's centre and containing it, or -1."""
-    step, span = (rescale(length, coarse.mpp, mpp) for length in (coarse.stride, coarse.size))
-    half = rescale(fine.size, fine.mpp, mpp) / 2
-    cells = {
-        cell: i
-        for i, cell in enumerate(zip(np.rint(coarse.x / step).tolist(), np.rint(coarse.y / step).tolist(), strict=True))
-    }
-    # The patch with the nearest centre is used; if patches overlap, several contain the point.
-    columns, rows = (np.rint((c + half - span / 2) / step).astype(int) for c in (fine.x, fine.y))
-    found = np.array([cells.get(cell, -1) for cell in zip(columns.tolist(), rows.tolist(), strict=True)], np.int64)
-    inside = np.ones(len(fine), bool)
-    for centre, start in ((fine.x + half, coarse.x), (fine.y + half, coarse.y)):
-        offset = centre - start[found]
-        inside &= (offset >= 0) & (offset < span)
-    return np.where(inside, found, -1)

@@ -29,12 +29,13 @@ from histomake.config.cascades import (
     ThresholdChoice,
 )
 from histomake.config.cells import Cells
-from histomake.config.encoders import Encoder
+from histomake.config.encoders import Encoder, PatchChoice
 from histomake.config.generators import Generator, generator_problems
 from histomake.config.gnn import Gnn
 from histomake.config.graphs import Graph, class_names, graph_problems
 from histomake.config.kinds import ACCEPTED
 from histomake.config.patch_cascades import Cascade, StageThresholds, cascade_problems
+from histomake.config.patch_choices import choice_problems
 from histomake.config.probes import Probe
 from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
@@ -68,6 +69,7 @@ __all__ = [
     "Graph",
     "Grid",
     "Model",
+    "PatchChoice",
     "Predict",
     "Probe",
     "Quality",
@@ -282,6 +284,9 @@ class Config(Section):
         )
         problems += transfer_problems(self.stain_transfers, grids=self.grids, encoders=self.encoders)
         problems += cascade_problems(self.cascades, tasks=self.tasks, grids=self.grids)
+        problems += choice_problems(
+            self.encoders, tasks=self.tasks, grids=self.grids, graphs=self.graphs, maps=self.explain.maps
+        )
         problems += transferred_task_problems(self.tasks, self.stain_transfers, self.grids)
         problems += generator_problems(self.generators, encoders=self.encoders)
         for name, grid in self.grids.items():

@@ -7,13 +7,42 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from histomake.base.units import PatchPixels
-from histomake.config.section import Name, Section
+from histomake.config.section import Name, Section, Share
 
 SOURCES = ("timm", "torchvision", "hf-hub", "folder", "task", "h5")
 """What the name of an encoder may begin with."""
 
 IMPORTED_KEYS = ("grid", "name", "dtype")
 """Keys of an encoder whose features are extracted already."""
+
+
+class PatchChoice(Section):
+    """Which patches an encoder sees: those that a task on a coarser grid scores highest. All limits given hold."""
+
+    task: Name = Field(
+        description="Task whose models choose, in each fold the one of the same fold: a task of level slide, by the "
+        "attention to its patches, or one that classifies patches, by the score of class_name. A patch has the score "
+        "of the patch of that task's grid around its centre; without one it is not chosen. The tasks that learn from "
+        "the encoder need the same patients: split: {like: <task>}."
+    )
+    class_name: Name | None = Field(
+        None, description="Class whose score chooses, of a task that classifies patches; null: attention chooses."
+    )
+    budget: Share | None = Field(
+        None, gt=0, description="Largest share of the slide's usable patches. At least one patch is chosen."
+    )
+    most: int | None = Field(None, ge=1, description="Largest number of patches of a slide.")
+    least_score: Share | None = Field(
+        None, description="Smallest score of class_name. The highest patch is chosen even if it is below."
+    )
+
+    @model_validator(mode="after")
+    def _limited(self) -> PatchChoice:
+        if self.budget is None and self.most is None and self.least_score is None:
+            raise ValueError("choose: give budget, most or least_score; without a limit every patch would be encoded")
+        if self.least_score is not None and self.class_name is None:
+            raise ValueError("choose.least_score: attention has no fixed scale; use budget or most, or class_name")
+        return self
 
 
 class Encoder(Section):
@@ -67,6 +96,11 @@ class Encoder(Section):
         "and stored in one file per slide. A change of one, or another member, computes the whole group again. By "
         "default each encoder is a group of its own, with its name.",
     )
+    choose: PatchChoice | None = Field(
+        None,
+        description="Encode only patches that a task on a coarser grid chooses. Tasks of level slide or patient learn "
+        "from these patches alone, and predict slides by them alone. Null: encode all.",
+    )
 
     @property
     def source(self) -> str:
@@ -99,6 +133,8 @@ class Encoder(Section):
             raise ValueError("stain: the model of a task normalises stains as it was trained; remove the key")
         if self.source == "folder" and isinstance(self.weights, bool):
             raise ValueError("weights: of folder: are those beside its card, or a path")
+        if self.choose is not None and (self.source in ("h5", "task") or self.group is not None):
+            raise ValueError("choose: not with h5:, task: or group, whose features are made of all patches")
         return self
 
     def shaping(self) -> dict[str, Any]:

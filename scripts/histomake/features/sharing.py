@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ FEW_PATCHES = 4096
 """Patches up to which a job continues with further slides: encoding them takes about as long as loading an encoder."""
 
 RUNNING = "running"
+KNOWN = "known.features"
 
 
 def slides_of(sheet: Path | str) -> list[str]:
@@ -46,6 +48,8 @@ class Work:
     """What a group of encoders has to do.
 
     layout, group, grid: where files lie. settings: params of the rule; models: files of models of this workflow.
+    scores: files, by slide, that say which of its patches are encoded; none where all are. share: the largest share of
+    the patches that is encoded.
     """
 
     layout: Layout
@@ -53,10 +57,13 @@ class Work:
     grid: str
     settings: Mapping[str, object]
     models: Sequence[Path] = ()
+    scores: Callable[[str], Sequence[Path]] = lambda _slide: ()
+    share: float = 1.0
 
     def made_of(self, slide: str) -> str | None:
         """Digest of all that the features of a slide are made of; None while its inputs do not exist."""
-        files = (self.layout.manifest(slide), self.layout.table(self.grid, slide), *self.models)
+        tables = self.layout.manifest(slide), self.layout.table(self.grid, slide)
+        files = (*tables, *self.models, *self.scores(slide))
         digest = hashlib.sha256(json.dumps(dict(self.settings), sort_keys=True, default=str).encode())
         try:
             for file in files:
@@ -68,6 +75,10 @@ class Work:
     def waiting(self, slide: str, made_of: str) -> Path:
         """File that holds features of a slide until its job moves them."""
         return self._place(slide) / f"{made_of}.arrow"
+
+    def known(self, slide: str) -> Path:
+        """File that keeps vectors of a slide of whose patches some are chosen."""
+        return self._place(slide) / KNOWN
 
     def _place(self, slide: str) -> Path:
         return self.layout.shared_features / self.group / slide
@@ -131,4 +142,4 @@ class Work:
         return not isinstance(record, FeatureRecord) or record.made_of == made_of
 
     def _patches(self, slide: str) -> int:
-        return int(pq.read_metadata(self.layout.table(self.grid, slide)).num_rows)
+        return math.ceil(self.share * pq.read_metadata(self.layout.table(self.grid, slide)).num_rows)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from histomake.base.errors import HistomakeError
 from histomake.base.records.features import FeatureColumn, FeatureRecord, column_name
 from histomake.base.records.record import Quarantined
-from histomake.base.vector_files import first_columns, map_table, vectors_in, write_vectors
+from histomake.base.vector_files import NONE_MISSING, first_columns, map_table, vectors_in, write_vectors
 from histomake.patch.table import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Features:
             )
         return vectors_in(self.table[column])
 
+    def given(self, column: str) -> NDArray[np.bool_]:
+        """Which rows have a vector in a column, (n,): all of them, unless patches were chosen."""
+        return self.table[column].is_valid().to_numpy()
+
     def column(self, name: str) -> FeatureColumn | None:
         """What the file says of a column; None for a slide in quarantine."""
         if isinstance(self.record, Quarantined):
@@ -81,14 +85,15 @@ class Features:
         }
         fields = [pa.field(name, wide.get(name, kind)) for name, kind in types.items()]
         columns = [
-            _widened(self.vectors(name), wide[name]) if name in wide else self.table[name]
+            _widened(self.vectors(name), self.given(name), wide[name]) if name in wide else self.table[name]
             for name in self.table.column_names
         ]
         return pa.table(columns, schema=pa.schema(fields))
 
 
-def _widened(vectors: NDArray[np.floating], kind: pa.DataType) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float32).ravel()), type=kind)
+def _widened(vectors: NDArray[np.floating], given: NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
+    values = pa.array(vectors.astype(np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array(~given))
 
 
 def columns_of(record: FeatureRecord) -> dict[str, FeatureColumn]:
@@ -101,6 +106,7 @@ def write_features(
     record: FeatureRecord | Quarantined,
     places: Mapping[str, NDArray[Any]],
     vectors: Mapping[str, NDArray[np.floating]],
+    given: Mapping[str, NDArray[np.bool_]] = NONE_MISSING,
 ) -> None:
     """Write the features of a slide atomically.
 
@@ -109,9 +115,10 @@ def write_features(
         record: Its record, or the quarantine entry of the slide.
         places: patch_id, x and y, each (n,).
         vectors: Vectors (n, d) float16 or float32 by name of the column.
+        given: Which rows have a vector, bool (n,), by name of the columns in which not all have.
     """
     columns = first_columns(PLACES, [places[name] for name, _ in PLACES])
-    write_vectors(path, columns, vectors, {METADATA_KEY: record.encode(path)})
+    write_vectors(path, columns, vectors, {METADATA_KEY: record.encode(path)}, given)
 
 
 def read_features(path: Path | str) -> Features:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from histomake.model import reuse
 from histomake.planning.cascade_plan import CascadePlan
+from histomake.planning.choice_plan import ChoicePlan
 from histomake.planning.graph_plan import GraphPlan
 from histomake.planning.plan import Plan
 
@@ -11,4 +12,5 @@ from histomake.planning.plan import Plan
 def misfits(plan: Plan) -> list[str]:
     """Reasons why models, tasks, graphs and cascades do not fit together; none if they do."""
     models = reuse.problems(plan.untrained_models(), plan.config)
-    return [*models, *GraphPlan(plan).misfits(), *CascadePlan(plan).misfits()]
+    parts = (GraphPlan(plan), CascadePlan(plan), ChoicePlan(plan))
+    return [*models, *(line for part in parts for line in part.misfits())]

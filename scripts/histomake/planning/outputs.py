@@ -13,6 +13,7 @@ from histomake.base.errors import ConfigError
 from histomake.base.layout import FeatureMapFiles
 from histomake.config.tasks import PREDICTED, VALIDATION
 from histomake.planning.cascade_plan import CascadePlan
+from histomake.planning.choice_plan import ChoicePlan
 from histomake.planning.generator_plan import GeneratorPlan
 from histomake.planning.graph_plan import GraphPlan
 from histomake.planning.plan import Plan
@@ -168,9 +169,10 @@ class Outputs:
 
     def features(self) -> list[Path]:
         """Features of all slides, of every group of encoders."""
-        plan = self.plan
+        plan, choices = self.plan, ChoicePlan(self.plan)
+        slides = [slide for slide in plan.slides if slide not in self.unchanged]
         groups = plan.config.encoder_groups
-        return [plan.layout.features(group, s) for group in groups for s in plan.slides if s not in self.unchanged]
+        return [plan.layout.features(group, s) for group in groups for s in slides if choices.has_slide(group, s)]
 
     def kept(self) -> list[Path]:
         """Stores, label images of annotations, and weights: what a run needs later, even if all other outputs exist.

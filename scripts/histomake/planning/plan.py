@@ -287,7 +287,8 @@ class Plan:
     def feature_column(self, task: str, fold: int | str) -> str:
         """Column of the features of a task's fold."""
         encoder = str(self.config.tasks[task].features)
-        return column_name(encoder, int(fold) if self._encoding_task(encoder) else None)
+        by_fold = self._encoding_task(encoder) or self.config.encoders[encoder].choose
+        return column_name(encoder, int(fold) if by_fold else None)
 
     def fitted_vectors(self, task: str, fold: int | str) -> list[Path]:
         """Features or graphs of the slides that a model is trained and validated on, in the order of `fitted_slides`.

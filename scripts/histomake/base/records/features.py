@@ -9,13 +9,30 @@ import msgspec
 from histomake.base.records.record import Count, Part, PositiveMpp, Size, StageRecord
 
 
+class PatchChooser(Part, frozen=True, kw_only=True):
+    """What chose the patches that were encoded; the others have no vector in the column."""
+
+    task: str
+    """Task whose model of the column's fold scored the patches of a coarser grid."""
+    weights: str
+    """sha256 of the weights of that model."""
+    class_name: str | None
+    """Class whose score chose; null: the attention of the model did."""
+    budget: float | None
+    """Largest share of the usable patches; null: no such limit."""
+    most: Size | None
+    """Largest number of patches; null: no such limit."""
+    least_score: float | None
+    """Smallest score; null: no such limit."""
+
+
 class FeatureColumn(Part, frozen=True, kw_only=True):
     """The features of one encoder, a column of the file."""
 
     encoder: str
     """Name of the encoder in the configuration."""
     fold: Count | None
-    """Fold of the model that is the encoder, if this workflow trained it."""
+    """Fold of the model that is the encoder or chose the patches, if there is one."""
     identity: str
     """Digest of the weights and of all settings that shape the features. Features with the same identity can be used \
 together."""
@@ -32,6 +49,8 @@ together."""
     made_with: list[str] = msgspec.field(default_factory=list)
     """First 20 digits of the sha256 of the slides that a model of this workflow was made with, if it is the encoder. \
 None of them may test a model on these features."""
+    chooser: PatchChooser | None = None
+    """What chose the patches; null if all were encoded."""
 
 
 class FeatureRecord(StageRecord, frozen=True, kw_only=True):
@@ -57,5 +76,5 @@ class FeatureRecord(StageRecord, frozen=True, kw_only=True):
 
 
 def column_name(encoder: str, fold: int | None) -> str:
-    """Name of a column: the encoder's, with the fold of an encoder that this workflow trained."""
+    """Name of a column: the encoder's, with the fold of a model that is the encoder or chose the patches."""
     return encoder if fold is None else f"{encoder}.fold{fold}"
