@@ -38,7 +38,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model predicted of a slide: places of patches as of `histomake.patch.nesting.PlacedPatches`, scores (n,)."""
+    """What a model predicted of a slide: `histomake.patch.nesting.PlacedPatches` with scores (n,)."""
 
     x: NDArray[np.int32]
     y: NDArray[np.int32]
