@@ -1,4 +1,4 @@
-"""Benchmarks of cells: the table of a million cells, and the parting of as many that touch."""
+"""Benchmarks of cells: a table of a million cells, parting of cells that touch, nuclei of other stains and scanners."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from histomake.cells.parting import parted
 from histomake.config import Convert
 from histomake.slide.convert import convert
 
+from tests.bench import foreign_nuclei
+from tests.bench.bench_radhical import ALL_IMAGES, trained_example
 from tests.bench.figures import Figure
 from tests.bench.slides import big_slide
 from tests.workshop import ROOT
@@ -70,7 +72,15 @@ def run(work: Path) -> list[Figure]:
         Figure("cells: bytes a cell in memory", found["bytes"], "<= 100", found["bytes"] <= 100),
         Figure("cells: bytes a cell in the file", found["stored"], "<= 100", found["stored"] <= 100),
         _parting(),
+        *_foreign(work),
     ]
+
+
+def _foreign(work: Path) -> list[Figure]:
+    """Show images of other stains, scanners and sizes to the cascade of the nuclei example, trained if it is not."""
+    example = work / "radhical"
+    trained_example(example)
+    return foreign_nuclei.measure(example, ALL_IMAGES, work / "foreign_nuclei")
 
 
 def _disc(radius: int) -> np.ndarray:

@@ -30,25 +30,27 @@ def run(work: Path) -> list[Figure]:
 
 def _example(folder: Path, images: Path) -> dict:
     """Run the example on the images of a folder; return its measurements."""
+    name = run_example(folder, images, "--forcerun", "radhical_compare", "--", "radhical")
+    return json.loads((folder / "results" / "radhical" / name / "metrics.json").read_text())
+
+
+def trained_example(folder: Path) -> None:
+    """Train and search the example in a folder, unless that is done."""
+    run_example(folder, nuclei.DATA, "--", str(folder / "results" / "radhical" / "nuclei" / "thresholds.json"))
+
+
+def run_example(folder: Path, images: Path, *wanted: str) -> str:
+    """Run the example on the images of a folder with the last arguments ``wanted``; return the cascade's name."""
     config = yaml.safe_load(EXAMPLE.read_text())
     config |= {"sheet": str(nuclei.build(folder / "slides", images)), "results": str(folder / "results")}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     cores = str(os.cpu_count())
     command = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "--cores", cores, "--directory", ROOT]
-    command += [
-        "--configfile",
-        folder / "config.yaml",
-        "--quiet",
-        "all",
-        "--forcerun",
-        "radhical_compare",
-        "--",
-        "radhical",
-    ]
+    command += ["--configfile", folder / "config.yaml", "--quiet", "all", *wanted]
     subprocess.run(command, check=True, stdout=sys.stderr)
     (name,) = config["radhical"]
-    return json.loads((folder / "results" / "radhical" / name / "metrics.json").read_text())
+    return name
 
 
 def _figure(bar: dict, *, note: str = "") -> Figure:
