@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -103,15 +104,29 @@ def test_the_end_to_end_example_learns_from_pixels_and_runs_whole(workshop: Work
     assert "end to end" in (workshop.results / "report/index.html").read_text()
 
 
-def test_the_generator_example_makes_marked_samples_and_measures_them(workshop: Workshop) -> None:
-    example = yaml.safe_load((ROOT / "config/examples/generator.yaml").read_text())
-    (name,) = example["generators"]
-    generator = example["generators"][name]
-    generator |= {"images": 64, "fade": 64}
-    generator["train"] |= {"record_every": 2}
-    workshop.write_config(generators=example["generators"], encoders=example["encoders"], grids=example["grids"])
-    folder = workshop.results / "generators" / name
-    workshop.snakemake("--resources", "gpu=1", "--", "all_generators", f"results/generators/{name}/samples/5_seed3")
+def test_both_generative_examples_make_marked_images_and_measure_them(workshop: Workshop) -> None:
+    """One run for both: they share a grid, and most of the time of a short run is the start of its jobs."""
+    content: dict[str, dict] = {}
+    for example in ("stain_transfer", "generator"):
+        read = yaml.safe_load((ROOT / "config/examples" / f"{example}.yaml").read_text())
+        for section in ("grids", "encoders", "stain_transfers", "generators"):
+            content.setdefault(section, {}).update(read.get(section, {}))
+    ((transfer, transfer_settings),) = content["stain_transfers"].items()
+    transfer_settings["train"] |= {"steps": 2, "record_every": 1}
+    transfer_settings["measure"] |= {"patches": 16}
+    ((generator, generator_settings),) = content["generators"].items()
+    generator_settings |= {"images": 16, "fade": 16}
+    generator_settings["train"] |= {"record_every": 2}
+    generator_settings["measure"] |= {"samples": 32}
+    workshop.write_config(**content)
+    samples = f"results/generators/{generator}/samples/5_seed3"
+    workshop.snakemake("--resources", "gpu=1", "--", "all_transfers", "all_generators", samples)
+    check_virtual_slides(workshop.results / "transfers" / transfer)
+    check_samples(workshop.results / "generators" / generator)
+
+
+def check_samples(folder: Path) -> None:
+    """The samples of a generator are marked, as many as were asked for, and measured at every scale."""
     with Image.open(folder / "samples.png") as picture:
         assert "in silico" in picture.text["Description"]
     assert len(list((folder / "samples/5_seed3").glob("*.png"))) == 5
@@ -121,14 +136,8 @@ def test_the_generator_example_makes_marked_samples_and_measures_them(workshop: 
     assert record["memorisation"]["space"] == record["encoder"]
 
 
-def test_the_stain_transfer_example_makes_marked_virtual_slides(workshop: Workshop) -> None:
-    example = yaml.safe_load((ROOT / "config/examples/stain_transfer.yaml").read_text())
-    (name,) = example["stain_transfers"]
-    example["stain_transfers"][name]["train"] |= {"steps": 4, "record_every": 2}
-    sections = {key: example[key] for key in ("stain_transfers", "grids", "encoders")}
-    workshop.write_config(**sections)
-    workshop.snakemake("--resources", "gpu=1", "--", "all_transfers")
-    folder = workshop.results / "transfers" / name
+def check_virtual_slides(folder: Path) -> None:
+    """Slides of both sides are made, marked, and measured against the reference rows."""
     manifests = [json.loads(path.read_text()) for path in folder.glob("*.json") if not path.match("*.meta.json")]
     made = [manifest for manifest in manifests if manifest["status"] == "ok"]
     assert {tuple(manifest["virtual"]["stains"]) for manifest in made} == {("north", "south"), ("south", "north")}
