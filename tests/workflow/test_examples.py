@@ -74,8 +74,14 @@ def test_slides_of_the_mil_example_are_predicted_with_attention(workshop: Worksh
         "kind": "regression",
         "target": {"source": "sheet", "column": "nuclei_share"},
     }
-    workshop.write_config(encoders=example["encoders"], tasks=example["tasks"])
-    workshop.snakemake("--resources", "gpu=1", "--", *(f"results/metrics/{name}.json" for name in example["tasks"]))
+    adaptive = adaptive_example()
+    workshop.write_config(
+        grids=example["grids"] | adaptive["grids"],
+        encoders=example["encoders"] | adaptive["encoders"],
+        tasks=example["tasks"] | adaptive["tasks"],
+    )
+    measured = [*example["tasks"], "adaptive_bag"]
+    workshop.snakemake("--resources", "gpu=1", "--", *(f"results/metrics/{name}.json" for name in measured))
     for name, additive in (("rich_in_nuclei", True), ("share_of_nuclei_by_slide", False)):
         record = json.loads((workshop.results / "metrics" / f"{name}.json").read_text())
         assert set(record["levels"]) == {"slide", "patient"}
@@ -85,6 +91,20 @@ def test_slides_of_the_mil_example_are_predicted_with_attention(workshop: Worksh
         table = pq.read_table(path)
         assert abs(table["attention"].to_numpy().sum() - 1) < 1e-4
         assert ("contribution_nuclei_share" in table.column_names) == additive
+    for path in (workshop.results / "predictions/adaptive_bag/fold0").glob("*.parquet"):
+        usable = pq.read_table(workshop.results / "patches/x10" / path.name, filters=[("excluded", "=", "")]).num_rows
+        assert pq.read_metadata(path).num_rows == max(1, usable // 4)
+
+
+def adaptive_example() -> dict[str, dict]:
+    """The example of chosen patches with few steps, numbers as targets, and without the task on all patches."""
+    content = yaml.safe_load((ROOT / "config/examples/adaptive_bag.yaml").read_text())
+    del content["tasks"]["dense_bag"], content["encoders"]["dense"]
+    for task in content["tasks"].values():
+        task |= {"kind": "regression", "target": {"source": "sheet", "column": "nuclei_share"}}
+        task["train"] |= {"steps": 6, "validate_every": 3}
+    content["tasks"]["cheap_bag"]["split"] = {"test": 0.3, "val": 0.2}
+    return content
 
 
 def test_the_end_to_end_example_learns_from_pixels_and_runs_whole(workshop: Workshop) -> None:

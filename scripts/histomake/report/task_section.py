@@ -21,6 +21,7 @@ from histomake.base.records.separation import SeparationRecord
 from histomake.config import Task
 from histomake.pictures import canvas
 from histomake.report import page
+from histomake.report.chosen_patches import chosen_patches
 from histomake.report.comparison_section import difference_cells
 from histomake.report.examples import examples
 from histomake.report.graphs_section import ABLATION_TEXTS, compared_by, feature_groups, network_text, what_edges_add
@@ -65,6 +66,7 @@ def task_section(
     parts: list[object] = [
         page.tag("p", f"{task.kind} on grid {task.grid}: {made}, {len(folds)} fold(s)."),
         *_in_silico(task),
+        *chosen_patches(name, task.grid, layout, folds, catalog),
         page.section("Cohort", cohort_table(name, task, catalog), level=3, anchor=f"{name}-split"),
     ]
     if layout.metrics(name).is_file():
