@@ -1,4 +1,4 @@
-"""Benchmarks of graphs: arrangements that means do not tell, invariance, and a graph of 200,000 nodes."""
+"""Benchmarks of graphs: arrangements that means do not tell, invariance, 200,000 nodes, and a biopsy."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from tests.arranged_graphs import arranged
+from tests.bench import biopsy_cells
 from tests.bench.figures import Figure
 from tests.workshop import ROOT
 
@@ -65,6 +66,7 @@ def run(work: Path) -> list[Figure]:
         Figure("200,000 nodes, nearest 6", large["nearest"], "<= 3", large["nearest"] <= 3, "s"),
         Figure("200,000 nodes, forward and backward", large["pass"], "<= 20", large["pass"] <= 20, "s"),
         Figure("200,000 nodes, memory", large["gb"], "<= 3", large["gb"] <= 3, "GB"),
+        *biopsy_cells.figures(),
     ]
 
 
