@@ -120,6 +120,10 @@ GRAPH_FILE_COPIES = 20
 EDGE_BYTES = 100
 """An edge of a graph in the indexes of a training: once as built, once exchanged, and while these are made."""
 
+GATHERED_HIDDEN = frozenset({"gcn", "gat"})
+"""Networks that gather messages after the linear layer, so their width is that of the layer. Measured as above with 16
+and 64 units and 32 to 1,536 features: 33 to 72 % of what they amount to."""
+
 KEPT_MESSAGES = {"gat": 3.0}
 """Messages of an edge that each layer of a network keeps, in units of its width; others make them anew."""
 
@@ -224,7 +228,8 @@ def graph_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:
     values, hidden = max((graph.values for graph in batch), default=0), task.gnn.hidden
     of_node = GRAPH_COPIES["inputs"] * values + GRAPH_COPIES["layers"] * hidden * task.gnn.layers
     kept = KEPT_MESSAGES[task.gnn.name] * task.gnn.layers if task.gnn.name in KEPT_MESSAGES else 0
-    of_edge = GRAPH_COPIES["gathered"] * max(values, hidden) + max(GRAPH_COPIES["messages"], kept) * hidden
+    gathered = hidden if task.gnn.name in GATHERED_HIDDEN else max(values, hidden)
+    of_edge = GRAPH_COPIES["gathered"] * gathered + max(GRAPH_COPIES["messages"], kept) * hidden
     if task.fuse is not None:
         of_node += ((task.pooling.embed or values) + sum(task.pooling.hidden) * task.pooling.heads) * POOLED_COPIES
     index = ROW_BYTES * sum(g.nodes for g in graphs) + EDGE_BYTES * sum(g.edges for g in graphs)
