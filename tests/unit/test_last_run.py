@@ -25,6 +25,17 @@ CONFIG = {
     "cascades": {"both": {"class_name": "tumour", "stages": ["coarse", "fine"]}},
     "radhical": {"nuclei": {"scales": [1.0, 0.25]}},
 }
+PATIENTS = {
+    "grids": {"x10": {"mpp": 1.0}},
+    "encoders": {"small": {"grid": "x10", "name": "resnet10t", "weights": False, "size": 64}},
+    "tasks": {
+        "grade": {
+            **{"kind": "regression", "level": "patient", "grid": "x10", "features": "small"},
+            "target": {"source": "sheet", "column": "grade"},
+            "pooling": {"name": "additive"},
+        }
+    },
+}
 SHARED = (
     "models/coarse/fold0/model.safetensors",
     "cascades/both/fold0.thresholds.json",
@@ -103,3 +114,25 @@ def test_a_new_slide_to_predict_leaves_all_others_out(history):
 def test_no_slide_is_left_out_if_a_new_one_is_to_learn_from(history):
     remember(history())
     assert history(roles={**ROLES, "G": "train"}).unchanged() == frozenset()
+
+
+def test_a_changed_slide_is_planned_with_the_other_slides_of_its_patient_if_they_are_one_bag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(last_run, "workflow_digest", lambda plan, root: "")
+    config = parse_config(PATIENTS)
+
+    def compared(slides: str, edited: str = "") -> LastRun:
+        rows = {
+            s: Slide(s, f"{s}.svs", f"patient-{s[0]}", split="predict", labels={"grade": "1"}) for s in slides.split()
+        }
+        return LastRun(make_plan(config, rows), Prints({f"{edited}.svs": "other"}), tissue_model=[], root=Path())
+
+    outputs = {slide: [page(slide)] for slide in ("A1", "A2", "B1", "B2", "C1")}
+    for slide in outputs:
+        write(f"pages/{slide}.html")
+    compared("A1 A2 B1 B2 C1").remember(outputs, left_out=())
+    assert compared("A1 A2 B1 B2 C1", edited="A1").unchanged() == {"B1", "B2", "C1"}
+    assert compared("A1 A2 B1 B2 C1 C2").unchanged() == {"A1", "A2", "B1", "B2"}
+    assert compared("A1 A2 B1 C1").unchanged() == {"A1", "A2", "C1"}
+    Path(page("B2")).unlink()
+    assert compared("A1 A2 B1 B2 C1").unchanged() == {"A1", "A2", "C1"}

@@ -128,6 +128,12 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
     workshop.copy_code()
     shutil.copytree(finished.folder / "demo", workshop.folder / "demo")
     shutil.copytree(finished.results / "models/tissue_kind/fold0", workshop.folder / "model")
+    write_others(workshop)
+    workshop.snakemake("--", *TARGETS)
+
+
+def write_others(workshop: Workshop) -> None:
+    """Write the sheet and the configuration of what the finished workshop lacks."""
     header, *rows = workshop.rows()
     workshop.write_rows([f"{header}\tsplit", *(f"{row}\t{SPLITS[row.split()[0]]}" for row in rows)])
     workshop.write_config()
@@ -164,7 +170,6 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
     content["stain_transfers"] = {"north_south": TRANSFER}
     content["generators"] = {"tissue": GENERATOR}
     workshop.config.write_text(yaml.safe_dump(content))
-    workshop.snakemake("--", *TARGETS)
 
 
 @pytest.fixture(scope="session")

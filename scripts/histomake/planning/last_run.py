@@ -14,6 +14,7 @@ from histomake.base.files import sha256_file
 from histomake.cohort.leakage import FITTED, Assignment
 from histomake.model.reuse import DESCRIPTION, WEIGHTS
 from histomake.planning.plan import Plan
+from histomake.planning.transfer_plan import TransferPlan
 from histomake.planning.unchanged import digest, remember, unchanged_slides
 
 
@@ -39,10 +40,12 @@ class LastRun:
         """Ids of the slides that need not be planned.
 
         There are none if a slide that a model is trained on has changed, because the model is then trained again and
-        predicts all slides again.
+        predicts all slides again. Slides of one bag are planned together, because each is predicted from all of them.
         """
         memory = self._plan.layout.last_run
         found = unchanged_slides(memory, shared=self._shared(), made_of=self._made_of)
+        together = slides_of_one_bag(self._plan)
+        found = frozenset(slide for slide in found if found.issuperset(together.get(slide, ())))
         return found if {slide for _, _, slide, _ in fitted_roles(self._plan)} <= found else frozenset()
 
     def remember(self, outputs: Mapping[str, Iterable[str]], left_out: Collection[str]) -> None:
@@ -75,13 +78,33 @@ def model_files(plan: Plan, tissue_model: Sequence[str]) -> list[str]:
         found.add(files.thresholds)
     for name, stages in plan.config.cascades.items():
         found |= {layout.patch_cascade(name).thresholds(fold) for fold in plan.folds(stages.stages[0])}
+    for name in plan.config.stain_transfers:
+        found |= {layout.transfer(name).weights, layout.transfer(name).description}
     return sorted(map(str, found))
 
 
 def fitted_roles(plan: Plan) -> list[tuple[str, int, str, str]]:
-    """(task or nucleus cascade, fold, slide, role) of every slide that a model is trained or validated on."""
-    roles = {name: plan.roles[name] for name in plan.trained} | _cascade_roles(plan)
-    return sorted((n, a.fold, a.slide_id, a.role) for n, found in roles.items() for a in found if a.role in FITTED)
+    """(name, fold, slide, role) of every slide that a model is trained, or thresholds are searched on.
+
+    The name is that of a task, of a nucleus cascade or of a stain transfer. Stages of a cascade count even if their
+    models are copied from elsewhere, because thresholds are searched on their validation slides.
+    """
+    stages = {task for cascade in plan.config.cascades.values() for task in cascade.stages}
+    roles = {name: plan.roles[name] for name in {*plan.trained, *stages}} | _cascade_roles(plan)
+    fitted = [(n, a.fold, a.slide_id, a.role) for n, found in roles.items() for a in found if a.role in FITTED]
+    transfers = TransferPlan(plan)
+    learned = [(f"transfer:{n}", 0, s, "train") for n in transfers.transfers for s in transfers.slides(n, "train")]
+    return sorted(fitted + learned)
+
+
+def slides_of_one_bag(plan: Plan) -> dict[str, list[str]]:
+    """All slides of its patient, by slide; none if no task predicts the slides of a patient together."""
+    if not any(task.level == "patient" for task in plan.config.tasks.values()):
+        return {}
+    patients = defaultdict(list)
+    for slide in plan.slides.values():
+        patients[slide.patient_id].append(slide.slide_id)
+    return {slide: slides for slides in patients.values() for slide in slides}
 
 
 def _cascade_roles(plan: Plan) -> dict[str, Sequence[Assignment]]:
@@ -99,13 +122,19 @@ def workflow_digest(plan: Plan, root: Path) -> str:
 
 
 def slide_digests(plan: Plan, fingerprints: Fingerprints) -> dict[str, str]:
-    """Digest of what the outputs of each slide depend on in addition: its row, its bytes and its roles, by id."""
+    """Digest of what the outputs of each slide depend on in addition, by id.
+
+    These are its row, its bytes, its roles, its side in each stain transfer, and the slides in one bag with it.
+    """
     roles = defaultdict(list)
     for name, assignments in {**plan.roles, **_cascade_roles(plan)}.items():
         for a in assignments:
             roles[a.slide_id].append([name, a.fold, a.role])
-    found = {}
+    for name, members in TransferPlan(plan).members.items():
+        for member in members:
+            roles[member.slide_id].append([f"transfer:{name}", member.side, member.role])
+    together, found = slides_of_one_bag(plan), {}
     for slide in plan.slides.values():
         files = [fingerprints.of(path) if path else None for path in (slide.path, slide.annotation)]
-        found[slide.slide_id] = digest([vars(slide), *files, roles[slide.slide_id]])
+        found[slide.slide_id] = digest([vars(slide), *files, roles[slide.slide_id], together.get(slide.slide_id)])
     return found
