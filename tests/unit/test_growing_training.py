@@ -16,6 +16,7 @@ from histomake.config import Generator
 from histomake.generate.growing import objective as module
 from histomake.generate.growing.fields import FieldBatches, index_fields
 from histomake.generate.growing.objective import GrowingObjective
+from histomake.generate.growing.phase_pictures import CAPTION_PX, captioned
 from histomake.generate.growing.samples import GeneratedImages, draw_grid, write_samples
 from histomake.generate.growing.schedule import Schedule
 from histomake.generate.growing.training import train_generator
@@ -203,6 +204,16 @@ def test_samples_are_written_as_marked_pictures(slides, tmp_path):
     for path in (tmp_path / "drawn" / names[0], tmp_path / "samples.png"):
         with Image.open(path) as picture:
             assert "in silico" in picture.text["Description"]
+
+
+def test_the_caption_of_a_sheet_is_below_its_images_and_changes_none():
+    sheet = np.full((96, 300, 3), 7, np.uint8)
+    picture = captioned(sheet)
+    np.testing.assert_array_equal(picture[:96], sheet)
+    strip = picture[96:]
+    assert strip.shape == (CAPTION_PX, 300, 3)
+    assert strip[0].min() == strip[-1].min() == 255
+    assert strip.min() < 100
 
 
 def test_weights_that_are_not_those_of_the_card_are_refused(slides, tmp_path):

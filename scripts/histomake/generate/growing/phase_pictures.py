@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
 from histomake.base.files import atomic_file
@@ -26,6 +26,9 @@ TILE_PX = 96
 
 GAP_PX = 4
 
+CAPTION_PX = 22
+"""Height of the strip below a sheet that says that its images are in silico."""
+
 IN_SILICO = "in silico: made by a generator, not scanned"
 
 type PhaseImages = dict[int, Tensor]
@@ -35,7 +38,8 @@ type PhaseImages = dict[int, Tensor]
 def write_phases(folder: Path, images: Mapping[int, Tensor], phases: Sequence[Phase]) -> None:
     """Write the images of all phases as one PNG, a row for each phase."""
     rows = [images[phase.number].numpy() for phase in phases if phase.number in images]
-    write_marked(tiled([image for row in rows for image in row], columns=PICTURES), folder / PHASES_PICTURE)
+    sheet = tiled([image for row in rows for image in row], columns=PICTURES)
+    write_marked(captioned(sheet), folder / PHASES_PICTURE)
 
 
 def tiled(images: Sequence[NDArray[np.uint8]], *, columns: int, tile: int = TILE_PX) -> NDArray[np.uint8]:
@@ -49,6 +53,15 @@ def tiled(images: Sequence[NDArray[np.uint8]], *, columns: int, tile: int = TILE
         shown = np.asarray(Image.fromarray(image).resize((tile, tile), method))
         picture[top : top + tile, left : left + tile] = shown
     return picture
+
+
+def captioned(sheet: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A sheet uint8 (h, w, 3) above a strip with IN_SILICO, which a screenshot or a copy as JPEG keeps too."""
+    height, width, _ = sheet.shape
+    picture = Image.new("RGB", (width, height + CAPTION_PX), "white")
+    picture.paste(Image.fromarray(sheet))
+    ImageDraw.Draw(picture).text((GAP_PX, height + 2), IN_SILICO, fill="black", font=ImageFont.load_default(14))
+    return np.asarray(picture)
 
 
 def write_marked(image: NDArray[np.uint8], path: Path) -> None:

@@ -15,7 +15,7 @@ from histomake.base.layout import DESCRIPTION, WEIGHTS
 from histomake.base.records.generator_card import GeneratorCard
 from histomake.base.rng import counter_rng
 from histomake.generate.growing.networks import GrowingGenerator
-from histomake.generate.growing.phase_pictures import TILE_PX, tiled, write_marked
+from histomake.generate.growing.phase_pictures import TILE_PX, captioned, tiled, write_marked
 from histomake.generate.signed import from_signed
 from histomake.learn.engine.runtime import choose_runtime
 
@@ -71,7 +71,7 @@ def draw_grid(samples: GeneratedImages, path: Path) -> None:
     labels = max(len(samples.card.labels), 1)
     columns = max(COLUMNS // labels, 1) * labels
     tile = max(TILE_PX, min(samples.card.sizes[-1], 2 * TILE_PX))
-    write_marked(tiled(list(samples.images(ROWS * columns)), columns=columns, tile=tile), path)
+    write_marked(captioned(tiled(list(samples.images(ROWS * columns)), columns=columns, tile=tile)), path)
 
 
 def write_samples(samples: GeneratedImages, folder: Path, *, count: int) -> None:
