@@ -64,11 +64,20 @@ def _facts(found: TransferMeasures) -> dict[str, object]:
         "held-out slides": len(found.slides[0]),
         "real held-out slides with the wanted stain": len(found.slides[1]),
         "invented nuclei per mm²": found.invented_per_mm2,
+        "invented nuclei, as share of those scanned": page.percent(_raw_share(found.structures, "invented")),
         "invented nuclei, beyond Reinhard's": page.percent(found.invented_share),
+        "lost nuclei, as share of those scanned": page.percent(_raw_share(found.structures, "lost")),
         "lost nuclei, beyond Reinhard's": page.percent(found.lost_share),
         "there and back: structural similarity": None if cycle is None else cycle.ssim,
         "there and back: mean difference, grey levels": None if cycle is None else cycle.l1,
     }
+
+
+def _raw_share(structures: list[SlideStructure], what: str) -> float | None:
+    """Invented or lost nuclei by those of the scanned slides, with nothing subtracted; None without nuclei."""
+    nuclei = sum(s.nuclei for s in structures)
+    changed = sum(getattr(s.transfer, what) for s in structures if s.transfer is not None)
+    return float(changed / nuclei) if nuclei else None
 
 
 def _realism(found: TransferMeasures) -> list[Html]:
