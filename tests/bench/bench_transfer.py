@@ -12,6 +12,7 @@ import numpy as np
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest, VirtualStain
 from histomake.base.records.transfer_card import TransferCard
+from histomake.base.records.transfer_measures import TransferMeasures
 from histomake.base.units import Mpp
 from histomake.config import Convert, StainTransfer
 from histomake.generate.apply import transfer_slide
@@ -78,16 +79,22 @@ def run(work: Path) -> list[Figure]:
     source = [_slide(layout, f"first{n}", in_first, tissue(n, parts[0])) for n in range(SLIDES)]
     target = [_slide(layout, f"second{n}", in_second, tissue(10 + n, parts[1])) for n in range(SLIDES)]
     tested = _tested(layout, tissue(20, parts[2]))
-    model, start = folder / "model", time.perf_counter()
-    transfer = StainTransfer.model_validate(TRANSFER)
-    train_transfer(transfer, source=source, target=target, output=model, state=folder / "state", seed=1, threads=1)
+    start = time.perf_counter()
+    model = _trained(folder / "model", source, target)
     took = time.perf_counter() - start
     return [
         Figure("training", took, "<= 480", took <= 480, "s"),
         *_against_truth(layout, tested, target, model),
         *_as_one_image(tested, model),
-        *_planted(layout, tested, source, target, model),
+        *_planted(layout, tested, target, model),
+        *_learned_to_invent(layout, tested, source, [tissue(10 + n, parts[1]) for n in range(SLIDES)]),
     ]
+
+
+def _trained(model: Path, source: list[SlideEntry], target: list[SlideEntry]) -> Path:
+    transfer, state = StainTransfer.model_validate(TRANSFER), model.with_name(f"{model.name}-state")
+    train_transfer(transfer, source=source, target=target, output=model, state=state, seed=1, threads=1)
+    return model
 
 
 def _slide(layout: Layout, name: str, stained, amounts: np.ndarray) -> SlideEntry:
@@ -101,19 +108,7 @@ def _tested(layout: Layout, amounts: np.ndarray) -> Tested:
 
 def _against_truth(layout: Layout, tested: Tested, target: list[SlideEntry], model: Path) -> list[Figure]:
     """Peak signal-to-noise ratio of the virtual slide in tissue, above those of references; and its glass."""
-    files, mask = layout.transfer(NAME), tissue_mask(tested.scanned)
-    made = transfer_slide(
-        tested.entry.manifest,
-        mask,
-        model,
-        name=NAME,
-        side=0,
-        store=files.store("tested").parent,
-        config=LOSSLESS,
-        threads=1,
-    )
-    made.write(files.manifest("tested"))
-    with open_slide(files.manifest("tested")) as reader:
+    with open_slide(_transferred(layout, NAME, tested, model)) as reader:
         virtual = reader.read_level(0, 0, 0, EDGE, EDGE)
     normalised = learned(reference_stains(target), tested.entry)
     others = {name: stain.apply(tested.scanned, "tested") for name, stain in normalised.items()}
@@ -128,6 +123,14 @@ def _against_truth(layout: Layout, tested: Tested, target: list[SlideEntry], mod
         Figure("PSNR to the known truth, above Reinhard", gains[1], ">= 1", gains[1] >= 1, "dB"),
         Figure("largest change of white pixels", change, "<= 1", change <= 1, "levels"),
     ]
+
+
+def _transferred(layout: Layout, name: str, tested: Tested, model: Path) -> Path:
+    """The manifest of the virtual slide that a generator makes."""
+    files, mask = layout.transfer(name), tissue_mask(tested.scanned)
+    options = {"name": name, "side": 0, "store": files.store("tested").parent, "config": LOSSLESS, "threads": 1}
+    transfer_slide(tested.entry.manifest, mask, model, **options).write(files.manifest("tested"))
+    return files.manifest("tested")
 
 
 def _psnr(image: np.ndarray, tested: Tested) -> float:
@@ -153,39 +156,56 @@ def _as_one_image(tested: Tested, model: Path) -> list[Figure]:
     return [Figure("windows against the slide as one image", worst, "<= 1", worst <= 1, "levels")]
 
 
-def _planted(
-    layout: Layout, tested: Tested, source: list[SlideEntry], target: list[SlideEntry], model: Path
-) -> list[Figure]:
+def _planted(layout: Layout, tested: Tested, target: list[SlideEntry], model: Path) -> list[Figure]:
     """Measures of the virtual slide, of the truth, and of the truth with as many nuclei again."""
-    files, mask = layout.transfer(NAME), tissue_mask(tested.scanned)
-    places = files.folder / "tissue.png", files.folder / "tissue.json"
-    mask.save(*places)
-    own = HeldOut(tested.entry, files.manifest("tested"), *places)
-    doubled = _with_shifted_nuclei(tested)
-    shares, flagged, seam = {}, {}, None
-    for name, image in (("virtual", None), ("truth", tested.truth), ("planted", doubled)):
-        held = own if image is None else HeldOut(tested.entry, _write(layout, name, tested, image), *places)
-        record = measure_transfer(
-            model,
-            name=NAME,
-            side=0,
-            held_out=[held],
-            real=target[:1],
-            reference=target,
-            encoder=None,
-            patches=200,
-            seed=1,
-            threads=1,
-        ).record
-        shares[name] = record.invented_share
-        flagged[name] = any("invents" in flag for flag in record.flags)
-        seam = record.structures[0].seam_ratio if image is None else seam
+    virtual = _measured(layout, layout.transfer(NAME).manifest("tested"), tested, target, model)
+    truth = _measured(layout, _write(layout, "truth", tested, tested.truth), tested, target, model)
+    doubled = _write(layout, "planted", tested, _with_shifted_nuclei(tested))
+    planted = _measured(layout, doubled, tested, target, model)
+    seam = virtual.structures[0].seam_ratio
     return [
         Figure("seam ratio of the virtual slide", seam, "<= 1.05", seam <= 1.05),
-        Figure("planted nuclei: invented share, flagged", shares["planted"], "> 0.1", flagged["planted"]),
-        Figure("known truth: invented share, not flagged", shares["truth"], "<= 0.1", not flagged["truth"]),
-        Figure("virtual slide: invented share", shares["virtual"], "<= 0.1", not flagged["virtual"]),
+        Figure("planted nuclei: invented share, flagged", planted.invented_share, "> 0.1", _is_flagged(planted)),
+        Figure("known truth: invented share, not flagged", truth.invented_share, "<= 0.1", not _is_flagged(truth)),
+        Figure("virtual slide: invented share", virtual.invented_share, "<= 0.1", not _is_flagged(virtual)),
     ]
+
+
+def _learned_to_invent(
+    layout: Layout, tested: Tested, source: list[SlideEntry], stains: list[np.ndarray]
+) -> list[Figure]:
+    """A generator whose target slides have about twice the nuclei: those of places 12 px away are added."""
+    doubled = [np.maximum(amounts, np.roll(amounts, (12, 12), (0, 1))) for amounts in stains]
+    target = [_slide(layout, f"doubled{n}", in_second, amounts) for n, amounts in enumerate(doubled)]
+    model = _trained(layout.results / "doubling", source, target)
+    record = _measured(layout, _transferred(layout, "doubling", tested, model), tested, target, model)
+    (structure,), share = record.structures, record.invented_share
+    note = f"{structure.transfer.nuclei} nuclei in silico for {structure.nuclei} as scanned"
+    name = "trained on twice the nuclei: invented share, flagged"
+    return [Figure(name, share, "> 0.1", _is_flagged(record), "", note)]
+
+
+def _measured(layout: Layout, virtual: Path, tested: Tested, target: list[SlideEntry], model: Path) -> TransferMeasures:
+    """Measures of a virtual slide, without an encoder."""
+    files = layout.transfer(NAME)
+    places = files.folder / "tissue.png", files.folder / "tissue.json"
+    tissue_mask(tested.scanned).save(*places)
+    return measure_transfer(
+        model,
+        name=NAME,
+        side=0,
+        held_out=[HeldOut(tested.entry, virtual, *places)],
+        real=target[:1],
+        reference=target,
+        encoder=None,
+        patches=200,
+        seed=1,
+        threads=1,
+    ).record
+
+
+def _is_flagged(record: TransferMeasures) -> bool:
+    return any("invents" in flag for flag in record.flags)
 
 
 def _with_shifted_nuclei(tested: Tested) -> np.ndarray:

@@ -193,7 +193,9 @@ def test_page_and_tables_show_the_measures(slides, model, encoder, tmp_path):
     assert found.record.flags[0].partition(":")[0] in page
     tables = transfer_tables([files.measures("forward")])
     assert tables["transfer_realism"]["patches_of"].to_pylist() == sorted(ROWS)
-    counted = found.record.structures[0].transfer.invented
+    (structure,) = found.record.structures
+    counted = structure.transfer.invented
+    assert f"{counted / structure.nuclei:.1%}" in page
     assert tables["transfer_structures"]["transfer_invented"].to_pylist() == [counted]
     assert TransferMeasures.read(files.measures("forward")).structures == found.record.structures
 
