@@ -73,11 +73,10 @@ def steps(snakemake, config, work, ready, options):
         )
     (encoder,), folds = ready, snakemake.params.folds
     chooser = Chooser.read(choice, dict(zip(folds, map(Path, snakemake.input.choosers), strict=True)))
-    grid = config.tasks[choice.task].grid
 
     def scored(one):
-        slide, layout = one[0], work.layout
-        return ScoredSlide(entry(one), layout.table(grid, slide), work.scores(slide)[1:], work.known(slide))
+        table, *predictions = work.scores(one[0])
+        return ScoredSlide(entry(one), table, predictions)
 
     return (
         lambda one: open_chosen(encoder, scored(one), chooser, **options),

@@ -18,7 +18,6 @@ from histomake.base.records.record import Quarantined
 from histomake.base.tables import without_rows, write_table
 from histomake.cohort.sheet import Slide
 from histomake.config import Encoder, Grid, PatchChoice, Task, parse_config
-from histomake.features import extract_chosen
 from histomake.features.choice import Chooser, choose
 from histomake.features.encoders import load_group
 from histomake.features.extract import extract
@@ -111,7 +110,7 @@ def scored(entry, folder: Path, *attentions) -> ScoredSlide:
         table = pa.table([*columns, pa.array(values, pa.float32())], schema=SCORES)
         files.append(folder / f"{entry.slide_id}.{fold}.parquet")
         write_table(table, files[-1])
-    return ScoredSlide(entry, entry.table, files, folder / f"{entry.slide_id}.known")
+    return ScoredSlide(entry, entry.table, files)
 
 
 def encoded(encoder, slide, models, output):
@@ -141,36 +140,6 @@ def test_a_column_names_the_model_that_chose_and_what_it_has_learned(slides, enc
     assert (first.fold, first.chooser.weights, first.chooser.budget) == (0, "w0", 0.1)
     assert first.made_with == ["learned w0"]
     assert len({first.identity, second.identity, encoder.column.identity}) == 3
-
-
-def test_a_larger_budget_encodes_only_the_difference(slides, encoder, tmp_path, monkeypatch):
-    read = []
-    original = extract_chosen.read_pixels
-    monkeypatch.setattr(
-        extract_chosen,
-        "read_pixels",
-        lambda e, s, g, places, **k: read.append(places) or original(e, s, g, places, **k),
-    )
-    slide = scored(slides[0], tmp_path, np.arange(1000))
-    small = encoded(encoder, slide, chooser("w", most=4), tmp_path / "a.arrow")
-    large = encoded(encoder, slide, chooser("w", most=7), tmp_path / "b.arrow")
-    again = encoded(encoder, slide, chooser("w", most=4), tmp_path / "c.arrow")
-    assert [len(places["x"]) for places in read] == [4, 3]
-    shared = np.isin(large.patch_id, small.patch_id)
-    assert np.array_equal(large.vectors("e.fold0")[shared], small.vectors("e.fold0"))
-    assert again.table.equals(small.table)
-
-
-def test_kept_vectors_of_another_encoder_or_in_a_damaged_file_are_not_used(slides, encoder, tmp_path):
-    slide, models = scored(slides[0], tmp_path, np.arange(1000)), chooser("w", most=4)
-    expected = encoded(encoder, slide, models, tmp_path / "a.arrow").vectors("e.fold0")
-    other = load_group(
-        {"e": Encoder(grid=GRID_NAME, name="resnet10t", weights=False, views="mean")}, GRID, models={}, threads=1
-    )[0]
-    changed = encoded(other, slide, models, tmp_path / "b.arrow").vectors("e.fold0")
-    assert not np.array_equal(changed, expected)
-    slide.known.write_bytes(b"damaged")
-    assert np.array_equal(encoded(encoder, slide, models, tmp_path / "c.arrow").vectors("e.fold0"), expected)
 
 
 def test_patches_without_a_score_are_not_chosen(slides, encoder, tmp_path):

@@ -32,6 +32,9 @@ def links(finished, tmp_path_factory):
     del content["tasks"]["reused"]
     content["tasks"]["patients"] = WHOLE_PATIENTS
     content["encoders"]["learned"] = {"grid": "x10", "name": "task:fine"}
+    chosen = {"task": "coarse", "class_name": "nuclei", "budget": 0.5}
+    content["encoders"]["chosen"] = content["encoders"]["small"] | {"choose": chosen}
+    content["tasks"]["on_chosen"] = BAGS | {"features": "chosen"}
     workshop.config.write_text(yaml.safe_dump(content))
     library = os.pathsep.join([str(workshop.folder / "scripts"), str(ROOT)])
     path = workshop.folder / "links.json"

@@ -35,7 +35,6 @@ FEW_PATCHES = 4096
 """Patches up to which a job continues with further slides: encoding them takes about as long as loading an encoder."""
 
 RUNNING = "running"
-KNOWN = "known.features"
 
 
 def slides_of(sheet: Path | str) -> list[str]:
@@ -75,10 +74,6 @@ class Work:
     def waiting(self, slide: str, made_of: str) -> Path:
         """File that holds features of a slide until its job moves them."""
         return self._place(slide) / f"{made_of}.arrow"
-
-    def known(self, slide: str) -> Path:
-        """File that keeps vectors of a slide of whose patches some are chosen."""
-        return self._place(slide) / KNOWN
 
     def _place(self, slide: str) -> Path:
         return self.layout.shared_features / self.group / slide
