@@ -75,7 +75,7 @@ def test_a_training_leaves_weights_card_history_and_a_picture_of_every_phase(sli
     assert float(rows[-1]["train_penalty"]) > 0
     with Image.open(tmp_path / "model/phases.png") as picture:
         assert "in silico" in picture.text["Description"]
-        assert picture.height == 3 * 96 + 2 * 4
+        assert picture.height == 3 * 96 + 2 * 4 + CAPTION_PX
 
 
 def test_a_training_killed_ten_times_across_phases_ends_with_the_weights_of_an_uninterrupted_run(slides, tmp_path):
