@@ -66,8 +66,11 @@ class Workshop:
             else:
                 shutil.copy(source, target)
 
-    def write_config(self, **changes: object) -> None:
-        """Write the demo's configuration, reduced, with top-level sections replaced or added by ``changes``."""
+    def write_config(self, *, demo_task: bool = True, **changes: object) -> None:
+        """Write the demo's configuration, reduced, with top-level sections replaced or added by ``changes``.
+
+        ``demo_task``: whether the demo's own task is one of the tasks.
+        """
         content = yaml.safe_load((ROOT / "config" / "demo" / "config.yaml").read_text())
         content |= {"sheet": "demo/slides.tsv", "results": "results", "max_quarantined": 0.3}
         # One task with a small network that starts from random weights: encoders have tests of their own.
@@ -83,6 +86,8 @@ class Workshop:
         }
         content["explain"] |= {"embed_patches": 60, "shap_patches": 2, "shap_background": 4}
         content["explain"]["regions"] = [[s, 500, 700, 1500, 900] for s in ("P01-A", "P02-A", "P03.B", "P04-A")]
+        if not demo_task:
+            content["tasks"] = {}
         for key, value in changes.items():
             content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
         self.config.write_text(yaml.safe_dump(content, sort_keys=False))

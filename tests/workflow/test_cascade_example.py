@@ -26,7 +26,7 @@ def example() -> dict:
 
 def test_the_example_of_a_patch_cascade_runs_whole(workshop: Workshop) -> None:
     content = example()
-    workshop.write_config(**content)
+    workshop.write_config(demo_task=False, **content)
     workshop.snakemake("--resources", "gpu=1")
     folder = workshop.results / "cascades" / "nuclei"
     chosen = json.loads((folder / "fold0.thresholds.json").read_text())

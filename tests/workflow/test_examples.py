@@ -112,7 +112,7 @@ def test_the_end_to_end_example_learns_from_pixels_and_runs_whole(workshop: Work
     (name,) = example["tasks"]
     example["tasks"][name]["split"] = {"test": 0.3, "val": 0.2}
     example["tasks"][name]["train"] |= {"steps": 2, "validate_every": 2, "batch": 2}
-    workshop.write_config(tasks=example["tasks"])
+    workshop.write_config(demo_task=False, tasks=example["tasks"])
     workshop.snakemake("--resources", "gpu=1")
     record = json.loads((workshop.results / f"metrics/{name}.json").read_text())
     assert set(record["levels"]) == {"slide", "patient"}
