@@ -12,10 +12,7 @@ from histomake.planning.outputs import Outputs
 
 IMPORTED = internals.is_imported(workflow)
 # Only the main process compares with the last run: a job on a cluster is told which slide to process.
-try:
-    LAST_RUN = LastRun(PLAN, FINGERPRINTS, tissue_model=TISSUE_MODEL, root=ROOT) if workflow.is_main_process else None
-except HistomakeError as error:
-    raise WorkflowError(str(error)) from None
+LAST_RUN = LastRun(PLAN, FINGERPRINTS, tissue_model=TISSUE_MODEL, root=ROOT) if workflow.is_main_process else None
 
 
 def find_unchanged():

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from histomake.bags.hazards import IntervalHazards
-from histomake.bags.index import BagIndex, bag_name, index_bags, with_vectors
+from histomake.bags.index import BagIndex, bag_name, gather_bags, with_vectors
 from histomake.bags.network import ADDITIVE, BagNetwork
 from histomake.bags.probes import probe
 from histomake.base.errors import HistomakeError
@@ -21,6 +21,7 @@ from histomake.base.records.features import column_name
 from histomake.base.records.model_card import BagCard, ModelCard
 from histomake.base.tables import without_rows
 from histomake.config import Bag, BagPooling
+from histomake.features.index import FeatureReader
 from histomake.features.predict import require_same_features
 from histomake.features.store import read_features
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
@@ -108,7 +109,12 @@ def predict_bag(
     patches = with_vectors(patches, files, column)
     if not (patches.tissue[patches.slide == entries.index(entry)] >= least_tissue(card.bag)).any():
         return bag_schema(predictor).empty_table()
-    bags = index_bags(patches, files, column, level=card.bag.level, min_tissue=least_tissue(card.bag))
+    bags = gather_bags(
+        patches,
+        lambda kept: FeatureReader(kept, files, column),
+        level=card.bag.level,
+        min_tissue=least_tissue(card.bag),
+    )
     for one in entries:
         require_same_features(card, bags.stored, one, files[one.slide_id])
     return bag_table(predictor, bags, entry, entries)

@@ -24,7 +24,7 @@ from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined
 from histomake.base.tables import lost_slide
 from histomake.base.units import Mpp, PatchPixels
-from histomake.config import PatchChoice
+from histomake.config import Grid, PatchChoice
 from histomake.patch.grid import SlideGrid
 from histomake.patch.nesting import patches_around
 from histomake.patch.table import read_table
@@ -37,21 +37,19 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What a model predicted of a slide: `histomake.patch.nesting.PlacedPatches` with scores (n,)."""
+class GridPatches:
+    """Patches of a table on a grid: `histomake.patch.nesting.PlacedPatches`."""
 
     x: NDArray[np.int32]
     y: NDArray[np.int32]
     size: PatchPixels
     stride: PatchPixels
     mpp: Mpp
-    score: NDArray[np.float32]
 
     @classmethod
-    def of(cls, predictions: pa.Table, grid: SlideGrid, column: str) -> Scored:
-        """The scores in a column of a table of predictions on a grid."""
-        x, y, score = (predictions[name].to_numpy() for name in ("x", "y", column))
-        return cls(x, y, grid.grid.size, grid.grid.stride or grid.grid.size, grid.grid.mpp, score)
+    def of(cls, table: pa.Table, grid: Grid) -> GridPatches:
+        """The patches at ``x`` and ``y`` of a table."""
+        return cls(table["x"].to_numpy(), table["y"].to_numpy(), grid.size, grid.stride or grid.size, grid.mpp)
 
 
 @dataclass(frozen=True)
@@ -127,22 +125,15 @@ def patches_chosen(
     """
     found: list[NDArray[np.bool_]] = []
     _, record = read_table(coarse_table)
-    fine = Scored(
-        x=patches["x"].to_numpy(),
-        y=patches["y"].to_numpy(),
-        size=grid.grid.size,
-        stride=grid.grid.stride or grid.grid.size,
-        mpp=grid.grid.mpp,
-        score=np.full(patches.num_rows, np.nan, np.float32),
-    )
+    fine = GridPatches.of(patches, grid.grid)
     for path in predictions:
         table = pq.read_table(path)
         if (lost := lost_slide(table)) is not None:
             return lost
         if score_column(choice) not in table.column_names:
             raise HistomakeError(f"{path} has no column {score_column(choice)}; delete it and run the workflow again")
-        coarse = Scored.of(table, SlideGrid.of_table(record), score_column(choice))
-        parent = patches_around(coarse, fine, grid.mpp)
-        scores = np.where(parent >= 0, coarse.score[np.maximum(parent, 0)] if len(coarse.score) else np.nan, np.nan)
+        parent = patches_around(GridPatches.of(table, SlideGrid.of_table(record).grid), fine, grid.mpp)
+        scores = np.full(len(parent), np.nan, np.float32)
+        scores[parent >= 0] = table[score_column(choice)].to_numpy()[parent[parent >= 0]]
         found.append(choose(scores, choice))
     return found

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from histomake.cohort.leakage import JUDGED
 from histomake.config import PatchChoice
+from histomake.planning.notes import listed
 from histomake.planning.plan import Plan
-
-NAMED = 5
-"""Slides that a message names."""
 
 
 class ChoicePlan:
@@ -60,11 +58,10 @@ class ChoicePlan:
             choice = self._choices.get(str(task.features))
             if choice is None or not (differing := self._differing(name, choice.task)):
                 continue
-            more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
             found.append(
                 f"task {name}: {choice.task} chooses the patches of encoder {task.features}, but {len(differing)} "
                 f"slide(s) have another role there, so that it would be tested on slides that {choice.task} has "
-                f"learned: {'; '.join(differing[:NAMED])}{more}; set tasks.{name}.split: {{like: {choice.task}}}"
+                f"learned: {listed(differing)}; set tasks.{name}.split: {{like: {choice.task}}}"
             )
         return found
 
@@ -75,7 +72,7 @@ class ChoicePlan:
         for a in self.plan.roles[task]:
             role = theirs.get((a.fold, a.slide_id))
             if role is None or (a.role != role and {a.role, role} <= set(JUDGED)):
-                found.setdefault(a.slide_id, f"{a.slide_id} (fold {a.fold}: {a.role}, there {role or 'none'})")
+                found.setdefault(a.slide_id, f"{a.slide_id} (fold {a.fold}: {a.role} and {role or 'none'})")
         return list(found.values())
 
     @cached_property

@@ -33,6 +33,16 @@ class TransferPlan:
         rows, seed = self.plan.slides.values(), self.plan.config.seed
         return {n: assign_sides(rows, transfer, seed=seed, name=n) for n, transfer in self.transfers.items()}
 
+    def misfits(self) -> list[str]:
+        """Reasons why the sides of transfers do not fit, one for each."""
+        found = []
+        for name, transfer in self.transfers.items():
+            try:
+                assign_sides(self.plan.slides.values(), transfer, seed=self.plan.config.seed, name=name)
+            except ConfigError as error:
+                found.append(str(error))
+        return found
+
     def slides(self, name: str, *roles: str) -> list[str]:
         """Ids of the slides of both sides with one of the roles, sorted."""
         return [member.slide_id for member in self.members[name] if member.role in roles]
