@@ -16,6 +16,7 @@ from histomake.generate.lattice import SlideLattice
 from histomake.generate.store import write_virtual_slide
 from histomake.learn.inference.predict import load_model, predict_slide
 from histomake.learn.train import train
+from histomake.planning.misfits import misfits
 from histomake.planning.plan import make_plan
 from histomake.planning.transfer_plan import TransferPlan
 from histomake.slide.convert import convert
@@ -48,6 +49,13 @@ def transfers_of(tmp_path, roles=ROLES, **predict):
         for slide, role in roles.items()
     }
     return TransferPlan(make_plan(config, rows))
+
+
+def test_a_side_without_slides_is_a_misfit_of_the_plan(tmp_path):
+    plan = transfers_of(tmp_path, roles={"p1": "train", "p2": "val", "p3": "test"}).plan
+    (problem,) = misfits(plan)
+    assert "he_pas" in problem
+    assert misfits(transfers_of(tmp_path).plan) == []
 
 
 def unchanged_slide(entry, layout, mpp):
