@@ -100,6 +100,60 @@ def test_read_many_equals_repeated_read(tissue):
     assert together[3].min() == 255
 
 
+@settings(max_examples=20)
+@given(
+    corners=st.lists(st.tuples(st.integers(-300, 2500), st.integers(-300, 2500)), max_size=6),
+    size=st.integers(1, 300),
+    mpp=st.sampled_from([0.499, 0.7, 0.998, 2.0, 3.0]),
+)
+def test_patches_that_share_tiles_have_the_pixels_of_patches_read_alone(tissue, corners, size, mpp):
+    neighbours = [place for x, y in corners for place in ((x, y), (x + 60, y + 190))]
+    together = tissue.read_many(neighbours, (size, size + 5), mpp)
+    for patch, (x, y) in zip(together, neighbours, strict=True):
+        assert np.array_equal(patch, tissue.read(x, y, (size, size + 5), mpp))
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[tuple[int, int]]:
+    """Row and column of every tile that any reader decodes."""
+    tiles = []
+
+    def counted(self, index, row, column, *rest, decode=SlideReader._decoded):
+        tiles.append((row, column))
+        return decode(self, index, row, column, *rest)
+
+    monkeypatch.setattr(SlideReader, "_decoded", counted)
+    return tiles
+
+
+def test_a_batch_decodes_each_tile_once(tissue, decoded):
+    tissue.read_many([(x, y) for y in (300, 556, 812) for x in (300, 556, 812)], 256, 0.499)
+    assert sorted(decoded) == [(row, column) for row in range(1, 5) for column in range(1, 5)]
+
+
+def test_tiles_are_kept_no_longer_than_patches_need_them(tissue):
+    places = [(x, y) for y in (300, 556) for x in (300, 556)]
+    shared = tissue.share(places, 256, 0.499)
+    for read, (x, y) in enumerate(places, start=1):
+        tissue.read(x, y, 256, 0.499, shared=shared)
+        kept = [tile for tile in np.ndindex(4, 4) if (0, 1, *tile) in shared]
+        assert kept == [[(1, 2), (2, 1), (2, 2)], [(2, 1), (2, 2), (2, 3)], [(2, 2), (2, 3), (3, 2)], []][read - 1]
+
+
+def test_damage_that_only_a_neighbour_needs_fails_the_neighbour_alone(tissue, monkeypatch):
+    def fails_below(self, index, row, column, data, reduction, rows, decode=SlideReader._decoded):
+        if (row, column) == (1, 1) and rows > 100:
+            raise self._error("damaged")
+        return decode(self, index, row, column, data, reduction, rows)
+
+    monkeypatch.setattr(SlideReader, "_decoded", fails_below)
+    shared = tissue.share([(256, 200), (256, 300)], 128, 0.499)
+    patch = tissue.read(256, 200, 128, 0.499, shared=shared)
+    assert np.array_equal(patch, tissue.read(256, 200, 128, 0.499))
+    with pytest.raises(SlideError, match="damaged"):
+        tissue.read(256, 300, 128, 0.499, shared=shared)
+
+
 @pytest.mark.parametrize("mpp", [0.499, 0.8, 2.0, 3.7, 8.0, 30.0])
 def test_the_whole_slide_has_the_documented_size(tissue, mpp):
     whole = tissue.read_whole(mpp)

@@ -32,6 +32,7 @@ from histomake.learn.engine.runtime import advise_on_memory
 from histomake.patch.grid import SlideGrid
 from histomake.patch.stain import StainNormaliser
 from histomake.slide.reader import SlideReader, open_slide
+from histomake.slide.shared_tiles import SharedTiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,19 +92,21 @@ class SlidePixels(BatchSource[PixelBatch]):
         places = self.places[first : first + self.batch]
         images = room.array((len(places), self.size, self.size, 3 * len(self.stains)), np.uint8)
         error: HistomakeError | None = None
-        for image, (x, y) in zip(images, places.tolist(), strict=True):
+        corners = [(Level0Pixels(x), Level0Pixels(y)) for x, y in places.tolist()]
+        shared: SharedTiles | None = None
+        for image, (x, y) in zip(images, corners, strict=True):
             try:
-                image[:] = self._colours(Level0Pixels(x), Level0Pixels(y))
+                self._reader = self._reader or open_slide(self.manifest)
+                shared = shared or self._reader.share(corners, self.size, self.mpp)
+                image[:] = self._colours(self._reader.read(x, y, self.size, self.mpp, shared=shared))
             except SlideError as failure:
                 error = failure.at(f"patch at x={x} y={y}")
             except (HistomakeError, OSError, ValueError) as failure:
                 error = HistomakeError(f"slide {self.slide_id} patch at x={x} y={y}: {failure}")
         return PixelBatch(first, torch.from_numpy(images), error)
 
-    def _colours(self, x: Level0Pixels, y: Level0Pixels) -> NDArray[np.uint8]:
-        self._reader = self._reader or open_slide(self.manifest)
-        pixels = self._reader.read(x, y, self.size, self.mpp)
-        kept = [pixels if s is None else s.apply(pixels, self._reader.slide_id) for s in self.stains]
+    def _colours(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        kept = [pixels if s is None else s.apply(pixels, self.slide_id) for s in self.stains]
         return kept[0] if len(kept) == 1 else np.concatenate(kept, axis=2)
 
 

@@ -15,6 +15,7 @@ from histomake.base.errors import Reason, SlideError
 from histomake.base.records.manifest import Manifest
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.slide.codec import TileDecodeError
+from histomake.slide.shared_tiles import Region, SharedTiles, TileRun
 from histomake.slide.store import FILL, Store, StoreError, StoreLevel
 
 # Loader workers are forked, and OpenCV's own thread pool does not survive a fork. Callers provide parallelism.
@@ -96,7 +97,15 @@ class SlideReader:
         reduction = next((f for f in factors if _same(scale, f) or scale / f >= MIN_REMAINING_SCALE), 1)
         return _ReadPlan(index, reduction, level.downsample * reduction, scale / reduction)
 
-    def read(self, x: Level0Pixels, y: Level0Pixels, size: int | tuple[int, int], mpp: Mpp) -> np.ndarray:
+    def read(
+        self,
+        x: Level0Pixels,
+        y: Level0Pixels,
+        size: int | tuple[int, int],
+        mpp: Mpp,
+        *,
+        shared: SharedTiles | None = None,
+    ) -> np.ndarray:
         """Read one patch as uint8 RGB (h, w, 3).
 
         Args:
@@ -104,26 +113,46 @@ class SlideReader:
             y: Top edge in level-0 pixels.
             size: Edge, or (width, height), in pixels at ``mpp``.
             mpp: Resolution in µm per pixel.
+            shared: Tiles that this patch has in common with others, from `share`. They change no pixel.
 
         The patch shows the level-0 box from x to x + size * mpp / self.mpp, shifted by at most half a pixel of the
         level from which it is read. Scales that differ by less than 1 % are not resampled.
         """
         width, height = (size, size) if isinstance(size, int) else size
         plan = self._plan(mpp)
-        left, top = round(x / plan.downsample), round(y / plan.downsample)
-        if _same(plan.scale, 1):
-            return self._region(plan.level, plan.reduction, left, top, width, height)
-        box = math.ceil(width * plan.scale), math.ceil(height * plan.scale)
-        return _scaled(self._region(plan.level, plan.reduction, left, top, *box), width, height, plan.scale)
+        pixels = self._region(plan.region(x, y, width, height), shared)
+        return pixels if plan.unscaled else _scaled(pixels, width, height, plan.scale)
+
+    def share(
+        self,
+        positions: Sequence[tuple[Level0Pixels, Level0Pixels]],
+        size: int | tuple[int, int],
+        mpp: Mpp,
+        shared: SharedTiles | None = None,
+    ) -> SharedTiles:
+        """Return the tiles that patches have in common, for ``read`` of each of them, sorted by y and x, once.
+
+        ``shared`` adds the patches to those of another resolution.
+        """
+        width, height = (size, size) if isinstance(size, int) else size
+        plan, shared = self._plan(mpp), SharedTiles() if shared is None else shared
+        for x, y in positions:
+            shared.announce(plan.region(x, y, width, height), self.levels[plan.level])
+        return shared
 
     def read_many(
         self, positions: Sequence[tuple[Level0Pixels, Level0Pixels]], size: int | tuple[int, int], mpp: Mpp
     ) -> np.ndarray:
-        """Read several patches of one size as uint8 RGB (n, h, w, 3), in the order of ``positions``."""
+        """Read several patches of one size as uint8 RGB (n, h, w, 3), in the order of ``positions``.
+
+        The pixels are those of ``read``. Tiles that patches have in common are decoded once.
+        """
         width, height = (size, size) if isinstance(size, int) else size
         out = np.empty((len(positions), height, width, 3), np.uint8)
-        for patch, (x, y) in zip(out, positions, strict=True):
-            patch[:] = self.read(x, y, (width, height), mpp)
+        shared = self.share(positions, size, mpp)
+        for i in sorted(range(len(positions)), key=lambda i: positions[i][::-1]):
+            x, y = positions[i]
+            out[i] = self.read(x, y, (width, height), mpp, shared=shared)
         return out
 
     def read_whole(self, mpp: Mpp) -> np.ndarray:
@@ -141,34 +170,58 @@ class SlideReader:
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             count = math.ceil((bottom - top) * plan.scale)
-            strip = self._region(plan.level, plan.reduction, 0, round(top * plan.scale), columns, count)
+            strip = self._region(Region(plan.level, plan.reduction, 0, round(top * plan.scale), columns, count))
             out[top:bottom] = _scaled(strip, width, bottom - top, plan.scale)
         return out
 
     def read_level(self, index: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Read unscaled pixels of one level as uint8 RGB (height, width, 3); pixels outside the slide are white."""
-        return self._region(index, 1, x, y, width, height)
+        return self._region(Region(index, 1, x, y, width, height))
 
-    def _region(self, index: int, reduction: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Read pixels of a level reduced ``reduction``-fold by its decoder; x, y and sizes are in reduced pixels."""
-        level = self.levels[index]
-        th, tw = level.tile_height // reduction, level.tile_width // reduction
-        right, bottom = min(x + width, level.width // reduction), min(y + height, level.height // reduction)
-        if right <= x or bottom <= y:
-            return np.full((height, width, 3), FILL, np.uint8)
-        inside = x >= 0 and y >= 0 and x + width == right and y + height == bottom
-        out = np.empty((height, width, 3), np.uint8) if inside else np.full((height, width, 3), FILL, np.uint8)
-        for row in range(max(y, 0) // th, -(-bottom // th)):
-            y0, y1 = max(y, row * th), min(bottom, row * th + th)
-            for column, data in self._encoded(index, row, max(x, 0) // tw, -(-right // tw)):
+    def _region(self, region: Region, shared: SharedTiles | None = None) -> np.ndarray:
+        """Read a region as uint8 RGB (height, width, 3)."""
+        x, y, level = region.x, region.y, self.levels[region.index]
+        th, tw = region.tile_size(level)
+        right, bottom = region.end(level)
+        inside = x >= 0 and y >= 0 and x + region.width == right and y + region.height == bottom
+        shape = region.height, region.width, 3
+        out = np.empty(shape, np.uint8) if inside else np.full(shape, FILL, np.uint8)
+        shared = SharedTiles() if shared is None else shared
+        for run in region.runs(level):
+            y0, y1 = max(y, run.row * th), min(bottom, run.row * th + th)
+            for column, tile in self._tiles(region, run, shared):
                 x0, x1 = max(x, column * tw), min(right, column * tw + tw)
-                tile = self._decoded(index, row, column, data, reduction, y1 - row * th)
                 part = out[y0 - y : y1 - y, x0 - x : x1 - x]
                 if tile is None:
                     part[:] = FILL
                 else:
-                    part[:] = tile[y0 - row * th : y1 - row * th, x0 - column * tw : x1 - column * tw]
+                    part[:] = tile[y0 - run.row * th : y1 - run.row * th, x0 - column * tw : x1 - column * tw]
         return out
+
+    def _tiles(self, region: Region, run: TileRun, shared: SharedTiles) -> Iterator[tuple[int, np.ndarray | None]]:
+        """Yield column and pixels of the tiles of a run; None for an empty tile."""
+        missing = [column for column in range(run.first, run.end) if region.key(run.row, column) not in shared]
+        encoded = dict(self._encoded(region.index, run.row, missing[0], missing[-1] + 1)) if missing else {}
+        for column in range(run.first, run.end):
+            key = region.key(run.row, column)
+            if key in shared:
+                yield column, shared.take(key)
+            else:
+                yield column, self._decoded_once(region, run, column, encoded[column], shared)
+
+    def _decoded_once(
+        self, region: Region, run: TileRun, column: int, data: bytes | None, shared: SharedTiles
+    ) -> np.ndarray | None:
+        """Decode a tile for all its regions, or for this one alone if rows that only others need are damaged."""
+        place, key = (region.index, run.row, column, data, region.reduction), region.key(run.row, column)
+        rows = shared.rows(key, run.rows)
+        try:
+            tile = self._decoded(*place, rows)
+        except SlideError:
+            if rows == run.rows:
+                raise
+            return self._decoded(*place, run.rows)
+        return shared.put(key, tile)
 
     def _encoded(self, index: int, row: int, first: int, end: int) -> Iterator[tuple[int, bytes | None]]:
         try:
@@ -219,6 +272,18 @@ class _ReadPlan:
     reduction: int
     downsample: float
     scale: float
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether decoded pixels are pixels of the patch."""
+        return _same(self.scale, 1)
+
+    def region(self, x: Level0Pixels, y: Level0Pixels, width: int, height: int) -> Region:
+        """Return what is decoded for a patch at ``x``, ``y`` (level-0 px) of ``width`` x ``height`` pixels."""
+        left, top = round(x / self.downsample), round(y / self.downsample)
+        if not self.unscaled:
+            width, height = math.ceil(width * self.scale), math.ceil(height * self.scale)
+        return Region(self.level, self.reduction, left, top, width, height)
 
 
 def _same(scale: float, other: float) -> bool:

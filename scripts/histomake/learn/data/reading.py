@@ -20,6 +20,7 @@ from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.learn.data.stains import learn_slide
 from histomake.patch.stain import StainNormaliser
 from histomake.slide.reader import SlideReader, open_slide
+from histomake.slide.shared_tiles import SharedTiles
 from histomake.target.outputs import outputs_of
 from histomake.target.targets import UNLABELLED
 
@@ -109,9 +110,12 @@ class PatchReader:
         errors: dict[int, HistomakeError] = {}
         for slide in np.unique(patches.slide[index]):
             slots = np.flatnonzero(patches.slide[index] == slide)
-            for slot in slots[np.lexsort((x[slots], y[slots]))]:
+            slots = slots[np.lexsort((x[slots], y[slots]))]
+            shared: SharedTiles | None = None
+            for slot in slots:
                 try:
-                    pixels[slot] = self._read_views(int(slide), Level0Pixels(int(x[slot])), Level0Pixels(int(y[slot])))
+                    shared = self._share(int(slide), x[slots], y[slots]) if shared is None else shared
+                    pixels[slot] = self._read_views(int(slide), int(x[slot]), int(y[slot]), shared)
                 except SlideError as error:
                     errors[int(slot)] = error.at(f"patch at x={x[slot]} y={y[slot]}")
                 except (OSError, ValueError) as error:
@@ -119,14 +123,25 @@ class PatchReader:
                     errors[int(slot)] = HistomakeError(f"{place}: {error}")
         return pixels, errors
 
-    def _read_views(self, slide: int, x: Level0Pixels, y: Level0Pixels) -> np.ndarray:
-        """All views of one place, concatenated as channels; the coarser views have the same centre."""
+    def _share(self, slide: int, x: np.ndarray, y: np.ndarray) -> SharedTiles:
+        """The tiles that patches of a slide have in common, over all views."""
+        reader, shared = self.pool.reader(slide), SharedTiles()
+        for scale in self.scales:
+            corners = [self._corner(reader, left, top, scale) for left, top in zip(x.tolist(), y.tolist(), strict=True)]
+            reader.share(corners, self.patches.size, Mpp(self.patches.mpp * scale), shared)
+        return shared
+
+    def _corner(self, reader: SlideReader, x: int, y: int, scale: float) -> tuple[Level0Pixels, Level0Pixels]:
+        """The corner of the view that is ``scale`` times as wide as the patch at ``x``, ``y``, with the same centre."""
+        margin = rescale((scale - 1) * self.patches.size, self.patches.mpp, reader.mpp) / 2
+        return Level0Pixels(round(x - margin)), Level0Pixels(round(y - margin))
+
+    def _read_views(self, slide: int, x: int, y: int, shared: SharedTiles) -> np.ndarray:
+        """All views of one place, concatenated as channels."""
         reader, size, mpp = self.pool.reader(slide), self.patches.size, self.patches.mpp
         views = []
         for scale in self.scales:
-            margin = rescale((scale - 1) * size, mpp, reader.mpp) / 2
-            left, top = Level0Pixels(round(x - margin)), Level0Pixels(round(y - margin))
-            view = reader.read(left, top, size, Mpp(mpp * scale))
+            view = reader.read(*self._corner(reader, x, y, scale), size, Mpp(mpp * scale), shared=shared)
             if self.stain is not None:
                 learn_slide(self.stain, self.patches.entries[slide])
                 view = self.stain.apply(view, self.patches.entries[slide].slide_id)
