@@ -1,4 +1,4 @@
-"""Benchmarks of patch reading against OpenSlide, cuCIM, tiffslide, zarr-python and the JPEG decoder alone."""
+"""Benchmarks of patch reading against other libraries, the JPEG decoder alone, and patches of a batch one by one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ from tests.bench.slides import MPP, TILE, big_slide
 
 SIDE = 24_576
 PATCHES = 200
+BATCH_SIDE = 8
+"""Patches along each side of a block of neighbours."""
+MEASURED = ("openslide", "cucim", "fastslide", "microtome-wsi")
+"""Peers that read all patches in every round. Others are slow, for information only, and read a quarter."""
 Places = Sequence[tuple[int, int]]
 Read = Callable[[int, int, int], np.ndarray]
 
@@ -34,6 +38,7 @@ def run(work: Path) -> list[Figure]:
     for size in (256, 512):
         for threads in (1, 2):
             figures += _random_patches(slide, reader, size, threads)
+    figures += _neighbours(reader)
     figures += _aligned(reader)
     figures += _half(slide, reader, "RGB 4:4:4")
     subsampled = big_slide(work, 8_192, colour="YCBCR")
@@ -61,7 +66,7 @@ def peers(slide: Path, store: Path) -> dict[str, Read]:
         "openslide": lambda x, y, size: np.asarray(source.read_region((x, y), 0, (size, size)).convert("RGB")),
         "zarr-python": lambda x, y, size: np.moveaxis(array[:, y : y + size, x : x + size], 0, -1),
     }
-    for name, opener in (("cucim", _cucim), ("tiffslide", _tiffslide)):
+    for name, opener in OPENERS.items():
         try:
             readers[name] = opener(slide)
         except ImportError:
@@ -79,6 +84,35 @@ def _cucim(slide: Path) -> Read:
 def _tiffslide(slide: Path) -> Read:
     image = importlib.import_module("tiffslide").TiffSlide(slide)
     return lambda x, y, size: image.read_region((x, y), 0, (size, size), as_array=True)
+
+
+def _fastslide(slide: Path) -> Read:
+    image = importlib.import_module("fastslide").FastSlide.from_file_path(str(slide))
+    return lambda x, y, size: image.read_region((x, y), 0, (size, size)).numpy()
+
+
+def _microtome(slide: Path) -> Read:
+    """Cut patches from stored tiles, which are all that microtome-wsi reads."""
+    image = importlib.import_module("microtome").open(str(slide))
+    across = image.levels[0]["tiles_across"]
+
+    def read(x: int, y: int, size: int) -> np.ndarray:
+        columns, rows = (range(at // TILE, -(-(at + size) // TILE)) for at in (x, y))
+        tiles = image.read_batch(0, [row * across + column for row in rows for column in columns], threads=1)
+        whole = tiles.reshape(len(rows), len(columns), TILE, TILE, 3).swapaxes(1, 2)
+        top, left = y - rows[0] * TILE, x - columns[0] * TILE
+        return whole.reshape(len(rows) * TILE, -1, 3)[top : top + size, left : left + size]
+
+    return read
+
+
+OPENERS: dict[str, Callable[[Path], Read]] = {
+    "cucim": _cucim,
+    "tiffslide": _tiffslide,
+    "fastslide": _fastslide,
+    "microtome-wsi": _microtome,
+}
+"""Functions that open a slide with a library that may be missing."""
 
 
 def walk(read: Read, corners: Places, size: int, threads: int) -> None:
@@ -99,22 +133,50 @@ def _random_patches(slide: Path, reader: SlideReader, size: int, threads: int) -
         corners = places(seed, SIDE)
         took["us"].append(seconds(lambda c=corners: walk(lambda x, y, s: reader.read(x, y, s, MPP), c, size, threads)))
         for name, read in theirs.items():
-            # Slow libraries, which are for information only, read a quarter of the patches.
-            fewer = corners if name in ("openslide", "cucim") else corners[::4]
+            fewer = corners if name in MEASURED else corners[::4]
             time = seconds(lambda r=read, c=fewer: walk(r, c, size, threads))
             took[name].append(time * len(corners) / len(fewer))
     rate = f"{PATCHES / statistics.median(took['us']):.0f} patches/s"
+    label = f"random {size}² patches, {threads} thread{'s' * (threads > 1)}, us / "
     bars = {"openslide": 2.0, "cucim": 0.9}
     figures = []
-    for name in ("openslide", "cucim", "tiffslide", "zarr-python"):
-        label = f"random {size}² patches, {threads} thread{'s' * (threads > 1)}, us / {name}"
+    for name in ("openslide", *OPENERS, "zarr-python"):
         if name not in took:
             bar = f">= {bars[name]}" if name in bars else "-"
-            figures.append(Figure(label, 0.0, bar, name not in bars, "x", f"{name} is not installed"))
+            figures.append(Figure(label + name, 0.0, bar, name not in bars, "x", f"{name} is not installed"))
             continue
         faster = ratio(took[name], took["us"])
         bar = bars.get(name)
-        figures.append(Figure(label, faster, f">= {bar}" if bar else "-", bar is None or faster >= bar, "x", rate))
+        figures.append(
+            Figure(label + name, faster, f">= {bar}" if bar else "-", bar is None or faster >= bar, "x", rate)
+        )
+    faster, fastest = min((ratio(took[name], took["us"]), name) for name in theirs)
+    return [*figures, Figure(f"{label}the fastest", faster, ">= 1.2", faster >= 1.2, "x", fastest)]
+
+
+def _neighbours(reader: SlideReader) -> list[Figure]:
+    """Compare blocks, and rows, of neighbouring patches in one call with the same patches one by one."""
+    figures = []
+    for columns, rows, bar in ((BATCH_SIDE, BATCH_SIDE, 2.0), (BATCH_SIDE**2, 1, None)):
+        blocks = [
+            [(x + TILE * i, y + TILE * j) for j in range(rows) for i in range(columns)]
+            for x, y in np.random.default_rng(2).integers(SIDE // 5, SIDE // 4, (ROUNDS, 2)).tolist()
+        ]
+
+        def one_by_one(blocks: Sequence[Places] = blocks) -> None:
+            for block in blocks:
+                np.stack([reader.read(x, y, TILE, MPP) for x, y in block])
+
+        def together(blocks: Sequence[Places] = blocks) -> None:
+            for block in blocks:
+                reader.read_many(block, TILE, MPP)
+
+        alone, batch = side_by_side(one_by_one, together)
+        faster = ratio(alone, batch)
+        rate = f"{sum(map(len, blocks)) / statistics.median(batch):.0f} patches/s"
+        bound = f">= {bar}" if bar else "-"
+        name = f"batch of {columns} x {rows} neighbouring 256² patches: one by one / together"
+        figures.append(Figure(name, faster, bound, bar is None or faster >= bar, "x", rate))
     return figures
 
 

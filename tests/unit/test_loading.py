@@ -13,6 +13,7 @@ import pytest
 import torch
 from histomake.base.errors import HistomakeError
 from histomake.config import Task
+from histomake.features.extract import SlidePixels
 from histomake.learn.data import reading
 from histomake.learn.data.batches import Batch, FixedBatches, PatchBatches, TrainingBatches
 from histomake.learn.data.loader import HELD, load_batches
@@ -21,7 +22,7 @@ from histomake.learn.data.source import NEW, Room
 from histomake.learn.engine.runtime import advise_on_memory
 from histomake.learn.train import known_patches
 from histomake.patch.sampler import Sampler
-from histomake.slide.reader import open_slide
+from histomake.slide.reader import SlideReader, open_slide
 from small_cohort import CLASSES, GRID_NAME, build_cohort
 
 AUGMENT = {"rotate": 90, "elastic": 0.01, "blur": 1.0, "hed": 0.05}
@@ -82,6 +83,40 @@ def test_the_last_batch_may_be_smaller(cohort, workers: int) -> None:
     with load_batches(dataset, range(len(dataset)), workers=workers) as batches:
         sizes = [(len(b.images), len(b.target), len(b.index)) for b in batches]
     assert sizes == [(33, 33, 33)] * (len(dataset) - 1) + [(len(patches) % 33,) * 3]
+
+
+def decoded_tiles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int, int]]:
+    """Slide, level, row and column of every tile that is decoded from now on."""
+    tiles = []
+
+    def counted(self, index, row, column, *rest, decode=SlideReader._decoded):
+        tiles.append((self.slide_id, index, row, column))
+        return decode(self, index, row, column, *rest)
+
+    monkeypatch.setattr(SlideReader, "_decoded", counted)
+    return tiles
+
+
+def test_a_batch_decodes_each_tile_once_over_all_views(cohort, monkeypatch) -> None:
+    task = Task.model_validate({"grid": GRID_NAME, "model": {"context": [2.0]}, **TASKS["classification"]})
+    patches = known_patches(cohort, task)
+    dataset, tiles = FixedBatches(PatchReader(patches, task.model), batch=len(patches)), decoded_tiles(monkeypatch)
+    dataset.prepare(0)
+    assert len(tiles) > len(cohort)
+    assert len(set(tiles)) == len(tiles)
+
+
+def test_a_batch_of_features_decodes_each_tile_once(cohort, monkeypatch) -> None:
+    patches = known_patches(cohort, Task.model_validate({"grid": GRID_NAME, **TASKS["classification"]}))
+    mine = np.flatnonzero(patches.slide == 0)
+    places = np.stack([patches.x[mine], patches.y[mine]], axis=1).astype(np.int64)
+    entry = patches.entries[0]
+    source = SlidePixels(
+        entry.slide_id, entry.manifest, places, size=patches.size, mpp=patches.mpp, batch=len(mine), stains=[None]
+    )
+    tiles = decoded_tiles(monkeypatch)
+    assert source.prepare(0).error is None
+    assert len(set(tiles)) == len(tiles) < len(mine)
 
 
 def test_pixels_of_a_batch_are_not_overwritten_by_later_batches(cohort) -> None:
