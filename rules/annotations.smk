@@ -34,7 +34,41 @@ use rule annotate as annotate_mask with:
         outlines=LAYOUT.outlines("{slide}"),
         labels=LAYOUT.label_image("{slide}"),
     wildcard_constraints:
-        slide=only(sorted(PLAN.masked - UNCHANGED)),
+        slide=only(sorted(PLAN.masked - PLAN.read_by_several - UNCHANGED)),
 
 
-ruleorder: annotate_mask > annotate
+# Agreement is compared on tissue, so this rule needs the mask.
+rule annotate_readers:
+    input:
+        manifest=LAYOUT.manifest("{slide}"),
+        tissue=LAYOUT.tissue("{slide}"),
+        mask=LAYOUT.tissue_mask("{slide}"),
+        annotations=ancient(lambda wildcards: slide(wildcards).annotation_files),
+    output:
+        record=LAYOUT.annotation("{slide}"),
+        outlines=LAYOUT.outlines("{slide}"),
+        labels=LAYOUT.label_image("{slide}"),
+    log:
+        LAYOUT.log("annotate_readers", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("annotate_readers", "{slide}")
+    wildcard_constraints:
+        slide=only(sorted(PLAN.read_by_several - UNCHANGED)),
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(15),
+    params:
+        readers=lambda wildcards: list(slide(wildcards).readers),
+        annotations=lambda wildcards: list(map(FINGERPRINTS.of, slide(wildcards).annotation_files)),
+        cfg=CONFIG.annotations.dump(),
+        consensus=CONFIG.readers.dump(),
+        roi=CONFIG.roi_classes,
+        code=code("annotate_readers.py"),
+    script:
+        "../scripts/annotate_readers.py"
+
+
+ruleorder: annotate_readers > annotate_mask > annotate

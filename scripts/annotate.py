@@ -2,20 +2,15 @@
 
 from pathlib import Path
 
-from histomake.annotation.apart import apart
+from histomake.annotation.job import annotate_apart
 from histomake.annotation.read import naming_slide, read_annotation
 from histomake.annotation.write import write_annotation, write_no_annotation
 from histomake.audit.sidecar import job
 from histomake.base.files import store_of
 from histomake.base.layout import Layout
-from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined
-from histomake.cohort.quarantine import attempt
 from histomake.config import Annotations
-
-SECONDS = 600
-"""Time for reading and writing an annotation. The job has more."""
 
 
 def main(snakemake):
@@ -38,18 +33,13 @@ def main(snakemake):
         with naming_slide(source, manifest.slide_id):  # masks are read while they are written
             return write_annotation(annotation, record=record, geojson=geojson, labels=labels)
 
-    def work_apart():
-        with naming_slide(source, manifest.slide_id):
-            answer = apart(
-                lambda: attempt("annotate", work).encode(record),
-                memory_mb=snakemake.resources.mem_mb,
-                seconds=SECONDS,
-            )
-        return AnnotationRecord.decode(answer, record)
-
     with job(snakemake):
         manifest = Manifest.read(snakemake.input.manifest)
-        outcome = quarantined(manifest) or attempt("annotate", work_apart if source else work)
+        outcome = quarantined(manifest)
+        if not outcome:
+            memory_mb = snakemake.resources.mem_mb
+            apart = source and annotate_apart(work, source, manifest.slide_id, record=record, memory_mb=memory_mb)
+            outcome = apart or work()
         if quarantined(outcome):
             made = labels if snakemake.output.get("labels") else None
             write_no_annotation(outcome, record=record, geojson=geojson, labels=made)

@@ -135,6 +135,8 @@ def build_others(finished: Workshop, workshop: Workshop) -> None:
 def write_others(workshop: Workshop) -> None:
     """Write the sheet and the configuration of what the finished workshop lacks."""
     header, *rows = workshop.rows()
+    drawn = "demo/annotations/P04-B.geojson"
+    rows = [row.replace(drawn, f"one={drawn};two=demo/annotations/P03.B.geojson") for row in rows]
     workshop.write_rows([f"{header}\tsplit", *(f"{row}\t{SPLITS[row.split()[0]]}" for row in rows)])
     workshop.write_config()
     content = yaml.safe_load(workshop.config.read_text())

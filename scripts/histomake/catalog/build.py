@@ -20,6 +20,7 @@ from histomake.base.records.record import Quarantined, StageRecord
 from histomake.base.records.tissue import TissueRecord
 from histomake.catalog.incremental import FOLD, SLIDE, IncrementalBuild, literals
 from histomake.catalog.metrics import metric_tables
+from histomake.catalog.readers import reader_tables
 from histomake.catalog.transfers import transfer_tables
 from histomake.cohort.quarantine import collect
 from histomake.patch.table import REASONS
@@ -132,6 +133,8 @@ def build_catalog(
             build = IncrementalBuild(base, previous, code, check=cache.check)
             _add(base, "slides", _slides(records, sheet))
             _add(base, "annotations", _annotations(records.annotations.values()))
+            for name, rows in reader_tables(records.annotations, records.manifests).items():
+                _add(base, name, rows)
             _add(base, "quarantine", _quarantine(records, damage or {}))
             _add_splits(base, splits)
             for name, rows in (metric_tables(metrics or {}) | transfer_tables(transfers)).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from histomake.base.names import name_problems, quoted
 from histomake.base.spellings import alike, folded, words
 from histomake.base.units import Mpp
 from histomake.cohort.originals import why_not_alone
+from histomake.cohort.readers import parse_annotation
 from histomake.cohort.rows import SPREADSHEET_ERROR, SheetRow, read_rows
 from histomake.config import Config, Split, Task
 from histomake.config.kinds import ACCEPTED
@@ -59,6 +60,13 @@ class Slide:
     labels: dict[str, str] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     """Values of the columns that only name subgroups. Apart from labels, which are params of most rules."""
+    readers: dict[str, str] = field(default_factory=dict)
+    """Annotation files by reader, sorted, of a slide with several readers; ``annotation`` is None then."""
+
+    @property
+    def annotation_files(self) -> list[str]:
+        """All annotation files of the slide."""
+        return [self.annotation] if self.annotation else list(self.readers.values())
 
     def value(self, column: str) -> str | None:
         """Return the slide's value of a label column, of ``site`` or of a subgroup; None if the cell is empty."""
@@ -202,12 +210,14 @@ def _parse_row(row: SheetRow, labels: set[str], groups: set[str]) -> tuple[Slide
         faults.append("sha256 must be 64 lower-case hexadecimal digits")
     if cell.get("split") and cell["split"] not in ROLES:
         faults.append(f"split {cell['split']!r} is not one of {', '.join(ROLES)}; an empty cell is allowed too")
+    annotation, readers, unclear = parse_annotation(cell.get("annotation", ""))
+    faults += unclear
     if faults:
         return None, faults
-    optional = {key: cell.get(key) or None for key in ("annotation", "sha256", "site", "split")}
+    sha256, site, split = (cell.get(key) or None for key in ("sha256", "site", "split"))
     values, given = ({key: cell[key] for key in sorted(columns) if cell.get(key)} for columns in (labels, groups))
-    slide = Slide(cell["slide_id"], cell["path"], cell["patient_id"], mpp=mpp, labels=values, groups=given, **optional)
-    return slide, faults
+    slide = Slide(cell["slide_id"], cell["path"], cell["patient_id"], annotation, mpp, sha256, site, split)
+    return replace(slide, labels=values, groups=given, readers=readers), faults
 
 
 def _text_faults(cell: Mapping[str, str]) -> Iterator[str]:
@@ -369,6 +379,6 @@ def _missing_files(slides: Iterable[Slide], layout: Layout) -> list[str]:
     for slide in slides:
         if not Path(slide.path).exists() and (reason := why_not_alone(slide, layout)):
             problems.append(f"slide {slide.slide_id}: file {slide.path} does not exist, {reason}")
-        if slide.annotation and not Path(slide.annotation).exists():
-            problems.append(f"slide {slide.slide_id}: annotation file {slide.annotation} does not exist")
+        missing = [path for path in slide.annotation_files if not Path(path).exists()]
+        problems += [f"slide {slide.slide_id}: annotation file {path} does not exist" for path in missing]
     return problems

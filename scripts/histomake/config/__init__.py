@@ -38,7 +38,7 @@ from histomake.config.patch_cascades import Cascade, StageThresholds, cascade_pr
 from histomake.config.patch_choices import choice_problems
 from histomake.config.probes import Probe
 from histomake.config.section import NO_BOOLEAN, Name, Section, Share
-from histomake.config.slides import Annotations, Convert, Grid, Quality, Tissue
+from histomake.config.slides import Annotations, Convert, Grid, Quality, Readers, Tissue
 from histomake.config.source import ConfigFile
 from histomake.config.splits import Split
 from histomake.config.targets import Target
@@ -74,6 +74,7 @@ __all__ = [
     "Probe",
     "Quality",
     "Radhical",
+    "Readers",
     "Section",
     "Split",
     "StageThresholds",
@@ -185,6 +186,7 @@ class Config(Section):
     tissue: Tissue = Field(default_factory=Tissue, description="Tissue detection.")
     quality: Quality = Field(default_factory=Quality, description="Artefact detection.")
     annotations: Annotations = Field(default_factory=Annotations, description="Annotation classes.")
+    readers: Readers = Field(default_factory=Readers, description="Several readers of one slide.")
     grids: dict[Name, Grid] = Field(default_factory=lambda: {"x20": Grid()}, description="Patch grids by name.")
     encoders: dict[Name, Encoder] = Field(
         default_factory=dict, description="Encoders by name. Their features of all slides are computed and stored."

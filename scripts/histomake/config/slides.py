@@ -161,6 +161,20 @@ class Annotations(Section):
         return self
 
 
+class Readers(Section):
+    """Consensus of the readers of slides that several annotated."""
+
+    consensus: Literal["majority", "staple"] = Field(
+        "majority",
+        description="How the annotation of a slide is made from those of its readers. majority: the label of most, and "
+        "none where labels tie, as two readers who differ do; staple: the most likely label, with readers weighted by "
+        "their estimated performance (Warfield et al., 2004).",
+    )
+    mpp: Mpp = Field(
+        Mpp(1.0), gt=0.05, le=64, description="Resolution at which labels of readers are compared, in µm per pixel."
+    )
+
+
 class Grid(Section):
     """A patch grid: a magnification, a patch size and a stride."""
 

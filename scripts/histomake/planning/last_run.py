@@ -135,6 +135,8 @@ def slide_digests(plan: Plan, fingerprints: Fingerprints) -> dict[str, str]:
             roles[member.slide_id].append([f"transfer:{name}", member.side, member.role])
     together, found = slides_of_one_bag(plan), {}
     for slide in plan.slides.values():
-        files = [fingerprints.of(path) if path else None for path in (slide.path, slide.annotation)]
+        files = [
+            fingerprints.of(path) if path else None for path in (slide.path, slide.annotation, *slide.readers.values())
+        ]
         found[slide.slide_id] = digest([vars(slide), *files, roles[slide.slide_id], together.get(slide.slide_id)])
     return found

@@ -79,8 +79,14 @@ class Plan:
 
     @cached_property
     def masked(self) -> frozenset[str]:
-        """Ids of the slides that are annotated with a mask of classes, from which a label image is made."""
-        return frozenset() if self.config.annotations.mask_values == "cells" else self._with_mask
+        """Ids of the slides whose annotation becomes a label image: masks of classes, and consensuses of readers."""
+        with_classes = frozenset() if self.config.annotations.mask_values == "cells" else self._with_mask
+        return with_classes | self.read_by_several
+
+    @cached_property
+    def read_by_several(self) -> frozenset[str]:
+        """Ids of the slides that several readers annotated."""
+        return frozenset(slide.slide_id for slide in self.slides.values() if slide.readers)
 
     @cached_property
     def _with_mask(self) -> frozenset[str]:
@@ -395,7 +401,7 @@ class Plan:
         for slide, row in self.slides.items():
             if slide in self._with_mask - self.masked:
                 found[slide] = [Path(str(row.annotation))]
-            elif row.annotation:
+            elif row.annotation_files:
                 shapes = layout.label_image(slide) if slide in self.masked else layout.outlines(slide)
                 found[slide] = [layout.annotation(slide), shapes]
         return found

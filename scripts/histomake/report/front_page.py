@@ -28,6 +28,7 @@ from histomake.report.generators_section import generators_section
 from histomake.report.graphs_section import graphs_section
 from histomake.report.metrics_section import headline
 from histomake.report.page import Html
+from histomake.report.readers_section import readers_section
 from histomake.report.task_section import map_of_patches, task_section
 from histomake.report.transfers_section import transfers_section
 from histomake.tissue.artefacts import NAMES
@@ -81,6 +82,7 @@ def front_page(
         "Patches": [_patches(config, catalog)],
     }
     parts = [page.section(title, *content) for title, content in sections.items()]
+    parts.append(readers_section(catalog))
     parts += [task_section(name, task, layout, catalog, folds[name]) for name, task in config.tasks.items()]
     parts += [comparison_section(layout.comparison(*pair)) for pair in config.compare]
     parts += [

@@ -24,6 +24,7 @@ from histomake.explain.kinds import EXPLAINED
 from histomake.explain.summaries import bag_table
 from histomake.report import page
 from histomake.report.page import Html
+from histomake.report.readers_section import readers_of_slide
 
 VIEW_TITLES = {
     "prediction": "Prediction",
@@ -103,6 +104,8 @@ def slide_page(
         for (name, fold), path in stages.items()
     ]
     parts += [_cells(name, path, records.tissue.area_mm2) for name, path in cells.items()]
+    mm2_per_px = (records.manifest.mpp / 1000) ** 2
+    parts.append(readers_of_slide(records.annotation.consensus, mm2_per_px=mm2_per_px))
     warnings = [page.tag("p", text, class_="warn") for record in records for text in record.warnings]
     return page.document(slide_id, [*head, *warnings, _facts(records), *parts])
 

@@ -71,6 +71,13 @@ class TissueMask:
         """Height of a mask pixel, in level-0 pixels."""
         return self.record.downsample_y
 
+    def at(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> Bools:
+        """Whether there is tissue, bool (rows, columns), at y (rows,) and x (columns,), level-0 pixels of the slide."""
+        height, width = self.mask.shape
+        rows = np.minimum((y / self.downsample_y).astype(np.int64), height - 1)
+        columns = np.minimum((x / self.downsample_x).astype(np.int64), width - 1)
+        return self.mask[np.ix_(rows, columns)]
+
     def save(self, png: Path | str, json: Path | str) -> None:
         """Write the mask as a 1-bit PNG, then the record."""
         save_bits(self.mask, png)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
+from histomake.base.records.consensus import ConsensusRecord
 from histomake.base.records.record import Count, Json, Part, Size, SlideSize, StageRecord, Upgrade
 
 
@@ -34,10 +35,10 @@ class AnnotationRecord(StageRecord, frozen=True, kw_only=True):
     UPGRADES: ClassVar[tuple[Upgrade, ...]] = (rename_format,)
 
     source: str | None
-    """Name of the annotation file; null for a slide without annotation."""
+    """Name of the annotation file, or of the files of several readers; null for a slide without annotation."""
     annotation_format: str
-    """Format of the file: ``asap``, ``aperio``, ``halo``, ``geojson``, ``qupath``, ``mask.png`` …, or ``none`` for a \
-slide without annotation."""
+    """Format of the file: ``asap``, ``aperio``, ``halo``, ``geojson``, ``qupath``, ``mask.png`` …; ``majority`` or \
+``staple`` for a consensus of readers; ``none`` for a slide without annotation."""
     width: SlideSize
     """Width of the slide, in level-0 pixels."""
     height: SlideSize
@@ -47,7 +48,9 @@ slide without annotation."""
     roi: tuple[str, ...] = ()
     """Classes that only bound regions of interest: grids name them under ``roi``, and no task learns them."""
     label_image: LabelImageRecord | None = None
-    """The label image, if the annotation is a mask."""
+    """The label image, if the annotation is a mask or a consensus of readers."""
+    consensus: ConsensusRecord | None = None
+    """The readers and their agreement, if there are several."""
     regions: dict[str, Count] = msgspec.field(default_factory=dict)
     """Number of regions of each class that has any."""
     area_px: dict[str, float] = msgspec.field(default_factory=dict)
