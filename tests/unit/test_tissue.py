@@ -10,6 +10,7 @@ from array_reader import ArrayReader
 from histomake.base.errors import Reason, SlideError
 from histomake.base.records.record import Quarantined
 from histomake.config import Tissue
+from histomake.tissue.faint import find_faint
 from histomake.tissue.field_of_view import is_field_of_view
 from histomake.tissue.mask import TissueMask, presegment, save_no_tissue
 from PIL import Image
@@ -216,6 +217,35 @@ def test_empty_glass_is_refused_instead_of_being_split_by_otsu():
             find(image)
         assert caught.value.reason is Reason.NO_TISSUE
         assert "tissue.threshold" in caught.value.remedy
+
+
+def test_faint_immunostain_that_is_lost_gives_a_warning():
+    record = find(two_pieces(faint(immunostained(cmu()), 0.15))).record
+    assert record.faint_mm2 > 5 * record.area_mm2
+    assert "too pale to be taken as tissue" in record.warnings[0]
+
+
+def test_a_slide_of_nothing_but_pale_tissue_is_refused_with_its_area():
+    with pytest.raises(SlideError, match="mm² are coloured more than glass") as caught:
+        find(two_pieces(faint(cmu(), 0.05)))
+    assert caught.value.reason is Reason.NO_TISSUE
+
+
+@pytest.mark.parametrize("noise", [1, 6])
+def test_noisy_glass_is_not_pale_tissue(noise):
+    image = np.random.default_rng(0).normal(240, noise, (600, 800, 3)).clip(0, 255).astype(np.uint8)
+    assert not find_faint(stitched(image), np.zeros((600, 800), bool), MPP).any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [coverslip, lambda s: tinted(stitched(s)), lambda s: inked(s, "blue", (100, 700), (1400, 700), opacity=0.8)[0]],
+    ids=["coverslip", "tint and stitching", "pen"],
+)
+def test_glass_edges_and_pen_are_not_pale_tissue(change):
+    record = find(change(two_pieces())).record
+    assert record.faint_mm2 < 0.1 * record.area_mm2
+    assert record.warnings == ()
 
 
 @pytest.mark.parametrize("side", [800, 402])

@@ -47,6 +47,7 @@ TISSUE_COLUMNS = {
     "area_mm2": pa.float64(),
     "components": pa.int64(),
     "coverage": pa.float64(),
+    "faint_mm2": pa.float64(),
     "method": pa.string(),
 }
 ARTEFACTS = ("pen", "blur", "fold")

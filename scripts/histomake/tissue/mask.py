@@ -20,6 +20,7 @@ from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import FIELD_OF_VIEW, TissueRecord
 from histomake.base.units import Mpp
 from histomake.config import Tissue
+from histomake.tissue.faint import find_faint
 from histomake.tissue.field_of_view import is_field_of_view
 from histomake.tissue.ink import channel_extremes, chroma, find_ink, find_padding, whiten
 
@@ -45,6 +46,10 @@ LOGARITHM = (np.log1p(np.arange(256)) * 255 / np.log(256)).round().astype(np.uin
 WHITE_MIN = 150
 # A component thinner than this everywhere and longer than LINE_LENGTH_UM is a coverslip edge or a scratch, not tissue.
 LINE_WIDTH_UM, LINE_LENGTH_UM = 60.0, 3000.0
+
+# More pale colour than this, as a share of the tissue, is reported: most of the tissue may be missing. Fat around a
+# lymph node, which is no loss, is about half as large as the node.
+FAINT_SHARE = 1.0
 
 WHOLE = "whole"
 """Method: the configuration takes everything as tissue."""
@@ -158,8 +163,10 @@ def presegment(
         else:
             found = segment(scanned)
         mask = _clean(found & ~padding & ~ink, config, mpp) & ~ink
+    seeks = threshold is not None and config.threshold == "otsu" and config.mode == "brightfield"
+    faint = area_mm2(find_faint(image, mask | padding | ink, mpp), mpp) if seeks else 0.0
     if not mask.any():
-        raise _no_tissue(slide_id, reader.path, config, threshold)
+        raise _no_tissue(slide_id, reader.path, config, threshold, faint)
     downsample = mpp / reader.mpp
     record = TissueRecord(
         slide_id=slide_id,
@@ -173,6 +180,8 @@ def presegment(
         coverage=round(float(mask.mean()), 6),
         components=int(cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0]) - 1,
         ink_mm2=area_mm2(ink, mpp),
+        faint_mm2=faint,
+        warnings=_faint_warnings(faint, area_mm2(mask, mpp), threshold),
     )
     return TissueMask(mask, record)
 
@@ -232,12 +241,22 @@ def _too_coarse(slide_id: str, reader: SlideReader, config: Tissue) -> SlideErro
     )
 
 
-def _no_tissue(slide_id: str, path: Path, config: Tissue, threshold: float | None) -> SlideError:
+def _faint_warnings(faint: float, tissue: float, threshold: float | None) -> tuple[str, ...]:
+    if faint <= FAINT_SHARE * tissue:
+        return ()
+    return (
+        f"{faint:.2g} mm² are coloured more than glass but too pale to be taken as tissue ({tissue:.2g} mm², threshold "
+        f"{threshold:g}). If they are tissue, set a lower tissue.threshold, or use tissue.model.",
+    )
+
+
+def _no_tissue(slide_id: str, path: Path, config: Tissue, threshold: float | None, faint: float) -> SlideError:
+    pale = f"; {faint:.2g} mm² are coloured more than glass but paler than that" if faint else ""
     return SlideError(
         Reason.NO_TISSUE,
         slide_id=slide_id,
         path=path,
-        detail=f"found no tissue larger than {config.min_area_um2:g} µm² (threshold {threshold})",
+        detail=f"found no tissue larger than {config.min_area_um2:g} µm² (threshold {threshold}){pale}",
         remedy="Check the slide. If it shows tissue, lower tissue.threshold or tissue.min_area_um2",
     )
 

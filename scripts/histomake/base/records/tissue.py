@@ -36,3 +36,6 @@ without glass, which is all tissue; or ``whole`` if the configuration takes ever
     """Number of connected pieces of tissue."""
     ink_mm2: float
     """Area of pen marks, which are not tissue, in mm²."""
+    faint_mm2: float = 0.0
+    """Area that is coloured more than glass, but too pale to be taken as tissue, in mm²; 0 where it is not looked \
+for: without ``otsu``, and in fluorescence."""
