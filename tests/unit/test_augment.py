@@ -7,7 +7,14 @@ import pytest
 import torch
 from histomake.base.rng import AUGMENT, counter_rng
 from histomake.config import Augment
-from histomake.patch.augment import apply, colour_matrices, density_matrices, draw_parameters
+from histomake.patch.augment import (
+    HED_TO_OD,
+    apply,
+    colour_matrices,
+    density_matrices,
+    draw_parameters,
+    stain_matrices,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,7 +61,9 @@ def test_all_eight_symmetries_occur() -> None:
     assert len(set(zip(drawn.turns.tolist(), drawn.flip.tolist(), strict=True))) == 8
 
 
-@pytest.mark.parametrize("options", [{"hed": 0.05}, {"rotate": 30}, {"elastic": 0.01}, {"blur": 2}, {"hue": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{"hed": 0.05}, {"rotate": 30}, {"elastic": 0.01}, {"blur": 2}, {"hue": 0.1}, {"stain": 1}]
+)
 def test_a_step_always_gives_the_same_change_and_other_steps_other_changes(options: dict) -> None:
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     first, again, other = (apply(images, parameters(4, step, **options))[0] for step in (3, 3, 4))
@@ -86,6 +95,39 @@ def test_density_jitter_of_one_stain_does_not_change_the_others() -> None:
     haematoxylin, eosin = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
     assert matrix[:, :3] @ haematoxylin == pytest.approx(1.1 * haematoxylin)
     assert matrix[:, :3] @ eosin == pytest.approx(eosin)
+
+
+def test_another_stain_leaves_glass_as_it_is_and_without_strength_everything() -> None:
+    rng = np.random.default_rng(1)
+    strengths, vectors = rng.uniform(-1, 1, (50, 4)), rng.uniform(-1, 1, (50, 3, 3))
+    assert not stain_matrices(1.0, strengths, vectors)[:, :, 3].any()
+    unchanged = stain_matrices(0.0, strengths, vectors)
+    assert unchanged[:, :, :3] == pytest.approx(np.broadcast_to(np.eye(3), (50, 3, 3)), abs=1e-12)
+
+
+def test_another_stain_of_the_same_vectors_multiplies_the_amounts() -> None:
+    haematoxylin, eosin = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
+    # All stains twice as strong, and haematoxylin besides by the square root of 2.
+    matrix = stain_matrices(1.0, np.array([[1.0, 1.0, 0.0, 0.0]]), np.zeros((1, 3, 3)))[0, :, :3]
+    assert matrix @ haematoxylin == pytest.approx(2 * 2**0.5 * haematoxylin)
+    assert matrix @ eosin == pytest.approx(2 * eosin)
+
+
+@given(seed=st.integers(0, 1000), doublings=st.floats(0, 2))
+@settings(deadline=None, max_examples=30)
+def test_vectors_of_another_stain_keep_their_length_and_absorb_no_negative_light(seed: int, doublings: float) -> None:
+    vectors = np.random.default_rng(seed).uniform(-1, 1, (1, 3, 3))
+    matrix = stain_matrices(doublings, np.zeros((1, 4)), vectors)[0, :, :3]
+    changed = (matrix @ HED_TO_OD.T).T
+    assert (changed >= -1e-9).all()
+    assert np.linalg.norm(changed, axis=1) == pytest.approx(np.linalg.norm(HED_TO_OD, axis=1))
+
+
+def test_another_stain_follows_the_jitter_of_densities() -> None:
+    jittered, stained = (parameters(4, step=2, **options) for options in ({"hed": 0.1}, {"stain": 1.0}))
+    both = parameters(4, step=2, hed=0.1, stain=1.0)
+    expected = stained.density[:, :, :3] @ jittered.density
+    assert torch.allclose(both.density, expected, atol=1e-5)
 
 
 def test_blur_of_a_point_is_a_gaussian_of_the_drawn_sigma() -> None:

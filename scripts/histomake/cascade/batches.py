@@ -57,7 +57,8 @@ class LevelBatches(BatchSource[LevelBatch]):
         shares /= shares.sum()
         self.shares = shares.astype(np.float64) / shares.astype(np.float64).sum()
         spread = config.colour
-        self.colours = Augment(flip=False, brightness=spread, saturation=spread, hue=spread / 5, hed=spread)
+        colours = {"brightness": spread, "saturation": spread, "hue": spread / 5, "hed": spread}
+        self.colours = Augment(flip=False, **colours, stain=config.stain)
 
     @property
     def room_bytes(self) -> int:

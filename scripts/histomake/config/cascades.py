@@ -64,6 +64,13 @@ class CascadeTrain(Section):
         description="Jitter of brightness, contrast, saturation and stain densities, as a share; hue is changed by a "
         "fifth of it.",
     )
+    stain: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Slides are also shown as if stained elsewhere: up to this many doublings weaker or stronger, each "
+        "stain by half of that besides, in other hues. For slides of laboratories that are not trained on.",
+    )
     zoom: float = Field(
         0.0,
         ge=0,

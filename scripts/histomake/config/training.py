@@ -65,6 +65,13 @@ class Augment(Section):
         le=0.5,
         description="Jitter of haematoxylin, eosin and DAB densities, as a share (Tellez et al. 2018; 0.05 is common).",
     )
+    stain: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Patches are shown as if stained elsewhere: up to this many doublings weaker or stronger, each "
+        "stain by half of that besides, in other hues. For slides of laboratories that are not trained on.",
+    )
     rotate: float = Field(
         0.0, ge=0, le=180, description="Largest rotation angle in degrees; corners are filled by reflection."
     )

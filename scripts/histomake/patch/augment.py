@@ -31,6 +31,9 @@ HED_TO_OD = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]
 OD_TO_HED = np.linalg.inv(HED_TO_OD)
 DARKEST = 1 / 255
 
+VECTOR_CHANGE = 0.2
+"""Largest change of a component of a stain's vector, as a share of its length, for each doubling of strength."""
+
 LATTICE = 8
 """Number of points per edge of the lattice of elastic displacements (histo-fetch)."""
 
@@ -90,13 +93,14 @@ def draw_parameters(config: Augment, count: int, rng: np.random.Generator) -> Pa
     angle = np.deg2rad(config.rotate) * rng.uniform(-1, 1, count)
     lattice = _lattice(config.elastic, rng.normal(size=(count, 2, LATTICE, LATTICE)))
     sigma = config.blur * rng.random(count)
+    stain = stain_matrices(config.stain, rng.uniform(-1, 1, (count, 4)), rng.uniform(-1, 1, (count, 3, 3)))
     if not config.flip:
         turns, flip = np.zeros_like(turns), np.zeros_like(flip)
     return Parameters(
         turns=torch.from_numpy(turns),
         flip=torch.from_numpy(flip),
         colour=_float(colour),
-        density=_float(density) if config.hed else None,
+        density=_float(_composed(density, stain)) if config.hed or config.stain else None,
         angle=_float(angle) if config.rotate else None,
         lattice=_float(lattice) if config.elastic else None,
         sigma=_float(sigma) if config.blur else None,
@@ -139,6 +143,33 @@ def density_matrices(strength: float, jitter: NDArray[np.floating]) -> NDArray[n
     # Densities are row vectors: od · OD_TO_HED · diag(scale) · HED_TO_OD. The matrix is transposed to act on columns.
     matrix = np.einsum("ij,nj,jk->nki", OD_TO_HED, scale, HED_TO_OD)
     return np.concatenate([matrix, (shift @ HED_TO_OD)[:, :, None]], axis=2)
+
+
+def stain_matrices(
+    doublings: float, strengths: NDArray[np.floating], vectors: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Return affine maps of optical density, float64 (n, 3, 4), to the same tissue in other stains.
+
+    Tissue is taken apart into the amounts of three stains and mixed again from changed vectors, with an amount of all
+    stains between 1/2 and 2 times, to the power ``doublings``, and of each by half of that power besides. Glass, whose
+    density is 0, stays as it is. (Stains of other laboratories as augmentation: Tellez et al. 2019; that vectors vary
+    too: Chang et al. 2021, "Stain mix-up".)
+
+    ``strengths`` in [-1, 1] (n, 4): of all stains together, and of each; ``vectors`` in [-1, 1] (n, 3, 3).
+    """
+    scale = 2 ** (doublings * (strengths[:, :1] + strengths[:, 1:] / 2))
+    length = np.linalg.norm(HED_TO_OD, axis=1, keepdims=True)
+    changed = np.maximum(HED_TO_OD + VECTOR_CHANGE * doublings * length * vectors, 0)
+    changed *= length / np.maximum(np.linalg.norm(changed, axis=2, keepdims=True), DARKEST)
+    matrix = np.einsum("ij,nj,njk->nki", OD_TO_HED, scale, changed)
+    return np.concatenate([matrix, np.zeros((len(matrix), 3, 1))], axis=2)
+
+
+def _composed(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The affine maps (n, 3, 4) that apply ``first`` and then ``second``."""
+    found = second[:, :, :3] @ first
+    found[:, :, 3] += second[:, :, 3]
+    return found
 
 
 def _lattice(strength: float, noise: NDArray[np.floating]) -> NDArray[np.floating]:
