@@ -31,3 +31,35 @@ rule build_graph:
         code=code("build_graph.py"),
     script:
         "../scripts/build_graph.py"
+
+
+# Only of graphs that no task uses: others are drawn with what their nodes contribute to a prediction.
+rule draw_graph:
+    input:
+        manifest=LAYOUT.manifest("{slide}"),
+        graph=LAYOUT.graph("{graph}", "{slide}"),
+    output:
+        picture=identifying(
+            LAYOUT.graph_view("{graph}", "{slide}"),
+            caption="report/draw_graph.rst",
+            category="Slides",
+            subcategory="Graphs",
+            labels={"slide": "{slide}", "view": "graph {graph}"},
+        ),
+    log:
+        LAYOUT.log("draw_graph", "{graph}", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("draw_graph", "{graph}", "{slide}")
+    wildcard_constraints:
+        graph=only(OUTPUTS.graphs.without_task),
+    conda:
+        "../envs/slides.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, **WHOLE_PICTURE),
+        runtime=minutes(10),
+    params:
+        mpp=CONFIG.explain.overlay_mpp,
+        code=code("draw_graph.py"),
+    script:
+        "../scripts/draw_graph.py"

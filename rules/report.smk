@@ -34,6 +34,7 @@ rule slide_page:
         cascades=lambda wildcards: OUTPUTS.segmented_slides.get(wildcards.slide, []),
         stages=lambda wildcards: OUTPUTS.cascades.on_page(wildcards.slide),
         cells=lambda wildcards: OUTPUTS.tabulated_slides.get(wildcards.slide, []),
+        graphs=lambda wildcards: OUTPUTS.graphs.pictured.get(wildcards.slide, []),
         regions=lambda wildcards: OUTPUTS.regions(wildcards.slide),
         patient=lambda wildcards: [
             slide(wildcards).patient_id,
@@ -93,6 +94,7 @@ rule front_page:
         panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.attributed_models()],
         cascades=lambda wildcards: OUTPUTS.of_cascades(),
         transfers=lambda wildcards: OUTPUTS.transfer_measures(),
+        graphs=lambda wildcards: OUTPUTS.graph_views(),
     output:
         page=identifying(
             LAYOUT.front_page,

@@ -43,6 +43,7 @@ def main(snakemake):
         )
         patient, site = params.patient
         cells = {name: layout.cells(name, slide) for name in params.cells}
+        graphs = {name: (layout.graph(name, slide), layout.graph_view(name, slide)) for name in params.graphs}
         levels = {name: layout.cascade(name).levels_view(slide) for name in params.cascades}
         stages = {(name, fold): layout.patch_cascade(name).levels_view(fold, slide) for name, fold in params.stages}
         content = slide_page(
@@ -55,6 +56,7 @@ def main(snakemake):
             cascades=levels,
             stages=stages,
             cells=cells,
+            graphs=graphs,
         )
         with atomic_file(snakemake.output.page) as aside:
             aside.write_text(content)

@@ -115,6 +115,9 @@ class Slide:
     def read(self, x, y, size, mpp):
         return np.full((size[1], size[0], 3), WHITE, np.uint8)
 
+    def read_whole(self, mpp):
+        return self.read(0, 0, (round(self.width / mpp), round(self.height / mpp)), mpp)
+
 
 def findings(graph, contributions):
     columns = {f"contribution_{name}": pa.array(values, pa.float32()) for name, values in contributions.items()}
@@ -146,6 +149,30 @@ def test_a_slide_without_predicted_nodes_is_drawn_with_a_note(tmp_path):
     graph = write(tmp_path / "S.arrow", np.zeros((0, 2)), np.zeros((0, 2)))
     (panel,) = graph_views.graph(findings(graph, {"grade": []}), thumb())
     assert panel.shape[0] > thumb().pixels.shape[0]
+
+
+def test_the_legend_of_a_part_counts_what_is_in_it(monkeypatch, tmp_path):
+    titles = []
+    monkeypatch.setattr(graph_views.panel, "panel", lambda pixels, _, title, legend: titles.append([title, *legend]))
+    found = DrawnGraph.of(write(tmp_path / "S.arrow", [[10, 10], [20, 10], [900, 900]], [[1, 0], [0, 1], [0, 1]]))
+    graph_views._by_class(thumb(), found, "Here")
+    assert titles == [["Here: 2 nodes, 1 edges", "round: 1", "long: 1"]]
+
+
+def test_a_graph_of_no_task_is_drawn_on_its_slide_with_its_densest_part(tmp_path):
+    rng = np.random.default_rng(1)
+    places = np.concatenate([rng.random((300, 2)) * [8000, 4000], rng.random((100, 2)) * 500 + [6000, 3000]])
+    graph = write(tmp_path / "S.arrow", places, np.eye(2)[np.arange(400) % 2], mpp=1.0)
+    picture = graph_views.graph_alone(Slide(), graph, name="cells", mpp=40.0)
+    # The slide is 200 x 100 pixels, and its part is CLOSE_PX.
+    assert picture.shape[1] > 200 + graph_views.CLOSE_PX
+    assert (picture == BLUE).all(2).sum() > 1000
+
+
+def test_a_graph_of_no_task_without_a_node_is_the_slide_with_a_note(tmp_path):
+    graph = write(tmp_path / "S.arrow", np.zeros((0, 2)), np.zeros((0, 2)))
+    picture = graph_views.graph_alone(Slide(), graph, name="cells", mpp=40.0)
+    assert not (picture == BLUE).all(2).any()
 
 
 @pytest.mark.parametrize("count", [1, 2])

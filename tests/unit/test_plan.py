@@ -286,6 +286,16 @@ def test_a_page_shows_every_prediction_with_its_views_and_regions(project):
     assert shown["levels"] == set()
 
 
+def test_a_graph_that_no_task_uses_is_drawn_on_the_page_of_each_slide(project):
+    graphs = {name: {"nodes": "patch", "grid": "x10", "features": ["position"]} for name in ("alone", "used")}
+    graph_task = {"kind": "classification", "level": "slide", "grid": "x10", "graph": "used"}
+    target = {"source": "sheet", "column": "site", "classes": ["a", "b"]}
+    outputs = Outputs(project({"t": graph_task | {"target": target}}, graphs=graphs))
+    assert names(outputs.graph_views()) == {f"graphs/alone/{slide}.jpg" for slide in "ABCDE"}
+    assert names(outputs.shown_on_page("A")["graphs"]) == {"graphs/alone/A.arrow", "graphs/alone/A.jpg"}
+    assert outputs.paged_slides == list("ABCDE")
+
+
 def test_a_cascade_must_produce_its_metrics_and_every_segmented_slide(project):
     outputs = Outputs(project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {}}))
     found = names(outputs.of_cascades())

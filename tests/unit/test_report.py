@@ -68,6 +68,7 @@ def page_of(tmp_path):
         cascades: dict[str, Path] | None = None,
         stages: dict[tuple[str, int], Path] | None = None,
         cells=None,
+        graphs=None,
     ) -> str:
         return slide_page(
             slide_id="S-1.a",
@@ -79,6 +80,7 @@ def page_of(tmp_path):
             cascades=cascades or {},
             stages=stages or {},
             cells=cells or {},
+            graphs=graphs or {},
         )
 
     return make

@@ -32,4 +32,8 @@ def test_the_cells_example_runs_whole(tmp_path: Path) -> None:
     with duckdb.connect(workshop.folder / "results/cells/catalog.duckdb", read_only=True) as catalog:
         counted = catalog.execute("SELECT slide_id::VARCHAR, count(*) FROM cells_nuclei GROUP BY 1").fetchall()
     assert dict(counted) == {slide: count for slide, count in nuclei.items() if count}
-    assert "Cells" in (workshop.folder / "results/cells/report/index.html").read_text()
+    results = workshop.folder / "results/cells"
+    assert {path.stem for path in (results / "graphs/nuclei").glob("*.jpg")} == {p.stem for p in images}
+    report = (results / "report/index.html").read_text()
+    assert "Cells" in report
+    assert "The graph with most nodes" in report

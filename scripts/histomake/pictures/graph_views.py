@@ -1,4 +1,4 @@
-"""Views of a slide that is predicted as a graph: nodes and edges on the tissue, and what nodes contribute."""
+"""Views of graphs: nodes and edges on the tissue, and, of a slide predicted as a graph, what nodes contribute."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from histomake.base.records.record import usable
+from histomake.base.units import Mpp
 from histomake.graphs.store import StoredGraph
 from histomake.pictures import bag_views, canvas, panel
 from histomake.pictures.findings import SlideFindings
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from histomake.slide.reader import SlideReader
 
 CLOSE_PX = 760
 """Longest edge of the picture of a part of the slide."""
@@ -71,15 +74,42 @@ def graph(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray[np.u
     if not findings.nodes.num_rows:
         return [panel.panel(thumb.pixels, thumb, "The graph of this slide has no predicted node", {})]
     drawn = DrawnGraph.of(findings.graph)
-    panels = [_by_class(findings, thumb, drawn)]
+    assert findings.model.bag is not None
+    assert findings.model.bag.graph is not None
+    panels = [_by_class(thumb, drawn, f"Graph {findings.model.bag.graph.name}")]
     shown = bag_views.shown_outputs(findings)
     panels += [_by_contribution(findings, thumb, drawn, name) for name in shown]
     attention = findings.nodes["attention"].to_numpy()
-    box = closest_box(drawn, attention, width=findings.reader.width, height=findings.reader.height)
-    if box is not None and max(box[2:]) / CLOSE_PX < 0.7 * thumb.scale:
-        close = canvas.region(findings.reader, box, CLOSE_PX)
+    close = _enlarged(findings.reader, thumb, drawn, attention)
+    if close is not None:
         panels.append(_by_contribution(findings, close, drawn, shown[0], where=", where attention is highest"))
     return panels
+
+
+def graph_alone(reader: SlideReader, stored: StoredGraph, *, name: str, mpp: Mpp) -> NDArray[np.uint8]:
+    """The picture uint8 (h, w, 3) of graph ``name`` on its slide at ``mpp`` µm per pixel, without any prediction.
+
+    Nodes have the colours of their classes. On a large slide, the part with most nodes is enlarged.
+    """
+    record, thumb = usable(stored.record), canvas.thumbnail(reader, mpp)
+    heading = f"{record.slide_id} at {thumb.mpp:.3g} µm/px; graph {name}, nodes: {record.settings['nodes']}"
+    if not len(stored):
+        panels = [panel.panel(thumb.pixels, thumb, "The graph of this slide has no node", {})]
+    else:
+        drawn = DrawnGraph.of(stored)
+        panels = [_by_class(thumb, drawn, "On the slide")]
+        close = _enlarged(reader, thumb, drawn, np.ones(len(stored)))
+        panels += [] if close is None else [_by_class(close, drawn, "Where most nodes are")]
+    return canvas.headed(panel.arranged(panels), heading)
+
+
+def _enlarged(
+    reader: SlideReader, thumb: canvas.Thumbnail, drawn: DrawnGraph, weights: NDArray[np.floating]
+) -> canvas.Thumbnail | None:
+    """The part of a slide with the highest sum of ``weights`` (n,) of nodes; None if it is no larger than in thumb."""
+    box = closest_box(drawn, weights, width=reader.width, height=reader.height)
+    enough = box is not None and max(box[2:]) / CLOSE_PX < 0.7 * thumb.scale
+    return canvas.region(reader, box, CLOSE_PX) if box is not None and enough else None
 
 
 def closest_box(drawn: DrawnGraph, attention: NDArray[np.floating], *, width: int, height: int) -> canvas.Box | None:
@@ -98,20 +128,28 @@ def closest_box(drawn: DrawnGraph, attention: NDArray[np.floating], *, width: in
     return tuple(canvas.Level0Pixels(value) for value in found)  # type: ignore[return-value]
 
 
-def _by_class(findings: SlideFindings, thumb: canvas.Thumbnail, drawn: DrawnGraph) -> NDArray[np.uint8]:
+def _by_class(thumb: canvas.Thumbnail, drawn: DrawnGraph, what: str) -> NDArray[np.uint8]:
     names: Mapping[int, str] = {-1: UNKNOWN, **dict(enumerate(drawn.class_names))}
     known = canvas.class_colours(drawn.class_names)
     unknown = canvas.GREY if known else canvas.PALETTE[0]
     colours = np.array([known.get(names[code], unknown) for code in drawn.classes.tolist()], np.uint8)
+    inside, pairs = _inside(thumb, drawn)
+    classes = drawn.classes[inside]
     legend = {
-        f"{name}: {(drawn.classes == code).sum():,}": known.get(name, unknown)
+        f"{name}: {(classes == code).sum():,}": known.get(name, unknown)
         for code, name in names.items()
-        if known and (code >= 0 or (drawn.classes < 0).any())
+        if known and (code >= 0 or (classes < 0).any())
     }
-    assert findings.model.bag is not None
-    assert findings.model.bag.graph is not None
-    title = f"Graph {findings.model.bag.graph.name}: {len(drawn.places):,} nodes, {len(drawn.pairs):,} edges"
+    title = f"{what}: {len(classes):,} nodes, {len(pairs):,} edges"
     return panel.panel(painted(thumb, drawn, colours), thumb, title, legend)
+
+
+def _inside(thumb: canvas.Thumbnail, drawn: DrawnGraph) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether each node (n,) is in the picture, and the pairs of those that are."""
+    height, width = thumb.pixels.shape[:2]
+    at = (drawn.places - [thumb.left, thumb.top]) / thumb.scale
+    inside = ((at >= 0) & (at <= [width, height])).all(1)
+    return inside, drawn.pairs[inside[drawn.pairs].all(1)]
 
 
 def _by_contribution(

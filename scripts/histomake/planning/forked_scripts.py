@@ -21,6 +21,7 @@ PER_SLIDE = (
     "tabulate_patches.py",
     "features.py",
     "cells.py",
+    "draw_graph.py",
     "overview.py",
     "views.py",
     "export_qupath.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +31,21 @@ class GraphPlan:
         """Fold whose model predicts a slide for the nodes of a graph, the first of several, by graph and id."""
         tasks = {name: graph.task for name, graph in self.graphs.items() if graph.task is not None}
         return {n: {s: fold for fold, s in reversed(self.plan.predicted(task))} for n, task in tasks.items()}
+
+    @cached_property
+    def without_task(self) -> list[str]:
+        """Names of the graphs that no task uses. They have pictures of their own; others have those of their tasks."""
+        used = {task.graph for task in self.plan.config.tasks.values()}
+        return [name for name in self.graphs if name not in used]
+
+    @cached_property
+    def pictured(self) -> dict[str, list[str]]:
+        """Names of the graphs without a task that a slide has, by its id."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.without_task:
+            for slide in self.slides(name):
+                found[slide].append(name)
+        return dict(found)
 
     def slides(self, name: str) -> list[str]:
         """Ids of the slides that have a graph, sorted: those whose nodes and features are known."""

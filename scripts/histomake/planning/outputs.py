@@ -74,7 +74,7 @@ class Outputs:
     @cached_property
     def paged_slides(self) -> list[str]:
         """Ids of the slides that have a page, sorted."""
-        return sorted({*self.segmented_slides, *self.drawn_slides, *self.cascades.slides})
+        return sorted({*self.segmented_slides, *self.drawn_slides, *self.cascades.slides, *self.graphs.pictured})
 
     def regions(self, slide: str) -> list[list[int]]:
         """Regions of a slide that are drawn at a higher resolution: x, y, width, height in level-0 pixels."""
@@ -116,9 +116,9 @@ class Outputs:
         return [self.plan.layout.feature_map(encoder) for encoder in self.plan.config.explain.maps]
 
     def shown_on_page(self, slide: str) -> dict[str, list[Path]]:
-        """Files that the page of a slide shows: of its predictions, the cascades that segment it, and its cells."""
+        """Files that the page of a slide shows: of its predictions, cascades that segment it, cells, and graphs."""
         layout, drawn = self.plan.layout, self.drawn_slides.get(slide, [])
-        boxes = self.regions(slide)
+        boxes, graphs = self.regions(slide), self.graphs.pictured.get(slide, [])
         return {
             "predictions": [layout.prediction(name, fold, slide) for name, fold, *_ in drawn],
             "descriptions": [layout.description(name, fold) for name, fold, *_ in drawn],
@@ -126,6 +126,7 @@ class Outputs:
             "levels": [layout.cascade(name).levels_view(slide) for name in self.segmented_slides.get(slide, [])],
             "stages": [layout.patch_cascade(n).levels_view(fold, slide) for n, fold in self.cascades.on_page(slide)],
             "cells": [layout.cells(name, slide) for name in self.tabulated_slides.get(slide, [])],
+            "graphs": [path(name, slide) for name in graphs for path in (layout.graph, layout.graph_view)],
             "regions": [layout.region(name, fold, slide, box) for name, fold, *_ in drawn for box in boxes],
         }
 
@@ -257,10 +258,16 @@ class Outputs:
         return [self.plan.layout.graph_statistics(name, slide) for slide in self.graphs.slides(name)]
 
     def of_graphs(self) -> list[Path]:
-        """Graphs and their statistics."""
+        """Graphs, their statistics, and pictures of those that no task uses."""
         plan, layout = self.plan, self.plan.layout
         places = [(n, s) for n in plan.config.graphs for s in self.graphs.slides(n) if s not in self.unchanged]
-        return [path(*place) for place in places for path in (layout.graph, layout.graph_statistics)]
+        found = [path(*place) for place in places for path in (layout.graph, layout.graph_statistics)]
+        return [*found, *self.graph_views()]
+
+    def graph_views(self) -> list[Path]:
+        """Pictures of the graphs that no task uses."""
+        places = [(name, s) for s, names in self.graphs.pictured.items() if s not in self.unchanged for name in names]
+        return [self.plan.layout.graph_view(*place) for place in places]
 
     @cached_property
     def transfers(self) -> TransferPlan:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import duckdb
 
 from histomake.base.files import existing
@@ -36,11 +39,17 @@ COMPARED = ("auroc", "c_index", "r2")
 
 def graphs_section(config: Config, layout: Layout, catalog: duckdb.DuckDBPyConnection) -> Html:
     """Graphs by name under ``graphs``; nothing if there are none."""
-    parts = [_graph(name, graph.nodes, graph.edges, layout, catalog) for name, graph in config.graphs.items()]
+    with_tasks = {task.graph for task in config.tasks.values()}
+    parts = [
+        _graph(name, graph.nodes, graph.edges, layout, catalog, drawn=name not in with_tasks)
+        for name, graph in config.graphs.items()
+    ]
     return page.section("Graphs", *parts, anchor="graphs") if parts else Html("")
 
 
-def _graph(name: str, nodes: str, edges: str, layout: Layout, catalog: duckdb.DuckDBPyConnection) -> Html:
+def _graph(
+    name: str, nodes: str, edges: str, layout: Layout, catalog: duckdb.DuckDBPyConnection, *, drawn: bool
+) -> Html:
     records = [read_graph(path).record for path in existing(layout.graph(name, "*"), under=layout.results)]
     if not records:
         return page.section(name, page.tag("p", "No slide has nodes of this source."), level=3)
@@ -53,9 +62,19 @@ def _graph(name: str, nodes: str, edges: str, layout: Layout, catalog: duckdb.Du
         page.tag("p", what),
         page.table(["slide", "stage", "problem", "remedy"], lost) if lost else "",
         page.table(["slide", "warning"], warnings) if warnings else "",
+        _largest(name, slides, layout) if drawn else "",
         page.folded("by slide", page.table(HEADER, slides)),
         level=3,
     )
+
+
+def _largest(name: str, slides: Sequence[tuple[Any, ...]], layout: Layout) -> Html:
+    """Picture of the graph with most nodes, of graphs that have pictures of their own."""
+    drawn = {path.stem: path for path in existing(layout.graph_view(name, "*"), under=layout.results)}
+    slide = max((row for row in slides if row[0] in drawn), key=lambda row: row[1], default=None)
+    if slide is None:
+        return Html("")
+    return page.picture(drawn[slide[0]], f"The graph with most nodes, of slide {slide[0]}; others are on their pages")
 
 
 def compared_by(level: LevelMetrics) -> str | None:

@@ -293,6 +293,10 @@ class Layout:
         """Statistics of the graph of a slide, a table of one row."""
         return self.results / "graphs" / name / f"{slide}.parquet"
 
+    def graph_view(self, name: str, slide: str) -> Path:
+        """Picture of a graph that no task uses, on its slide."""
+        return self.results / "graphs" / name / f"{slide}.jpg"
+
     # --- cells ------------------------------------------------------------------------------------------------------
 
     def cells(self, name: str, slide: str) -> Path:
