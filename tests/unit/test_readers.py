@@ -126,6 +126,15 @@ def test_combinations_are_counted_where_asked():
     assert combinations_in(labels, counted) == {(0, 0): 1, (1, 1): 1, (1, 2): 1}
 
 
+@pytest.mark.parametrize("most_counted", [0, 2**20])
+def test_combinations_of_many_readers_and_labels_are_counted(monkeypatch, most_counted):
+    monkeypatch.setattr("histomake.annotation.patterns.MOST_COUNTED", most_counted)
+    labels = np.random.default_rng(1).integers(0, 256, (5, 20, 30)).astype(np.uint8)
+    labels[:, :10] = labels[:, 10:]
+    found = combinations_in(labels, np.ones((20, 30), bool))
+    assert found == Counter(map(tuple, labels.reshape(5, -1).T.tolist()))
+
+
 def test_cohens_kappa_of_cohens_form_by_hand():
     # 50 items: 20 both yes, 15 both no, 5 and 10 differ. Observed .7, expected .5 x .6 + .5 x .4 = .5.
     assert cohen_kappa(np.array([[15, 10], [5, 20]])) == pytest.approx(0.4)
