@@ -101,6 +101,7 @@ rule catalog:
         cells=lambda wildcards: [path for name in sorted(CONFIG.cells) for path in OUTPUTS.cell_tables(name)],
         graphs=lambda wildcards: [path for name in sorted(CONFIG.graphs) for path in OUTPUTS.graph_tables(name)],
         transfers=lambda wildcards: OUTPUTS.transfer_measures(),
+        generators=lambda wildcards: OUTPUTS.generator_measures(),
         cascades=lambda wildcards: [path for name in sorted(CONFIG.cascades) for path in OUTPUTS.cascades.tabled(name)],
     output:
         catalog=LAYOUT.catalog,

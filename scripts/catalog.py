@@ -13,7 +13,8 @@ def main(snakemake):
     layout, slides = Layout(Path(snakemake.config["results"])), [slide for slide, *_ in params.sheet]
     cache, previous = open_cache(layout, "catalog"), layout.file_cache("catalog").with_suffix(".duckdb")
     discard_unrecorded(layout, previous)
-    with job(snakemake, cache, compare=[*given.splits, *given.damage, *given.metrics, *given.transfers]) as done:
+    measured = [*given.metrics, *given.transfers, *given.generators]
+    with job(snakemake, cache, compare=[*given.splits, *given.damage, *measured]) as done:
         build_catalog(
             snakemake.output.catalog,
             manifests=map(layout.manifest, slides),
@@ -28,6 +29,7 @@ def main(snakemake):
             cells=params.cells,
             graphs=params.graphs,
             transfers=given.transfers,
+            generators=given.generators,
             cascades=params.cascades,
             sheet=params.sheet,
             cache=cache,

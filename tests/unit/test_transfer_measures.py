@@ -192,6 +192,14 @@ def test_page_and_tables_show_the_measures(slides, model, encoder, tmp_path):
     assert page.count("in silico") >= 2
     assert found.record.flags[0].partition(":")[0] in page
     tables = transfer_tables([files.measures("forward")])
+    (row,) = tables["transfers"].to_pylist()
+    assert (row["transfer"], row["direction"], row["stain"], row["flags"]) == (
+        "he_pas",
+        "forward",
+        "HE",
+        len(found.record.flags),
+    )
+    assert (row["invented_share"], row["cycle_ssim"]) == (found.record.invented_share, found.record.cycle.ssim)
     assert tables["transfer_realism"]["patches_of"].to_pylist() == sorted(ROWS)
     (structure,) = found.record.structures
     counted = structure.transfer.invented

@@ -18,6 +18,7 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.quality import QualityRecord
 from histomake.base.records.record import Quarantined, StageRecord
 from histomake.base.records.tissue import TissueRecord
+from histomake.catalog.generators import generator_tables
 from histomake.catalog.incremental import FOLD, SLIDE, IncrementalBuild, literals
 from histomake.catalog.metrics import metric_tables
 from histomake.catalog.readers import reader_tables
@@ -83,6 +84,7 @@ def build_catalog(
     cells: Mapping[str, Sequence[Path | str]] | None = None,
     graphs: Mapping[str, Sequence[Path | str]] | None = None,
     transfers: Sequence[Path | str] = (),
+    generators: Sequence[Path | str] = (),
     cascades: Mapping[str, Sequence[Path | str]] | None = None,
     sheet: Iterable[SheetRow] = (),
     cache: FileCache | None = None,
@@ -108,6 +110,7 @@ def build_catalog(
         cells: Cell tables ``{slide}.parquet`` by name.
         graphs: Statistics of graphs ``{slide}.parquet`` by name.
         transfers: Measures of stain transfers.
+        generators: Measures of generators.
         cascades: Predictions of patch cascades ``fold{k}/{slide}.parquet`` by name.
         sheet: slide_id, patient_id, site, and labels and subgroups by column of every slide.
         cache: Cache of the records read by the previous build.
@@ -138,7 +141,8 @@ def build_catalog(
                 _add(base, name, rows)
             _add(base, "quarantine", _quarantine(records, damage or {}))
             _add_splits(base, splits)
-            for name, rows in (metric_tables(metrics or {}) | transfer_tables(transfers)).items():
+            measured = metric_tables(metrics or {}) | transfer_tables(transfers) | generator_tables(generators)
+            for name, rows in measured.items():
                 _add_rows(base, name, rows)
             for grid, files in tables.items():
                 _add_patches(build, grid, files)

@@ -22,8 +22,15 @@ STRUCTURE = {
 }
 MATCH = {"nuclei": pa.int64(), "dice": pa.float64(), "invented": pa.int64(), "lost": pa.int64()}
 WAYS = ("transfer", "reinhard")
+SHARES = ("invented_per_mm2", "invented_share", "lost_share")
 
 SCHEMAS = {
+    "transfers": pa.schema(
+        [*PLACE, ("stain", pa.string()), ("wanted_stain", pa.string()), ("weights_sha256", pa.string())]
+        + [(name, pa.int64()) for name in ("held_out_slides", "real_slides")]
+        + [(name, pa.float64()) for name in (*SHARES, "cycle_ssim", "cycle_l1")]
+        + [("flags", pa.int64())]
+    ),
     "transfer_realism": pa.schema(
         [*PLACE, ("patches_of", pa.string()), ("images", pa.int64())]
         + [(name, pa.float64()) for name in ("kid", "kid_low", "kid_high", "fid")]
@@ -42,11 +49,21 @@ def transfer_tables(measures: Sequence[Path | str]) -> dict[str, pa.Table]:
     if not measures:
         return {}
     records = list(map(TransferMeasures.read, measures))
-    rows = {"transfer_realism": _realism, "transfer_structures": _structures}
+    rows = {"transfers": _measures, "transfer_realism": _realism, "transfer_structures": _structures}
     return {
         name: pa.Table.from_pylist([row for record in records for row in rows[name](record)], schema)
         for name, schema in SCHEMAS.items()
     }
+
+
+def _measures(record: TransferMeasures) -> Iterator[Row]:
+    stain, wanted = record.stains
+    slides, real = record.slides
+    row = _place(record) | {"stain": stain, "wanted_stain": wanted, "weights_sha256": record.weights_sha256}
+    row |= {"held_out_slides": len(slides), "real_slides": len(real)} | {name: getattr(record, name) for name in SHARES}
+    cycle = record.cycle
+    row |= {f"cycle_{name}": None if cycle is None else getattr(cycle, name) for name in ("ssim", "l1")}
+    yield row | {"flags": len(record.flags)}
 
 
 def _realism(record: TransferMeasures) -> Iterator[Row]:

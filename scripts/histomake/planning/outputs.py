@@ -290,6 +290,10 @@ class Outputs:
         """Which slides generators are learned from, and their files."""
         return GeneratorPlan(self.plan)
 
+    def generator_measures(self) -> list[Path]:
+        """Measures of all generators."""
+        return [self.plan.layout.generator(name).measures for name in self.plan.config.generators]
+
     def of_generators(self) -> list[Path]:
         """Weights, samples and measures of all generators.
 
