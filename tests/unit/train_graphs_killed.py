@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import killed
+from histomake.base.layout import DESCRIPTION
 from histomake.base.records.graph import EDGE_ABLATIONS
 from histomake.config import Task
 from histomake.graphs.training import train_graphs
@@ -33,9 +34,16 @@ def main(task: dict[str, Any], entries: Sequence[SlideEntry], files: dict[str, P
 
 
 def reached(state: Path) -> tuple[int, int]:
-    """The last training that has a checkpoint, and the step of that."""
-    steps = [killed.saved_step(state / name) for name in TRAININGS if (state / name).is_dir()]
-    return max(((number, step) for number, step in enumerate(steps) if step is not None), default=(0, 0))
+    """The training that a run is in, and the step of its checkpoint; 0 before there is one.
+
+    A training that ends removes its checkpoint, so what it leaves counts as the beginning of the next one.
+    """
+    found = [(0, 0)]
+    for number, name in enumerate(TRAININGS):
+        step = killed.saved_step(state / name) if (state / name).is_dir() else None
+        found += [] if step is None else [(number, step)]
+        found += [(number + 1, 0)] if (state / name / "model" / DESCRIPTION).is_file() else []
+    return max(found)
 
 
 def kill_repeatedly(
