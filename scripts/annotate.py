@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from histomake.annotation.job import annotate_apart
-from histomake.annotation.read import naming_slide, read_annotation
+from histomake.annotation.job import annotate_apart, read_for
+from histomake.annotation.read import naming_slide
 from histomake.annotation.write import write_annotation, write_no_annotation
 from histomake.audit.sidecar import job
 from histomake.base.files import store_of
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined
-from histomake.config import Annotations
 
 
 def main(snakemake):
@@ -20,16 +19,7 @@ def main(snakemake):
     source = Path(given) if given else None
 
     def work():
-        annotation = read_annotation(
-            source,
-            Annotations.model_validate(params.cfg),
-            slide_id=manifest.slide_id,
-            width=manifest.width,
-            height=manifest.height,
-            mpp=manifest.mpp,
-            properties=manifest.properties,
-            roi=params.roi,
-        )
+        annotation = read_for(manifest, source, annotations=params.cfg, roi=params.roi)
         with naming_slide(source, manifest.slide_id):  # masks are read while they are written
             return write_annotation(annotation, record=record, geojson=geojson, labels=labels)
 

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from histomake.annotation.job import annotate_apart
-from histomake.annotation.read import read_annotation
+from histomake.annotation.job import annotate_apart, read_for
 from histomake.annotation.readers import agreed
 from histomake.annotation.write import write_annotation, write_no_annotation
 from histomake.audit.sidecar import job
@@ -11,7 +10,7 @@ from histomake.base.files import store_of
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
-from histomake.config import Annotations, Readers
+from histomake.config import Readers
 from histomake.tissue.mask import TissueMask
 
 
@@ -22,17 +21,7 @@ def main(snakemake):
 
     def work():
         annotations = {
-            reader: read_annotation(
-                path,
-                Annotations.model_validate(params.cfg),
-                slide_id=manifest.slide_id,
-                width=manifest.width,
-                height=manifest.height,
-                mpp=manifest.mpp,
-                properties=manifest.properties,
-                roi=params.roi,
-            )
-            for reader, path in paths.items()
+            reader: read_for(manifest, path, annotations=params.cfg, roi=params.roi) for reader, path in paths.items()
         }
         tissue = TissueMask.load(Path(given.mask), Path(given.tissue))
         config = Readers.model_validate(params.consensus)

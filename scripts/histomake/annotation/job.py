@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from histomake.annotation.apart import apart
-from histomake.annotation.read import naming_slide
+from histomake.annotation.model import Annotation
+from histomake.annotation.read import naming_slide, read_annotation
 from histomake.base.records.annotation import AnnotationRecord
+from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import Quarantined
 from histomake.cohort.quarantine import attempt
+from histomake.config import Annotations
 
 STAGE = "annotate"
 """Stage in quarantine entries."""
 
 SECONDS = 600
 """Time for reading and writing annotations. The job has more."""
+
+
+def read_for(
+    manifest: Manifest, path: Path | None, *, annotations: Mapping[str, Any], roi: Collection[str]
+) -> Annotation:
+    """Read an annotation of a slide; ``annotations`` is the section of the configuration. See `read_annotation`."""
+    return read_annotation(
+        path,
+        Annotations.model_validate(annotations),
+        slide_id=manifest.slide_id,
+        width=manifest.width,
+        height=manifest.height,
+        mpp=manifest.mpp,
+        properties=manifest.properties,
+        roi=roi,
+    )
 
 
 def annotate_apart(

@@ -37,7 +37,7 @@ def parse_annotation(cell: str) -> tuple[str | None, dict[str, str], list[str]]:
         if any(reader.lower() == other.lower() for other in found):
             faults.append(f"annotation has reader {reader!r} twice; ids differ by more than case")
         if path in found.values():
-            faults.append(f"annotation has the file {path!r} twice; each reader has a file of his or her own")
+            faults.append(f"annotation has the file {path!r} twice; each reader needs a file")
         found[reader] = path
     if faults:
         return None, {}, faults
