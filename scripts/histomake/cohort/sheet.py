@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -216,8 +216,8 @@ def _parse_row(row: SheetRow, labels: set[str], groups: set[str]) -> tuple[Slide
         return None, faults
     sha256, site, split = (cell.get(key) or None for key in ("sha256", "site", "split"))
     values, given = ({key: cell[key] for key in sorted(columns) if cell.get(key)} for columns in (labels, groups))
-    slide = Slide(cell["slide_id"], cell["path"], cell["patient_id"], annotation, mpp, sha256, site, split)
-    return replace(slide, labels=values, groups=given, readers=readers), faults
+    ids = cell["slide_id"], cell["path"], cell["patient_id"]
+    return Slide(*ids, annotation, mpp, sha256, site, split, values, given, readers), faults
 
 
 def _text_faults(cell: Mapping[str, str]) -> Iterator[str]:
