@@ -1,4 +1,4 @@
-"""Checks of a project: its configuration and sheet, room and file locks in the results folder, runs that hold it."""
+"""Checks of a project: configuration, sheet and slides, the disk of the results, runs that hold the folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from histomake.base.errors import HistomakeError
+from histomake.base.files import atomic_directory, atomic_file
 from histomake.base.layout import Layout
 from histomake.cli.findings import Finding, ok, problem, warning
+from histomake.cli.slide_checks import readable
 from histomake.cohort.sheet import Slide, read_sheet
 from histomake.config import Config, load_config
 from histomake.planning.notes import missing_weights, notes
@@ -44,7 +46,9 @@ def project(configfile: Path) -> Iterator[Finding]:
         yield from plan(config, rows)
     except HistomakeError as error:
         yield problem("sheet", str(error), f"correct {config.sheet}")
+    yield from readable(slides, config.convert, max_share=config.max_lost) if slides else ()
     yield room(layout, slides)
+    yield file_system(layout)
     yield file_locks(layout)
     yield working_folder()
 
@@ -75,6 +79,26 @@ def room(layout: Layout, slides: Iterable[Slide]) -> Finding:
     return ok("disk", detail)
 
 
+def file_system(layout: Layout) -> Finding:
+    """Whether files and folders in the results folder can be written aside, flushed, and renamed over old ones."""
+    folder = _existing(layout.results)
+    remedy = "set `results` to a folder you may write to, on a file system with fsync and rename"
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.", ignore_cleanup_errors=True) as scratch:
+            file, tree = Path(scratch) / "file", Path(scratch) / "tree"
+            for content in ("old", "new"):
+                with atomic_file(file) as aside:
+                    aside.write_text(content)
+                with atomic_directory(tree) as aside:
+                    (aside / "file").write_text(content)
+            found = {file.read_text(), (tree / "file").read_text()}
+    except OSError as error:
+        return problem("file system", f"{folder}: {error}", remedy)
+    if found != {"new"}:
+        return problem("file system", f"{folder}: a renamed file still has its old content", remedy)
+    return ok("file system", f"flushes and renames files in {folder}")
+
+
 def file_locks(layout: Layout) -> Finding:
     """Whether files under the results folder can be locked, which DuckDB and the writers of stores rely on."""
     folder = _existing(layout.results)
@@ -92,8 +116,8 @@ def working_folder(folder: Path = Path(".snakemake/locks")) -> Finding:
     """Whether the working folder is locked by a run, or by one that was killed."""
     if any(folder.glob("*")):
         remedy = "if no run is under way: snakemake --unlock"
-        return warning("Snakemake", "this folder is locked by a run, or by one that was killed", remedy)
-    return ok("Snakemake", "no run holds this folder")
+        return warning("working folder", "this folder is locked by a run, or by one that was killed", remedy)
+    return ok("working folder", "no run holds it")
 
 
 def _existing(folder: Path) -> Path:
