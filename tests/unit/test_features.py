@@ -21,6 +21,7 @@ from histomake.features.extract import extract
 from histomake.features.sharing import Work
 from histomake.features.store import PLACES, read_features, rows_of
 from histomake.learn.data.images import to_unit
+from histomake.patch.blocks import block_order
 from small_cohort import GRID_NAME, MPP, build_cohort, build_quarantined
 from torch import nn
 
@@ -127,7 +128,7 @@ def test_a_slide_in_quarantine_has_a_file_with_the_same_columns_and_no_rows(root
 
 
 class Broken(nn.Module):
-    """Features that are not finite for the sixth patch."""
+    """Features that are not finite for the sixth patch of a batch."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -143,7 +144,8 @@ class Broken(nn.Module):
 def test_features_that_are_not_finite_stop_and_name_the_patch(value, remedy, slides, tmp_path):
     (encoder,) = group(a={})
     table = pq.read_table(slides[0].table, filters=[("excluded", "=", "")])
-    x, y = table["x"][5].as_py(), table["y"][5].as_py()
+    sixth = int(block_order(table["x"].to_numpy(), table["y"].to_numpy(), 32)[5])
+    x, y = table["x"][sixth].as_py(), table["y"][sixth].as_py()
     with pytest.raises(HistomakeError, match=rf"slide s0 patch at x={x} y={y}: .*encoders.a .*{remedy}"):
         encoded([replace(encoder, network=Broken(value))], slides[0], tmp_path / "a.arrow", batch=32)
     assert not (tmp_path / "a.arrow").exists()

@@ -29,6 +29,7 @@ from histomake.learn.data.patch_index import SlideEntry, usable_patches
 from histomake.learn.data.source import NEW, BatchSource, Room, needed
 from histomake.learn.data.stains import learn_slide
 from histomake.learn.engine.runtime import advise_on_memory
+from histomake.patch.blocks import block_order
 from histomake.patch.grid import SlideGrid
 from histomake.patch.stain import StainNormaliser
 from histomake.slide.reader import SlideReader, open_slide
@@ -46,7 +47,7 @@ SHORT_OF_MEMORY = (
 
 @dataclass
 class PixelBatch:
-    """Pixels uint8 (n, size, size, 3 · variants) of n patches in a row; ``first`` is the first one's row."""
+    """Pixels uint8 (n, size, size, 3 · variants) of n places one after another; ``first`` is the first one's number."""
 
     first: int
     images: Tensor
@@ -112,15 +113,19 @@ class SlidePixels(BatchSource[PixelBatch]):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixels of n patches that are being read: their places (n, 2), level-0 px, and the batches, of ``size`` each."""
+    """Pixels of n patches that are being read: their places (n, 2), level-0 px, and the batches, of ``size`` each.
+
+    ``rows``: the row (n,) of each in the table of patches, since batches hold neighbours.
+    """
 
     where: NDArray[np.int64]
+    rows: NDArray[np.int64]
     batches: Iterator[PixelBatch]
     size: int
 
     @property
     def last_ahead(self) -> int:
-        """First row from which on what is left has been read, or nearly so."""
+        """First number from which on what is left has been read, or nearly so."""
         return len(self.where) - PREFETCH * self.size
 
 
@@ -237,14 +242,15 @@ def read_pixels(
         if stain is not None:
             # Before processes start, so that they do not estimate the colours again.
             learn_slide(stain, entry)
-    where = np.stack([places["x"], places["y"]], axis=1).astype(np.int64)
     if encoders[0].runtime.device.type == "cpu":
         batch = min(batch, CPU_ROWS)
+    rows = block_order(places["x"], places["y"], batch)
+    where = np.stack([places["x"], places["y"]], axis=1).astype(np.int64)[rows]
     source = SlidePixels(
         entry.slide_id, entry.manifest, where, size=grid.size, mpp=grid.mpp, batch=batch, stains=stains
     )
     with load_batches(source, range(len(source)), workers=max(0, threads - 1)) as batches:
-        yield Pixels(where, batches, batch)
+        yield Pixels(where, rows, batches, batch)
 
 
 def _stains(encoders: Sequence[ReadyEncoder]) -> list[StainNormaliser | None]:
@@ -276,10 +282,11 @@ def encode_pixels(
             colours = [to_unit(part, device) for part in loaded.images.split(3, dim=3)]
             for encoder in encoders:
                 found = encoder.encode(colours[stains.index(encoder.stain)]).cpu().numpy()
-                kept = vectors[encoder.name][loaded.first : loaded.first + len(found)]
+                batch = slice(loaded.first, loaded.first + len(found))
                 with np.errstate(over="ignore"):
-                    kept[:] = found
-                _check(encoder, entry, found, kept, where[loaded.first : loaded.first + len(found)])
+                    kept = found.astype(vectors[encoder.name].dtype)
+                _check(encoder, entry, found, kept, where[batch])
+                vectors[encoder.name][pixels.rows[batch]] = kept
     took = Took(time.perf_counter() - started, waited)
     log.info("slide %s: %d patches in %.1f s, %.1f s of them waiting", entry.slide_id, len(where), *took)
     return took

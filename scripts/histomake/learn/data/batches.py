@@ -184,7 +184,8 @@ class RandomPlaces:
 class FixedBatches(PatchBatches):
     """The patches of an index in order, in batches: for validation and prediction.
 
-    ``groups``: how many patches each of several groups has, in order; no batch holds patches of two.
+    ``groups``: how many patches each of several groups has, in order; no batch holds patches of two. ``order``:
+    positions in the index, if they are to be read in another order.
     """
 
     def __init__(
@@ -194,8 +195,10 @@ class FixedBatches(PatchBatches):
         batch: int,
         masks: MaskReader | None = None,
         groups: Sequence[int] | None = None,
+        order: np.ndarray | None = None,
     ) -> None:
         self.reader, self.masks, self.batch = reader, masks, batch
+        self.order = np.arange(len(reader.patches)) if order is None else order
         ends = np.cumsum([len(reader.patches)] if groups is None else groups).tolist()
         starts = zip([0, *ends[:-1]], ends, strict=True)
         self.spans = [(low, min(low + batch, end)) for start, end in starts for low in range(start, end, batch)]
@@ -206,7 +209,7 @@ class FixedBatches(PatchBatches):
     def prepare(self, number: int, room: Room = NEW) -> Batch:
         """See BatchSource."""
         patches = self.reader.patches
-        index = np.arange(*self.spans[number])
+        index = self.order[slice(*self.spans[number])]
         x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
         pixels, errors = self._read(index, x, y, room)
         target = patches.target[index] if self.masks is None else self._read_masks(self.masks, index, x, y, room)

@@ -29,6 +29,7 @@ from histomake.learn.data.stains import learn_slide
 from histomake.learn.engine.runtime import Runtime, advise_on_memory, choose_runtime
 from histomake.learn.kinds import TRAINED
 from histomake.model import build, transfer
+from histomake.patch.blocks import block_order
 from histomake.patch.stain import StainNormaliser, read_reference
 from histomake.target.kinds import LEARNED
 from histomake.target.outputs import outputs_of
@@ -216,8 +217,9 @@ def check_grid(predictor: Predictor, patches: PatchIndex) -> None:
 def predict_batches(
     predictor: Predictor, reader: PatchReader, *, batch: int, threads: int, flips: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions int64 (n,) in the reader's index and their scores, batch by batch."""
-    dataset = FixedBatches(reader, batch=batch)
+    """Yield positions int64 (n,) in the reader's index, of one slide, and their scores, in batches of neighbours."""
+    order = block_order(reader.patches.x, reader.patches.y, batch)
+    dataset = FixedBatches(reader, batch=batch, order=order)
     loading = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
     with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
         for loaded in batches:
