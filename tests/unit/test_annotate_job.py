@@ -35,8 +35,8 @@ class Named(SimpleNamespace):
     def __getitem__(self, index):
         return list(self)[index]
 
-    def get(self, name):
-        return vars(self).get(name)
+    def get(self, name, missing=None):
+        return vars(self).get(name, missing)
 
     def items(self):
         return vars(self).items()
@@ -61,7 +61,7 @@ def annotate(tmp_path, monkeypatch):
             output=Named(record=str(record), outlines=str(outlines)),
             log=[str(layout.log("annotate", "s1"))],
             params=Named(cfg=Annotations(classes={"T": "tumor", "1": "tumor"}).dump(), roi=[]),
-            resources=SimpleNamespace(mem_mb=settings.get("mem_mb", 4000)),
+            resources=Named(mem_mb=settings.get("mem_mb", 4000)),
             threads=1,
         )
         runpy.run_path(str(ANNOTATE))["main"](job)

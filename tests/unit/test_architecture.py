@@ -19,7 +19,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 LAYERS = (
     ("base", "version"),
     ("learn.engine",),
-    ("audit.code", "audit.environment"),
+    ("audit.code", "audit.environment", "audit.gpus"),
     ("audit.sidecar",),
     ("config",),
     ("slide", "cohort", "target"),

@@ -81,6 +81,7 @@ def run(layout, script, outputs, *, params=None, wildcards=None, **inputs):
             threads=1,
             rule=script,
             scriptdir=str(SCRIPTS),
+            resources={},
             config=CONFIG | {"results": str(layout.results)},
         )
     )

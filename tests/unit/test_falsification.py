@@ -75,6 +75,7 @@ class Results:
         snakemake = SimpleNamespace(
             rule=rule,
             scriptdir=str(SCRIPTS),
+            resources={},
             wildcards=wildcards or {},
             input=Named(**{f"i{n}": str(path) for n, path in enumerate(inputs)}),
             output=Named(o=str(output)),
@@ -275,6 +276,7 @@ def collects(results: Results) -> None:
     snakemake = SimpleNamespace(
         rule="collect",
         scriptdir=str(SCRIPTS),
+        resources={},
         wildcards={},
         input=Named(prediction=str(results.prediction)),
         output=Named(o=str(output)),

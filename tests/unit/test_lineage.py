@@ -36,6 +36,7 @@ def make_store(rule, first, store, known):
         wildcards=Named(slide="s1"),
         log=[],
         scriptdir=SCRIPTDIR,
+        resources={},
         threads=1,
     )
     with job(snakemake) as digests:
@@ -57,6 +58,7 @@ def make(rule, output, inputs, text):
         wildcards=Named(slide="s1"),
         log=[],
         scriptdir=SCRIPTDIR,
+        resources={},
         threads=1,
     )
     with job(snakemake):
@@ -66,7 +68,7 @@ def make(rule, output, inputs, text):
 def failing(folder, inputs, scriptdir=SCRIPTDIR):
     """A job with one output, ``x``, and a log."""
     output, log = Named(o=str(folder / "x")), [str(folder / "l.log")]
-    return SimpleNamespace(rule="r", input=inputs, output=output, log=log, scriptdir=scriptdir)
+    return SimpleNamespace(rule="r", input=inputs, output=output, log=log, scriptdir=scriptdir, resources={})
 
 
 @pytest.fixture

@@ -166,6 +166,7 @@ def run(script: str, layout: Layout, inputs, outputs, cfg) -> None:
     job = SimpleNamespace(
         rule=script,
         scriptdir=str(SCRIPTS),
+        resources={},
         config={"results": str(layout.results)},
         wildcards=Named(slide="s0"),
         input=Named(**inputs),

@@ -33,12 +33,13 @@ UNTRACKED_MODULES = frozenset(
         "histomake.audit.sidecar",
         "histomake.audit.caches",
         "histomake.audit.environment",
+        "histomake.audit.gpus",
         "histomake.base.layout",
     }
 )
 """Modules that code digests leave out because they compute no result: config validates values, which are compared as
-params; layout names files, which Snakemake compares itself; sidecar and environment describe the job that ran; caches
-decides what is read again."""
+params; layout names files, which Snakemake compares itself; sidecar and environment describe the job that ran; gpus
+decides which of equal GPUs it uses; caches decides what is read again."""
 
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 """Fields of a statement that hold other statements. Imports and docstrings occur only there, and expressions are most

@@ -19,6 +19,7 @@ import msgspec
 
 from histomake.audit import environment
 from histomake.audit.code import require_library
+from histomake.audit.gpus import own_gpus
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
 from histomake.base.files import HASH_THREADS, in_threads, sha256_file, sha256_tree, size_of, store_of
@@ -67,7 +68,8 @@ def job(snakemake: Any, cache: FileCache | None = None, *, compare: Iterable[str
     An error meant for the user (HistomakeError) ends the job with its message alone; others with their traceback. It
     is an error if the library is not the one next to the rule's script, and, before the work begins, if a small input
     does not have the digest that its own job stated. Otherwise an input could be altered for one job and restored
-    afterwards, and no digest would show it.
+    afterwards, and no digest would show it. The process sees as many GPUs as the rule asks for, and not those of other
+    jobs on the machine.
 
     Args:
         snakemake: Snakemake's description of the job.
@@ -78,6 +80,16 @@ def job(snakemake: Any, cache: FileCache | None = None, *, compare: Iterable[str
     """
     cache = cache or FileCache()
     _log_to(snakemake.log[0] if snakemake.log else None)
+    with own_gpus(int(snakemake.resources.get("gpu", 0))) as gpus:
+        if gpus:
+            log.info("GPU: %s", ", ".join(gpus))
+        with _recorded(snakemake, cache, compare) as known:
+            yield known
+
+
+@contextmanager
+def _recorded(snakemake: Any, cache: FileCache, compare: Iterable[str]) -> Iterator[Done]:
+    """Run the work between the comparison of its inputs and its sidecar, and end the process if it fails."""
     started, clock = datetime.now(UTC), time.monotonic()
     known = Done()
     inputs = list(map(str, snakemake.input))
