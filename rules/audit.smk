@@ -1,13 +1,12 @@
-# Origin of every output behind the catalog, the metrics and the cascades.
+# Origin of every output behind the catalog, the metrics, the cascades and the graphs.
 
 
 rule lineage:
     input:
         catalog=LAYOUT.catalog,
         metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
-        cascades=lambda wildcards: OUTPUTS.of_cascades(),
-        cells=lambda wildcards: OUTPUTS.of_cells(),
-        graphs=lambda wildcards: OUTPUTS.of_graphs(),
+        cascades=lambda wildcards: OUTPUTS.done_by_cascades(),
+        graphs=lambda wildcards: OUTPUTS.done_graphs(),
     output:
         lineage=LAYOUT.lineage,
     log:

@@ -92,7 +92,7 @@ rule front_page:
         maps=[LAYOUT.embedding(*model).mosaic for model in OUTPUTS.explained_models()],
         feature_maps=[files.mosaic for files in OUTPUTS.maps()],
         panels=[LAYOUT.attribution(*model).panels for model in OUTPUTS.attributed_models()],
-        cascades=lambda wildcards: OUTPUTS.of_cascades(),
+        cascades=lambda wildcards: OUTPUTS.done_by_cascades(),
         transfers=lambda wildcards: OUTPUTS.transfer_measures(),
         graphs=lambda wildcards: OUTPUTS.graph_views(),
     output:

@@ -305,6 +305,18 @@ def test_a_cascade_must_produce_its_metrics_and_every_segmented_slide(project):
     assert outputs.paged_slides == ["C", "D", "E"]
 
 
+def test_what_reads_files_of_all_slides_has_the_same_inputs_if_some_slides_are_unchanged(project):
+    graphs = {"alone": {"nodes": "patch", "grid": "x10", "features": ["position"]}}
+    plan = project({}, annotations=dict.fromkeys("ABC", "a.png"), radhical={"nuclei": {}}, graphs=graphs)
+    every, rest = Outputs(plan), Outputs(plan, unchanged={"A", "D"})
+    assert rest.done_by_cascades() == every.done_by_cascades()
+    assert {f"radhical/nuclei/slides/{slide}.json" for slide in "CDE"} <= names(rest.done_by_cascades())
+    assert rest.done_graphs() == every.done_graphs()
+    assert names(rest.done_graphs()) == {f"graphs/alone/{slide}.arrow" for slide in "ABCDE"}
+    assert rest.graph_views() == every.graph_views()
+    assert len(rest.of_graphs()) < len(every.of_graphs())
+
+
 def test_a_cascade_without_a_training_annotation_is_refused_when_it_is_requested(project):
     outputs = Outputs(project({}, radhical={"nuclei": {}}))
     with pytest.raises(ConfigError, match="has an annotation to learn from"):

@@ -211,6 +211,33 @@ class Outputs:
 
         It is raised for the rules that ask, so that slides can still be predicted with the models of tasks.
         """
+        plan, found = self.plan, self._shared_by_cascades()
+        for name in plan.config.radhical:
+            files = plan.layout.cascade(name)
+            for slide in (s for s in plan.cascade_slides(name, *PREDICTED) if s not in self.unchanged):
+                found += [
+                    files.segmentation(slide),
+                    files.store(slide),
+                    files.outlines(slide),
+                    files.levels_view(slide),
+                ]
+        return found + self.cascades.outputs(self.unchanged)
+
+    def done_by_cascades(self) -> list[Path]:
+        """An output of every job of nucleus and patch cascades, of unchanged slides too. Raises as `of_cascades`.
+
+        What reads files of all slides has the same inputs in every plan. With those of new slides only, it would run
+        again in the next plan, and lineage would lack the others.
+        """
+        plan, found = self.plan, self._shared_by_cascades()
+        for name in plan.config.radhical:
+            found += map(plan.layout.cascade(name).segmentation, plan.cascade_slides(name, *PREDICTED))
+        for name in plan.config.cascades:
+            found += self.cascades.tabled(name)
+        return [*found, *(plan.layout.patch_cascade(name).metrics for name in self.cascades.measured())]
+
+    def _shared_by_cascades(self) -> list[Path]:
+        """Outputs of nucleus cascades that are not of single slides."""
         plan, found = self.plan, list[Path]()
         for name in plan.config.radhical:
             if not plan.cascade_slides(name, "train"):
@@ -220,14 +247,7 @@ class Outputs:
                 )
             files = plan.layout.cascade(name)
             found += [files.split, files.metrics, files.pareto_front]
-            for slide in (s for s in plan.cascade_slides(name, *PREDICTED) if s not in self.unchanged):
-                found += [
-                    files.segmentation(slide),
-                    files.store(slide),
-                    files.outlines(slide),
-                    files.levels_view(slide),
-                ]
-        return found + self.cascades.outputs(self.unchanged)
+        return found
 
     def cell_tables(self, name: str) -> list[Path]:
         """Cell tables of all slides, of unchanged ones too."""
@@ -262,12 +282,17 @@ class Outputs:
         plan, layout = self.plan, self.plan.layout
         places = [(n, s) for n in plan.config.graphs for s in self.graphs.slides(n) if s not in self.unchanged]
         found = [path(*place) for place in places for path in (layout.graph, layout.graph_statistics)]
-        return [*found, *self.graph_views()]
+        pictured = [(n, s) for s, names in self.graphs.pictured.items() if s not in self.unchanged for n in names]
+        return [*found, *(layout.graph_view(*place) for place in pictured)]
+
+    def done_graphs(self) -> list[Path]:
+        """Graphs of all slides, of unchanged ones too."""
+        plan = self.plan
+        return [plan.layout.graph(name, slide) for name in plan.config.graphs for slide in self.graphs.slides(name)]
 
     def graph_views(self) -> list[Path]:
-        """Pictures of the graphs that no task uses."""
-        places = [(name, s) for s, names in self.graphs.pictured.items() if s not in self.unchanged for name in names]
-        return [self.plan.layout.graph_view(*place) for place in places]
+        """Pictures of the graphs that no task uses, of unchanged slides too."""
+        return [self.plan.layout.graph_view(n, s) for s, names in self.graphs.pictured.items() for n in names]
 
     @cached_property
     def transfers(self) -> TransferPlan:
