@@ -15,6 +15,7 @@ from histomake.config import Gnn, Graph
 from histomake.graphs.build import NO_EDGES
 from histomake.graphs.edges import lengths
 from histomake.graphs.store import write_graph
+from histomake.pictures import canvas
 from histomake.viewer import graph_layers, masks
 from histomake.viewer.graph_layers import EDGE, NODE, class_order, describe, open_layer
 from histomake.viewer.outlines import FINER
@@ -104,10 +105,11 @@ def test_all_layers_of_a_slide_are_described_over_the_whole_slide(layout):
 def test_every_class_of_a_layer_has_a_place_in_the_palette(layout):
     predict(layout, [0.0] * 3, [1.0] * 3)
     order = class_order(layout, SLIDE)
+    colours = canvas.class_colours(order)
     for one in describe(layout, SLIDE):
         layer = open_layer(layout, SLIDE, one["task"], one["fold"])
         assert set(layer.classes) <= set(order)
-        assert masks.picture(layer.tile(layer.count - 1, 0, 0), layer.classes, order).startswith(b"\x89PNG")
+        assert masks.picture(layer.tile(layer.count - 1, 0, 0), layer.classes, colours).startswith(b"\x89PNG")
 
 
 def test_a_graph_that_is_written_anew_is_drawn_anew(layout):

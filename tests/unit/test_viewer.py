@@ -328,6 +328,11 @@ def test_masks_come_as_coloured_tiles_of_every_level(fetch, task, pixel):
     assert fetch(f"/label/{SLIDE}/{task}/0/99/0/0")[0] == 404
 
 
+def titled(described) -> list[dict]:
+    """The layers that can be chosen, without the errors of the segmentation."""
+    return [layer for layer in described["masks"] if layer["title"] and not layer["task"].endswith(".errors")]
+
+
 def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
     folder = results.results / "radhical" / "cells"
     group = zarr.open_group(folder / "slides" / f"{SLIDE}.zarr", mode="w")
@@ -336,7 +341,7 @@ def test_levels_and_nuclei_of_a_cascade_are_masks_too(fetch, results):
     for level, mpp in ((1, 0.5), (2, 2.0)):
         sample_records.cascade_card(level=level, mpp=mpp).write(folder / f"level{level}" / "model.json")
     described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
-    found = {mask["task"]: (mask["title"], mask["pixel"]) for mask in described["masks"] if mask["title"]}
+    found = {layer["task"]: (layer["title"], layer["pixel"]) for layer in titled(described)}
     assert found == {"cells.state2": ("cells: level 2", 4), "cells.labels": ("cells: nuclei found", 1)}
     place = {name: described["class_order"].index(name) for name in ("nucleus", "computed", "accepted")}
 
@@ -370,7 +375,7 @@ def test_the_deciding_stages_of_a_patch_cascade_are_a_mask_with_a_label_per_patc
     files.prediction(0, SLIDE).parent.mkdir(parents=True)
     pq.write_table(pa.table({"x": x, "y": y, "stage": np.array([1, 2], np.uint8)}), files.prediction(0, SLIDE))
     described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
-    found = {mask["task"]: (mask["title"], mask["pixel"]) for mask in described["masks"] if mask["title"]}
+    found = {layer["task"]: (layer["title"], layer["pixel"]) for layer in titled(described)}
     assert found == {"tumour.stages": ("tumour, fold 0: deciding stage", SPAN)}
     place = {name: described["class_order"].index(f"decided by {name}") for name in ("coarse", "kind")}
     body = fetch(f"/label/{SLIDE}/tumour.stages/0/0/0/0")[2]
@@ -402,7 +407,7 @@ def test_cells_are_masks_in_the_colours_of_their_classes(fetch, results):
     group = zarr.open_group(store_of(results.cell_labels("typed", SLIDE)), mode="w")
     group.create_array("0", data=np.array([[0, 1], [2, 0]], np.uint32))
     described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
-    masks = {mask["task"]: (mask["title"], mask["pixel"]) for mask in described["masks"] if mask["title"]}
+    masks = {layer["task"]: (layer["title"], layer["pixel"]) for layer in titled(described)}
     assert masks == {"typed.cells": ("cells: typed", 2)}
     body = fetch(f"/label/{SLIDE}/typed.cells/0/0/0/0")[2]
     pixels = np.asarray(Image.open(io.BytesIO(body)).convert("RGBA"))
@@ -418,7 +423,7 @@ def test_graphs_are_layers_with_a_title(fetch, results):
     results.graph("cells", SLIDE).parent.mkdir(parents=True)
     write_arranged(results.graph("cells", SLIDE), SLIDE, np.random.default_rng(1), **told)
     described = json.loads(fetch(f"/api/slides/{SLIDE}")[2])
-    (layer,) = [mask for mask in described["masks"] if mask["title"]]
+    (layer,) = titled(described)
     assert (layer["task"], layer["title"]) == ("cells.graph", "graph: cells")
     assert layer["classes"] == ["edge", "round", "long", "node"]
     status, _, body = fetch(f"/label/{SLIDE}/cells.graph/0/{layer['levels'] - 1}/0/0")
@@ -503,7 +508,22 @@ def test_patches_come_with_what_the_model_decided(fetch):
     called = np.frombuffer(base64.b64decode(found["called"]), np.uint8).reshape(2, found["count"])
     assert np.flatnonzero(called[found["classes"].index("nuclei")]).tolist() == [MARKED]
     assert found["range"] == [0, 1]
-    assert found["overlays"] == [["class", "called"], ["score of skin", "0"], ["score of nuclei", "1"]]
+    scores = [["score of skin", "0"], ["score of nuclei", "1"]]
+    assert found["overlays"] == [["class", "called"], *scores, ["errors", "errors"]]
+
+
+def test_patches_come_with_whether_the_prediction_is_the_annotation(fetch):
+    found = json.loads(fetch(f"/api/overlay/{SLIDE}/kind/0")[2])
+    wrong = np.frombuffer(base64.b64decode(found["wrong"]), np.uint8)
+    assert np.flatnonzero(wrong == 1).tolist() == [0, MARKED]
+    assert np.flatnonzero(wrong == content.UNKNOWN).tolist() == [1]
+
+
+def test_predictions_without_any_annotation_have_no_errors_to_show(own_server):
+    path = own_server.layout.prediction("kind", 0, SLIDE)
+    pq.write_table(pq.read_table(path).drop_columns("label"), path)
+    found = json.loads(ask(own_server, f"/api/overlay/{SLIDE}/kind/0")[2])
+    assert ["errors", "errors"] not in found["overlays"]
 
 
 @pytest.fixture(scope="module")
@@ -528,7 +548,7 @@ def test_tiles_appear_and_the_overlay_lies_on_them_to_a_pixel(page):
 
 @pytest.mark.machine
 def test_masks_lie_on_the_image_to_a_pixel(page):
-    page.wait("histomake.masks.size === 2")
+    page.wait("histomake.masks.size === 3")
     assert overlay_offset(page, "annotation") <= 1
     choose = "{const t = document.getElementById('task'); t.value = %d; t.dispatchEvent(new Event('change'))}"
     page.value(choose % 1)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 Overlay = tuple[str, str]
 """Title of an overlay of patches, and its content: ``"2"``: the score of output 2; ``"called 2"``: the patches for
-which output 2 is predicted; ``"called"``: the predicted class."""
+which output 2 is predicted; ``"called"``: the predicted class; ERRORS: whether the prediction is the annotation."""
+
+ERRORS = "errors"
 
 WITH_CONFIDENCE = ("prediction", "confidence", "truth")
 WITHOUT_CONFIDENCE = ("prediction", "truth")
@@ -107,11 +109,15 @@ def _scores(names: Sequence[str], title: str) -> list[Overlay]:
 
 
 def _class_and_scores(names: Sequence[str]) -> list[Overlay]:
-    return [("class", "called"), *_scores(names, "score of")]
+    return [("class", "called"), *_scores(names, "score of"), ("errors", ERRORS)]
 
 
 def _labels_and_scores(names: Sequence[str]) -> list[Overlay]:
-    return [*((f"has {name}", f"called {i}") for i, name in enumerate(names)), *_scores(names, "score of")]
+    return [
+        *((f"has {name}", f"called {i}") for i, name in enumerate(names)),
+        *_scores(names, "score of"),
+        ("errors", ERRORS),
+    ]
 
 
 PICTURED: dict[Kind, Pictured] = {

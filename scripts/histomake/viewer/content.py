@@ -17,27 +17,22 @@ from histomake.base.files import existing
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
-from histomake.base.records.record import Quarantined, RecordError, usable
+from histomake.base.records.record import Quarantined, usable
 from histomake.base.records.sidecar import Sidecar
 from histomake.base.records.tissue import TissueRecord
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
-from histomake.pictures.kinds import Overlay, overlays_of
+from histomake.pictures.kinds import ERRORS, Overlay, overlays_of
 from histomake.slide.reader import open_slide
 from histomake.slide.store import StoreLevel
 from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER
-from histomake.viewer import graph_layers, masks, neighbours, outlines
+from histomake.viewer import errors, graph_layers, masks, neighbours, outlines
+from histomake.viewer.slide_list import OK, QUARANTINED
 
-OK, QUARANTINED = "ok", "quarantined"
-"""Values of ``status``, as in manifests."""
-
-
-def slide_ids(layout: Layout) -> list[str]:
-    """Ids of all slides with a manifest, including quarantined ones."""
-    names = (path.name for path in existing(layout.manifest("*"), under=layout.results))
-    return [name.removesuffix(".json") for name in names if not name.endswith(SIDECAR)]
+LAYERS = (masks, graph_layers, errors)
+"""Modules whose layers of tiles are shown on slides, in the order of the list."""
 
 
 def require(layout: Layout, slide: str) -> None:
@@ -46,16 +41,8 @@ def require(layout: Layout, slide: str) -> None:
         raise KeyError(slide)
 
 
-class ListedSlide(TypedDict):
-    """A slide in the list: its size and resolution, or why it cannot be shown."""
-
-    slide_id: str
-    status: str
-    width: NotRequired[int]
-    height: NotRequired[int]
-    mpp: NotRequired[float]
-    reason: NotRequired[str]
-    detail: NotRequired[str]
+UNKNOWN = 2
+"""Value of ``wrong`` of a patch without annotation."""
 
 
 class LostSlide(TypedDict):
@@ -136,6 +123,7 @@ class PredictedPatches(TypedDict):
     overlays: list[Overlay]
     range: list[float]
     called: str
+    wrong: str
     classes: list[str]
     span: float
     middle: Middle
@@ -152,27 +140,6 @@ class DescribedPatch(TypedDict):
     table: Mapping[str, object]
     prediction: Mapping[str, object]
     lineage: Mapping[str, str | None]
-
-
-def slides(layout: Layout) -> list[ListedSlide]:
-    """One entry per slide."""
-    return [_listed(layout, slide) for slide in slide_ids(layout)]
-
-
-def _listed(layout: Layout, slide: str) -> ListedSlide:
-    try:
-        manifest = Manifest.read(layout.manifest(slide))
-    except RecordError as error:
-        return {"slide_id": slide, "status": "unreadable", "reason": "manifest", "detail": str(error)}
-    if isinstance(manifest, Quarantined):
-        return {"slide_id": slide, "status": QUARANTINED, "reason": manifest.reason, "detail": manifest.detail}
-    return {
-        "slide_id": slide,
-        "status": OK,
-        "width": manifest.width,
-        "height": manifest.height,
-        "mpp": manifest.mpp,
-    }
 
 
 def describe(layout: Layout, slide: str) -> ShownSlide | LostSlide:
@@ -202,7 +169,7 @@ def describe(layout: Layout, slide: str) -> ShownSlide | LostSlide:
         predictions=predictions(layout, slide),
         encoders=neighbours.encoders(layout, slide),
         outlines=outlines.describe(layout, slide, manifest),
-        masks=[*masks.describe(layout, slide), *graph_layers.describe(layout, slide)],
+        masks=[layer for source in LAYERS for layer in source.describe(layout, slide)],
         class_order=graph_layers.class_order(layout, slide),
     )
     tissue = TissueRecord.read(layout.tissue(slide)) if layout.tissue(slide).is_file() else None
@@ -248,7 +215,8 @@ def predictions(layout: Layout, slide: str) -> list[Predicted]:
 def overlay(layout: Layout, slide: str, task: str, fold: int) -> PredictedPatches:
     """Every predicted patch of a slide as base64 columns.
 
-    x, y int32 level-0 pixels; scores float32 and called (whether the class is predicted) uint8, both (classes, n).
+    x, y int32 level-0 pixels; scores float32 and called (whether the class is predicted) uint8, both (classes, n);
+    wrong uint8 (n,): 0 predicted as annotated, 1 otherwise, UNKNOWN without annotation.
     ``overlays``: what can be shown of them, see `pictures.kinds.Overlay`;
     ``span``: edge of a patch; ``middle``: the part of it to colour (`SlideGrid.middle`); ``range``: ends of the
     colour scale.
@@ -259,12 +227,20 @@ def overlay(layout: Layout, slide: str, task: str, fold: int) -> PredictedPatche
     slide_grid = SlideGrid.of_table(read_table(layout.table(grid_of(layout, task, fold), slide))[1])
     offset, own = slide_grid.middle
     scores = np.stack([_drawable(name, table[name].to_numpy()) for name in shown.values()])
-    said = [set((names or "").split(JOINER)) for names in table["predicted"].cast(pa.string()).to_pylist()]
+    predicted = table["predicted"].cast(pa.string())
+    said = [set((names or "").split(JOINER)) for names in predicted.to_pylist()]
+    label = table["label"].cast(pa.string()) if "label" in table.column_names else pa.nulls(table.num_rows, pa.string())
+    wrong = pc.fill_null(pc.cast(pc.not_equal(label, predicted), pa.uint8()), UNKNOWN).to_numpy()
     card = card_of(layout, task, fold)
     return {
-        "overlays": overlays_of(card.kind, classes, bags=card.bag is not None),
+        "overlays": [
+            shown
+            for shown in overlays_of(card.kind, classes, bags=card.bag is not None)
+            if shown[1] != ERRORS or (wrong < UNKNOWN).any()
+        ],
         "range": [0.0, 1.0] if card.bag else _score_range(card, scores),
         "called": _base64(np.array([[name in names for names in said] for name in classes]), "u1"),
+        "wrong": _base64(wrong, "u1"),
         "classes": classes,
         "span": slide_grid.span,
         "middle": {"offset": offset, "span": own},

@@ -25,7 +25,7 @@ from histomake.base.files import STORE_METADATA, atomic_directory
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
 from histomake.pictures import canvas
-from histomake.viewer.masks import ANNOTATION, Mask, class_order, describe, open_mask
+from histomake.viewer.masks import ANNOTATION, Mask, class_order, describe, open_layer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ def export_slide(layout: Layout, slide: str, target: Path) -> list[str]:
     with atomic_directory(target) as aside:
         _link_store(layout.manifest(slide).with_name(manifest.store), aside)
         for found in describe(layout, slide):
-            mask = open_mask(layout, slide, found["task"], found["fold"])
+            mask = open_layer(layout, slide, found["task"], found["fold"])
             name = _label_name(found["task"], found["fold"])
             _write_mask(aside / "labels" / name, mask, manifest, order)
             names.append(name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,7 +29,6 @@ from histomake.base.units import rescale
 from histomake.cells.table import read_record
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
-from histomake.pictures import canvas
 from histomake.pictures.findings import label_levels
 from histomake.target.kinds import LEARNED
 
@@ -84,7 +83,7 @@ class Mask:
         return values if self.lookup is None else self.lookup[values]
 
 
-def open_mask(layout: Layout, slide: str, task: str, fold: int) -> Mask:
+def open_layer(layout: Layout, slide: str, task: str, fold: int) -> Mask:
     """A mask of a slide; raises KeyError if there is none.
 
     ``task``: ANNOTATION for the annotated one, a segmentation task, an array of a nucleus cascade, as ``name.array``,
@@ -198,7 +197,8 @@ class MaskTiles(TypedDict):
     """What the page needs to request the tiles of a mask.
 
     width, height: pixels of the finest level; tile: edge of a tile; pixel: level-0 pixels of a pixel of that level;
-    title: null for the mask of the annotation or of a task; classes: what its pixels can be.
+    title: null for the mask of the annotation or of a task; classes: what its pixels can be; colours: of the classes,
+    as #rrggbb, where they are not those of the slide's class order.
     """
 
     task: str
@@ -210,6 +210,7 @@ class MaskTiles(TypedDict):
     tile: int
     levels: int
     pixel: float
+    colours: NotRequired[list[str]]
 
 
 def describe(layout: Layout, slide: str) -> list[MaskTiles]:
@@ -222,24 +223,27 @@ def describe(layout: Layout, slide: str) -> list[MaskTiles]:
     found = []
     for task, fold in places:
         try:
-            mask = open_mask(layout, slide, task, fold)
+            mask = open_layer(layout, slide, task, fold)
         except (KeyError, SlideError):  # a slide in quarantine has neither
             continue
-        height, width = mask.levels[0].shape
-        found.append(
-            MaskTiles(
-                task=task,
-                fold=fold,
-                title=titles.get((task, fold)),
-                classes=mask.classes,
-                width=width,
-                height=height,
-                tile=TILE,
-                levels=mask.count,
-                pixel=mask.pixel,
-            )
-        )
+        found.append(tiles_of(mask, task, fold, titles.get((task, fold))))
     return found
+
+
+def tiles_of(mask: Mask, task: str, fold: int, title: str | None) -> MaskTiles:
+    """What the page needs to request the tiles of a mask."""
+    height, width = mask.levels[0].shape
+    return MaskTiles(
+        task=task,
+        fold=fold,
+        title=title,
+        classes=mask.classes,
+        width=width,
+        height=height,
+        tile=TILE,
+        levels=mask.count,
+        pixel=mask.pixel,
+    )
 
 
 def class_order(layout: Layout, slide: str) -> list[str]:
@@ -263,9 +267,8 @@ def class_order(layout: Layout, slide: str) -> list[str]:
     return list(names)
 
 
-def picture(labels: NDArray[np.uint8], classes: list[str], order: list[str]) -> bytes:
+def picture(labels: NDArray[np.uint8], classes: Sequence[str], colours: Mapping[str, tuple[int, int, int]]) -> bytes:
     """Encode a tile as PNG: every class in its colour; pixels without a class are transparent."""
-    colours = canvas.class_colours(order)
     palette = np.zeros((256, 3), np.uint8)
     for i, name in enumerate(classes):
         palette[i + 1] = colours[name]

@@ -25,8 +25,9 @@ from zarr.errors import BaseZarrError
 
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
+from histomake.pictures import canvas
 from histomake.slide.reader import SlideReader, open_slide
-from histomake.viewer import content, graph_layers, guard, masks, outlines
+from histomake.viewer import content, errors, graph_layers, guard, masks, outlines, slide_list
 from histomake.viewer.guard import Guard, RefusedError
 from histomake.viewer.neighbours import Neighbours
 
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent
 OPENSEADRAGON = ASSETS / "vendor" / "openseadragon.min.js"
-PAGES = {"viewer.html", "viewer.js", "store.js"}
+PAGES = {"viewer.html", "viewer.js", "store.js", "list.js", "regions.js"}
 BLOCK = 1 << 20
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 TILE_QUALITY = 90
@@ -185,7 +186,8 @@ class Handler(BaseHTTPRequestHandler):
     def _route(self, parts: list[str]) -> None:
         layout = self.server.layout
         routes: dict[tuple[str, int], Callable[..., Any]] = {
-            ("slides", 1): lambda: content.slides(layout),
+            ("slides", 1): lambda: slide_list.slides(layout),
+            ("scores", 1): lambda: slide_list.scores(layout),
             ("slides", 2): lambda slide: content.describe(layout, slide),
             ("overlay", 4): lambda slide, task, fold: content.overlay(layout, slide, task, int(fold)),
             ("patch", 5): lambda slide, task, fold, patch: content.patch(layout, slide, task, int(fold), int(patch)),
@@ -208,6 +210,9 @@ class Handler(BaseHTTPRequestHandler):
             content.require(layout, parts[1])
             picture = self.server.neighbours.thumbnail(parts[1], parts[2], int(parts[3]))
             self._send(HTTPStatus.OK, "image/jpeg", picture)
+        elif parts[0] == "preview" and len(parts) == 2:
+            content.require(layout, parts[1])
+            self._send(HTTPStatus.OK, "image/jpeg", slide_list.preview(layout.manifest(parts[1])))
         elif parts[0] == "tile" and len(parts) == 5:
             self._send_tile(parts[1], *(int(number) for number in parts[2:]))
         elif parts[0] == "api" and (parts[1:2] and (parts[1], len(parts) - 1) in routes):
@@ -251,22 +256,23 @@ class Handler(BaseHTTPRequestHandler):
         """One tile of an annotated or predicted mask or of a graph, coloured."""
         layout = self.server.layout
         content.require(layout, slide)
-        of_graph = graph_layers.named(task)
-        known = graph_layers.describe(layout, slide) if of_graph else masks.describe(layout, slide)
-        if (task, fold) not in [(mask["task"], mask["fold"]) for mask in known]:
+        source = next((source for source in (graph_layers, errors) if source.named(task)), masks)
+        classes = {(layer["task"], layer["fold"]): layer["classes"] for layer in source.describe(layout, slide)}
+        if (task, fold) not in classes:
             raise KeyError(f"{slide} has no mask of {task} fold {fold}")
-        mask = (graph_layers.open_layer if of_graph else masks.open_mask)(layout, slide, task, fold)
-        self._send_classes(mask.tile(level, row, column), mask.classes, slide)
+        labels = source.open_layer(layout, slide, task, fold).tile(level, row, column)
+        colours = errors.KINDS if source is errors else self._class_colours(slide)
+        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, classes[task, fold], colours))
 
-    def _send_classes(self, labels: np.ndarray, classes: list[str], slide: str) -> None:
-        order = graph_layers.class_order(self.server.layout, slide)
-        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, classes, order))
+    def _class_colours(self, slide: str) -> Mapping[str, tuple[int, int, int]]:
+        return canvas.class_colours(graph_layers.class_order(self.server.layout, slide))
 
     def _send_outline(self, slide: str, level: int, row: int, column: int) -> None:
         """One tile of the annotated outlines."""
         content.require(self.server.layout, slide)
         found = self.server.outlines(slide)
-        self._send_classes(found.tile(level, row, column), found.classes, slide)
+        labels = found.tile(level, row, column)
+        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, found.classes, self._class_colours(slide)))
 
     def _send_tile(self, slide: str, level: int, row: int, column: int) -> None:
         """One decoded tile as JPEG, for codecs that browsers lack."""

@@ -5,6 +5,8 @@ const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00
 const TISSUE = [0, 158, 115];
 const VIRIDIS = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725"];
 const NONE = "#969696";
+// Of patches without annotation there is none.
+const ERRORS = [["#009e73", "as annotated"], ["#d55e00", "not as annotated"]];
 const $ = (id) => document.getElementById(id);
 
 const ANNOTATED = "-";
@@ -23,19 +25,6 @@ async function json(url) {
 function currentSlide() {
   const parts = location.pathname.split("/").filter(Boolean);
   return parts[0] === "slide" && parts[1] ? decodeURIComponent(parts[1]) : null;
-}
-
-async function listSlides() {
-  const slides = await json("/api/slides");
-  for (const slide of slides) {
-    const link = Object.assign(document.createElement("a"), {
-      href: `/slide/${encodeURIComponent(slide.slide_id)}`,
-      textContent: slide.status === "ok" ? slide.slide_id : `${slide.slide_id} (${slide.reason})`,
-      className: slide.slide_id === currentSlide() ? "current" : slide.status === "ok" ? "" : "lost",
-    });
-    $("list").append(link);
-  }
-  return slides;
 }
 
 async function openSlide(id) {
@@ -58,6 +47,7 @@ async function openSlide(id) {
   state.viewer.addHandler("animation-finish", rememberPlace);
   $("place").addEventListener("change", () => goTo($("place").value));
   window.addEventListener("hashchange", () => goTo(location.hash.slice(1)));
+  openRegions();
   await loadOverlays(slide);
 }
 
@@ -163,7 +153,7 @@ async function loadPredictions() {
   const found = await json(`/api/overlay/${encodeURIComponent(state.slide.slide_id)}/${task}/${fold}`);
   const scores = new Float32Array(decodeBase64(found.scores).buffer);
   state.overlay = {
-    ...found, task, fold, scores, called: decodeBase64(found.called),
+    ...found, task, fold, scores, called: decodeBase64(found.called), wrong: decodeBase64(found.wrong),
     x: new Int32Array(decodeBase64(found.x).buffer),
     y: new Int32Array(decodeBase64(found.y).buffer),
     id: new Uint32Array(decodeBase64(found.patch_id).buffer),
@@ -182,9 +172,10 @@ function overlaysOf({ overlays, task, fold }) {
 
 // The colour of a patch; null if it is not coloured.
 function colourOf(i) {
-  const { called, count, classes, scores, range } = state.overlay;
+  const { called, count, classes, scores, range, wrong } = state.overlay;
   const [shown, one] = $("shown").value.split(" ");
   if (shown === "pixels") return null;
+  if (shown === "errors") return ERRORS[wrong[i]]?.[0] ?? null;
   if (shown === "called") {
     const wanted = one === undefined ? classes.map((_, c) => c) : [Number(one)];
     const found = wanted.find((c) => called[c * count + i]);
@@ -219,6 +210,7 @@ function drawOverlay() {
   drawTissue(context);
   drawPredictions(context);
   drawChosen(context, view);
+  drawRegions(context, view);
   drawBar(view);
   drawLegend();
 }
@@ -280,9 +272,12 @@ function drawLegend() {
   const end = (i) => (low + (i / VIRIDIS.length) * (high - low)).toPrecision(3);
   const scored = /^\d+$/.test($("shown").value);
   const layer = state.slide.masks.find((mask) => mask.title && maskKey(mask.task, mask.fold) === $("cascade").value);
-  const classes = scored ? layer?.classes ?? [] : state.slide.class_order;
+  const coded = scored || $("shown").value === "errors";
+  const classes = coded ? (layer && !layer.colours ? layer.classes : []) : state.slide.class_order;
   const entries = scored ? VIRIDIS.map((colour, i) => [colour, `${end(i)} to ${end(i + 1)}`]) : [];
+  if ($("shown").value === "errors") entries.push(...ERRORS);
   entries.push(...classes.map((name) => [colourOfClass(name), name]));
+  if (layer?.colours) entries.push(...layer.classes.map((name, i) => [layer.colours[i], name]));
   legend(entries);
 }
 
@@ -363,9 +358,12 @@ function showPatch(patch) {
 
 async function start() {
   try {
-    const slides = await listSlides();
-    const id = currentSlide() ?? slides.find((slide) => slide.status === "ok")?.slide_id;
-    if (id) await openSlide(id);
+    await readList();
+    const first = listed.slides.find((slide) => slide.status === "ok");
+    if (!currentSlide() && first) history.replaceState(null, "", addressOf(first));
+    fillList();
+    document.querySelector("#list .current")?.scrollIntoView({ block: "nearest", inline: "center" });
+    if (currentSlide()) await openSlide(currentSlide());
     else $("message").textContent = "This results folder has no usable slide.";
   } catch (error) {
     $("message").textContent = String(error);
