@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 from histomake.audit.sidecar import job, log
 from histomake.base.kinds import Kind
 from histomake.base.layout import Layout
+from histomake.base.patient_bootstrap import BOOTSTRAPS
 from histomake.base.tables import write_table
 from histomake.config import Target
 from histomake.config.evaluation import Evaluate
@@ -22,7 +23,6 @@ from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.importance import permuted_predictions
 from histomake.evaluate.plots import draw_figures
 from histomake.evaluate.predictions import read_cards, read_predictions
-from histomake.evaluate.sampling import BOOTSTRAPS
 from histomake.evaluate.slide_table import write_slide_table
 from histomake.learn.data.patch_index import SlideEntry, annotated_areas
 from histomake.model.reuse import fold_of

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from histomake.base.errors import HistomakeError
+from histomake.base.patient_bootstrap import patient_weights
 from histomake.config import Target
-from histomake.evaluate.evaluation import evaluate, patient_weights
+from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.items import SlidePrediction
 from sklearn import metrics as reference
 

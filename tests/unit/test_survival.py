@@ -15,6 +15,7 @@ from histomake.bags.predict import load_bag_model, predict_bag
 from histomake.bags.training import train_bags
 from histomake.base.cells import survival
 from histomake.base.errors import ConfigError, HistomakeError
+from histomake.base.patient_bootstrap import patient_weights
 from histomake.cohort.folds import assign_task
 from histomake.cohort.sheet import Slide, read_sheet
 from histomake.config import Encoder, Grid, Target, Task, parse_config
@@ -23,7 +24,6 @@ from histomake.evaluate.evaluation import evaluate
 from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.items import Items, SlidePrediction
 from histomake.evaluate.plots import draw_figures
-from histomake.evaluate.sampling import patient_weights
 from histomake.evaluate.survival import risk_groups, survival_metrics
 from histomake.explain.summaries import bag_table
 from histomake.features.encoders import load_group

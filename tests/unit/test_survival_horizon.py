@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from histomake.bags.hazards import IntervalHazards, cumulative_hazard, survival_card
+from histomake.base.patient_bootstrap import patient_weights
 from histomake.base.records.model_card import SurvivalCard
 from histomake.config import Task
 from histomake.evaluate.horizon import Horizon, auc, kaplan_meier
 from histomake.evaluate.items import Items
-from histomake.evaluate.sampling import patient_weights
 from histomake.evaluate.survival import survival_metrics
 from histomake.learn.objectives.losses import interval_hazards, interval_outcomes
 from histomake.target.survival import ordered_pairs

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from histomake.base.patient_bootstrap import patient_weights
 from histomake.base.records.bag_probe import SHARES, Removal, probe_of
 from histomake.base.records.graph import EDGE_ABLATIONS
 from histomake.base.records.metrics import MetricValue
 from histomake.evaluate import statistics
 from histomake.evaluate.items import SlidePrediction
-from histomake.evaluate.sampling import patient_weights, summarise
+from histomake.evaluate.sampling import summarise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histomake.base.patient_bootstrap import BOOTSTRAPS, patient_weights
 from histomake.base.records.patch_cascade import StageCost
 from histomake.base.records.patch_cascade_metrics import (
     ComparedMetric,
@@ -20,7 +21,7 @@ from histomake.base.units import Mpp
 from histomake.cascade.patch_cascade import dense_pixels, pixels_read, run_stages
 from histomake.cascade.patch_compare import SlideComparison
 from histomake.config import StageThresholds
-from histomake.evaluate.sampling import BOOTSTRAPS, patient_weights, summarise
+from histomake.evaluate.sampling import summarise
 from histomake.evaluate.statistics import area_under_roc, average_precision, score_histograms
 
 if TYPE_CHECKING:

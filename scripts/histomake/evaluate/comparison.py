@@ -8,6 +8,7 @@ import numpy as np
 
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
+from histomake.base.patient_bootstrap import BOOTSTRAPS, INTERVAL, patient_weights
 from histomake.base.records.comparison import ComparisonRecord
 from histomake.base.records.metrics import ComparedLevel, MetricDifference, PatientTruth
 from histomake.config import Target
@@ -15,7 +16,7 @@ from histomake.evaluate.delong import compare_areas
 from histomake.evaluate.items import Items, SlidePrediction
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.patient_truth import REFUSE
-from histomake.evaluate.sampling import BOOTSTRAPS, INTERVAL, patient_weights, summarise
+from histomake.evaluate.sampling import summarise
 from histomake.target.outputs import outputs_of
 
 COMPARED = ("slide", "patient")

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from histomake.base.errors import HistomakeError
 from histomake.base.kinds import Kind
+from histomake.base.patient_bootstrap import BOOTSTRAPS, INTERVAL, patient_weights
 from histomake.base.records.metrics import (
     Agreement,
     ComparedLevel,
@@ -31,7 +32,6 @@ from histomake.evaluate.measuring import Measuring, level_metrics
 from histomake.evaluate.operating import Tested, decisions, operating_points, shares_of_folds
 from histomake.evaluate.patient_truth import OF_CLASSES, REFUSE
 from histomake.evaluate.result import Evaluation
-from histomake.evaluate.sampling import BOOTSTRAPS, INTERVAL, patient_weights
 from histomake.evaluate.slide_table import slide_table
 from histomake.evaluate.subgroups import subgroup_tables
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from histomake.base.kinds import Kind
+from histomake.base.patient_bootstrap import patient_weights
 from histomake.base.records.metrics import LevelMetrics, MetricValue, PatientTruth
 from histomake.config import Target
 from histomake.evaluate.horizon import Horizon
 from histomake.evaluate.items import Items, SlidePrediction
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.result import MetricRow
-from histomake.evaluate.sampling import patient_weights, summarise
+from histomake.evaluate.sampling import summarise
 from histomake.evaluate.slide_rates import EVERY_CLASS
 from histomake.evaluate.statistics import confusion_counts
 from histomake.target.outputs import outputs_of

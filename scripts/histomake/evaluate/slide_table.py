@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.csv
 
 from histomake.base.files import atomic_file
+from histomake.base.patient_bootstrap import patient_weights
 from histomake.base.records.metrics import MetricValue
 from histomake.base.rng import DRAW, counter_rng
 from histomake.evaluate import statistics
 from histomake.evaluate.items import SlidePrediction
 from histomake.evaluate.kinds import EVALUATED
 from histomake.evaluate.measuring import Measuring
-from histomake.evaluate.sampling import patient_weights, summarise
+from histomake.evaluate.sampling import summarise
 from histomake.evaluate.slide_rates import ClassRates
 
 RATES = ("accuracy", "sensitivity", "specificity", "auroc")
