@@ -136,8 +136,10 @@ def test_realism_has_all_reference_rows(slides, model, encoder, tmp_path):
 
 def test_the_bootstrap_draws_patients_where_both_sides_have_several(slides, model, encoder, tmp_path):
     held = [held_out(slides[n], bluer, tmp_path) for n in (0, 4)]
-    rows = measured(slides, model, held, encoder, real=slides[2:4]).record.realism
-    assert (rows["transfer"].drawn, rows["real"].drawn) == ("patients", "patches")
+    record = measured(slides, model, held, encoder, real=slides[2:4]).record
+    assert (record.realism["transfer"].drawn, record.realism["real"].drawn) == ("patients", "patches")
+    low, high = record.invented_interval
+    assert low <= record.invented_share <= high
 
 
 def test_without_an_encoder_realism_is_not_measured(slides, model, tmp_path):
@@ -200,10 +202,12 @@ def test_page_and_tables_show_the_measures(slides, model, encoder, tmp_path):
         len(found.record.flags),
     )
     assert (row["invented_share"], row["cycle_ssim"]) == (found.record.invented_share, found.record.cycle.ssim)
+    assert (row["invented_low"], row["invented_high"]) == (None, None)
     assert tables["transfer_realism"]["patches_of"].to_pylist() == sorted(ROWS)
     (structure,) = found.record.structures
     counted = structure.transfer.invented
     assert f"{counted / structure.nuclei:.1%}" in page
+    assert "one patient: no interval" in page
     assert tables["transfer_structures"]["transfer_invented"].to_pylist() == [counted]
     assert TransferMeasures.read(files.measures("forward")).structures == found.record.structures
 

@@ -21,14 +21,16 @@ STRUCTURE = {
     "glass_change": pa.float64(),
 }
 MATCH = {"nuclei": pa.int64(), "dice": pa.float64(), "invented": pa.int64(), "lost": pa.int64()}
-WAYS = ("transfer", "reinhard")
+WAYS = ("transfer", "reinhard", "macenko")
 SHARES = ("invented_per_mm2", "invented_share", "lost_share")
+COMPARED = ("invented", "lost")
+ENDS = [f"{name}_{end}" for name in COMPARED for end in ("low", "high")]
 
 SCHEMAS = {
     "transfers": pa.schema(
         [*PLACE, ("stain", pa.string()), ("wanted_stain", pa.string()), ("weights_sha256", pa.string())]
         + [(name, pa.int64()) for name in ("held_out_slides", "real_slides")]
-        + [(name, pa.float64()) for name in (*SHARES, "cycle_ssim", "cycle_l1")]
+        + [(name, pa.float64()) for name in (*SHARES, *ENDS, "cycle_ssim", "cycle_l1")]
         + [("flags", pa.int64())]
     ),
     "transfer_realism": pa.schema(
@@ -61,6 +63,8 @@ def _measures(record: TransferMeasures) -> Iterator[Row]:
     slides, real = record.slides
     row = _place(record) | {"stain": stain, "wanted_stain": wanted, "weights_sha256": record.weights_sha256}
     row |= {"held_out_slides": len(slides), "real_slides": len(real)} | {name: getattr(record, name) for name in SHARES}
+    ends = [end for name in COMPARED for end in getattr(record, f"{name}_interval") or (None, None)]
+    row |= dict(zip(ENDS, ends, strict=True))
     cycle = record.cycle
     row |= {f"cycle_{name}": None if cycle is None else getattr(cycle, name) for name in ("ssim", "l1")}
     yield row | {"flags": len(record.flags)}

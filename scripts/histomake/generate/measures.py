@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from histomake.base.records.transfer_measures import CycleMeasure, NucleiMatch, 
 from histomake.features.encoders import ReadyEncoder
 from histomake.generate.held_out import Box, HeldOut, OpenPair, read_patches, shares, spread
 from histomake.generate.networks import StainGenerator
+from histomake.generate.nuclei_excess import excess, excess_flags
 from histomake.generate.realism_rows import PatchSet, PatchSets, realism_rows, unrealistic
 from histomake.generate.reference import learned, reference_stains
 from histomake.generate.seams import glass_change, seam_ratio
@@ -25,15 +26,12 @@ from histomake.generate.structure import Views, compare
 from histomake.generate.translate import SAMPLED_WINDOWS, SlideTranslator, direction_of, load_generator
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.learn.engine.runtime import Runtime, choose_runtime
-from histomake.patch.stain import StainNormaliser
+from histomake.patch.stain import Method, StainNormaliser
 
 STAGE = "measure"
 
 CYCLED = 64
 """Most patches that are translated there and back."""
-
-STRANGE_SHARE = 0.1
-"""Share of the nuclei of the scanned slides from which invented or lost ones are flagged, beyond Reinhard's share."""
 
 
 @dataclass
@@ -96,7 +94,7 @@ def measure_transfer(
             pair = OpenPair(slide, mpp, size=size, most=patches)
             known = learned(stains, slide.entry)
             first, second = _translators(pair, there, back, runtime, size=size)
-            structure, invented = _structure(pair, known.get("reinhard"), first)
+            structure, invented = _structure(pair, known, first)
             cycles = [_cycle(pair, second, box) for box in spread(pair.boxes, cycled)]
             found.sets.add(pair, known, share)
         except SlideError as error:
@@ -125,7 +123,7 @@ def _record(
 ) -> TransferMeasures:
     stains = card.stains if side == 0 else (card.stains[1], card.stains[0])
     lost = {entry.slide_id for entry in found.lost}
-    invented_share, lost_share = (_excess(found.structures, what) for what in ("invented", "lost"))
+    invented, gone = (excess(found.structures, what, seed=seed) for what in ("invented", "lost"))
     realism = realism_rows(encoder, found.sets, found.real, seed=seed) if encoder else {}
     return TransferMeasures(
         transfer=name,
@@ -138,9 +136,11 @@ def _record(
         cycle=_mean_cycle(found.cycles),
         structures=found.structures,
         invented_per_mm2=_per_mm2(found.structures),
-        invented_share=invented_share,
-        lost_share=lost_share,
-        flags=_flags(stains, invented_share, lost_share) + unrealistic(stains, realism),
+        invented_share=invented.share,
+        invented_interval=invented.interval,
+        lost_share=gone.share,
+        lost_interval=gone.interval,
+        flags=excess_flags(stains, invented, gone) + unrealistic(stains, realism),
         left_out=found.lost,
     )
 
@@ -149,18 +149,12 @@ def _record(
 
 
 def _structure(
-    pair: OpenPair, reinhard: StainNormaliser | None, translator: SlideTranslator
+    pair: OpenPair, stains: Mapping[Method, StainNormaliser], translator: SlideTranslator
 ) -> tuple[SlideStructure, list[int]]:
     """Structures, seams and glass of a slide, and the number of invented nuclei in each of its patches."""
     mpp, entry = pair.scanned.mpp, pair.slide.entry
     found = compare(pair.windows, mpp)
-    match: NucleiMatch | None = None
-    if reinhard is not None and found.match is not None:
-        normaliser = reinhard
-        match = compare(
-            lambda: (Views(w.before, normaliser.apply(w.before, entry.slide_id), w.tissue) for w in pair.windows()),
-            mpp,
-        ).match
+    normalised = {method: None if found.match is None else _normalised(pair, stain) for method, stain in stains.items()}
     place = pair.tissue, pair.width, pair.height
     structure = SlideStructure(
         slide_id=entry.slide_id,
@@ -170,42 +164,27 @@ def _structure(
         haematoxylin_correlation=found.correlation,
         nuclei=found.nuclei,
         transfer=found.match,
-        reinhard=match,
+        reinhard=normalised.get("reinhard"),
+        macenko=normalised.get("macenko"),
         seam_ratio=seam_ratio(pair.changed, translator.translate, *place),
         glass_change=glass_change(pair.scanned.read, pair.changed, *place),
     )
     return structure, found.invented
 
 
-def _excess(structures: Sequence[SlideStructure], what: str) -> float | None:
-    """Invented or lost nuclei as a share of those of the scanned slides, less that under Reinhard's normalisation.
+def _normalised(pair: OpenPair, stain: StainNormaliser) -> NucleiMatch | None:
+    """Nuclei of a slide under a normalisation of its stain."""
+    slide = pair.slide.entry.slide_id
 
-    None without nuclei. Slides without known colours count in full.
-    """
-    nuclei = sum(s.nuclei for s in structures)
-    if not nuclei:
-        return None
-    own, usual = (
-        sum(getattr(match, what) for s in structures if (match := getattr(s, row)) is not None)
-        for row in ("transfer", "reinhard")
-    )
-    return float((own - usual) / nuclei)
+    def views() -> Iterator[Views]:
+        return (Views(w.before, stain.apply(w.before, slide), w.tissue) for w in pair.windows())
+
+    return compare(views, pair.scanned.mpp).match
 
 
 def _per_mm2(structures: Sequence[SlideStructure]) -> float | None:
     counted = [(s.transfer.invented, s.area_mm2) for s in structures if s.transfer is not None and s.area_mm2]
     return sum(number for number, _ in counted) / sum(area for _, area in counted) if counted else None
-
-
-def _flags(stains: tuple[str, str], invented: float | None, lost: float | None) -> list[str]:
-    """Sentences about invented and lost nuclei."""
-    told = {"invents": invented, "loses": lost}
-    return [
-        f"The transfer from {stains[0]} to {stains[1]} {verb} {share:.0%} of the number of nuclei, beyond what the "
-        "measure finds where no structure was moved: look at its map, and count no cells on these slides."
-        for verb, share in told.items()
-        if share is not None and share > STRANGE_SHARE
-    ]
 
 
 # --- there and back ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from histomake.base.layout import Layout
 from histomake.base.records.transfer_measures import NucleiMatch, Realism, SlideStructure, TransferMeasures
 from histomake.config import Config
 from histomake.generate.realism_rows import ROWS
+from histomake.generate.reference import METHODS
 from histomake.generate.translate import direction_of
 from histomake.report import page
 from histomake.report.page import Html
@@ -62,15 +63,25 @@ def _facts(found: TransferMeasures) -> dict[str, object]:
     cycle = found.cycle
     return {
         "held-out slides": len(found.slides[0]),
+        "their patients": len({s.patient_id for s in found.structures}),
         "real held-out slides with the wanted stain": len(found.slides[1]),
         "invented nuclei per mm²": found.invented_per_mm2,
         "invented nuclei, as share of those scanned": page.percent(_raw_share(found.structures, "invented")),
-        "invented nuclei, beyond Reinhard's": page.percent(found.invented_share),
+        "invented nuclei, beyond a normalisation's": _with_interval(found.invented_share, found.invented_interval),
         "lost nuclei, as share of those scanned": page.percent(_raw_share(found.structures, "lost")),
-        "lost nuclei, beyond Reinhard's": page.percent(found.lost_share),
+        "lost nuclei, beyond a normalisation's": _with_interval(found.lost_share, found.lost_interval),
         "there and back: structural similarity": None if cycle is None else cycle.ssim,
         "there and back: mean difference, grey levels": None if cycle is None else cycle.l1,
     }
+
+
+def _with_interval(share: float | None, interval: tuple[float, float] | None) -> str | None:
+    """A share with its interval by patients."""
+    if share is None:
+        return None
+    if interval is None:
+        return f"{share:.1%} (one patient: no interval)"
+    return "{:.1%} (95 % interval by patients: {:.1%} to {:.1%})".format(share, *interval)
 
 
 def _raw_share(structures: list[SlideStructure], what: str) -> float | None:
@@ -102,7 +113,8 @@ def _distances(found: Realism) -> list[object]:
 
 def _structures(structures: list[SlideStructure]) -> Html:
     header = ["slide", "patches", "haematoxylin, correlation", "nuclei before", "after", "Dice", "invented", "lost"]
-    header += ["invented, Reinhard", "lost, Reinhard", "seam ratio", "change of glass, levels"]
+    header += [f"{what}, {ROW_TEXTS[row]}" for row in METHODS for what in ("invented", "lost")]
+    header += ["seam ratio", "change of glass, levels"]
     rows = [
         [
             s.slide_id,
@@ -110,8 +122,7 @@ def _structures(structures: list[SlideStructure]) -> Html:
             s.haematoxylin_correlation,
             s.nuclei if s.transfer else None,
             *_match(s.transfer),
-            s.reinhard.invented if s.reinhard else None,
-            s.reinhard.lost if s.reinhard else None,
+            *(getattr(getattr(s, row), what, None) for row in METHODS for what in ("invented", "lost")),
             s.seam_ratio,
             s.glass_change,
         ]

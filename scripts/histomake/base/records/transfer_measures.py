@@ -70,6 +70,8 @@ class SlideStructure(Part, frozen=True, kw_only=True):
     reinhard: NucleiMatch | None
     """The same of the slide under Reinhard's normalisation, which moves no structure: what the method of measuring \
 invents and loses by itself. Null if the grid is too coarse, or the colours of a side are unknown."""
+    macenko: NucleiMatch | None = None
+    """The same under Macenko's normalisation."""
     seam_ratio: float | None
     """How much more pixels differ across borders of windows than where one window spans them; null without borders."""
     glass_change: float | None
@@ -103,10 +105,14 @@ training slide, ``transfer`` those of virtual slides, ``real`` other real ones. 
     invented_per_mm2: float | None
     """Nuclei that the scanned slides do not have, per mm² of tissue; null if the grid is too coarse for nuclei."""
     invented_share: float | None
-    """The same as a share of the nuclei of the scanned slides, less that under Reinhard's normalisation; null without \
-nuclei."""
+    """The same as a share of the nuclei of the scanned slides, less that under a normalisation: of each slide \
+Reinhard's or Macenko's, whichever has the higher Dice coefficient. Null without nuclei."""
+    invented_interval: tuple[float, float] | None = None
+    """Interval of 95 % of this share by a bootstrap of patients; null if the nuclei are of one patient."""
     lost_share: float | None
-    """Share of the nuclei of the scanned slides that is lost, less that under Reinhard's normalisation."""
+    """Share of the nuclei of the scanned slides that is lost, less that under the same normalisation."""
+    lost_interval: tuple[float, float] | None = None
+    """Interval of 95 % of this share; null if the nuclei are of one patient."""
     flags: list[str]
     """What forbids to use the virtual slides without looking at them, in complete sentences."""
     left_out: list[Quarantined] = msgspec.field(default_factory=list)
