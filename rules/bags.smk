@@ -24,7 +24,10 @@ rule train_bags:
     threads: 2
     resources:
         mem_mb=memory(
-            4000, more=lambda wildcards, input: bag_training_mb(task(wildcards), cohort_patches(input.cohort))
+            4000,
+            more=lambda wildcards, input: bag_training_mb(
+                task(wildcards), cohort_patches(input.cohort), CONFIG.encoders[task(wildcards).features].choose
+            ),
         ),
         runtime=12 * 60,
     params:

@@ -6,13 +6,14 @@ before it is built either, so the largest usual one is assumed (`NETWORK_MB`), o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from histomake.base.units import PatchPixels
-from histomake.config import Explain, Generator, Grid, Radhical, StainTransfer, Task
+from histomake.config import Explain, Generator, Grid, PatchChoice, Radhical, StainTransfer, Task
 from histomake.generate.growing.schedule import batch_at
 from histomake.planning.resources import MOST_BATCH_MB, batch_mb, batch_pixels
 
@@ -156,6 +157,15 @@ def cohort_patches(path: Path | str) -> list[CohortPatches]:
         return []  # the job itself tells what is wrong with the cohort
 
 
+def chosen_patches(cohort: Sequence[CohortPatches], choice: PatchChoice | None) -> list[CohortPatches]:
+    """A cohort with as many patches of each slide as an encoder sees at most: all, unless patches are chosen."""
+    if choice is None:
+        return list(cohort)
+    most = choice.most if choice.most is not None else sys.maxsize
+    share = choice.budget if choice.budget is not None else 1.0
+    return [msgspec.structs.replace(s, patches=min(s.patches, most, max(1, int(share * s.patches)))) for s in cohort]
+
+
 def patches_mb(cohort: Sequence[CohortPatches]) -> float:
     """The index of all patches of a cohort."""
     return ROW_BYTES * sum(slide.patches for slide in cohort) / 1e6
@@ -210,14 +220,16 @@ def head_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:
     return patches_mb(cohort) + (drawn * WIDEST * VALUE_BYTES * HEAD_COPIES + step) / 1e6
 
 
-def bag_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:
-    """Training on bags of vectors, and validation on whole bags."""
-    patches = sum(slide.patches for slide in cohort)
+def bag_training_mb(task: Task, cohort: Sequence[CohortPatches], choice: PatchChoice | None = None) -> float:
+    """Training on bags of vectors, and validation on whole bags. ``choice``: of the patches that have vectors."""
+    with_vectors = chosen_patches(cohort, choice)
+    patches = sum(slide.patches for slide in with_vectors)
     scaled = min(patches, SCALED_BY) * WIDEST * VALUE_BYTES * HEAD_COPIES
-    drawn = task.train.batch * min(task.bag.size, largest_bag(task, cohort))
+    drawn = task.train.batch * min(task.bag.size, largest_bag(task, with_vectors))
     read = drawn * WIDEST * VALUE_BYTES
     loaded = loaders_mb(1 if task.train.workers is None else task.train.workers, read)  # the rule has two threads
-    return patches_mb(cohort) + loaded + (scaled + 3 * read) / 1e6 + pooling_mb(task, cohort)
+    # All patches are indexed before those with vectors are taken.
+    return patches_mb(cohort) + loaded + (scaled + 3 * read) / 1e6 + pooling_mb(task, with_vectors)
 
 
 def graph_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:
