@@ -1,6 +1,8 @@
 # Pictures of slides: tissue and artefacts, patches, predictions, regions at higher resolution, and tiles for QuPath.
 from histomake.pictures.kinds import WITH_ATTENTION, WITH_CONFIDENCE, WITH_GRAPH, WITHOUT_CONFIDENCE
+from histomake.planning.choice_plan import ChoicePlan
 
+CHOSEN = ChoicePlan(PLAN)
 CONTACT_GRIDS = sorted({t.grid for t in CONFIG.tasks.values()} or CONFIG.grids)
 
 # Views of a slide by name, with their place in the report.
@@ -85,6 +87,7 @@ rule views:
             for name in [wildcards.task]
             if name in PLAN.on_graphs
         ],
+        choosing=lambda wildcards: CHOSEN.chosen_by(wildcards.task, int(wildcards.fold), wildcards.slide),
     output:
         **{view: VIEWS[view] for view in WITHOUT_CONFIDENCE},
     log:

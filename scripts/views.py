@@ -10,15 +10,21 @@ from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.model_card import ModelCard
 from histomake.base.records.quality import QualityRecord
-from histomake.base.records.record import quarantined
+from histomake.base.records.record import Quarantined, quarantined
 from histomake.base.records.tissue import TissueRecord
 from histomake.base.tables import lost_slide
 from histomake.cohort.quarantine import attempt, in_memory
 from histomake.graphs.store import read_graph
 from histomake.patch.table import read_table
-from histomake.pictures.findings import SlideFindings
+from histomake.pictures.findings import ChoosingScores, SlideFindings
 from histomake.pictures.views import draw_quarantine, draw_region, draw_views
 from histomake.slide.reader import open_slide
+
+
+def choosing(table, predictions):
+    """Scores that chose the patches; none of a slide that is quarantined or was found to be damaged there."""
+    record, found = read_table(table)[1], pq.read_table(predictions)
+    return None if isinstance(record, Quarantined) or lost_slide(found) else ChoosingScores(record, found)
 
 
 def draw(given, params, predictions, out):
@@ -32,6 +38,7 @@ def draw(given, params, predictions, out):
             label_store=next(map(store_of, given.labels), None),
             graph=next(map(read_graph, given.graph), None),
             nodes=next(map(pq.read_table, given.nodes), None),
+            choosing=choosing(*given.choosing) if given.choosing else None,
         )
         if "region" in out:
             draw_region(findings, params.box, out["region"])

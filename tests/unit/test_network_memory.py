@@ -14,7 +14,7 @@ from histomake.base.layout import Layout
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.record import write_list
 from histomake.cascade import samples
-from histomake.config import Encoder, Explain, Grid, Radhical, Task
+from histomake.config import Encoder, Explain, Grid, PatchChoice, Radhical, Task
 from histomake.explain import patch_pixels, shapley
 from histomake.explain.attribution import attribute
 from histomake.explain.embedding import TestedSlide, embed
@@ -91,6 +91,26 @@ def test_the_largest_bag_is_that_of_a_slide_or_of_a_patient(cohort):
 )
 def test_memory_of_a_training_on_bags_grows_with_bags_and_widths(larger, cohort):
     assert needed.bag_training_mb(bag_task(**larger), cohort) > needed.bag_training_mb(bag_task(), cohort)
+
+
+def test_patches_that_are_not_chosen_count_for_the_index_alone_in_memory_of_bags():
+    hundred = [needed.CohortPatches("S1", "P1", 100), needed.CohortPatches("S2", "P2", 5)]
+    choices = [
+        (None, [100, 5]),
+        (PatchChoice(task="low", budget=0.04), [4, 1]),
+        (PatchChoice(task="low", budget=0.5, most=20), [20, 2]),
+        (PatchChoice(task="low", class_name="tumour", least_score=0.5), [100, 5]),
+    ]
+    for choice, most in choices:
+        assert [slide.patches for slide in needed.chosen_patches(hundred, choice)] == most
+
+
+def test_memory_of_a_training_on_bags_shrinks_with_the_budget_of_their_patches(cohort):
+    several = [PatchChoice(task="low", budget=budget) for budget in (0.01, 0.1, 1.0)]
+    requests = [needed.bag_training_mb(bag_task(), cohort, choice) for choice in several]
+    assert requests == sorted(requests)
+    assert requests[0] < requests[1]
+    assert requests[-1] == needed.bag_training_mb(bag_task(), cohort)
 
 
 def graph_task(**values):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from histomake.pictures import canvas, panel
+from histomake.pictures import canvas, chosen_view, panel
 from histomake.pictures.findings import SlideFindings
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ SHOWN_QUANTILE = 0.99
 
 
 def attention(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray[np.uint8]]:
-    """Draw the percentile of attention, the contributions to each output if pooling is additive, and the annotation."""
+    """Draw the percentile of attention, contributions if pooling is additive, what chose patches, and the annotation."""
     table = findings.predictions
     percentile = table["percentile"].to_numpy().astype(np.float64)
     panels = [
         panel.valued_patches(findings, thumb, percentile, f"Attention: {_result(findings)}", ("lowest", "highest"))
     ]
     panels += [_contributions(findings, thumb, name) for name in shown_outputs(findings)]
-    return [*panels, panel.annotated_classes(findings, thumb)]
+    return [*panels, *chosen_view.chosen(findings, thumb), panel.annotated_classes(findings, thumb)]
 
 
 def _result(findings: SlideFindings) -> str:

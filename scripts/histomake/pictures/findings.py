@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ChoosingScores:
+    """What the model that chose the patches of an encoder predicted of the slide, and the record of its patch table."""
+
+    record: PatchTableRecord
+    predictions: pa.Table
+
+
+@dataclass(frozen=True)
 class SlideFindings:
     """A slide, its annotation, and a model's predictions on it.
 
@@ -39,6 +47,7 @@ class SlideFindings:
         label_store: OME-Zarr labels of a segmentation.
         graph: Graph of the slide, of a task on graphs.
         nodes: Predictions of its nodes.
+        choosing: Scores that chose the patches, if the model's encoder sees chosen ones.
     """
 
     reader: SlideReader
@@ -49,6 +58,7 @@ class SlideFindings:
     label_store: Path | None = None
     graph: StoredGraph | None = None
     nodes: pa.Table | None = None
+    choosing: ChoosingScores | None = None
 
     @property
     def classes(self) -> list[str]:

@@ -51,6 +51,13 @@ class ChoicePlan:
             return []
         return [self.plan.layout.description(choice.task, fold) for fold in self.folds(group, slide)]
 
+    def chosen_by(self, task: str, fold: int, slide: str) -> list[Path]:
+        """Patch table and predictions by which the patches of a slide of a task were chosen; none if all are seen."""
+        encoder = self.plan.config.tasks[task].features
+        if encoder not in self._choices:
+            return []
+        return [*self.tables(encoder, slide), self.plan.layout.prediction(self._choices[encoder].task, fold, slide)]
+
     def misfits(self) -> list[str]:
         """Reasons why tasks cannot learn from chosen patches: slides have other roles in the task that chooses."""
         found = []
