@@ -18,7 +18,7 @@ SHOWN_QUANTILE = 0.99
 
 
 def attention(findings: SlideFindings, thumb: canvas.Thumbnail) -> list[NDArray[np.uint8]]:
-    """Draw the percentile of attention, contributions if pooling is additive, what chose patches, and the annotation."""
+    """Draw the percentile of attention, contributions if pooling is additive, chosen patches, and the annotation."""
     table = findings.predictions
     percentile = table["percentile"].to_numpy().astype(np.float64)
     panels = [

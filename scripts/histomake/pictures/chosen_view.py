@@ -1,4 +1,4 @@
-"""Panels of the patches that an encoder sees: the scores on the coarser grid that chose them, and the chosen patches."""
+"""Panels of the patches that an encoder sees: the scores that chose them, and the chosen patches."""
 
 from __future__ import annotations
 
