@@ -29,6 +29,9 @@ IMAGES = {"train": 6, "val": 3, "test": 12}
 SHARES = {"train": (0.02, 0.05, 0.1), "val": (0.01, 0.05, 0.1), "test": (0.002, 0.01, 0.1)}
 """Share of the tissue that is lesion, in turn. Every slide is one patient."""
 
+STEPS = 200
+"""Steps of training of each stage of the cascade."""
+
 CASCADE_TESTS = 12
 """Test patients of the cascade: a dense run over each takes a quarter of a minute, twice."""
 
@@ -92,15 +95,17 @@ def configuration(*, cascade: bool) -> dict:
     low, high = config["tasks"].values()
     for task in (low, high):
         task["target"]["classes"] = ["lesion"]
-        task["predict"] = {"roles": ["val", "test"]}
+        task["train"]["steps"] = STEPS
         del task["split"]
+        if cascade:
+            task["predict"] = {"roles": ["val", "test"]}
     low["target"]["min_area"] = 0.05
     stages = {"class_name": "lesion", "stages": ["low", "high"]}
     config |= {
         "sheet": "slides.tsv",
         "results": "results",
         "annotations": {"classes": {"lesion": "lesion"}},
-        "grids": {"low": {"mpp": 16.0, "size": 32}, "high": {"mpp": 2.0, "size": 64}},
+        "grids": {"low": {"mpp": 16.0, "size": 32, "min_tissue": 0.02}, "high": {"mpp": 2.0, "size": 64}},
     }
     if cascade:
         cascades = {"lesion": config["cascades"]["nuclei"] | stages}

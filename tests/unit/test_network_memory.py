@@ -262,7 +262,8 @@ def attributes(layout: Layout) -> None:
 
 
 EXPLAIN = Explain(shap_patches=4, shap_background=4)
-USED = {"CONFIG": SimpleNamespace(grids={GRID_NAME: GRID}, explain=EXPLAIN), **vars(needed)}
+ENCODERS = {bag_task().features: Encoder(grid=GRID_NAME, name="resnet10t", weights=False)}
+USED = {"CONFIG": SimpleNamespace(grids={GRID_NAME: GRID}, encoders=ENCODERS, explain=EXPLAIN), **vars(needed)}
 STEPS = {
     trains: request_of("train", "training.smk", task=lambda _: TASK, **USED),
     trains_bags: request_of("train_bags", "bags.smk", task=lambda _: bag_task(), **USED),

@@ -31,7 +31,7 @@ VIEW_TITLES = {
     "prediction": "Prediction",
     "confidence": "Confidence",
     "truth": "Annotation, prediction, and differences",
-    "attention": "Attention, contributions, and annotation",
+    "attention": "Attention, contributions, chosen patches, and annotation",
     "graph": "The graph on its tissue: nodes by class and by contribution, and edges",
 }
 
