@@ -24,7 +24,7 @@ from histomake.config import Cells, Config, Task
 from histomake.explain.rankings import right_and_wrong
 from histomake.report import cascades_section, front_page, page, task_section
 from histomake.report.cells_section import cells_section
-from histomake.report.front_page import GPU_RULES
+from histomake.report.jobs import GPU_RULES
 from histomake.report.metric_texts import levels_in_order, with_interval
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 from msgspec.structs import replace

@@ -21,10 +21,7 @@ def chosen_patches(
     features = ModelCard.read(path).features if path.is_file() else None
     if features is None or features.chooser is None:
         return []
-    chosen, usable = catalog.execute(
-        f"SELECT coalesce(sum(b.patches), 0), coalesce(sum(k.patches), 0) FROM bags_{name} b JOIN "  # noqa: S608
-        f"(SELECT slide_id, count(*) AS patches FROM patches_{grid}_kept GROUP BY slide_id) k USING (slide_id)"
-    ).fetchall()[0]
+    chosen, usable, _ = patches_seen(name, grid, catalog)
     share = f", {100 * chosen / usable:.1f} %" if usable else ""
     text = (
         f"Encoder {features.encoder} sees only the patches that task {features.chooser.task} chooses by "
@@ -33,6 +30,14 @@ def chosen_patches(
         "them itself."
     )
     return [page.tag("p", text)]
+
+
+def patches_seen(name: str, grid: str, catalog: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
+    """Patches in the bags of a task, usable patches of their slides, and the number of slides, over all folds."""
+    return catalog.execute(
+        f"SELECT coalesce(sum(b.patches), 0), coalesce(sum(k.patches), 0), count(*) FROM bags_{name} b JOIN "  # noqa: S608
+        f"(SELECT slide_id, count(*) AS patches FROM patches_{grid}_kept GROUP BY slide_id) k USING (slide_id)"
+    ).fetchall()[0]
 
 
 def _by(chooser: PatchChooser) -> str:

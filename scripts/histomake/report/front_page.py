@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter, defaultdict
 from typing import Any
 
 import duckdb
-import msgspec
 
 from histomake.audit.environment import git_state, package_versions
 from histomake.base.file_cache import FileCache
@@ -21,11 +19,13 @@ from histomake.base.records.warning import SlideWarning
 from histomake.config import Config
 from histomake.model import reuse
 from histomake.report import page
+from histomake.report.adaptive_bags import adaptive_bags_section
 from histomake.report.cascades_section import cascades_section
 from histomake.report.cells_section import cells_section
 from histomake.report.comparison_section import comparison_section
 from histomake.report.generators_section import generators_section
 from histomake.report.graphs_section import graphs_section
+from histomake.report.jobs import compute_section, read_jobs
 from histomake.report.metrics_section import headline
 from histomake.report.page import Html
 from histomake.report.readers_section import readers_section
@@ -33,34 +33,8 @@ from histomake.report.task_section import map_of_patches, task_section
 from histomake.report.transfers_section import transfers_section
 from histomake.tissue.artefacts import NAMES
 
-GPU_RULES = frozenset(
-    {
-        "train",
-        "train_pixel_bags",
-        "features",
-        "predict_slide",
-        "predict_pixel_bag",
-        "embed",
-        "attribute",
-        "cascade_compare",
-        "cascade_predict",
-        "train_transfer",
-        "transfer_slide",
-        "measure_transfer",
-        "train_generator",
-        "measure_generator",
-        "sample_generator",
-        "draw_samples",
-    }
-    | {f"radhical_{step}" for step in ("train", "maps", "segment", "compare")}
-)
-"""Rules that request a GPU if there is one; their wall time counts as GPU time."""
-
 Row = dict[str, Any]
 """One slide's row of the catalog."""
-
-Job = tuple[float, float, float]
-"""Seconds, CPU seconds and peak MB of one job, from its benchmark file."""
 
 
 def front_page(
@@ -85,14 +59,16 @@ def front_page(
     parts.append(readers_section(catalog))
     parts += [task_section(name, task, layout, catalog, folds[name]) for name, task in config.tasks.items()]
     parts += [comparison_section(layout.comparison(*pair)) for pair in config.compare]
+    jobs = read_jobs(layout, cache or FileCache())
     parts += [
+        adaptive_bags_section(config, layout, catalog, jobs),
         _feature_maps(config, layout),
         cascades_section(config, layout),
         cells_section(config, layout, catalog),
         graphs_section(config, layout, catalog),
         transfers_section(config, layout),
         generators_section(config, layout),
-        _compute(layout, cache or FileCache()),
+        compute_section(jobs),
         _provenance(config, rows),
     ]
     anchors = [*(s.lower() for s in sections), *(f"task-{name}" for name in config.tasks), "compute", "provenance"]
@@ -228,47 +204,6 @@ def _patches(config: Config, catalog: duckdb.DuckDBPyConnection) -> Html:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.items() if reason)
         body.append([name, f"{grid.size} px at {grid.mpp:g} µm/px", counts.get("", 0), reasons or "none"])
     return page.table(["grid", "patch", "kept", "excluded, by reason"], body)
-
-
-def _compute(layout: Layout, cache: FileCache) -> Html:
-    """Time and memory per rule, from the benchmark files."""
-    folder = layout.benchmarks
-    names = (f"{place}/{name}" for place, _, names in os.walk(folder) for name in names)
-    paths = sorted(name for name in names if name.endswith(".tsv"))
-    spent: defaultdict[str, list[Job]] = defaultdict(list)
-    for path, text in zip(paths, cache.read_texts(paths, _benchmark), strict=True):
-        rule = path[len(f"{folder}/") :].split("/", 1)[0].removesuffix(".tsv")
-        spent[rule] += msgspec.json.decode(text or "[]", type=list[Job])
-    body = []
-    for rule, jobs in spent.items():
-        if not jobs:
-            continue
-        seconds, cpu, peak = zip(*jobs, strict=True)
-        hours = sum(seconds) / 3600 if rule in GPU_RULES else None
-        body.append([rule, len(jobs), sum(seconds), sum(cpu), max(peak), hours])
-    body.sort(key=lambda row: -row[2])
-    note = (
-        f"{sum(row[2] for row in body) / 3600:.2f} job hours, {sum(row[3] for row in body) / 3600:.2f} CPU hours, "
-        f"{sum(row[5] or 0 for row in body):.2f} hours in rules that use a GPU if there is one."
-    )
-    table = page.table(["rule", "jobs", "seconds", "CPU seconds", "peak MB", "GPU-rule hours"], body)
-    return page.section("Compute", page.tag("p", note), table)
-
-
-def _benchmark(path: str) -> str:
-    """The jobs of a benchmark file, as JSON."""
-    with open(path) as stream:
-        jobs = csv.DictReader(stream, delimiter="\t")
-        found = [[_number(job[column]) for column in ("s", "cpu_time", "max_rss")] for job in jobs]
-    return msgspec.json.encode(found).decode()
-
-
-def _number(text: str) -> float:
-    """Parse a benchmark value. Snakemake writes - or NA for a job that is too short to measure."""
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 def _provenance(config: Config, rows: list[Row]) -> Html:
