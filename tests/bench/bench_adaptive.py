@@ -53,19 +53,30 @@ def run(work: Path) -> list[Figure]:
     tests = [slide for slide in slides if slide.role == "test"]
     few = [slide for slide in slides if slide.role != "test"] + tests[:CASCADE_TESTS]
     write_sheet(workshop.folder / "slides.tsv", few, files)
+    figures = measure_cascade(workshop, few)
+    write_sheet(workshop.folder / "slides.tsv", slides, files)
+    front = measure_bags(workshop, [slide.name for slide in tests])
+    (work / "adaptive-front.md").write_text(front.table())
+    front.draw(work / "adaptive-front.png")
+    return [*figures, *bag_figures(front)]
+
+
+def measure_cascade(workshop: Workshop, slides: list[LesionSlide]) -> list[Figure]:
+    """Train a cascade, search its thresholds and compare it with its finest stage on the slides of the sheet."""
     workshop.config.write_text(yaml.safe_dump(configuration(cascade=True)))
     workshop.snakemake("--", "all_cascades", timeout=3600)
     found = json.loads((workshop.results / "cascades" / "lesion" / "metrics.json").read_text())
-    write_sheet(workshop.folder / "slides.tsv", slides, files)
+    return cascade_figures(found, slides)
+
+
+def measure_bags(workshop: Workshop, tests: list[str]) -> Front:
+    """Train bags of all and of chosen patches, and predict the test slides with them."""
     workshop.config.write_text(yaml.safe_dump(configuration(cascade=False)))
     names = list(BUDGETS)
     wanted = [f"results/metrics/{name}.json" for name in [*names, DENSE]]
     wanted += [f"results/comparisons/{DENSE}/{name}.json" for name in names]
     workshop.snakemake("--", *wanted, timeout=3600)
-    front = measure_front(workshop, [slide.name for slide in tests])
-    (work / "adaptive-front.md").write_text(front.table())
-    front.draw(work / "adaptive-front.png")
-    return [*cascade_figures(found, slides), *bag_figures(front)]
+    return measure_front(workshop, tests)
 
 
 def lesion_slides(side: int) -> list[LesionSlide]:
