@@ -1,4 +1,4 @@
-"""Conda environments: each installs a part of the lock with its digests, so conda users run the tested files.
+"""Conda environments and images: each installs a part of the lock with its digests, so all users run the tested files.
 
 `python envs/generate.py` writes them; a test fails when they differ from the lock.
 """
@@ -64,12 +64,22 @@ def closure(roots: set[str], parents: dict[str, set[str]]) -> list[str]:
     return sorted(wanted)
 
 
+PYTHON = (ROOT / ".python-version").read_text().strip()
+BASE = f"python:{PYTHON}-slim-bookworm"
+"""Image that others start from; a mirror's name can be given when they are built."""
+LIST = "/opt/histomake/packages.sh"
+"""Where images keep the script that installed their packages."""
+PREPARE = ("apt-get update", "apt-get install --yes --no-install-recommends git", "rm -rf /var/lib/apt/lists/*")
+"""git, because sidecars state the commit of the code."""
+INSTALL = (f"PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore sh {LIST}", "python -m pip check")
+
+
 def environment(name: str) -> str:
     """A conda environment file. Snakemake copies it into its record of every output, so the packages are not in it."""
     return (
         f"{HEADER}# Packages are in {name}.post-deploy.sh, which Snakemake runs in the new environment.\n"
         f"name: histomake-{name}\nchannels:\n  - conda-forge\n  - nodefaults\n"
-        "dependencies:\n  - python=3.12\n  - pip\n"
+        f"dependencies:\n  - python={PYTHON}\n  - pip\n"
     )
 
 
@@ -89,8 +99,37 @@ def post_deploy(packages: list[str], pins: dict[str, tuple[str, list[str]]]) -> 
     )
 
 
+def dockerfile(name: str) -> str:
+    """The recipe of an image for docker, podman and buildah."""
+    return (
+        f"{HEADER}# docker build --file envs/{name}.dockerfile --tag histomake-{name} envs\n"
+        f"ARG BASE={BASE}\nFROM ${{BASE}}\n"
+        f"RUN {' && '.join(PREPARE)}\n"
+        f"COPY {name}.post-deploy.sh {LIST}\n"
+        f"RUN {' && '.join(INSTALL)}\n"
+        # What a user has installed in the home folder does not count.
+        "ENV PYTHONNOUSERSITE=1\n"
+        "RUN useradd --create-home histomake\nUSER histomake\nWORKDIR /home/histomake\n"
+        'ENTRYPOINT ["python"]\n'
+    )
+
+
+def definition(name: str) -> str:
+    """The recipe of an image for Apptainer, whose processes are those of the user who starts them."""
+    post = "\n".join(f"    {line}" for line in ("set -e", *PREPARE, *INSTALL))
+    return (
+        f"Bootstrap: docker\nFrom: {{{{ BASE }}}}\n\n{HEADER}"
+        f"# apptainer build images/{name}.sif envs/{name}.def\n\n"
+        f"%arguments\n    BASE={BASE}\n\n"
+        f"%files\n    envs/{name}.post-deploy.sh {LIST}\n\n"
+        f"%post\n{post}\n\n"
+        "%environment\n    export PYTHONNOUSERSITE=1\n\n"
+        '%runscript\n    exec python "$@"\n'
+    )
+
+
 def environments() -> dict[str, str]:
-    """Content of every environment file and of its script, by file name."""
+    """Content of every environment file, of its script and of the recipes of its image, by file name."""
     text = LOCK.read_text()
     pins, parents = locked(text), parents_of(text)
     direct = direct_dependencies() - WORKFLOW
@@ -98,6 +137,8 @@ def environments() -> dict[str, str]:
     for name, roots in {"slides": direct - LEARNING, "learning": direct}.items():
         files[f"{name}.yaml"] = environment(name)
         files[f"{name}.post-deploy.sh"] = post_deploy(closure(roots, parents), pins)
+        files[f"{name}.dockerfile"] = dockerfile(name)
+        files[f"{name}.def"] = definition(name)
     return files
 
 

@@ -14,6 +14,8 @@ rule annotate:
         LAYOUT.benchmark("annotate", "{slide}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(4000),
@@ -56,6 +58,8 @@ rule annotate_readers:
         slide=only(sorted(PLAN.read_by_several - UNCHANGED)),
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(4000),

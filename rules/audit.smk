@@ -15,6 +15,8 @@ rule lineage:
         LAYOUT.benchmark("lineage")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(4000),

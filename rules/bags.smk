@@ -21,6 +21,8 @@ rule train_bags:
         task=only([name for name in PLAN.trained if name in PLAN.on_feature_bags]),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         mem_mb=memory(
@@ -66,6 +68,8 @@ rule predict_bag:
         task=only(PLAN.on_feature_bags),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(4000),
@@ -99,6 +103,8 @@ rule train_pixel_bags:
         task=only([name for name in PLAN.trained if name in PLAN.on_pixel_bags]),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: processes
     resources:
         gpu=1,
@@ -142,6 +148,8 @@ rule predict_pixel_bag:
         task=only(PLAN.on_pixel_bags),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: processes
     resources:
         gpu=1,

@@ -30,6 +30,8 @@ rule cascade_search:
         LAYOUT.benchmark("cascade_search", "{patch_cascade}", "fold{fold}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         mem_mb=memory(8000),
@@ -68,6 +70,8 @@ rule cascade_predict:
         LAYOUT.benchmark("cascade_predict", "{patch_cascade}", "fold{fold}", "{slide}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,
@@ -117,6 +121,8 @@ rule cascade_compare:
         LAYOUT.benchmark("cascade_compare", "{patch_cascade}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,

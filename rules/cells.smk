@@ -25,6 +25,8 @@ rule cells:
         cells=only([name for name, cells in CONFIG.cells.items() if not cells.outlines]),
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(4000),

@@ -14,6 +14,8 @@ rule split:
         LAYOUT.benchmark("split", "{task}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -40,6 +42,8 @@ rule leakage:
     priority: 100
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -67,6 +71,8 @@ rule quarantine:
     priority: 100
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -111,6 +117,8 @@ rule catalog:
         LAYOUT.benchmark("catalog")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 2
     resources:
         mem_mb=memory(8000),

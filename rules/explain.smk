@@ -46,6 +46,8 @@ rule embed:
         LAYOUT.benchmark("embed", "{task}", "fold{fold}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,
@@ -89,6 +91,8 @@ rule attribute:
         LAYOUT.benchmark("attribute", "{task}", "fold{fold}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,
@@ -130,6 +134,8 @@ rule fit_map:
         encoder=only(CONFIG.explain.maps),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         mem_mb=memory(8000),
@@ -171,6 +177,8 @@ rule draw_map:
         encoder=only(CONFIG.explain.maps),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         mem_mb=memory(8000),

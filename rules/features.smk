@@ -28,6 +28,8 @@ rule features:
     priority: -1
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 8
     resources:
         gpu=1,
@@ -73,6 +75,8 @@ rule train_head:
         task=only([name for name in PLAN.trained if name in PLAN.on_patch_features]),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         mem_mb=memory(
@@ -107,6 +111,8 @@ rule predict_features:
         task=only(PLAN.on_patch_features),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(4000),

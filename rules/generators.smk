@@ -50,6 +50,8 @@ rule generator_cohort:
         LAYOUT.benchmark("generator_cohort", "{generator}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -84,6 +86,8 @@ rule train_generator:
         LAYOUT.benchmark("train_generator", "{generator}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: lambda wildcards: OUTPUTS.generators.cores(wildcards.generator)
     resources:
         gpu=1,
@@ -120,6 +124,8 @@ rule sample_generator:
         LAYOUT.benchmark("sample_generator", "{generator}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,
@@ -148,6 +154,8 @@ rule draw_samples:
         seed=r"\d{1,9}",
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,
@@ -186,6 +194,8 @@ rule measure_generator:
         LAYOUT.benchmark("measure_generator", "{generator}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,

@@ -19,6 +19,8 @@ rule train_graphs:
         task=only([name for name in PLAN.trained if name in PLAN.on_graphs]),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         mem_mb=memory(
@@ -61,6 +63,8 @@ rule predict_graph:
         task=only(PLAN.on_graphs),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(2500, per_gb=20_000),
@@ -97,6 +101,8 @@ rule permute_features:
         task=only(PLAN.on_graphs),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(2500, more=lambda wildcards, input: graph_prediction_mb(input.graphs)),

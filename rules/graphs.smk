@@ -20,6 +20,8 @@ rule build_graph:
         LAYOUT.benchmark("build_graph", "{graph}", "{slide}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(4000, pixel_bytes=50, mpp=lambda wildcards: OUTPUTS.graphs.held_mpp(wildcards.graph)),
@@ -54,6 +56,8 @@ rule draw_graph:
         graph=only(OUTPUTS.graphs.without_task),
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000, **WHOLE_PICTURE),

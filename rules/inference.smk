@@ -30,6 +30,8 @@ rule predict_slide:
     priority: 50
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: processes
     resources:
         gpu=1,
@@ -65,6 +67,8 @@ rule score:
         LAYOUT.benchmark("score", "{task}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -104,6 +108,8 @@ rule evaluate:
         LAYOUT.benchmark("evaluate", "{task}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(8000),
@@ -147,6 +153,8 @@ rule compare:
         second=only(CONFIG.tasks),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(8000),

@@ -19,6 +19,8 @@ rule tabulate_patches:
         LAYOUT.benchmark("tabulate_patches", "{grid}", "{slide}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000, **WHOLE_MASK),

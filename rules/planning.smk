@@ -6,6 +6,7 @@ from histomake.cohort.originals import slides_without_file
 from histomake.cohort.sheet import SLIDE_ID
 from histomake.planning import snakemake_internals as internals
 from histomake.planning.forked_scripts import script_forks
+from histomake.planning.images import image_problems
 from histomake.planning.last_run import LastRun
 from histomake.planning.notes import listed, notes
 from histomake.planning.outputs import Outputs
@@ -32,6 +33,8 @@ def find_unchanged():
 
 
 if workflow.is_main_process:
+    if internals.runs_in_containers(workflow) and (problems := image_problems(CONFIG.containers)):
+        raise WorkflowError("\n".join(problems))
     # Of many small images most of the time would be spent on starting Python.
     for scripts, forks in script_forks(SCRIPTS):
         internals.fork_scripts(forks, scripts)

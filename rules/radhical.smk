@@ -60,6 +60,8 @@ rule radhical_train:
         LAYOUT.benchmark("radhical_train", "{cascade}", "level{level}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: lambda wildcards: PLAN.level_cores(wildcards.cascade)
     resources:
         gpu=lambda wildcards: CONFIG.radhical[wildcards.cascade].train.gpus,
@@ -96,6 +98,8 @@ rule radhical_maps:
         LAYOUT.benchmark("radhical_maps", "{cascade}", "{slide}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         gpu=1,
@@ -131,6 +135,8 @@ rule radhical_search:
         LAYOUT.benchmark("radhical_search", "{cascade}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         mem_mb=memory(4000, per_gb=3000, pixel_bytes=16, **FINEST),
@@ -171,6 +177,8 @@ rule radhical_segment:
         LAYOUT.benchmark("radhical_segment", "{cascade}", "{slide}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         gpu=1,
@@ -210,6 +218,8 @@ rule radhical_compare:
         LAYOUT.benchmark("radhical_compare", "{cascade}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 8
     resources:
         gpu=1,

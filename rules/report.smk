@@ -24,6 +24,8 @@ rule slide_page:
         LAYOUT.benchmark("slide_page", "{slide}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -67,6 +69,8 @@ rule model_card:
         task=only(CONFIG.tasks),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -108,6 +112,8 @@ rule front_page:
         LAYOUT.benchmark("front_page")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(4000),

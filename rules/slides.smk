@@ -18,6 +18,8 @@ rule convert:
         slide=only([s for s in SLIDES if s not in SOURCES]) if SOURCES else SLIDE_ID.pattern,
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 2
     resources:
         mem_mb=memory(1500, per_gb=200),

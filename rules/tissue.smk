@@ -18,6 +18,8 @@ rule presegment:
         LAYOUT.benchmark("presegment", "{slide}")
     conda:
         "../envs/learning.yaml" if TISSUE_MODEL else "../envs/slides.yaml"
+    container:
+        CONFIG.containers.learning if TISSUE_MODEL else CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000, **WHOLE_MASK),
@@ -43,6 +45,8 @@ rule quality:
         LAYOUT.benchmark("quality", "{slide}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000, **WHOLE_MASK),

@@ -25,6 +25,8 @@ rule training_cohort:
         task=only(PLAN.trained),
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -56,6 +58,8 @@ rule train:
         task=only([name for name in PLAN.trained if name not in (*PLAN.on_features, *PLAN.on_bags)]),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: lambda wildcards: processes(wildcards) * task(wildcards).train.gpus
     resources:
         gpu=lambda wildcards: task(wildcards).train.gpus,
@@ -94,6 +98,8 @@ rule reuse_model:
         task=only(PLAN.reused),
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(4000),

@@ -26,6 +26,8 @@ rule transfer_cohort:
         LAYOUT.benchmark("transfer_cohort", "{transfer}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -52,6 +54,8 @@ rule train_transfer:
         LAYOUT.benchmark("train_transfer", "{transfer}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: lambda wildcards: OUTPUTS.transfers.cores(wildcards.transfer)
     resources:
         gpu=1,
@@ -96,6 +100,8 @@ rule transfer_slide:
         LAYOUT.benchmark("transfer_slide", "{transfer}", "{slide}")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,
@@ -154,6 +160,8 @@ rule measure_transfer:
         direction="forward|backward",
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 2
     resources:
         gpu=1,

@@ -51,6 +51,8 @@ rule overview:
         LAYOUT.benchmark("overview", "{slide}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000, **WHOLE_PICTURE),
@@ -98,6 +100,8 @@ rule views:
         task=only(PLAN.tasks_with_views(WITHOUT_CONFIDENCE)),
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000, **WHOLE_PICTURE),
@@ -166,6 +170,8 @@ rule export_qupath:
         LAYOUT.benchmark("export_qupath", "{task}", "fold{fold}", "{slide}")
     conda:
         "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
     threads: 1
     resources:
         mem_mb=memory(2000),

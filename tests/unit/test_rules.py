@@ -66,6 +66,13 @@ def test_every_rule_with_a_script_has_a_log():
     assert set(WITH_SCRIPT) <= set(WITH_LOG)
 
 
+def test_a_rule_has_the_image_of_its_conda_environment():
+    for name in WITH_SCRIPT:
+        conda, container = (re.search(rf"    {word}:\n +(.+)\n", RULES[name])[1] for word in ("conda", "container"))
+        environment = re.sub(r'"\.\./envs/(\w+)\.yaml"', r"CONFIG.containers.\1", conda)
+        assert container == environment, name
+
+
 def test_every_caption_of_the_report_exists_and_is_used():
     files = {str(file.relative_to(ROOT / "rules")) for file in (ROOT / "rules" / "report").glob("*.rst")}
     texts = "".join(file.read_text() for file in FILES)

@@ -91,6 +91,67 @@ def test_an_environment_file_is_small_because_snakemake_keeps_a_copy_for_every_o
     assert yaml.safe_load(file.read_text())["dependencies"] == ["python=3.12", "pip"]
 
 
+def instructions(dockerfile: str) -> list[tuple[str, str]]:
+    """Instructions of a Dockerfile without comments, each with its arguments."""
+    lines = [line for line in dockerfile.splitlines() if line and not line.startswith("#")]
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def sections(definition: str) -> dict[str, list[str]]:
+    """Lines of the sections of an Apptainer definition, and of its head under the empty name."""
+    found: dict[str, list[str]] = {"": []}
+    name = ""
+    for line in filter(None, definition.splitlines()):
+        if line.startswith("%"):
+            found[name := line[1:]] = []
+        elif not line.startswith("#"):
+            found[name].append(line.strip())
+    return found
+
+
+@pytest.mark.parametrize("name", ["learning", "slides"])
+def test_an_image_installs_what_the_conda_environment_does(name):
+    """Both recipes run the script of the environment, whose packages are tested above, and have pip compare them."""
+    steps = instructions((ROOT / "envs" / f"{name}.dockerfile").read_text())
+    (copied,) = [arguments.split() for word, arguments in steps if word == "COPY"]
+    assert copied[0] == f"{name}.post-deploy.sh"
+    runs = [arguments for word, arguments in steps if word == "RUN"]
+    assert f"sh {copied[1]} && python -m pip check" in runs[1]
+
+    recipe = sections((ROOT / "envs" / f"{name}.def").read_text())
+    assert recipe["files"] == [f"envs/{name}.post-deploy.sh {copied[1]}"]
+    assert recipe["post"][0] == "set -e"
+    assert recipe["post"][-2:] == [command.strip() for command in runs[1].split("&&")]
+    assert recipe["post"][1:-2] == [command.strip() for command in runs[0].split("&&")]
+
+
+@pytest.mark.parametrize("name", ["learning", "slides"])
+def test_an_image_has_the_python_of_the_project_and_another_base_can_be_given(name):
+    python = (ROOT / ".python-version").read_text().strip()
+    base = f"BASE=python:{python}-slim-bookworm"
+    steps = instructions((ROOT / "envs" / f"{name}.dockerfile").read_text())
+    assert steps[:2] == [("ARG", base), ("FROM", "${BASE}")]
+    recipe = sections((ROOT / "envs" / f"{name}.def").read_text())
+    assert recipe[""] == ["Bootstrap: docker", "From: {{ BASE }}"]
+    assert recipe["arguments"] == [base]
+
+
+@pytest.mark.parametrize("name", ["learning", "slides"])
+def test_a_container_runs_python_as_a_user_without_rights(name):
+    steps = instructions((ROOT / "envs" / f"{name}.dockerfile").read_text())
+    assert ("RUN", "useradd --create-home histomake") in steps
+    assert steps.index(("USER", "histomake")) > max(i for i, (word, _) in enumerate(steps) if word == "RUN")
+    assert steps[-1] == ("ENTRYPOINT", '["python"]')
+    recipe = sections((ROOT / "envs" / f"{name}.def").read_text())  # its user is the one who starts it
+    assert recipe["runscript"] == ['exec python "$@"']
+    assert recipe["environment"] == ["export PYTHONNOUSERSITE=1"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.d[eo]*")), ids=lambda path: path.name)
+def test_a_recipe_names_no_index_and_no_registry(path):
+    assert not re.search(r"://|index|[\w.-]+\.(io|com|org)/", path.read_text())
+
+
 def test_the_installer_is_pinned_by_its_digests():
     pinned = (ROOT / "envs" / "uv.txt").read_text()
     assert re.search(r"^uv==\d+\.\d+\.\d+ \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+$", pinned, re.MULTILINE)

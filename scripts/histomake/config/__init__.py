@@ -28,6 +28,7 @@ from histomake.config.cascades import (
     ThresholdChoice,
 )
 from histomake.config.cells import Cells
+from histomake.config.containers import Containers
 from histomake.config.encoders import Encoder, PatchChoice
 from histomake.config.generators import Generator, generator_problems
 from histomake.config.gnn import Gnn
@@ -61,6 +62,7 @@ __all__ = [
     "Cells",
     "Config",
     "ConfigFile",
+    "Containers",
     "Convert",
     "Encoder",
     "Explain",
@@ -153,6 +155,7 @@ class Config(Section):
     )
     audit: Audit = Field(default_factory=Audit, description="Audit trail.")
     export: Export = Field(default_factory=Export, description="What leaves the site.")
+    containers: Containers = Field(default_factory=Containers, exclude=True, description="Images in which jobs run.")
 
     @model_validator(mode="before")
     @classmethod

@@ -26,6 +26,7 @@ from snakemake.persistence.file import FilePersistence
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.script import PythonScript
 from snakemake.settings.enums import Quietness
+from snakemake.settings.types import DeploymentMethod
 
 from histomake.planning.forked_scripts import ScriptForks
 
@@ -39,6 +40,11 @@ FEWEST_CONSIDERED = 16
 def is_imported(workflow: Any) -> bool:
     """Whether the Snakefile that is being read is a module of another one. Hooks of a module do not run."""
     return not workflow.modifier.is_main_snakefile()
+
+
+def runs_in_containers(workflow: Any) -> bool:
+    """Whether jobs run in the images of their rules (``--sdm apptainer``)."""
+    return DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 
 def shorten_dry_run(workflow: Any) -> None:
