@@ -83,6 +83,36 @@ rule model_card:
         "../scripts/model_card.py"
 
 
+# Pictures are read from the stores, which are made before the tables in the catalog.
+rule outliers:
+    input:
+        catalog=LAYOUT.catalog,
+    output:
+        page=identifying(
+            LAYOUT.outliers_page,
+            caption="report/outliers.rst",
+            category="Front page",
+            labels={"what": "slides by oddness"},
+        ),
+    log:
+        LAYOUT.log("outliers"),
+    benchmark:
+        LAYOUT.benchmark("outliers")
+    conda:
+        "../envs/learning.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(30),
+    params:
+        name=min(CONFIG.grids),
+        grid=CONFIG.grids[min(CONFIG.grids)].dump(),
+        pages=lambda wildcards: OUTPUTS.paged_slides,
+        code=code("outliers.py"),
+    script:
+        "../scripts/outliers.py"
+
+
 # Compute times are read from the benchmark files that exist. They are not inputs, because they change without a change
 # of results.
 rule front_page:
@@ -90,6 +120,7 @@ rule front_page:
         catalog=LAYOUT.catalog,
         quarantine=LAYOUT.quarantine,
         warnings=LAYOUT.warnings,
+        outliers=LAYOUT.outliers_page,
         metrics=[LAYOUT.metrics(name) for name in PLAN.measured],
         comparisons=OUTPUTS.comparisons(),
         cards=[LAYOUT.model_card(name) for name in CONFIG.tasks],

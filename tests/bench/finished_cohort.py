@@ -31,7 +31,7 @@ from tests import sample_records
 from tests.workshop import ROOT, Workshop
 
 FITTED, PATCHES, PATTERNS = 2_000, 1_250, 20
-AGGREGATES = {"split", "leakage", "quarantine", "score", "catalog", "lineage", "front_page", "all"}
+AGGREGATES = {"split", "leakage", "quarantine", "score", "catalog", "lineage", "outliers", "front_page", "all"}
 """Rules that are really run."""
 
 PLACE = {

@@ -21,6 +21,7 @@ from histomake.base.records.tissue import TissueRecord
 from histomake.catalog.generators import generator_tables
 from histomake.catalog.incremental import FOLD, SLIDE, IncrementalBuild, literals
 from histomake.catalog.metrics import metric_tables
+from histomake.catalog.outliers import outlier_table
 from histomake.catalog.readers import reader_tables
 from histomake.catalog.transfers import transfer_tables
 from histomake.cohort.quarantine import collect
@@ -139,6 +140,7 @@ def build_catalog(
             _add(base, "annotations", _annotations(records.annotations.values()))
             for name, rows in reader_tables(records.annotations, records.manifests).items():
                 _add(base, name, rows)
+            _add(base, "outliers", outlier_table(records.quality, records.tissue))
             _add(base, "quarantine", _quarantine(records, damage or {}))
             _add_splits(base, splits)
             measured = metric_tables(metrics or {}) | transfer_tables(transfers) | generator_tables(generators)

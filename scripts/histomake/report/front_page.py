@@ -27,6 +27,7 @@ from histomake.report.generators_section import generators_section
 from histomake.report.graphs_section import graphs_section
 from histomake.report.jobs import compute_section, read_jobs
 from histomake.report.metrics_section import headline
+from histomake.report.outliers_section import outliers_section
 from histomake.report.page import Html
 from histomake.report.readers_section import readers_section
 from histomake.report.task_section import map_of_patches, task_section
@@ -52,7 +53,7 @@ def front_page(
     folds = {name: reuse.folds(task) for name, task in config.tasks.items()}
     sections = {
         "Cohort": [_quarantine(layout), _damaged(catalog), _warnings(layout), _cohort(catalog, rows, lost, pages)],
-        "Quality": [_quality(usable, layout)],
+        "Quality": [_quality(usable, layout), outliers_section(catalog, layout)],
         "Patches": [_patches(config, catalog)],
     }
     parts = [page.section(title, *content) for title, content in sections.items()]

@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image
 
 from histomake.base.files import atomic_file
-from histomake.base.records.quality import QualityRecord
+from histomake.base.records.quality import Appearance, QualityRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Quality
-from histomake.tissue.ink import find_ink, find_padding, whiten
+from histomake.tissue.appearance import measure_appearance
+from histomake.tissue.ink import find_glass, find_ink, find_padding, whiten
 from histomake.tissue.mask import TissueMask
 
 if TYPE_CHECKING:
@@ -84,22 +85,26 @@ def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> Artefact
     """
     mpp = tissue.record.mpp
     labels = np.zeros(tissue.mask.shape, np.uint8)
-    sharpness = None
+    sharpness, appearance = None, None
     if reader.mpp <= 2 * config.blur_mpp:
         sharpness, blurred = _blur(reader, tissue, config)
         labels[blurred] = BLUR
     if tissue.record.mode == "brightfield":
         image = reader.read_whole(mpp)
         padding = find_padding(image)
+        glass = find_glass(image, padding)
         image = whiten(image, padding)
         if config.fold and mpp <= FOLD_WIDTH_UM / 2:
             labels[_folds(image, tissue.mask, mpp)] = FOLD
         if config.pen:
             labels[find_ink(image, mpp) & ~padding] = PEN
-    return ArtefactMap(labels, _record(tissue, labels, sharpness))
+        appearance = measure_appearance(image, tissue.mask, labels != NONE, glass)
+    return ArtefactMap(labels, _record(tissue, labels, sharpness, appearance))
 
 
-def _record(tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float | None) -> QualityRecord:
+def _record(
+    tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float | None, appearance: Appearance | None
+) -> QualityRecord:
     on_tissue = tissue.mask | (labels == PEN)
     shares = {name: round(float((labels[on_tissue] == label).mean()), 6) for label, name in NAMES.items()}
     return QualityRecord(
@@ -108,6 +113,7 @@ def _record(tissue: TissueMask, labels: NDArray[np.uint8], sharpness: float | No
         sharpness=None if sharpness is None else round(sharpness, 4),
         shares=shares,
         clean_share=round(1 - sum(shares.values()), 6),
+        appearance=appearance,
     )
 
 

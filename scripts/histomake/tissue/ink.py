@@ -53,23 +53,32 @@ def find_padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return cv2.dilate(padding, np.ones((5, 5), np.uint8)).astype(bool)
 
 
-def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Scale the channels so that glass becomes white, and fill unscanned padding with white.
+def find_glass(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """Return the colour of glass, float64 (3,): RGB from 0 to 255; None on a slide that shows hardly any.
 
     Glass is estimated from the upper end of the bright pixels, not from the most frequent level, because a slide full
-    of pale tissue shows little glass. A slide without glass is returned unchanged. Input and result: RGB uint8
-    (h, w, 3).
+    of pale tissue shows little glass.
     """
     sample = image[::2, ::2]
     low, high = channel_extremes(sample)
     glass = (low >= GLASS_MIN) & (high - low <= GLASS_MAX_CHROMA) & ~padding[::2, ::2]
-    white = np.array([255.0, 255.0, 255.0])
-    if glass.mean() > 0.01:
-        bright = sample[glass]
-        level = np.percentile(bright[:, 1], 90)
-        near = bright[np.abs(bright[:, 1] - level) <= 4]
-        if len(near):  # none in a small image, where the percentile can lie between two far levels
-            white = np.median(near, axis=0)
+    if glass.mean() <= 0.01:
+        return None
+    bright = sample[glass]
+    level = np.percentile(bright[:, 1], 90)
+    near = bright[np.abs(bright[:, 1] - level) <= 4]
+    if not len(near):  # in a small image, where the percentile can lie between two far levels
+        return None
+    return np.asarray(np.median(near, axis=0), np.float64)
+
+
+def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Scale the channels so that glass becomes white, and fill unscanned padding with white.
+
+    A slide without glass is returned unchanged. Input and result: RGB uint8 (h, w, 3).
+    """
+    glass = find_glass(image, padding)
+    white = np.full(3, 255.0) if glass is None else glass
     tables = [np.clip(np.arange(256) * 255.0 / w + 0.5, 0, 255).astype(np.uint8) for w in white]
     balanced = np.asarray(cv2.merge([cv2.LUT(image[..., c], tables[c]) for c in range(3)]), np.uint8)
     balanced[padding] = 255

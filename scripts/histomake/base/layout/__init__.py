@@ -327,6 +327,11 @@ class Layout:
         return self.results / "report" / "index.html"
 
     @property
+    def outliers_page(self) -> Path:
+        """Page with pictures of the slides, sorted by how much they differ from the cohort."""
+        return self.results / "report" / "outliers.html"
+
+    @property
     def report(self) -> Path:
         """Snakemake's own report, which `make report` writes."""
         return self.results / "report.html"
