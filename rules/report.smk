@@ -100,6 +100,8 @@ rule outliers:
         LAYOUT.benchmark("outliers")
     conda:
         "../envs/learning.yaml"
+    container:
+        CONFIG.containers.learning
     threads: 1
     resources:
         mem_mb=memory(4000),
