@@ -26,6 +26,7 @@ from histomake.report import cascades_section, front_page, page, task_section
 from histomake.report.cells_section import cells_section
 from histomake.report.jobs import GPU_RULES
 from histomake.report.metric_texts import levels_in_order, with_interval
+from histomake.report.metrics_section import headline
 from histomake.report.slide_page import SlideRecords, SlideTask, slide_page
 from msgspec.structs import replace
 from PIL import Image
@@ -225,11 +226,11 @@ def test_an_interval_with_a_negative_end_has_no_dash():
 def test_the_headline_of_a_bag_task_is_about_patients_and_that_of_a_patch_task_about_patches():
     auroc = {"all": {"auroc": sample_records.metric(0.912, 0.85, 0.97)}}
     level = LevelMetrics(count=12, patients=12, metrics=auroc)
-    of_bags = front_page.headline({"slide": level, "patient": level})
-    of_patches = front_page.headline({"patch": level, "slide": level, "patient": level})
+    of_bags = headline({"slide": level, "patient": level})
+    of_patches = headline({"patch": level, "slide": level, "patient": level})
     assert of_bags == [("patient AUROC (0.85–0.97)", "0.912")]
     assert of_patches == [("patch AUROC (0.85–0.97)", "0.912")]
-    assert front_page.headline({}) == []
+    assert headline({}) == []
 
 
 def test_a_value_is_not_broken_before_the_end_of_its_interval():

@@ -12,7 +12,6 @@ import duckdb
 from histomake.audit.environment import git_state, package_versions
 from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
-from histomake.base.records.metrics import MetricsRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.records.tissue import FIELD_OF_VIEW
 from histomake.base.records.warning import SlideWarning
@@ -23,10 +22,10 @@ from histomake.report.adaptive_bags import adaptive_bags_section
 from histomake.report.cascades_section import cascades_section
 from histomake.report.cells_section import cells_section
 from histomake.report.comparison_section import comparison_section
+from histomake.report.findings_section import findings_section
 from histomake.report.generators_section import generators_section
 from histomake.report.graphs_section import graphs_section
 from histomake.report.jobs import compute_section, read_jobs
-from histomake.report.metrics_section import headline
 from histomake.report.outliers_section import outliers_section
 from histomake.report.page import Html
 from histomake.report.readers_section import readers_section
@@ -77,7 +76,8 @@ def front_page(
     head = [
         page.tag("h1", "histomake report"),
         links,
-        _headline(config, layout, rows, usable),
+        _headline(rows, usable),
+        findings_section(config, layout, catalog, pages),
         _model_cards(config, layout),
     ]
     return page.document("histomake report", [*head, *parts])
@@ -99,19 +99,13 @@ def _rows(catalog: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
     return catalog.sql(query).to_arrow_table().to_pylist()
 
 
-def _headline(config: Config, layout: Layout, rows: list[Row], usable: list[Row]) -> Html:
+def _headline(rows: list[Row], usable: list[Row]) -> Html:
     numbers: dict[str, object] = {
         "slides": len(rows),
         "patients": len({row["patient_id"] for row in rows}),
         "in quarantine": len(rows) - len(usable),
         "mm² of tissue": sum(row["tissue_area_mm2"] for row in usable),
     }
-    for name in config.tasks:
-        path = layout.metrics(name)
-        # A task without test slides has no metrics.
-        levels = MetricsRecord.read(path).levels if path.is_file() else {}
-        for title, value in headline(levels):
-            numbers[f"{name}: {title}"] = value
     return page.cards(numbers)
 
 
