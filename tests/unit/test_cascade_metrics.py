@@ -127,6 +127,17 @@ def test_a_cascade_that_is_slower_than_its_finest_stage_is_reported_with_a_warni
     assert "slower than its finest stage alone: 9 s instead of 4.5 s" in measured(slow).remark
 
 
+def test_finest_patches_without_a_coarser_one_are_remarked_with_what_to_change():
+    slide = compared("A")
+    fine = slide.dense.stages[1]
+    border = replace(fine, parent=np.array([0, 0, 0, 0, 1, 1, -1, -1]))
+    slide = replace(slide, dense=replace(slide.dense, stages=[slide.dense.stages[0], border]))
+    found = measured(slide, compared("B"))
+    assert found.without_coarser == 2 / 16
+    assert "12% of the finest patches are always computed" in found.remark
+    assert "Lower min_tissue" in found.remark
+
+
 def _slow(record):
     return PatchCascadeRecord(slide_id=record.slide_id, stages=record.stages, saved=record.saved, seconds=9.0)
 

@@ -65,7 +65,14 @@ def measure_cascade(
         slides=[_compared(slide) for slide in slides],
         front=_front(slides, thresholds),
         left_out=sorted(left_out),
+        without_coarser=_without_coarser(slides),
     )
+
+
+def _without_coarser(slides: Sequence[SlideComparison]) -> float:
+    parents = [slide.dense.stages[-1].parent for slide in slides]
+    patches = sum(map(len, parents))
+    return sum(int((parent < 0).sum()) for parent in parents) / patches if patches else 0.0
 
 
 def _metrics(slides: Sequence[SlideComparison], *, seed: int, bootstraps: int) -> dict[str, ComparedMetric]:

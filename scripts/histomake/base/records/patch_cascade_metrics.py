@@ -91,6 +91,10 @@ class FrontPoint(Part, frozen=True, kw_only=True):
     """Whether these are the deployed thresholds."""
 
 
+MANY_WITHOUT_COARSER = 0.1
+"""Share of patches without a coarser one from which on it is remarked."""
+
+
 class PatchCascadeMetrics(Record, frozen=True, kw_only=True):
     """Comparison of a patch cascade with its finest stage alone on test slides."""
 
@@ -126,12 +130,21 @@ time of a stage was not measured."""
     left_out: list[str]
     """Test slides without a usable patch, or in quarantine."""
 
+    without_coarser: float = 0.0
+    """Share of the finest patches that no usable coarser patch contains, so that they are always computed."""
+
     @property
     def remark(self) -> str | None:
         """What readers of the results should know, if anything."""
+        found = []
         if self.seconds_cascade > self.seconds_dense:
-            return (
+            found.append(
                 f"The cascade is slower than its finest stage alone: {self.seconds_cascade:.3g} s instead of "
                 f"{self.seconds_dense:.3g} s on the test slides. Use the finest stage alone, or a cheaper coarse stage."
             )
-        return None
+        if self.without_coarser > MANY_WITHOUT_COARSER:
+            found.append(
+                f"{self.without_coarser:.0%} of the finest patches are always computed, because no usable coarser "
+                "patch contains them, as at the border of tissue. Lower min_tissue of the coarser grid."
+            )
+        return " ".join(found) or None
