@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import duckdb
+from matplotlib.ticker import LogLocator
 
 from histomake.base.layout import Layout
 from histomake.base.records.comparison import ComparisonRecord
@@ -18,7 +20,7 @@ from histomake.report.jobs import Jobs
 from histomake.report.metric_texts import in_order, levels_in_order, metric_name
 from histomake.report.page import Html
 
-COLOUR = f"#{bytes(canvas.PALETTE[0]).hex()}"
+COLOURS = [f"#{bytes(colour).hex()}" for colour in canvas.PALETTE]
 
 PREDICTING = ("predict_slide", "predict_features", "predict_bag", "predict_pixel_bag")
 """Rules that predict a slide by a task."""
@@ -199,15 +201,17 @@ def _values(lost: Lost | None) -> list[object]:
 
 
 def _front(chosen: Sequence[BagCost], dense: BagCost, lost: Mapping[str, Lost]) -> Html:
-    figure = page.blank(5.2, 3.2)
+    figure = page.blank(7.4, 2.7)
     axis = figure.subplots()
     first = next(iter(lost.values()))
     points = [(cost, lost[cost.task].chosen) for cost in chosen if cost.task in lost]
-    for cost, value in [*points, (dense, first.dense)]:
+    for (cost, value), colour in zip([*points, (dense, first.dense)], cycle(COLOURS), strict=False):
         if value is not None:
-            axis.plot(cost.seconds, value, "o", color=COLOUR, ms=4)
-            text = f"{cost.task}, {cost.seen:.1%}"
-            axis.annotate(text, (cost.seconds, value), (5, -10), textcoords="offset points", fontsize=8)
+            axis.plot(cost.seconds, value, "o", color=colour, label=f"{cost.task}, {cost.seen:.1%} of the patches")
     axis.set(xscale="log", xlabel="seconds a slide, choosing included", ylabel=first.metric)
-    axis.margins(x=0.3, y=0.2)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.margins(x=0.1, y=0.1)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return page.plot(figure, "Seconds of a slide against what is reached, with the share of the patches encoded")
