@@ -6,30 +6,34 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
-from histomake.base.files import atomic_file
 from histomake.base.records.patch_table import PatchTableRecord
 from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Grid
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import KEPT
+from histomake.pictures import canvas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import ImageFont
 
     from histomake.slide.reader import SlideReader
 
 COLUMNS = 8
 THUMB_PX = 128
-DPI = 80
-KEPT_COLOUR, EXCLUDED_COLOUR = "#0072b2", "#b44a00"
+TEXT_PX = 11
+GAP_PX = 10
+KEPT_COLOUR, EXCLUDED_COLOUR = (0, 114, 178), (180, 74, 0)
 """Blue and vermilion can be distinguished with common colour deficiencies and are dark enough for small text."""
+FRAME = (208, 215, 222)
+"""Around patches, since those of glass are white."""
 
 
 def contact_sheet(
@@ -50,38 +54,43 @@ def contact_sheet(
     rng = np.random.default_rng([seed, zlib.crc32(record.slide_id.encode())])
     reasons = np.asarray(table["excluded"].cast(pa.string()).to_pylist(), dtype=object)
     chosen = [*_draw(np.flatnonzero(reasons == KEPT), patches, rng), *_draw_evenly(reasons, patches, rng)]
-    rows = max(1, -(-len(chosen) // COLUMNS))
-    figure = Figure(figsize=(COLUMNS * 1.3, rows * 1.55 + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(_title(table, record), fontsize=9)
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for axis in axes:
-        axis.axis("off")
-    x, y, tissue = (table[name].to_pylist() for name in ("x", "y", "tissue"))
-    grid = SlideGrid.of_table(record).grid
-    for axis, row in zip(axes, chosen, strict=False):
-        axis.imshow(_thumbnail(reader, Level0Pixels(x[row]), Level0Pixels(y[row]), grid))
-        colour = EXCLUDED_COLOUR if reasons[row] else KEPT_COLOUR
-        axis.set_title(
-            f"{reasons[row] or 'kept'}  {tissue[row]:.0%}\n{x[row]}, {y[row]}", fontsize=6, color=colour, pad=2
-        )
-    with atomic_file(path) as aside:
-        figure.savefig(aside, format="png", dpi=DPI)
+    rows = table.select(["x", "y", "tissue"]).take(pa.array(chosen, pa.int64())).to_pylist()
+    grid, face = SlideGrid.of_table(record).grid, canvas.font(TEXT_PX)
+    cells = []
+    for row, index in zip(rows, chosen, strict=True):
+        thumbnail = _thumbnail(reader, Level0Pixels(row["x"]), Level0Pixels(row["y"]), grid)
+        lines = f"{reasons[index] or 'kept'}  {row['tissue']:.0%}\n{row['x']}, {row['y']}"
+        cells.append(_cell(thumbnail, lines, EXCLUDED_COLOUR if reasons[index] else KEPT_COLOUR, face))
+    # Of the same width whatever the number of patches, so that the heading has room.
+    blank = np.full((1, THUMB_PX, 3), 255, np.uint8)
+    cells += [blank] * (COLUMNS - len(cells))
+    margin = ((0, canvas.MARGIN_PX), (canvas.MARGIN_PX,) * 2, (0, 0))
+    sheet = np.pad(canvas.in_rows(cells, COLUMNS, GAP_PX), margin, constant_values=255)
+    canvas.write_picture(canvas.headed(sheet, _title(table, record)), Path(path))
 
 
 def no_contact_sheet(outcome: Quarantined, path: Path | str) -> None:
     """Write an image with the reason why a quarantined slide has no patches, in place of its contact sheet."""
-    figure = Figure(figsize=(COLUMNS * 1.3, 1.2))
-    FigureCanvasAgg(figure)
-    text = f"{outcome.slide_id} is in quarantine ({outcome.reason}): {outcome.detail}"
-    figure.text(0.02, 0.5, text, fontsize=9, color=EXCLUDED_COLOUR, va="center", wrap=True, parse_math=False)
-    with atomic_file(path) as aside:
-        figure.savefig(aside, format="png", dpi=DPI)
+    canvas.write_picture(canvas.quarantine_card(outcome), Path(path))
 
 
 def _thumbnail(reader: SlideReader, x: Level0Pixels, y: Level0Pixels, grid: Grid) -> NDArray[np.uint8]:
     size = min(grid.size, THUMB_PX)
     return reader.read(x, y, size, Mpp(grid.mpp * grid.size / size))
+
+
+def _cell(
+    thumbnail: NDArray[np.uint8], lines: str, colour: canvas.Colour, face: ImageFont.FreeTypeFont
+) -> NDArray[np.uint8]:
+    """A patch of the width of a column, with two lines of text above it."""
+    top = 2 * (TEXT_PX + 4)
+    cell = Image.new("RGB", (THUMB_PX, top + THUMB_PX), "white")
+    shown = cv2.resize(thumbnail, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_NEAREST)
+    cell.paste(Image.fromarray(np.asarray(shown, np.uint8)), (0, top))
+    draw = ImageDraw.Draw(cell)
+    draw.multiline_text((0, 0), lines, fill=colour, font=face, spacing=2)
+    draw.rectangle((0, top, THUMB_PX - 1, top + THUMB_PX - 1), outline=FRAME)
+    return np.asarray(cell)
 
 
 def _draw(candidates: NDArray[np.intp], count: int, rng: np.random.Generator) -> list[int]:
