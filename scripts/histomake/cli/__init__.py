@@ -24,6 +24,8 @@ COMMANDS = {
     "encoder": "write the folder of an encoder",
     "similar": "list the patches most similar to one",
     "prototypes": "group the patches of a cohort by their features",
+    "drawn": "draw patches that a training has drawn",
+    "extract": "write patches as images, for other programs",
     "import-features": "check features of TRIDENT, CLAM or STAMP against the slides",
     "export-features": "export features as HDF5 or AnnData",
     "export-graph": "export graphs for PyTorch Geometric and QuPath",
