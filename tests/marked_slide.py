@@ -110,10 +110,10 @@ READY = (
 
 def shown(browser: Browser, **opacity: int) -> np.ndarray:
     """Return the stage as pixels, with the overlays at the given opacities."""
-    for name in ("tissue", "annotation", "prediction"):
+    for name in ("tissue", "annotation", "prediction", "silico"):
         browser.value(f"document.getElementById('{name}').value = {opacity.get(name, 0)}")
     browser.value("showMasks(); drawOverlay()")
-    laid = "[...histomake.masks.values(), histomake.outlines]"
+    laid = "[...histomake.masks.values(), ...histomake.virtual.values(), histomake.outlines]"
     browser.wait(f"{laid}.every((item) => !item?.getOpacity() || item.getFullyLoaded())")
     browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     time.sleep(0.2)

@@ -24,11 +24,10 @@ from histomake.cohort.sheet import SLIDE_ID
 from histomake.patch.grid import SlideGrid
 from histomake.patch.table import read_table
 from histomake.pictures.kinds import ERRORS, Overlay, overlays_of
-from histomake.slide.reader import open_slide
-from histomake.slide.store import StoreLevel
 from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER
-from histomake.viewer import errors, graph_layers, masks, neighbours, outlines
+from histomake.viewer import errors, graph_layers, masks, neighbours, outlines, virtual
+from histomake.viewer.levels import ShownLevel, describe_levels
 from histomake.viewer.slide_list import OK, QUARANTINED
 
 LAYERS = (masks, graph_layers, errors)
@@ -53,27 +52,6 @@ class LostSlide(TypedDict):
     reason: str
     detail: str
     remedy: str
-
-
-class WholeJpeg(TypedDict):
-    """How tiles become whole JPEG files: whether they are RGB, and their tables as base64."""
-
-    rgb: bool
-    tables: str | None
-
-
-class ShownLevel(TypedDict):
-    """Geometry of a level, in its own pixels; ``jpeg`` is null where a browser cannot decode its tiles."""
-
-    path: str
-    width: int
-    height: int
-    tile_width: int
-    tile_height: int
-    shard_rows: int
-    shard_columns: int
-    downsample: float
-    jpeg: WholeJpeg | None
 
 
 class TissueImage(TypedDict):
@@ -101,7 +79,9 @@ class ShownSlide(TypedDict):
     mpp: float
     sha256: str
     store: str
+    tiles: str
     levels: list[ShownLevel]
+    virtual: list[virtual.VirtualSlide]
     predictions: list[Predicted]
     tissue: NotRequired[TissueImage]
     encoders: list[str]
@@ -154,9 +134,6 @@ def describe(layout: Layout, slide: str) -> ShownSlide | LostSlide:
             "detail": manifest.detail,
             "remedy": manifest.remedy,
         }
-    with open_slide(layout.manifest(slide)) as reader:
-        zipped = reader.path.is_file()
-        levels = [describe_level(level, zipped=zipped) for level in reader.levels]
     found = ShownSlide(
         slide_id=slide,
         status=OK,
@@ -165,7 +142,9 @@ def describe(layout: Layout, slide: str) -> ShownSlide | LostSlide:
         mpp=manifest.mpp,
         sha256=manifest.sha256,
         store=f"files/slides/{manifest.store}",
-        levels=levels,
+        tiles=f"tile/{slide}",
+        levels=describe_levels(layout.manifest(slide)),
+        virtual=virtual.describe(layout, slide),
         predictions=predictions(layout, slide),
         encoders=neighbours.encoders(layout, slide),
         outlines=outlines.describe(layout, slide, manifest),
@@ -177,27 +156,6 @@ def describe(layout: Layout, slide: str) -> ShownSlide | LostSlide:
         scale = [tissue.downsample_x, tissue.downsample_y]
         found["tissue"] = {"image": f"files/tissue/{slide}.png", "downsample": scale}
     return found
-
-
-def describe_level(level: StoreLevel, *, zipped: bool) -> ShownLevel:
-    """A level's geometry; ``jpeg`` says how its tiles are made whole JPEG files, and is null where a browser cannot.
-
-    The shards of a zipped store are no files of their own, so their tiles come from the server.
-    """
-    coding = level.coding
-    tables = base64.b64encode(coding.tables).decode() if coding.tables else None
-    direct = coding.codec == "jpeg" and not zipped
-    return {
-        "path": level.path,
-        "width": level.width,
-        "height": level.height,
-        "tile_width": level.tile_width,
-        "tile_height": level.tile_height,
-        "shard_rows": level.shard_rows,
-        "shard_columns": level.shard_columns,
-        "downsample": level.downsample,
-        "jpeg": {"rgb": coding.colour == "RGB", "tables": tables} if direct else None,
-    }
 
 
 def predictions(layout: Layout, slide: str) -> list[Predicted]:

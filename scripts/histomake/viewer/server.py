@@ -27,7 +27,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.pictures import canvas
 from histomake.slide.reader import SlideReader, open_slide
-from histomake.viewer import content, errors, graph_layers, guard, masks, outlines, slide_list
+from histomake.viewer import content, errors, graph_layers, guard, masks, outlines, slide_list, virtual
 from histomake.viewer.guard import Guard, RefusedError
 from histomake.viewer.neighbours import Neighbours
 
@@ -69,7 +69,7 @@ class ViewerServer(ThreadingHTTPServer):
         self.guard = Guard()
         self.requests = threading.BoundedSemaphore(REQUESTS)
         self._connections = threading.BoundedSemaphore(CONNECTIONS)
-        self._readers: dict[str, tuple[Any, SlideReader]] = {}
+        self._readers: dict[Path, tuple[Any, SlideReader]] = {}
         self._readers_lock = threading.Lock()
         self.neighbours = Neighbours(self.layout)
         self._outlines: tuple[Any, outlines.Outlines] | None = None
@@ -90,16 +90,17 @@ class ViewerServer(ThreadingHTTPServer):
         """The address to open, with the token."""
         return self.guard.address(self.server_port)
 
-    def reader(self, slide: str) -> SlideReader:
-        """The open reader of a slide; opened again if the slide was converted again. Raises KeyError."""
+    def reader(self, slide: str, transfer: str | None = None) -> SlideReader:
+        """The open reader of a slide, or of its virtual slide; opened again if it was made again. Raises KeyError."""
         content.require(self.layout, slide)
-        manifest = self.layout.manifest(slide)
+        scanned = self.layout.manifest(slide)
+        manifest = scanned if transfer is None else virtual.manifest_of(self.layout, slide, transfer)
         found = manifest.stat()
         key = (found.st_ino, found.st_size, found.st_mtime_ns)
         with self._readers_lock:
-            if slide not in self._readers or self._readers[slide][0] != key:
-                self._readers[slide] = (key, open_slide(manifest))
-            return self._readers[slide][1]
+            if manifest not in self._readers or self._readers[manifest][0] != key:
+                self._readers[manifest] = (key, open_slide(manifest))
+            return self._readers[manifest][1]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Handle a connection in its thread, unless there are too many."""
@@ -214,7 +215,9 @@ class Handler(BaseHTTPRequestHandler):
             content.require(layout, parts[1])
             self._send(HTTPStatus.OK, "image/jpeg", slide_list.preview(layout.manifest(parts[1])))
         elif parts[0] == "tile" and len(parts) == 5:
-            self._send_tile(parts[1], *(int(number) for number in parts[2:]))
+            self._send_tile(self.server.reader(parts[1]), *(int(number) for number in parts[2:]))
+        elif parts[0] == "virtual" and len(parts) == 6:
+            self._send_tile(self.server.reader(parts[2], parts[1]), *(int(number) for number in parts[3:]))
         elif parts[0] == "api" and (parts[1:2] and (parts[1], len(parts) - 1) in routes):
             answer = routes[parts[1], len(parts) - 1](*parts[2:])
             self._send(HTTPStatus.OK, "application/json", json.dumps(answer).encode())
@@ -274,9 +277,8 @@ class Handler(BaseHTTPRequestHandler):
         labels = found.tile(level, row, column)
         self._send(HTTPStatus.OK, "image/png", masks.picture(labels, found.classes, self._class_colours(slide)))
 
-    def _send_tile(self, slide: str, level: int, row: int, column: int) -> None:
+    def _send_tile(self, reader: SlideReader, level: int, row: int, column: int) -> None:
         """One decoded tile as JPEG, for codecs that browsers lack."""
-        reader = self.server.reader(slide)
         if not 0 <= level < len(reader.levels):
             raise KeyError(level)
         rows, columns = reader.levels[level].grid

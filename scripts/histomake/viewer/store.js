@@ -50,8 +50,7 @@ class SlideStore {
   async tile(number, row, column, signal) {
     const level = this.description.levels[number];
     if (!level.jpeg) {
-      const slide = encodeURIComponent(this.description.slide_id);
-      const response = await fetch(`/tile/${slide}/${number}/${row}/${column}`, { signal });
+      const response = await fetch(encodeURI(`/${this.description.tiles}/${number}/${row}/${column}`), { signal });
       if (!response.ok) throw new Error(`tile ${number}/${row}/${column}: ${response.status}`);
       this.fetched += 1;
       return response.blob();

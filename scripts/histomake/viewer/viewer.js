@@ -12,7 +12,7 @@ const $ = (id) => document.getElementById(id);
 const ANNOTATED = "-";
 
 const state = {
-  slide: null, viewer: null, store: null, overlay: null, tissue: null, outlines: null, masks: new Map(), chosen: null,
+  slide: null, viewer: null, store: null, overlay: null, tissue: null, outlines: null, masks: new Map(), virtual: new Map(), chosen: null,
 };
 window.histomake = state;
 
@@ -43,7 +43,7 @@ async function openSlide(id) {
   });
   state.viewer.addHandler("update-viewport", drawOverlay);
   state.viewer.addHandler("canvas-click", (event) => event.quick && clicked(event.position));
-  state.viewer.addHandler("open", () => { openMasks(slide); openOutlines(slide); goTo(location.hash.slice(1)); drawOverlay(); });
+  state.viewer.addHandler("open", () => { openVirtual(slide); openMasks(slide); openOutlines(slide); goTo(location.hash.slice(1)); drawOverlay(); });
   state.viewer.addHandler("animation-finish", rememberPlace);
   $("place").addEventListener("change", () => goTo($("place").value));
   window.addEventListener("hashchange", () => goTo(location.hash.slice(1)));
@@ -90,6 +90,26 @@ function layOver(name, { width, height, tile, levels }, pixel, success) {
   });
 }
 
+// Virtual slides lie on the scanned one and under all other layers.
+function openVirtual(slide) {
+  $("transfers").hidden = !slide.virtual.length;
+  $("transfer").append(...slide.virtual.map(({ transfer, mark }) => new Option(mark, transfer)));
+  for (const virtual of slide.virtual) {
+    state.viewer.addTiledImage({
+      x: 0, y: 0, width: 1, opacity: 0, index: 1, tileSource: new StoreTileSource(new SlideStore(virtual)),
+      success: ({ item }) => { state.virtual.set(virtual.transfer, item); showMasks(); },
+    });
+  }
+}
+
+// What is in silico is never shown without its mark, which zooming and moving leave in place.
+function showVirtual() {
+  for (const [transfer, item] of state.virtual) item.setOpacity(transfer === $("transfer").value ? opacity("silico") : 0);
+  const shown = opacity("silico") > 0 && state.slide.virtual.find(({ transfer }) => transfer === $("transfer").value);
+  $("mark").hidden = !shown;
+  if (shown) $("mark").textContent = `${shown.mark}. Not as scanned`.replace("in silico", "IN SILICO");
+}
+
 function openMasks(slide) {
   const cascades = slide.masks.filter((mask) => mask.title);
   $("cascades").hidden = !cascades.length;
@@ -109,6 +129,7 @@ function openOutlines(slide) {
 
 // A segmentation is shown per pixel unless a score of its patches is selected.
 function showMasks() {
+  showVirtual();
   if (state.outlines) state.outlines.setOpacity(opacity("annotation"));
   const current = state.overlay && maskKey(state.overlay.task, state.overlay.fold);
   for (const [key, item] of state.masks) {
@@ -127,7 +148,7 @@ async function loadOverlays(slide) {
   $("predictions").hidden = !slide.predictions.length;
   slide.predictions.forEach(({ task, fold }, i) => $("task").append(new Option(`${task}, fold ${fold}`, i)));
   $("task").addEventListener("change", loadPredictions);
-  for (const id of ["tissue", "annotation", "prediction", "shown", "cascade", "cascaded"]) {
+  for (const id of ["tissue", "annotation", "prediction", "shown", "cascade", "cascaded", "transfer", "silico"]) {
     $(id).addEventListener("input", () => { showMasks(); drawOverlay(); });
   }
   $("searches").hidden = !slide.encoders.length;
