@@ -8,7 +8,7 @@ CORES ?= 2
 # uv is taken from the machine, or installed into .tools.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 
-.PHONY: env envs lock docs demo report test test-examples test-machine test-shared fuzz lint bench cluster-test gpu-test profiles view viewer radhical shell clean sbom advisories
+.PHONY: env envs lock docs demo report test test-examples test-machine test-shared fuzz lint bench cluster-test gpu-test store-test profiles view viewer radhical shell clean sbom advisories
 
 # ImageNet weights that the default configuration starts from, converted once from an installed package.
 LITE0 := encoders/efficientnet-lite0/model.json
@@ -113,6 +113,11 @@ bench: env
 
 gpu-test: env
 	$(PYTHON) -m pytest tests/gpu -s
+
+# Like the peers of `make bench`, plugin and server go into the project's environment, until `make env` renews it.
+store-test: env
+	$(UV) pip install --quiet --python $(PYTHON) -r tests/object_store/requirements.txt
+	$(PYTHON) -m pytest tests/object_store
 
 cluster-test: env
 	tests/cluster/run $(TESTS)

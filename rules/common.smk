@@ -30,6 +30,7 @@ from histomake.base.errors import HistomakeError
 from histomake.cohort.sheet import read_sheet
 from histomake.config import parse_config
 from histomake.planning.misfits import misfits
+from histomake.planning.object_store import ObjectStore
 from histomake.planning.plan import make_plan
 from histomake.planning.resources import batch_pixels, memory, minutes
 
@@ -49,7 +50,7 @@ if found:
 LAYOUT = PLAN.layout
 use_memory(LAYOUT.code_digests, save=workflow.is_main_process)
 config["results"] = CONFIG.results  # where scripts find it, also if it is the default
-FINGERPRINTS = Fingerprints(LAYOUT.fingerprints, remember=workflow.is_main_process)
+FINGERPRINTS = Fingerprints(LAYOUT.fingerprints, remember=MAIN, stored=ObjectStore(storage, many=MAIN).find)
 PACKED = CONFIG.convert.store == "zip"
 # With a model instead of thresholds, rule presegment runs another script, in the environment that has torch.
 TISSUE_MODEL = PLAN.tissue_model_files()

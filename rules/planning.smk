@@ -9,7 +9,19 @@ from histomake.planning.forked_scripts import script_forks
 from histomake.planning.images import image_problems
 from histomake.planning.last_run import LastRun
 from histomake.planning.notes import listed, notes
+from histomake.planning.object_store import results_problems, stored_slide_problems
 from histomake.planning.outputs import Outputs
+
+if workflow.is_main_process:
+    problems = list(results_problems(CONFIG.results, elsewhere=internals.stores_everything_elsewhere(workflow)))
+    try:
+        problems += stored_slide_problems(SLIDES.values(), LAYOUT, FINGERPRINTS.exists)
+    except HistomakeError as error:
+        problems.append(str(error))
+    if internals.runs_in_containers(workflow):
+        problems += image_problems(CONFIG.containers)
+    if problems:
+        raise WorkflowError("\n".join(problems))
 
 IMPORTED = internals.is_imported(workflow)
 # Only the main process compares with the last run: a job on a cluster is told which slide to process.
@@ -33,8 +45,6 @@ def find_unchanged():
 
 
 if workflow.is_main_process:
-    if internals.runs_in_containers(workflow) and (problems := image_problems(CONFIG.containers)):
-        raise WorkflowError("\n".join(problems))
     # Of many small images most of the time would be spent on starting Python.
     for scripts, forks in script_forks(SCRIPTS):
         internals.fork_scripts(forks, scripts)
@@ -54,7 +64,7 @@ UNCHANGED = find_unchanged()
 @functools.cache
 def without_file():
     """Slides whose files are missing. Their stores and manifests are sources then, as no rule can make them again."""
-    return slides_without_file(SLIDES.values())
+    return slides_without_file(SLIDES.values(), FINGERPRINTS.exists)
 
 
 WITHOUT_FILE = without_file() if workflow.is_main_process else frozenset()

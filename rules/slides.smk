@@ -1,4 +1,5 @@
 # Slide files to OME-Zarr stores.
+from histomake.planning.object_store import slide_input
 
 
 # A store is declared by its zarr.json and not as a directory(): Snakemake would write a timestamp file into the
@@ -6,7 +7,7 @@
 # zarr.json; the job then replaces the rest with a new store.
 rule convert:
     input:
-        slide=ancient(lambda wildcards: slide(wildcards).path),
+        slide=ancient(lambda wildcards: slide_input(storage, slide(wildcards).path)),
     output:
         manifest=LAYOUT.manifest("{slide}"),
         store=LAYOUT.store("{slide}", packed=PACKED),

@@ -24,6 +24,7 @@ assert isinstance(workflow.is_main_process, bool)
 assert isinstance(workflow.overwrite_configfiles, list)
 assert isinstance(workflow.configfiles, list)
 assert internals.runs_in_containers(workflow) is False
+assert internals.stores_everything_elsewhere(workflow) is False
 internals.shorten_dry_run(workflow)
 assert str(workflow.current_basedir) == {folder!r}
 

@@ -20,6 +20,7 @@ import msgspec
 from histomake.audit import environment
 from histomake.audit.code import require_library
 from histomake.audit.gpus import own_gpus
+from histomake.base.addresses import address_of
 from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
 from histomake.base.files import HASH_THREADS, in_threads, sha256_file, sha256_tree, size_of, store_of
@@ -156,7 +157,7 @@ def _digests(paths: list[str], cache: FileCache) -> dict[str, str | None]:
     """Every input's sha256: as a sidecar states it, else hashed when small; slides are hashed by `convert`."""
     stated = _stated(paths, cache)
     given = [str(store_of(path)) for path in paths]
-    return {path: stated[path] if path in stated else _small_digest(path) for path in given}
+    return {address_of(path): stated[path] if path in stated else _small_digest(path) for path in given}
 
 
 def _stated(paths: list[str], cache: FileCache) -> dict[str, str]:

@@ -17,6 +17,7 @@ from histomake.audit import register, run_chain
 from histomake.audit.lineage import is_conversion
 from histomake.audit.register import Entry
 from histomake.audit.sidecar import SIDECAR
+from histomake.base.addresses import in_object_store
 from histomake.base.errors import HistomakeError
 from histomake.base.files import sha256_file, sha256_tree, size_of
 from histomake.base.layout import Layout
@@ -201,11 +202,14 @@ def _original(placed: Placed) -> Path | None:
 
 
 def _rests_on_store(placed: Placed) -> list[str]:
-    """A remark if the file that a conversion read is missing."""
+    """A remark if the file that a conversion read is missing, or is in an object store."""
     source = _original(placed) if is_conversion(placed.sidecar) else None
     if source is None or source.exists():
         return []
-    return [f"slide {placed.sidecar.wildcards.get('slide')} is used from its store: {_shown(source)} is missing"]
+    slide, address = placed.sidecar.wildcards.get("slide"), next(iter(placed.sidecar.inputs))
+    if in_object_store(address):
+        return [f"slide {slide} was not compared with {address}, which is in an object store"]
+    return [f"slide {slide} is used from its store: {_shown(source)} is missing"]
 
 
 def _continued(placed: Placed) -> list[str]:

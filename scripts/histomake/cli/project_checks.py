@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from histomake.base.addresses import in_object_store
 from histomake.base.errors import HistomakeError
 from histomake.base.files import atomic_directory, atomic_file
 from histomake.base.layout import Layout
@@ -46,8 +47,13 @@ def project(configfile: Path) -> Iterator[Finding]:
         yield from plan(config, rows)
     except HistomakeError as error:
         yield problem("sheet", str(error), f"correct {config.sheet}")
-    yield from readable(slides, config.convert, max_share=config.max_lost) if slides else ()
-    yield room(layout, slides)
+    here = [slide for slide in slides if not in_object_store(slide.path)]
+    if stored := len(slides) - len(here):
+        yield warning(
+            "object store", f"{stored} slides in one are neither opened nor counted", "snakemake -n finds them"
+        )
+    yield from readable(here, config.convert, max_share=config.max_lost) if here else ()
+    yield room(layout, here)
     yield file_system(layout)
     yield file_locks(layout)
     yield working_folder()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from histomake.audit.sidecar import SIDECAR
@@ -34,9 +33,9 @@ class Row(Protocol):
         """Digest of the file."""
 
 
-def slides_without_file(slides: Iterable[Row]) -> frozenset[str]:
-    """Ids of the slides whose file is missing; `read_sheet` has checked that their stores are complete."""
-    return frozenset(slide.slide_id for slide in slides if not Path(slide.path).exists())
+def slides_without_file(slides: Iterable[Row], exists: Callable[[str], bool]) -> frozenset[str]:
+    """Ids of the slides whose file is missing; that their stores are complete has been checked."""
+    return frozenset(slide.slide_id for slide in slides if not exists(slide.path))
 
 
 def why_not_alone(slide: Row, layout: Layout) -> str | None:

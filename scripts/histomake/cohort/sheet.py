@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from histomake.base.addresses import in_object_store
 from histomake.base.cells import classes_named, number, survival
 from histomake.base.errors import ConfigError
 from histomake.base.layout import Layout
@@ -374,11 +375,16 @@ def _group_problems(slides: list[Slide], config: Config) -> Iterator[str]:
 
 
 def _missing_files(slides: Iterable[Slide], layout: Layout) -> list[str]:
-    """Files that are needed and do not exist. The file of a slide is not needed where its store is whole."""
+    """Files that are needed and do not exist. The file of a slide is not needed where its store is whole.
+
+    Slides in an object store are not looked up: that takes Snakemake's settings.
+    """
     problems = []
     for slide in slides:
-        if not Path(slide.path).exists() and (reason := why_not_alone(slide, layout)):
+        there = in_object_store(slide.path) or Path(slide.path).exists()
+        if not there and (reason := why_not_alone(slide, layout)):
             problems.append(f"slide {slide.slide_id}: file {slide.path} does not exist, {reason}")
-        missing = [path for path in slide.annotation_files if not Path(path).exists()]
-        problems += [f"slide {slide.slide_id}: annotation file {path} does not exist" for path in missing]
+        for path in (path for path in slide.annotation_files if not Path(path).exists()):
+            fault = "is in an object store: copy it into a folder" if in_object_store(path) else "does not exist"
+            problems.append(f"slide {slide.slide_id}: annotation file {path} {fault}")
     return problems

@@ -47,6 +47,11 @@ def runs_in_containers(workflow: Any) -> bool:
     return DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 
+def stores_everything_elsewhere(workflow: Any) -> bool:
+    """Whether Snakemake is to keep all files in a storage (``--default-storage-provider``)."""
+    return workflow.storage_settings.default_storage_provider is not None
+
+
 def shorten_dry_run(workflow: Any) -> None:
     """Let a dry run print the numbers of jobs, and not every job with its files: of 1,000 slides that is 100,000 lines.
 
