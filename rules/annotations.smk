@@ -36,7 +36,7 @@ use rule annotate as annotate_mask with:
         outlines=LAYOUT.outlines("{slide}"),
         labels=LAYOUT.label_image("{slide}"),
     wildcard_constraints:
-        slide=only(sorted(PLAN.masked - PLAN.read_by_several - UNCHANGED)),
+        slide=only(sorted(PLAN.masked - PLAN.read_by_several)),
 
 
 # Agreement is compared on tissue, so this rule needs the mask.
@@ -55,7 +55,7 @@ rule annotate_readers:
     benchmark:
         LAYOUT.benchmark("annotate_readers", "{slide}")
     wildcard_constraints:
-        slide=only(sorted(PLAN.read_by_several - UNCHANGED)),
+        slide=only(sorted(PLAN.read_by_several)),
     conda:
         "../envs/slides.yaml"
     container:

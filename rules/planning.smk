@@ -11,6 +11,7 @@ from histomake.planning.last_run import LastRun
 from histomake.planning.notes import listed, notes
 from histomake.planning.object_store import results_problems, stored_slide_problems
 from histomake.planning.outputs import Outputs
+from histomake.planning.unchanged import LeftOut
 
 if workflow.is_main_process:
     problems = list(results_problems(CONFIG.results, elsewhere=internals.stores_everything_elsewhere(workflow)))
@@ -26,22 +27,29 @@ if workflow.is_main_process:
 IMPORTED = internals.is_imported(workflow)
 # Only the main process compares with the last run: a job on a cluster is told which slide to process.
 LAST_RUN = LastRun(PLAN, FINGERPRINTS, tissue_model=TISSUE_MODEL, root=ROOT) if workflow.is_main_process else None
+# Slides that are unchanged since the last complete run, and their outputs, are left out of a plan, as sources. A plan of
+# 10,000 slides takes more than a minute and 2 GB otherwise. It is known what to leave out when Snakemake makes the plan.
+LEFT_OUT = LeftOut()
 
 
-def find_unchanged():
-    """With `--config plan=new`, ids of the slides that are unchanged since the last complete run. They are not planned.
-
-    Their outputs are then sources, as the slides are. A plan of 10,000 slides takes minutes and 2 GB otherwise. Where
-    this workflow is a module of another one, that one says what a run is asked for, so all slides are planned.
-    """
-    if LAST_RUN is None or CONFIG.plan == "all":
-        return frozenset()
-    if IMPORTED:
-        print(f"plan: all slides, because plan=new needs: snakemake --snakefile {ROOT}/Snakefile", file=sys.stderr)
-        return frozenset()
-    found = LAST_RUN.unchanged()
-    print(f"plan: {len(SLIDES) - len(found):,} of {len(SLIDES):,} slides are new or changed", file=sys.stderr)
+def find_left_out():
+    """What is unchanged since the last complete run."""
+    found = LAST_RUN.left_out()
+    count = len(SLIDES) - len(found.slides)
+    print(f"plan: {count:,} of {len(SLIDES):,} slides are new or changed", file=sys.stderr)
     return found
+
+
+def remember_run():
+    """Keep for the next run what this one leaves, if it was asked for everything."""
+    if internals.everything_was_asked(workflow) and not IMPORTED:
+        LAST_RUN.remember(internals.planned_files(workflow, SIDECAR), without=LEFT_OUT.slides)
+
+
+def remember_unneeded():
+    """The same after a run that had nothing to do: otherwise the next one would look at the same slides again."""
+    if len(LEFT_OUT.slides) < len(SLIDES):
+        remember_run()
 
 
 if workflow.is_main_process:
@@ -52,13 +60,16 @@ if workflow.is_main_process:
     internals.wake_scheduler_once()
     if not IMPORTED:
         internals.shorten_dry_run(workflow)
+        if CONFIG.plan == "new":
+            internals.leave_out(workflow, LEFT_OUT, find_left_out, unneeded=remember_unneeded)
+    elif CONFIG.plan == "new":
+        print(f"plan: all slides, because plan=new needs: snakemake --snakefile {ROOT}/Snakefile", file=sys.stderr)
     for note in notes(PLAN):
         print(f"plan: {note}", file=sys.stderr)
     internals.compare_params_with_sidecars(SIDECAR)
     internals.decode_records_faster()
     if not CONFIG.export.identifiers:
         internals.leave_names_out_of_reports(workflow)
-UNCHANGED = find_unchanged()
 
 
 @functools.cache
@@ -73,8 +84,7 @@ if WITHOUT_FILE:
         f"cohort: {len(WITHOUT_FILE)} without their file, used from the store: {listed(sorted(WITHOUT_FILE))}",
         file=sys.stderr,
     )
-SOURCES = UNCHANGED | WITHOUT_FILE
-OUTPUTS = Outputs(PLAN, UNCHANGED)
+OUTPUTS = Outputs(PLAN, LEFT_OUT.slides)
 
 
 def identifying(path, **shown):
@@ -83,7 +93,7 @@ def identifying(path, **shown):
 
 
 wildcard_constraints:
-    slide=only([s for s in SLIDES if s not in UNCHANGED]) if UNCHANGED else SLIDE_ID.pattern,
+    slide=SLIDE_ID.pattern,
 
 
 RUN = {}
@@ -94,11 +104,11 @@ def finish_run(log, succeeded):
     """Record the end of the run, and say what is missing."""
     from histomake.audit import runs
 
-    everything = internals.everything_was_asked(workflow) and not IMPORTED
+    everything, sources = internals.everything_was_asked(workflow) and not IMPORTED, LEFT_OUT.slides | WITHOUT_FILE
     outputs = internals.all_outputs(workflow) if everything else frozenset()
     jobs = runs.Jobs(
         done=internals.first_outputs_of_done_jobs(workflow),
-        is_output=lambda path, slide: not everything or slide in SOURCES or path in outputs,
+        is_output=lambda path, slide: not everything or slide in sources or path in outputs,
     )
     run = RUN.get("started") or runs.Run(LAYOUT, CONFIG)
     run.finish(jobs, snakemake_logs=log, succeeded=succeeded)
@@ -118,8 +128,7 @@ onstart:
 
 
 onsuccess:
-    if internals.everything_was_asked(workflow) and not IMPORTED:
-        LAST_RUN.remember(internals.outputs_by_slide(workflow), left_out=UNCHANGED)
+    remember_run()
     finish_run(log, succeeded=True)
 
 

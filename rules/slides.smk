@@ -16,7 +16,7 @@ rule convert:
     benchmark:
         LAYOUT.benchmark("convert", "{slide}")
     wildcard_constraints:
-        slide=only([s for s in SLIDES if s not in SOURCES]) if SOURCES else SLIDE_ID.pattern,
+        slide=only([s for s in SLIDES if s not in WITHOUT_FILE]) if WITHOUT_FILE else SLIDE_ID.pattern,
     conda:
         "../envs/slides.yaml"
     container:

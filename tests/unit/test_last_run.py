@@ -10,6 +10,7 @@ from histomake.config import parse_config
 from histomake.planning import last_run
 from histomake.planning.last_run import LastRun
 from histomake.planning.plan import make_plan
+from histomake.planning.unchanged import PlannedFiles
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -83,7 +84,7 @@ def write(path: str, text: str = "as it was left") -> None:
 
 
 def remember(run: LastRun) -> None:
-    run.remember({slide: [page(slide)] for slide in ROLES}, left_out=())
+    run.remember(PlannedFiles({slide: [page(slide)] for slide in ROLES}, []), without=())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -130,7 +131,7 @@ def test_a_changed_slide_is_planned_with_the_other_slides_of_its_patient_if_they
     outputs = {slide: [page(slide)] for slide in ("A1", "A2", "B1", "B2", "C1")}
     for slide in outputs:
         write(f"pages/{slide}.html")
-    compared("A1 A2 B1 B2 C1").remember(outputs, left_out=())
+    compared("A1 A2 B1 B2 C1").remember(PlannedFiles(outputs, []), without=())
     assert compared("A1 A2 B1 B2 C1", edited="A1").unchanged() == {"B1", "B2", "C1"}
     assert compared("A1 A2 B1 B2 C1 C2").unchanged() == {"A1", "A2", "B1", "B2"}
     assert compared("A1 A2 B1 C1").unchanged() == {"A1", "A2", "C1"}

@@ -26,6 +26,12 @@ assert isinstance(workflow.configfiles, list)
 assert internals.runs_in_containers(workflow) is False
 assert internals.stores_everything_elsewhere(workflow) is False
 internals.shorten_dry_run(workflow)
+from histomake.planning.unchanged import LeftOut
+LEFT = LeftOut()
+if config.get("left"):
+    left = {{f"made/{{slide}}.{{kind}}" for slide in config["left"] for kind in ("txt", "csv")}}
+    found = LeftOut(set(config["left"]), left, {{"made/common.txt"}})
+    internals.leave_out(workflow, LEFT, lambda: found, unneeded=lambda: print("unneeded"))
 assert str(workflow.current_basedir) == {folder!r}
 
 
@@ -34,9 +40,15 @@ rule all:
     input: expand("made/{{slide}}.txt", slide=["A", "B"]), "made/summary.txt"
 
 rule make:
+    input: "made/common.txt"
     output: "made/{{slide}}.txt", "made/{{slide}}.csv"
     params: setting=config.get("setting", 1)
     shell: "{command}"
+
+rule common:
+    output: "made/common.txt"
+    params: setting=config.get("common", 1)
+    shell: "touch {{output}}"
 
 rule summary:
     input: "made/A.txt"
@@ -50,12 +62,15 @@ IMPORTED = internals.is_imported(workflow)
 onsuccess:
     print("imported:", IMPORTED)
     print("everything:", internals.everything_was_asked(workflow))
-    print("outputs:", {{k: sorted(v) for k, v in sorted(internals.outputs_by_slide(workflow).items())}})
+    planned = internals.planned_files(workflow, ".meta")
+    print("files:", {{k: sorted(v) for k, v in sorted(planned.slides.items())}}, planned.common)
+    print("left out:", sorted(LEFT.slides))
 
 onerror:
     internals.mark_failed_jobs(workflow)
 """
 
+TRIGGERS = ("mtime", "params", "input", "software-env")
 MAKE = "echo {params.setting} > {output[0]}; touch {output[1]}"
 
 
@@ -67,7 +82,7 @@ def snakemake(tmp_path):
         text = SNAKEFILE.format(scripts=str(SCRIPTS), folder=str(tmp_path), command=command)
         (tmp_path / "Snakefile").write_text(text)
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+            [sys.executable, "-m", "snakemake", "--rerun-triggers", *TRIGGERS, "--cores", "1", *arguments],
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -78,10 +93,53 @@ def snakemake(tmp_path):
     return run
 
 
-def test_outputs_of_single_slides_are_distinguished_from_others(snakemake):
+def test_files_of_single_slides_are_distinguished_from_those_that_they_depend_on(snakemake):
     text = snakemake()
-    assert "outputs: {'A': ['made/A.csv', 'made/A.txt'], 'B': ['made/B.csv', 'made/B.txt']}" in text
+    of_slides = {slide: [f"made/{slide}.{end}" for end in ("csv", "txt", "txt.meta")] for slide in "AB"}
+    assert f"files: {of_slides} ['made/common.txt', 'made/common.txt.meta']" in text
     assert "imported: False" in text
+
+
+LEFT_OUT = ("--config", "setting=2", "left=[A]")
+
+
+def test_files_that_are_left_out_are_sources_and_their_jobs_are_not_planned(snakemake):
+    snakemake()
+    text = snakemake("-p", *LEFT_OUT)
+    assert re.findall("wildcards: slide=(.)", text) == ["B"]
+    assert "left out: ['A']" in text
+    assert "Nothing to be done" in snakemake("--config", "setting=2", "left=[A, B]")
+
+
+def test_a_file_that_is_asked_for_is_planned_although_it_is_left_out(snakemake):
+    snakemake()
+    assert "wildcards: slide=A" in snakemake("--dry-run", "-p", *LEFT_OUT, "--", "made/A.txt")
+
+
+def test_nothing_is_left_out_if_a_file_that_all_depend_on_is_made_again(snakemake):
+    snakemake()
+    text = snakemake("-p", *LEFT_OUT, "common=2")
+    assert sorted(re.findall("wildcards: slide=(.)", text)) == ["A", "B"]
+    assert "plan: all slides" in text
+    assert "left out: []" in text
+
+
+@pytest.mark.parametrize("forced", [("--forceall",), ("--forcerun", "make"), ("--force",), ("--touch",)])
+def test_nothing_is_left_out_if_jobs_are_forced(snakemake, forced):
+    snakemake()
+    assert "left out: []" in snakemake(*forced, *LEFT_OUT)
+
+
+def test_a_summary_of_all_files_leaves_nothing_out(snakemake):
+    snakemake()
+    assert "made/A.txt" in snakemake("--summary", "--config", "left=[A]")
+
+
+def test_a_run_that_has_nothing_to_do_is_told(snakemake):
+    snakemake()
+    assert "unneeded" not in snakemake("--config", "left=[A]", "common=2")
+    assert "unneeded" in snakemake("--config", "left=[A]", "common=2")
+    assert "unneeded" not in snakemake("--dry-run", "--config", "left=[A]", "common=2")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +151,7 @@ def test_outputs_of_single_slides_are_distinguished_from_others(snakemake):
         (("--until", "make"), False),
         (("--omit-from", "summary"), False),
         (("--batch", "all=1/2"), False),
+        (("--rerun-triggers", "mtime"), False),
     ],
 )
 def test_a_run_for_everything_is_distinguished_from_one_for_some_targets(snakemake, arguments, everything):

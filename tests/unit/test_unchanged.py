@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from histomake.planning.unchanged import digest, remember, unchanged_slides
+from histomake.planning.unchanged import LeftOut, PlannedFiles, digest, left_out, remember, unchanged_slides
 
 MADE_OF = {"A": "a", "B": "b", "C": "c"}
 
@@ -22,8 +22,16 @@ def outputs(tmp_path):
 @pytest.fixture
 def memory(tmp_path, outputs):
     path = tmp_path / "memory" / "last_run.json"
-    remember(path, shared="1", made_of=MADE_OF, outputs=outputs, left_out=())
+    remember(path, shared="1", made_of=MADE_OF, planned=PlannedFiles(outputs, [common(tmp_path)]), left_out=())
     return path
+
+
+def common(folder):
+    """A file that the jobs of all slides depend on."""
+    path = folder / "model.json"
+    if not path.exists():
+        path.write_text("a model")
+    return str(path)
 
 
 def test_slides_with_unchanged_outputs_and_inputs_are_unchanged(memory):
@@ -48,10 +56,42 @@ def test_a_slide_with_a_removed_touched_or_truncated_output_is_not_unchanged(mem
     assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == {"A", "C"}
 
 
-def test_a_run_that_planned_one_slide_keeps_what_is_known_of_the_others(memory, outputs):
+@pytest.mark.parametrize("disturb", [os.unlink, os.utime, lambda path: os.truncate(path, 3)])
+def test_with_a_removed_touched_or_truncated_common_file_no_slide_is_unchanged(memory, tmp_path, disturb):
+    disturb(common(tmp_path))
+    assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == frozenset()
+
+
+def test_a_run_that_planned_one_slide_keeps_what_is_known_of_the_others(memory, outputs, tmp_path):
     os.utime(outputs["B"][0])
-    remember(memory, shared="2", made_of=MADE_OF, outputs={"B": outputs["B"]}, left_out={"A"})
+    planned = PlannedFiles({"A": [outputs["C"][1]], "B": outputs["B"]}, [])
+    remember(memory, shared="2", made_of=MADE_OF, planned=planned, left_out={"A"})
     assert unchanged_slides(memory, shared="2", made_of=MADE_OF) == {"A", "B"}
+    found = left_out(memory, {"A"})
+    assert found == LeftOut({"A"}, {*outputs["A"], outputs["C"][1]}, {common(tmp_path)})
+
+
+def test_a_file_that_did_not_exist_is_left_out_of_what_is_taken_as_it_is(memory, outputs):
+    os.unlink(outputs["A"][0])
+    remember(memory, shared="1", made_of=MADE_OF, planned=PlannedFiles({"A": outputs["A"]}, []), left_out=())
+    assert unchanged_slides(memory, shared="1", made_of=MADE_OF) == {"A"}
+    assert left_out(memory, {"A"}).files == {outputs["A"][1]}
+
+
+def test_what_refers_to_what_is_left_out_sees_when_it_is_filled_and_cleared():
+    left = LeftOut()
+    slides = left.slides
+    left.fill(LeftOut({"A"}, {"A.json"}, {"model"}))
+    assert slides == {"A"}
+    left.clear()
+    assert (slides, left.files, left.common) == (set(), set(), set())
+
+
+def test_a_memory_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "last_run.json"
+    remember(place, shared="1", made_of={}, planned=PlannedFiles({}, []), left_out=())
+    assert "cannot be written" in caplog.text
 
 
 def test_with_a_damaged_memory_no_slide_is_unchanged_and_a_warning_is_logged(memory, caplog):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from histomake.cohort.leakage import FITTED, Assignment
 from histomake.model.reuse import DESCRIPTION, WEIGHTS
 from histomake.planning.plan import Plan
 from histomake.planning.transfer_plan import TransferPlan
-from histomake.planning.unchanged import digest, remember, unchanged_slides
+from histomake.planning.unchanged import LeftOut, PlannedFiles, digest, left_out, remember, unchanged_slides
 
 
 class LastRun:
@@ -48,10 +48,14 @@ class LastRun:
         found = frozenset(slide for slide in found if found.issuperset(together.get(slide, ())))
         return found if {slide for _, _, slide, _ in fitted_roles(self._plan)} <= found else frozenset()
 
-    def remember(self, outputs: Mapping[str, Iterable[str]], left_out: Collection[str]) -> None:
-        """Store the state after a complete run: the outputs of each planned slide, and which slides were left out."""
+    def left_out(self) -> LeftOut:
+        """What a plan of the other slides leaves out."""
+        return left_out(self._plan.layout.last_run, self.unchanged())
+
+    def remember(self, planned: PlannedFiles, without: Collection[str]) -> None:
+        """Store the state after a complete run: the files of what was planned, and which slides were left out."""
         memory = self._plan.layout.last_run
-        remember(memory, shared=self._shared(), made_of=self._made_of, outputs=outputs, left_out=left_out)
+        remember(memory, shared=self._shared(), made_of=self._made_of, planned=planned, left_out=without)
 
     def _shared(self) -> str:
         """Digest of what the outputs of all slides depend on, with the models as they are now."""

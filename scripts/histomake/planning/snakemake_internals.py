@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
 from heapq import nsmallest
 from pathlib import Path
@@ -19,19 +19,24 @@ from typing import Any
 
 import msgspec
 from snakemake.benchmark import benchmarked
+from snakemake.exceptions import MissingRuleException
 from snakemake.io import strip_wildcard_constraints
 from snakemake.logging import DefaultFilter, logger
 from snakemake.persistence import ParamsChange, PersistenceBase
 from snakemake.persistence.file import FilePersistence
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.script import PythonScript
-from snakemake.settings.enums import Quietness
+from snakemake.settings.enums import Quietness, RerunTrigger
 from snakemake.settings.types import DeploymentMethod
 
 from histomake.planning.forked_scripts import ScriptForks
+from histomake.planning.unchanged import LeftOut, PlannedFiles
 
 NOT_ENDED = ["did not end"]
 """Params that no job has."""
+
+TRIGGERS = {RerunTrigger.MTIME, RerunTrigger.PARAMS, RerunTrigger.INPUT, RerunTrigger.SOFTWARE_ENV}
+"""Reasons to run a job again (``rerun-triggers`` of ``profiles/default``)."""
 
 FEWEST_CONSIDERED = 16
 """Ready jobs of a rule that the scheduler looks at, at least."""
@@ -158,11 +163,70 @@ def _turn(job: Any) -> tuple[int, int]:
     return -job.priority, job.jobid
 
 
+def leave_out(workflow: Any, left: LeftOut, find: Callable[[], LeftOut], *, unneeded: Callable[[], None]) -> None:
+    """Let runs and dry runs plan no jobs that make files of ``left``, which is filled with what ``find`` returns.
+
+    These files are sources then, as slides are. The plan is made again with all jobs, and ``left`` is cleared, if it
+    would make something that jobs left out depend on: only when Snakemake has planned it is this known. Other commands
+    than runs, such as ``--report`` and ``--summary``, and runs that force jobs or look for other reasons to run them,
+    plan all jobs, too.
+
+    ``unneeded`` is called after a run that had nothing to do. Snakemake runs no hook then.
+    """
+    execute, prepare, build = workflow.execute, workflow._prepare_dag, workflow._build_dag
+    running, prepared = False, dict[str, Any]()
+
+    def prepare_dag(**named: Any) -> None:
+        prepared.update(named)
+        prepare(**named)
+        if running and not _forces_jobs(workflow):
+            left.fill(find())
+            _leave_files_out(workflow.dag, left.files)
+
+    def build_dag() -> None:
+        build()
+        if left.slides and any(path in left.common for job in workflow.dag.needrun_jobs() for path in job.output):
+            left.clear()
+            print("plan: all slides, because a file that all depend on is made again", file=sys.stderr)
+            prepare(**prepared)
+            build()
+
+    def run(*given: Any, **named: Any) -> Any:
+        nonlocal running
+        running = True
+        result = execute(*given, **named)
+        if not workflow.dryrun and not len(workflow.dag):
+            unneeded()
+        return result
+
+    workflow.execute, workflow._prepare_dag, workflow._build_dag = run, prepare_dag, build_dag
+
+
+def _leave_files_out(dag: Any, files: Collection[str]) -> None:
+    """Let a plan have no jobs that make ``files``, except those that are targets."""
+    jobs_of = dag.file2jobs
+
+    async def jobs_of_others(targetfile: Any, *given: Any, **named: Any) -> Any:
+        if targetfile in files and targetfile not in dag.targetfiles:
+            raise MissingRuleException(targetfile)
+        return await jobs_of(targetfile, *given, **named)
+
+    dag.file2jobs = jobs_of_others
+
+
+def _forces_jobs(workflow: Any) -> bool:
+    """Whether a run was asked for jobs whatever has changed, or for other reasons than those of the profile."""
+    asked = workflow.dag_settings
+    forced = asked.forceall or asked.forcetargets or asked.forcerun or asked.target_jobs or asked.allowed_rules
+    return bool(forced or asked.batch or workflow.touch or asked.rerun_triggers - TRIGGERS)
+
+
 def everything_was_asked(workflow: Any) -> bool:
-    """Whether a run was asked for all outputs, and not for some targets or a part of the jobs."""
+    """Whether a run was asked for all outputs, and not for some targets, a part of the jobs, or some reasons to run."""
     asked = workflow.dag_settings
     some = set(asked.targets) - {workflow.default_target}
-    return not (some or asked.until or asked.omit_from or asked.batch)
+    some = some or asked.until or asked.omit_from or asked.batch or asked.target_jobs or asked.allowed_rules
+    return not (some or TRIGGERS - asked.rerun_triggers)
 
 
 def first_outputs_of_done_jobs(workflow: Any) -> list[str]:
@@ -175,13 +239,24 @@ def all_outputs(workflow: Any) -> set[str]:
     return {str(path) for job in workflow.dag.jobs for path in job.output}
 
 
-def outputs_by_slide(workflow: Any) -> dict[str, list[str]]:
-    """Outputs of all planned jobs that are for one slide, by its id."""
-    found: dict[str, list[str]] = defaultdict(list)
+def planned_files(workflow: Any, ending: str) -> PlannedFiles:
+    """Files of all planned jobs that are for one slide, and of those that these depend on and that are not.
+
+    ``ending`` is that of sidecars, which are among the files.
+    """
+    slides: dict[str, list[str]] = defaultdict(list)
+    common: dict[str, None] = {}
     for job in workflow.dag.jobs:
         if "slide" in job.wildcards_dict:
-            found[job.wildcards_dict["slide"]] += map(str, job.output)
-    return found
+            slides[job.wildcards_dict["slide"]] += _files(job, ending)
+            for maker in workflow.dag.dependencies[job]:
+                if "slide" not in maker.wildcards_dict:
+                    common |= dict.fromkeys(_files(maker, ending))
+    return PlannedFiles(slides, list(common))
+
+
+def _files(job: Any, ending: str) -> list[str]:
+    return [*map(str, job.output), f"{job.output[0]}{ending}"]
 
 
 def mark_failed_jobs(workflow: Any) -> None:
