@@ -11,6 +11,7 @@ from histomake.planning.last_run import LastRun
 from histomake.planning.notes import listed, notes
 from histomake.planning.object_store import results_problems, stored_slide_problems
 from histomake.planning.outputs import Outputs
+from histomake.planning.progress_log import ProgressLog
 from histomake.planning.unchanged import LeftOut
 
 if workflow.is_main_process:
@@ -60,6 +61,8 @@ if workflow.is_main_process:
     internals.wake_scheduler_once()
     if not IMPORTED:
         internals.shorten_dry_run(workflow)
+        PROGRESS = ProgressLog(LAYOUT.progress)
+        internals.follow_events(PROGRESS)
         if CONFIG.plan == "new":
             internals.leave_out(workflow, LEFT_OUT, find_left_out, unneeded=remember_unneeded)
     elif CONFIG.plan == "new":
@@ -112,6 +115,8 @@ def finish_run(log, succeeded):
     )
     run = RUN.get("started") or runs.Run(LAYOUT, CONFIG)
     run.finish(jobs, snakemake_logs=log, succeeded=succeeded)
+    if not IMPORTED:
+        PROGRESS.end(succeeded=succeeded)
 
 
 # Imports are local because every job on a cluster reads this file, too, and should start quickly.
@@ -124,6 +129,8 @@ onstart:
         RUN["started"].start()
     except HistomakeError as error:
         raise WorkflowError(str(error)) from None
+    if not IMPORTED:
+        PROGRESS.start()
     print(runs.preflight(LAYOUT, SLIDES, FINGERPRINTS), file=sys.stderr)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections import defaultdict
@@ -55,6 +56,11 @@ def runs_in_containers(workflow: Any) -> bool:
 def stores_everything_elsewhere(workflow: Any) -> bool:
     """Whether Snakemake is to keep all files in a storage (``--default-storage-provider``)."""
     return workflow.storage_settings.default_storage_provider is not None
+
+
+def follow_events(handler: logging.Handler) -> None:
+    """Let a handler see all events of Snakemake, whatever is printed: their kind is in ``event`` of a log record."""
+    logger.addHandler(handler)
 
 
 def shorten_dry_run(workflow: Any) -> None:

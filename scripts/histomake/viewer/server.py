@@ -10,6 +10,7 @@ import logging
 import mimetypes
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,7 +28,7 @@ from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.pictures import canvas
 from histomake.slide.reader import SlideReader, open_slide
-from histomake.viewer import content, errors, graph_layers, guard, masks, outlines, slide_list, virtual
+from histomake.viewer import content, errors, graph_layers, guard, masks, outlines, progress, slide_list, virtual
 from histomake.viewer.guard import Guard, RefusedError
 from histomake.viewer.neighbours import Neighbours
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent
 OPENSEADRAGON = ASSETS / "vendor" / "openseadragon.min.js"
-PAGES = {"viewer.html", "viewer.js", "store.js", "list.js", "regions.js"}
+PAGES = {"viewer.html", "viewer.js", "store.js", "list.js", "regions.js", "progress.html", "progress.js"}
 BLOCK = 1 << 20
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 TILE_QUALITY = 90
@@ -189,6 +190,7 @@ class Handler(BaseHTTPRequestHandler):
         routes: dict[tuple[str, int], Callable[..., Any]] = {
             ("slides", 1): lambda: slide_list.slides(layout),
             ("scores", 1): lambda: slide_list.scores(layout),
+            ("progress", 1): lambda: progress.describe(layout, time.time()),
             ("slides", 2): lambda slide: content.describe(layout, slide),
             ("overlay", 4): lambda slide, task, fold: content.overlay(layout, slide, task, int(fold)),
             ("patch", 5): lambda slide, task, fold, patch: content.patch(layout, slide, task, int(fold), int(patch)),
@@ -198,6 +200,8 @@ class Handler(BaseHTTPRequestHandler):
         }
         if not parts or parts[0] == "slide":
             self._send_file(ASSETS / "viewer.html")
+        elif parts == ["progress"]:
+            self._send_file(ASSETS / "progress.html")
         elif parts[0] == "files":
             path = safe_path(layout.results, "/".join(parts[1:]), self.server.allowed)
             self._send_file(path, policy=guard.FILE_POLICY)

@@ -377,6 +377,11 @@ class Layout:
         return self.results / "memory"
 
     @property
+    def progress(self) -> Path:
+        """How far the last run has come (`RunProgress`)."""
+        return self.caches / "progress.json"
+
+    @property
     def code_digests(self) -> Path:
         """Cache of the digests of the library's files."""
         return self.caches / "code.json"
