@@ -31,8 +31,11 @@ IMAGES = {"train": 3, "val": 2, "test": 6}
 SHARES = {"train": (0.02, 0.05, 0.1), "val": (0.01, 0.05, 0.1), "test": (0.002, 0.01, 0.1)}
 """Share of the tissue that is lesion, in turn. Every slide is one patient."""
 
-STEPS = 100
-"""Steps of training of each stage of the cascade."""
+STEPS = {"low": 400, "high": 100}
+"""Steps of training of each stage of the cascade. Those of the coarse one are short."""
+
+LEAST_AREA = 0.03
+"""Share of a coarse patch that is lesion from which on it has the class: half of one of the 16 finest patches in it."""
 
 CASCADE_TESTS = 6
 """Test patients of the cascade, two of each share of lesion; each takes a dense run twice."""
@@ -106,18 +109,20 @@ def configuration(*, cascade: bool) -> dict:
     """Return that of the example of patch cascades, with lesions in place of nuclei, or that of the bags."""
     config = yaml.safe_load((ROOT / "config" / "examples" / "patch_cascade.yaml").read_text())
     low, high = config["tasks"].values()
-    for task in (low, high):
+    for name, task in {"low": low, "high": high}.items():
         task["target"]["classes"] = ["lesion"]
-        task["train"]["steps"] = STEPS
+        task["train"]["steps"] = STEPS[name]
         del task["split"]
         if cascade:
             task["predict"] = {"roles": ["val", "test"]}
-    low["target"]["min_area"] = 0.05
+    low["target"]["min_area"] = LEAST_AREA
     stages = {"class_name": "lesion", "stages": ["low", "high"]}
     config |= {
         "sheet": "slides.tsv",
         "results": "results",
         "annotations": {"classes": {"lesion": "lesion"}},
+        # Enlarged nuclei would be taken for blur, and lesions of high grade excluded.
+        "quality": {"max_share": 1.0},
         "grids": {"low": {"mpp": 16.0, "size": 32, "min_tissue": 0.02}, "high": {"mpp": 2.0, "size": 64}},
     }
     if cascade:

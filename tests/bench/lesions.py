@@ -26,8 +26,11 @@ from tests.demo import nuclei
 RADIUS = 0.45
 """Radius of the tissue, as a share of the slide's edge; that of ``tile_pixels``."""
 
-SKIN = {"train": np.s_[:2048, :1024], "test": np.s_[:2048, 1024:2048], "val": np.s_[2048:2560, :2048]}
-"""Part of the skin for each role. Mirrored, its edges divide the span of the coarsest tiles, so that tiles repeat."""
+SKIN = {"train": np.s_[876:1900, 800:1824], "test": np.s_[1900:2924, 600:1624], "val": np.s_[364:876, 900:1412]}
+"""Part of the skin for each role, with dermis and epidermis.
+
+Mirrored, its edges divide the span of the coarsest tiles, so that tiles repeat.
+"""
 
 LARGER = 2
 """Size of nuclei of a high grade, in that of a low grade."""

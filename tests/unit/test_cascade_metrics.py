@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from histomake.base.layout import Layout
@@ -113,6 +114,15 @@ def test_the_front_has_seconds_by_measured_time_per_patch():
     half, alone = found.front
     assert (half.seconds, half.cost, half.chosen) == (pytest.approx(1.0 + 4 * 0.5), pytest.approx(0.75), True)
     assert (alone.seconds, alone.cost, alone.chosen) == (pytest.approx(8 * 0.5), 1.0, False)
+
+
+def test_a_front_has_no_seconds_where_a_stage_was_never_run(tmp_path):
+    slide = compared("A")
+    dense = replace(slide, cascade=slide.alone)  # the search chose the finest stage alone
+    chosen = msgspec.structs.replace(CHOSEN, chosen=ALONE)
+    found = measure_cascade([dense], {0: chosen}, left_out=[], seed=0, bootstraps=50)
+    assert [point.seconds for point in found.front] == [None, pytest.approx(8 * 0.5)]
+    draw_seconds(found, tmp_path / "front.png")
 
 
 def test_break_even_is_the_share_of_finest_patches_at_which_both_take_the_same_time():

@@ -52,7 +52,7 @@ def draw_seconds(metrics: PatchCascadeMetrics, path: Path | str) -> None:
     """Plot seconds against AUROC of the thresholds of a front on test slides, with the measured dense run, as PNG."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    points = [(p.seconds, p.auroc, p.chosen) for p in metrics.front if p.auroc is not None]
+    points = [(p.seconds, p.auroc, p.chosen) for p in metrics.front if p.auroc is not None and p.seconds is not None]
     axes.plot([p[0] for p in points], [p[1] for p in points], "-o", ms=4, color="#c2571a", label="front")
     for seconds, auroc, _ in (point for point in points if point[2]):
         axes.scatter([seconds], [auroc], s=130, marker="*", color="#1d5fa8", zorder=5, label="chosen")

@@ -189,7 +189,7 @@ def _front(slides: Sequence[SlideComparison], thresholds: Mapping[int, PatchThre
         limits = StageThresholds(lower=tried.lower, upper=tried.upper)
         runs = [run_stages(slide.dense.stages, slide.dense.answers, limits) for slide in own]
         used = each[len(each) - len(tried.lower) - 1 :]
-        seconds = sum(done.computed * one for run in runs for done, one in zip(run, used, strict=True))
+        timed = [(done.computed, one) for run in runs for done, one in zip(run, used, strict=True) if done.computed]
         score = np.concatenate([run[-1].score[s.dense.known] for s, run in zip(own, runs, strict=True)])
         read = sum(pixels_read(slide.dense.stages, run) for slide, run in zip(own, runs, strict=True))
         found.append(
@@ -197,7 +197,7 @@ def _front(slides: Sequence[SlideComparison], thresholds: Mapping[int, PatchThre
                 lower=tried.lower,
                 upper=tried.upper,
                 cost=read / alone,
-                seconds=seconds,
+                seconds=sum(count * one for count, one in timed) if all(one for _, one in timed) else None,
                 auroc=_auroc(score, truth),
                 chosen=(tried.lower, tried.upper) == (record.chosen.lower, record.chosen.upper),
             )

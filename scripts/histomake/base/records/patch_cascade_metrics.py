@@ -83,8 +83,8 @@ class FrontPoint(Part, frozen=True, kw_only=True):
     """Upper thresholds."""
     cost: float
     """Pixels read, as a share of those of the finest stage alone."""
-    seconds: float
-    """Time: what every stage computes, by its measured time per patch."""
+    seconds: float | None
+    """Time: what every stage computes, by its measured time per patch; null if a stage that it uses was never run."""
     auroc: float | None
     """AUROC of the patches."""
     chosen: bool
