@@ -5,11 +5,13 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from histomake.audit.caches import stated_digest
 from histomake.audit.sidecar import job
 from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.cohort.quarantine import attempt
 from histomake.config import parse_config
+from histomake.features.kept import keep
 from histomake.features.sharing import Work, slides_of
 from histomake.features.store import STAGE
 
@@ -59,6 +61,7 @@ def steps(snakemake, config, work, ready, options):
     from histomake.features.choice import Chooser
     from histomake.features.extract import extract_open, open_patches, write_no_features
     from histomake.features.extract_chosen import ScoredSlide, open_chosen, write_chosen, write_no_chosen
+    from histomake.features.kept import KeptFile
     from histomake.learn.data.patch_index import SlideEntry
 
     def entry(one):
@@ -76,10 +79,11 @@ def steps(snakemake, config, work, ready, options):
 
     def scored(one):
         table, *predictions = work.scores(one[0])
-        return ScoredSlide(entry(one), table, predictions)
+        kept = KeptFile(work.layout.kept_features(work.group, one[0]), stated_digest(work.layout, work.output(one[0])))
+        return ScoredSlide(entry(one), table, predictions, kept)
 
     return (
-        lambda one: open_chosen(encoder, scored(one), chooser, **options),
+        lambda one: open_chosen(encoder, scored(one), chooser, code=snakemake.params.code, **options),
         partial(write_chosen, encoder, chooser),
         partial(write_no_chosen, encoder, chooser),
     )
@@ -110,6 +114,8 @@ def main(snakemake):
             logging.info("slide %s: its features were made by the job of another slide", slide)
         else:
             encode(snakemake, config, work, made_of, done.lost)
+        if config.encoders[config.encoder_groups[work.group][0]].choose is not None:
+            keep(work.output(slide), work.layout.kept_features(work.group, slide))
 
 
 if __name__ == "__main__":

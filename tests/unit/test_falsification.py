@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from histomake.audit import register, run_chain
-from histomake.audit.caches import open_cache
+from histomake.audit.caches import open_cache, stated_digest
 from histomake.audit.run_chain import RECORD
 from histomake.audit.runs import Jobs, Run
 from histomake.audit.sidecar import SIDECAR, job
@@ -345,6 +345,23 @@ def test_features_that_wait_for_their_job_are_removed_when_a_run_starts(results)
     left.write_text("forged")
     results.run()
     assert not left.exists()
+
+
+def test_features_of_an_earlier_choice_are_taken_only_as_their_job_wrote_them(results):
+    found = results.layout.prediction("t", 0, "a")  # any output with a sidecar of its own
+    assert stated_digest(results.layout, found) == sha256_file(found)
+    results.forge(found)
+    assert stated_digest(results.layout, found) != sha256_file(found)
+    results.forge_sidecar(found)
+    assert stated_digest(results.layout, found) is None
+
+
+def test_features_of_a_run_without_a_record_are_not_taken(results):
+    made = results.layout.prediction("t", 0, "b")
+    results.run(lambda: results.step("predict_slide", made, [], "skin", wildcards={"slide": "b"}), ends=False)
+    assert stated_digest(results.layout, made) is None
+    results.run()
+    assert stated_digest(results.layout, made) == sha256_file(made)
 
 
 def test_a_training_that_continued_from_a_checkpoint_stays_marked(results):

@@ -113,9 +113,9 @@ def scored(entry, folder: Path, *attentions) -> ScoredSlide:
     return ScoredSlide(entry, entry.table, files)
 
 
-def encoded(encoder, slide, models, output):
-    with open_chosen(encoder, slide, models, batch=16, threads=1) as opened:
-        write_chosen(encoder, models, opened, output, code="c", made_of="m")
+def encoded(encoder, slide, models, output, code="c"):
+    with open_chosen(encoder, slide, models, batch=16, threads=1, code=code) as opened:
+        write_chosen(encoder, models, opened, output, code=code, made_of="m")
     return read_features(output)
 
 

@@ -28,6 +28,7 @@ from histomake.config import Section
 ALLOWED_NAMES = {
     "histomake.audit.caches.discard_unrecorded": "removes caches, and changes no result",
     "histomake.audit.caches.open_cache": "returns what was read before, or nothing",
+    "histomake.audit.caches.stated_digest": "says whether vectors of an earlier job are taken, which are the same ones",
     "histomake.audit.environment.git_state": "the report shows it",
     "histomake.audit.environment.package_versions": "the report shows it",
     "histomake.audit.sidecar.SIDECAR": "a part of a file's name",

@@ -77,13 +77,18 @@ class Chooser:
         found = []
         for fold, card in zip(self.folds, self.cards, strict=True):
             chooser = PatchChooser(weights=str(card.weights_sha256), **self.choice.dump())
-            shaping = json.dumps([encoder.identity, msgspec.to_builtins(chooser)], sort_keys=True)
-            identity = hashlib.sha256(shaping.encode()).hexdigest()
+            identity = identity_of(encoder, chooser)
             made_with = sorted({*encoder.made_with, *card.made_with})
             found.append(
                 msgspec.structs.replace(encoder, fold=fold, identity=identity, made_with=made_with, chooser=chooser)
             )
         return found
+
+
+def identity_of(encoder: FeatureColumn, chooser: PatchChooser) -> str:
+    """Identity of the features of an encoder that sees what a model chooses."""
+    shaping = json.dumps([encoder.identity, msgspec.to_builtins(chooser)], sort_keys=True)
+    return hashlib.sha256(shaping.encode()).hexdigest()
 
 
 def choose(scores: NDArray[np.floating], choice: PatchChoice) -> NDArray[np.bool_]:

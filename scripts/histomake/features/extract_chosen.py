@@ -19,6 +19,7 @@ from histomake.base.records.record import Quarantined
 from histomake.features.choice import Chooser, patches_chosen
 from histomake.features.encoders import ReadyEncoder
 from histomake.features.extract import Pixels, encode_pixels, read_pixels
+from histomake.features.kept import Expected, KeptFile, Vectors, known_vectors, no_vectors
 from histomake.features.store import PLACES, write_features
 from histomake.learn.data.patch_index import SlideEntry, usable_patches
 from histomake.patch.grid import SlideGrid
@@ -31,11 +32,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoredSlide:
-    """A slide whose patches are chosen: its entry, the patch table of the models that choose, and their predictions."""
+    """A slide whose patches are chosen: its entry, the patch table of the models that choose, and their predictions.
+
+    ``kept``: features of an earlier choice.
+    """
 
     entry: SlideEntry
     coarse_table: Path
     predictions: Sequence[Path]
+    kept: KeptFile | None = None
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,23 @@ class OpenChosen:
     """The chosen patches of a slide, in order of the patch table.
 
     record: of its patch table, or its quarantine entry. places: columns of the patches that any model chose. given:
-    which of them each model chose, bool (n,). pixels: None if there are no patches.
+    which of them each model chose, bool (n,). vectors: those that are known. pixels: of the other patches; None
+    if there are none.
     """
 
     slide: ScoredSlide
     record: PatchTableRecord | Quarantined
     places: Mapping[str, NDArray[Any]]
     given: Sequence[NDArray[np.bool_]]
+    vectors: Vectors
     pixels: Pixels | None
 
 
 @contextmanager
 def open_chosen(
-    encoder: ReadyEncoder, slide: ScoredSlide, chooser: Chooser, *, batch: int, threads: int
+    encoder: ReadyEncoder, slide: ScoredSlide, chooser: Chooser, *, batch: int, threads: int, code: str
 ) -> Iterator[OpenChosen]:
-    """Choose patches of a slide, and begin to read them."""
+    """Choose patches of a slide, and begin to read those whose vectors are not known."""
     patches, record = usable_patches(slide.entry)
     chosen = _chosen(slide, chooser, patches, record)
     if isinstance(chosen, Quarantined):
@@ -65,12 +72,18 @@ def open_chosen(
     rows = np.flatnonzero(np.any(chosen, axis=0))
     places = {name: patches[name].to_numpy()[rows] for name, _ in PLACES}
     given = [one[rows] for one in chosen]
-    if not len(rows):
-        yield OpenChosen(slide, record, places, given, None)
+    if isinstance(record, Quarantined):
+        yield OpenChosen(slide, record, places, given, no_vectors(encoder.column, 0), None)
+        return
+    sha256 = Manifest.read_usable(slide.entry.manifest).sha256
+    vectors = known_vectors(slide.kept, Expected(sha256, record, encoder.column, code), places)
+    new = {name: values[~vectors.known] for name, values in places.items()}
+    if vectors.known.all():
+        yield OpenChosen(slide, record, places, given, vectors, None)
         return
     grid = SlideGrid.of_table(record).grid
-    with read_pixels([encoder], slide.entry, grid, places, batch=batch, threads=threads) as pixels:
-        yield OpenChosen(slide, record, places, given, pixels)
+    with read_pixels([encoder], slide.entry, grid, new, batch=batch, threads=threads) as pixels:
+        yield OpenChosen(slide, record, places, given, vectors, pixels)
 
 
 def _chosen(
@@ -102,9 +115,15 @@ def write_chosen(
     Args, and raised errors: as of `histomake.features.extract.extract_open`.
     """
     slide, record = opened.slide, opened.record
-    vectors = np.zeros((len(opened.places["x"]), encoder.column.dimensions), encoder.column.dtype)
+    vectors, known = opened.vectors.values, opened.vectors.known
+    if known.any():
+        log.info(
+            "slide %s: %d of %d vectors are those of an earlier choice", slide.entry.slide_id, known.sum(), len(known)
+        )
     if opened.pixels is not None:
-        encode_pixels([encoder], slide.entry, opened.pixels, {encoder.name: vectors}, nearly_read=nearly_read)
+        new = np.zeros((np.count_nonzero(~known), encoder.column.dimensions), encoder.column.dtype)
+        encode_pixels([encoder], slide.entry, opened.pixels, {encoder.name: new}, nearly_read=nearly_read)
+        vectors[~known] = new
     columns = chooser.columns(encoder.column)
     names = [column_name(column.encoder, column.fold) for column in columns]
     given = dict(zip(names, opened.given, strict=True))
@@ -120,6 +139,7 @@ def write_chosen(
         code=code,
         made_of=made_of,
         columns=columns,
+        kept_from=opened.vectors.source,
     )
     write_features(output, described, opened.places, dict.fromkeys(names, vectors), given)
 

@@ -391,6 +391,10 @@ class Layout:
         """Folder of features that wait for the jobs of their slides. A run removes them when it starts."""
         return self.caches / "features"
 
+    def kept_features(self, group: str, slide: str) -> Path:
+        """Second name of the features of chosen patches of a slide, whose vectors another choice reuses."""
+        return self.caches / "vectors" / group / f"{slide}.arrow"
+
     def file_cache(self, name: str) -> Path:
         """Cache of the small files that an aggregate rule reads (`FileCache`)."""
         return self.caches / f"{name}.parquet"

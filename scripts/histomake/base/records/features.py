@@ -73,6 +73,8 @@ class FeatureRecord(StageRecord, frozen=True, kw_only=True):
     """Digest of all that the features were made of: slide, patch table, settings, weights and code."""
     columns: list[FeatureColumn]
     """The columns of features, in order."""
+    kept_from: str | None = None
+    """sha256 of the earlier file of features from which vectors of patches were taken; null if all were encoded."""
 
 
 def column_name(encoder: str, fold: int | None) -> str:
