@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.demo.cohort import COHORT, DIED, MONTHS, RICH, SHARE, SMALL, build_cohort
+from tests.demo.cohort import COHORT, DIED, MONTHS, RICH, ROLES, SHARE, SMALL, build_cohort
 
 MADE = Path(__file__).parents[2] / "encoders" / "efficientnet-lite0"
 """The same encoder, which `make env` has written."""
@@ -29,7 +29,7 @@ def write_encoder(folder: Path) -> None:
 
 
 def main() -> None:
-    """Write slides, annotations, an encoder's folder and slides.tsv into FOLDER, with the same bytes every time."""
+    """Write slides, annotations, an encoder's folder and two sheets into FOLDER, with the same bytes every time."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--small", action="store_true", help="five slides of about 2,000 pixels, for the tests")
@@ -42,6 +42,7 @@ def main() -> None:
             "folder": str(arguments.folder),
             "slides": [repr(slide) for slide in slides],
             "labels": [RICH, SHARE, MONTHS, DIED],
+            "roles": ROLES,
         }
     )
     if stamp.exists() and stamp.read_text() == recipe:

@@ -87,6 +87,10 @@ RICH = "nuclei_rich"
 SHARE = "nuclei_share"
 """Column of the sheet: share of the annotated tissue that is rich in nuclei."""
 
+ROLES = {"P01": "train", "P07": "train", "P02": "test", "P03": "test", "P08": "test"}  # north
+ROLES |= {"P04": "train", "P05": "train", "P10": "train", "P09": "val", "P06": "test"}  # south
+"""Roles of patients in the sheet divided.tsv: each laboratory has patients to learn from and to test on."""
+
 MONTHS, DIED = "months", "died"
 """Columns of the sheet: time until the end of a patient's observation, and whether the patient had died by then, 1 or
 0. The more nuclei-rich tissue the slides of a patient have, the earlier."""
@@ -169,7 +173,13 @@ def build_cohort(folder: Path, slides: list[Slide], *, untouched: bool) -> Path:
     label_survival(rows)
     if untouched:
         rows.append(build_untouched(folder))
-    sheet = folder / "slides.tsv"
+    divided = [row | {"split": ROLES[row["patient_id"]]} for row in rows if row["patient_id"] in ROLES]
+    write_sheet(folder / "divided.tsv", divided)
+    return write_sheet(folder / "slides.tsv", rows)
+
+
+def write_sheet(sheet: Path, rows: list[dict[str, str]]) -> Path:
+    """Write a sheet, slides by id; return its path."""
     aside = sheet.with_suffix(".partial")
     with aside.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), restval="", delimiter="\t", lineterminator="\n")

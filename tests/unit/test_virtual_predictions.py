@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from histomake.base.errors import ConfigError, SlideError
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest, VirtualStain
@@ -22,6 +23,9 @@ from histomake.planning.transfer_plan import TransferPlan
 from histomake.slide.convert import convert
 from histomake.slide.reader import open_slide
 from small_cohort import CLASSES, GRID_NAME, build_cohort
+
+from tests.demo import cohort
+from tests.workshop import ROOT
 
 SIDES = {"from": {"column": "stain", "value": "HE"}, "to": {"column": "stain", "value": "PAS"}, "grid": "x5"}
 TASK = {
@@ -109,6 +113,28 @@ def test_slides_of_the_other_stain_are_predicted_in_silico_and_others_as_scanned
         assert transfers.virtual_stores("tissue", slide) == [files.store(slide)]
     assert transfers.manifest("tissue", "p4") == layout.manifest("p4")
     assert transfers.virtual_stores("tissue", "p4") == []
+
+
+def test_the_example_compares_the_same_model_on_slides_in_silico_and_as_scanned(tmp_path):
+    example = yaml.safe_load((ROOT / "config/examples/stain_transfer.yaml").read_text())
+    config, layout = parse_config(example | {"results": str(tmp_path)}), Layout(tmp_path)
+    rows = [
+        Slide(s.slide_id, "a.svs", patient, annotation="a.xml", site=s.site, split=cohort.ROLES[patient])
+        for s in cohort.COHORT
+        for patient in [f"P{s.patient:02d}"]
+    ]
+    transfers = TransferPlan(make_plan(config, {slide.slide_id: slide for slide in rows}))
+    ((silico, scanned),) = config.compare
+    for role in ("train", "val", "test"):
+        assert transfers.plan.slides_in(silico, 0, role) == transfers.plan.slides_in(scanned, 0, role)
+    learned = transfers.plan.slides_in(silico, 0, "train", "val")
+    assert {slide.site for slide in rows if slide.slide_id in learned} == {"south"}
+    assert config.tasks[silico].train == config.tasks[scanned].train
+    north = [s for s in transfers.plan.slides_in(silico, 0, "test") if transfers.plan.slides[s].site == "north"]
+    assert len({transfers.plan.slides[slide].patient_id for slide in north}) == 3
+    for slide in north:
+        assert transfers.manifest(silico, slide) == layout.transfer("north_south").manifest(slide)
+        assert transfers.manifest(scanned, slide) == layout.manifest(slide)
 
 
 def test_a_task_learns_from_no_slide_that_it_predicts_in_silico(tmp_path):
