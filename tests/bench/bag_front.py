@@ -244,7 +244,7 @@ class _Timed:
         started = time.perf_counter()
         scored = ScoredSlide(self._entry("high", slide), low.table, [scores])
         encoder, chooser = self.encoders[name], self.choosers[name]
-        with open_chosen(encoder, scored, chooser, batch=self.encoded_at_once, threads=THREADS) as opened:
+        with open_chosen(encoder, scored, chooser, batch=self.encoded_at_once, threads=THREADS, code="") as opened:
             self._took(point, "choose", started)
             started = time.perf_counter()
             write_chosen(encoder, chooser, opened, output, code="", made_of="")
