@@ -131,11 +131,15 @@ def test_what_rules_import_loads_no_heavy_package():
     assert loaded == "[]"
 
 
-@pytest.mark.parametrize("script", ["predict_features.py", "predict_bag.py"])
-def test_predictions_from_features_load_no_package_of_networks_and_fits(script):
-    """Such a job takes a tenth of a second, and these packages take several seconds."""
+FITS = {"pandas", "scipy.stats", "sklearn", "timm", "torchvision"}
+
+
+@pytest.mark.parametrize(
+    ("script", "heavy"), [("predict_features.py", FITS), ("predict_bag.py", FITS), ("front_page.py", {"timm", "torch"})]
+)
+def test_jobs_without_networks_load_no_package_of_networks(script, heavy):
+    """Such a job takes a tenth of a second to a second, and these packages take several seconds."""
     needed = [line for line in (SCRIPTS / script).read_text().splitlines() if line.startswith("from histomake")]
-    heavy = {"pandas", "scipy.stats", "sklearn", "timm", "torchvision"}
     code = "\n".join(
         [f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})", *needed, f"print(sorted({heavy} & set(sys.modules)))"]
     )

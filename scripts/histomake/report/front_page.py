@@ -30,7 +30,6 @@ from histomake.report.outliers_section import outliers_section
 from histomake.report.page import Html
 from histomake.report.readers_section import readers_section
 from histomake.report.task_section import map_of_patches, task_section
-from histomake.report.transfers_section import transfers_section
 from histomake.tissue.artefacts import NAMES
 
 Row = dict[str, Any]
@@ -66,7 +65,7 @@ def front_page(
         cascades_section(config, layout),
         cells_section(config, layout, catalog),
         graphs_section(config, layout, catalog),
-        transfers_section(config, layout),
+        _transfers(config, layout),
         generators_section(config, layout),
         compute_section(jobs),
         _provenance(config, rows),
@@ -93,6 +92,15 @@ def _feature_maps(config: Config, layout: Layout) -> Html:
         for name in config.explain.maps
     ]
     return page.section("Features", *maps)
+
+
+def _transfers(config: Config, layout: Layout) -> Html:
+    """The section of stain transfers, imported only if there are some, because it imports torch."""
+    if not config.stain_transfers:
+        return Html("")
+    from histomake.report.transfers_section import transfers_section
+
+    return transfers_section(config, layout)
 
 
 def _rows(catalog: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
