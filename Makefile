@@ -124,7 +124,7 @@ cluster-test: env
 
 profiles:
 	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake"; mkdir -p "$$folder"; \
-	for profile in profiles/slurm; do \
+	for profile in profiles/slurm profiles/lsf profiles/pbs; do \
 		name="$$(basename $$profile)"; \
 		if [ -e "$$folder/$$name" ] && [ ! -L "$$folder/$$name" ]; then \
 			echo "$$folder/$$name exists and is no link: move it away first" >&2; exit 1; fi; \
