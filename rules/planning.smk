@@ -27,7 +27,10 @@ if workflow.is_main_process:
 
 IMPORTED = internals.is_imported(workflow)
 # Only the main process compares with the last run: a job on a cluster is told which slide to process.
-LAST_RUN = LastRun(PLAN, FINGERPRINTS, tissue_model=TISSUE_MODEL, root=ROOT) if workflow.is_main_process else None
+LAST_RUN = None
+if workflow.is_main_process:
+    software = internals.deployment(workflow)
+    LAST_RUN = LastRun(PLAN, FINGERPRINTS, tissue_model=TISSUE_MODEL, root=ROOT, deployment=software)
 # Slides that are unchanged since the last complete run, and their outputs, are left out of a plan, as sources. A plan of
 # 10,000 slides takes more than a minute and 2 GB otherwise. It is known what to leave out when Snakemake makes the plan.
 LEFT_OUT = LeftOut()
@@ -65,7 +68,7 @@ if workflow.is_main_process:
         internals.follow_events(PROGRESS)
         if CONFIG.plan == "new":
             internals.leave_out(workflow, LEFT_OUT, find_left_out, unneeded=remember_unneeded)
-    elif CONFIG.plan == "new":
+    elif CONFIG.plan == "new" and "plan" in CONFIG.model_fields_set:
         print(f"plan: all slides, because plan=new needs: snakemake --snakefile {ROOT}/Snakefile", file=sys.stderr)
     for note in notes(PLAN):
         print(f"plan: {note}", file=sys.stderr)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from histomake.cohort.sheet import Slide
@@ -64,11 +66,11 @@ def history(tmp_path, monkeypatch):
     for path in [*SHARED, *(f"pages/{slide}.html" for slide in ROLES)]:
         write(path)
 
-    def make(edited: set[str] = frozenset(), roles: dict[str, str] = ROLES) -> LastRun:
+    def make(edited: set[str] = frozenset(), roles: dict[str, str] = ROLES, software: Sequence[str] = (), **more: Any):
         slides = {s: Slide(s, f"{s}.svs", f"patient-{s}", annotation=f"{s}.png", split=r) for s, r in roles.items()}
         prints = Prints({f"{slide}.svs": "other" for slide in edited})
-        plan = make_plan(parse_config(CONFIG), slides)
-        return LastRun(plan, prints, tissue_model=[], root=Path())
+        plan = make_plan(parse_config(CONFIG | more), slides)
+        return LastRun(plan, prints, tissue_model=[], root=Path(), deployment=software)
 
     return make
 
@@ -105,6 +107,14 @@ def test_no_slide_is_left_out_after_a_change_of_a_model_or_of_thresholds(history
     remember(history())
     write(path, "another model")
     assert history().unchanged() == frozenset()
+
+
+def test_no_slide_is_left_out_if_jobs_get_their_software_in_another_way(history):
+    remember(history())
+    assert history(software=["CONDA"]).unchanged() == frozenset()
+    assert (
+        history(containers={"learning": "docker://registry.example/learning@sha256:" + "0" * 64}).unchanged() == set()
+    )
 
 
 def test_a_new_slide_to_predict_leaves_all_others_out(history):

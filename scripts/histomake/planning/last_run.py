@@ -29,12 +29,21 @@ class LastRun:
         fingerprints: of slides and annotations.
         tissue_model: files of the model that finds tissue, if there is one.
         root: folder of the workflow, with the Snakefile and the folders rules and envs.
+        deployment: how the software of jobs is provided, by Snakemake's names. Jobs run again when it changes.
     """
 
-    def __init__(self, plan: Plan, fingerprints: Fingerprints, *, tissue_model: Sequence[str], root: Path) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        fingerprints: Fingerprints,
+        *,
+        tissue_model: Sequence[str],
+        root: Path,
+        deployment: Sequence[str] = (),
+    ) -> None:
         self._plan, self._models = plan, model_files(plan, tissue_model)
         self._made_of = slide_digests(plan, fingerprints)
-        self._workflow = workflow_digest(plan, root)
+        self._workflow = [workflow_digest(plan, root), plan.config.containers.dump(), list(deployment)]
 
     def unchanged(self) -> frozenset[str]:
         """Ids of the slides that need not be planned.

@@ -53,6 +53,11 @@ def runs_in_containers(workflow: Any) -> bool:
     return DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 
+def deployment(workflow: Any) -> list[str]:
+    """Names of the ways in which the software of jobs is provided (``--sdm``)."""
+    return sorted(method.name for method in workflow.deployment_settings.deployment_method)
+
+
 def stores_everything_elsewhere(workflow: Any) -> bool:
     """Whether Snakemake is to keep all files in a storage (``--default-storage-provider``)."""
     return workflow.storage_settings.default_storage_provider is not None
