@@ -94,10 +94,13 @@ test-shared: env
 test-examples: env
 	$(PYTEST) tests/workflow -m examples
 
-# Changes single bytes of slides of every format, FLIPS per format, and counts what each change led to.
+# Changes single bytes of slides of every format, FLIPS per format, and counts what each change led to. Compares plan=new
+# with plan=all in random HISTORIES of a cohort.
 FLIPS ?= 2000
+HISTORIES ?= 240
 fuzz: env
 	HISTOMAKE_FLIPS=$(FLIPS) $(PYTHON) -m pytest --timeout=0 -s tests/unit/test_slide_fuzz.py tests/unit/test_annotation_fuzz.py tests/unit/test_model_fuzz.py
+	folder=$$(mktemp -d) && $(PYTHON) -m tests.histories $$folder --histories $(HISTORIES); failed=$$?; rm -r $$folder; exit $$failed
 
 lint: env
 	$(VENV)/bin/ruff check .
