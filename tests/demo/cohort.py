@@ -88,7 +88,7 @@ SHARE = "nuclei_share"
 """Column of the sheet: share of the annotated tissue that is rich in nuclei."""
 
 ROLES = {"P01": "train", "P07": "train", "P02": "test", "P03": "test", "P08": "test"}  # north
-ROLES |= {"P04": "train", "P05": "train", "P10": "train", "P09": "val", "P06": "test"}  # south
+ROLES |= {"P04": "train", "P05": "train", "P10": "train", "P06": "val", "P09": "test"}  # south
 """Roles of patients in the sheet divided.tsv: each laboratory has patients to learn from and to test on."""
 
 MONTHS, DIED = "months", "died"
