@@ -79,8 +79,11 @@ def steps(snakemake, config, work, ready, options):
 
     def scored(one):
         table, *predictions = work.scores(one[0])
-        kept = KeptFile(work.layout.kept_features(work.group, one[0]), stated_digest(work.layout, work.output(one[0])))
-        return ScoredSlide(entry(one), table, predictions, kept)
+        return ScoredSlide(entry(one), table, predictions, kept(one[0]))
+
+    def kept(slide):
+        place = work.layout.kept_features(work.group, slide)
+        return KeptFile(place, stated_digest(work.layout, work.output(slide))) if place.is_file() else None
 
     return (
         lambda one: open_chosen(encoder, scored(one), chooser, code=snakemake.params.code, **options),

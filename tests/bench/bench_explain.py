@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -19,12 +18,13 @@ from histomake.base.records.separation import SeparationRecord
 from histomake.config import Convert
 from histomake.explain import embedding, embedding_page, shapley
 from histomake.slide.convert import convert
-from histomake.viewer.server import OPENSEADRAGON, serve
+from histomake.viewer.server import OPENSEADRAGON
 
 from tests.bench.figures import Figure
 from tests.bench.slides import REGION, big_slide
 from tests.browser import CHROMIUM, Browser
-from tests.marked_slide import READY, SLIDE, make_results, overlay_offset
+from tests.marked_slide import SLIDE, make_results, overlay_offset
+from tests.viewed import served, viewing
 
 PATCHES, FEATURES = 30_000, 512
 PANEL, PANEL_PX, BACKGROUND = 16, 128, 32
@@ -127,10 +127,8 @@ SHOWN = "[histomake.viewer, histomake.viewer.navigator].reduce((n, v) => n + v.w
 
 def _first_tiles(results: Layout) -> tuple[float, float]:
     """Return the seconds from requesting the page to drawing the first tile, and tiles fetched per tile shown."""
-    server = serve(results.results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     times, ratios = [], []
-    with Browser() as browser:
+    with served(results) as server, Browser() as browser:
         for _ in range(REPEATS):
             browser.open("about:blank")
             started = time.perf_counter()
@@ -140,16 +138,9 @@ def _first_tiles(results: Layout) -> tuple[float, float]:
             browser.wait(LOADED)
             time.sleep(0.5)
             ratios.append(browser.value("histomake.store.fetched") / browser.value(SHOWN))
-    server.shutdown()
     return median(times), median(ratios)
 
 
 def _offset(marked: Layout) -> int:
-    server = serve(marked.results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Browser() as browser:
-        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
-        browser.wait(READY)
-        found = overlay_offset(browser)
-    server.shutdown()
-    return found
+    with viewing(marked, f"/slide/{SLIDE}") as browser:
+        return overlay_offset(browser)

@@ -173,8 +173,8 @@ def build_cohort(folder: Path, slides: list[Slide], *, untouched: bool) -> Path:
     label_survival(rows)
     if untouched:
         rows.append(build_untouched(folder))
-    divided = [row | {"split": ROLES[row["patient_id"]]} for row in rows if row["patient_id"] in ROLES]
-    write_sheet(folder / "divided.tsv", divided)
+    if divided := [row | {"split": ROLES[row["patient_id"]]} for row in rows if row["patient_id"] in ROLES]:
+        write_sheet(folder / "divided.tsv", divided)
     return write_sheet(folder / "slides.tsv", rows)
 
 

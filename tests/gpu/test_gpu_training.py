@@ -157,7 +157,7 @@ def test_segmentation_of_a_slide_runs_in_mixed_precision(slide, tmp_path: Path) 
     assert torch.cuda.max_memory_allocated() < 8e9
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="without a second GPU")
 def test_two_gpus_share_a_step(slide, tmp_path: Path) -> None:
     task = bench_train.make_task(train={"steps": 20, "batch": 16, "validate_every": 20, "gpus": 2})
     places = {"output": tmp_path / "model", "state": tmp_path / "state"}

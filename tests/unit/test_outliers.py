@@ -39,7 +39,8 @@ def look(*density: float, light: float = 1.0):
     tissue = np.zeros((40, 40), bool)
     tissue[10:30, 10:30] = True
     image, nothing = image.round().astype(np.uint8), np.zeros_like(tissue)
-    return measure_appearance(whiten(image, nothing), tissue, nothing, find_glass(image, nothing))
+    glass = find_glass(image, nothing)
+    return measure_appearance(whiten(image, nothing, glass), tissue, nothing, glass)
 
 
 def test_a_score_is_the_distance_to_the_median_in_median_absolute_deviations():

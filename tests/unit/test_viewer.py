@@ -8,7 +8,6 @@ import io
 import json
 import shutil
 import socket
-import threading
 from contextlib import ExitStack
 from functools import partial
 
@@ -28,12 +27,11 @@ from histomake.pictures import canvas
 from histomake.viewer import content, outlines
 from histomake.viewer.guard import RefusedError
 from histomake.viewer.masks import TILE
-from histomake.viewer.server import IDLE_SECONDS, OPENSEADRAGON, byte_range, safe_path, serve
+from histomake.viewer.server import IDLE_SECONDS, byte_range, safe_path, serve
 from PIL import Image
 
 from tests import sample_records
 from tests.arranged_graphs import write_arranged
-from tests.browser import Browser
 from tests.marked_slide import (
     MARKED,
     READY,
@@ -49,6 +47,7 @@ from tests.marked_slide import (
     patch_positions,
     shown,
 )
+from tests.viewed import served, viewing
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +60,8 @@ def server(results, tmp_path):
     """A running server of the results."""
     library = tmp_path / "openseadragon.min.js"
     library.write_text("// stands for the library")
-    server = serve(results.results, port=0, openseadragon=library)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with served(results, library) as server:
+        yield server
 
 
 WAIT = IDLE_SECONDS - 10
@@ -245,11 +241,8 @@ def own_server(tmp_path):
     """A running server of results that the test may change."""
     library = tmp_path / "openseadragon.min.js"
     library.write_text("// stands for the library")
-    server = serve(make_results(tmp_path / "results").results, port=0, openseadragon=library)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with served(make_results(tmp_path / "results"), library) as server:
+        yield server
 
 
 def test_a_half_written_manifest_makes_only_its_own_slide_unavailable(own_server):
@@ -302,14 +295,11 @@ def test_tiles_no_browser_decodes_come_as_jpeg(tmp_path):
     layout = make_results(tmp_path / "results", codec="zstd")
     library = tmp_path / "openseadragon.min.js"
     library.write_text("")
-    server = serve(layout.results, port=0, openseadragon=library)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     x, y = patch_positions()[MARKED]
-    pixels = np.asarray(Image.open(io.BytesIO(ask(server, f"/tile/{SLIDE}/0/{y // 256}/{x // 256}")[2])))
+    with served(layout, library) as server:
+        pixels = np.asarray(Image.open(io.BytesIO(ask(server, f"/tile/{SLIDE}/0/{y // 256}/{x // 256}")[2])))
+        assert ask(server, f"/tile/{SLIDE}/0/9999/0")[0] == 404
     assert pixels.mean() < 5
-    assert ask(server, f"/tile/{SLIDE}/0/9999/0")[0] == 404
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.parametrize(("task", "pixel"), [("-", 4), ("pixel_map", 2)])
@@ -326,6 +316,11 @@ def test_masks_come_as_coloured_tiles_of_every_level(fetch, task, pixel):
         assert pixels[(y - 4) % tile, x % tile + 1][3] == 0
     assert fetch(f"/label/{SLIDE}/{task}/0/0/99/0")[0] == 404
     assert fetch(f"/label/{SLIDE}/{task}/0/99/0/0")[0] == 404
+
+
+@pytest.mark.parametrize("name", ["none", "none.cells", "none.errors", "none.graph", "..%2fpixel_map", "a.b.c", "%00"])
+def test_a_layer_that_does_not_exist_is_not_found(fetch, name):
+    assert fetch(f"/label/{SLIDE}/{name}/0/0/0/0")[0] == 404
 
 
 def titled(described) -> list[dict]:
@@ -529,15 +524,8 @@ def test_predictions_without_any_annotation_have_no_errors_to_show(own_server):
 @pytest.fixture(scope="module")
 def page(results):
     """A browser that shows the slide, and the server's address."""
-    server = serve(results.results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Browser() as browser:
-        browser.address = f"http://127.0.0.1:{server.server_port}"
-        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
-        browser.wait(READY)
+    with viewing(results, f"/slide/{SLIDE}") as browser:
         yield browser
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.machine
@@ -560,17 +548,11 @@ def test_masks_lie_on_the_image_to_a_pixel(page):
 
 @pytest.mark.machine
 def test_outlines_lie_on_the_image_to_a_pixel_and_are_fetched_only_when_shown(outlined):
-    server = serve(outlined.results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Browser() as browser:
-        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
-        browser.wait(READY)
+    with viewing(outlined, f"/slide/{SLIDE}") as browser:
         browser.wait("!!histomake.outlines")
         assert not [r for r in browser.requests if "/outline/" in r["url"] or ".geojson" in r["url"]]
         beyond = border_offsets(browser, "annotation")
         assert [r for r in browser.requests if "/outline/" in r["url"]]
-    server.shutdown()
-    server.server_close()
     # Half of a line lies outside of what it goes around, on every side the same.
     assert (np.abs(beyond) <= outlines.LINE_PX / 2 + 0.5).all()
     assert np.ptp(beyond) <= 1

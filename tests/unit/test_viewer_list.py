@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import threading
 
 import numpy as np
 import pytest
 from histomake.viewer import slide_list
-from histomake.viewer.server import OPENSEADRAGON, serve
 from PIL import Image
 
 from tests.browser import Browser
-from tests.marked_slide import MARKED, READY, SIZE, SLIDE, SPAN, make_results, patch_positions
+from tests.marked_slide import MARKED, SIZE, SLIDE, SPAN, make_results, patch_positions
+from tests.viewed import viewing
 
 SCORES = """level\tslide_id\tpatient_id\tfold\tpatches\tscore_no\tscore_yes\tpredicted\tvalidated
 patient\t\tP1\t0\t9\t0.1\t0.9\tyes\tFalse
@@ -46,14 +45,8 @@ def test_the_picture_of_a_slide_shows_all_of_it(layout):
 
 @pytest.fixture(scope="module")
 def page(layout):
-    server = serve(layout.results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Browser() as browser:
-        browser.open(server.guard.address(server.server_port, "/"))
-        browser.wait(READY)
+    with viewing(layout, "/") as browser:
         yield browser
-    server.shutdown()
-    server.server_close()
 
 
 ENTRIES = "[...document.querySelectorAll('#list a')].map((a) => a.innerText.split('\\n'))"
@@ -98,12 +91,6 @@ def test_a_key_opens_the_next_slide(page):
 
 @pytest.mark.machine
 def test_on_a_narrow_screen_nothing_has_to_be_scrolled_sideways(layout):
-    server = serve(layout.results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Browser(width=390, height=844) as browser:
-        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
-        browser.wait(READY)
+    with viewing(layout, f"/slide/{SLIDE}", width=390, height=844) as browser:
         assert browser.value("document.documentElement.scrollWidth") <= 390
         assert browser.value("document.getElementById('stage').clientHeight") > 400
-    server.shutdown()
-    server.server_close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -16,11 +15,10 @@ from histomake.features.extract import extract
 from histomake.features.search import FeatureCohort, similar
 from histomake.slide.reader import open_slide
 from histomake.viewer.neighbours import FOUND, THUMB_PX
-from histomake.viewer.server import OPENSEADRAGON, serve
 from PIL import Image
 from small_cohort import GRID_NAME, MPP, build_cohort
 
-from tests.browser import Browser
+from tests.viewed import served, viewing
 
 GRID = Grid(size=64, mpp=MPP)
 
@@ -44,11 +42,8 @@ def layout(tmp_path_factory):
 def server(layout, tmp_path_factory):
     library = tmp_path_factory.mktemp("library") / "openseadragon.min.js"
     library.write_text("// stands for the library")
-    found = serve(layout.results, port=0, openseadragon=library)
-    threading.Thread(target=found.serve_forever, daemon=True).start()
-    yield found
-    found.shutdown()
-    found.server_close()
+    with served(layout, library) as found:
+        yield found
 
 
 @pytest.fixture
@@ -119,24 +114,15 @@ def test_features_of_a_new_slide_are_found_without_a_restart(layout, server):
 
 @pytest.mark.machine
 def test_a_click_shows_similar_patches_with_links_to_their_places(layout):
-    server = serve(layout.results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with Browser() as browser:
-            browser.open(server.guard.address(server.server_port, "/slide/s0"))
-            browser.wait("window.histomake?.viewer?.world?.getItemCount() > 0")
-            browser.wait("document.getElementById('encoder').value === 'a'")
-            place = browser.value(
-                "(() => { const v = transform(), b = document.getElementById('stage').getBoundingClientRect();"
-                " return [b.x + v.x + 350 * v.scale, b.y + v.y + 250 * v.scale] })()"
-            )
-            browser.click(*place)
-            browser.wait(f"document.querySelectorAll('#similar img').length === {FOUND}", seconds=60)
-            browser.wait(
-                "[...document.querySelectorAll('#similar img')].every((i) => i.complete && i.naturalWidth > 0)"
-            )
-            links = browser.value("[...document.querySelectorAll('#similar a')].map((a) => a.getAttribute('href'))")
-            assert all(link.startswith(("/slide/s0#", "/slide/s1#")) for link in links)
-    finally:
-        server.shutdown()
-        server.server_close()
+    opened = "window.histomake?.viewer?.world?.getItemCount() > 0"
+    with viewing(layout, "/slide/s0", ready=opened) as browser:
+        browser.wait("document.getElementById('encoder').value === 'a'")
+        place = browser.value(
+            "(() => { const v = transform(), b = document.getElementById('stage').getBoundingClientRect();"
+            " return [b.x + v.x + 350 * v.scale, b.y + v.y + 250 * v.scale] })()"
+        )
+        browser.click(*place)
+        browser.wait(f"document.querySelectorAll('#similar img').length === {FOUND}", seconds=60)
+        browser.wait("[...document.querySelectorAll('#similar img')].every((i) => i.complete && i.naturalWidth > 0)")
+        links = browser.value("[...document.querySelectorAll('#similar a')].map((a) => a.getAttribute('href'))")
+        assert all(link.startswith(("/slide/s0#", "/slide/s1#")) for link in links)

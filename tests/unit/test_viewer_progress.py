@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
 from histomake.base.layout import Layout
 from histomake.base.run_progress import FailedJob, RuleProgress, RunningJob, RunProgress
 from histomake.viewer import progress
-from histomake.viewer.server import OPENSEADRAGON, serve
 
-from tests.browser import Browser
+from tests.viewed import viewing
 
 
 @pytest.fixture
@@ -61,15 +59,10 @@ def test_results_without_a_run_say_so(layout):
 @pytest.mark.machine
 def test_the_page_shows_what_is_done_what_runs_and_what_failed(layout):
     running(layout, time.time() - 60)
-    server = serve(layout.results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Browser(width=390) as browser:
-        browser.open(server.guard.address(server.server_port, "/progress"))
-        browser.wait("document.getElementById('summary')?.textContent.includes('jobs are done')")
+    done = "document.getElementById('summary')?.textContent.includes('jobs are done')"
+    with viewing(layout, "/progress", ready=done, width=390) as browser:
         text = browser.value("document.body.innerText")
         assert browser.value("document.getElementById('all').value") == 1
         assert browser.value("document.documentElement.scrollWidth") <= 390
-    server.shutdown()
-    server.server_close()
     for part in ("A run is in progress", "1 of 3 jobs are done", "left", "1 failed", "line 99", "slide c"):
         assert part in text

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-import threading
 
 import pytest
 import yaml
 from histomake.annotation.read import read_annotation
 from histomake.base.units import Level0Pixels
 from histomake.config import Annotations, Explain
-from histomake.viewer.server import OPENSEADRAGON, serve
 
 from tests.browser import Browser
 from tests.marked_slide import MARKED, READY, SIZE, SLIDE, SPAN, make_results, patch_positions
+from tests.viewed import viewing
 
 pytestmark = pytest.mark.machine
 
 
 @pytest.fixture
 def page(tmp_path):
-    server = serve(make_results(tmp_path).results, port=0, openseadragon=OPENSEADRAGON)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Browser() as browser:
-        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
-        browser.wait(READY)
+    with viewing(make_results(tmp_path), f"/slide/{SLIDE}") as browser:
         yield browser
-    server.shutdown()
-    server.server_close()
 
 
 def on_screen(page: Browser, x: float, y: float) -> tuple[float, float]:

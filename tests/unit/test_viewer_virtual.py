@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +15,11 @@ from histomake.config import Convert
 from histomake.generate.lattice import SlideLattice
 from histomake.generate.store import write_virtual_slide
 from histomake.slide.reader import open_slide
-from histomake.viewer.server import OPENSEADRAGON, serve
 from PIL import Image
 
 from tests import sample_records
-from tests.browser import Browser
-from tests.marked_slide import MARKED, READY, SLIDE, SPAN, border_offsets, make_results, patch_positions, shown
+from tests.marked_slide import MARKED, SLIDE, SPAN, border_offsets, make_results, patch_positions, shown
+from tests.viewed import served, viewing
 
 ORANGE = (230, 159, 0)
 MARK = "document.getElementById('mark')"
@@ -51,11 +50,8 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(results, tmp_path_factory):
-    server = serve(results.results, port=0, openseadragon=OPENSEADRAGON if OPENSEADRAGON.is_file() else __file__)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with served(results, Path(__file__)) as server:
+        yield server
 
 
 def ask(server, path: str) -> tuple[int, bytes]:
@@ -86,10 +82,8 @@ def test_a_transfer_that_made_no_slide_is_not_found(server, transfer):
 
 
 @pytest.mark.machine
-def test_a_virtual_slide_lies_on_the_scanned_one_to_a_pixel_under_its_mark(server):
-    with Browser() as browser:
-        browser.open(server.guard.address(server.server_port, f"/slide/{SLIDE}"))
-        browser.wait(READY)
+def test_a_virtual_slide_lies_on_the_scanned_one_to_a_pixel_under_its_mark(results):
+    with viewing(results, f"/slide/{SLIDE}") as browser:
         browser.wait("histomake.virtual.size === 2")
         assert not [r for r in browser.requests if "/transfers/" in r["url"] or "/virtual/" in r["url"]]
         assert browser.value(f"{MARK}.hidden")

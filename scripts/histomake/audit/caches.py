@@ -10,13 +10,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from histomake.audit.register import REGISTER, REGISTERED
+from histomake.audit.register import registered
 from histomake.audit.run_chain import read_links, recorded_caches
 from histomake.audit.sidecar import SIDECAR
-from histomake.base.errors import HistomakeError
 from histomake.base.file_cache import FileCache
 from histomake.base.files import sha256_file
 from histomake.base.layout import Layout
@@ -45,24 +41,11 @@ def discard_unrecorded(layout: Layout, *places: Path) -> None:
 def stated_digest(layout: Layout, output: Path) -> str | None:
     """sha256 of an output of an earlier run, as its sidecar states it; None unless the register has that sidecar.
 
-    Only the rows of this sidecar are read, so that every job can ask.
+    Raises HistomakeError if the register cannot be read.
     """
     sidecar = Path(f"{output}{SIDECAR}")
     name = str(sidecar.relative_to(layout.results))
-    sha256 = None
-    for link in read_links(layout):
-        path = layout.runs / link.name / REGISTER
-        if link.record.register is None:
-            continue
-        try:
-            rows = pq.read_table(path, filters=[("path", "=", name)]).to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise HistomakeError(f"{path} cannot be read: {error}. Restore it from a backup") from error
-        for row in rows:
-            if row["change"] in REGISTERED:
-                sha256 = row["sha256"]
-            elif row["change"] == "retired":
-                sha256 = None
-    if sha256 is None or not sidecar.is_file() or sha256_file(sidecar) != sha256:
+    entry = registered(layout, read_links(layout), only=name).get(name)
+    if entry is None or not sidecar.is_file() or sha256_file(sidecar) != entry.sha256:
         return None
     return next((digest for path, digest in Sidecar.read(sidecar).outputs.items() if Path(path) == output), None)

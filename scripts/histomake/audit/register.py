@@ -90,11 +90,13 @@ def sidecar_paths(layout: Layout) -> list[str]:
     return [str(path.relative_to(layout.results)) for path in files(layout) if path.name.endswith(SIDECAR)]
 
 
-def registered(layout: Layout, links: Sequence[Link]) -> dict[str, Entry]:
+def registered(layout: Layout, links: Sequence[Link], *, only: str | None = None) -> dict[str, Entry]:
     """The sidecars that must exist, by path relative to the results folder, as the records in ``links`` state.
 
-    Raises HistomakeError when a list of a record cannot be read.
+    ``only``: path of the one that is asked for; the others are then not read. Raises HistomakeError when a list of a
+    record cannot be read.
     """
+    wanted = None if only is None else [("path", "=", only)]
     from_whole = max((i for i, link in enumerate(links) if link.record.register == "whole"), default=0)
     found: dict[str, Entry] = {}
     for link in links[from_whole:]:
@@ -102,7 +104,7 @@ def registered(layout: Layout, links: Sequence[Link]) -> dict[str, Entry]:
             continue
         path = layout.runs / link.name / REGISTER
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(path, filters=wanted)
         except (OSError, pa.ArrowException) as error:
             raise HistomakeError(f"{path} cannot be read: {error}. Restore it from a backup") from error
         for row in table.to_pylist():

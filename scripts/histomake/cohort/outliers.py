@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from histomake.base.records.quality import QualityRecord
+from histomake.base.records.quality import Appearance, QualityRecord
 from histomake.base.records.tissue import TissueRecord
 
 ODD = 3.5
@@ -84,7 +85,9 @@ class Deviation(NamedTuple):
 def quality_values(quality: QualityRecord, tissue: TissueRecord) -> dict[str, float | None]:
     """The measures of a slide, by name."""
     look = quality.appearance
-    values = {name: None if look is None else getattr(look, name) for name in list(MEASURES)[:6]}
+    values: dict[str, float | None] = (
+        dict.fromkeys(Appearance.__struct_fields__) if look is None else msgspec.structs.asdict(look)
+    )
     values["sharpness"] = quality.sharpness
     values |= {f"{name}_share": share for name, share in quality.shares.items()}
     values["faint_share"] = tissue.faint_mm2 / tissue.area_mm2 if tissue.area_mm2 else None

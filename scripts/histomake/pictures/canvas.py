@@ -312,6 +312,12 @@ def quarantine_card(entry: Quarantined) -> Pixels:
     return card([f"{entry.slide_id} is in quarantine: {entry.reason}", entry.detail, entry.remedy])
 
 
+def as_jpeg(pixels: Pixels, *, quality: int) -> bytes:
+    """Encode pixels uint8 RGB (h, w, 3) as a JPEG file, for a browser."""
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return encoded.tobytes()
+
+
 def write_picture(pixels: Pixels, path: Path) -> None:
     """Write an image atomically, as PNG or as JPEG by its name; JPEG has no chroma subsampling, to keep text sharp."""
     options = {"format": "JPEG", "quality": 90, "subsampling": 0} if path.suffix == ".jpg" else {"format": "PNG"}

@@ -93,7 +93,7 @@ def assess(reader: SlideReader, tissue: TissueMask, config: Quality) -> Artefact
         image = reader.read_whole(mpp)
         padding = find_padding(image)
         glass = find_glass(image, padding)
-        image = whiten(image, padding)
+        image = whiten(image, padding, glass)
         if config.fold and mpp <= FOLD_WIDTH_UM / 2:
             labels[_folds(image, tissue.mask, mpp)] = FOLD
         if config.pen:

@@ -72,12 +72,14 @@ def find_glass(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[
     return np.asarray(np.median(near, axis=0), np.float64)
 
 
-def whiten(image: NDArray[np.uint8], padding: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def whiten(
+    image: NDArray[np.uint8], padding: NDArray[np.bool_], glass: NDArray[np.float64] | None
+) -> NDArray[np.uint8]:
     """Scale the channels so that glass becomes white, and fill unscanned padding with white.
 
-    A slide without glass is returned unchanged. Input and result: RGB uint8 (h, w, 3).
+    ``glass``: its colour, from `find_glass`; without it the channels stay as they are. Input and result: RGB uint8
+    (h, w, 3).
     """
-    glass = find_glass(image, padding)
     white = np.full(3, 255.0) if glass is None else glass
     tables = [np.clip(np.arange(256) * 255.0 / w + 0.5, 0, 255).astype(np.uint8) for w in white]
     balanced = np.asarray(cv2.merge([cv2.LUT(image[..., c], tables[c]) for c in range(3)]), np.uint8)

@@ -22,7 +22,7 @@ from histomake.base.units import Mpp
 from histomake.config import Tissue
 from histomake.tissue.faint import find_faint
 from histomake.tissue.field_of_view import is_field_of_view
-from histomake.tissue.ink import channel_extremes, chroma, find_ink, find_padding, whiten
+from histomake.tissue.ink import channel_extremes, chroma, find_glass, find_ink, find_padding, whiten
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -192,7 +192,7 @@ def _balance_and_exclude(image: NDArray[np.uint8], config: Tissue, mpp: Mpp) -> 
     if config.mode != "brightfield":
         return image, nothing, nothing
     padding = find_padding(image)
-    white = whiten(image, padding)
+    white = whiten(image, padding, find_glass(image, padding))
     return white, padding, find_ink(white, mpp) & ~padding if config.ink else nothing
 
 

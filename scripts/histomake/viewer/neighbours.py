@@ -13,6 +13,7 @@ from histomake.base.layout import Layout
 from histomake.base.records.record import Quarantined
 from histomake.base.units import Level0Pixels
 from histomake.features.store import columns_of, read_features
+from histomake.pictures.canvas import as_jpeg
 from histomake.slide.reader import open_slide
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class Neighbours:
         with open_slide(self.layout.manifest(slide)) as reader:
             pixels = reader.read(Level0Pixels(place.x), Level0Pixels(place.y), grid.size, grid.mpp)
         small = cv2.resize(pixels, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, THUMB_QUALITY]
-        return cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), quality)[1].tobytes()
+        return as_jpeg(np.asarray(small, np.uint8), quality=THUMB_QUALITY)
 
     def _cohort(self, slide: str, column: str) -> FeatureCohort:
         """The features of a column, if the slide has them."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import cv2
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -40,6 +39,8 @@ PAGES = {"viewer.html", "viewer.js", "store.js", "list.js", "regions.js", "progr
 BLOCK = 1 << 20
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 TILE_QUALITY = 90
+LAYER = re.compile(rf"{masks.ANNOTATION}|\w+(\.\w+)?", re.ASCII)
+"""Names of layers. Others could lead to files outside of the results."""
 IDLE_SECONDS = 30
 """A connection without a request for this long is closed."""
 CONNECTIONS = 512
@@ -263,13 +264,12 @@ class Handler(BaseHTTPRequestHandler):
         """One tile of an annotated or predicted mask or of a graph, coloured."""
         layout = self.server.layout
         content.require(layout, slide)
+        if not LAYER.fullmatch(task):
+            raise KeyError(f"{slide} has no mask of {task}")
         source = next((source for source in (graph_layers, errors) if source.named(task)), masks)
-        classes = {(layer["task"], layer["fold"]): layer["classes"] for layer in source.describe(layout, slide)}
-        if (task, fold) not in classes:
-            raise KeyError(f"{slide} has no mask of {task} fold {fold}")
-        labels = source.open_layer(layout, slide, task, fold).tile(level, row, column)
+        layer = source.open_layer(layout, slide, task, fold)
         colours = errors.KINDS if source is errors else self._class_colours(slide)
-        self._send(HTTPStatus.OK, "image/png", masks.picture(labels, classes[task, fold], colours))
+        self._send(HTTPStatus.OK, "image/png", masks.picture(layer.tile(level, row, column), layer.classes, colours))
 
     def _class_colours(self, slide: str) -> Mapping[str, tuple[int, int, int]]:
         return canvas.class_colours(graph_layers.class_order(self.server.layout, slide))
@@ -291,9 +291,7 @@ class Handler(BaseHTTPRequestHandler):
         pixels = reader.tile(level, row, column)
         if pixels is None:
             pixels = np.full(reader.levels[level].tile_shape, 255, np.uint8)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, TILE_QUALITY]
-        encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)[1]
-        self._send(HTTPStatus.OK, "image/jpeg", encoded.tobytes())
+        self._send(HTTPStatus.OK, "image/jpeg", canvas.as_jpeg(pixels, quality=TILE_QUALITY))
 
     def end_headers(self) -> None:
         """Add the headers of every response."""

@@ -6,8 +6,6 @@ import csv
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-import cv2
-
 from histomake.audit.sidecar import SIDECAR
 from histomake.base.files import existing
 from histomake.base.layout import Layout
@@ -15,6 +13,7 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import Quarantined, RecordError
 from histomake.base.units import Mpp
 from histomake.evaluate.slide_scores import ALL_FOLDS
+from histomake.pictures.canvas import as_jpeg
 from histomake.slide.reader import open_slide
 
 OK, QUARANTINED = "ok", "quarantined"
@@ -95,5 +94,4 @@ def preview(manifest: Path) -> bytes:
     """A small picture of a slide, as JPEG."""
     with open_slide(manifest) as reader:
         pixels = reader.read_whole(Mpp(reader.mpp * max(reader.width, reader.height) / PREVIEW_PX))
-    quality = [cv2.IMWRITE_JPEG_QUALITY, PREVIEW_QUALITY]
-    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)[1].tobytes()
+    return as_jpeg(pixels, quality=PREVIEW_QUALITY)
