@@ -65,6 +65,7 @@ ALLOWED_MEMBERS = {
     "GeneratorTrain.fitting": "selects the keys that are compared",
     "Radhical.fitting": "selects the keys that are compared",
     "Section.dump": "the form in which values are compared",
+    "Sweep.members": "makes names and values of tasks, whose keys are compared",
     "StainTransfer.fitting": "selects the keys that are compared",
     "StainTransfer.sides": "parts of from and to, which are compared",
     "Target.sheet_columns": "parts of target, which is compared",

@@ -42,6 +42,7 @@ from histomake.config.section import NO_BOOLEAN, Name, Section, Share
 from histomake.config.slides import Annotations, Convert, Grid, Quality, Readers, Tissue
 from histomake.config.source import ConfigFile
 from histomake.config.splits import Split
+from histomake.config.sweeps import Sweep, add_swept_tasks
 from histomake.config.targets import Target
 from histomake.config.tasks import Predict, Task, like_problems
 from histomake.config.training import Augment, Model, Train
@@ -81,6 +82,7 @@ __all__ = [
     "Split",
     "StageThresholds",
     "StainTransfer",
+    "Sweep",
     "Target",
     "Task",
     "ThresholdChoice",
@@ -124,6 +126,11 @@ class Config(Section):
         default_factory=dict, description="Encoders by name. Their features of all slides are computed and stored."
     )
     tasks: dict[Name, Task] = Field(default_factory=dict, description="Tasks by name.")
+    sweeps: dict[Name, Sweep] = Field(
+        default_factory=dict,
+        description="Sweeps by name: tasks <name>_1, <name>_2, ... that differ from a task in the values given. The "
+        "report compares them on validation patients.",
+    )
     radhical: dict[Name, Radhical] = Field(default_factory=dict, description="Nucleus cascades (RADHicaL) by name.")
     cascades: dict[Name, Cascade] = Field(
         default_factory=dict,
@@ -183,6 +190,8 @@ class Config(Section):
             if task.split.like is not None:
                 split = Split(**{**self.tasks[task.split.like].split.dump(), "like": task.split.like})
                 self.tasks[name] = task.model_copy(update={"split": split})
+        if problems := list(add_swept_tasks(self.sweeps, self.tasks)):
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")
@@ -312,6 +321,7 @@ class Config(Section):
             *name_problems("encoders", self.encoders, reserved=("patch_id", "x", "y")),
             *name_problems("encoders.<name>.group", self.encoder_groups),
             *name_problems("tasks", self.tasks),
+            *name_problems("sweeps", self.sweeps),
             *name_problems("radhical", self.radhical),
             *name_problems("cascades", self.cascades),
             *name_problems("cells", self.cells),

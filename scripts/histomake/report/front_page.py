@@ -29,6 +29,7 @@ from histomake.report.jobs import compute_section, read_jobs
 from histomake.report.outliers_section import outliers_section
 from histomake.report.page import Html
 from histomake.report.readers_section import readers_section
+from histomake.report.sweeps_section import sweeps_section
 from histomake.report.task_section import map_of_patches, task_section
 from histomake.tissue.artefacts import NAMES
 
@@ -57,6 +58,7 @@ def front_page(
     parts = [page.section(title, *content) for title, content in sections.items()]
     parts.append(readers_section(catalog))
     parts += [task_section(name, task, layout, catalog, folds[name]) for name, task in config.tasks.items()]
+    parts.append(sweeps_section(config, layout))
     parts += [comparison_section(layout.comparison(*pair)) for pair in config.compare]
     jobs = read_jobs(layout, cache or FileCache())
     parts += [
