@@ -41,6 +41,16 @@ class Job:
     slide: str | None
 
 
+def printed_jobs(text: str) -> list[Job]:
+    """The jobs in what Snakemake prints of a dry run with ``-p``."""
+    jobs = []
+    for match in JOB.finditer(text):
+        named = WILDCARDS.search(match["body"])
+        values = dict(item.split("=", 1) for item in named[1].split(", ")) if named else {}
+        jobs.append(Job(match["rule"], values.get("slide")))
+    return jobs
+
+
 class Workshop:
     """A folder with the code, the cohort and its results, in which files can be changed and Snakemake can be run."""
 
@@ -124,11 +134,7 @@ class Workshop:
         """Return the jobs that Snakemake would run now."""
         done = self.snakemake("--dry-run", "-p", *arguments)
         text = done.stdout + done.stderr
-        jobs = set()
-        for match in JOB.finditer(text):
-            named = WILDCARDS.search(match["body"])
-            values = dict(item.split("=", 1) for item in named[1].split(", ")) if named else {}
-            jobs.add(Job(match["rule"], values.get("slide")))
+        jobs = set(printed_jobs(text))
         assert jobs or "Nothing to be done" in text, text[-3000:]
         return jobs - {Job("all", None)}
 

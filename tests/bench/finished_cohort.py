@@ -10,31 +10,43 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from histomake.base.records.attribution_checks import AttributionChecks, RandomisedWeights
+from histomake.base.records.manifest import Manifest
 from histomake.base.records.metrics import LevelMetrics
+from histomake.base.records.quality import Appearance, QualityRecord
 from histomake.base.records.record import Record, StageRecord
 from histomake.base.records.separation import SeparationRecord
-from histomake.patch.table import METADATA_KEY
+from histomake.base.records.sidecar import Sidecar
+from histomake.config import Convert
+from histomake.evaluate.slide_table import SCHEMA as SLIDE_TABLE
+from histomake.slide.convert import convert
 
 from tests import sample_records
+from tests.bench import finished_bags, finished_cascade
+from tests.bench.finished_patches import CLASSES, SIDE, patch_table, prediction_table
+from tests.bench.slides import big_slide
 from tests.workshop import ROOT, Workshop
 
-FITTED, PATCHES, PATTERNS = 2_000, 1_250, 20
+FITTED, PATTERNS = 2_000, 20
 AGGREGATES = {"split", "leakage", "quarantine", "score", "catalog", "lineage", "outliers", "front_page", "all"}
 """Rules that are really run."""
 
 PLACE = {
+    "format": Sidecar.newest(),
     "log": [],
     "started": "2026-11-01T08:00:00.000+00:00",
     "seconds": 12.3,
@@ -44,27 +56,52 @@ PLACE = {
     "machine": {"host": "node-01", "cpus": 16, "gpus": [], "slurm_job": "123456"},
 }
 
+Wildcards = Mapping[str, str]
 
-CLASSES = ["skin", "nuclei"]
 MEASURES = (
     *("additivity_error", "deletion", "random_deletion", "deletion_better"),
     *("insertion", "random_insertion", "insertion_better"),
 )
-MODEL_RECORDS: dict[str, Record] = {
-    "train": sample_records.model_card(class_names=CLASSES),
-    "evaluate": sample_records.metrics(
-        {"patch": LevelMetrics(count=9, patients=3, metrics={"all": {}}, confusion=[[5, 1], [1, 2]])}, classes=CLASSES
-    ),
-    "embed": SeparationRecord(silhouette={}, batch_effect={}, patches=9, slides=3, features=64),
-    "attribute": AttributionChecks(
+MODEL_RECORDS: dict[str, Callable[[Wildcards], Record]] = {
+    "train": lambda wildcards: sample_records.model_card(class_names=CLASSES),
+    "train_bags": lambda wildcards: finished_bags.bag_card(wildcards["task"]),
+    "evaluate": lambda wildcards: _metrics(wildcards["task"]),
+    "embed": lambda wildcards: SeparationRecord(silhouette={}, batch_effect={}, patches=9, slides=3, features=64),
+    "attribute": lambda wildcards: AttributionChecks(
         patches=9,
         background=9,
         method="gradient",
         **dict.fromkeys(MEASURES, 0.5),
         randomised_weights=RandomisedWeights(repeat=1, random=0, patches=9),
     ),
+    "cascade_search": finished_cascade.thresholds,
+    "cascade_compare": finished_cascade.metrics,
 }
-"""Records of a model that the front page reads."""
+"""Records of a model that the front page reads, by rule."""
+
+SLIDE_RECORDS: dict[str, Callable[[str], StageRecord]] = {
+    "annotate": sample_records.no_annotation,
+    "presegment": sample_records.tissue,
+    "quality": lambda slide: quality(slide),
+    "cascade_predict": finished_cascade.cascade_record,
+}
+"""Records of a slide, by rule. That of its conversion is the one of the slide that all are copies of."""
+
+TABLES: dict[str, Callable[[Wildcards, int], pa.Table]] = {
+    "tabulate_patches": patch_table,
+    "predict_slide": prediction_table,
+    "predict_bag": finished_bags.bag_table,
+    "cascade_search": finished_cascade.trials,
+    "cascade_predict": finished_cascade.cascade_table,
+    "attribute": lambda wildcards, number: curves(number),
+}
+"""Tables by rule, from the wildcards and the number of the content."""
+
+TEXTS: dict[str, Callable[[], str]] = {
+    "evaluate": lambda: ",".join(SLIDE_TABLE.names) + "\nS00001,patient-00000,0,nuclei,9,4" + ",0.5" * 8 + "\n",
+    "cascade_compare": finished_cascade.metrics_text,
+}
+"""CSV files by rule; the others are histories of a training."""
 
 
 def write_sheet(workshop: Workshop, slides: int) -> None:
@@ -84,7 +121,7 @@ def write_sheet(workshop: Workshop, slides: int) -> None:
 
 
 def build_workshop(folder: Path, slides: int) -> Workshop:
-    """Create a workshop with one grid, one task and a sheet of ``slides``, in which nothing has run."""
+    """Create a workshop with a cascade, a task on bags of chosen patches and a sheet of ``slides``; nothing has run."""
     folder.mkdir(parents=True, exist_ok=True)
     workshop = Workshop(folder)
     workshop.copy_code()
@@ -92,6 +129,8 @@ def build_workshop(folder: Path, slides: int) -> Workshop:
     content = yaml.safe_load(workshop.config.read_text())
     del content["grids"]["x5"]
     content["explain"] |= {"qupath": False, "regions": []}
+    finished_cascade.add_cascade(content)
+    finished_bags.add_bags(content)
     workshop.config.write_text(yaml.safe_dump(content, sort_keys=False))
     write_sheet(workshop, slides)
     return workshop
@@ -104,122 +143,121 @@ class Maker:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.patterns = folder / "patterns" / str(os.getpid())
+        self.patterns = folder.resolve() / "patterns" / str(os.getpid())
         self.patterns.mkdir(parents=True)
         self.digests: dict[str, str] = {}
 
     def make(self, job: Any) -> None:
         """Write outputs, sidecar and benchmark of one job."""
-        slide = job.wildcards_dict.get("slide")
+        wildcards = dict(job.wildcards_dict)
         outputs = {}
         for path in map(str, job.output):
             outputs[path.removesuffix("/zarr.json")] = self.digests[path] = self._write(
-                job.rule.name, slide, Path(path)
+                job.rule.name, wildcards, Path(path)
             )
         sidecar = PLACE | {
             "rule": job.rule.name,
-            "wildcards": dict(job.wildcards_dict),
+            "wildcards": wildcards,
             "params": dict(job.params.items()),
             "inputs": {str(path): self.digests.get(str(path)) for path in job.input},
             "outputs": outputs,
+            "sizes": dict.fromkeys(outputs, 1_000),
             "log": list(map(str, job.log)),
         }
         Path(f"{job.output[0]}.meta.json").write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
         Path(job.benchmark).parent.mkdir(parents=True, exist_ok=True)
         Path(job.benchmark).write_text("s\tmax_rss\tcpu_time\n12.3\t500.0\t20.1\n")
 
-    def _write(self, rule: str, slide: str | None, path: Path) -> str:
+    def _write(self, rule: str, wildcards: Wildcards, path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".json" and slide:
-            content = (json.dumps(record(rule, slide).dump(), indent=1, sort_keys=True) + "\n").encode()
+        if path.name == "zarr.json":
+            store, manifest = self._converted
+            shutil.copytree(store, path.parent, copy_function=os.link, dirs_exist_ok=True)
+            return manifest.checksums[path.name]
+        if path.suffix == ".json" and "slide" in wildcards:
+            content = (json.dumps(self._record(rule, wildcards["slide"]).dump(), indent=1, sort_keys=True) + "\n").encode()
             path.write_bytes(content)
             return hashlib.sha256(content).hexdigest()
         number = int(hashlib.sha256(path.name.encode()).hexdigest()[:8], 16) % PATTERNS
-        pattern = self.patterns / f"{rule}.{number}{path.suffix}"
+        of = [value for name, value in wildcards.items() if name in ("grid", "task", "group")]
+        pattern = self.patterns / ".".join([rule, *of, f"{number}{path.suffix}"])
         if not pattern.exists():
-            write_pattern(rule, number, pattern)
+            write_pattern(rule, wildcards, number, pattern)
         path.unlink(missing_ok=True)
         os.link(pattern, path)
         return digest(pattern)
 
+    def _record(self, rule: str, slide: str) -> StageRecord:
+        """Return the record of a per-slide rule."""
+        if rule == "convert":
+            sha256 = hashlib.sha256(slide.encode()).hexdigest()
+            return msgspec.structs.replace(
+                self._converted[1], slide_id=slide, store=f"{slide}.zarr", sha256=sha256
+            )
+        return SLIDE_RECORDS[rule](slide)
 
-def digest(path: Path, _known: dict[Path, str] = {}) -> str:  # noqa: B006
+    @cached_property
+    def _converted(self) -> tuple[Path, Manifest]:
+        """The store that those of all slides are links to, and its manifest."""
+        store = self.patterns / "slide.zarr"
+        slide = big_slide(self.patterns.parents[2], SIDE)
+        return store, convert(slide, store, slide_id="slide", config=Convert(), threads=2)
+
+
+@cache
+def digest(path: Path) -> str:
     """Return the sha256 of a template file, computed once."""
-    if path not in _known:
-        _known[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _known[path]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def record(rule: str, slide: str) -> StageRecord:
-    """Return the record of a per-slide rule."""
-    if rule == "convert":
-        sha256 = hashlib.sha256(slide.encode()).hexdigest()
-        return sample_records.manifest(slide, width=60_000, height=40_000, mpp=0.25, sha256=sha256, bytes_in=10**9)
-    return {
-        "annotate": sample_records.no_annotation,
-        "presegment": sample_records.tissue,
-        "quality": sample_records.quality,
-    }[rule](slide)
+def quality(slide: str) -> QualityRecord:
+    """Return the record of a slide that differs from others in light, stain and focus, as those of a real cohort do."""
+    random = np.random.default_rng(int(slide[1:]))
+    brightness, density, hue, sharpness = random.standard_t(5, 4).tolist()
+    look = Appearance(
+        glass_brightness=min(255.0, 240 + 2 * brightness),
+        glass_colour=float(random.random() * 4),
+        density=0.3 + 0.02 * density,
+        hue=100 + 3 * hue,
+        haematoxylin=0.2 + 0.01 * density,
+        eosin=0.1 + 0.01 * hue,
+    )
+    shares = dict(zip(("pen", "blur", "fold"), (0.02 * random.random(3)).tolist(), strict=True))
+    clean = 1 - sum(shares.values())
+    return sample_records.quality(
+        slide, sharpness=2.5 + 0.2 * sharpness, shares=shares, clean_share=clean, appearance=look
+    )
 
 
-def write_pattern(rule: str, number: int, path: Path) -> None:
-    """Return one of the few contents shared by all outputs of a rule."""
+def write_pattern(rule: str, wildcards: Wildcards, number: int, path: Path) -> None:
+    """Write one of the few contents shared by all outputs of a rule."""
     random = np.random.default_rng(number)
-    if path.suffix == ".parquet" and rule in ("tabulate_patches", "predict_slide"):
-        pq.write_table(
-            (patch_table if rule == "tabulate_patches" else prediction_table)(random), path, compression="zstd"
-        )
-    elif path.suffix == ".parquet" and rule == "attribute":
-        curves = [list(curve) for curve in random.random((8, 17))]
-        kinds = ("deletion", "random_deletion", "insertion", "random_insertion")
-        pq.write_table(pa.table({f"{kind}_curve": curves for kind in kinds}), path)
+    if path.suffix == ".parquet" and rule in TABLES:
+        pq.write_table(TABLES[rule](wildcards, number), path, compression="zstd")
+    elif path.suffix == ".arrow":
+        finished_bags.write_feature_file(wildcards, number, path)
     elif path.suffix == ".json":
-        path.write_text(json.dumps(MODEL_RECORDS[rule].dump() if rule in MODEL_RECORDS else {}))
+        path.write_text(json.dumps(MODEL_RECORDS[rule](wildcards).dump() if rule in MODEL_RECORDS else {}))
     elif path.suffix == ".csv":
-        path.write_text("step,train_loss,val_loss\n1,0.9,0.9\n2,0.5,0.6\n")
+        path.write_text(TEXTS[rule]() if rule in TEXTS else "step,train_loss,val_loss\n1,0.9,0.9\n2,0.5,0.6\n")
     elif path.suffix == ".png":
         cv2.imwrite(str(path), random.integers(0, 255, (32, 32, 3), np.uint8))
     else:
         path.write_bytes(random.bytes(2_000))
 
 
-def patch_table(random: np.random.Generator) -> pa.Table:
-    """Return a patch table of one slide, with columns as written by `tabulate`."""
-    excluded = pa.array(random.choice(["", "background"], PATCHES)).dictionary_encode()
-    table = pa.table(
-        {
-            **positions(),
-            "tissue": random.random(PATCHES).astype(np.float32),
-            "area_skin": np.zeros(PATCHES, np.float32),
-            "area_nuclei": np.zeros(PATCHES, np.float32),
-            "excluded": excluded,
-        }
-    )
-    return table.replace_schema_metadata({METADATA_KEY: sample_records.patch_table().encode("table")})
+def curves(number: int) -> pa.Table:
+    """Return the curves of attributed patches that the front page draws."""
+    kinds = ("deletion", "random_deletion", "insertion", "random_insertion")
+    found = [list(curve) for curve in np.random.default_rng(number).random((8, 17))]
+    return pa.table({f"{kind}_curve": found for kind in kinds})
 
 
-def prediction_table(random: np.random.Generator) -> pa.Table:
-    """Return a prediction table of one slide, with columns as written by `predict`."""
-    score = random.random(PATCHES).astype(np.float32)
-    names = pa.array(CLASSES)
-    codes = pa.array((score > 0.5).astype(np.int32))
-    return pa.table(
-        {
-            **positions(),
-            "tissue": random.random(PATCHES).astype(np.float32),
-            "score_skin": 1 - score,
-            "score_nuclei": score,
-            "predicted": pa.DictionaryArray.from_arrays(codes, names),
-            "label": pa.nulls(PATCHES, pa.dictionary(pa.int32(), pa.string())),
-        }
-    )
-
-
-def positions() -> dict[str, np.ndarray]:
-    """Return the positions of the patches of every slide."""
-    number = np.arange(PATCHES)
-    x, y = (number % 40 * 512).astype(np.int32), (number // 40 * 512).astype(np.int32)
-    return {"patch_id": number.astype(np.uint32), "x": x, "y": y}
+def _metrics(task: str) -> Record:
+    if task in finished_bags.ENCODER_OF:
+        return finished_bags.bag_metrics()
+    found = LevelMetrics(count=9, patients=3, metrics={"all": {}}, confusion=[[5, 1], [1, 2]])
+    return sample_records.metrics({"patch": found}, classes=CLASSES)
 
 
 def pretend(config: Path, targets: Iterable[str] = ()) -> int:
@@ -267,7 +305,9 @@ def pretend_jobs(workshop: Workshop, *targets: str) -> None:
 
 def finish(workshop: Workshop) -> None:
     """Finish all jobs of a workshop: first the inputs of leakage and quarantine, then models and later jobs."""
-    for targets in (("results/splits/tissue_kind.leakage.json", "results/quarantine.json"), ()):
+    tasks = yaml.safe_load(workshop.config.read_text())["tasks"]
+    compared = [f"results/splits/{name}.leakage.json" for name in tasks]
+    for targets in ((*compared, "results/quarantine.json"), ()):
         pretend_jobs(workshop, *targets)
         workshop.snakemake("--quiet", "all", "--", *targets)
 

@@ -314,6 +314,16 @@ def test_savings_of_cascades_are_listed_in_tables(cascades):
     assert "dense network is used" not in page
 
 
+def test_the_report_has_pictures_of_the_first_slides_of_a_cascade_and_says_where_the_others_are(cascades, monkeypatch):
+    monkeypatch.setattr(cascades_section, "MOST", 2)
+    config, layout = cascades
+    for slide in ("S2", "S3"):
+        Image.new("RGB", (40, 30)).save(layout.cascade("nuclei").levels_view(slide))
+    page = cascades_section.cascades_section(config, layout)
+    assert [name for name in ("S1", "S2", "S3") if f'alt="{name}"' in page] == ["S1", "S2"]
+    assert "The first 2 of 3 pictures; those of the other slides are on their pages." in page
+
+
 def test_objects_of_a_cascade_are_scored_beside_those_of_otsu_with_what_parted_them(cascades):
     config, layout = cascades
     files = layout.cascade("nuclei")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from histomake.base.files import existing
 from histomake.base.layout import Layout, PatchCascadeFiles
@@ -29,6 +30,9 @@ SCORES = {
 }
 """Fields of the scores, and their columns."""
 
+MOST = 20
+"""Slides of a cascade whose pictures are in the report. The page of each slide has its own."""
+
 METRICS = {"auroc": "AUROC", "average_precision": "average precision"}
 """Metrics of patches, as texts."""
 
@@ -49,9 +53,6 @@ def _nuclei(layout: Layout, name: str) -> Html:
         rows.append([group, found.slides, page.percent(found.saved), page.percent(found.saved_in_tissue), *times])
     header = ["group", "slides", "evaluations saved", "inside tissue", "naive s", "dense s", "cascade s"]
     bars = [[bar.figure, bar.value, bar.bar, "yes" if bar.ok else "no"] for bar in metrics.bars]
-    pictures = [
-        page.picture(path, path.stem, width=1000) for path in existing(files.levels_view("*"), under=layout.results)
-    ]
     chosen = ThresholdsRecord.read(files.thresholds)
     remark = chosen.remark
     return page.section(
@@ -65,7 +66,7 @@ def _nuclei(layout: Layout, name: str) -> Html:
         _parting(chosen.parting),
         page.table(["figure", "measured", "bar", "met"], bars),
         page.picture(files.pareto_front, "Thresholds: cost against F on validation patients", width=620),
-        page.folded("level maps by slide", *pictures),
+        _pictures("level maps by slide", files.levels_view("*"), layout),
         level=3,
     )
 
@@ -108,9 +109,16 @@ def _patches(layout: Layout, name: str) -> Html:
     if rows:
         parts.append(page.table(["fold", "stage", "computed from", "accepted from", "chosen by"], rows))
     parts += [page.picture(files.pareto_front(fold), f"Thresholds of fold {fold}", width=620) for fold in chosen]
-    pictures = existing(files.levels_view("*", "*"), under=layout.results)
-    shown = [page.picture(path, path.stem, width=1000) for path in pictures]
-    return page.section(f"Patches: {name}", *parts, page.folded("stages by slide", *shown), level=3)
+    parts.append(_pictures("stages by slide", files.levels_view("*", "*"), layout))
+    return page.section(f"Patches: {name}", *parts, level=3)
+
+
+def _pictures(title: str, pattern: Path, layout: Layout) -> Html:
+    """Pictures of the first slides, folded; ``pattern``: path of a picture, in which ``*`` stands for any name."""
+    found = existing(pattern, under=layout.results)
+    text = f"The first {MOST} of {len(found):,} pictures; those of the other slides are on their pages."
+    more = page.tag("p", text) if len(found) > MOST else ""
+    return page.folded(title, more, *(page.picture(path, path.stem, width=1000) for path in found[:MOST]))
 
 
 def _undecided(record: PatchThresholdsRecord) -> list[str]:
