@@ -85,6 +85,14 @@ def test_slides_that_a_task_leaves_to_the_cascade_are_predicted_by_it_and_have_a
     assert outputs.shown_on_page("D")["stages"] == [found.plan.layout.patch_cascade("both").levels_view(0, "D")]
 
 
+def test_report_and_lineage_depend_on_the_predictions_of_a_cascade_through_the_catalog_alone(cascades):
+    found = cascades({}, {})
+    files = found.plan.layout.patch_cascade("both")
+    assert Outputs(found.plan).done_by_cascades() == [files.metrics]
+    assert found.tabled("both") == [files.prediction(*place) for place in found.predicted("both")]
+    assert files.prediction(0, "D") in found.tabled("both")
+
+
 def test_the_validation_slides_of_a_fold_are_predicted_by_all_stages_for_the_search(cascades):
     found = cascades({}, {})
     layout = found.plan.layout

@@ -14,7 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 from histomake.planning.fork_server import imported_by
-from histomake.planning.forked_scripts import LIBRARIES_OF_NETWORKS, PER_PREDICTION, PER_SLIDE, ScriptForks
+from histomake.planning.forked_scripts import (
+    LIBRARIES_OF_NETWORKS,
+    PER_COHORT,
+    PER_PREDICTION,
+    PER_SLIDE,
+    ScriptForks,
+)
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -136,7 +142,7 @@ def test_a_short_run_starts_its_scripts_without_a_server():
     assert [forks.wanted() for _ in range(4)] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("name", PER_SLIDE)
+@pytest.mark.parametrize("name", PER_SLIDE + PER_COHORT)
 def test_scripts_per_slide_import_no_torch(name):
     """It would take most of the time and memory of their server."""
     modules = sorted(imported_by(SCRIPTS / name))

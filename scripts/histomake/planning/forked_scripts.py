@@ -30,6 +30,13 @@ PER_SLIDE = (
 """Scripts that take longer to start than to process a small image. None of them imports torch when it starts: jobs of
 features that another job has made need none."""
 
+PER_COHORT = (
+    *("split.py", "leakage.py", "training_cohort.py", "quarantine.py", "score.py", "model_card.py"),
+    *("catalog.py", "lineage.py", "outliers.py", "front_page.py"),
+)
+"""Scripts with a job per cohort, task or model, which import what those of a slide do. After a new slide, starting them
+would take longer than most of them work."""
+
 PER_PREDICTION = ("predict_slide.py", "predict_features.py", "predict_bag.py", "predict_pixel_bag.py")
 """Scripts that take longer to import torch than to predict a small slide. They have a server of their own."""
 
@@ -106,10 +113,10 @@ class ScriptForks:
 
 def script_forks(folder: Path) -> list[tuple[list[Path], ScriptForks]]:
     """The scripts that are forked, each list with what runs them; ``folder`` is that of the scripts."""
-    groups = (PER_SLIDE, PER_PREDICTION, PER_GRAPH)
-    per_slide, per_prediction, per_graph = ([folder / name for name in names] for names in groups)
+    groups = (PER_SLIDE + PER_COHORT, PER_PREDICTION, PER_GRAPH)
+    without_torch, per_prediction, per_graph = ([folder / name for name in names] for names in groups)
     return [
-        (per_slide, ScriptForks(per_slide, modules=LIBRARIES_OF_PICTURES, alone=4)),
+        (without_torch, ScriptForks(without_torch, modules=LIBRARIES_OF_PICTURES, alone=4)),
         (per_prediction, ScriptForks(per_prediction, modules=LIBRARIES_OF_NETWORKS, alone=1)),
         (per_graph, ScriptForks(per_graph, alone=1)),
     ]

@@ -227,13 +227,12 @@ class Outputs:
         """An output of every job of nucleus and patch cascades, of unchanged slides too. Raises as `of_cascades`.
 
         What reads files of all slides has the same inputs in every plan. With those of new slides only, it would run
-        again in the next plan, and lineage would lack the others.
+        again in the next plan, and lineage would lack the others. Predictions of patch cascades are not among them,
+        because they are inputs of the catalog, on which such a rule depends.
         """
         plan, found = self.plan, self._shared_by_cascades()
         for name in plan.config.radhical:
             found += map(plan.layout.cascade(name).segmentation, plan.cascade_slides(name, *PREDICTED))
-        for name in plan.config.cascades:
-            found += self.cascades.tabled(name)
         return [*found, *(plan.layout.patch_cascade(name).metrics for name in self.cascades.measured())]
 
     def _shared_by_cascades(self) -> list[Path]:
