@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import duckdb
+from histomake.audit.caches import open_cache
 from histomake.audit.sidecar import job
 from histomake.base.files import atomic_file
 from histomake.base.layout import Layout
@@ -12,10 +13,13 @@ from histomake.report.outliers_page import outliers_page
 
 def main(snakemake):
     params, layout = snakemake.params, Layout(Path(snakemake.config["results"]))
-    with job(snakemake), duckdb.connect(snakemake.input.catalog, read_only=True) as catalog:
-        content = outliers_page(
-            catalog, layout, grid=(params.name, Grid.model_validate(params.grid)), pages=set(params.pages)
-        )
+    cache = open_cache(layout, "outliers", version=params.code)
+    with (
+        job(snakemake, cache, compare=snakemake.input),
+        duckdb.connect(snakemake.input.catalog, read_only=True) as catalog,
+    ):
+        grid = (params.name, Grid.model_validate(params.grid))
+        content = outliers_page(catalog, layout, grid=grid, pages=set(params.pages), cache=cache)
         with atomic_file(snakemake.output.page) as aside:
             aside.write_text(content)
 

@@ -8,10 +8,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.catalog.outliers import outlier_table
 from histomake.cohort.outliers import FEWEST, MEASURES, ODD, deviations, quality_values
 from histomake.config import Grid
+from histomake.pictures.glance import glance
+from histomake.report import outliers_page as outliers_page_module
 from histomake.report.outliers_page import outliers_page
 from histomake.report.outliers_section import outliers_section
 from histomake.tissue.appearance import measure_appearance
@@ -140,6 +143,7 @@ def results(tmp_path_factory):
     names = [f"s{i}" for i in range(9)]
     for name in names[1:]:
         sample_records.manifest(name, store="s0.zarr" if name != "s2" else "missing.zarr").write(layout.manifest(name))
+        layout.table(GRID_NAME, name).touch()
     blur, none = {"pen": 0.0, "blur": 0.4, "fold": 0.0}, {"pen": 0.0, "blur": 0.0, "fold": 0.0}
     strong, pale = look(*HAEMATOXYLIN), look(*(0.3 * np.array(HAEMATOXYLIN)))
     quality = {
@@ -183,6 +187,26 @@ def test_the_page_shows_the_oddest_slide_first_and_says_why(results):
     assert "<b>share out of focus 0.4 (median 0, z +20.0)</b>" in text
     assert "2 of 9 slides have an outlier" in text
     assert "missing.zarr" in text
+
+
+def test_pictures_of_unchanged_slides_are_not_drawn_again(results, tmp_path, monkeypatch):
+    layout, quality, tissue = results
+    drawn = []
+    monkeypatch.setattr(outliers_page_module, "glance", lambda *given: drawn.append(given) or glance(*given))
+
+    def page():
+        cache = FileCache(tmp_path / "outliers.parquet")
+        text = outliers_page(catalog(quality, tissue), layout, grid=GRID, pages=(), cache=cache)
+        cache.save()
+        return text
+
+    first = page()
+    assert len(drawn) == 8  # the store of s2 is damaged
+    assert page() == first
+    assert len(drawn) == 8
+    layout.table(GRID_NAME, "s1").write_text("made again")
+    assert page() == first
+    assert len(drawn) == 9
 
 
 def test_the_section_of_the_report_lists_outliers_and_links_to_the_page(results):

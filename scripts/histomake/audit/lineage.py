@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -101,7 +102,7 @@ def write_lineage(sidecars: Iterable[Sidecar], path: Path | str, *, batch: int =
 
 
 def _rows(sidecar: Sidecar) -> Iterator[LineageRow]:
-    inputs, params = sorted(sidecar.inputs), json.dumps(sidecar.params, sort_keys=True)
+    inputs, params = sorted(sidecar.inputs), msgspec.json.encode(sidecar.params, order="sorted").decode()
     for path, digest in sidecar.outputs.items():
         yield LineageRow(
             output=path,

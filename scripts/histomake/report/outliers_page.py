@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
+import msgspec
 
 from histomake.base.errors import SlideError
+from histomake.base.file_cache import FileCache
 from histomake.base.layout import Layout
 from histomake.base.units import Level0Pixels
 from histomake.cohort.outliers import FEWEST, MEASURES, ODD
@@ -51,24 +54,38 @@ class OddSlide(NamedTuple):
     oddness: float | None
 
 
+class OddPicture(msgspec.Struct, frozen=True):
+    """The picture of a slide as JPEG, or why it has none."""
+
+    picture: bytes = b""
+    lost: str | None = None
+
+
 def outliers_page(
-    catalog: duckdb.DuckDBPyConnection, layout: Layout, *, grid: tuple[str, Grid], pages: Collection[str]
+    catalog: duckdb.DuckDBPyConnection,
+    layout: Layout,
+    *,
+    grid: tuple[str, Grid],
+    pages: Collection[str],
+    cache: FileCache | None = None,
 ) -> str:
     """The page as HTML.
 
     ``catalog``: the cohort's database; ``grid``: name and grid whose patches are shown closely; ``pages``: slides that
-    have a page of their own.
+    have a page of their own; ``cache``: pictures drawn by earlier runs, by the patch table of the slide, which is made
+    again whenever its store is.
     """
     slides = [OddSlide(*row) for row in catalog.execute(ORDERED).fetchall()]
     head = [page.tag("h1", "Slides by oddness"), page.tag("nav", page.link("report", layout.front_page.name))]
     scored = any(slide.oddness is not None for slide in slides)
     shown = slides[:MOST]
     typical = slides[: -TYPICAL - 1 : -1] if scored and len(slides) > TYPICAL else []
-    close = _close_views(catalog, grid, [slide.slide_id for slide in (*shown, *typical)])
+    names = [slide.slide_id for slide in (*shown, *typical)]
+    drawn = _pictures(names, layout, grid[0], _close_views(catalog, grid, names), cache or FileCache())
 
     def row(some: list[OddSlide], *, named: bool = True) -> Html:
         captions = [_caption(slide, catalog if named else None, layout, pages) for slide in some]
-        figures = [_figure(slide, layout, close, c) for slide, c in zip(some, captions, strict=True)]
+        figures = [_figure(drawn[slide.slide_id], lines) for slide, lines in zip(some, captions, strict=True)]
         return page.tag("div", *figures, class_="row")
 
     if not scored:
@@ -132,10 +149,27 @@ def _caption(
     return lines
 
 
-def _figure(slide: OddSlide, layout: Layout, close: Mapping[str, Box], lines: list[Html]) -> Html:
+def _pictures(
+    slides: Iterable[str], layout: Layout, grid: str, close: Mapping[str, Box], cache: FileCache
+) -> dict[str, OddPicture]:
+    """Pictures of slides, by their ids. Those of unchanged slides are in the cache."""
+
+    def draw(table: str) -> str:
+        slide = Path(table).stem
+        try:
+            with open_slide(layout.manifest(slide)) as reader:
+                found = OddPicture(picture=page.jpeg(glance(reader, close.get(slide))))
+        except SlideError as error:
+            found = OddPicture(lost=error.detail)
+        return msgspec.json.encode(found).decode()
+
+    tables = {slide: layout.table(grid, slide) for slide in slides}
+    drawn = cache.read_records(tables.values(), lambda text, _: msgspec.json.decode(text, type=OddPicture), draw)
+    return dict(zip(tables, drawn, strict=True))
+
+
+def _figure(drawn: OddPicture, lines: list[Html]) -> Html:
     caption = page.join([page.join([line, Html("<br>")]) for line in lines])
-    try:
-        with open_slide(layout.manifest(slide.slide_id)) as reader:
-            return page.picture(glance(reader, close.get(slide.slide_id)), caption, width=SHOWN_PX)
-    except SlideError as error:
-        return page.tag("figure", page.tag("figcaption", caption, error.detail))
+    if drawn.lost is not None:
+        return page.tag("figure", page.tag("figcaption", caption, drawn.lost))
+    return page.jpeg_picture(drawn.picture, caption, width=SHOWN_PX)

@@ -163,9 +163,23 @@ def picture(
     if image.width > MAX_WIDTH_PX:
         image = image.resize((MAX_WIDTH_PX, round(image.height * MAX_WIDTH_PX / image.width)), Image.Resampling.LANCZOS)
     width = min(at_most, image.width) if at_most else width
+    return jpeg_picture(_jpeg(image), caption, width=width)
+
+
+def jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels (h, w, 3) as JPEG of the quality of pages, for `jpeg_picture`."""
+    return _jpeg(Image.fromarray(pixels))
+
+
+def jpeg_picture(content: bytes, caption: object = "", *, width: int | None = None) -> Html:
+    """Embed a JPEG as it is; ``width``: on the page, in px."""
+    return _figure("image/jpeg", content, caption, width)
+
+
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-    return _figure("image/jpeg", buffer.getvalue(), caption, width)
+    return buffer.getvalue()
 
 
 def plot(figure: Figure, caption: object = "", *, width: int | None = None) -> Html:
