@@ -115,9 +115,7 @@ def _costs() -> list[StageCost]:
     for task, share in zip(STAGES, (1.0, COMPUTED), strict=True):
         grid, _, patches, _ = LATTICES[GRID_OF[task]]
         kept = patches // 2
-        cost = StageCost(
-            mpp=grid.mpp, patches=kept, computed=round(share * kept), pixels=grid.size**2, seconds=4.0
-        )
+        cost = StageCost(mpp=grid.mpp, patches=kept, computed=round(share * kept), pixels=grid.size**2, seconds=4.0)
         found.append(cost)
     return found
 

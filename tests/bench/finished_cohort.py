@@ -175,7 +175,9 @@ class Maker:
             shutil.copytree(store, path.parent, copy_function=os.link, dirs_exist_ok=True)
             return manifest.checksums[path.name]
         if path.suffix == ".json" and "slide" in wildcards:
-            content = (json.dumps(self._record(rule, wildcards["slide"]).dump(), indent=1, sort_keys=True) + "\n").encode()
+            content = (
+                json.dumps(self._record(rule, wildcards["slide"]).dump(), indent=1, sort_keys=True) + "\n"
+            ).encode()
             path.write_bytes(content)
             return hashlib.sha256(content).hexdigest()
         number = int(hashlib.sha256(path.name.encode()).hexdigest()[:8], 16) % PATTERNS
@@ -191,9 +193,7 @@ class Maker:
         """Return the record of a per-slide rule."""
         if rule == "convert":
             sha256 = hashlib.sha256(slide.encode()).hexdigest()
-            return msgspec.structs.replace(
-                self._converted[1], slide_id=slide, store=f"{slide}.zarr", sha256=sha256
-            )
+            return msgspec.structs.replace(self._converted[1], slide_id=slide, store=f"{slide}.zarr", sha256=sha256)
         return SLIDE_RECORDS[rule](slide)
 
     @cached_property
