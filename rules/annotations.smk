@@ -1,4 +1,5 @@
 # Annotations of every format to one geometry, in level-0 pixels: GeoJSON that QuPath opens, and label images of masks.
+READING = LAYOUT.reading("{slide}", "{reader}")
 
 
 rule annotate:
@@ -39,12 +40,38 @@ use rule annotate as annotate_mask with:
         slide=only(sorted(PLAN.masked - PLAN.read_by_several)),
 
 
-# Agreement is compared on tissue, so this rule needs the mask.
+# The label image is a store without arrays if the reader annotated outlines.
+use rule annotate as annotate_reader with:
+    input:
+        manifest=LAYOUT.manifest("{slide}"),
+        annotation=ancient(lambda wildcards: slide(wildcards).readers[wildcards.reader]),
+    output:
+        record=READING.record,
+        outlines=READING.outlines,
+        labels=READING.labels,
+    log:
+        LAYOUT.log("annotate_reader", "{slide}", "{reader}"),
+    benchmark:
+        LAYOUT.benchmark("annotate_reader", "{slide}", "{reader}")
+    wildcard_constraints:
+        slide=only(sorted(PLAN.read_by_several)),
+        reader=only(PLAN.readers),
+    params:
+        annotation=lambda wildcards: [FINGERPRINTS.of(slide(wildcards).readers[wildcards.reader])],
+        cfg=CONFIG.annotations.dump(),
+        roi=CONFIG.roi_classes,
+        code=code("annotate.py"),
+
+
+# Agreement is compared on tissue, so this rule needs the mask. Files of the readers are named in messages.
 rule annotate_readers:
     input:
         manifest=LAYOUT.manifest("{slide}"),
         tissue=LAYOUT.tissue("{slide}"),
         mask=LAYOUT.tissue_mask("{slide}"),
+        records=lambda wildcards: [LAYOUT.reading(wildcards.slide, r).record for r in slide(wildcards).readers],
+        drawn=lambda wildcards: [LAYOUT.reading(wildcards.slide, r).outlines for r in slide(wildcards).readers],
+        masks=lambda wildcards: [LAYOUT.reading(wildcards.slide, r).labels for r in slide(wildcards).readers],
         annotations=ancient(lambda wildcards: slide(wildcards).annotation_files),
     output:
         record=LAYOUT.annotation("{slide}"),
@@ -66,10 +93,7 @@ rule annotate_readers:
         runtime=minutes(15),
     params:
         readers=lambda wildcards: list(slide(wildcards).readers),
-        annotations=lambda wildcards: list(map(FINGERPRINTS.of, slide(wildcards).annotation_files)),
-        cfg=CONFIG.annotations.dump(),
         consensus=CONFIG.readers.dump(),
-        roi=CONFIG.roi_classes,
         code=code("annotate_readers.py"),
     script:
         "../scripts/annotate_readers.py"

@@ -14,14 +14,17 @@ from histomake.base.records.record import quarantined
 
 def main(snakemake):
     record, geojson, params = snakemake.output.record, snakemake.output.outlines, snakemake.params
-    labels = store_of(Layout(Path(snakemake.config["results"])).label_image(snakemake.wildcards.slide))
+    declared = snakemake.output.get("labels")
+    labels = store_of(declared or Layout(Path(snakemake.config["results"])).label_image(snakemake.wildcards.slide))
     given = snakemake.input.get("annotation")
     source = Path(given) if given else None
 
     def work():
         annotation = read_for(manifest, source, annotations=params.cfg, roi=params.roi)
         with naming_slide(source, manifest.slide_id):  # masks are read while they are written
-            return write_annotation(annotation, record=record, geojson=geojson, labels=labels)
+            return write_annotation(
+                annotation, record=record, geojson=geojson, labels=labels, keep_labels=bool(declared)
+            )
 
     with job(snakemake):
         manifest = Manifest.read(snakemake.input.manifest)
@@ -31,8 +34,7 @@ def main(snakemake):
             apart = source and annotate_apart(work, source, manifest.slide_id, record=record, memory_mb=memory_mb)
             outcome = apart or work()
         if quarantined(outcome):
-            made = labels if snakemake.output.get("labels") else None
-            write_no_annotation(outcome, record=record, geojson=geojson, labels=made)
+            write_no_annotation(outcome, record=record, geojson=geojson, labels=labels if declared else None)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from histomake.annotation.job import annotate_apart, read_for
+from histomake.annotation.job import annotate_apart
+from histomake.annotation.model import Annotation
 from histomake.annotation.readers import agreed
 from histomake.annotation.write import write_annotation, write_no_annotation
 from histomake.audit.sidecar import job
 from histomake.base.files import store_of
+from histomake.base.records.annotation import AnnotationRecord
 from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import quarantined
 from histomake.base.records.tissue import TissueRecord
@@ -18,11 +20,10 @@ def main(snakemake):
     given, made, params = snakemake.input, snakemake.output, snakemake.params
     labels = store_of(Path(made.labels))
     paths = dict(zip(params.readers, map(Path, given.annotations), strict=True))
+    records = dict(zip(params.readers, map(Path, given.records), strict=True))
 
     def work():
-        annotations = {
-            reader: read_for(manifest, path, annotations=params.cfg, roi=params.roi) for reader, path in paths.items()
-        }
+        annotations = {reader: Annotation.load(path) for reader, path in records.items()}
         tissue = TissueMask.load(Path(given.mask), Path(given.tissue))
         config = Readers.model_validate(params.consensus)
         annotation = agreed(annotations, paths, config, mpp=manifest.mpp, tissue=tissue.at)
@@ -30,7 +31,8 @@ def main(snakemake):
 
     with job(snakemake):
         manifest = Manifest.read(given.manifest)
-        outcome = quarantined(manifest, TissueRecord.read(given.tissue)) or annotate_apart(
+        read = map(AnnotationRecord.read, records.values())
+        outcome = quarantined(manifest, TissueRecord.read(given.tissue), *read) or annotate_apart(
             work,
             ", ".join(map(str, paths.values())),
             manifest.slide_id,

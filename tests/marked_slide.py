@@ -110,7 +110,7 @@ READY = (
 
 def shown(browser: Browser, **opacity: int) -> np.ndarray:
     """Return the stage as pixels, with the overlays at the given opacities."""
-    for name in ("tissue", "annotation", "prediction", "silico"):
+    for name in ("tissue", "annotation", "prediction", "silico", "cascaded"):
         browser.value(f"document.getElementById('{name}').value = {opacity.get(name, 0)}")
     browser.value("showMasks(); drawOverlay()")
     laid = "[...histomake.masks.values(), ...histomake.virtual.values(), histomake.outlines]"

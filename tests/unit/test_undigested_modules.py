@@ -21,6 +21,7 @@ from histomake.base.layout import (
     GeneratorFiles,
     Layout,
     PatchCascadeFiles,
+    ReadingFiles,
     TransferFiles,
 )
 from histomake.config import Section
@@ -46,7 +47,7 @@ ALLOWED_NAMES = {
 
 LAYOUTS = (
     *(Layout, EmbeddingFiles, FeatureMapFiles, AttributionFiles, CascadeFiles, PatchCascadeFiles, TransferFiles),
-    *(GenerativeFiles, GeneratorFiles),
+    *(GenerativeFiles, GeneratorFiles, ReadingFiles),
 )
 
 ALLOWED_MEMBERS = {

@@ -22,11 +22,12 @@ GOLDEN_TURN = 0.381966  # consecutive class numbers get clearly different hues
 
 
 def write_annotation(
-    annotation: Annotation, *, record: Path | str, geojson: Path | str, labels: Path
+    annotation: Annotation, *, record: Path | str, geojson: Path | str, labels: Path, keep_labels: bool = False
 ) -> AnnotationRecord:
     """Write the GeoJSON, the label image if there is one, and last the record. Returns the record as written.
 
-    ``labels``: folder of the label image, beside the record; removed if the annotation has none.
+    ``labels``: folder of the label image, beside the record; removed if the annotation has none, or with
+    ``keep_labels`` a store without arrays.
 
     Raises:
         ValueError: the annotation has no record.
@@ -40,6 +41,8 @@ def write_annotation(
         downsample = annotation.label_image.downsample
         image = LabelImageRecord(store=labels.name, downsample=downsample, width=width, height=height)
         content = msgspec.structs.replace(content, label_image=image)
+    elif keep_labels:
+        write_empty_store(labels, {})
     else:
         shutil.rmtree(labels, ignore_errors=True)
     write_geojson(annotation, geojson)

@@ -89,6 +89,11 @@ class Plan:
         return frozenset(slide.slide_id for slide in self.slides.values() if slide.readers)
 
     @cached_property
+    def readers(self) -> list[str]:
+        """Ids of the readers of all slides with several, sorted."""
+        return sorted({reader for slide in self.slides.values() for reader in slide.readers})
+
+    @cached_property
     def _with_mask(self) -> frozenset[str]:
         """Ids of the slides that are annotated with a mask."""
         return frozenset(slide.slide_id for slide in self.slides.values() if is_mask(slide.annotation))

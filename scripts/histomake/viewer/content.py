@@ -26,11 +26,11 @@ from histomake.patch.table import read_table
 from histomake.pictures.kinds import ERRORS, Overlay, overlays_of
 from histomake.target.kinds import LEARNED
 from histomake.target.targets import JOINER
-from histomake.viewer import errors, graph_layers, masks, neighbours, outlines, virtual
+from histomake.viewer import errors, graph_layers, masks, neighbours, outlines, reader_layers, virtual
 from histomake.viewer.levels import ShownLevel, describe_levels
 from histomake.viewer.slide_list import OK, QUARANTINED
 
-LAYERS = (masks, graph_layers, errors)
+LAYERS = (masks, graph_layers, errors, reader_layers)
 """Modules whose layers of tiles are shown on slides, in the order of the list."""
 
 
@@ -149,7 +149,7 @@ def describe(layout: Layout, slide: str) -> ShownSlide | LostSlide:
         encoders=neighbours.encoders(layout, slide),
         outlines=outlines.describe(layout, slide, manifest),
         masks=[layer for source in LAYERS for layer in source.describe(layout, slide)],
-        class_order=graph_layers.class_order(layout, slide),
+        class_order=reader_layers.class_order(layout, slide),
     )
     tissue = TissueRecord.read(layout.tissue(slide)) if layout.tissue(slide).is_file() else None
     if isinstance(tissue, TissueRecord):

@@ -20,8 +20,8 @@ from histomake.graphs.store import read_graph
 from histomake.pictures.graph_views import NODE_SHARE, DrawnGraph
 from histomake.target.kinds import LEARNED
 from histomake.viewer import masks
-from histomake.viewer.masks import TILE, MaskTiles
-from histomake.viewer.outlines import FINER, Outlines
+from histomake.viewer.masks import MaskTiles
+from histomake.viewer.outlines import Outlines, titled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,17 +132,7 @@ def _layers(layout: Layout, slide: str) -> Iterator[tuple[str, int, str, Outline
 def describe(layout: Layout, slide: str) -> list[MaskTiles]:
     """What the page needs to request the tiles of every layer of a slide."""
     return [
-        MaskTiles(
-            task=task,
-            fold=fold,
-            title=title,
-            classes=layer.classes,
-            width=layer.width * FINER,
-            height=layer.height * FINER,
-            tile=TILE,
-            levels=layer.count,
-            pixel=1 / FINER,
-        )
+        titled(task, fold, title, classes=layer.classes, width=layer.width, height=layer.height)
         for task, fold, title, layer in _layers(layout, slide)
     ]
 

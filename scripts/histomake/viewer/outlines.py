@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import cv2
@@ -13,7 +14,7 @@ import shapely
 from histomake.annotation.model import Annotation
 from histomake.base.layout import Layout
 from histomake.base.records.manifest import Manifest
-from histomake.viewer.masks import TILE, annotation_of
+from histomake.viewer.masks import TILE, MaskTiles, annotation_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,6 +97,21 @@ class OutlineTiles(TypedDict):
     levels: int
 
 
+def titled(task: str, fold: int, title: str, *, classes: list[str], width: int, height: int) -> MaskTiles:
+    """What the page needs to request the tiles of a layer with a title; ``width``, ``height``: of the slide."""
+    return MaskTiles(
+        task=task,
+        fold=fold,
+        title=title,
+        classes=classes,
+        width=width * FINER,
+        height=height * FINER,
+        tile=TILE,
+        levels=levels(width, height),
+        pixel=1 / FINER,
+    )
+
+
 def describe(layout: Layout, slide: str, manifest: Manifest) -> OutlineTiles | None:
     """What the page needs to request tiles; None if the slide has no outlines."""
     annotation = annotation_of(layout, slide)
@@ -110,7 +126,12 @@ def open_outlines(layout: Layout, slide: str) -> Outlines:
     manifest = Manifest.read_usable(layout.manifest(slide))
     if describe(layout, slide, manifest) is None:
         raise KeyError(f"{slide} has no annotated outlines")
-    annotation = Annotation.load(layout.annotation(slide))
+    return outlines_of(layout.annotation(slide), manifest.width, manifest.height)
+
+
+def outlines_of(record: Path, width: int, height: int) -> Outlines:
+    """Read the outlines of the annotation with a record, on a slide of this size."""
+    annotation = Annotation.load(record)
     names = list(annotation.class_names)
     number = np.array([names.index(name) + 1 for name, _ in annotation.regions], np.uint8)
     polygons, region = shapely.get_parts([g for _, g in annotation.regions], return_index=True)
@@ -118,4 +139,4 @@ def open_outlines(layout: Layout, slide: str) -> Outlines:
     points = shapely.get_coordinates(rings)
     starts = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(rings))])
     numbers = number[region[polygon]]
-    return Outlines(points, starts, shapely.bounds(rings), numbers, names, manifest.width, manifest.height)
+    return Outlines(points, starts, shapely.bounds(rings), numbers, names, width, height)

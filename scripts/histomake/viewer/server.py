@@ -27,7 +27,18 @@ from histomake.base.errors import HistomakeError
 from histomake.base.layout import Layout
 from histomake.pictures import canvas
 from histomake.slide.reader import SlideReader, open_slide
-from histomake.viewer import content, errors, graph_layers, guard, masks, outlines, progress, slide_list, virtual
+from histomake.viewer import (
+    content,
+    errors,
+    graph_layers,
+    guard,
+    masks,
+    outlines,
+    progress,
+    reader_layers,
+    slide_list,
+    virtual,
+)
 from histomake.viewer.guard import Guard, RefusedError
 from histomake.viewer.neighbours import Neighbours
 
@@ -39,7 +50,7 @@ PAGES = {"viewer.html", "viewer.js", "store.js", "list.js", "regions.js", "progr
 BLOCK = 1 << 20
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 TILE_QUALITY = 90
-LAYER = re.compile(rf"{masks.ANNOTATION}|\w+(\.\w+)?", re.ASCII)
+LAYER = re.compile(rf"{masks.ANNOTATION}|[\w-]+(\.\w+)?", re.ASCII)
 """Names of layers. Others could lead to files outside of the results."""
 IDLE_SECONDS = 30
 """A connection without a request for this long is closed."""
@@ -261,18 +272,18 @@ class Handler(BaseHTTPRequestHandler):
                 start += len(block)
 
     def _send_label(self, slide: str, task: str, fold: int, level: int, row: int, column: int) -> None:
-        """One tile of an annotated or predicted mask or of a graph, coloured."""
+        """One tile of an annotated or predicted mask, of a graph or of a reader, coloured."""
         layout = self.server.layout
         content.require(layout, slide)
         if not LAYER.fullmatch(task):
             raise KeyError(f"{slide} has no mask of {task}")
-        source = next((source for source in (graph_layers, errors) if source.named(task)), masks)
+        source = next((source for source in (graph_layers, errors, reader_layers) if source.named(task)), masks)
         layer = source.open_layer(layout, slide, task, fold)
         colours = errors.KINDS if source is errors else self._class_colours(slide)
         self._send(HTTPStatus.OK, "image/png", masks.picture(layer.tile(level, row, column), layer.classes, colours))
 
     def _class_colours(self, slide: str) -> Mapping[str, tuple[int, int, int]]:
-        return canvas.class_colours(graph_layers.class_order(self.server.layout, slide))
+        return canvas.class_colours(reader_layers.class_order(self.server.layout, slide))
 
     def _send_outline(self, slide: str, level: int, row: int, column: int) -> None:
         """One tile of the annotated outlines."""

@@ -23,6 +23,7 @@ from histomake.base.layout.groups import (
     GeneratorFiles,
     Number,
     PatchCascadeFiles,
+    ReadingFiles,
     TransferFiles,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "GeneratorFiles",
     "Layout",
     "PatchCascadeFiles",
+    "ReadingFiles",
     "TransferFiles",
 ]
 
@@ -70,6 +72,10 @@ class Layout:
     def label_image(self, slide: str) -> Path:
         """Label image of a slide that is annotated with a mask, Zarr."""
         return self.results / "annotations" / f"{slide}.labels.zarr" / STORE_METADATA
+
+    def reading(self, slide: str, reader: str) -> ReadingFiles:
+        """Files of what one of several readers annotated on a slide."""
+        return ReadingFiles(self.results / "readers" / slide, reader)
 
     def tissue(self, slide: str) -> Path:
         """Record of a tissue mask."""

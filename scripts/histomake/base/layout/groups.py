@@ -18,6 +18,34 @@ ONNX = "model.onnx"
 
 
 @dataclass(frozen=True)
+class ReadingFiles:
+    """Files of what one of several readers annotated on a slide."""
+
+    folder: Path
+    """Folder of the slide."""
+    reader: str
+
+    @property
+    def record(self) -> Path:
+        """Record of the reader's annotation."""
+        return self.folder / f"{self.reader}.json"
+
+    @property
+    def outlines(self) -> Path:
+        """Annotated regions, GeoJSON."""
+        return self.folder / f"{self.reader}.geojson"
+
+    @property
+    def labels(self) -> Path:
+        """Label image, Zarr; without arrays if the reader annotated outlines."""
+        return self.folder / f"{self.reader}.labels.zarr" / STORE_METADATA
+
+    def table(self, grid: str) -> Path:
+        """Patch table of the slide with the reader's areas."""
+        return self.folder / self.reader / f"{grid}.parquet"
+
+
+@dataclass(frozen=True)
 class EmbeddingFiles:
     """Files of the embedding of a model's patches."""
 
