@@ -32,3 +32,25 @@ rule tabulate_patches:
         code=code("tabulate_patches.py"),
     script:
         "../scripts/tabulate_patches.py"
+
+
+# Only where a task learns the labels of readers. The areas differ, and nothing else.
+use rule tabulate_patches as tabulate_reader with:
+    input:
+        manifest=LAYOUT.manifest("{slide}"),
+        tissue=LAYOUT.tissue("{slide}"),
+        mask=LAYOUT.tissue_mask("{slide}"),
+        quality=LAYOUT.quality("{slide}"),
+        artefacts=LAYOUT.artefact_map("{slide}"),
+        annotation=READING.record,
+        outlines=READING.outlines,
+        labels=READING.labels,
+    output:
+        table=READING.table("{grid}"),
+    log:
+        LAYOUT.log("tabulate_reader", "{grid}", "{slide}", "{reader}"),
+    benchmark:
+        LAYOUT.benchmark("tabulate_reader", "{grid}", "{slide}", "{reader}")
+    wildcard_constraints:
+        slide=only(sorted(PLAN.read_by_several)),
+        reader=only(PLAN.readers),

@@ -1,6 +1,9 @@
 # Models, one per task and fold: trained on patches that are read while training runs, or copied from another folder.
 from histomake.model.reuse import DESCRIPTION, WEIGHTS
 from histomake.planning.network_memory import cohort_patches, patch_training_mb
+from histomake.planning.reader_plan import ReaderPlan
+
+READERS = ReaderPlan(PLAN)
 
 
 # One small file represents the thousands of slides of a model, so that later jobs remain cheap to plan. The slides are
@@ -15,6 +18,7 @@ rule training_cohort:
         ],
         annotations=lambda wildcards: [LAYOUT.annotation(s) for s in PLAN.fitted_slides(wildcards.task, wildcards.fold)],
         vectors=lambda wildcards: PLAN.fitted_vectors(wildcards.task, wildcards.fold),
+        readings=lambda wildcards: READERS.readings(wildcards.task, wildcards.fold),
     output:
         cohort=LAYOUT.training_cohort("{task}", "{fold}"),
     log:
@@ -33,6 +37,7 @@ rule training_cohort:
         runtime=minutes(10),
     params:
         slides=lambda wildcards: PLAN.fitted(wildcards.task, wildcards.fold),
+        readers=lambda wildcards: READERS.drawn(wildcards.task, wildcards.fold),
         code=code("training_cohort.py"),
     script:
         "../scripts/training_cohort.py"

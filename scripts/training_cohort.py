@@ -25,6 +25,11 @@ def main(snakemake):
             for *records, more in zip(given.manifests, given.tables, given.annotations, vectors, strict=True)
         ]
         digests = in_threads(lambda paths: list(map(sha256_file, paths)), files, HASH_THREADS)
+        readings = iter(in_threads(sha256_file, given.readings, HASH_THREADS))
+        readers = {
+            slide: {reader: [next(readings), next(readings)] for reader in found}
+            for slide, found in snakemake.params.readers.items()
+        }
         cohort = [
             CohortSlide(
                 role=role,
@@ -34,6 +39,7 @@ def main(snakemake):
                 digests=of_slide,
                 patches=kept_patches(table),
                 graph=next(map(graph_size, more), None),
+                readers=readers.get(slide, {}) if role == "train" else {},
             )
             for (role, (slide, patient, labels)), of_slide, table, more in zip(
                 slides, digests, given.tables, vectors, strict=True

@@ -12,6 +12,7 @@ from histomake.annotation.model import Annotation
 from histomake.annotation.write import write_annotation
 from histomake.base.files import store_of
 from histomake.base.layout import Layout
+from histomake.base.records.manifest import Manifest
 from histomake.config import Convert, Grid, Task
 from histomake.learn.data.patch_index import SlideEntry
 from histomake.patch.tabulate import empty_table, tabulate, write_patch_table
@@ -53,13 +54,29 @@ def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient
     path.parent.mkdir(parents=True, exist_ok=True)
     labels = store_of(layout.label_image(slide_id))
     write_annotation(annotation, record=path, geojson=layout.outlines(slide_id), labels=labels)
+    tabulate_annotated(manifest, annotation, grid, layout.table(GRID_NAME, slide_id))
+    return SlideEntry.at(layout, GRID_NAME, slide_id, patient_id or f"patient-{slide_id}", {})
+
+
+def tabulate_annotated(manifest: Manifest, annotation: Annotation, grid: Grid, path: Path) -> None:
+    """Write the patch table of a painted slide with an annotation; the left eighth is glass."""
     mask = np.ones((SIDE // DOWNSAMPLE,) * 2, bool)
     mask[:, : mask.shape[1] // 8] = False
     tissue = sample_records.tissue_mask(mask, DOWNSAMPLE)
     artefacts = sample_records.artefact_map(np.zeros_like(mask, np.uint8))
     table = tabulate(manifest, tissue, artefacts, annotation, grid, CLASSES, grid_name=GRID_NAME, max_share=0.5)
-    write_patch_table(table, layout.table(GRID_NAME, slide_id))
-    return SlideEntry.at(layout, GRID_NAME, slide_id, patient_id or f"patient-{slide_id}", {})
+    write_patch_table(table, path)
+
+
+def build_reading(layout: Layout, slide_id: str, reader: str, *, grid: Grid, **boxes: tuple[int, int]) -> None:
+    """What a reader annotated on a painted slide: of each class the columns from one x to another."""
+    regions = [(name, shapely.box(left, 0, right, SIDE)) for name, (left, right) in boxes.items()]
+    record = sample_records.annotation(slide_id, width=SIDE, height=SIDE, class_names=tuple(CLASSES))
+    annotation, files = Annotation(tuple(CLASSES), regions, record=record), layout.reading(slide_id, reader)
+    files.record.parent.mkdir(parents=True, exist_ok=True)
+    labels = store_of(files.labels)
+    write_annotation(annotation, record=files.record, geojson=files.outlines, labels=labels, keep_labels=True)
+    tabulate_annotated(Manifest.read_usable(layout.manifest(slide_id)), annotation, grid, files.table(GRID_NAME))
 
 
 def build_quarantined(layout: Layout, slide_id: str, *, grid: Grid) -> SlideEntry:

@@ -192,7 +192,7 @@ def test_metrics_of_several_labels_get_their_kind():
     }
 
 
-ADDED = {"cohort": {"graph": None, "patches": 0}}
+ADDED = {"cohort": {"graph": None, "patches": 0, "readers": {}}}
 """Fields that entries of format 0 lack, with their defaults."""
 
 

@@ -30,12 +30,13 @@ def layout(tmp_path_factory):
         layout,
         "training_cohort",
         {"cohort": layout.training_cohort("t", 0)},
-        params={"slides": slides},
+        params={"slides": slides, "readers": {}},
         wildcards={"task": "t", "fold": "0"},
         manifests=[layout.manifest(slide) for slide in ROLES],
         tables=[layout.table(GRID_NAME, slide) for slide in ROLES],
         annotations=[layout.annotation(slide) for slide in ROLES],
         vectors=[],
+        readings=[],
     )
     return layout
 

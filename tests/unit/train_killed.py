@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from small_cohort import CLASSES, GRID_NAME
 SEED = 7
 
 
-def main(root: Path, task: dict[str, Any], output: Path) -> None:
-    """Train on the first slides of the cohort in ``root``, validate on the last."""
-    entries = [SlideEntry.at(Layout(root), GRID_NAME, f"s{i}", f"p{i}", {}) for i in range(3)]
+def main(root: Path, task: dict[str, Any], output: Path, readers: Sequence[str] = ()) -> None:
+    """Train on the first slides of the cohort in ``root``, validate on the last; ``readers``: of the first."""
+    known = (readers, (), ())
+    entries = [SlideEntry.at(Layout(root), GRID_NAME, f"s{i}", f"p{i}", {}, known[i]) for i in range(3)]
     train(
         Task.model_validate(task),
         train=entries[:2],
@@ -36,11 +39,14 @@ def state_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.state")
 
 
-def start(root: Path, task: Task, output: Path) -> BaseProcess:
+def start(root: Path, task: Task, output: Path, readers: Sequence[str] = ()) -> BaseProcess:
     """Begin the run."""
-    return killed.start(main, root, task.dump(), output)
+    return killed.start(main, root, task.dump(), output, readers)
 
 
-def kill_repeatedly(root: Path, task: Task, output: Path, *, kills: int, pause: float = 0.2) -> int:
+def kill_repeatedly(
+    root: Path, task: Task, output: Path, *, kills: int, pause: float = 0.2, readers: Sequence[str] = ()
+) -> int:
     """Kill the run ``kills`` times; the step that it reached."""
-    return killed.kill_repeatedly(lambda: start(root, task, output), state_of(output), kills=kills, pause=pause)[-1]
+    begin = partial(start, root, task, output, readers)
+    return killed.kill_repeatedly(begin, state_of(output), kills=kills, pause=pause)[-1]

@@ -72,6 +72,7 @@ TARGETS = (
     "results/maps/small/map.html",
     *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
     "results/tissue/P04-A.png",
+    "results/readers/P04-B/one/x10.parquet",
 )
 
 

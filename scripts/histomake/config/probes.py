@@ -28,9 +28,9 @@ LOOP = (
 """Keys of train that a head has which is trained step by step."""
 
 TRAIN_KEYS = {
-    "linear": DRAWING,
+    "linear": (*DRAWING, "readers"),
     "knn": DRAWING,
-    "mlp": (*DRAWING, *LOOP, "loss", "accumulate", "precision", "workers", "checkpoint_minutes"),
+    "mlp": (*DRAWING, *LOOP, "readers", "loss", "accumulate", "precision", "workers", "checkpoint_minutes"),
 }
 """Keys of train by head."""
 

@@ -152,6 +152,8 @@ def _training_problems(task: Task) -> Iterator[str]:
         yield "train.shares and train.factors exclude each other; remove one of them"
     if sum(train.containing.values()) > 1:
         yield "train.containing: the sum of the shares is more than 1"
+    if train.readers == "draw" and task.target.source == "sheet":
+        yield "train.readers: labels in the sheet have no readers; remove the key"
     if train.shares and train.balance not in ("auto", "class"):
         yield "train.shares are shares of classes; remove train.shares or train.balance"
 

@@ -174,6 +174,12 @@ class Train(Section):
         default_factory=dict,
         description="Share of the draws in which the patch contains at least some of this annotation class.",
     )
+    readers: Literal["consensus", "draw"] = Field(
+        "consensus",
+        description="Labels of training patches on slides that several readers annotated. consensus: that of the "
+        "consensus (section readers); draw: each draw takes the label, or the mask, of one of the readers who labelled "
+        "the patch, each as likely as the others before classes are balanced. Validation and test use the consensus.",
+    )
     positions: Literal["grid", "random"] = Field(
         "grid",
         description="grid: patches of the table; random: patches shifted by up to half a stride, so that no two draws "

@@ -135,7 +135,7 @@ class FeatureObjective(Objective[FeatureBatch]):
         patches = self.reader.patches
         return {
             "task": self.task.fitting(),
-            "slides": [entry.slide_id for entry in patches.entries],
+            "slides": [[entry.slide_id, entry.reader] for entry in patches.entries],
             "patches": digests(patches),
             "features": self.reader.column.identity,
         }

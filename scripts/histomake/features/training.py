@@ -27,7 +27,14 @@ from histomake.learn.engine.run import run
 from histomake.learn.engine.runtime import choose_runtime
 from histomake.learn.kinds import TRAINED
 from histomake.learn.objectives.losses import build_loss
-from histomake.learn.train import check_classes, known_patches, name_left_out, require_slides, settings_of
+from histomake.learn.train import (
+    check_classes,
+    known_patches,
+    name_left_out,
+    require_slides,
+    settings_of,
+    training_patches,
+)
 from histomake.patch.sampler import Sampler, choose
 from histomake.target.outputs import outputs_of
 
@@ -68,7 +75,7 @@ def train_head(
     lost = {entry.slide_id for entry in left_out}
     train, val = ([entry for entry in entries if entry.slide_id not in lost] for entries in (train, val))
     require_slides(train, val)
-    patches, held_out = known_patches(train, task), known_patches(val, task)
+    patches, held_out = training_patches(train, task), known_patches(val, task)
     held_out = held_out.take(choose(task.train.validate_patches, len(held_out), seed=seed))
     check_classes(patches, held_out, task)
     reader, validation = FeatureReader(patches, files, column), FeatureReader(held_out, files, column)

@@ -198,7 +198,7 @@ def fit(
 ) -> None:
     """Train in this process."""
     require_slides(train, val)
-    patches = known_patches(train, task)
+    patches = training_patches(train, task)
     held_out = known_patches(val, task)
     held_out = held_out.take(choose(task.train.validate_patches, len(held_out), seed=seed))
     check_classes(patches, held_out, task)
@@ -236,10 +236,16 @@ def known_patches(entries: Sequence[SlideEntry], task: Task) -> PatchIndex:
     return patches.take(is_known(patches.target))
 
 
+def training_patches(entries: Sequence[SlideEntry], task: Task) -> PatchIndex:
+    """The usable patches that have a target; with ``train.readers: draw`` one row for each reader who gives one."""
+    by_reader = task.train.readers == "draw"
+    return known_patches([one for e in entries for one in e.by_reader()] if by_reader else entries, task)
+
+
 def check_classes(patches: PatchIndex, held_out: PatchIndex, task: Task) -> None:
     """Stop when a class is missing from the training slides; warn when it is missing from validation."""
     for role, index in (("training", patches), ("validation", held_out)):
-        slides = ", ".join(entry.slide_id for entry in index.entries)
+        slides = index.named
         if not len(index):
             reasons = "".join(f"; {reason}" for reason in without_patches(index.entries))
             raise HistomakeError(

@@ -29,6 +29,7 @@ def balance_weights(
     group: NDArray[np.integer],
     balance: Balance,
     shares: Mapping[int, float] | None = None,
+    parts: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return the probability of each patch, float64 (n,), summing to 1.
 
@@ -39,17 +40,20 @@ def balance_weights(
             each slide the same total probability, "class" each class. With "class", patches without a class are never
             drawn.
         shares: Total probability of some classes; the other classes that have patches share the rest equally.
+        parts: What each row counts: 1/r for each of r rows that are one patch. None: every row is a patch.
 
     Raises ValueError if shares cannot be kept, because no patch has the class.
     """
+    if parts is None:
+        parts = np.ones(len(slide))
     if balance == "area":
-        return np.full(len(slide), 1.0 / len(slide))
+        return parts / parts.sum()
     keys = slide if balance == "slide" else group
     wanted = keys >= 0
-    present, inverse, counts = np.unique(keys[wanted], return_inverse=True, return_counts=True)
+    present, inverse = np.unique(keys[wanted], return_inverse=True)
     share = _shares(shares or {}, present.tolist())
     weights = np.zeros(len(keys))
-    weights[wanted] = (share / share.sum() / counts)[inverse]
+    weights[wanted] = (share / share.sum() / np.bincount(inverse, parts[wanted]))[inverse] * parts[wanted]
     return weights
 
 
@@ -66,18 +70,23 @@ def _shares(named: Mapping[int, float], present: Sequence[int]) -> NDArray[np.fl
 
 
 def mix_containing(
-    weights: NDArray[np.float64], structures: Sequence[tuple[NDArray[np.bool_], float]]
+    weights: NDArray[np.float64],
+    structures: Sequence[tuple[NDArray[np.bool_], float]],
+    *,
+    parts: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return weights with which a given share of the draws is made from the patches that contain a structure.
 
     ``structures`` lists for each structure which patches contain it, bool (n,), and its share. All other draws follow
-    ``weights``.
+    ``weights``. ``parts``: as for `balance_weights`.
     """
+    if parts is None:
+        parts = np.ones(len(weights))
     mixed = (1.0 - sum(share for _, share in structures)) * weights
     for contains, share in structures:
         if not contains.any():
             raise ValueError("no patch contains a structure that has a sampling share")
-        mixed = mixed + share * contains / contains.sum()
+        mixed = mixed + share * contains * parts / parts[contains].sum()
     return mixed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -41,7 +41,12 @@ def drawn_sheet(
     places: list[Place] = []
     for batch in wanted:
         rows = drawn.filter(pc.equal(drawn["step"], batch)).slice(0, patches).to_pylist()
-        places += [(row["slide_id"], row["x"], row["y"], f"{batch}: {row['slide_id']}") for row in rows]
+        places += [(row["slide_id"], row["x"], row["y"], f"{batch}: {_label_of(row)}") for row in rows]
     shape = ModelCard.read(layout.description(task, fold)).grid
-    title = f"Patches drawn by {task}, fold {fold}, before augmentation; above each: batch and slide"
+    title = f"Patches drawn by {task}, fold {fold}, before augmentation; above each: batch, slide and reader"
     return patch_sheet(layout, Grid(size=shape.size, mpp=shape.mpp), places, title=title)
+
+
+def _label_of(row: dict[str, Any]) -> str:
+    """Slide of a draw, and the reader whose label was learned, if it is not that of the slide."""
+    return ", ".join(filter(None, (row["slide_id"], row.get("reader"))))

@@ -144,6 +144,12 @@ class CohortPatches(msgspec.Struct):
     patient_id: str = ""
     patches: int = 0
     graph: CohortGraph | None = None
+    readers: dict[str, list[str]] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows in the index of patches: one for each reader."""
+        return self.patches * max(1, len(self.readers))
 
 
 def cohort_patches(path: Path | str) -> list[CohortPatches]:
@@ -168,7 +174,7 @@ def chosen_patches(cohort: Sequence[CohortPatches], choice: PatchChoice | None) 
 
 def patches_mb(cohort: Sequence[CohortPatches]) -> float:
     """The index of all patches of a cohort."""
-    return ROW_BYTES * sum(slide.patches for slide in cohort) / 1e6
+    return ROW_BYTES * sum(slide.rows for slide in cohort) / 1e6
 
 
 def gradients_mb(pixels: float, precision: str) -> float:
@@ -214,7 +220,7 @@ def generator_training_mb(generator: Generator, cohort: Sequence[CohortPatches])
 
 def head_training_mb(task: Task, cohort: Sequence[CohortPatches]) -> float:
     """Training of a head on vectors."""
-    patches = sum(slide.patches for slide in cohort)
+    patches = sum(slide.rows for slide in cohort)
     drawn = min(patches, max(task.probe.patches, SCALED_BY)) + min(patches, task.train.validate_patches)
     step = task.train.batch * (WIDEST + sum(task.probe.hidden)) * VALUE_BYTES * HEAD_COPIES
     return patches_mb(cohort) + (drawn * WIDEST * VALUE_BYTES * HEAD_COPIES + step) / 1e6

@@ -154,7 +154,8 @@ def _methods(found: DescribedTask) -> Iterator[tuple[str, list[str]]]:
         yield "12g", ["With histomake, by the models of this folder; each patient by models that have not seen it."]
     yield "12f", ["None: the models are evaluated as they were trained."]
     if not task.trained and not LEARNED[task.kind].numbers:
-        yield "13", [f"Loss {task.train.loss}; patches are drawn by train.balance: {task.train.balance}."]
+        labels = " Each takes the label of one of the readers of its slide." if task.train.readers == "draw" else ""
+        yield "13", [f"Loss {task.train.loss}; patches are drawn by train.balance: {task.train.balance}.{labels}"]
     if columns and found.metrics:
         yield "14", [f"None in training. Performance is given by {columns}."]
     yield "15", [_output(found)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
 from histomake.base.records.record import Count, Part, Record
 
 
@@ -35,6 +37,8 @@ class CohortSlide(Record, frozen=True, kw_only=True):
     """Number of usable patches of the slide, by which jobs that learn from them request memory."""
     graph: GraphSize | None = None
     """Size of the graph of the slide, by which jobs that learn from it request memory; null of other tasks."""
+    readers: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    """With ``train.readers: draw``: sha256 of the patch table and the annotation record of each reader, by id."""
     digests: list[str]
     """sha256 of the slide's manifest, patch table and annotation record, and of its features if the task learns from \
 them: what the model is trained on."""

@@ -29,13 +29,16 @@ def read_cohort(layout: Layout, path: Path | str, *, grid: str) -> TrainingCohor
     Raises HistomakeError if one of these files has other bytes.
     """
     slides = CohortSlide.read_list(path)
-    entries = [SlideEntry.at(layout, grid, slide.slide_id, slide.patient_id, slide.labels) for slide in slides]
+    entries = [SlideEntry.at(layout, grid, s.slide_id, s.patient_id, s.labels, s.readers) for s in slides]
     files: list[Path] = []
     stated: list[str] = []
     for slide, entry in zip(slides, entries, strict=True):
         own = (entry.manifest, entry.table, layout.annotation(slide.slide_id))
         files += own[: len(slide.digests)]
         stated += slide.digests[: len(own)]
+        for reader, found in entry.readings.items():
+            files += [found.table, found.annotation]
+            stated += slide.readers[reader]
     altered = [str(f) for f, was, now in zip(files, stated, sha256_files(files), strict=True) if was != now]
     if altered:
         raise HistomakeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,9 +23,11 @@ SCHEMA = pa.schema(
         ("patch_id", pa.uint32()),
         ("x", pa.int32()),
         ("y", pa.int32()),
+        ("reader", pa.dictionary(pa.int32(), pa.string())),
     ]
 )
-"""``step`` is the number of the batch, of which a step takes ``train.accumulate``."""
+"""``step`` is the number of the batch, of which a step takes ``train.accumulate``; ``reader`` whose label was learned,
+null for that of the slide."""
 FILE = "drawn.parquet"
 
 
@@ -73,16 +76,24 @@ class DrawnPatches:
     def _table(self) -> pa.Table:
         index = np.concatenate([draw.index for draw in self._draws])
         numbers = np.repeat([draw.number for draw in self._draws], [len(draw.index) for draw in self._draws])
-        names = pa.array([entry.slide_id for entry in self.patches.entries], pa.string())
+        entries, slide = self.patches.entries, self.patches.slide[index]
         columns = {
             "step": numbers.astype(np.int32),
             "worker": np.full(len(index), self.worker, np.int16),
-            "slide_id": pa.DictionaryArray.from_arrays(pa.array(self.patches.slide[index]), names),
+            "slide_id": _chosen([entry.slide_id for entry in entries], slide),
             "patch_id": self.patches.patch_id[index],
             "x": np.concatenate([draw.x for draw in self._draws]).astype(np.int32),
             "y": np.concatenate([draw.y for draw in self._draws]).astype(np.int32),
+            "reader": _chosen([entry.reader for entry in entries], slide),
         }
         return pa.table(columns, schema=SCHEMA)
+
+
+def _chosen(values: Sequence[str | None], index: np.ndarray) -> pa.DictionaryArray:
+    """Values at ``index``, with the same dictionary in every part."""
+    known = {value: i for i, value in enumerate(dict.fromkeys(value for value in values if value is not None))}
+    codes = np.array([-1 if value is None else known[value] for value in values], np.int32)[index]
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), pa.array(list(known), pa.string()))
 
 
 def join_parts(folder: Path, output: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
@@ -28,6 +28,13 @@ from histomake.target.targets import UNLABELLED
 log = logging.getLogger(__name__)
 
 
+class ReaderLabelsContent(TypedDict):
+    """A `ReaderLabels` as JSON."""
+
+    table: str
+    annotation: str
+
+
 class EntryContent(TypedDict):
     """A `SlideEntry` as JSON."""
 
@@ -37,11 +44,24 @@ class EntryContent(TypedDict):
     table: str
     annotation: str | None
     labels: dict[str, str]
+    readings: dict[str, ReaderLabelsContent]
+
+
+@dataclass(frozen=True)
+class ReaderLabels:
+    """What one of several readers of a slide annotated: patch table with the reader's areas, and record."""
+
+    table: Path
+    annotation: Path
 
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One slide of a task: the paths of its store and patch table, and its labels."""
+    """One slide of a task: the paths of its store and patch table, and its labels.
+
+    readings: what each reader of the slide annotated, by id, if each is learned from.
+    reader: whose areas and annotation ``table`` and ``annotation`` have; None: those of the slide.
+    """
 
     slide_id: str
     patient_id: str
@@ -49,10 +69,21 @@ class SlideEntry:
     table: Path
     annotation: Path | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    readings: dict[str, ReaderLabels] = field(default_factory=dict)
+    reader: str | None = None
 
     @classmethod
-    def at(cls, layout: Layout, grid: str, slide_id: str, patient_id: str, labels: dict[str, str]) -> SlideEntry:
-        """The entry of a slide in a results folder."""
+    def at(
+        cls,
+        layout: Layout,
+        grid: str,
+        slide_id: str,
+        patient_id: str,
+        labels: dict[str, str],
+        readers: Iterable[str] = (),
+    ) -> SlideEntry:
+        """The entry of a slide in a results folder; ``readers``: those whose annotations are learned from."""
+        read = {reader: layout.reading(slide_id, reader) for reader in readers}
         return cls(
             slide_id=slide_id,
             patient_id=patient_id,
@@ -60,7 +91,15 @@ class SlideEntry:
             table=layout.table(grid, slide_id),
             annotation=layout.annotation(slide_id),
             labels=dict(labels),
+            readings={reader: ReaderLabels(files.table(grid), files.record) for reader, files in read.items()},
         )
+
+    def by_reader(self) -> list[SlideEntry]:
+        """The slide as each of its readers annotated it; only itself where the readers are not learned from."""
+        return [
+            replace(self, table=found.table, annotation=found.annotation, reader=reader, readings={})
+            for reader, found in self.readings.items()
+        ] or [self]
 
     def dump(self) -> EntryContent:
         """The entry as JSON."""
@@ -71,6 +110,10 @@ class SlideEntry:
             table=str(self.table),
             annotation=None if self.annotation is None else str(self.annotation),
             labels=self.labels,
+            readings={
+                reader: ReaderLabelsContent(table=str(found.table), annotation=str(found.annotation))
+                for reader, found in self.readings.items()
+            },
         )
 
     @classmethod
@@ -84,6 +127,10 @@ class SlideEntry:
             table=Path(content["table"]),
             annotation=None if annotation is None else Path(annotation),
             labels=content["labels"],
+            readings={
+                reader: ReaderLabels(Path(found["table"]), Path(found["annotation"]))
+                for reader, found in content["readings"].items()
+            },
         )
 
     def is_annotated(self) -> bool:
@@ -98,6 +145,7 @@ class SlideEntry:
 class PatchIndex:
     """The usable patches of several slides, as parallel arrays of length n.
 
+    A slide whose readers are learned from has an entry for each of them, and a patch a row for each.
     slide: int32, position in ``entries``; patch_id: uint32; x, y: int32, level-0 px; tissue: float32, share of the
     patch; target: see patch_targets; size: px at ``mpp`` µm per px; stride: px at ``mpp``.
     """
@@ -120,6 +168,27 @@ class PatchIndex:
         """The patches at ``chosen`` (indices or a mask)."""
         arrays = ("slide", "patch_id", "x", "y", "tissue", "target")
         return replace(self, **{name: getattr(self, name)[chosen] for name in arrays})
+
+    @property
+    def slide_number(self) -> np.ndarray:
+        """Position of the first entry of each patch's slide, int (n,): the same for all of its readers."""
+        ids = [entry.slide_id for entry in self.entries]
+        first = {slide: position for position, slide in reversed(list(enumerate(ids)))}
+        return np.array([first[slide] for slide in ids], np.int64)[self.slide]
+
+    @property
+    def parts(self) -> np.ndarray:
+        """Share of each row in its patch, float64 (n,): 1, or one over the number of readers who labelled it."""
+        if all(entry.reader is None for entry in self.entries):
+            return np.ones(len(self))
+        patch = self.slide_number << 32 | self.patch_id
+        _, inverse, rows = np.unique(patch, return_inverse=True, return_counts=True)
+        return 1 / rows[inverse]
+
+    @property
+    def named(self) -> str:
+        """Ids of the slides, each once, for messages."""
+        return ", ".join(dict.fromkeys(entry.slide_id for entry in self.entries))
 
     def describe(self, index: int) -> str:
         """Slide and position of a patch, for messages."""
@@ -155,9 +224,9 @@ def index_patches(entries: Sequence[SlideEntry], *, kind: Kind, target: Target) 
 
 
 def without_patches(entries: Sequence[SlideEntry]) -> list[str]:
-    """Why slides have no usable patch, for messages; nothing of slides that have one."""
+    """Why slides have no usable patch, for messages, each once; nothing of slides that have one."""
     found = ((entry, *usable_patches(entry)) for entry in entries)
-    return [_why_none(entry, record) for entry, table, record in found if not table.num_rows]
+    return list(dict.fromkeys(_why_none(entry, record) for entry, table, record in found if not table.num_rows))
 
 
 def _why_none(entry: SlideEntry, record: PatchTableRecord | Quarantined) -> str:
@@ -199,8 +268,10 @@ def patches_containing(patches: PatchIndex, class_name: str) -> np.ndarray:
 
 def output_sizes(patches: PatchIndex, outputs: Sequence[str], *, kind: Kind) -> np.ndarray:
     """Amount of training data per output, float64 (outputs,): patches or, for pixel classes, area in patches."""
+    parts = patches.parts
     if not LEARNED[kind].per_pixel:
-        return np.bincount(patches.target[patches.target != UNLABELLED], minlength=len(outputs)).astype(np.float64)
-    areas = {name: float(annotated_shares(patches, name).sum()) for name in outputs if name != BACKGROUND}
-    rest = max(len(patches) - sum(areas.values()), 0.0)
+        known = patches.target != UNLABELLED
+        return np.bincount(patches.target[known], parts[known], minlength=len(outputs))
+    areas = {name: float(annotated_shares(patches, name) @ parts) for name in outputs if name != BACKGROUND}
+    rest = max(float(parts.sum()) - sum(areas.values()), 0.0)
     return np.array([areas.get(name, rest) for name in outputs])

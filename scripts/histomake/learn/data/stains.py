@@ -70,7 +70,7 @@ def fit_normaliser(
     kept = memory / COLOURS
     known = StainRecord.read(kept) if kept.is_file() else None
     slides: dict[str, Colours | None] = known.slides if known is not None and known.method == method else {}
-    unknown = [entry for entry in entries if entry.slide_id not in slides]
+    unknown = list({entry.slide_id: entry for entry in entries if entry.slide_id not in slides}.values())
     with ThreadPoolExecutor(max(1, threads)) as pool:
         try:
             slides |= zip([e.slide_id for e in unknown], pool.map(lambda e: _learn(method, e), unknown), strict=True)

@@ -150,7 +150,7 @@ class PatchObjective(Objective[Batch]):
         arrays = (self.patches.slide, self.patches.x, self.patches.y, self.patches.target)
         return {
             "task": self.task.fitting(),
-            "slides": [entry.slide_id for entry in self.patches.entries],
+            "slides": [[entry.slide_id, entry.reader] for entry in self.patches.entries],
             "patches": [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays],
             "pretrained": sha256_file(weights_file(pretrained)) if isinstance(pretrained, str) else pretrained,
         }
