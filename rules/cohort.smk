@@ -104,6 +104,7 @@ rule catalog:
         scores=[LAYOUT.scores(name) for name in sorted(CONFIG.tasks)],
         damage=[LAYOUT.damage(name) for name in sorted(CONFIG.tasks)],
         metrics=[LAYOUT.metrics(name) for name in sorted(PLAN.measured)],
+        cores=lambda wildcards: OUTPUTS.core_tables(),
         cells=lambda wildcards: [path for name in sorted(CONFIG.cells) for path in OUTPUTS.cell_tables(name)],
         graphs=lambda wildcards: [path for name in sorted(CONFIG.graphs) for path in OUTPUTS.graph_tables(name)],
         transfers=lambda wildcards: OUTPUTS.transfer_measures(),
@@ -130,6 +131,7 @@ rule catalog:
         measured=sorted(PLAN.measured),
         grids=sorted(CONFIG.grids),
         predictions=lambda wildcards: {name: list(map(str, OUTPUTS.predictions(name))) for name in sorted(CONFIG.tasks)},
+        cores=lambda wildcards: list(map(str, OUTPUTS.core_tables())),
         cells=lambda wildcards: {name: list(map(str, OUTPUTS.cell_tables(name))) for name in sorted(CONFIG.cells)},
         graphs=lambda wildcards: {name: list(map(str, OUTPUTS.graph_tables(name))) for name in sorted(CONFIG.graphs)},
         cascades=lambda wildcards: {

@@ -37,6 +37,7 @@ rule slide_page:
         stages=lambda wildcards: OUTPUTS.cascades.on_page(wildcards.slide),
         cells=lambda wildcards: OUTPUTS.tabulated_slides.get(wildcards.slide, []),
         graphs=lambda wildcards: OUTPUTS.graphs.pictured.get(wildcards.slide, []),
+        cores=CONFIG.microarray is not None,
         regions=lambda wildcards: OUTPUTS.regions(wildcards.slide),
         patient=lambda wildcards: [
             slide(wildcards).patient_id,

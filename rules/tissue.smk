@@ -31,6 +31,43 @@ rule presegment:
         f"../scripts/{PRESEGMENT}"
 
 
+# Only for cohorts of tissue microarrays (section microarray).
+rule cores:
+    input:
+        manifest=LAYOUT.manifest("{slide}"),
+        tissue=LAYOUT.tissue("{slide}"),
+        mask=LAYOUT.tissue_mask("{slide}"),
+    output:
+        table=LAYOUT.cores("{slide}"),
+        picture=identifying(
+            LAYOUT.cores_view("{slide}"),
+            caption="report/cores.rst",
+            category="Slides",
+            subcategory="Cores",
+            labels={"slide": "{slide}", "view": "cores"},
+        ),
+    log:
+        LAYOUT.log("cores", "{slide}"),
+    benchmark:
+        LAYOUT.benchmark("cores", "{slide}")
+    wildcard_constraints:
+        slide=SLIDE_ID.pattern if CONFIG.microarray else only([]),
+    conda:
+        "../envs/slides.yaml"
+    container:
+        CONFIG.containers.slides
+    threads: 1
+    resources:
+        mem_mb=memory(2000, **WHOLE_PICTURE),
+        runtime=minutes(10),
+    params:
+        cfg=CONFIG.microarray and CONFIG.microarray.dump(),
+        mpp=CONFIG.explain.overlay_mpp,
+        code=code("cores.py"),
+    script:
+        "../scripts/cores.py"
+
+
 rule quality:
     input:
         manifest=LAYOUT.manifest("{slide}"),

@@ -26,6 +26,7 @@ def main(snakemake):
             predictions=params.predictions,
             damage={task: layout.damage(task) for task in params.predictions},
             metrics={task: layout.metrics(task) for task in params.measured},
+            cores=params.cores,
             cells=params.cells,
             graphs=params.graphs,
             transfers=given.transfers,

@@ -57,6 +57,7 @@ def main(snakemake):
             stages=stages,
             cells=cells,
             graphs=graphs,
+            cores=(layout.cores(slide), layout.cores_view(slide)) if params.cores else None,
         )
         with atomic_file(snakemake.output.page) as aside:
             aside.write_text(content)

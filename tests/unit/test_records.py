@@ -21,6 +21,7 @@ from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.cell_table import CellTableRecord
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.comparison import ComparisonRecord
+from histomake.base.records.core_table import CoreTableRecord
 from histomake.base.records.documentation import PLACES, field_texts, page
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureRecord
@@ -126,7 +127,16 @@ def classes(base: type) -> list[type]:
 
 KINDS = [kind for kind in classes(Versioned) if kind not in (Record, StageRecord, WeightsCard)]
 NEW = {
-    *(CellTableRecord, GraphRecord, ComparisonRecord, EncoderCard, FeatureRecord, SegmenterCard, SlideWarning),
+    *(
+        CellTableRecord,
+        CoreTableRecord,
+        GraphRecord,
+        ComparisonRecord,
+        EncoderCard,
+        FeatureRecord,
+        SegmenterCard,
+        SlideWarning,
+    ),
     *(GeneratorCard, GeneratorMeasures, PatchCascadeMetrics, PatchThresholdsRecord, TransferCard, TransferMeasures),
 }
 """Records that histomake 0.1 did not have."""

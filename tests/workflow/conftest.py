@@ -170,6 +170,7 @@ def write_others(workshop: Workshop) -> None:
         "nuclei": {"nodes": "cell", "cells": "drawn", "edges": "delaunay", "features": ["shape", "class"]},
         "regions": {"nodes": "region", "task": "map", "edges": "adjacency", "features": ["class", "shape"]},
     }
+    content["microarray"] = {"core_mm": 1.0}
     content["stain_transfers"] = {"north_south": TRANSFER}
     content["generators"] = {"tissue": GENERATOR}
     workshop.config.write_text(yaml.safe_dump(content))

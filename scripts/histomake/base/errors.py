@@ -30,6 +30,8 @@ class Reason(StrEnum):
     IMPLAUSIBLE_SIZE = "implausible_size"
     CHECKSUM = "checksum"
     NO_TISSUE = "no_tissue"
+    NO_CORES = "no_cores"
+    """The tissue of a microarray is no regular grid of cores."""
     FLUORESCENCE = "fluorescence"
     BAD_ANNOTATION = "bad_annotation"
     OUT_OF_MEMORY = "out_of_memory"

@@ -82,6 +82,7 @@ def build_catalog(
     predictions: Mapping[str, Sequence[Path | str]],
     damage: Mapping[str, Path | str] | None = None,
     metrics: Mapping[str, Path | str] | None = None,
+    cores: Sequence[Path | str] = (),
     cells: Mapping[str, Sequence[Path | str]] | None = None,
     graphs: Mapping[str, Sequence[Path | str]] | None = None,
     transfers: Sequence[Path | str] = (),
@@ -108,6 +109,7 @@ def build_catalog(
         predictions: Prediction files ``fold{k}/{slide}.parquet`` by task.
         damage: List of the slides whose damage was met by a task only, by task.
         metrics: Metrics record by task, of tasks with test slides.
+        cores: Tables of cores ``{slide}.parquet``.
         cells: Cell tables ``{slide}.parquet`` by name.
         graphs: Statistics of graphs ``{slide}.parquet`` by name.
         transfers: Measures of stain transfers.
@@ -150,6 +152,7 @@ def build_catalog(
                 _add_patches(build, grid, files)
             for task, files in predictions.items():
                 _add_predictions(build, task, files)
+            _add_rows_of_slides(build, "cores", cores)
             for name, files in (cells or {}).items():
                 _add_rows_of_slides(build, f"cells_{name}", files)
             for name, files in (graphs or {}).items():

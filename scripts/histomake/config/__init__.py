@@ -34,6 +34,7 @@ from histomake.config.generators import Generator, generator_problems
 from histomake.config.gnn import Gnn
 from histomake.config.graphs import Graph, class_names, graph_problems
 from histomake.config.kinds import ACCEPTED
+from histomake.config.microarrays import Microarray
 from histomake.config.patch_cascades import Cascade, StageThresholds, cascade_problems
 from histomake.config.patch_choices import choice_problems
 from histomake.config.probes import Probe
@@ -71,6 +72,7 @@ __all__ = [
     "Gnn",
     "Graph",
     "Grid",
+    "Microarray",
     "Model",
     "PatchChoice",
     "Predict",
@@ -119,6 +121,7 @@ class Config(Section):
     convert: Convert = Field(default_factory=Convert, description="Conversion of slides to OME-Zarr.")
     tissue: Tissue = Field(default_factory=Tissue, description="Tissue detection.")
     quality: Quality = Field(default_factory=Quality, description="Artefact detection.")
+    microarray: Microarray | None = Field(None, description="Cores of tissue microarrays; by default none are sought.")
     annotations: Annotations = Field(default_factory=Annotations, description="Annotation classes.")
     readers: Readers = Field(default_factory=Readers, description="Several readers of one slide.")
     grids: dict[Name, Grid] = Field(default_factory=lambda: {"x20": Grid()}, description="Patch grids by name.")

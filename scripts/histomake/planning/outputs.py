@@ -74,7 +74,17 @@ class Outputs:
     @cached_property
     def paged_slides(self) -> list[str]:
         """Ids of the slides that have a page, sorted."""
-        return sorted({*self.segmented_slides, *self.drawn_slides, *self.cascades.slides, *self.graphs.pictured})
+        others = {*self.cascades.slides, *self.graphs.pictured, *self.with_cores}
+        return sorted({*self.segmented_slides, *self.drawn_slides, *others})
+
+    @property
+    def with_cores(self) -> Collection[str]:
+        """Ids of the slides whose cores are tabulated: all, in a cohort of tissue microarrays."""
+        return self.plan.slides.keys() if self.plan.config.microarray is not None else ()
+
+    def core_tables(self) -> list[Path]:
+        """Tables of the cores of all slides, of unchanged slides too."""
+        return [self.plan.layout.cores(slide) for slide in sorted(self.with_cores)]
 
     def regions(self, slide: str) -> list[list[int]]:
         """Regions of a slide that are drawn at a higher resolution: x, y, width, height in level-0 pixels."""
@@ -127,6 +137,7 @@ class Outputs:
             "stages": [layout.patch_cascade(n).levels_view(fold, slide) for n, fold in self.cascades.on_page(slide)],
             "cells": [layout.cells(name, slide) for name in self.tabulated_slides.get(slide, [])],
             "graphs": [path(name, slide) for name in graphs for path in (layout.graph, layout.graph_view)],
+            "cores": [path(slide) for path in (layout.cores, layout.cores_view) if slide in self.with_cores],
             "regions": [layout.region(name, fold, slide, box) for name, fold, *_ in drawn for box in boxes],
         }
 
@@ -194,6 +205,7 @@ class Outputs:
         slides = [slide for slide in plan.slides if slide not in self.unchanged]
         found = [layout.store(slide, packed=plan.config.convert.store == "zip") for slide in slides]
         found += [layout.table(grid, slide) for grid in plan.config.grids for slide in slides]
+        found += [layout.cores(slide) for slide in slides if slide in self.with_cores]
         return [*found, *(layout.tissue_view(slide) for slide in slides), layout.quarantine]
 
     def of_slides(self) -> list[Path]:

@@ -22,6 +22,7 @@ from histomake.report.adaptive_bags import adaptive_bags_section
 from histomake.report.cascades_section import cascades_section
 from histomake.report.cells_section import cells_section
 from histomake.report.comparison_section import comparison_section
+from histomake.report.cores_section import cores_section
 from histomake.report.findings_section import findings_section
 from histomake.report.generators_section import generators_section
 from histomake.report.graphs_section import graphs_section
@@ -65,6 +66,7 @@ def front_page(
         adaptive_bags_section(config, layout, catalog, jobs),
         _feature_maps(config, layout),
         cascades_section(config, layout),
+        cores_section(config, layout, catalog),
         cells_section(config, layout, catalog),
         graphs_section(config, layout, catalog),
         _transfers(config, layout),

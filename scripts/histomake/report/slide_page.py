@@ -23,6 +23,7 @@ from histomake.cells.table import read_cells
 from histomake.explain.kinds import EXPLAINED
 from histomake.explain.summaries import bag_table
 from histomake.report import page
+from histomake.report.cores_section import cores_of_slide
 from histomake.report.graph_of_slide import graph_of_slide
 from histomake.report.page import Html
 from histomake.report.readers_section import readers_of_slide
@@ -81,12 +82,14 @@ def slide_page(
     stages: Mapping[tuple[str, int], Path],
     cells: Mapping[str, Path],
     graphs: Mapping[str, tuple[Path, Path]],
+    cores: tuple[Path, Path] | None = None,
 ) -> str:
     """The page as HTML.
 
     For a quarantined slide it shows the reason, for others the warnings of all records. ``tissue``: picture of tissue
     and quality; ``cascades``: picture of the levels of each nucleus cascade; ``stages``: picture of the stages of
-    each patch cascade, by name and fold; ``cells``: cell tables by name; ``graphs``: graph and its picture, by name.
+    each patch cascade, by name and fold; ``cells``: cell tables by name; ``graphs``: graph and its picture, by name;
+    ``cores``: table and picture of the cores of a microarray.
     """
     head = [
         page.tag("nav", page.link("← report", "../index.html")),
@@ -105,6 +108,7 @@ def slide_page(
         page.section(f"Cascade {name}, fold {fold}", page.picture(path, "Scores, and which stage decided which patch"))
         for (name, fold), path in stages.items()
     ]
+    parts += [cores_of_slide(*cores)] if cores else []
     parts += [_cells(name, path, records.tissue.area_mm2) for name, path in cells.items()]
     mm2_per_px = (records.manifest.mpp / 1000) ** 2
     parts.append(readers_of_slide(records.annotation.consensus, mm2_per_px=mm2_per_px))

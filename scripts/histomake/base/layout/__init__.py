@@ -85,6 +85,14 @@ class Layout:
         """Tissue mask."""
         return self.results / "tissue" / f"{slide}.png"
 
+    def cores(self, slide: str) -> Path:
+        """Table of the cores of a tissue microarray."""
+        return self.results / "cores" / f"{slide}.parquet"
+
+    def cores_view(self, slide: str) -> Path:
+        """Picture of the cores of a tissue microarray."""
+        return self.results / "cores" / f"{slide}.jpg"
+
     def quality(self, slide: str) -> Path:
         """Record of an artefact map."""
         return self.results / "quality" / f"{slide}.json"

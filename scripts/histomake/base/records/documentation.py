@@ -21,6 +21,7 @@ from histomake.base.records.cascade_thresholds import ThresholdsRecord
 from histomake.base.records.cell_table import CellTableRecord
 from histomake.base.records.cohort import CohortSlide
 from histomake.base.records.comparison import ComparisonRecord
+from histomake.base.records.core_table import CoreTableRecord
 from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureRecord
 from histomake.base.records.generator_card import GeneratorCard
@@ -70,6 +71,7 @@ PLACES: dict[type[Versioned], str] = {
     NucleiRecord: "`radhical/{cascade}/slides/{slide}.json`",
     CascadeMetrics: "`radhical/{cascade}/metrics.json`",
     CellTableRecord: "in the Parquet metadata of `cells/{name}/{slide}.parquet`, key `histomake`",
+    CoreTableRecord: "in the Parquet metadata of `cores/{slide}.parquet`, key `histomake`",
     GraphRecord: "in the Arrow metadata of `graphs/{name}/{slide}.arrow`, key `histomake`",
     GeneratorMeasures: "`generators/{name}/measures.json`",
     GeneratorCard: "`generators/{name}/model/model.json`",

@@ -142,7 +142,7 @@ class Quarantined(Record, frozen=True, kw_only=True, tag_field="status", tag="qu
     """Slide."""
     stage: str
     """Stage that found the problem: ``convert``, ``annotate``, ``presegment``, ``quality``, ``radhical``, \
-``cells`` or ``graph``; or, if the damage showed only when patches were decoded, ``features``, ``train``, \
+``cores``, ``cells`` or ``graph``; or, if the damage showed only when patches were decoded, ``features``, ``train``, \
 ``predict``, ``embed``, ``attribute``, ``draw_map``, ``transfer``, ``measure``, ``overview`` or ``views``."""
     reason: Reason
     """Kind of problem. Values are never renamed."""
