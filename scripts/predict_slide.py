@@ -20,7 +20,12 @@ def main(snakemake):
     layout, out = Layout(Path(snakemake.config["results"])), snakemake.output
     task = parse_config(snakemake.config).tasks[snakemake.wildcards.task]
     settings, per_pixel = task.predict, LEARNED[task.kind].per_pixel
-    options = {"batch": settings.batch, "threads": snakemake.threads, "flips": settings.flips}
+    options = {
+        "batch": settings.batch,
+        "threads": snakemake.threads,
+        "flips": settings.flips,
+        "decode": settings.decode,
+    }
     with job(snakemake) as done:
         predictor = load_model(Path(snakemake.input.weights).parent, threads=snakemake.threads)
         entry = SlideEntry.at(layout, task.grid, *snakemake.params.entry)

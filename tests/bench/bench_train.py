@@ -65,13 +65,13 @@ def run(work: Path) -> list[Figure]:
     ]
 
 
-def prepare(root: Path, side: int) -> SlideEntry:
+def prepare(root: Path, side: int, *, colour: str = "RGB") -> SlideEntry:
     """Return a converted, presegmented and tabulated slide of ``side`` px, annotated left and right; created once."""
-    layout, slide_id = Layout(root / str(side)), f"big{side}"
+    layout, slide_id = Layout(root / f"{side}{colour}"), f"big{side}"
     entry = SlideEntry.at(layout, GRID, slide_id, slide_id, {})
     if entry.table.exists():
         return entry
-    source = big_slide(root.parent / "slides", side)
+    source = big_slide(root.parent / "slides", side, colour=colour)
     store = layout.results / "slides" / f"{slide_id}.zarr"
     manifest = convert(source, store, slide_id=slide_id, config=Convert(), threads=2)
     manifest.write(entry.manifest)

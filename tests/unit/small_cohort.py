@@ -24,6 +24,7 @@ CLASSES = ["smooth", "speckled"]
 GRID_NAME = "tiny"
 SIDE = 512
 MPP = 1.0
+STORE = Convert(codec="zstd", shard_px=512)
 DOWNSAMPLE = 16
 
 
@@ -39,14 +40,16 @@ def paint(seed: int) -> tuple[np.ndarray, list[tuple[str, shapely.Geometry]]]:
     return np.clip(image, 0, 255).astype(np.uint8), regions
 
 
-def build_slide(layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient_id: str | None = None) -> SlideEntry:
+def build_slide(
+    layout: Layout, slide_id: str, *, seed: int, grid: Grid, patient_id: str | None = None, store_as: Convert = STORE
+) -> SlideEntry:
     """Convert, annotate and tabulate one painted slide under ``layout``; the left eighth is glass."""
     image, regions = paint(seed)
     source = layout.results / "source" / f"{slide_id}.npy"
     source.parent.mkdir(parents=True, exist_ok=True)
     np.save(source, image)
     store = layout.results / "slides" / f"{slide_id}.zarr"
-    manifest = convert(source, store, slide_id=slide_id, config=Convert(codec="zstd", shard_px=512), mpp=MPP)
+    manifest = convert(source, store, slide_id=slide_id, config=store_as, mpp=MPP)
     manifest.write(layout.manifest(slide_id))
     record = sample_records.annotation(slide_id, width=SIDE, height=SIDE, class_names=tuple(CLASSES))
     annotation = Annotation(tuple(CLASSES), regions, record=record)
@@ -87,10 +90,10 @@ def build_quarantined(layout: Layout, slide_id: str, *, grid: Grid) -> SlideEntr
     return SlideEntry.at(layout, GRID_NAME, slide_id, f"patient-{slide_id}", {})
 
 
-def build_cohort(root: Path, slides: int, *, size: int = 64) -> list[SlideEntry]:
+def build_cohort(root: Path, slides: int, *, size: int = 64, store_as: Convert = STORE) -> list[SlideEntry]:
     """``slides`` painted slides of as many patients, with a grid of ``size`` px patches at MPP."""
     grid = Grid(size=size, mpp=MPP)
-    return [build_slide(Layout(root), f"s{i}", seed=i, grid=grid) for i in range(slides)]
+    return [build_slide(Layout(root), f"s{i}", seed=i, grid=grid, store_as=store_as) for i in range(slides)]
 
 
 def changed_task(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Task:

@@ -66,9 +66,11 @@ class NetworkScores:
         column = predictor.class_names.index(self._class_name)
         out = np.zeros(len(wanted), np.float32)
         reader = PatchReader(patches.take(wanted), predictor.task.model, stain=predictor.stain)
-        options = {"batch": chosen.batch, "threads": self._threads}
-        for index, found in predict_batches(predictor, reader, flips=chosen.flips, **options):
-            out[index] = found[:, column]
+        with predict_batches(
+            predictor, reader, batch=chosen.batch, threads=self._threads, flips=chosen.flips
+        ) as reading:
+            for index, found in reading.batches:
+                out[index] = found[:, column]
         return out
 
 

@@ -310,6 +310,8 @@ class Config(Section):
         for group, members in self.encoder_groups.items():
             if len(grids := {self.encoders[name].grid for name in members}) > 1:
                 yield f"encoders: group {group} has encoders of several grids ({', '.join(sorted(grids))})"
+            if len({self.encoders[name].decode for name in members}) > 1:
+                yield f"encoders: group {group} reads its patches once; give its encoders the same decode"
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:

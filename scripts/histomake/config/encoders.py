@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from histomake.base.units import PatchPixels
-from histomake.config.section import Name, Section, Share
+from histomake.config.section import Decode, Name, Section, Share
 
 SOURCES = ("timm", "torchvision", "hf-hub", "folder", "task", "h5")
 """What the name of an encoder may begin with."""
@@ -90,6 +90,11 @@ class Encoder(Section):
         ge=1,
         description="Number of patches per forward pass on a GPU; on a CPU at most 32. It does not change the result.",
     )
+    decode: Decode = Field(
+        "cpu",
+        description="Where the tiles of the slide are decoded, as predict.decode of a task. It is part of the identity "
+        "of the features, and the same for all encoders of a group.",
+    )
     group: Name | None = Field(
         None,
         description="Encoders of one grid with the same group are computed in one job, which decodes every patch once, "
@@ -139,4 +144,5 @@ class Encoder(Section):
 
     def shaping(self) -> dict[str, Any]:
         """Return the settings that shape the features: not those of running the job."""
-        return {key: value for key, value in self.dump().items() if key not in ("batch", "group")}
+        usual = () if self.decode == "auto" else ("decode",)
+        return {key: value for key, value in self.dump().items() if key not in ("batch", "group", *usual)}

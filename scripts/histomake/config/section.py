@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decode = Literal["cpu", "auto"]
+"""Where the tiles of slides are decoded; auto: on the GPU, if its pixels are like those of the CPU."""
 
 NO_BOOLEAN = "no_boolean"
 """Type of pydantic's error for true or false in place of a number."""

@@ -14,7 +14,7 @@ from histomake.config.evaluation import Evaluate
 from histomake.config.gnn import Gnn, gnn_problems
 from histomake.config.kinds import ACCEPTED
 from histomake.config.probes import Probe, head_problems
-from histomake.config.section import Name, Section
+from histomake.config.section import Decode, Name, Section
 from histomake.config.splits import Split
 from histomake.config.targets import Target, class_names, target_problems
 from histomake.config.training import RUNNING, Augment, Model, Train
@@ -51,6 +51,14 @@ class Predict(Section):
         "marked as val, and no part in metrics, because weights and thresholds were chosen with them.",
     )
     batch: int = Field(64, ge=1, description="Number of patches per forward pass. It does not change the result.")
+    decode: Decode = Field(
+        "cpu",
+        description="Where the JPEG tiles of the slide are decoded. cpu: the pixels are the same on every machine, so "
+        "that a prediction that is made again years later begins with the same numbers. auto: on the GPU if there is "
+        "one, and at least 99.5 % of the first batch's values are within 2 grey levels of the CPU's; else on the CPU, "
+        "with the reason in the log. Scores may then differ in the third decimal; the metadata of the table names the "
+        "decoder. It pays on GPUs that decode JPEG in hardware (A100, H100 and later).",
+    )
     aggregate: Literal["mean", "area", "max", "top10"] = Field(
         "mean",
         description="Aggregation of patch scores to slide scores: mean, mean weighted by tissue area, maximum, or "
@@ -184,6 +192,8 @@ def _level_problems(task: Task) -> Iterator[str]:
         yield f"target.source: the targets of {task.level}s are in the sheet; set source: sheet and column"
     if task.head != "linear":
         yield f"head: a task with level: {task.level} has pooling instead; remove head"
+    if task.predict.decode != "cpu":
+        yield f"predict.decode: patches of a task with level: {task.level} are decoded on the CPU; remove decode"
     if task.predict.aggregate != "mean" or task.predict.flips:
         yield f"predict: a task with level: {task.level} pools patches itself; remove aggregate and flips"
     if task.level == "patient" and task.predict.patient_truth != "refuse":
@@ -233,6 +243,8 @@ def _feature_problems(task: Task) -> Iterator[str]:
         return
     if not ACCEPTED[task.kind].features:
         yield f"features: {task.kind} needs pixels; remove features"
+    if task.predict.decode != "cpu":
+        yield "predict.decode: features are stored, and no tile is decoded; set encoders.<name>.decode"
     unused = {"model": task.model, "augment": task.augment}
     yield from head_problems(task.head, train=task.train, unused=unused, flips=task.predict.flips)
 
@@ -327,7 +339,8 @@ class Task(Section):
         """Return the settings that affect a slide's predictions besides the model."""
         windows = {"overlap": self.predict.overlap} if ACCEPTED[self.kind].overlap else {}
         transfer = {"transfer": self.predict.transfer} if self.predict.transfer else {}
-        return {"grid": self.grid, "flips": self.predict.flips} | windows | transfer
+        decode = {"decode": self.predict.decode} if self.predict.decode != "cpu" else {}
+        return {"grid": self.grid, "flips": self.predict.flips} | windows | transfer | decode
 
 
 def like_problems(tasks: Mapping[str, Task]) -> Iterator[str]:

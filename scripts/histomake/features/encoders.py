@@ -20,6 +20,7 @@ from histomake.base.records.encoder_card import EncoderCard
 from histomake.base.records.features import FeatureColumn, column_name
 from histomake.base.records.model_card import Normalisation
 from histomake.config import Encoder, Grid
+from histomake.config.section import Decode
 from histomake.learn.data.images import standardise
 from histomake.learn.engine.runtime import Runtime, choose_runtime
 from histomake.learn.inference.predict import Predictor, load_model, turned
@@ -34,6 +35,9 @@ REFERENCE: Colours = {
 """Colours of haematoxylin and eosin that encoders with ``stain: macenko`` are given, as in Macenko's reference code and
 torchstain. A reference from the cohort would change the features of all slides with the slides."""
 
+SHAPING = ("pool", "stain", "views", "precision", "dtype", "decode")
+"""Settings of an encoder that are part of the identity of its features, where they are stated."""
+
 CPU_ROWS = 32
 """Patches per forward pass on a CPU, where larger ones are no faster."""
 
@@ -42,7 +46,8 @@ CPU_ROWS = 32
 class ReadyEncoder:
     """An encoder on its device, and what is stored of it.
 
-    column: of the file of features. network: normalised float (n, 3, px, px) → (n, dimensions), in eval mode.
+    column: of the file of features. network: normalised float (n, 3, px, px) → (n, dimensions), in eval mode. decode:
+    where tiles are decoded.
     """
 
     column: FeatureColumn
@@ -51,6 +56,7 @@ class ReadyEncoder:
     runtime: Runtime
     flips: bool
     stain: StainNormaliser | None
+    decode: Decode = "cpu"
 
     @property
     def name(self) -> str:
@@ -159,7 +165,7 @@ def _ready(
     stain: StainNormaliser | None,
 ) -> ReadyEncoder:
     network = network.to(runtime.device).to(memory_format=torch.channels_last).eval()
-    return ReadyEncoder(column, network, card, runtime, encoder.views == "mean", stain)
+    return ReadyEncoder(column, network, card, runtime, encoder.views == "mean", stain, encoder.decode)
 
 
 def _column(
@@ -172,7 +178,7 @@ def _column(
     made_with: list[str],
 ) -> FeatureColumn:
     # The paths of the weights and of a card do not affect the features.
-    settings = {k: v for k, v in encoder.shaping().items() if k in ("pool", "stain", "views", "precision", "dtype")}
+    settings = {k: v for k, v in encoder.shaping().items() if k in SHAPING}
     facts = {k: v for k, v in card.dump().items() if k not in ("name", "licence", "source", "sha256", "mpp", "format")}
     shaping: dict[str, object] = {
         "settings": settings,

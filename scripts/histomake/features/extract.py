@@ -23,10 +23,12 @@ from histomake.base.units import Level0Pixels, Mpp
 from histomake.config import Grid
 from histomake.features.encoders import CPU_ROWS, ReadyEncoder
 from histomake.features.store import PLACES, write_features
+from histomake.learn.data.device_patches import View
+from histomake.learn.data.device_reading import Decoder, read_batches
 from histomake.learn.data.images import to_unit
-from histomake.learn.data.loader import PREFETCH, load_batches
+from histomake.learn.data.loader import PREFETCH
 from histomake.learn.data.patch_index import SlideEntry, usable_patches
-from histomake.learn.data.source import NEW, BatchSource, Room, needed
+from histomake.learn.data.source import NEW, Room, SlideSource, needed
 from histomake.learn.data.stains import learn_slide
 from histomake.learn.engine.runtime import advise_on_memory
 from histomake.patch.blocks import block_order
@@ -61,7 +63,7 @@ class Took(NamedTuple):
     waited: float
 
 
-class SlidePixels(BatchSource[PixelBatch]):
+class SlidePixels(SlideSource[PixelBatch]):
     """The patches of one slide in order, decoded once, with the colours that each encoder needs side by side."""
 
     def __init__(
@@ -97,14 +99,33 @@ class SlidePixels(BatchSource[PixelBatch]):
         shared: SharedTiles | None = None
         for image, (x, y) in zip(images, corners, strict=True):
             try:
-                self._reader = self._reader or open_slide(self.manifest)
-                shared = shared or self._reader.share(corners, self.size, self.mpp)
-                image[:] = self._colours(self._reader.read(x, y, self.size, self.mpp, shared=shared))
+                reader = self.slide()
+                shared = shared or reader.share(corners, self.size, self.mpp)
+                image[:] = self._colours(reader.read(x, y, self.size, self.mpp, shared=shared))
             except SlideError as failure:
                 error = failure.at(f"patch at x={x} y={y}")
             except (HistomakeError, OSError, ValueError) as failure:
                 error = HistomakeError(f"slide {self.slide_id} patch at x={x} y={y}: {failure}")
         return PixelBatch(first, torch.from_numpy(images), error)
+
+    @property
+    def on_cpu_only(self) -> str | None:
+        """See SlideSource."""
+        return "stains are normalised" if any(self.stains) else None
+
+    def slide(self) -> SlideReader:
+        """See SlideSource."""
+        self._reader = self._reader or open_slide(self.manifest)
+        return self._reader
+
+    def views(self, number: int) -> list[View]:
+        """See SlideSource."""
+        x, y = self.places[number * self.batch : (number + 1) * self.batch].T
+        return [View(x, y, self.size, self.mpp)]
+
+    def filled(self, number: int, images: Tensor) -> PixelBatch:
+        """See SlideSource."""
+        return PixelBatch(number * self.batch, images, None)
 
     def _colours(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         kept = [pixels if s is None else s.apply(pixels, self.slide_id) for s in self.stains]
@@ -115,13 +136,15 @@ class SlidePixels(BatchSource[PixelBatch]):
 class Pixels:
     """Pixels of n patches that are being read: their places (n, 2), level-0 px, and the batches, of ``size`` each.
 
-    ``rows``: the row (n,) of each in the table of patches, since batches hold neighbours.
+    ``rows``: the row (n,) of each in the table of patches, since batches hold neighbours. ``decoder``: where the tiles
+    are decoded.
     """
 
     where: NDArray[np.int64]
     rows: NDArray[np.int64]
     batches: Iterator[PixelBatch]
     size: int
+    decoder: Decoder
 
     @property
     def last_ahead(self) -> int:
@@ -210,6 +233,7 @@ def extract_open(
         code=code,
         made_of=made_of,
         columns=[encoder.column for encoder in encoders],
+        decoder=None if slide.pixels is None else slide.pixels.decoder,
     )
     write_features(output, described, slide.places, vectors)
 
@@ -249,8 +273,10 @@ def read_pixels(
     source = SlidePixels(
         entry.slide_id, entry.manifest, where, size=grid.size, mpp=grid.mpp, batch=batch, stains=stains
     )
-    with load_batches(source, range(len(source)), workers=max(0, threads - 1)) as batches:
-        yield Pixels(where, rows, batches, batch)
+    # One pass over the pixels serves all encoders of a group, whose settings are the same in this.
+    device, decode = encoders[0].runtime.device, encoders[0].decode
+    with read_batches(source, workers=max(0, threads - 1), device=device, decode=decode) as reading:
+        yield Pixels(where, rows, reading.batches, batch, reading.decoder)
 
 
 def _stains(encoders: Sequence[ReadyEncoder]) -> list[StainNormaliser | None]:

@@ -140,6 +140,7 @@ def write_chosen(
         made_of=made_of,
         columns=columns,
         kept_from=opened.vectors.source,
+        decoder=None if opened.pixels is None else opened.pixels.decoder,
     )
     write_features(output, described, opened.places, dict.fromkeys(names, vectors), given)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class SlideReader:
         finest = self.levels[0]
         self.width, self.height = (round(n * finest.downsample) for n in (finest.width, finest.height))
         self.mpp: Mpp = Mpp(self._store.attributes.mpp)
-        self._plans: dict[float, _ReadPlan] = {}
+        self._plans: dict[float, ReadPlan] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.slide_id)
@@ -80,14 +80,15 @@ class SlideReader:
         wanted = mpp / self.mpp * (1 + SAME_SCALE)
         return max((i for i, level in enumerate(self.levels) if level.downsample <= wanted), default=0)
 
-    def _plan(self, mpp: Mpp) -> _ReadPlan:
+    def plan(self, mpp: Mpp) -> ReadPlan:
+        """Return how patches at ``mpp`` are read."""
         if (plan := self._plans.get(mpp)) is None:
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             plan = self._plans[mpp] = self._make_plan(mpp)
         return plan
 
-    def _make_plan(self, mpp: Mpp) -> _ReadPlan:
+    def _make_plan(self, mpp: Mpp) -> ReadPlan:
         index = self.level_for(mpp)
         level = self.levels[index]
         scale = mpp / self.mpp / level.downsample
@@ -95,7 +96,7 @@ class SlideReader:
         # A mean of means is exact only if the boxes fit. So the decoder reduces either completely or leaves a factor
         # large enough for averaging.
         reduction = next((f for f in factors if _same(scale, f) or scale / f >= MIN_REMAINING_SCALE), 1)
-        return _ReadPlan(index, reduction, level.downsample * reduction, scale / reduction)
+        return ReadPlan(index, reduction, level.downsample * reduction, scale / reduction)
 
     def read(
         self,
@@ -119,7 +120,7 @@ class SlideReader:
         level from which it is read. Scales that differ by less than 1 % are not resampled.
         """
         width, height = (size, size) if isinstance(size, int) else size
-        plan = self._plan(mpp)
+        plan = self.plan(mpp)
         pixels = self._region(plan.region(x, y, width, height), shared)
         return pixels if plan.unscaled else _scaled(pixels, width, height, plan.scale)
 
@@ -135,7 +136,7 @@ class SlideReader:
         ``shared`` adds the patches to those of another resolution.
         """
         width, height = (size, size) if isinstance(size, int) else size
-        plan, shared = self._plan(mpp), SharedTiles() if shared is None else shared
+        plan, shared = self.plan(mpp), SharedTiles() if shared is None else shared
         for x, y in positions:
             shared.announce(plan.region(x, y, width, height), self.levels[plan.level])
         return shared
@@ -163,7 +164,7 @@ class SlideReader:
         """
         factor = self.mpp / mpp
         width, height = math.ceil(self.width * factor - 1e-9), math.ceil(self.height * factor - 1e-9)
-        plan = self._plan(mpp)
+        plan = self.plan(mpp)
         columns = math.ceil(width * plan.scale)
         rows = max(1, int(STRIP_BYTES / (columns * 3 * plan.scale)))
         out = np.empty((height, width, 3), np.uint8)
@@ -255,18 +256,32 @@ class SlideReader:
         except StoreError as error:
             raise self._error(f"level {index}: {error}") from error
 
-    def encoded_tiles(self, index: int, tiles: Iterable[tuple[int, int]]) -> list[bytes | None]:
-        """Return tiles (row, column) of a JPEG level as complete JPEG files to decode elsewhere, None where empty."""
+    def encoded_tiles(self, index: int, tiles: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """Return tiles (row, column) of a JPEG level as complete JPEG files to decode elsewhere, None where empty.
+
+        Neighbours in a row that follow each other are read together. Raises SlideError if the store is damaged.
+        """
         coding = self.levels[index].coding
         if coding.codec != "jpeg":
             raise ValueError(f"level {index} of {self.path} has {coding.codec} tiles; only JPEG tiles can be exported")
-        found = [self._store.tile(index, row, column) for row, column in tiles]
-        return [None if data is None else coding.as_file(data) for data in found]
+        found: list[bytes | None] = []
+        while len(found) < len(tiles):
+            first = len(found)
+            row, column = tiles[first]
+            count = 1
+            while first + count < len(tiles) and tiles[first + count] == (row, column + count):
+                count += 1
+            run = self._encoded(index, row, column, column + count)
+            found += [None if data is None else coding.as_file(data) for _, data in run]
+        return found
 
 
 @dataclass(frozen=True)
-class _ReadPlan:
-    """How a resolution is read: pyramid level, reduction by the decoder, and remaining scale factor."""
+class ReadPlan:
+    """How a resolution is read: pyramid level, reduction by the decoder, and remaining scale factor.
+
+    ``downsample``: level-0 px per pixel that the decoder returns.
+    """
 
     level: int
     reduction: int

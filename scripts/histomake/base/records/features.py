@@ -75,6 +75,8 @@ class FeatureRecord(StageRecord, frozen=True, kw_only=True):
     """The columns of features, in order."""
     kept_from: str | None = None
     """sha256 of the earlier file of features from which vectors of patches were taken; null if all were encoded."""
+    decoder: Literal["cpu", "gpu"] | None = None
+    """Where the tiles of the patches were decoded; null if none were read here."""
 
 
 def column_name(encoder: str, fold: int | None) -> str:

@@ -14,14 +14,16 @@ from histomake.base.errors import HistomakeError
 from histomake.base.rng import AUGMENT, PLACE, counter_rng
 from histomake.base.units import Level0Pixels, rescale
 from histomake.config import Task
+from histomake.learn.data.device_patches import View
 from histomake.learn.data.reading import MaskReader, PatchReader
-from histomake.learn.data.source import NEW, BatchSource, Room, needed
+from histomake.learn.data.source import NEW, BatchSource, Room, SlideSource, needed
 from histomake.patch import augment
 from histomake.patch.augment import Parameters
 from histomake.patch.grid import SlideGrid
 from histomake.patch.positions import TissueLattice, move
 from histomake.patch.sampler import Sampler
 from histomake.patch.table import read_table
+from histomake.slide.reader import SlideReader
 from histomake.target.kinds import LEARNED
 
 SHARE_SIDE = 64
@@ -181,7 +183,7 @@ class RandomPlaces:
         return self._lattices[slide]
 
 
-class FixedBatches(PatchBatches):
+class FixedBatches(PatchBatches, SlideSource[Batch]):
     """The patches of an index in order, in batches: for validation and prediction.
 
     ``groups``: how many patches each of several groups has, in order; no batch holds patches of two. ``order``:
@@ -208,18 +210,48 @@ class FixedBatches(PatchBatches):
 
     def prepare(self, number: int, room: Room = NEW) -> Batch:
         """See BatchSource."""
-        patches = self.reader.patches
-        index = self.order[slice(*self.spans[number])]
-        x, y = patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
+        index, x, y = self._places(number)
         pixels, errors = self._read(index, x, y, room)
-        target = patches.target[index] if self.masks is None else self._read_masks(self.masks, index, x, y, room)
+        target = self.reader.patches.target[index]
+        if self.masks is not None:
+            target = self._read_masks(self.masks, index, x, y, room)
+        return self._batch(number, torch.from_numpy(pixels), target, list(errors.values()))
+
+    def _places(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions in the index of the patches of a batch, and their corners."""
+        patches, index = self.reader.patches, self.order[slice(*self.spans[number])]
+        return index, patches.x[index].astype(np.int64), patches.y[index].astype(np.int64)
+
+    def _batch(self, number: int, images: Tensor, target: np.ndarray, errors: list[HistomakeError]) -> Batch:
+        index, x, y = self._places(number)
         return Batch(
             step=number,
-            images=torch.from_numpy(pixels),
+            images=images,
             target=torch.from_numpy(target),
             index=index,
             x=x,
             y=y,
             parameters=None,
-            read_errors=list(errors.values()),
+            read_errors=errors,
         )
+
+    @property
+    def on_cpu_only(self) -> str | None:
+        """See SlideSource."""
+        if self.masks is not None or len(self.reader.patches.entries) != 1:
+            return "patches come with masks, or from several slides"
+        return None if self.reader.stain is None else "stains are normalised"
+
+    def slide(self) -> SlideReader:
+        """See SlideSource."""
+        return self.reader.pool.reader(0)
+
+    def views(self, number: int) -> list[View]:
+        """See SlideSource."""
+        _, x, y = self._places(number)
+        return self.reader.views(0, x, y)
+
+    def filled(self, number: int, images: Tensor) -> Batch:
+        """See SlideSource."""
+        index, _, _ = self._places(number)
+        return self._batch(number, images, self.reader.patches.target[index], [])

@@ -16,6 +16,7 @@ from histomake.base.errors import HistomakeError, SlideError
 from histomake.base.kinds import BACKGROUND, Kind
 from histomake.base.units import Level0Pixels, Mpp, rescale
 from histomake.config import Model, Target
+from histomake.learn.data.device_patches import View
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.learn.data.stains import learn_slide
 from histomake.patch.stain import StainNormaliser
@@ -126,10 +127,18 @@ class PatchReader:
     def _share(self, slide: int, x: np.ndarray, y: np.ndarray) -> SharedTiles:
         """The tiles that patches of a slide have in common, over all views."""
         reader, shared = self.pool.reader(slide), SharedTiles()
+        for view in self.views(slide, x, y):
+            reader.share(list(zip(view.x.tolist(), view.y.tolist(), strict=True)), view.size, view.mpp, shared)
+        return shared
+
+    def views(self, slide: int, x: np.ndarray, y: np.ndarray) -> list[View]:
+        """Where the views of patches of a slide at ``x``, ``y`` (level-0 px) lie, one per scale."""
+        found, reader = [], self.pool.reader(slide)
         for scale in self.scales:
             corners = [self._corner(reader, left, top, scale) for left, top in zip(x.tolist(), y.tolist(), strict=True)]
-            reader.share(corners, self.patches.size, Mpp(self.patches.mpp * scale), shared)
-        return shared
+            left, top = np.array(corners, np.int64).reshape(-1, 2).T
+            found.append(View(left, top, self.patches.size, Mpp(self.patches.mpp * scale)))
+        return found
 
     def _corner(self, reader: SlideReader, x: int, y: int, scale: float) -> tuple[Level0Pixels, Level0Pixels]:
         """The corner of the view that is ``scale`` times as wide as the patch at ``x``, ``y``, with the same centre."""

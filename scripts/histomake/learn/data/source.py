@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
+    from torch import Tensor
+
+    from histomake.learn.data.device_patches import View
+    from histomake.slide.reader import SlideReader
 
 ALIGNMENT = 64
 """Bytes; arrays in a room begin on multiples of it."""
@@ -55,3 +59,33 @@ class BatchSource[B](ABC):
 
     def __getitem__(self, number: int) -> B:
         return self.prepare(number)
+
+
+class WithImages(Protocol):
+    """A batch with pixels uint8 (n, h, w, 3 · views)."""
+
+    images: Tensor
+
+
+class SlideSource[B: WithImages](BatchSource[B]):
+    """Batches of patches of one slide, whose pixels can also be decoded elsewhere (`device_reading`)."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def on_cpu_only(self) -> str | None:
+        """The step on the way to a batch's pixels that is done on the CPU only, in words; None if there is none."""
+
+    @abstractmethod
+    def slide(self) -> SlideReader:
+        """The reader of the slide."""
+
+    @abstractmethod
+    def views(self, number: int) -> Sequence[View]:
+        """Where the patches of a batch lie, by view; the channels of all views are those of the batch."""
+
+    @abstractmethod
+    def filled(self, number: int, images: Tensor) -> B:
+        """The batch with this number, with pixels uint8 (n, h, w, 3 · views) that were decoded elsewhere."""

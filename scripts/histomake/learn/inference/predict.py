@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from histomake.base.records.model_card import ModelCard
 from histomake.base.records.record import Quarantined
 from histomake.base.tables import without_rows
 from histomake.config import Model, Target, Task
-from histomake.learn.data.batches import FixedBatches
+from histomake.config.section import Decode
+from histomake.learn.data.batches import Batch, FixedBatches
+from histomake.learn.data.device_reading import PatchStream, read_batches
 from histomake.learn.data.images import standardise, to_unit
-from histomake.learn.data.loader import load_batches
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
 from histomake.learn.data.reading import PatchReader
 from histomake.learn.data.stains import learn_slide
@@ -165,9 +167,17 @@ def require_consistent(card: ModelCard, path: Path) -> None:
 
 
 def predict_slide(
-    predictor: Predictor, entry: SlideEntry, *, batch: int, threads: int, flips: bool = False
+    predictor: Predictor,
+    entry: SlideEntry,
+    *,
+    batch: int,
+    threads: int,
+    flips: bool = False,
+    decode: Decode = "cpu",
 ) -> pa.Table:
     """Scores of every tissue patch of a slide: classification and regression.
+
+    ``decode``: where tiles are decoded, see `read_batches`; the table's metadata says where they were.
 
     Columns: patch_id uint32; x, y int32 (level 0); tissue, score_<output> float32; predicted, label dictionary
     strings (null where nothing is decided or known; several classes joined by "+"); target_<output> float32 for
@@ -179,18 +189,19 @@ def predict_slide(
     scores = np.zeros((len(patches), len(predictor.class_names)), np.float32)
     metadata = stain_metadata(predictor, entry)
     reader = PatchReader(patches, predictor.task.model, stain=predictor.stain)
-    for index, found in predict_batches(predictor, reader, batch=batch, threads=threads, flips=flips):
-        scores[index] = found
-    return prediction_table(predictor, patches, scores).replace_schema_metadata(metadata)
+    with predict_batches(predictor, reader, batch=batch, threads=threads, flips=flips, decode=decode) as reading:
+        for index, found in reading.batches:
+            scores[index] = found
+    return prediction_table(predictor, patches, scores).replace_schema_metadata(metadata | decoder_metadata(reading))
 
 
-def stain_metadata(predictor: Predictor, entry: SlideEntry) -> dict[str, str] | None:
-    """A slide's stain colours, for the metadata of its prediction table.
+def stain_metadata(predictor: Predictor, entry: SlideEntry) -> dict[str, str]:
+    """A slide's stain colours, for the metadata of its prediction table; nothing if stains are not normalised.
 
     Call it before loader processes start, so that they do not estimate the colours again.
     """
     if predictor.stain is None:
-        return None
+        return {}
     return {"stain": json.dumps({"method": predictor.stain.method, "slide": learn_slide(predictor.stain, entry)})}
 
 
@@ -214,20 +225,42 @@ def check_grid(predictor: Predictor, patches: PatchIndex) -> None:
         )
 
 
+@contextmanager
 def predict_batches(
-    predictor: Predictor, reader: PatchReader, *, batch: int, threads: int, flips: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions int64 (n,) in the reader's index, of one slide, and their scores, in batches of neighbours."""
+    predictor: Predictor, reader: PatchReader, *, batch: int, threads: int, flips: bool, decode: Decode = "cpu"
+) -> Iterator[PatchStream[tuple[np.ndarray, np.ndarray]]]:
+    """Positions int64 (n,) in the reader's index, of one slide, and their scores, in batches of neighbours."""
     order = block_order(reader.patches.x, reader.patches.y, batch)
     dataset = FixedBatches(reader, batch=batch, order=order)
-    loading = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
-    with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
+
+    def scored(batches: Iterator[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for loaded in batches:
             if loaded.read_errors:
                 raise loaded.read_errors[0]
             scores = predictor.scores(loaded.images, flips=flips)
             require_finite(scores, reader.patches, loaded.index)
             yield loaded.index, scores
+
+    with read_patches(predictor, dataset, threads=threads, decode=decode) as reading:
+        yield PatchStream(scored(reading.batches), reading.decoder)
+
+
+@contextmanager
+def read_patches(
+    predictor: Predictor, dataset: FixedBatches, *, threads: int, decode: Decode
+) -> Iterator[PatchStream[Batch]]:
+    """Begin to read all batches of a dataset, and give advice if memory runs out in prediction."""
+    device, workers = predictor.runtime.device, max(0, threads - 1)
+    with (
+        advise_on_memory(SHORT_OF_MEMORY.format(batch=dataset.batch)),
+        read_batches(dataset, workers=workers, device=device, decode=decode) as reading,
+    ):
+        yield reading
+
+
+def decoder_metadata(reading: PatchStream[Any]) -> dict[str, str]:
+    """Where tiles were decoded, for the metadata of a prediction table: scores differ in the third decimal."""
+    return {"decoder": reading.decoder}
 
 
 def require_finite(scores: np.ndarray, patches: PatchIndex, index: np.ndarray) -> None:

@@ -30,17 +30,18 @@ from histomake.base.files import atomic_directory
 from histomake.base.kinds import BACKGROUND
 from histomake.base.records.record import Quarantined
 from histomake.base.units import Mpp, PatchPixels
+from histomake.config.section import Decode
 from histomake.learn.data.batches import Batch, FixedBatches
-from histomake.learn.data.loader import load_batches
+from histomake.learn.data.device_reading import PatchStream
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry
 from histomake.learn.data.reading import MaskReader, PatchReader
-from histomake.learn.engine.runtime import advise_on_memory
 from histomake.learn.inference.predict import (
-    SHORT_OF_MEMORY,
     Predictor,
+    decoder_metadata,
     dictionary,
     place_columns,
     prediction_schema,
+    read_patches,
     require_finite,
     slide_patches,
     stain_metadata,
@@ -99,6 +100,7 @@ def segment_slide(
     threads: int,
     overlap: float,
     flips: bool = False,
+    decode: Decode = "cpu",
 ) -> pa.Table:
     """Segment the tissue patches of a slide.
 
@@ -116,12 +118,14 @@ def segment_slide(
     with open_slide(entry.manifest) as reader, atomic_directory(labels) as aside:
         lattice = Lattice.over(reader, size=patches.size, mpp=patches.mpp, overlap=overlap)
         levels = _pyramid(aside, (lattice.height, lattice.width), class_names, patches.mpp)
-        _predict_blocks(predictor, patches, lattice, levels[0], batch=batch, threads=threads, flips=flips)
+        reading = _predict_blocks(
+            predictor, patches, lattice, levels[0], batch=batch, threads=threads, flips=flips, decode=decode
+        )
         _fill_pyramid(levels)
         regions = outline(levels, class_names, lattice.scale)
         table = _compare(predictor, patches, lattice, levels[0])
     write_geojson(Annotation(class_names, regions), polygons)
-    return table.replace_schema_metadata(metadata)
+    return table.replace_schema_metadata(metadata | decoder_metadata(reading))
 
 
 def write_no_segmentation(
@@ -152,7 +156,8 @@ def _predict_blocks(
     batch: int,
     threads: int,
     flips: bool,
-) -> None:
+    decode: Decode,
+) -> PatchStream[Batch]:
     """Write the best class of every tissue pixel, block by block, while the windows of the next are being read."""
     blocks = {block: _windows(patches, lattice, block) for block in _blocks(lattice)}
     blocks = {block: places for block, places in blocks.items() if len(places)}
@@ -160,14 +165,14 @@ def _predict_blocks(
     groups = [len(places) for places in blocks.values()]
     reader = PatchReader(windows, predictor.task.model, stain=predictor.stain)
     dataset = FixedBatches(reader, batch=batch, groups=groups)
-    loading = load_batches(dataset, range(len(dataset)), workers=max(0, threads - 1))
-    with advise_on_memory(SHORT_OF_MEMORY.format(batch=batch)), loading as batches:
+    with read_patches(predictor, dataset, threads=threads, decode=decode) as reading:
         for block, count in zip(blocks, groups, strict=True):
-            some = itertools.islice(batches, -(-count // batch))
+            some = itertools.islice(reading.batches, -(-count // batch))
             best = _predict_block(predictor, windows, lattice, block, some, flips=flips)
             left, top, right, bottom = block
             tissue = tissue_pixels(patches, lattice, block)
             target[top:bottom, left:right] = np.where(tissue, best, 0).astype(np.uint8)
+    return reading
 
 
 def _predict_block(
