@@ -42,6 +42,7 @@ ALLOWED_NAMES = {
     "histomake.base.layout.PatchCascadeFiles": "paths only, see the test of its members",
     "histomake.base.layout.WEIGHTS": "the name of a file",
     "histomake.config.SEARCHED": "a value of thresholds.neck_um, which is compared",
+    "histomake.config.section.Decode": "the type of a value, which is compared",
     "histomake.config.parse_config": "returns a model",
 }
 
