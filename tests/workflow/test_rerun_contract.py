@@ -327,6 +327,6 @@ def test_all_problems_are_listed_before_any_job_starts(workshop):
 
 def test_a_sweep_runs_the_jobs_of_its_own_tasks_and_the_aggregates(workshop):
     workshop.write_config(sweeps={"rates": {"task": "tissue_kind", "values": {"train.learning_rate": [0.01, 0.001]}}})
-    planned = workshop.snakemake("--dry-run").stdout
-    assert set(re.findall(r"wildcards: .*\btask=(\w+)", planned)) == {"rates_1", "rates_2"}
+    done = workshop.snakemake("--dry-run", "-p")
+    assert set(re.findall(r"wildcards: .*\btask=(\w+)", done.stdout + done.stderr)) == {"rates_1", "rates_2"}
     assert rules(workshop.planned()) & PER_SLIDE == set()
