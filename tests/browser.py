@@ -33,7 +33,7 @@ class Browser:
         self._process = subprocess.Popen(command, pass_fds=(to_read, to_write), stderr=subprocess.DEVNULL)
         os.close(to_read)
         os.close(to_write)
-        self._numbers, self._buffer, self.requests = itertools.count(1), b"", []
+        self._numbers, self._buffer, self._loads, self.requests = itertools.count(1), b"", 0, []
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(target["targetId"] for target in targets if target["type"] == "page")
         self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
@@ -53,8 +53,6 @@ class Browser:
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next()
-            if answer.get("method") == "Network.requestWillBeSent":
-                self.requests.append(answer["params"]["request"])
             if answer.get("id") == number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']['message']}")
@@ -67,11 +65,22 @@ class Browser:
                 raise RuntimeError("Chromium has exited")
             self._buffer += block
         line, _, self._buffer = self._buffer.partition(b"\0")
-        return json.loads(line)
+        answer = json.loads(line)
+        if answer.get("method") == "Network.requestWillBeSent":
+            self.requests.append(answer["params"]["request"])
+        self._loads += answer.get("method") == "Page.loadEventFired"
+        return answer
 
     def open(self, url: str) -> None:
         """Load a page; it may continue to run afterwards."""
         self.call("Page.navigate", url=url)
+
+    def reload(self) -> None:
+        """Load the page again, and wait until the new one is loaded: a script that asks for it is cut off at times."""
+        before = self._loads
+        self.call("Page.reload")
+        while self._loads == before:
+            self._next()
 
     def value(self, expression: str) -> Any:
         """Return the value of a JavaScript expression; promises are awaited."""

@@ -76,7 +76,7 @@ def test_regions_are_copied_as_settings_of_the_report(page):
 def test_regions_are_still_there_when_the_page_is_opened_again(page):
     draw(page, (500, 500), (1000, 1200))
     kept = page.value("JSON.stringify(asGeoJson())")
-    page.value("location.reload()")
+    page.reload()
     page.wait(READY + " && regions.all.length")
     assert json.loads(page.value("JSON.stringify(asGeoJson())")) == json.loads(kept)
     page.value("document.querySelector('#regions button').click()")

@@ -71,7 +71,7 @@ TARGETS = (
     "results/embeddings/probe/fold0/map.html",
     "results/maps/small/map.html",
     *(f"results/views/map/fold0/P04-A/{view}.jpg" for view in ("prediction", "region_500_700_1500_900")),
-    "results/tissue/P04-A.png",
+    *("results/tissue/P04-A.png", "results/cores/P04-A.parquet"),
     "results/readers/P04-B/one/x10.parquet",
 )
 
