@@ -54,6 +54,7 @@ rule cascade_predict:
         tables=lambda wildcards: OUTPUTS.cascades.tables(wildcards.patch_cascade, [wildcards.slide]),
         weights=lambda wildcards: OUTPUTS.cascades.models(wildcards.patch_cascade, wildcards.fold),
         descriptions=lambda wildcards: OUTPUTS.cascades.descriptions(wildcards.patch_cascade, wildcards.fold),
+        encoders=ancient(lambda wildcards: OUTPUTS.cascades.encoder_files(wildcards.patch_cascade)),
         thresholds=PATCHES.thresholds("{fold}"),
     output:
         predictions=PATCHES.prediction("{fold}", "{slide}"),
@@ -81,6 +82,10 @@ rule cascade_predict:
         runtime=minutes(60),
     params:
         use=lambda wildcards: OUTPUTS.cascades.use(wildcards.patch_cascade),
+        encoders=lambda wildcards: OUTPUTS.cascades.encoders(wildcards.patch_cascade),
+        encoder_files=lambda wildcards: [
+            FINGERPRINTS.of(str(p)) for p in OUTPUTS.cascades.encoder_files(wildcards.patch_cascade)
+        ],
         batches=lambda wildcards: OUTPUTS.cascades.batches(wildcards.patch_cascade),
         entry=lambda wildcards: PLAN.entry(wildcards.slide),
         code=code("cascade_predict.py"),
@@ -101,6 +106,7 @@ rule cascade_compare:
             LAYOUT.patch_cascade(wildcards.patch_cascade).prediction(*place)
             for place in OUTPUTS.cascades.tested(wildcards.patch_cascade)
         ],
+        encoders=ancient(lambda wildcards: OUTPUTS.cascades.encoder_files(wildcards.patch_cascade)),
         leakage=lambda wildcards: [LAYOUT.leakage(task) for task in OUTPUTS.cascades.stages(wildcards.patch_cascade)],
         thresholds=lambda wildcards: [
             LAYOUT.patch_cascade(wildcards.patch_cascade).thresholds(fold)
@@ -134,6 +140,10 @@ rule cascade_compare:
         cfg=lambda wildcards: CONFIG.cascades[wildcards.patch_cascade].dump(),
         tasks=lambda wildcards: OUTPUTS.cascades.learned(wildcards.patch_cascade),
         use=lambda wildcards: OUTPUTS.cascades.use(wildcards.patch_cascade),
+        encoders=lambda wildcards: OUTPUTS.cascades.encoders(wildcards.patch_cascade),
+        encoder_files=lambda wildcards: [
+            FINGERPRINTS.of(str(p)) for p in OUTPUTS.cascades.encoder_files(wildcards.patch_cascade)
+        ],
         batches=lambda wildcards: OUTPUTS.cascades.batches(wildcards.patch_cascade),
         slides=lambda wildcards: [
             [fold, PLAN.entry(slide)] for fold, slide in OUTPUTS.cascades.tested(wildcards.patch_cascade)

@@ -13,10 +13,9 @@ from histomake.base.records.patch_thresholds import PatchThresholdsRecord
 from histomake.cascade.patch_compare import compare_slide
 from histomake.cascade.patch_search import chosen_thresholds
 from histomake.cascade.plots import draw_seconds
-from histomake.cascade.stage_scores import open_stages, read_dense_slides
+from histomake.cascade.stage_scores import load_stages, open_stages, read_dense_slides
 from histomake.config import Cascade, Task
 from histomake.evaluate.cascades import measure_cascade
-from histomake.learn.inference.predict import load_model
 
 
 def main(snakemake):
@@ -31,7 +30,8 @@ def main(snakemake):
         for fold, places in groupby(
             zip(params.slides, read, given.deployed, strict=True), key=lambda place: place[0][0]
         ):
-            predictors = [load_model(layout.model(task, fold), threads=threads) for task in config.stages]
+            folders = [layout.model(task, fold) for task in config.stages]
+            predictors = load_stages(folders, params.encoders, threads=threads)
             for (_, row), dense, deployed in places:
                 if dense is None:
                     left_out.append(row[0])

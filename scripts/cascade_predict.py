@@ -10,9 +10,8 @@ from histomake.base.tables import write_table
 from histomake.cascade.patch_cascade import SCHEMA
 from histomake.cascade.patch_prediction import predict_cascade
 from histomake.cascade.patch_search import chosen_thresholds
-from histomake.cascade.stage_scores import open_stages
+from histomake.cascade.stage_scores import load_stages, open_stages
 from histomake.cohort.quarantine import attempt
-from histomake.learn.inference.predict import load_model
 from histomake.pictures.canvas import quarantine_card, write_picture
 from histomake.pictures.stage_maps import stage_maps
 from histomake.slide.reader import open_slide
@@ -23,7 +22,7 @@ def main(snakemake):
     layout, threads = Layout(Path(snakemake.config["results"])), snakemake.threads
     with job(snakemake) as done:
         chosen = PatchThresholdsRecord.read(given.thresholds)
-        predictors = [load_model(Path(weights).parent, threads=threads) for weights in given.weights]
+        predictors = load_stages([Path(w).parent for w in given.weights], params.encoders, threads=threads)
         stages = open_stages(layout, predictors, params.entry, params.use, params.batches)
         found = attempt(
             "cascade",

@@ -19,7 +19,8 @@ from tests.workshop import Workshop
 
 mpl.use("agg")
 
-DENSE, LOW = "dense", "low"
+DENSE, LOW, CHEAP = "dense", "low", "cheap"
+ENCODER = "folder:demo/encoders/efficientnet-lite0"
 BUDGETS = {"budget_1": 0.01, "budget_2": 0.02, "budget_4": 0.04}
 """Share of the patches that the encoder of each task sees."""
 
@@ -28,7 +29,7 @@ FOLD, THREADS = 0, 2
 
 def encoders() -> dict[str, dict]:
     """The same encoder with each budget, and without one."""
-    common = {"grid": "high", "name": "folder:demo/encoders/efficientnet-lite0", "size": 64}
+    common = {"grid": "high", "name": ENCODER, "size": 128}
     found = {
         f"of_{name}": common | {"choose": {"task": LOW, "class_name": "lesion", "budget": budget}}
         for name, budget in BUDGETS.items()
@@ -195,12 +196,13 @@ class _Timed:
         from histomake.config import parse_config
         from histomake.features.choice import Chooser
         from histomake.features.encoders import load_group
-        from histomake.learn.inference.predict import load_model
+        from histomake.features.on_pixels import load_encoding
 
         self.layout, self.folder = Layout(Path("results")), folder
         config = parse_config(yaml.safe_load(workshop.config.read_text()))
         started = time.perf_counter()
-        self.low = load_model(self.layout.model(LOW, FOLD), threads=THREADS)
+        cheap = config.encoders[CHEAP]
+        self.low = load_encoding(self.layout.model(LOW, FOLD), CHEAP, cheap, config.grids["low"], threads=THREADS)
         loaded = time.perf_counter()
         self.batch = config.tasks[LOW].predict.batch
         self.encoders, self.choosers = {}, {}

@@ -15,24 +15,24 @@ from pathlib import Path
 
 import yaml
 
-from tests.bench.bag_front import BUDGETS, DENSE, Front, bag_tasks, encoders, measure_front
+from tests.bench.bag_front import BUDGETS, CHEAP, DENSE, ENCODER, Front, bag_tasks, encoders, measure_front
 from tests.bench.figures import Figure
 from tests.bench.lesions import LesionSlide
 from tests.bench.slides import MPP
 from tests.demo.__main__ import write_encoder
 from tests.workshop import ROOT, Workshop
 
-SIDES = {"train": 12_288, "val": 12_288, "test": 24_576}
+SIDES = {"train": 6_144, "val": 12_288, "test": 24_576}
 """Edge of the slides of each role in px. Models learn as much from smaller slides, since patches are alike."""
 
-IMAGES = {"train": 3, "val": 2, "test": 6}
+IMAGES = {"train": 12, "val": 4, "test": 6}
 """Images of lesions of each role. Each is the lesion of two patients, one of each grade."""
 
-SHARES = {"train": (0.02, 0.05, 0.1), "val": (0.01, 0.05, 0.1), "test": (0.002, 0.01, 0.1)}
+SHARES = {"train": (0.1, 0.2, 0.3), "val": (0.01, 0.05, 0.1), "test": (0.002, 0.01, 0.1)}
 """Share of the tissue that is lesion, in turn. Every slide is one patient."""
 
-STEPS = {"low": 400, "high": 100}
-"""Steps of training of each stage of the cascade. Those of the coarse one are short."""
+STEPS = 100
+"""Steps of training of the fine stage of the cascade. The coarse one is a linear head on a frozen encoder."""
 
 LEAST_AREA = 0.03
 """Share of a coarse patch that is lesion from which on it has the class: half of one of the 16 finest patches in it."""
@@ -108,14 +108,19 @@ def write_sheet(path: Path, slides: list[LesionSlide], files: dict[str, tuple[Pa
 def configuration(*, cascade: bool) -> dict:
     """Return that of the example of patch cascades, with lesions in place of nuclei, or that of the bags."""
     config = yaml.safe_load((ROOT / "config" / "examples" / "patch_cascade.yaml").read_text())
-    low, high = config["tasks"].values()
-    for name, task in {"low": low, "high": high}.items():
-        task["target"]["classes"] = ["lesion"]
-        task["train"]["steps"] = STEPS[name]
-        del task["split"]
-        if cascade:
-            task["predict"] = {"roles": ["val", "test"]}
-    low["target"]["min_area"] = LEAST_AREA
+    _, high = config["tasks"].values()
+    high["target"]["classes"] = ["lesion"]
+    high["train"]["steps"] = STEPS
+    del high["split"]
+    low = {
+        "kind": "multi_label",
+        "grid": "low",
+        "features": CHEAP,
+        "target": high["target"] | {"min_area": LEAST_AREA},
+        "train": {"select": "auroc"},
+    }
+    if cascade:
+        low["predict"] = high["predict"] = {"roles": ["val", "test"]}
     stages = {"class_name": "lesion", "stages": ["low", "high"]}
     config |= {
         "sheet": "slides.tsv",
@@ -123,14 +128,16 @@ def configuration(*, cascade: bool) -> dict:
         "annotations": {"classes": {"lesion": "lesion"}},
         # Enlarged nuclei would be taken for blur, and lesions of high grade excluded.
         "quality": {"max_share": 1.0},
-        "grids": {"low": {"mpp": 16.0, "size": 32, "min_tissue": 0.02}, "high": {"mpp": 2.0, "size": 64}},
+        "grids": {"low": {"mpp": 8.0, "size": 64, "min_tissue": 0.02}, "high": {"mpp": 1.0, "size": 128}},
+        "encoders": {CHEAP: {"grid": "low", "name": ENCODER, "size": 64}},
     }
     if cascade:
         cascades = {"lesion": config["cascades"]["nuclei"] | stages}
         return config | {"tasks": {"low": low, "high": high}, "cascades": cascades}
     del config["cascades"]
     compare = [[DENSE, name] for name in BUDGETS]
-    return config | {"tasks": {"low": low, **bag_tasks()}, "encoders": encoders(), "compare": compare}
+    encoders_of = config["encoders"] | encoders()
+    return config | {"tasks": {"low": low, **bag_tasks()}, "encoders": encoders_of, "compare": compare}
 
 
 def cascade_figures(found: dict, slides: list[LesionSlide]) -> list[Figure]:

@@ -26,16 +26,20 @@ from tests.demo import nuclei
 RADIUS = 0.45
 """Radius of the tissue, as a share of the slide's edge; that of ``tile_pixels``."""
 
-SKIN = {"train": np.s_[876:1900, 800:1824], "test": np.s_[1900:2924, 600:1624], "val": np.s_[364:876, 900:1412]}
-"""Part of the skin for each role, with dermis and epidermis.
+SKIN = {
+    "train": (np.s_[600:1112, 976:1488], np.s_[1900:2412, 1100:1612], np.s_[2424:2936, 600:1112]),
+    "val": (np.s_[1112:1624, 860:1372], np.s_[1400:1912, 780:1292]),
+    "test": (np.s_[1912:2424, 580:1092], np.s_[2430:2942, 1120:1632]),
+}
+"""Parts of the skin for each role, with dermis and epidermis; slides take them in turn.
 
-Mirrored, its edges divide the span of the coarsest tiles, so that tiles repeat.
+Mirrored, their edges divide the span of the coarsest tiles, so that tiles repeat.
 """
 
 LARGER = 2
 """Size of nuclei of a high grade, in that of a low grade."""
 
-COLOUR = (0.85, 1.1)
+COLOUR = (0.93, 1.07)
 """Range of the strength of each colour channel."""
 
 QUALITY = 70
@@ -61,6 +65,10 @@ class LesionSlide:
         """Radius of the lesion in level-0 pixels."""
         return RADIUS * self.side * math.sqrt(self.share)
 
+    @property
+    def _skin(self) -> tuple[slice, slice]:
+        return SKIN[self.role][self.image % len(SKIN[self.role])]
+
     @cached_property
     def centre(self) -> tuple[float, float]:
         """Centre of the lesion as x, y in level-0 pixels; the lesion lies inside the tissue."""
@@ -75,7 +83,7 @@ class LesionSlide:
         if slide.exists() and annotation.exists():
             return slide, annotation
         strength = np.random.default_rng([self.number, 1]).uniform(*COLOUR, 3)
-        skin = _coloured(tifffile.imread(REGION)[SKIN[self.role]], strength)
+        skin = _coloured(tifffile.imread(REGION)[self._skin], strength)
         lesion = _coloured(self._lesion(), strength)
         finest, middle, coarsest = DOWNSAMPLES
         half = self._level(skin, lesion, middle)

@@ -159,7 +159,7 @@ def write_others(workshop: Workshop) -> None:
     content["encoders"] = {"small": {"grid": "x10", "name": "resnet10t", "weights": False, "size": 64}}
     content["explain"] = {**content["explain"], "maps": ["small"]}
     content["radhical"] = {"nuclei": CASCADE}
-    content["cascades"] = {"both": {"class_name": "nuclei", "stages": ["coarse", "fine"], "thresholds": STAGES}}
+    content["cascades"] = {"both": {"class_name": "nuclei", "stages": ["coarse", "probe"], "thresholds": STAGES}}
     content["cells"] = {
         "nuclei": {"source": "radhical:nuclei"},
         "drawn": {"source": "annotation", "classes": ["nuclei"], "outlines": False},

@@ -17,9 +17,11 @@ from histomake.base.records.manifest import Manifest
 from histomake.base.records.record import Quarantined
 from histomake.base.tables import lost_slide
 from histomake.cascade.patch_cascade import StagePatches, link_stages
+from histomake.config import Encoder, Grid
+from histomake.features.on_pixels import load_encoding
 from histomake.learn.data.patch_index import PatchIndex, SlideEntry, index_patches, usable_patches
 from histomake.learn.data.reading import PatchReader
-from histomake.learn.inference.predict import Predictor, predict_batches, slide_patches
+from histomake.learn.inference.predict import Predictor, load_model, predict_batches, slide_patches
 from histomake.target.targets import UNLABELLED
 
 if TYPE_CHECKING:
@@ -146,6 +148,23 @@ def read_dense_slides(
         dense = read_dense(tasks, entries, paths, class_name)
         found.append(dense if isinstance(dense, DenseSlide) else None)
     return found
+
+
+def load_stages(
+    folders: Sequence[Path], encoders: Sequence[Mapping[str, Any] | None], *, threads: int
+) -> list[Predictor]:
+    """Load the models of all stages, coarsest first, with the encoder of each that takes features.
+
+    ``encoders``: its name, settings and grid, None for a stage on pixels.
+    """
+    return [
+        load_model(folder, threads=threads) if how is None else load_encoding(folder, **_given(how), threads=threads)
+        for folder, how in zip(folders, encoders, strict=True)
+    ]
+
+
+def _given(how: Mapping[str, Any]) -> dict[str, Any]:
+    return {**how, "encoder": Encoder.model_validate(how["encoder"]), "grid": Grid.model_validate(how["grid"])}
 
 
 def open_stages(

@@ -230,7 +230,7 @@ class Config(Section):
             self.graphs, grids=self.grids, encoders=self.encoders, cells=self.cells, tasks=self.tasks
         )
         problems += transfer_problems(self.stain_transfers, grids=self.grids, encoders=self.encoders)
-        problems += cascade_problems(self.cascades, tasks=self.tasks, grids=self.grids)
+        problems += cascade_problems(self.cascades, tasks=self.tasks, grids=self.grids, encoders=self.encoders)
         problems += choice_problems(
             self.encoders, tasks=self.tasks, grids=self.grids, graphs=self.graphs, maps=self.explain.maps
         )

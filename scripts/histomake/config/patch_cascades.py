@@ -8,6 +8,7 @@ from itertools import pairwise
 from pydantic import Field, model_validator
 
 from histomake.config.cascades import ThresholdChoice
+from histomake.config.encoders import Encoder
 from histomake.config.kinds import ACCEPTED
 from histomake.config.section import Name, Section, Share
 from histomake.config.slides import Grid
@@ -33,8 +34,8 @@ class Cascade(Section):
     class_name: Name = Field(description="The target class; the task of every stage must have it.")
     stages: list[Name] = Field(
         min_length=2,
-        description="Classification tasks of patches under tasks, coarsest grid first. Give them the same patients: "
-        "split: {like: <task>}.",
+        description="Classification tasks of patches under tasks, from pixels or features, coarsest grid first. Give "
+        "them the same patients: split: {like: <task>}.",
     )
     search: ThresholdChoice = Field(
         default_factory=ThresholdChoice,
@@ -62,9 +63,13 @@ class Cascade(Section):
 
 
 def cascade_problems(
-    cascades: Mapping[str, Cascade], *, tasks: Mapping[str, Task], grids: Mapping[str, Grid]
+    cascades: Mapping[str, Cascade],
+    *,
+    tasks: Mapping[str, Task],
+    grids: Mapping[str, Grid],
+    encoders: Mapping[str, Encoder],
 ) -> Iterator[str]:
-    """Yield what does not fit between cascades and the tasks of their stages."""
+    """Yield what does not fit between cascades, the tasks of their stages and the encoders of these."""
     stages = {stage for cascade in cascades.values() for stage in cascade.stages}
     yield from (
         f"tasks.{name}.predict.roles: add predict; only a stage of a cascade can leave slides to predict to it"
@@ -75,9 +80,14 @@ def cascade_problems(
         what = f"cascades.{name}.stages"
         unfit = [stage for stage in cascade.stages if not _is_stage(tasks.get(stage), cascade.class_name)]
         yield from (
-            f"{what}: {stage!r} is not a task that classifies patches by pixels and has the class "
-            f"{cascade.class_name!r}"
+            f"{what}: {stage!r} is not a task that classifies patches and has the class {cascade.class_name!r}"
             for stage in unfit
+        )
+        yield from (
+            f"{what}: {stage} takes features of encoders.{tasks[stage].features}, which has no weights of its own "
+            f"to encode further patches with; take an encoder that is not h5: or task:"
+            for stage in cascade.stages
+            if stage not in unfit and not _encodes(encoders.get(str(tasks[stage].features)))
         )
         used = [] if unfit else [tasks[stage].grid for stage in cascade.stages]
         for coarse, fine in pairwise(used if set(used) <= set(grids) else []):
@@ -89,6 +99,11 @@ def cascade_problems(
 
 
 def _is_stage(task: Task | None, class_name: str) -> bool:
-    if task is None or not ACCEPTED[task.kind].cascade_stage or task.level != PATCH or task.features is not None:
+    if task is None or not ACCEPTED[task.kind].cascade_stage or task.level != PATCH:
         return False
     return class_name in task.target.classes
+
+
+def _encodes(encoder: Encoder | None) -> bool:
+    """Whether patches can be encoded: by an encoder with weights of its own, or without any, from their pixels."""
+    return encoder is None or encoder.source not in ("h5", "task")

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SMALLEST_DEVIATION = 1e-6
 """Deviation of a feature below which it is constant, and not scaled."""
 
-ROWS = 8192
+ROWS = 1024
 """Patches whose logits are computed at once."""
 
 
@@ -161,7 +161,11 @@ def _score(value: float, name: str) -> float:
 
 @torch.inference_mode()
 def logits_of(head: Head, features: NDArray[np.float32]) -> Tensor:
-    """Logits float32 (n, outputs) of features (n, d), in parts."""
-    device = head.mean.device
-    starts = range(0, len(features), ROWS)
-    return torch.cat([head(torch.from_numpy(features[at : at + ROWS]).to(device)).cpu() for at in starts])
+    """Logits float32 (n, outputs) of features (n, d), n > 0.
+
+    The order of additions in a library depends on the number of rows. With a constant number, the logits of a patch are
+    the same to the last bit, independent of the others.
+    """
+    filled = np.pad(features, ((0, -len(features) % ROWS), (0, 0)), mode="edge")
+    parts = torch.from_numpy(filled).to(head.mean.device).split(ROWS)
+    return torch.cat([head(part).cpu() for part in parts])[: len(features)]

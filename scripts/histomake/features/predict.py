@@ -32,6 +32,7 @@ from histomake.learn.objectives.patches import KNOWN_DIGITS
 from histomake.model.transfer import describing, load_weights, read_weights, require_digest
 
 ROWS = 8192
+"""Patches whose features are read at once."""
 
 
 def load_head(folder: Path) -> Predictor:

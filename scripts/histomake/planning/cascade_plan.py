@@ -68,6 +68,23 @@ class CascadePlan:
         """What the tasks of the stages learn, coarsest first: a param."""
         return [self.plan.config.tasks[task].dump("kind", "grid", "target") for task in self.stages(name)]
 
+    def encoders(self, name: str) -> list[dict[str, Any] | None]:
+        """Name, settings and grid of the encoder of each stage, coarsest first, None for one on pixels: a param."""
+        return [self._encoder(encoder) if encoder else None for encoder in self._encoder_names(name)]
+
+    def _encoder(self, name: str) -> dict[str, Any]:
+        encoder = self.plan.config.encoders[name]
+        grid = self.plan.config.grids[encoder.grid].dump("size", "mpp")
+        return {"name": name, "encoder": encoder.shaping(), "grid": grid}
+
+    def _encoder_names(self, name: str) -> list[str | None]:
+        return [self.plan.config.tasks[task].features for task in self.stages(name)]
+
+    def encoder_files(self, name: str) -> list[Path]:
+        """Cards and weights of the encoders of the stages that are files from elsewhere."""
+        names = filter(None, self._encoder_names(name))
+        return [path for encoder in names for path in self.plan.files_of_encoder(encoder)]
+
     def use(self, name: str) -> list[dict[str, Any]]:
         """How the stages predict, coarsest first: a param."""
         return [self.plan.config.tasks[task].predicting() for task in self.stages(name)]
