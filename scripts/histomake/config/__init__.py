@@ -111,12 +111,12 @@ class Config(Section):
     max_quarantined: Share = Field(
         0.2, description="Share of the cohort that may be in quarantine. If more slides are, the run stops."
     )
-    plan: Literal["all", "new"] = Field(
-        "all",
+    plan: Literal["new", "all"] = Field(
+        "new",
         exclude=True,
-        description="all: check every slide; new: check only slides that are new or have changed since the last "
-        "complete run, provided that settings, code and training slides are the same. Intended for large "
-        "cohorts on the command line: `--config plan=new`.",
+        description="new: plan only slides that are new or have changed since the last complete run, provided that "
+        "settings, code and training slides are the same, and all slides otherwise; all: plan every slide, which takes "
+        "longer and leads to the same jobs. On the command line: `--config plan=all`.",
     )
     convert: Convert = Field(default_factory=Convert, description="Conversion of slides to OME-Zarr.")
     tissue: Tissue = Field(default_factory=Tissue, description="Tissue detection.")
